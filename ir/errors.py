@@ -1,0 +1,22 @@
+"""The errors of graphpress: every mistake a user can make ends in one of these.
+
+A message says what was wrong, where (a config path, a module path, a source line), and what would have
+been accepted. Each layer derives its own classes from `GraphpressError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GraphpressError(Exception):
+    """Base of every error graphpress raises on purpose."""
+
+
+def suggestion(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to `name`, or ``""`` if none is near."""
+    near = get_close_matches(name, list(known), n=most, cutoff=0.6)
+    if not near:
+        return ""
+    return "; did you mean " + " or ".join(repr(match) for match in near) + "?"
