@@ -1,0 +1,1 @@
+"""Benchmarks against the peer package, and what they need."""
