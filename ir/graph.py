@@ -1,0 +1,512 @@
+"""The IR: a mutable graph of typed SSA values with explicit use lists.
+
+`Graph` owns inputs, constants, an ordered list of nodes, and outputs. Everything a node reads is an object
+(`Value`), never a name, so renaming can break nothing. Edit a graph through `graphpress.ir.Rewriter`; the methods
+here that change structure keep the use lists right and nothing more.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from attrs import define, field
+
+from graphpress.ir.dims import Symbol
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.location import UNKNOWN, Location
+from graphpress.ir.ops import OpDef
+from graphpress.ir.types import TensorType, Type
+
+A = TypeVar("A")
+
+Scalar = None | bool | int | float | str
+
+
+class GraphError(GraphpressError):
+    """A structural edit that would leave a graph inconsistent."""
+
+
+@define(eq=False)
+class Use:
+    """One place that reads a value: a node's operand (an index inside a list operand), or a graph output."""
+
+    user: Node | Output
+    operand: str
+    index: int | None = None
+
+
+@define(eq=False, repr=False)
+class Value:
+    """One SSA value: a type, the thing that defines it, and the uses that read it."""
+
+    type: Type
+    producer: Node | Input | Constant
+    index: int = 0
+    _uses: dict[tuple[int, str, int | None], Use] = field(factory=dict, init=False)
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """Every use, in the order in which it was made."""
+        return tuple(self._uses.values())
+
+    @property
+    def use_count(self) -> int:
+        """The number of uses; an operand read twice by one node counts twice."""
+        return len(self._uses)
+
+    @property
+    def users(self) -> list[Node]:
+        """The nodes that read this value, each once."""
+        return list(dict.fromkeys(use.user for use in self._uses.values() if isinstance(use.user, Node)))
+
+    @property
+    def node(self) -> Node | None:
+        """The node that computes this value; None for inputs and constants."""
+        return self.producer if isinstance(self.producer, Node) else None
+
+    @property
+    def constant(self) -> Constant | None:
+        """The constant this value is; None for anything computed or fed."""
+        return self.producer if isinstance(self.producer, Constant) else None
+
+    @property
+    def is_output(self) -> bool:
+        """True when the graph itself returns this value."""
+        return any(isinstance(use.user, Output) for use in self._uses.values())
+
+    @property
+    def tensor_type(self) -> TensorType:
+        """The type, for values that must be tensors."""
+        if not isinstance(self.type, TensorType):
+            raise GraphError(f"{self.name} is {self.type}, not a tensor")
+        return self.type
+
+    @property
+    def name(self) -> str:
+        """The producer's name; ``#i`` is appended for one of several results."""
+        if isinstance(self.producer, Node) and len(self.producer.results) > 1:
+            return f"{self.producer.name}#{self.index}"
+        return self.producer.name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.type}>"
+
+
+@define(eq=False, repr=False)
+class Input:
+    """A graph input. One that is always the same Python value (`None`, a number) has that as `literal` and no
+    value."""
+
+    name: str
+    value: Value | None = None
+    literal: Scalar = None
+
+    def __repr__(self) -> str:
+        return f"<input {self.name}>"
+
+
+@define(eq=False, repr=False)
+class Constant:
+    """A tensor the graph owns.
+
+    `names` are all the qualified names it has in the model, so tied weights are one constant with several names.
+    `kind` is ``parameter``, ``buffer`` or ``literal``. `tensor` is None in a graph read from text without its data;
+    `digest` then holds the hash the text gave.
+    """
+
+    name: str
+    kind: str
+    names: tuple[str, ...] = ()
+    persistent: bool = True
+    _tensor: torch.Tensor | None = None
+    digest: str | None = None
+    value: Value = field(init=False)
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The data."""
+        if self._tensor is None:
+            raise GraphError(
+                f"constant {self.name!r} has no data: its graph was read without the safetensors beside it"
+            )
+        return self._tensor
+
+    @property
+    def has_data(self) -> bool:
+        """False when only type and hash are known."""
+        return self._tensor is not None
+
+    @property
+    def type(self) -> TensorType:
+        """Element type and shape. Sub-byte codes have their own type here and a container's dtype in `tensor`."""
+        return self.value.tensor_type
+
+    @property
+    def is_mutated(self) -> bool:
+        """True for a buffer that running the graph writes to."""
+        return any(isinstance(u.user, Output) and u.operand == "target" for u in self.value._uses.values())
+
+    def __repr__(self) -> str:
+        return f"<constant {self.name}: {self.value.type}>"
+
+
+@define(eq=False, repr=False)
+class Node:
+    """One operation: operands by schema name, attributes (everything that is not a value), results, location."""
+
+    name: str
+    op: OpDef
+    operands: Mapping[str, Any] = field(factory=dict)
+    attributes: dict[str, Any] = field(factory=dict)
+    results: tuple[Value, ...] = ()
+    location: Location = UNKNOWN
+    annotations: dict[type, Any] = field(factory=dict)
+    graph: Graph | None = None
+    _previous: Node | None = None
+    _next: Node | None = None
+
+    @property
+    def result(self) -> Value:
+        """The only result."""
+        if len(self.results) != 1:
+            raise GraphError(f"{self.name} ({self.op.name}) has {len(self.results)} results, not one")
+        return self.results[0]
+
+    def operand(self, name: str) -> Value | None:
+        """The single value under `name`; None when it is absent or not a value."""
+        operand = self.operands.get(name)
+        return operand if isinstance(operand, Value) else None
+
+    def attribute(self, name: str) -> Any:
+        """The attribute `name`, or the default of the op's schema."""
+        if name in self.attributes:
+            return self.attributes[name]
+        return self.op.default(name)
+
+    def operand_values(self) -> Iterator[tuple[str, int | None, Value]]:
+        """Every value read, as (operand name, index inside a list operand or None, value)."""
+        return _values_in(self.operands)
+
+    def annotation(self, kind: type[A]) -> A | None:
+        """The annotation of class `kind`, if there is one."""
+        return self.annotations.get(kind)
+
+    @property
+    def is_dead(self) -> bool:
+        """True when nothing reads its results and it has no effect of its own."""
+        return self.op.is_pure and not any(result._uses for result in self.results)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} = {self.op.name}>"
+
+
+@define(eq=False, repr=False)
+class Output:
+    """Something a run of the graph leaves behind.
+
+    `kind` is ``user`` (returned), ``buffer_mutation`` or ``input_mutation`` (written to `target`, a constant's or
+    an input's value). A returned Python value is a `literal` without `value`.
+    """
+
+    kind: str = "user"
+    value: Value | None = None
+    literal: Scalar = None
+    target: Value | None = None
+
+    @property
+    def name(self) -> str:
+        """How error messages call it."""
+        return f"{self.kind} output"
+
+
+@define(eq=False, repr=False)
+class Graph:
+    """A whole model. `signature` holds the pytree specs of the original call and return values."""
+
+    name: str = "main"
+    inputs: list[Input] = field(factory=list)
+    outputs: list[Output] = field(factory=list)
+    constants: dict[str, Constant] = field(factory=dict)
+    symbols: dict[str, Symbol] = field(factory=dict)
+    signature: Signature | None = None
+    _first: Node | None = None
+    _last: Node | None = None
+    _count: int = 0
+    _names: set[str] = field(factory=set)
+    _suffixes: dict[str, int] = field(factory=dict)
+
+    # reading
+
+    @property
+    def nodes(self) -> NodeList:
+        """The nodes in execution order: iterable, sized, reversible. Safe against erasing the node just visited."""
+        return NodeList(self)
+
+    def node(self, name: str) -> Node:
+        """The node called `name`."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise GraphError(f"graph {self.name!r} has no node {name!r}")
+
+    def user_outputs(self) -> list[Output]:
+        """What the model returns, flattened."""
+        return [output for output in self.outputs if output.kind == "user"]
+
+    def values(self) -> Iterator[Value]:
+        """Every value: inputs, constants, results."""
+        yield from (i.value for i in self.inputs if i.value is not None)
+        yield from (constant.value for constant in self.constants.values())
+        for node in self.nodes:
+            yield from node.results
+
+    # building
+
+    def fresh_name(self, hint: str) -> str:
+        """A node or input name that is not taken, and is now."""
+        name, base = hint, hint
+        if name in self._names:
+            head, _, tail = hint.rpartition("_")
+            base = head if head and tail.isdigit() else hint
+            for suffix in itertools.count(self._suffixes.get(base, 0) + 1):
+                name = f"{base}_{suffix}"
+                if name not in self._names:
+                    self._suffixes[base] = suffix
+                    break
+        self._names.add(name)
+        return name
+
+    def add_input(self, name: str, type: Type | None = None, literal: Scalar = None) -> Input:
+        """Append an input: a value of `type`, or, without one, the fixed Python value `literal`."""
+        graph_input = Input(self.fresh_name(name), literal=literal)
+        if type is not None:
+            graph_input.value = Value(type, graph_input)
+        self.inputs.append(graph_input)
+        return graph_input
+
+    def add_constant(
+        self,
+        name: str,
+        tensor: torch.Tensor | None,
+        kind: str = "parameter",
+        names: Sequence[str] | None = None,
+        *,
+        type: TensorType | None = None,
+        persistent: bool = True,
+        digest: str | None = None,
+    ) -> Constant:
+        """Own `tensor` under `name` (made unique). `type` is given for codes in a wider container."""
+        unique, suffix = name, 0
+        while unique in self.constants:
+            suffix += 1
+            unique = f"{name}_{suffix}"
+        if names is None:
+            names = () if kind == "literal" else (unique,)
+        constant = Constant(unique, kind, tuple(names), persistent, tensor, digest)
+        if type is None:
+            if tensor is None:
+                raise GraphError(f"constant {name!r} needs a type or a tensor")
+            type = TensorType.of(tensor)
+        constant.value = Value(type, constant)
+        self.constants[unique] = constant
+        return constant
+
+    def insert(
+        self,
+        op: OpDef,
+        operands: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+        types: Iterable[Type],
+        *,
+        name: str | None = None,
+        location: Location = UNKNOWN,
+        before: Node | None = None,
+    ) -> Node:
+        """Make a node before `before`, or at the end. No inference, no checks: see `Rewriter.insert_before`."""
+        node = Node(
+            self.fresh_name(name or op.short_name),
+            op,
+            location=location,
+            attributes=dict(attributes),
+            graph=self,
+        )
+        node.results = tuple(Value(type, node, index) for index, type in enumerate(types))
+        self._link(node, before)
+        for operand_name, operand in operands.items():
+            self.set_operand(node, operand_name, operand)
+        return node
+
+    def add_output(
+        self, value: Value | None, kind: str = "user", literal: Scalar = None, target: Value | None = None
+    ) -> Output:
+        """Append an output."""
+        output = Output(kind, literal=literal)
+        self.set_output(output, value)
+        if target is not None:
+            output.target = target
+            target._uses[id(output), "target", None] = Use(output, "target")
+        self.outputs.append(output)
+        return output
+
+    # editing
+
+    def set_operand(self, node: Node, name: str, operand: Any) -> None:
+        """Make `operand` (a value, a list, or None to remove it) what `node` reads under `name`."""
+        for _, index, value in _values_in({name: node.operands.get(name)}):
+            del value._uses[id(node), name, index]
+        operands: dict[str, Any] = node.operands  # type: ignore[assignment]
+        if operand is None:
+            operands.pop(name, None)
+            return
+        operand = tuple(operand) if isinstance(operand, list | tuple) else operand
+        operands[name] = operand
+        for _, index, value in _values_in({name: operand}):
+            value._uses[id(node), name, index] = Use(node, name, index)
+
+    def set_output(self, output: Output, value: Value | None) -> None:
+        """Make `value` what `output` returns or writes."""
+        if output.value is not None:
+            del output.value._uses[id(output), "value", None]
+        output.value = value
+        if value is not None:
+            value._uses[id(output), "value", None] = Use(output, "value")
+
+    def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> list[Use]:
+        """Let every use of `old` (that `where` accepts) read `new`; return the uses moved. Mutation targets
+        stay."""
+        moved = [u for u in old.uses if u.operand != "target" or isinstance(u.user, Node)]
+        moved = [u for u in moved if where is None or where(u)]
+        for use in moved:
+            if isinstance(use.user, Output):
+                self.set_output(use.user, new)
+            elif use.index is None:
+                self.set_operand(use.user, use.operand, new)
+            else:
+                items = list(use.user.operands[use.operand])
+                items[use.index] = new
+                self.set_operand(use.user, use.operand, items)
+        return moved
+
+    def erase(self, node: Node) -> None:
+        """Remove a node whose results nobody reads."""
+        for result in node.results:
+            if result._uses:
+                user = next(iter(result._uses.values())).user
+                raise GraphError(f"cannot erase {node.name}: {user.name} still reads it")
+        for name in list(node.operands):
+            self.set_operand(node, name, None)
+        before, after = node._previous, node._next
+        if before is None:
+            self._first = after
+        else:
+            before._next = after
+        if after is None:
+            self._last = before
+        else:
+            after._previous = before
+        # `node._next` stays: an iteration standing on the erased node can go on.
+        node.graph = None
+        self._count -= 1
+        self._names.discard(node.name)
+
+    def erase_constant(self, constant: Constant) -> None:
+        """Forget a constant nobody reads."""
+        if constant.value._uses:
+            raise GraphError(f"cannot erase constant {constant.name!r}: it is still read")
+        del self.constants[constant.name]
+
+    def _link(self, node: Node, before: Node | None) -> None:
+        if before is not None and before.graph is not self:
+            raise GraphError(f"{before.name} is not in graph {self.name!r}")
+        node._next = before
+        node._previous = self._last if before is None else before._previous
+        if node._previous is None:
+            self._first = node
+        else:
+            node._previous._next = node
+        if before is None:
+            self._last = node
+        else:
+            before._previous = node
+        self._count += 1
+
+    # whole graphs
+
+    def clone(self) -> Graph:
+        """A graph of its own with the same structure. Constant tensors are shared, not copied."""
+        from graphpress.ir.cloning import clone
+
+        return clone(self)
+
+    def __eq__(self, other: object) -> bool:
+        from graphpress.ir.equality import difference
+
+        return isinstance(other, Graph) and difference(self, other) is None
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        from graphpress.ir.printer import print_graph
+
+        return print_graph(self)
+
+    def __repr__(self) -> str:
+        return f"<graph {self.name}: {self._count} nodes>"
+
+
+@define
+class Signature:
+    """How the flat inputs and outputs of a graph nest in the user's call.
+
+    `argument_names` names the flat inputs' top-level parameters; the specs are torch's serialized pytree specs.
+    """
+
+    argument_names: tuple[str, ...]
+    in_spec: str
+    out_spec: str
+
+
+class NodeList(Sequence[Node]):
+    """A view of a graph's nodes in execution order."""
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+
+    def __len__(self) -> int:
+        return self._graph._count
+
+    def __iter__(self) -> Iterator[Node]:
+        node = self._graph._first
+        while node is not None:
+            yield node
+            node = node._next
+            while node is not None and node.graph is None:  # erased while we stood before it
+                node = node._next
+
+    def __reversed__(self) -> Iterator[Node]:
+        node = self._graph._last
+        while node is not None:
+            previous = node._previous
+            yield node
+            node = previous
+            while node is not None and node.graph is None:
+                node = node._previous
+
+    def __contains__(self, node: object) -> bool:
+        return isinstance(node, Node) and node.graph is self._graph
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+
+def _values_in(operands: Mapping[str, Any]) -> Iterator[tuple[str, int | None, Value]]:
+    for name, operand in operands.items():
+        if isinstance(operand, Value):
+            yield name, None, operand
+        elif isinstance(operand, tuple):
+            for index, item in enumerate(operand):
+                if isinstance(item, Value):
+                    yield name, index, item

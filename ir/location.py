@@ -1,0 +1,70 @@
+"""Where a node comes from: the module that called it and the user's source line.
+
+A node captured from a model has one origin. A node made by a rewrite has the origins of everything it
+replaced, so that any node of any later graph still answers "which line of my model is this?".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import frozen
+
+
+@frozen
+class ModuleScope:
+    """One module on the call stack: its path in the model (``""`` is the model itself) and its class."""
+
+    path: str
+    type_name: str
+
+
+@frozen
+class Origin:
+    """One point of the user's model: the module stack (outermost first) and the source line."""
+
+    scopes: tuple[ModuleScope, ...] = ()
+    file: str = ""
+    line: int = 0
+
+    @property
+    def module_path(self) -> str:
+        """The path of the innermost module."""
+        return self.scopes[-1].path if self.scopes else ""
+
+    def __str__(self) -> str:
+        module = f"{self.module_path or '<model>'}"
+        if self.scopes:
+            module += f" ({self.scopes[-1].type_name.rpartition('.')[2]})"
+        return f"{module} at {self.file}:{self.line}" if self.file else module
+
+
+@frozen
+class Location:
+    """The origins of a node, the most telling one first. Empty for nodes that were never in a model."""
+
+    origins: tuple[Origin, ...] = ()
+
+    @property
+    def scopes(self) -> tuple[ModuleScope, ...]:
+        """The module stack of the first origin, outermost first."""
+        return self.origins[0].scopes if self.origins else ()
+
+    @property
+    def module_path(self) -> str:
+        """The path of the innermost module of the first origin."""
+        return self.origins[0].module_path if self.origins else ""
+
+    def __or__(self, other: Location) -> Location:
+        return self if self == other else Location.union((self, other))
+
+    @staticmethod
+    def union(locations: Iterable[Location]) -> Location:
+        """All origins of `locations`, each once, in order."""
+        return Location(tuple(dict.fromkeys(origin for location in locations for origin in location.origins)))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.origins)) or "<unknown>"
+
+
+UNKNOWN = Location()

@@ -1,0 +1,268 @@
+"""The op table: what each operation is called, what it reads, and what passes may assume about it.
+
+Names are ``dialect.op`` or ``dialect.op.overload`` (the overload ``default`` is dropped): ``aten.conv2d``,
+``aten.add.Tensor``, ``quant.lut_to_dense``, ``sym.mul``. Ops that torch knows are looked up in torch itself, on
+demand; other dialects register theirs with `register_op`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum, auto
+from functools import cached_property
+from typing import Any
+
+import torch
+from attrs import evolve, field, frozen
+
+from graphpress.ir.aten_traits import Trait, traits_of_aten
+from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.ir.symbolic_ops import SYMBOLIC_FUNCTIONS
+
+__all__ = ["OpDef", "OpError", "Parameter", "Trait", "lookup_op", "register_op", "registered_ops"]
+
+
+class OpError(GraphpressError, LookupError):
+    """A name that is no operation, or a name registered twice."""
+
+
+class _Required(Enum):
+    REQUIRED = auto()
+
+    def __repr__(self) -> str:
+        return "<required>"
+
+
+REQUIRED = _Required.REQUIRED
+
+
+@frozen
+class Parameter:
+    """One parameter of an op: its name, and the value it takes when it is not given."""
+
+    name: str
+    default: Any = REQUIRED
+    keyword_only: bool = False
+
+    @property
+    def is_required(self) -> bool:
+        """True when there is no default."""
+        return self.default is REQUIRED
+
+
+@frozen(eq=False)
+class OpDef:
+    """An operation.
+
+    Attributes:
+        name: the full name.
+        parameters: in the order of the schema; empty with `variadic` for ops that take any number of operands.
+        traits: what passes may assume.
+        target: the callable that runs the op on tensors and that an exported torch graph calls; None for an op that
+        only
+            the interpreter can run, through `evaluate`.
+        evaluate: the reference semantics, where they are not `target`'s.
+        infer: types of the results from the types of the operands and the attributes, where torch cannot tell.
+        result_count: how many results; None when it depends on the node (an op that returns a list).
+        returns_sequence: True when torch returns a tuple or list, of however many results.
+    """
+
+    name: str
+    parameters: tuple[Parameter, ...] = ()
+    traits: frozenset[Trait] = field(default=frozenset(), converter=frozenset)
+    target: Callable[..., Any] | None = None
+    evaluate: Callable[..., Any] | None = None
+    infer: Callable[..., Any] | None = None
+    result_count: int | None = 1
+    returns_sequence: bool = False
+    variadic: bool = False
+
+    @cached_property
+    def dialect(self) -> str:
+        """The part of the name before the first dot."""
+        return self.name.partition(".")[0]
+
+    @cached_property
+    def short_name(self) -> str:
+        """The op without dialect and overload: ``conv2d`` for ``aten.conv2d.padding``."""
+        return self.name.split(".")[1]
+
+    @cached_property
+    def family(self) -> str:
+        """The op type users name in a config: the short name without in-place underscore; ``cat`` is ``concat``."""
+        name = self.short_name
+        name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        return "concat" if name in ("cat", "concatenate") else name
+
+    @cached_property
+    def by_name(self) -> dict[str, Parameter]:
+        """The parameters by name."""
+        return {parameter.name: parameter for parameter in self.parameters}
+
+    @cached_property
+    def is_pure(self) -> bool:
+        """True when a run leaves nothing behind but its results."""
+        return Trait.EFFECT not in self.traits and Trait.IN_PLACE not in self.traits
+
+    def has(self, trait: Trait) -> bool:
+        """True when passes may assume `trait`."""
+        return trait in self.traits
+
+    def default(self, name: str) -> Any:
+        """The default of parameter `name`.
+
+        Raises:
+            OpError: when there is no such parameter or no default.
+        """
+        parameter = self.by_name.get(name)
+        if parameter is None:
+            raise OpError(f"{self.name} has no parameter {name!r}{suggestion(name, self.by_name)}")
+        if parameter.is_required:
+            raise OpError(f"{self.name} needs a value for {name!r}")
+        return parameter.default
+
+    def bind(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Positional and keyword arguments as one mapping by parameter name."""
+        args = tuple(args)
+        if self.variadic:
+            return {f"arg{i}": value for i, value in enumerate(args)} | dict(kwargs)
+        if len(args) > len(self.parameters):
+            raise OpError(f"{self.name} takes {len(self.parameters)} arguments, got {len(args)}")
+        return {p.name: value for p, value in zip(self.parameters, args, strict=False)} | dict(kwargs)
+
+    def unbind(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """A mapping by parameter name as positional and keyword arguments, trailing defaults left out."""
+        if self.variadic:
+            positional = [bound[f"arg{i}"] for i in range(len(bound)) if f"arg{i}" in bound]
+            return positional, {k: v for k, v in bound.items() if not (k.startswith("arg") and k[3:].isdigit())}
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        gap = False
+        for parameter in self.parameters:
+            if parameter.name not in bound:
+                gap = True
+            elif gap or parameter.keyword_only:
+                kwargs[parameter.name] = bound[parameter.name]
+            else:
+                args.append(bound[parameter.name])
+        return args, kwargs
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def __reduce__(self) -> Any:
+        return lookup_op, (self.name,)
+
+
+_OPS: dict[str, OpDef] = {}
+
+
+def register_op(op: OpDef) -> OpDef:
+    """Add an op to the table.
+
+    Raises:
+        OpError: when the name is taken.
+    """
+    if op.name in _OPS:
+        raise OpError(f"op {op.name!r} is already registered")
+    _OPS[op.name] = op
+    return op
+
+
+def registered_ops() -> tuple[OpDef, ...]:
+    """Every op looked up or registered so far."""
+    return tuple(_OPS.values())
+
+
+def lookup_op(name: str) -> OpDef:
+    """The op called `name`.
+
+    Raises:
+        OpError: when neither the table nor torch knows it; the message lists near names.
+    """
+    found = _OPS.get(name)
+    if found is None:
+        found = _OPS[name] = _find(name)
+    return found
+
+
+def op_of_target(target: Callable[..., Any]) -> OpDef:
+    """The op a torch graph calls as `target`: an `OpOverload`, a higher-order op, or a function on symbolic
+    numbers.
+
+    Raises:
+        OpError: when `target` is none of these.
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        return lookup_op(_name_of(target))
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return lookup_op(f"hop.{target.name()}")
+    for name, function in SYMBOLIC_FUNCTIONS.items():
+        if function is target:
+            return lookup_op(f"sym.{name}")
+    raise OpError(f"no op for the function {target!r}")
+
+
+def _name_of(overload: torch._ops.OpOverload) -> str:
+    name = overload._schema.name.replace("::", ".")
+    return name if overload._overloadname == "default" else f"{name}.{overload._overloadname}"
+
+
+def _find(name: str) -> OpDef:
+    dialect, _, rest = name.partition(".")
+    if dialect == "sym" and rest in SYMBOLIC_FUNCTIONS:
+        return OpDef(name, target=SYMBOLIC_FUNCTIONS[rest], variadic=True, traits={Trait.SYMBOLIC})
+    if dialect == "hop":
+        target = _higher_order(rest)
+        if target is not None:
+            return OpDef(
+                name,
+                target=target,
+                variadic=True,
+                result_count=None,
+                returns_sequence=True,
+                traits={Trait.OPAQUE},
+            )
+    packet_name, _, overload_name = rest.partition(".")
+    packet = getattr(getattr(torch.ops, dialect, None), packet_name, None) if dialect and packet_name else None
+    overload = getattr(packet, overload_name or "default", None) if packet is not None else None
+    if not isinstance(overload, torch._ops.OpOverload):
+        raise OpError(f"no op {name!r}{suggestion(name, _OPS)}")
+    return _from_overload(name, overload)
+
+
+def _higher_order(name: str) -> Callable[..., Any] | None:
+    return getattr(torch.ops.higher_order, name, None)
+
+
+def _from_overload(name: str, overload: torch._ops.OpOverload) -> OpDef:
+    schema = overload._schema
+    parameters = tuple(
+        Parameter(
+            argument.name,
+            _plain_default(argument.default_value) if argument.has_default_value() else REQUIRED,
+            argument.kwarg_only,
+        )
+        for argument in schema.arguments
+    )
+    returns = schema.returns
+    returns_list = len(returns) == 1 and str(returns[0].type).startswith("List[")
+    return OpDef(
+        name,
+        parameters,
+        traits=traits_of_aten(overload),
+        target=overload,
+        result_count=None if returns_list else len(returns),
+        returns_sequence=returns_list or len(returns) > 1,
+    )
+
+
+def _plain_default(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def with_traits(op: OpDef, traits: Iterable[Trait]) -> OpDef:
+    """Replace the entry of `op` by one that has `traits` too, for ops of third parties that torch describes but
+    does not judge."""
+    _OPS[op.name] = evolve(op, traits=op.traits | frozenset(traits))
+    return _OPS[op.name]

@@ -1,0 +1,198 @@
+"""The one way to edit a graph.
+
+A `Rewriter` infers the types of what it makes, gives new nodes the locations of what they replace, and counts every
+edit, so that "did this pass change anything" is a fact and not a pass author's claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from graphpress.ir.annotations import annotation_name
+from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, Value
+from graphpress.ir.inference import infer_types
+from graphpress.ir.location import Location
+from graphpress.ir.ops import OpDef, lookup_op
+from graphpress.ir.types import TensorType, Type
+
+
+@define
+class EditCounts:
+    """How much a rewriter changed."""
+
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    constants: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.constants)
+
+
+@define(eq=False)
+class Rewriter:
+    """Edits one graph.
+
+    Attributes:
+        graph: the graph being edited.
+        edits: what was changed so far.
+        touched: names of nodes added or changed so far, in order.
+        listener: called with every node that is new or reads something new, for drivers that keep a worklist.
+    """
+
+    graph: Graph
+    edits: EditCounts = field(factory=EditCounts)
+    touched: dict[str, None] = field(factory=dict)
+    listener: Callable[[Node], None] | None = None
+    _pending: list[Node] = field(factory=list, init=False)
+
+    def insert_before(
+        self,
+        anchor: Node | None,
+        op: OpDef | str,
+        operands: Mapping[str, Any],
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        types: Iterable[Type] | None = None,
+        name: str | None = None,
+        location: Location | None = None,
+    ) -> Node:
+        """Make a node before `anchor` (None: at the end of the graph).
+
+        Types are inferred when not given. The location is `anchor`'s until `replace` says what the node stands for.
+        Attributes that equal the default of the op's schema are dropped.
+        """
+        op = lookup_op(op) if isinstance(op, str) else op
+        operands = {k: tuple(v) if isinstance(v, list) else v for k, v in operands.items() if v is not None}
+        attributes = drop_defaults(op, attributes or {})
+        if types is None:
+            types = infer_types(op, operands, attributes, self.graph.symbols)
+            if types is None:
+                raise GraphError(f"cannot infer the result types of {op.name}: pass them as `types`")
+        where = location if location is not None else anchor.location if anchor is not None else Location()
+        node = self.graph.insert(op, operands, attributes, types, name=name, location=where, before=anchor)
+        self.edits.added += 1
+        if location is None:
+            self._pending.append(node)
+        self._touch(node)
+        return node
+
+    def insert_after(
+        self, anchor: Node, op: OpDef | str, operands: Mapping[str, Any], *args: Any, **kwargs: Any
+    ) -> Node:
+        """Make a node right after `anchor`; arguments as in `insert_before`."""
+        following = anchor._next
+        kwargs.setdefault("location", anchor.location)
+        return self.insert_before(following, op, operands, *args, **kwargs)
+
+    def replace(self, old: Node | Sequence[Node], new: Value | Sequence[Value]) -> None:
+        """Let `new` stand for the results of the last node of `old`, and erase the nodes of `old` that nothing
+        reads any more.
+
+        Nodes inserted since the last `replace` get the locations of all of `old`; a value that was there before
+        keeps its own.
+        """
+        matched = [old] if isinstance(old, Node) else list(old)
+        root = matched[-1]
+        values = [new] if isinstance(new, Value) else list(new)
+        if len(values) != len(root.results):
+            raise GraphError(f"{root.name} has {len(root.results)} results, {len(values)} replacements were given")
+        location = Location.union(node.location for node in matched)
+        for node in self._pending:
+            if node.graph is not None:
+                node.location = location
+        self._pending.clear()
+        for result, value in zip(root.results, values, strict=True):
+            self.replace_uses(result, value)
+        for node in reversed(matched):
+            if node.graph is not None and node.is_dead:
+                self.erase(node)
+
+    def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> None:
+        """Let the uses of `old` (that `where` accepts) read `new`."""
+        if old is new:
+            return
+        for use in self.graph.replace_uses(old, new, where=where):
+            self.edits.changed += 1
+            if isinstance(use.user, Node):
+                self._touch(use.user)
+
+    def erase(self, node: Node) -> None:
+        """Remove a node nobody reads."""
+        self.graph.erase(node)
+        self.touched.pop(node.name, None)
+        self.edits.removed += 1
+
+    def set_operand(self, node: Node, name: str, operand: Any) -> None:
+        """Make `operand` what `node` reads under `name`; None removes it."""
+        self.graph.set_operand(node, name, operand)
+        self.edits.changed += 1
+        self._touch(node)
+
+    def set_attribute(self, node: Node, name: str, value: Any) -> None:
+        """Set an attribute; the default of the schema is dropped."""
+        if node.attributes.get(name) == value and name in node.attributes:
+            return
+        node.attributes.pop(name, None)
+        node.attributes |= drop_defaults(node.op, {name: value})
+        self.edits.changed += 1
+        self._touch(node)
+
+    def annotate(self, node: Node, annotation: Any) -> None:
+        """Leave `annotation` on `node`, in place of one of the same class."""
+        annotation_name(type(annotation))  # registered, or an error here rather than at the next print
+        if node.annotations.get(type(annotation)) == annotation:
+            return
+        node.annotations[type(annotation)] = annotation
+        self.edits.changed += 1
+        self.touched[node.name] = None
+
+    def remove_annotation(self, node: Node, kind: type) -> None:
+        """Forget the annotation of class `kind`, if there is one."""
+        if node.annotations.pop(kind, None) is not None:
+            self.edits.changed += 1
+            self.touched[node.name] = None
+
+    def add_constant(
+        self, name: str, tensor: torch.Tensor, kind: str = "buffer", *, type: TensorType | None = None
+    ) -> Value:
+        """A new constant's value. `type` is given for codes in a wider container."""
+        self.edits.constants += 1
+        return self.graph.add_constant(name, tensor, kind, type=type).value
+
+    def replace_constant(self, constant: Constant, tensor: torch.Tensor) -> None:
+        """Put other data of the same type in `constant`, for every use of it."""
+        if tensor.shape != constant.tensor.shape or tensor.dtype != constant.tensor.dtype:
+            raise GraphError(f"{constant.name}: {TensorType.of(tensor)} cannot replace {constant.type}")
+        constant._tensor = tensor
+        constant.digest = None
+        self.edits.constants += 1
+
+    def erase_constant(self, constant: Constant) -> None:
+        """Forget a constant nobody reads."""
+        self.graph.erase_constant(constant)
+        self.edits.constants += 1
+
+    def _touch(self, node: Node) -> None:
+        self.touched[node.name] = None
+        if self.listener is not None:
+            self.listener(node)
+
+
+def drop_defaults(op: OpDef, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """`attributes` without those that equal the default of the schema; lists become tuples."""
+    kept = {}
+    for name, value in attributes.items():
+        value = tuple(value) if isinstance(value, list) else value
+        parameter = op.by_name.get(name)
+        if parameter is None or parameter.is_required or not _same(parameter.default, value):
+            kept[name] = value
+    return kept
+
+
+def _same(default: Any, value: Any) -> bool:
+    return type(default) is type(value) and default == value

@@ -1,0 +1,53 @@
+"""Functions on sizes: what torch.export emits to compute with symbolic numbers."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+SYMBOLIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(operator, name)
+    for name in [
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "truediv",
+        "mod",
+        "neg",
+        "pow",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "and_",
+        "or_",
+        "not_",
+        "lshift",
+        "rshift",
+        "abs",
+        "pos",
+        "is_",
+        "is_not",
+        "getitem",
+    ]
+} | {
+    "sym_max": torch.sym_max,
+    "sym_min": torch.sym_min,
+    "sym_not": torch.sym_not,
+    "sym_ite": torch.sym_ite,
+    "sym_int": torch.sym_int,
+    "sym_float": torch.sym_float,
+    "sym_sum": torch.sym_sum,
+    "sym_sqrt": getattr(torch, "sym_sqrt", torch._sym_sqrt),
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "trunc": math.trunc,
+    "round": round,
+}
