@@ -1,0 +1,81 @@
+"""The axis a granularity means when it names none: output channels for scales, input channels for blocks."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import attrs
+
+from graphpress.ir.errors import suggestion
+from graphpress.passes.specs.errors import AxisError
+from graphpress.passes.specs.granularity import (
+    Granularity,
+    PerBlockGranularity,
+    PerChannelGranularity,
+    PerGroupedChannelGranularity,
+)
+
+G = TypeVar("G", bound=Granularity)
+
+# Axes of (output channels, input channels) in the weight of each op type.
+_CHANNEL_AXES: dict[str, tuple[int, int]] = {
+    "linear": (0, 1),
+    "embedding": (0, 1),
+    "embedding_bag": (0, 1),
+    "conv1d": (0, 1),
+    "conv2d": (0, 1),
+    "conv3d": (0, 1),
+    "conv_transpose1d": (1, 0),
+    "conv_transpose2d": (1, 0),
+    "conv_transpose3d": (1, 0),
+}
+
+
+def default_channel_axis(op_type: str) -> int:
+    """Axis of the output channels in the weight of an op such as ``conv2d`` or ``aten.linear.default``.
+
+    Raises:
+        AxisError: for an op type without a default; the caller then needs an explicit axis.
+    """
+    return _channel_axes(op_type)[0]
+
+
+def default_block_axis(op_type: str) -> int:
+    """Axis of the input channels in the weight of an op, along which blocks are laid. Raises as above."""
+    return _channel_axes(op_type)[1]
+
+
+def has_default_axis(op_type: str) -> bool:
+    """True where `default_channel_axis` and `default_block_axis` know the op type."""
+    return base_op_type(op_type) in _CHANNEL_AXES
+
+
+def with_default_axis(granularity: G, op_type: str) -> G:
+    """The granularity with the op type's default axis filled in, unchanged where it needs none.
+
+    Raises:
+        AxisError: when an axis is needed and the op type has no default.
+    """
+    if isinstance(granularity, PerChannelGranularity | PerGroupedChannelGranularity) and granularity.axis is None:
+        return attrs.evolve(granularity, axis=default_channel_axis(op_type))
+    if isinstance(granularity, PerBlockGranularity) and granularity.axis is None:
+        if isinstance(granularity.block_size, tuple):
+            return granularity
+        return attrs.evolve(granularity, axis=default_block_axis(op_type))
+    return granularity
+
+
+def base_op_type(op_type: str) -> str:
+    """An op type without namespace, overload and in-place mark: ``aten.conv2d.padding`` is ``conv2d``."""
+    name = op_type.removeprefix("torch.ops.").removeprefix("aten.").removeprefix("aten::")
+    return name.split(".")[0].rstrip("_")
+
+
+def _channel_axes(op_type: str) -> tuple[int, int]:
+    known = _CHANNEL_AXES.get(base_op_type(op_type))
+    if known is None:
+        raise AxisError(
+            f"op type {op_type!r} has no default axis{suggestion(op_type, _CHANNEL_AXES)}; give the granularity"
+            f" an axis, or use it on {', '.join(_CHANNEL_AXES)}"
+        )
+    return known

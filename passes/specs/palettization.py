@@ -1,0 +1,117 @@
+"""How one weight is palettized: stored as indices into a lookup table (LUT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import attrs
+import torch
+
+from graphpress.passes.specs.arguments import (
+    Tagged,
+    arguments,
+    boolean,
+    checked,
+    instance,
+    integer,
+    one_of,
+    strict_arguments,
+    tagged,
+)
+from graphpress.passes.specs.errors import SpecError
+from graphpress.passes.specs.granularity import Granularity, PerGroupedChannelGranularity, PerTensorGranularity
+from graphpress.passes.specs.plain import plain_object
+from graphpress.passes.specs.quantization import QuantizationSpec
+
+_LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+class TrainingStrategySpec(Tagged):
+    """Base of the ways a palettized weight behaves in training."""
+
+    __slots__ = ()
+
+
+@strict_arguments
+@attrs.frozen
+class DefaultTrainingSpec(TrainingStrategySpec):
+    """Tables and indices stay as `prepare` made them: no gradient reaches a palettized weight."""
+
+    type_name: ClassVar[str] = "default"
+
+
+@strict_arguments
+@attrs.frozen
+class StraightThroughTrainingSpec(TrainingStrategySpec):
+    """Each forward pass sees the weight at its nearest table entries; the gradient goes to the weight itself.
+
+    Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons" (2013).
+    """
+
+    type_name: ClassVar[str] = "straight_through"
+
+
+def _lut_qspec(value: Any) -> QuantizationSpec | None:
+    spec = instance(QuantizationSpec, optional=True)(value)
+    if spec is not None and spec.dtype not in _LUT_DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _LUT_DTYPES)
+        raise SpecError(f"{spec.dtype} does not hold table entries; accepted: {names}", "dtype")
+    return spec
+
+
+@strict_arguments
+@attrs.frozen
+class PalettizationSpec:
+    """How one weight is palettized.
+
+    Attributes:
+        n_bits: bits of an index, one of 1, 2, 3, 4, 6, 8; a table has ``2 ** n_bits`` entries.
+        lut_qspec: how the table entries are quantized (int8, uint8, float8_e4m3fn or float8_e5m2); None leaves
+            them in the weight's dtype.
+        granularity: `PerTensorGranularity`, one table; or `PerGroupedChannelGranularity`, one for each group.
+        cluster_dim: values in one table entry; above 1 the clustering is of vectors.
+        enable_per_channel_scale: divide each output channel by its largest magnitude before clustering.
+        training_strategy_spec: how the weight behaves in training.
+
+    Raises:
+        SpecError: for a value that cannot be; the message names those that can.
+    """
+
+    argument_hints: ClassVar[Mapping[str, str]] = {
+        "dtype": "n_bits sets the size of an index, lut_qspec the dtype of table entries",
+        "group_size": "it belongs to the granularity, for example PerGroupedChannelGranularity(group_size=16)",
+        "axis": "it belongs to the granularity, for example PerGroupedChannelGranularity(axis=0, group_size=16)",
+    }
+
+    n_bits: int = attrs.field(default=4, converter=checked(one_of((1, 2, 3, 4, 6, 8))))
+    lut_qspec: QuantizationSpec | None = attrs.field(default=None, converter=checked(_lut_qspec))
+    granularity: Granularity = attrs.field(
+        factory=PerTensorGranularity,
+        converter=checked(tagged(PerTensorGranularity, PerGroupedChannelGranularity, what="palettization granularity")),
+    )
+    cluster_dim: int = attrs.field(default=1, converter=checked(integer(1)))
+    enable_per_channel_scale: bool = attrs.field(default=False, converter=checked(boolean))
+    training_strategy_spec: TrainingStrategySpec = attrs.field(
+        factory=DefaultTrainingSpec,
+        converter=checked(tagged(DefaultTrainingSpec, StraightThroughTrainingSpec, what="training strategy")),
+    )
+
+    @property
+    def n_clusters(self) -> int:
+        """Entries of one table."""
+        return 2**self.n_bits
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return plain_object(self)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
+        return cls(**arguments(entries, cls.__name__))
+
+
+def default_weight_palettization_spec() -> PalettizationSpec:
+    """Weights by default: 4 bits, one table for the tensor, scalar entries in the weight's dtype."""
+    return PalettizationSpec()

@@ -1,0 +1,207 @@
+"""How one tensor is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+import attrs
+import torch
+
+from graphpress.ir.dtypes import DType, DTypeError
+from graphpress.passes.specs.arguments import arguments, checked, member, strict_arguments, tagged
+from graphpress.passes.specs.components import FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS
+from graphpress.passes.specs.errors import SpecError
+from graphpress.passes.specs.granularity import (
+    Granularity,
+    PerBlockGranularity,
+    PerChannelGranularity,
+    PerTensorGranularity,
+)
+from graphpress.passes.specs.plain import plain_object
+
+_INTEGERS = tuple(dtype for dtype in DType if dtype.is_integer and 2 <= dtype.bits <= 8)
+_FLOATS = (DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2, DType.FLOAT4_E2M1FN)
+
+
+class QuantizationScheme(StrEnum):
+    """Where zero lies in the range of codes."""
+
+    SYMMETRIC = "symmetric"
+    """Zero in the middle of the codes."""
+    ASYMMETRIC = "asymmetric"
+    """The range of the data, widened to hold zero."""
+    SYMMETRIC_WITH_CLIPPING = "symmetric_with_clipping"
+    """Symmetric, and the lowest code is left out, so that codes reach equally far both ways (-127..127)."""
+
+
+class QuantizationFormulation(StrEnum):
+    """The formula from codes to values, with codes ``q`` and a scale ``s``."""
+
+    ZP = "zp"
+    """``(q - zero_point) * s``"""
+    MINVAL = "minval"
+    """``(q - quant_min) * s + minval``"""
+
+
+def _torch_dtype(dtype: DType) -> torch.dtype:
+    name = "float4_e2m1fn_x2" if dtype is DType.FLOAT4_E2M1FN else dtype.long_name
+    return getattr(torch, name)
+
+
+def _quantized_dtype(value: Any) -> torch.dtype:
+    accepted = (*_INTEGERS, *_FLOATS)
+    names = ", ".join(dtype.long_name for dtype in accepted)
+    try:
+        dtype = DType.of(value)
+    except DTypeError as error:
+        raise SpecError(f"{error}; accepted: {names}") from None
+    if dtype not in accepted:
+        raise SpecError(f"{value!r} is not a dtype to quantize to; accepted: {names}")
+    return _torch_dtype(dtype)
+
+
+def _scale_dtype(value: Any) -> torch.dtype | None:
+    if value is None:
+        return None
+    try:
+        dtype = DType.of(value)
+    except DTypeError as error:
+        raise SpecError(f"{error}; accepted: None, float8_e8m0fnu") from None
+    if dtype is not DType.FLOAT8_E8M0FNU:
+        raise SpecError(f"{value!r} is not accepted; accepted: None, float8_e8m0fnu")
+    return _torch_dtype(dtype)
+
+
+def _float_range(value: Any) -> tuple[float | None, float | None]:
+    wanted = "accepted: (min, max) with min <= 0 <= max and min < max, either of them None"
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise SpecError(f"{value!r} is not a pair; {wanted}")
+    for bound in value:
+        if bound is None:
+            continue
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not is_number or not abs(bound) < float("inf"):
+            raise SpecError(f"{value!r} holds {bound!r}, which is not a finite number; {wanted}")
+    low, high = (None if bound is None else float(bound) for bound in value)
+    if (low is not None and low > 0) or (high is not None and high < 0) or (low is not None and low == high):
+        raise SpecError(f"{value!r} is no range around zero; {wanted}")
+    return low, high
+
+
+@strict_arguments
+@attrs.frozen
+class QuantizationSpec:
+    """How one tensor is quantized.
+
+    Attributes:
+        dtype: type of the codes: an integer of 2, 3, 4, 6 or 8 bits, float8_e4m3fn, float8_e5m2 or float4_e2m1fn;
+            given as a torch dtype or by name, kept as a torch dtype.
+        qscheme: a `QuantizationScheme` or its name.
+        qformulation: a `QuantizationFormulation` or its name.
+        granularity: `PerTensorGranularity`, `PerChannelGranularity` or `PerBlockGranularity`, or its plain form
+            such as ``{"type": "per_block", "block_size": 32}``.
+        fake_quantize_cls: a registered key, or a class.
+        qparam_calculator_cls: a registered key, or a class; ``"default"`` is ``"moving_average"`` for
+            activations and ``"static"`` for weights.
+        range_calculator_cls: a registered key, or a class.
+        float_range: fixed bounds of the values to represent; None leaves a bound to the data.
+        scale_dtype: None, or float8_e8m0fnu (powers of two), which float4 always has.
+
+    Raises:
+        SpecError: for a value or a combination that cannot be; the message names those that can.
+    """
+
+    argument_hints: ClassVar[Mapping[str, str]] = {
+        "n_bits": "dtype decides it, for example dtype='int4'",
+        "target_dtype": "dtype decides it",
+        "quant_min": "dtype and qscheme decide it",
+        "quant_max": "dtype and qscheme decide it",
+        "axis": "it belongs to the granularity, for example PerChannelGranularity(axis=0)",
+        "block_size": "it belongs to the granularity, for example PerBlockGranularity(block_size=32)",
+    }
+
+    dtype: torch.dtype = attrs.field(default=torch.int8, converter=checked(_quantized_dtype))
+    qscheme: QuantizationScheme = attrs.field(
+        default=QuantizationScheme.SYMMETRIC, converter=checked(member(QuantizationScheme))
+    )
+    qformulation: QuantizationFormulation = attrs.field(
+        default=QuantizationFormulation.ZP, converter=checked(member(QuantizationFormulation))
+    )
+    granularity: Granularity = attrs.field(
+        factory=PerTensorGranularity,
+        converter=checked(
+            tagged(PerTensorGranularity, PerChannelGranularity, PerBlockGranularity, what="quantization granularity")
+        ),
+    )
+    fake_quantize_cls: str | type = attrs.field(default="default", converter=checked(FAKE_QUANTIZERS.name))
+    qparam_calculator_cls: str | type = attrs.field(default="default", converter=checked(QPARAM_CALCULATORS.name))
+    range_calculator_cls: str | type = attrs.field(default="minmax", converter=checked(RANGE_CALCULATORS.name))
+    float_range: tuple[float | None, float | None] = attrs.field(default=(None, None), converter=checked(_float_range))
+    scale_dtype: torch.dtype | None = attrs.field(default=None, converter=checked(_scale_dtype))
+
+    def __attrs_post_init__(self) -> None:
+        if self.element_type.is_integer:
+            if self.scale_dtype is not None:
+                raise SpecError(
+                    f"{self.scale_dtype} is for float8 and float4 only, dtype is {self.dtype}; accepted: None",
+                    "scale_dtype",
+                )
+            return
+        if self.qscheme is not QuantizationScheme.SYMMETRIC:
+            raise SpecError(f"{self.qscheme.value!r} is for integers; {self.dtype} takes 'symmetric'", "qscheme")
+        if self.qformulation is not QuantizationFormulation.ZP:
+            raise SpecError(f"{self.qformulation.value!r} is for integers; {self.dtype} takes 'zp'", "qformulation")
+        if self.element_type is DType.FLOAT4_E2M1FN and self.scale_dtype is None:
+            object.__setattr__(self, "scale_dtype", torch.float8_e8m0fnu)
+
+    @property
+    def element_type(self) -> DType:
+        """The dtype as an element type of the IR."""
+        return DType.of(self.dtype)
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of one code."""
+        return self.element_type.bits
+
+    @property
+    def target_dtype(self) -> torch.dtype:
+        """The dense torch dtype that holds the quantized values: 8 bits wide for everything narrower.
+
+        float4 is held as float8_e4m3fn, which represents each of its values exactly.
+        """
+        if self.element_type is DType.FLOAT4_E2M1FN:
+            return torch.float8_e4m3fn
+        return self.element_type.torch_dtype
+
+    @property
+    def quant_min(self) -> int | float:
+        """The lowest code; one more than the dtype's where the scheme is symmetric with clipping."""
+        lowest = self.element_type.minimum
+        return lowest + 1 if self.qscheme is QuantizationScheme.SYMMETRIC_WITH_CLIPPING else lowest
+
+    @property
+    def quant_max(self) -> int | float:
+        """The highest code."""
+        return self.element_type.maximum
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return plain_object(self)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
+        return cls(**arguments(entries, cls.__name__))
+
+
+def default_weight_quantization_spec() -> QuantizationSpec:
+    """Weights by default: int8, symmetric, per output channel, from the weights themselves."""
+    return QuantizationSpec(granularity=PerChannelGranularity(), qparam_calculator_cls="static")
+
+
+def default_activation_quantization_spec() -> QuantizationSpec:
+    """Activations by default: int8, symmetric, per tensor, moving average of the ranges seen."""
+    return QuantizationSpec(qparam_calculator_cls="moving_average")
