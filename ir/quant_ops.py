@@ -1,0 +1,217 @@
+"""The `quant` dialect (what compressed values are) and the `fold` dialect (how a batch norm goes into the op before it).
+
+Both mean the formulas of `graphpress.ir.reference`. They are pure, torch knows none of them, and lowering replaces them all.
+
+Common attributes of the `quant` ops: `dtype` is the element type of the codes, `quant_min` and `quant_max` bound them where
+the type would allow more, `block_size` has one extent per axis (-1: the whole axis) and is left out for one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
+from graphpress.ir.ops import REQUIRED, OpDef, Parameter, register_op
+from graphpress.ir.types import TensorType
+
+Attributes = Mapping[str, Any]
+Types = Mapping[str, Any]
+
+
+def _parameters(names: str, **defaults: Any) -> tuple[Parameter, ...]:
+    return tuple(Parameter(name) for name in names.split()) + tuple(
+        Parameter(name, default, keyword_only=True) for name, default in defaults.items()
+    )
+
+
+def _fake_quantize(
+    input: Tensor,
+    scale: Tensor | None = None,
+    zero_point: Tensor | None = None,
+    minval: Tensor | None = None,
+    *,
+    dtype: DType,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+    block_size: tuple[int, ...] = (),
+    symmetric: bool = True,
+    formulation: str = "zp",
+    quantizer: str = "",
+) -> Tensor:
+    if scale is None:
+        low, high = reference.block_range(input, block_size)
+        scale, zero_point, minval = reference.qparams_from_range(
+            low,
+            high,
+            dtype=dtype,
+            symmetric=symmetric,
+            formulation=formulation,
+            quant_min=quant_min,
+            quant_max=quant_max,
+        )
+    return reference.fake_quantize(
+        input, scale, zero_point, minval, dtype=dtype, quant_min=quant_min, quant_max=quant_max
+    )
+
+
+def _dequantize(
+    input: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    minval: Tensor | None = None,
+    *,
+    dtype: DType,
+    quant_min: int | None = None,
+    output_dtype: DType = DType.FLOAT32,
+) -> Tensor:
+    values = reference.dequantize(input, scale, zero_point, minval, dtype=dtype, quant_min=quant_min)
+    return values.to(output_dtype.torch_dtype)
+
+
+def _same_as_input(types: Types, attributes: Attributes) -> list[Any]:
+    return [types["input"]]
+
+
+def _codes_of_input(types: Types, attributes: Attributes) -> list[Any]:
+    return [types["input"].with_dtype(attributes["dtype"])]
+
+
+def _dequantized(types: Types, attributes: Attributes) -> list[Any]:
+    return [types["input"].with_dtype(attributes.get("output_dtype", DType.FLOAT32))]
+
+
+def _expanded_table(types: Types, attributes: Attributes) -> list[Any]:
+    indices, lut = types["indices"], types["lut"]
+    axis = attributes.get("axis", 0) % max(indices.rank, 1)
+    shape = [n * lut.shape[-1] if i == axis else n for i, n in enumerate(indices.shape)]
+    return [TensorType(lut.dtype, shape)]
+
+
+def _dense(types: Types, attributes: Attributes) -> list[Any]:
+    return [TensorType(types["values"].dtype, types["mask"].shape)]
+
+
+def _factor(types: Types, attributes: Attributes) -> list[Any]:
+    variance = types["running_var"]
+    return [variance if variance.dtype is DType.FLOAT64 else variance.with_dtype(DType.FLOAT32)]
+
+
+def _bias(types: Types, attributes: Attributes) -> list[Any]:
+    return [types.get("bias") or types["running_mean"]]
+
+
+def _scaled(types: Types, attributes: Attributes) -> list[Any]:
+    data, factor = types["input"], types["factor"]
+    axis = attributes["axis"] % data.rank
+    if attributes.get("groups", 1) > 1:
+        return [data]
+    return [TensorType(data.dtype, [factor.shape[0] if i == axis else n for i, n in enumerate(data.shape)])]
+
+
+_QPARAMS = {"scale": REQUIRED, "zero_point": None, "minval": None}
+
+FAKE_QUANTIZE = register_op(
+    OpDef(
+        "quant.fake_quantize",
+        _parameters(
+            "input",
+            scale=None,  # without a scale, the parameters come from the range of the input itself
+            zero_point=None,
+            minval=None,
+            dtype=REQUIRED,
+            quant_min=None,
+            quant_max=None,
+            block_size=(),
+            symmetric=True,
+            formulation="zp",
+            quantizer="",  # nodes of one quantizer share their parameters
+        ),
+        evaluate=_fake_quantize,
+        infer=_same_as_input,
+    )
+)
+
+QUANTIZE = register_op(
+    OpDef(
+        "quant.quantize",
+        _parameters("input", **_QPARAMS, dtype=REQUIRED, quant_min=None, quant_max=None),
+        evaluate=lambda input, scale, zero_point=None, minval=None, **how: reference.quantize(
+            input, scale, zero_point, minval, **how
+        ),
+        infer=_codes_of_input,
+    )
+)
+
+DEQUANTIZE = register_op(
+    OpDef(
+        "quant.dequantize",
+        _parameters("input", **_QPARAMS, dtype=REQUIRED, quant_min=None, output_dtype=DType.FLOAT32),
+        evaluate=_dequantize,
+        infer=_dequantized,
+    )
+)
+
+# The same arithmetic on a constant: this is the form a compressed weight is stored in.
+BLOCKWISE_SHIFT_SCALE = register_op(
+    OpDef(
+        "quant.blockwise_shift_scale",
+        _parameters("input", **_QPARAMS, dtype=REQUIRED, quant_min=None, output_dtype=DType.FLOAT32),
+        evaluate=_dequantize,
+        infer=_dequantized,
+    )
+)
+
+LUT_TO_DENSE = register_op(
+    OpDef(
+        "quant.lut_to_dense",
+        _parameters("indices lut", axis=0),
+        evaluate=reference.lut_to_dense,
+        infer=_expanded_table,
+    )
+)
+
+SPARSE_TO_DENSE = register_op(
+    OpDef("quant.sparse_to_dense", _parameters("values mask"), evaluate=reference.sparse_to_dense, infer=_dense)
+)
+
+BATCH_NORM_FACTOR = register_op(
+    OpDef(
+        "fold.batch_norm_factor",
+        _parameters("running_var", weight=None, eps=1e-5),
+        evaluate=lambda running_var, weight=None, eps=1e-5: reference.batch_norm_factor(running_var, weight, eps),
+        infer=_factor,
+    )
+)
+
+BATCH_NORM_BIAS = register_op(
+    OpDef(
+        "fold.batch_norm_bias",
+        _parameters("factor running_mean", norm_bias=None, bias=None),
+        evaluate=lambda factor, running_mean, norm_bias=None, bias=None: reference.batch_norm_bias(
+            factor, running_mean, norm_bias, bias
+        ),
+        infer=_bias,
+    )
+)
+
+SCALE_AXIS = register_op(
+    OpDef(
+        "fold.scale_axis",
+        _parameters("input factor", axis=REQUIRED, groups=1, is_scale=False),
+        evaluate=lambda input, factor, *, axis, groups=1, is_scale=False: reference.scale_axis(
+            input, factor, axis, groups, is_scale
+        ),
+        infer=_scaled,
+    )
+)
+
+
+def evaluate(op: OpDef, **arguments: Any) -> torch.Tensor:
+    """Run one of these ops on tensors."""
+    assert op.evaluate is not None
+    return op.evaluate(**arguments)
