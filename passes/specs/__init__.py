@@ -5,6 +5,8 @@ from graphpress.passes.specs.axes import (
     default_block_axis,
     default_channel_axis,
     has_default_axis,
+    weight_axis,
+    weight_block_shape,
     with_default_axis,
 )
 from graphpress.passes.specs.components import (
@@ -86,5 +88,7 @@ __all__ = [
     "default_weight_quantization_spec",
     "has_default_axis",
     "plain",
+    "weight_axis",
+    "weight_block_shape",
     "with_default_axis",
 ]

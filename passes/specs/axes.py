@@ -1,4 +1,4 @@
-"""The axis a granularity means when it names none: output channels for scales, input channels for blocks."""
+"""Which axis of a weight a granularity means: output channels for scales and groups, input channels for blocks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from graphpress.passes.specs.granularity import (
     PerBlockGranularity,
     PerChannelGranularity,
     PerGroupedChannelGranularity,
+    Shape,
 )
 
 G = TypeVar("G", bound=Granularity)
@@ -29,6 +30,54 @@ _CHANNEL_AXES: dict[str, tuple[int, int]] = {
     "conv_transpose2d": (1, 0),
     "conv_transpose3d": (1, 0),
 }
+
+
+def weight_block_shape(granularity: Granularity, shape: Shape, op_type: str, name: str = "weight") -> Shape:
+    """The box of a weight of `shape` that shares its parameters, for the op that uses the weight.
+
+    Raises:
+        AxisError: when an axis is needed and the op type has no default, or it is out of range.
+        BlockSizeError: when a block or group size does not divide its axis.
+    """
+    axis = weight_axis(granularity, op_type)
+    if axis is not None:
+        granularity = attrs.evolve(granularity, axis=axis)  # type: ignore[misc]
+    return granularity.block_shape(shape, name)
+
+
+def weight_axis(granularity: Granularity, op_type: str) -> int | None:
+    """The axis of the weight itself that `granularity` runs along; None where it runs along none or several.
+
+    Scales and blocks name an axis of the tensor. Palettization groups name a *channel* axis, 0 for output and 1
+    for input channels, whichever way round the op stores them: presets that group axis 0 then group the output
+    channels of transposed convolutions too.
+
+    Raises:
+        AxisError: when an axis is needed and the op type has no default.
+    """
+    if isinstance(granularity, PerGroupedChannelGranularity):
+        axis = granularity.axis
+        if axis is None:
+            return default_channel_axis(op_type)
+        return _channel_axes(op_type)[axis] if axis in (0, 1) and has_default_axis(op_type) else axis
+    return getattr(with_default_axis(granularity, op_type), "axis", None)
+
+
+def with_default_axis(granularity: G, op_type: str) -> G:
+    """A quantization granularity with the op type's default axis filled in, unchanged where it needs none.
+
+    Palettization groups come back unchanged: see `weight_axis`.
+
+    Raises:
+        AxisError: when an axis is needed and the op type has no default.
+    """
+    if isinstance(granularity, PerChannelGranularity) and granularity.axis is None:
+        return attrs.evolve(granularity, axis=default_channel_axis(op_type))
+    if isinstance(granularity, PerBlockGranularity) and granularity.axis is None:
+        if isinstance(granularity.block_size, tuple):
+            return granularity
+        return attrs.evolve(granularity, axis=default_block_axis(op_type))
+    return granularity
 
 
 def default_channel_axis(op_type: str) -> int:
@@ -48,21 +97,6 @@ def default_block_axis(op_type: str) -> int:
 def has_default_axis(op_type: str) -> bool:
     """True where `default_channel_axis` and `default_block_axis` know the op type."""
     return base_op_type(op_type) in _CHANNEL_AXES
-
-
-def with_default_axis(granularity: G, op_type: str) -> G:
-    """The granularity with the op type's default axis filled in, unchanged where it needs none.
-
-    Raises:
-        AxisError: when an axis is needed and the op type has no default.
-    """
-    if isinstance(granularity, PerChannelGranularity | PerGroupedChannelGranularity) and granularity.axis is None:
-        return attrs.evolve(granularity, axis=default_channel_axis(op_type))
-    if isinstance(granularity, PerBlockGranularity) and granularity.axis is None:
-        if isinstance(granularity.block_size, tuple):
-            return granularity
-        return attrs.evolve(granularity, axis=default_block_axis(op_type))
-    return granularity
 
 
 def base_op_type(op_type: str) -> str:

@@ -25,7 +25,7 @@ class Granularity(Tagged):
         """The box of `shape` that shares its parameters; `name` is for the error.
 
         Raises:
-            AxisError: when the axis is out of range, or was left to a default (see `with_default_axis`).
+            AxisError: when the axis is out of range, or was left to the op (see `weight_block_shape`).
             BlockSizeError: when a block or group size does not divide its axis.
         """
         raise TypeError(f"{type(self).__name__} does not say how it cuts a tensor")
@@ -66,7 +66,11 @@ class PerChannelGranularity(Granularity):
 @strict_arguments
 @attrs.frozen
 class PerGroupedChannelGranularity(Granularity):
-    """One box per `group_size` neighbours along `axis`; None is the output channel of the weight's op."""
+    """One box per `group_size` neighbouring channels: output channels where `axis` is None or 0, input where 1.
+
+    On a tensor by itself (`block_shape`), `axis` is an axis of the tensor; on the weight of an op it is a channel
+    axis, so that 0 is the output channels of transposed convolutions too: see `weight_block_shape`.
+    """
 
     type_name: ClassVar[str] = "per_grouped_channel"
 
