@@ -1,9 +1,10 @@
-"""The `quant` dialect (what compressed values are) and the `fold` dialect (how a batch norm goes into the op before it).
+"""The `quant` dialect (what compressed values are) and the `fold` dialect (a batch norm moved into the op before it).
 
-Both mean the formulas of `graphpress.ir.reference`. They are pure, torch knows none of them, and lowering replaces them all.
+Both mean the formulas of `graphpress.ir.reference`. They are pure, torch knows none of them, and lowering replaces
+them all.
 
-Common attributes of the `quant` ops: `dtype` is the element type of the codes, `quant_min` and `quant_max` bound them where
-the type would allow more, `block_size` has one extent per axis (-1: the whole axis) and is left out for one block.
+Common attributes of the `quant` ops: `dtype` is the element type of the codes; `quant_min` and `quant_max` bound them
+where the type would allow more.
 """
 
 from __future__ import annotations
@@ -38,22 +39,10 @@ def _fake_quantize(
     dtype: DType,
     quant_min: int | None = None,
     quant_max: int | None = None,
-    block_size: tuple[int, ...] = (),
-    symmetric: bool = True,
-    formulation: str = "zp",
     quantizer: str = "",
 ) -> Tensor:
     if scale is None:
-        low, high = reference.block_range(input, block_size)
-        scale, zero_point, minval = reference.qparams_from_range(
-            low,
-            high,
-            dtype=dtype,
-            symmetric=symmetric,
-            formulation=formulation,
-            quant_min=quant_min,
-            quant_max=quant_max,
-        )
+        return input
     return reference.fake_quantize(
         input, scale, zero_point, minval, dtype=dtype, quant_min=quant_min, quant_max=quant_max
     )
@@ -120,15 +109,12 @@ FAKE_QUANTIZE = register_op(
         "quant.fake_quantize",
         _parameters(
             "input",
-            scale=None,  # without a scale, the parameters come from the range of the input itself
+            scale=None,  # a quantizer without parameters has seen nothing yet, and lets its input through
             zero_point=None,
             minval=None,
             dtype=REQUIRED,
             quant_min=None,
             quant_max=None,
-            block_size=(),
-            symmetric=True,
-            formulation="zp",
             quantizer="",  # nodes of one quantizer share their parameters
         ),
         evaluate=_fake_quantize,
@@ -182,8 +168,10 @@ SPARSE_TO_DENSE = register_op(
 BATCH_NORM_FACTOR = register_op(
     OpDef(
         "fold.batch_norm_factor",
-        _parameters("running_var", weight=None, eps=1e-5),
-        evaluate=lambda running_var, weight=None, eps=1e-5: reference.batch_norm_factor(running_var, weight, eps),
+        _parameters("running_var", weight=None, eps=1e-5, momentum=0.1),  # momentum is for training
+        evaluate=lambda running_var, weight=None, eps=1e-5, momentum=0.1: reference.batch_norm_factor(
+            running_var, weight, eps
+        ),
         infer=_factor,
     )
 )

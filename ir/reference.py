@@ -1,7 +1,8 @@
 """The arithmetic of compression: one plain formula for each thing a compressed model does.
 
-The interpreter, the modules of a prepared model and the lowered program all mean these formulas. They are evaluated in float32 with
-a true division and rounding half to even, because that is what the runtimes do: a reciprocal, or float64, differs at ties.
+The interpreter, the modules of a prepared model and the lowered program all mean these formulas. They are evaluated in
+float32 with a true division and rounding half to even, because that is what the runtimes do: a reciprocal, or float64,
+differs at ties.
 
 Shapes: `scale`, `zero_point` and `minval` are either 0-d (one for the tensor) or have the rank of the data, each extent
 dividing the data's; an entry then covers the block of elements it divides the tensor into.
@@ -47,20 +48,34 @@ def quantize(
 
     With `minval` the lowest code stands for it. float4 codes come one per element, as uint8.
     """
-    values = data.float()
-    scale = repeat_blocks(scale.float(), data.shape)
     if dtype.is_floating:
-        return _float_codes((values / scale).clamp_(dtype.minimum, dtype.maximum), dtype)
+        values = data.float() / repeat_blocks(scale.float(), data.shape)
+        return _float_codes(values.clamp_(dtype.minimum, dtype.maximum), dtype)
+    codes = _integer_codes(data, scale, zero_point, minval, dtype, quant_min, quant_max)
+    return codes.to(dtype.torch_dtype)
+
+
+def _integer_codes(
+    data: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    minval: Tensor | None,
+    dtype: DType,
+    quant_min: int | None,
+    quant_max: int | None,
+) -> Tensor:
+    """Codes as whole numbers in float32."""
     low = dtype.minimum if quant_min is None else quant_min
     high = dtype.maximum if quant_max is None else quant_max
+    values = data.float()
     if minval is not None:
         values = values - repeat_blocks(minval.float(), data.shape)
-    codes = (values / scale).round_()
+    codes = (values / repeat_blocks(scale.float(), data.shape)).round_()
     if minval is not None:
         codes = codes.add_(low)
     elif zero_point is not None:
         codes = codes.add_(repeat_blocks(zero_point.float(), data.shape))
-    return codes.clamp_(low, high).to(dtype.torch_dtype)
+    return codes.clamp_(low, high)
 
 
 def dequantize(
@@ -93,11 +108,11 @@ def fake_quantize(
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> Tensor:
-    """`data` as it is after being quantized and dequantized, in the dtype of `data`.
-
-    An element that is not a number, or is infinite, stays what it is: such values are the edges of masks, not data.
-    """
-    codes = quantize(data, scale, zero_point, minval, dtype=dtype, quant_min=quant_min, quant_max=quant_max)
+    """`data` as it is after being quantized and dequantized, in the dtype of `data`."""
+    if dtype.is_floating:
+        codes = quantize(data, scale, dtype=dtype)
+    else:
+        codes = _integer_codes(data, scale, zero_point, minval, dtype, quant_min, quant_max)
     return dequantize(codes, scale, zero_point, minval, dtype=dtype, quant_min=quant_min).to(data.dtype)
 
 
@@ -134,7 +149,7 @@ def sparse_to_dense(values: Tensor, mask: Tensor) -> Tensor:
 def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The least and greatest finite element of each block.
 
-    `block_size` has one extent per axis (-1: the whole axis), or is empty for one range over the whole tensor (0-d results).
+    `block_size` has one extent per axis (-1: the whole axis), or is empty for one range over the whole tensor, 0-d.
     """
     values = data.detach().float()
     if not block_size:
@@ -166,9 +181,9 @@ def qparams_from_range(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Scale, zero point and minimum value (float32, of the shape of `low`) that cover the range ``[low, high]`` and zero.
 
-    Symmetric: ``s = max(|low|, |high|) / ((qmax - qmin) / 2)``, the zero point in the middle of the codes (none for signed codes).
-    Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value: same scale, ``minval = low``.
-    Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS` significant bits.
+    Symmetric: ``s = max(|low|, |high|) / ((qmax - qmin) / 2)``, the zero point in the middle of the codes (none for
+    signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value: same
+    scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS` bits.
     """
     low = low.float().clamp(max=0.0)
     high = high.float().clamp(min=0.0)
@@ -199,7 +214,7 @@ def round_scale_up(scale: Tensor) -> Tensor:
 
 
 def batch_norm_factor(running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """What batch normalization multiplies channel c by: ``weight[c] / sqrt(var[c] + eps)`` (arXiv 1502.03167, section 3.1)."""
+    """What batch normalization multiplies channel c by: ``weight[c] / sqrt(var[c] + eps)`` (arXiv 1502.03167, 3.1)."""
     factor = torch.rsqrt(running_var.double() + eps)
     return (factor if weight is None else factor * weight.double()).to(_at_least_float32(running_var))
 
@@ -216,8 +231,8 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
     """`data` with slice i along `axis` multiplied by an entry of `factor`.
 
     The axis has an entry for each factor, or one entry that all of them share (the result then has as many as there are
-    factors). With `groups`, axis 0 of a transposed convolution's weight runs over groups and `axis` over the outputs of each
-    group. `is_scale` says that `data` is the scale of codes, which keeps `SCALE_BITS` significant bits.
+    factors). With `groups`, axis 0 of a transposed convolution's weight runs over groups and `axis` over the outputs of
+    each group. `is_scale` says that `data` is the scale of codes, which keeps `SCALE_BITS` significant bits.
     """
     if is_scale:
         return round_scale_up(scale_axis(data, factor, axis, groups))
