@@ -1,0 +1,168 @@
+"""Whether two graphs are the same, and where they first differ."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from itertools import zip_longest
+from typing import Any
+
+import attrs
+
+from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
+from graphpress.ir.printer import constant_digest
+from graphpress.ir.types import TensorType
+
+
+def difference(a: Graph, b: Graph) -> str | None:
+    """The first structural difference between two graphs as a sentence; None when there is none.
+
+    Names count, the order of nodes, inputs and outputs counts, that of operands, attributes and constants does not.
+    A NaN equals itself, 0.0 is not -0.0, 1 is neither 1.0 nor True. Constants are the same when their bytes are.
+    """
+    return next(_differences(a, b), None)
+
+
+def _differences(a: Graph, b: Graph) -> Iterator[str]:
+    if a is b:
+        return
+    yield from _compare("the graph's name", a.name, b.name)
+    yield from _compare_keyed("symbol", a.symbols, b.symbols)
+    yield from _compare_inputs(a.inputs, b.inputs)
+    yield from _compare_constants(a.constants, b.constants)
+    for position, (one, other) in enumerate(zip_longest(a.nodes, b.nodes)):
+        if one is None or other is None:
+            extra, which = (one, "first") if other is None else (other, "second")
+            yield f"only the {which} graph has node {position}, {extra.name} = {extra.op.name}"
+            return
+        yield from _compare_nodes(position, one, other)
+    yield from _compare_outputs(a.outputs, b.outputs)
+    yield from _compare("the signature", a.signature, b.signature)
+
+
+def _compare_inputs(a: list[Input], b: list[Input]) -> Iterator[str]:
+    yield from _compare("the names of the inputs", [i.name for i in a], [i.name for i in b])
+    for one, other in zip(a, b, strict=True):
+        yield from _compare(f"the type of input {one.name}", _type(one.value), _type(other.value))
+        yield from _compare(f"the literal of input {one.name}", one.literal, other.literal)
+
+
+def _compare_constants(a: Mapping[str, Constant], b: Mapping[str, Constant]) -> Iterator[str]:
+    yield from _only("constant", a, b)
+    for name, one in a.items():
+        other = b[name]
+        yield from _compare(f"the type of constant {name}", one.value.type, other.value.type)
+        for what in ("kind", "names", "persistent"):
+            yield from _compare(f"{what!r} of constant {name}", getattr(one, what), getattr(other, what))
+        if not (one.has_data and other.has_data and one.tensor is other.tensor):
+            yield from _compare(f"the data of constant {name}", constant_digest(one), constant_digest(other))
+
+
+def _compare_nodes(position: int, a: Node, b: Node) -> Iterator[str]:
+    where = f"node {position}"
+    if a.name != b.name or a.op is not b.op:
+        yield from _compare(where, f"{a.name} = {a.op.name}", f"{b.name} = {b.op.name}")
+    where += f" ({a.name})"
+    if len(a.results) != len(b.results) or any(
+        not _same(one.type, other.type) for one, other in zip(a.results, b.results, strict=True)
+    ):
+        yield from _compare(f"the types of {where}", [_type(r) for r in a.results], [_type(r) for r in b.results])
+    yield from _compare_keyed(f"operand of {where}", a.operands, b.operands)
+    yield from _compare_keyed(f"attribute of {where}", a.attributes, b.attributes)
+    if a.annotations or b.annotations:
+        notes_a, notes_b = _by_class_name(a.annotations), _by_class_name(b.annotations)
+        yield from _compare_keyed(f"annotation of {where}", notes_a, notes_b)
+    if a.location != b.location:
+        yield f"the location of {where} is {a.location} in the first graph, {b.location} in the second"
+
+
+def _compare_outputs(a: list[Output], b: list[Output]) -> Iterator[str]:
+    for position, (one, other) in enumerate(zip_longest(a, b)):
+        if one is None or other is None:
+            yield f"the first graph has {len(a)} outputs, the second {len(b)}"
+            return
+        for what in ("kind", "value", "literal", "target"):
+            yield from _compare(f"{what!r} of output {position}", getattr(one, what), getattr(other, what))
+
+
+def _compare_keyed(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    if not a and not b:
+        return
+    yield from _only(what, a, b)
+    for key, value in a.items():
+        yield from _compare(f"{what}, {key}," if " of " in what else f"{what} {key}", value, b[key])
+
+
+def _only(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    if a.keys() == b.keys():
+        return
+    for which, keys, others in (("first", a, b), ("second", b, a)):
+        for key in keys:
+            if key not in others:
+                yield f"only the {which} graph has {what} {key!r}"
+
+
+def _compare(what: str, a: Any, b: Any) -> Iterator[str]:
+    if isinstance(a, Graph) and isinstance(b, Graph):
+        inner = difference(a, b)
+        if inner is not None:
+            yield f"inside {what}: {inner}"
+    elif not _same(a, b):
+        yield f"{what} is {_shown(a)} in the first graph, {_shown(b)} in the second"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b and not isinstance(a, list | tuple | dict):
+        return True
+    if isinstance(a, Value):
+        return isinstance(b, Value) and _identity(a) == _identity(b)
+    if isinstance(a, list | tuple):  # the IR knows one kind of sequence
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_same, a, b))
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return _bits(a) == _bits(b)
+    if isinstance(a, complex):
+        return _bits(a.real) == _bits(b.real) and _bits(a.imag) == _bits(b.imag)
+    if isinstance(a, TensorType | str | int | Enum):
+        return bool(a == b)
+    if isinstance(a, dict):
+        return len(a) == len(b) and all(key in b and _same(value, b[key]) for key, value in a.items())
+    if isinstance(a, Graph):
+        return difference(a, b) is None
+    if attrs.has(type(a)):
+        return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in attrs.fields(type(a)) if f.eq)
+    return bool(a == b)
+
+
+def _bits(number: float) -> bytes:
+    return b"nan" if number != number else struct.pack("d", number)
+
+
+def _identity(value: Value) -> tuple[type, str, int]:
+    return type(value.producer), value.producer.name, value.index
+
+
+def _type(value: Value | None) -> Any:
+    return None if value is None else value.type
+
+
+def _by_class_name(annotations: Mapping[type, Any]) -> dict[str, Any]:
+    return {kind.__qualname__: note for kind, note in annotations.items()}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Value):
+        return value.name
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, _first(value)))}]"
+    if isinstance(value, TensorType):
+        return str(value)
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _first(items: Iterable[Any], most: int = 20) -> list[Any]:
+    items = list(items)
+    return items if len(items) <= most else [*items[:most], "..."]

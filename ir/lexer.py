@@ -1,0 +1,183 @@
+"""Tokens of the text form, and errors that point at the character they are about."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+from graphpress.ir.errors import GraphpressError, suggestion
+
+T = TypeVar("T")
+
+_EXCERPT = 100
+
+
+class ParseError(GraphpressError, ValueError):
+    """Text that is no graph. `line` and `column` count from 1; the message shows the line with a caret under it."""
+
+    def __init__(self, message: str, text: str, offset: int, source: str = ""):
+        self.message, self.text, self.offset, self.source = message, text, offset, source
+        self.line = text.count("\n", 0, offset) + 1
+        start = text.rfind("\n", 0, offset) + 1
+        self.column = offset - start + 1
+        end = text.find("\n", offset)
+        line = text[start : len(text) if end < 0 else end]
+        cut = max(0, self.column - 1 - _EXCERPT // 2)
+        before = "... " if cut else ""
+        shown = before + line[cut : cut + _EXCERPT]
+        padding = " " * len(before) + re.sub(r"[^\t]", " ", line[cut : self.column - 1])
+        where = f"{source + ': ' if source else ''}line {self.line}, column {self.column}"
+        super().__init__(f"{where}: {message}\n  {shown}\n  {padding}^")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, int, str]]:
+        return ParseError, (self.message, self.text, self.offset, self.source)
+
+
+class Token(NamedTuple):
+    """A piece of the text. `kind` is ``ref``, ``string``, ``number``, ``word``, ``punct`` or ``end``."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+
+_TRIVIA = re.compile(r"(?:[ \t\r\n]+|//[^\n]*)*")
+_STRING = r'"(?:[^"\\\n]|\\.)*"'
+_TOKEN = re.compile(
+    rf"(?P<ref>[%@](?:{PLAIN_NAME.pattern}|{_STRING})(?:#[0-9]+)?)"
+    rf"|(?P<string>{_STRING})"
+    r"|(?P<number>-?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|(?:inf|nan)(?![A-Za-z0-9_.])))"
+    rf"|(?P<word>{PLAIN_NAME.pattern})"
+    r"|(?P<punct>[{}()\[\],:=])"
+)
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string; characters that do not show are escaped."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def name_text(name: str) -> str:
+    """`name` as it stands when it is plain (letters, digits, ``_``, ``.``), quoted otherwise."""
+    return name if PLAIN_NAME.fullmatch(name) else quote(name)
+
+
+class Scanner:
+    """Reads tokens from the front of `text`, one ahead."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self._position = 0
+        self._ahead: Token | None = None
+
+    def peek(self) -> Token:
+        """The next token, which stays."""
+        if self._ahead is None:
+            start = self.skip_blanks()
+            match = _TOKEN.match(self.text, start)
+            if match is not None:
+                self._ahead = Token(match.lastgroup or "", match[0], start, match.end())
+            elif start >= len(self.text):
+                self._ahead = Token("end", "", start, start)
+            elif self.text[start] == '"' or self.text[start : start + 2] in ('%"', '@"'):
+                raise self.error("a string that does not end on its line", start)
+            else:
+                raise self.error(f"unexpected character {self.text[start]!r}", start)
+        return self._ahead
+
+    def take(self) -> Token:
+        """The next token, which is consumed."""
+        token = self.peek()
+        self._ahead, self._position = None, token.end
+        return token
+
+    def take_if(self, text: str) -> Token | None:
+        """The next token if it is the word or mark `text`."""
+        token = self.peek()
+        return self.take() if token.text == text and token.kind != "string" else None
+
+    def expect(self, text: str) -> Token:
+        """The next token, which must be the word or mark `text`."""
+        return self.take_if(text) or self.fail(repr(text))
+
+    def expect_kind(self, kind: str, wanted: str) -> Token:
+        """The next token, which must be of `kind`; `wanted` says so in the error."""
+        return self.take() if self.peek().kind == kind else self.fail(wanted)
+
+    def fail(self, wanted: str) -> Token:
+        """Raise the error that `wanted` was expected here."""
+        token = self.peek()
+        found = "the end of the text" if token.kind == "end" else repr(token.text)
+        raise self.error(f"expected {wanted}, found {found}", token.start)
+
+    def error(self, message: str, offset: int) -> ParseError:
+        """An error about the character at `offset`."""
+        return ParseError(message, self.text, offset)
+
+    def unknown(self, what: str, name: str, known: Iterable[str], offset: int) -> ParseError:
+        """The error that there is no `what` called `name`, with near names."""
+        return self.error(f"no {what} {name}{suggestion(name, known)}", offset)
+
+    def skip_blanks(self) -> int:
+        """Where the next character is that is neither blank nor comment."""
+        match = _TRIVIA.match(self.text, self._position)
+        assert match is not None
+        return match.end()
+
+    def jump(self, offset: int) -> None:
+        """Go on at `offset`, for text read outside the rules for tokens."""
+        self._ahead, self._position = None, offset
+
+    def separated(self, close: str, read: Callable[[], T]) -> list[T]:
+        """What `read` returns for each item of a comma-separated list, up to and including the mark `close`."""
+        items: list[T] = []
+        while not self.take_if(close):
+            items.append(read())
+            if not self.take_if(","):
+                self.take_if(close) or self.fail(f"',' or {close!r}")
+                break
+        return items
+
+    def string(self, token: Token) -> str:
+        """The text a string token stands for."""
+        return self._unquote(token.text, token.start)
+
+    def name(self, wanted: str) -> tuple[str, int]:
+        """The next name, plain or quoted, and where it starts."""
+        token = self.peek()
+        if token.kind not in ("word", "string"):
+            self.fail(wanted)
+        self.take()
+        return (self.string(token) if token.kind == "string" else token.text), token.start
+
+    def reference(self, token: Token) -> tuple[str, str, int | None]:
+        """Sigil, name and result index of a reference token such as ``%split#1`` or ``@"odd name"``."""
+        body, index = token.text[1:], None
+        if body[0] == '"':
+            tail = body[body.rindex('"') + 1 :]
+            body = self._unquote(body[: body.rindex('"') + 1], token.start + 1)
+        else:
+            body, mark, tail = body.partition("#")
+            tail = mark + tail
+        if tail:
+            index = int(tail[1:])
+        return token.text[0], body, index
+
+    def integer(self, wanted: str) -> int:
+        """The next token as an integer."""
+        token = self.expect_kind("number", wanted)
+        try:
+            return int(token.text)
+        except ValueError:
+            raise self.error(f"expected {wanted}, found {token.text!r}", token.start) from None
+
+    def _unquote(self, text: str, start: int) -> str:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise self.error(f"bad string: {error.msg}", start + error.pos) from None
