@@ -1,0 +1,95 @@
+"""Read what callers pass, tensors or arrays of any floating dtype, into float32 or 16-bit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attrs import frozen
+
+from graphpress.passes.clustering.errors import ClusteringError
+
+if TYPE_CHECKING:
+    import torch
+
+    Floats = np.ndarray | torch.Tensor
+
+MOST_CLUSTERS = 256
+
+
+@frozen(eq=False)
+class HalfFloats:
+    """Values of a 16-bit dtype as their codes: at most 65,536 distinct values.
+
+    Attributes:
+        codes: uint16, shaped like the values.
+        decoded: float32 [65536], the value of each code.
+    """
+
+    codes: np.ndarray
+    decoded: np.ndarray
+
+
+def read_values(values: Floats, what: str = "values") -> np.ndarray | HalfFloats:
+    """Return `values` as C-ordered float32, or as `HalfFloats` when their dtype has 16 bits; a view if possible."""
+    array, is_bfloat16 = _as_numpy(values, what)
+    if is_bfloat16:
+        decoded = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+        return HalfFloats(np.ascontiguousarray(array), decoded)
+    if array.dtype == np.float16:
+        codes = np.arange(1 << 16, dtype=np.uint16)
+        return HalfFloats(np.ascontiguousarray(array).view(np.uint16), codes.view(np.float16).astype(np.float32))
+    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused with the infinite ones
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def read_floats(values: Floats, what: str) -> np.ndarray:
+    """Return `values` as C-ordered float32, whatever their floating dtype."""
+    read = read_values(values, what)
+    return read.decoded[read.codes] if isinstance(read, HalfFloats) else read
+
+
+def read_weights(weights: Floats | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return `weights` as float32 of `shape`; they must be finite and not negative."""
+    if weights is None:
+        return None
+    read = read_floats(weights, "weights")
+    if read.shape != shape:
+        raise ClusteringError(f"weights have shape {read.shape}; the values need one each: {shape}")
+    if read.size and not (np.isfinite(read.max()) and read.min() >= 0):
+        raise ClusteringError("weights must be finite and not negative")
+    return read
+
+
+def check_clusters(k: int) -> None:
+    """Raise unless `k` clusters can be told apart by uint8 indices."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MOST_CLUSTERS:
+        raise ClusteringError(f"k is {k!r}; it must be an integer from 1 to {MOST_CLUSTERS}")
+
+
+def non_finite(bad: int, size: int, what: str = "values") -> ClusteringError:
+    """Return the error for `bad` values of `size` that are NaN or infinite."""
+    return ClusteringError(f"{bad} of {size} {what} are NaN, infinite or beyond float32; all must be finite")
+
+
+def _as_numpy(values: Floats, what: str) -> tuple[np.ndarray, bool]:
+    """Return an array, and whether it holds the codes of bfloat16 values rather than values."""
+    torch = sys.modules.get("torch")  # who passes a tensor has imported torch
+    if torch is not None and isinstance(values, torch.Tensor):
+        if values.device.type != "cpu":
+            raise ClusteringError(f"{what} are on device {str(values.device)!r}; move them to the CPU first")
+        if not values.is_floating_point():
+            raise ClusteringError(f"{what} have dtype {values.dtype}; a floating dtype is needed")
+        values = values.detach()
+        if values.dtype == torch.bfloat16:
+            return values.contiguous().view(torch.int16).numpy().view(np.uint16), True
+        if values.dtype not in (torch.float16, torch.float32, torch.float64):
+            values = values.to(torch.float32)
+        return values.numpy(), False
+    array = np.asarray(values)
+    if array.dtype.name == "bfloat16":  # of the ml_dtypes package
+        return array.view(np.uint16), True
+    if array.dtype.kind != "f":
+        raise ClusteringError(f"{what} have dtype {array.dtype}; a floating dtype is needed")
+    return array, False

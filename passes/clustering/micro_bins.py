@@ -1,0 +1,94 @@
+"""Kernels that compress sorted values into a few hundred micro-bins, the points of the dynamic program."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.sorted_values import first_above, mass_of
+
+
+@kernel
+def micro_bins(data, most):
+    """Cut the sorted values into at most `most` bins of about equal mass times squared width.
+
+    At high resolution an optimal quantizer has equal distortion in every cell (Panter and Dite, 1951), so such
+    bins fall equally into the clusters to come. The bin with the largest product is split at the middle of its
+    range until there are enough; a bin of one value is never split, so few distinct values are told apart
+    exactly, and a bin shrinks to the values it holds, so gaps and outliers cost one split each.
+
+    Returns the edges as places in the sorted values, int64 [bins + 1].
+    """
+    size = data.values.size
+    lows = np.empty(most, np.int64)
+    highs = np.empty(most, np.int64)
+    following = np.empty(most, np.int64)
+    keys = np.empty(most)
+    heap = np.empty(most, np.int64)
+    lows[0], highs[0], following[0], heap[0] = 0, size, -1, 0
+    keys[0] = spread(data, 0, size)
+    bins = 1
+    while bins < most:
+        top = heap[0]
+        if not keys[top] > 0.0:
+            break
+        low, high = lows[top], highs[top]
+        middle = 0.5 * (np.float64(data.values[low]) + np.float64(data.values[high - 1]))
+        cut = first_above(data.values, middle, low, high)
+        lows[bins], highs[bins] = cut, high
+        highs[top] = cut
+        following[bins] = following[top]
+        following[top] = bins
+        keys[top] = spread(data, low, cut)
+        keys[bins] = spread(data, cut, high)
+        sift_down(heap, keys, bins)
+        heap[bins] = bins
+        sift_up(heap, keys, bins)
+        bins += 1
+    edges = np.empty(bins + 1, np.int64)
+    current = 0
+    for place in range(bins):
+        edges[place] = lows[current]
+        current = following[current]
+    edges[bins] = size
+    return edges
+
+
+@kernel
+def spread(data, low, high):
+    """Return mass times squared width of the bin ``[low, high)``."""
+    width = np.float64(data.values[high - 1]) - np.float64(data.values[low])
+    if width == 0.0:
+        return 0.0
+    return mass_of(data, low, high) * width * width
+
+
+@kernel
+def sift_down(heap, keys, size):
+    """Restore the order of a max-heap of `size` whose top has changed."""
+    place = 0
+    moving = heap[0]
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        if child + 1 < size and keys[heap[child + 1]] > keys[heap[child]]:
+            child += 1
+        if keys[heap[child]] <= keys[moving]:
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = moving
+
+
+@kernel
+def sift_up(heap, keys, place):
+    """Restore the order of a max-heap whose last entry, at `place`, is new."""
+    moving = heap[place]
+    while place > 0:
+        parent = (place - 1) >> 1
+        if keys[heap[parent]] >= keys[moving]:
+            break
+        heap[place] = heap[parent]
+        place = parent
+    heap[place] = moving

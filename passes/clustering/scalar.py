@@ -1,0 +1,121 @@
+"""Scalar k-means in one dimension, near the exact optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphpress.passes.clustering.assignment import assign_groups
+from graphpress.passes.clustering.errors import ClusteringError
+from graphpress.passes.clustering.inputs import (
+    HalfFloats,
+    check_clusters,
+    non_finite,
+    read_values,
+    read_weights,
+)
+from graphpress.passes.clustering.result import Clusters, GroupedClusters
+
+if TYPE_CHECKING:
+    from graphpress.passes.clustering.inputs import Floats
+
+Snap = Callable[[np.ndarray], np.ndarray]
+"""Maps tables of centroids, float32 [groups, k], to the nearest tables that can be stored, of the same shape."""
+
+MOST_SNAPS = 4
+
+
+def cluster_scalar(values: Floats, k: int, weights: Floats | None = None, snap: Snap | None = None) -> Clusters:
+    """Cluster `values` of any shape into `k` scalar centroids of least squared error.
+
+    As `cluster_groups` with one group; `snap` sees tables of shape [1, k].
+    """
+    shape = tuple(values.shape)
+    row = values.reshape(1, -1)
+    row_weights = None if weights is None else weights.reshape(1, -1)
+    grouped = cluster_groups(row, k, row_weights, snap)
+    return Clusters(grouped.centroids[0], grouped.indices.reshape(shape), float(grouped.sse[0]))
+
+
+def cluster_groups(values: Floats, k: int, weights: Floats | None = None, snap: Snap | None = None) -> GroupedClusters:
+    """Cluster each row of `values` [groups, n] by itself into `k` scalar centroids of least squared error.
+
+    The values are sorted once; an exact dynamic program over micro-bins gives a start, which Lloyd steps on the
+    sorted values improve. Squared errors lie within 0.1% of the exact optimum, as a rule within 0.01%.
+    Deterministic: the result depends on nothing but the arguments. 16-bit values are clustered by their counts.
+
+    Args:
+        values: [groups, n], any floating dtype; finite.
+        k: number of centroids per group, 1 to 256.
+        weights: importance of each value, [groups, n], not negative. A group whose weights are all zero is
+            clustered without weights.
+        snap: maps the tables to tables that can be stored; values are then assigned to the snapped centroids, and
+            the error is that of the snapped tables.
+
+    Returns:
+        Tables [groups, k], indices [groups, n] and errors [groups].
+
+    Raises:
+        ClusteringError: for values that are not finite, no group axis, weights of another shape or negative.
+    """
+    check_clusters(k)
+    if len(values.shape) != 2:
+        raise ClusteringError(f"values have shape {tuple(values.shape)}; groups are rows: [groups, n]")
+    read = read_values(values)
+    importance = read_weights(weights, tuple(values.shape))
+    groups, size = values.shape
+    if groups == 0 or size == 0:
+        return GroupedClusters(np.zeros((groups, k), np.float32), np.zeros((groups, size), np.uint8), np.zeros(groups))
+    floats = read.decoded[read.codes] if isinstance(read, HalfFloats) else read
+    ordered, ordered_weights = _sorted_rows(floats, importance)
+    centroids, errors = _fit(ordered, ordered_weights, k, snap)
+    del ordered, ordered_weights
+    return GroupedClusters(centroids, assign_groups(floats, centroids), errors)
+
+
+def _sorted_rows(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row in ascending order, and the weights in the same order ([groups, 0] without weights)."""
+    from graphpress.passes.clustering import scalar_kernels as kernels  # loads numba
+
+    if weights is None:
+        ordered = kernels.sort_rows(values.view(np.uint32)).view(np.float32)
+        ordered_weights = np.empty((len(values), 0), np.float32)
+    else:
+        ordered = values.copy()
+        ordered_weights = weights.copy()
+        kernels.sort_weighted_rows(ordered.view(np.uint32), ordered_weights)
+    if not np.isfinite(ordered[:, [0, -1]]).all():
+        raise non_finite(int(np.count_nonzero(~np.isfinite(ordered))), ordered.size)
+    return ordered, ordered_weights
+
+
+def _fit(ordered: np.ndarray, weights: np.ndarray, k: int, snap: Snap | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tables [groups, k] of sorted rows and their errors [groups]."""
+    from graphpress.passes.clustering import scalar_kernels as kernels
+
+    centroids = kernels.fit_rows(ordered, weights, k)
+    if snap is None:
+        return centroids, kernels.error_rows(ordered, weights, centroids)
+    centroids = _snapped(snap, centroids)
+    errors = kernels.error_rows(ordered, weights, centroids)
+    for _ in range(MOST_SNAPS):
+        candidate = _snapped(snap, kernels.mean_rows(ordered, weights, centroids))
+        candidate_errors = kernels.error_rows(ordered, weights, candidate)
+        if not candidate_errors.sum() < errors.sum():
+            break
+        centroids, errors = candidate, candidate_errors
+    return centroids, errors
+
+
+def _snapped(snap: Snap, centroids: np.ndarray) -> np.ndarray:
+    """Return the snapped tables in ascending order, checked."""
+    snapped = np.array(snap(centroids.copy()), dtype=np.float32)
+    if snapped.shape != centroids.shape or not np.isfinite(snapped).all():
+        raise ClusteringError(
+            f"snap returned tables of shape {snapped.shape} with "
+            f"{np.count_nonzero(~np.isfinite(snapped))} entries that are not finite; "
+            f"finite tables of shape {centroids.shape} are needed"
+        )
+    return np.sort(snapped, axis=1)

@@ -1,0 +1,133 @@
+"""Kernels that sort float32 values, alone or with their weights.
+
+Radix sort on the bits of the floats: 8 bits at a time, four passes, linear in the number of values. The bits of
+a float32 become an unsigned integer of the same order by flipping the sign bit of positive numbers and all bits
+of negative ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphpress.passes.clustering.compile import kernel
+
+SIGN = np.uint32(0x80000000)
+BYTE = np.uint32(0xFF)
+TOP = np.uint32(24)
+
+
+@kernel
+def ordered(bits):
+    """Map the bits of a float32 to an unsigned integer of the same order."""
+    return bits ^ (np.uint32(np.int32(bits) >> 31) | SIGN)
+
+
+@kernel
+def unordered(key):
+    """Invert `ordered`."""
+    return key ^ (np.uint32(~np.int32(key) >> 31) | SIGN)
+
+
+@kernel
+def digit_offsets(bits):
+    """Return for each of the four bytes of the ordered keys where each byte value starts, int64 [4, 256]."""
+    offsets = np.zeros((4, 256), np.int64)
+    for i in range(bits.size):
+        key = ordered(bits[i])
+        offsets[0, key & BYTE] += 1
+        offsets[1, (key >> np.uint32(8)) & BYTE] += 1
+        offsets[2, (key >> np.uint32(16)) & BYTE] += 1
+        offsets[3, key >> TOP] += 1
+    for digit in range(4):
+        start = 0
+        for value in range(256):
+            count = offsets[digit, value]
+            offsets[digit, value] = start
+            start += count
+    return offsets
+
+
+@kernel
+def sort_values(bits, out, scratch):
+    """Write the floats whose bits are `bits` into `out` (as bits too) in ascending order; uint32 [n] each."""
+    offsets = digit_offsets(bits)
+    for i in range(bits.size):
+        key = ordered(bits[i])
+        digit = key & BYTE
+        position = offsets[0, digit]
+        offsets[0, digit] = position + 1
+        scratch[position] = key
+    for i in range(bits.size):
+        key = scratch[i]
+        digit = (key >> np.uint32(8)) & BYTE
+        position = offsets[1, digit]
+        offsets[1, digit] = position + 1
+        out[position] = key
+    for i in range(bits.size):
+        key = out[i]
+        digit = (key >> np.uint32(16)) & BYTE
+        position = offsets[2, digit]
+        offsets[2, digit] = position + 1
+        scratch[position] = key
+    for i in range(bits.size):
+        key = scratch[i]
+        digit = key >> TOP
+        position = offsets[3, digit]
+        offsets[3, digit] = position + 1
+        out[position] = unordered(key)
+
+
+@kernel
+def sort_pairs(keys, weights):
+    """Sort ordered `keys`, uint32 [n], in place, their float32 `weights` along with them.
+
+    Radix sort from the leading byte down within the arrays themselves (McIlroy, Bostic and McIlroy, "Engineering
+    radix sort", 1993); short runs by insertion. Needs no second copy of the pairs.
+    """
+    starts = np.empty(256, np.int64)
+    ends = np.empty(256, np.int64)
+    pending = np.empty((1024, 3), np.int64)
+    pending[0, 0], pending[0, 1], pending[0, 2] = 0, keys.size, 24
+    waiting = 1
+    while waiting:
+        waiting -= 1
+        low, high, shift = pending[waiting, 0], pending[waiting, 1], np.uint32(pending[waiting, 2])
+        if high - low <= 32:
+            insert_pairs(keys, weights, low, high)
+            continue
+        ends[:] = 0
+        for place in range(low, high):
+            ends[(keys[place] >> shift) & BYTE] += 1
+        position = low
+        for value in range(256):
+            starts[value] = position
+            position += ends[value]
+            ends[value] = position
+            if shift and ends[value] - starts[value] > 1:
+                pending[waiting, 0], pending[waiting, 1] = starts[value], ends[value]
+                pending[waiting, 2] = np.int64(shift) - 8
+                waiting += 1
+        for value in range(256):
+            while starts[value] < ends[value]:
+                key, weight = keys[starts[value]], weights[starts[value]]
+                digit = (key >> shift) & BYTE
+                while digit != value:
+                    place = starts[digit]
+                    starts[digit] = place + 1
+                    key, keys[place] = keys[place], key
+                    weight, weights[place] = weights[place], weight
+                    digit = (key >> shift) & BYTE
+                keys[starts[value]], weights[starts[value]] = key, weight
+                starts[value] += 1
+
+
+@kernel
+def insert_pairs(keys, weights, low, high):
+    """Sort the pairs of ``[low, high)`` by insertion."""
+    for place in range(low + 1, high):
+        key, weight = keys[place], weights[place]
+        hole = place
+        while hole > low and keys[hole - 1] > key:
+            keys[hole], weights[hole] = keys[hole - 1], weights[hole - 1]
+            hole -= 1
+        keys[hole], weights[hole] = key, weight

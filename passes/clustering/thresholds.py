@@ -1,0 +1,104 @@
+"""Kernels that assign values to the nearest of given centroids, exactly, at a few cycles per value.
+
+Between two neighbouring centroids lies a threshold, the largest float32 that belongs to the lower one. A table
+over the leading bits of a value's ordered key gives the number of thresholds certainly below it; one comparison
+settles the rest, and a loop does where thresholds crowd.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.sorting import ordered
+
+MOST_CELLS = 1 << 16
+
+
+@kernel
+def threshold_between(lower, upper, tie_goes_up):
+    """Return the largest float32 that is nearer to `lower` than to `upper`, both float32, lower < upper.
+
+    A value exactly in the middle belongs to `lower`, unless `tie_goes_up`.
+    """
+    low, high = np.float64(lower), np.float64(upper)
+    total = low + high
+    part = total - low
+    rest = (low - (total - part)) + (high - part)  # what rounding took from the sum (Knuth's two-sum)
+    middle = 0.5 * total
+    threshold = np.float32(middle)
+    beyond = np.float64(threshold) > middle
+    if np.float64(threshold) == middle:
+        beyond = rest < 0.0 or (tie_goes_up and rest == 0.0)
+    if beyond:
+        threshold = np.nextafter(threshold, np.float32(-np.inf))
+    return threshold + np.float32(0.0)  # never -0.0, whose key lies below that of 0.0
+
+
+@kernel
+def distinct_thresholds(centroids, labels):
+    """Return the thresholds between distinct centroids, then infinity, and the label of each distinct centroid.
+
+    `centroids` ascend, float32 [k]; `labels` uint8 [k] are what to call them. Of equal centroids the lowest label
+    counts, and a value in the middle between two goes to the one with the lower label.
+    """
+    thresholds = np.empty(centroids.size, np.float32)
+    names = np.empty(centroids.size, np.uint8)
+    distinct = 0
+    for place in range(centroids.size):
+        if distinct > 0 and centroids[place] == centroids[place - 1]:
+            names[distinct - 1] = min(names[distinct - 1], labels[place])
+        else:
+            thresholds[distinct] = centroids[place]
+            names[distinct] = labels[place]
+            distinct += 1
+    for rank in range(distinct - 1):
+        thresholds[rank] = threshold_between(thresholds[rank], thresholds[rank + 1], names[rank + 1] < names[rank])
+    thresholds[distinct - 1] = np.inf
+    return thresholds[:distinct], names[:distinct]
+
+
+@kernel
+def assign_row(values, bits, centroids, labels, indices):
+    """Write the label of the nearest centroid of each of `values` into `indices`, uint8 [n].
+
+    `values` are finite float32 [n] and `bits` the same memory as uint32.
+    """
+    thresholds, names = distinct_thresholds(centroids, labels)
+    last = thresholds.size - 1
+    if last == 0:
+        for place in range(values.size):
+            indices[place] = names[0]
+        return
+    keys = np.empty(last, np.uint32)
+    thresholds_bits = thresholds.view(np.uint32)
+    for rank in range(last):
+        keys[rank] = ordered(thresholds_bits[rank])
+    base, top = keys[0], keys[last - 1]
+    cells_wanted = min(MOST_CELLS, 4 * values.size)
+    shift = np.uint32(0)
+    while ((top - base) >> shift) + 1 >= cells_wanted:
+        shift += np.uint32(1)
+    ranks = np.empty(((top - base) >> shift) + 1, np.uint8)
+    start = 0
+    crowded = False
+    for rank in range(last):
+        cell = (keys[rank] - base) >> shift
+        if rank and cell < start:
+            crowded = True
+        for filled in range(start, cell + 1):
+            ranks[filled] = rank
+        start = cell + 1
+    if crowded:
+        for place in range(values.size):
+            value = values[place]
+            key = min(max(ordered(bits[place]), base), top)
+            rank = ranks[(key - base) >> shift]
+            while value > thresholds[rank]:
+                rank += 1
+            indices[place] = names[rank]
+    else:
+        for place in range(values.size):
+            key = min(max(ordered(bits[place]), base), top)
+            rank = ranks[(key - base) >> shift]
+            indices[place] = names[rank + (values[place] > thresholds[rank])]
