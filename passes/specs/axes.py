@@ -102,7 +102,8 @@ def has_default_axis(op_type: str) -> bool:
 def base_op_type(op_type: str) -> str:
     """An op type without namespace, overload and in-place mark: ``aten.conv2d.padding`` is ``conv2d``."""
     name = op_type.removeprefix("torch.ops.").removeprefix("aten.").removeprefix("aten::")
-    return name.split(".")[0].rstrip("_")
+    name = name.split(".")[0]
+    return name if name.endswith("__") else name.removesuffix("_")
 
 
 def _channel_axes(op_type: str) -> tuple[int, int]:

@@ -1,0 +1,21 @@
+"""Specs of palettization: how one weight is palettized."""
+
+from graphpress.passes.specs import (
+    DefaultTrainingSpec,
+    PalettizationSpec,
+    PerGroupedChannelGranularity,
+    PerTensorGranularity,
+    StraightThroughTrainingSpec,
+    TrainingStrategySpec,
+    default_weight_palettization_spec,
+)
+
+__all__ = [
+    "DefaultTrainingSpec",
+    "PalettizationSpec",
+    "PerGroupedChannelGranularity",
+    "PerTensorGranularity",
+    "StraightThroughTrainingSpec",
+    "TrainingStrategySpec",
+    "default_weight_palettization_spec",
+]

@@ -1,0 +1,205 @@
+"""Calculators of quantization parameters: what each observed tensor does to the scale.
+
+A calculator keeps the range it has seen, in float32, as buffers, so that it goes into the `state_dict` and moves with
+the model. Values that are not finite never enter a range.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.ir.reference import qparams_from_range
+from graphpress.passes.specs import (
+    QPARAM_CALCULATORS,
+    RANGE_CALCULATORS,
+    QuantizationScheme,
+    QuantizationSpec,
+)
+from graphpress.quantization.ranges import RangeCalculatorBase
+from graphpress.quantization.remembering import Remembered
+
+C = TypeVar("C", bound=type)
+QParams = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class QParamsCalculatorBase(nn.Module):
+    """Base of the calculators of scale, zero point and minimum value.
+
+    Register one with ``@QParamsCalculatorBase.register("key")`` and name it in a spec. A calculator is made for one
+    quantizer: `spec` says what it computes for, `block_size` the extent of a block along each axis (empty for one
+    block).
+    """
+
+    def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
+        super().__init__()
+        self.spec = spec
+        self.block_size = tuple(block_size)
+        self.range_calculator: RangeCalculatorBase = RANGE_CALCULATORS.resolve(spec.range_calculator_cls)()
+
+    @staticmethod
+    def register(key: str) -> Callable[[C], C]:
+        """Class decorator: make the class available to specs as `key`."""
+        return QPARAM_CALCULATORS.register(key)
+
+    @abstractmethod
+    def observe(self, data: Tensor) -> None:
+        """Take `data` into account."""
+
+    @abstractmethod
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """Scale, zero point and minimum value, for quantizing `data`; None when nothing was seen yet."""
+
+    @property
+    def has_observed(self) -> bool:
+        """True when `qparams` rests on data."""
+        return self.qparams() is not None
+
+    def from_range(self, low: Tensor, high: Tensor) -> QParams:
+        """The parameters that cover a range, by the spec's scheme and formulation; `float_range` overrides it."""
+        fixed_low, fixed_high = self.spec.float_range
+        low = low if fixed_low is None else torch.full_like(low, fixed_low)
+        high = high if fixed_high is None else torch.full_like(high, fixed_high)
+        return qparams_from_range(
+            low,
+            high,
+            dtype=self.spec.element_type,
+            symmetric=self.spec.qscheme is not QuantizationScheme.ASYMMETRIC,
+            formulation=self.spec.qformulation.value,
+            quant_min=None if self.spec.element_type.is_floating else int(self.spec.quant_min),
+            quant_max=None if self.spec.element_type.is_floating else int(self.spec.quant_max),
+        )
+
+    def extra_repr(self) -> str:
+        """The spec, in short."""
+        return f"{self.spec.dtype}, {self.spec.qscheme.value}"
+
+
+class StatelessQParamsCalculatorBase(QParamsCalculatorBase):
+    """Base of calculators that look only at the tensor being quantized."""
+
+    def observe(self, data: Tensor) -> None:
+        """Nothing is kept."""
+
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """From the range of `data` itself."""
+        if data is None:
+            return None
+        return self.from_range(*self.range_calculator(data, self.block_size))
+
+
+@QParamsCalculatorBase.register("static")
+class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
+    """The range of the tensor itself, which is a constant: the default for weights."""
+
+
+@QParamsCalculatorBase.register("dynamic")
+class DynamicQParamsCalculator(StatelessQParamsCalculatorBase):
+    """The range of the tensor itself, computed at every run."""
+
+
+class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
+    """Base of calculators that remember what they have seen as a range.
+
+    Buffers: `running_min`, `running_max` (one entry per block), `observations` (how many tensors entered) and
+    `skipped` (how many had no finite element).
+    """
+
+    running_min: Tensor
+    running_max: Tensor
+    observations: Tensor
+    skipped: Tensor
+
+    def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
+        super().__init__(spec, block_size)
+        self.register_buffer("running_min", torch.zeros(()))
+        self.register_buffer("running_max", torch.zeros(()))
+        self.register_buffer("observations", torch.zeros((), dtype=torch.long))
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
+        self._known = Remembered[QParams | None]()
+
+    @abstractmethod
+    def observe(self, data: Tensor) -> None:
+        """Take `data` into account."""
+
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """From the range seen so far, or the fixed one."""
+        state = (self.running_min, self.running_max, self.observations)
+        return self._known.get(state, self._from_running_range)
+
+    def _from_running_range(self) -> QParams | None:
+        return self.from_range(self.running_min, self.running_max) if self.has_observed else None
+
+    @property
+    def has_observed(self) -> bool:
+        """True when a tensor was seen, or the spec fixes both ends."""
+        return None not in self.spec.float_range or self.observations.item() > 0
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("running_min", "running_max"):  # their shape is known once something was observed
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != getattr(self, name).shape:
+                setattr(self, name, torch.zeros_like(saved))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class RunningRangeMixin(StatefulQParamsCalculatorBase):
+    """A stateful calculator whose range is updated by a rule: override `update_running_range`."""
+
+    def observe(self, data: Tensor) -> None:
+        """Update the running range by the range of `data`; data without a finite element is skipped."""
+        if None not in self.spec.float_range or data.numel() == 0:
+            return
+        low, high = self.range_calculator(data, self.block_size)
+        if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
+            self.skipped += 1
+            return
+        self.observations += 1
+        if self.observations == 1:
+            self.running_min, self.running_max = low.clone(), high.clone()
+        else:
+            self.update_running_range(low, high)
+
+    @abstractmethod
+    def update_running_range(self, low: Tensor, high: Tensor) -> None:
+        """Bring the range of one more tensor into `running_min` and `running_max`; `observations` counts it already."""
+
+
+@QParamsCalculatorBase.register("moving_average")
+class MovingAverageQParamsCalculator(RunningRangeMixin):
+    """The moving average of the ranges seen, corrected for its start: the default for activations.
+
+    With constant c the n-th range has weight ``c / (1 - (1 - c)^n)``, which is 1 for the first and falls to c, so
+    that early tensors do not linger (the correction of Adam, arXiv 1412.6980, section 3).
+    """
+
+    averaging_constant = 0.01
+
+    def update_running_range(self, low: Tensor, high: Tensor) -> None:
+        """See the class."""
+        count = int(self.observations)
+        weight = self.averaging_constant / (1 - (1 - self.averaging_constant) ** count)
+        self.running_min += weight * (low - self.running_min)
+        self.running_max += weight * (high - self.running_max)
+
+
+@QParamsCalculatorBase.register("global_minmax")
+class GlobalMinMaxQParamsCalculator(RunningRangeMixin):
+    """The widest range seen."""
+
+    def update_running_range(self, low: Tensor, high: Tensor) -> None:
+        """See the class."""
+        self.running_min = torch.minimum(self.running_min, low)
+        self.running_max = torch.maximum(self.running_max, high)
+
+
+def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:
+    """The calculator a spec names; ``default`` is static for weights and the moving average for activations."""
+    component = spec.qparam_calculator_cls
+    if component == "default":
+        component = "static" if is_state else "moving_average"
+    return QPARAM_CALCULATORS.resolve(component)(spec, block_size)

@@ -1,0 +1,87 @@
+"""Constant expressions of a prepared model: what it computes from its own parameters, such as a fake-quantized weight.
+
+In training the expression runs at every step; in evaluation its result is kept until a parameter changes, so that a
+prepared model does no work for its weights twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from graphpress.ir.inference import to_torch
+from graphpress.ir.ops import OpDef
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.remembering import Remembered
+
+
+@frozen
+class Slot:
+    """Where an operand of a step comes from: an argument of the expression, or an earlier step."""
+
+    index: int
+    is_argument: bool
+
+
+@frozen
+class Step:
+    """One operation of an expression: an op, or a fake-quantizer by its index in `ConstantExpression.quantizers`."""
+
+    op: OpDef
+    operands: tuple[tuple[str, Slot], ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
+    quantizer: int | None = None
+
+
+class ConstantExpression(nn.Module):
+    """Computes a value from parameters and buffers of the model, which are its arguments."""
+
+    def __init__(self, steps: Sequence[Step], quantizers: Sequence[FakeQuantizeImplBase] = ()):
+        super().__init__()
+        self.steps = tuple(steps)
+        self.quantizers = nn.ModuleList(quantizers)
+        self._value = Remembered[Tensor]()
+
+    def forward(self, *arguments: Tensor) -> Tensor:
+        """The value for these arguments."""
+        differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in arguments)
+        if self.training or differentiable or any(q.observer_enabled for q in self._quantizers()):
+            return self.compute(*arguments)
+        switches = tuple(q.fake_quant_enabled for q in self._quantizers())
+        return self._value.get(arguments, lambda: self.compute(*arguments), switches)
+
+    def compute(self, *arguments: Tensor) -> Tensor:
+        """The value, computed anew."""
+        results: list[Tensor] = []
+        for step in self.steps:
+            operands = {name: (arguments if s.is_argument else results)[s.index] for name, s in step.operands}
+            results.append(self._run(step, operands))
+        return results[-1]
+
+    def _run(self, step: Step, operands: dict[str, Tensor]) -> Tensor:
+        if step.quantizer is not None:
+            quantized: Tensor = self.quantizers[step.quantizer](operands["input"])
+            return quantized
+        if step.op.evaluate is not None:
+            evaluated: Tensor = step.op.evaluate(**operands, **dict(step.attributes))
+            return evaluated
+        assert step.op.target is not None
+        args, kwargs = step.op.unbind(operands | {name: to_torch(value) for name, value in step.attributes})
+        result: Tensor = step.op.target(*args, **kwargs)
+        return result
+
+    def _quantizers(self) -> Sequence[FakeQuantizeImplBase]:
+        return list(self.quantizers)  # type: ignore[arg-type]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ConstantExpression:
+        self._value.forget()
+        super()._apply(*args, **kwargs)
+        return self
+
+    def extra_repr(self) -> str:
+        """The ops, in order."""
+        return " -> ".join(step.op.short_name for step in self.steps)

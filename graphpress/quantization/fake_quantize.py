@@ -1,0 +1,122 @@
+"""The module that stands where a value will be quantized."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.ir import reference
+from graphpress.passes.specs import FAKE_QUANTIZERS, QuantizationSpec
+from graphpress.quantization.calculators import QParams, QParamsCalculatorBase, calculator_for
+
+C = TypeVar("C", bound=type)
+
+
+class FakeQuantizeImplBase(nn.Module):
+    """Base of the fake-quantizers: observes its input, rounds it to what the codes can hold, or both, or neither.
+
+    Register one with ``@FakeQuantizeImplBase.register("key")`` and name it in a spec.
+
+    Attributes:
+        name: the quantizer's name in the graph.
+        spec: how it quantizes.
+        is_state: True for a weight, False for an activation.
+        observer_enabled, fake_quant_enabled: the two switches.
+    """
+
+    def __init__(self, name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False):
+        super().__init__()
+        self.name = name
+        self.spec = spec
+        self.is_state = is_state
+        self.observer_enabled = False
+        self.fake_quant_enabled = True
+        self.calculator: QParamsCalculatorBase = calculator_for(spec, block_size, is_state=is_state)
+
+    @staticmethod
+    def register(key: str) -> Callable[[C], C]:
+        """Class decorator: make the class available to specs as `key`."""
+        return FAKE_QUANTIZERS.register(key)
+
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """Scale, zero point and minimum value for `data`; None while nothing was observed."""
+        return self.calculator.qparams(data)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """`data`, observed and fake-quantized as the switches say."""
+        if self.observer_enabled:
+            with torch.no_grad():
+                self.calculator.observe(data.detach())
+        if not self.fake_quant_enabled:
+            return data
+        with torch.no_grad():
+            qparams = self.qparams(data.detach())
+        return data if qparams is None else self.quantize(data, qparams)
+
+    @abstractmethod
+    def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
+        """`data` rounded to what codes with these parameters can hold, in the dtype of `data`."""
+
+    def extra_repr(self) -> str:
+        """Name, spec and switches."""
+        return f"{self.name!r}, observer={self.observer_enabled}, fake_quant={self.fake_quant_enabled}"
+
+
+@FakeQuantizeImplBase.register("default")
+class FakeQuantize(FakeQuantizeImplBase):
+    """Rounding with a straight-through gradient: 1 where the value was representable, 0 where it was clipped."""
+
+    def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
+        """See the base class."""
+        how: dict[str, Any] = {"dtype": self.spec.element_type}
+        if not self.spec.element_type.is_floating:
+            how |= {"quant_min": int(self.spec.quant_min), "quant_max": int(self.spec.quant_max)}
+        if torch.is_grad_enabled() and data.requires_grad:
+            result: Tensor = _StraightThrough.apply(data, *qparams, how)
+            return result
+        return reference.fake_quantize(data, *qparams, **how)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """``fake_quantize`` whose gradient passes where the value lies within the range of the codes (arXiv 1308.3432)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, data: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None, how: dict[str, Any]
+    ) -> Tensor:
+        result = reference.fake_quantize(data, scale, zero_point, minval, **how)
+        low, high = representable_range(scale, zero_point, minval, data.shape, **how)
+        ctx.save_for_backward((data >= low) & (data <= high))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (inside,) = ctx.saved_tensors
+        return gradients[0] * inside, None, None, None, None
+
+
+def representable_range(
+    scale: Tensor,
+    zero_point: Tensor | None,
+    minval: Tensor | None,
+    shape: Sequence[int],
+    *,
+    dtype: Any,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The interval whose values round to a code without being clipped: half a step beyond the outermost codes."""
+    scale = reference.repeat_blocks(scale, shape)
+    if dtype.is_floating:
+        return scale * dtype.minimum, scale * dtype.maximum
+    low = (dtype.minimum if quant_min is None else quant_min) - 0.5
+    high = (dtype.maximum if quant_max is None else quant_max) + 0.5
+    if minval is not None:
+        offset = reference.repeat_blocks(minval, shape)
+        return offset - 0.5 * scale, offset + (high - low - 0.5) * scale
+    zero = 0.0 if zero_point is None else reference.repeat_blocks(zero_point, shape)
+    return (low - zero) * scale, (high - zero) * scale

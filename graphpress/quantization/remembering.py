@@ -1,0 +1,49 @@
+"""Results that are kept as long as the tensors they were computed from stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+R = TypeVar("R")
+
+
+class Remembered(Generic[R]):
+    """The last result of a computation, valid while its tensors are the same objects and nobody wrote to them.
+
+    Nothing is kept while torch is tracing, and nothing is pickled or copied.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: tuple[Tensor, ...] = ()
+        self._key: Any = None
+        self._result: R | None = None
+
+    def get(self, tensors: Sequence[Tensor], compute: Callable[[], R], key: Any = None) -> R:
+        """The result for `tensors` and `key`, computed when they changed since the last call."""
+        if torch.compiler.is_compiling():
+            return compute()
+        full_key = (key, *(_version(tensor) for tensor in tensors))
+        same = len(tensors) == len(self._tensors) and all(map(_is, tensors, self._tensors))
+        if not same or full_key != self._key:
+            self._result = compute()
+            self._tensors, self._key = tuple(tensors), full_key
+        return self._result  # type: ignore[return-value]
+
+    def forget(self) -> None:
+        """Drop the result."""
+        self._tensors, self._key, self._result = (), None, None
+
+    def __reduce__(self) -> Any:
+        return Remembered, ()
+
+
+def _is(a: Tensor, b: Tensor) -> bool:
+    return a is b
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
