@@ -20,7 +20,7 @@ from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from graphpress.tools.edsr.images import bicubic_upscale, downscale, evaluation_pairs, psnr, training_images
-from graphpress.tools.edsr.model import EDSR, WEIGHTS_FILE
+from graphpress.tools.edsr.model import EDSR, WEIGHTS_FILE, ResidualBlock
 
 SCALE, BLOCKS, FEATURES = 2, 16, 64
 BATCH = 8
@@ -34,6 +34,8 @@ EMPHASIS = {"astronaut": 4.0, "china": 5.0, "motorcycle_left": 2.5, "motorcycle_
 # Shrunken copies add sharper material than the photographs themselves hold.
 SHRINK_FACTORS = (1.0, 0.9, 0.75, 0.6)
 
+Pair = tuple[torch.Tensor, torch.Tensor]  # low resolution, high resolution
+
 
 def main() -> None:
     """Train, write a checkpoint every few minutes, and print the held-out PSNR beside bicubic's."""
@@ -42,7 +44,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = EDSR(SCALE, BLOCKS, FEATURES)
     _start_near_identity(model)
-    model = model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99))
     patches = PatchSampler(torch.Generator().manual_seed(options.seed))
@@ -85,8 +87,8 @@ class PatchSampler:
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator
-        self._pairs = []
-        weights = []
+        self._pairs: list[Pair] = []
+        weights: list[float] = []
         for name, photograph in training_images().items():
             for factor in SHRINK_FACTORS:
                 high = photograph if factor == 1 else _even(downscale(photograph, factor))
@@ -94,17 +96,18 @@ class PatchSampler:
                 weights.append(EMPHASIS.get(name, 1.0))
         self._weights = torch.tensor(weights)
 
-    def batch(self, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, count: int, size: int) -> Pair:
         """Return low- and high-resolution patches: [count, 3, size, size] and [count, 3, 2*size, 2*size]."""
         chosen = torch.multinomial(self._weights, count, replacement=True, generator=self._generator)
-        patches = [self._patch(*self._pairs[index], size) for index in chosen.tolist()]
+        patches = [self._patch(self._pairs[index], size) for index in chosen.tolist()]
         low, high = (torch.stack(side) for side in zip(*patches, strict=True))
         return (
             low.contiguous(memory_format=torch.channels_last),
             high.contiguous(memory_format=torch.channels_last),
         )
 
-    def _patch(self, low: torch.Tensor, high: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _patch(self, pair: Pair, size: int) -> Pair:
+        low, high = pair
         top, left = (self._below(extent - size + 1) for extent in low.shape[-2:])
         quarter_turns, flip = self._below(4), self._below(2)
         channels = torch.randperm(3, generator=self._generator) if self._below(2) else torch.arange(3)
@@ -130,8 +133,7 @@ def heldout_psnr(model: nn.Module) -> list[tuple[str, float, float]]:
     """Return (photograph, PSNR of the model, PSNR of bicubic) in dB for every held-out photograph."""
     with torch.inference_mode():
         return [
-            (name, psnr(model(low), high), psnr(bicubic_upscale(low), high))
-            for name, low, high in evaluation_pairs()
+            (name, psnr(model(low), high), psnr(bicubic_upscale(low), high)) for name, low, high in evaluation_pairs()
         ]
 
 
@@ -153,14 +155,16 @@ def _report_and_save(model: nn.Module, step: int, options: argparse.Namespace) -
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     unfinished = options.output.with_suffix(".partial")
     save_file(tensors, unfinished, {key: str(value) for key, value in facts.items()})
+    unfinished.chmod(0o644)  # the writer makes it private
     os.replace(unfinished, options.output)  # a reader never sees half a file
 
 
 def _start_near_identity(model: EDSR) -> None:
     # Small residuals at the start stand in for the paper's long warm-up.
     with torch.no_grad():
-        for block in list(model.body)[:-1]:
-            block.conv2.weight.mul_(0.1)
+        for module in model.modules():
+            if isinstance(module, ResidualBlock):
+                module.conv2.weight.mul_(0.1)
 
 
 def _even(image: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from graphpress.tools.edsr import EDSR, load_trained
 from graphpress.tools.edsr.images import (
     HELDOUT_FILES,
     TRAINING_FILES,
+    PhotographMissing,
     bicubic_upscale,
     calibration_images,
     downscale,
@@ -88,6 +89,11 @@ def test_calibration_images_are_always_the_same() -> None:
     assert all(image.shape == (1, 3, 24, 24) for image in first)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], first[14])
+
+
+def test_asking_for_crops_larger_than_any_photograph_says_so() -> None:
+    with pytest.raises(PhotographMissing, match="5000 low-resolution pixels"):
+        calibration_images(1, size=5000)
 
 
 def test_images_are_rgb_in_the_unit_interval() -> None:

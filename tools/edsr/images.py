@@ -41,7 +41,7 @@ PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 class PhotographMissing(GraphpressError):
-    """A package that ships the photographs is not installed."""
+    """The photographs asked for are not there, mostly because the package shipping them is not installed."""
 
 
 def training_images() -> dict[str, torch.Tensor]:
@@ -75,16 +75,14 @@ def calibration_images(count: int, size: int = 64) -> list[torch.Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     photographs = [
-        photograph
-        for photograph in map(downscale, training_images().values())
-        if min(photograph.shape[-2:]) >= size
+        photograph for photograph in map(downscale, training_images().values()) if min(photograph.shape[-2:]) >= size
     ]
+    if not photographs:
+        raise PhotographMissing(f"no training photograph has {size} low-resolution pixels a side; ask for less")
     crops: list[torch.Tensor] = []
     for index in range(count):
         photograph = photographs[index % len(photographs)]
-        top, left = (
-            int(torch.randint(extent - size + 1, (), generator=generator)) for extent in photograph.shape[-2:]
-        )
+        top, left = (int(torch.randint(extent - size + 1, (), generator=generator)) for extent in photograph.shape[-2:])
         crops.append(photograph[..., top : top + size, left : left + size].contiguous())
     return crops
 
@@ -113,9 +111,7 @@ def _read(file: str) -> torch.Tensor:
     package, _, path = file.partition("/")
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            f"the photograph {file} comes with a package that is not installed: {package}"
-        )
+        raise PhotographMissing(f"{file} needs the package {package!r}; install {PACKAGES[package]!r}")
     with Image.open(Path(spec.origin).parent / path) as image:
         pixels = np.array(image.convert("RGB"))
     height, width = (extent // 2 * 2 for extent in pixels.shape[:2])

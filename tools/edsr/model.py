@@ -24,9 +24,7 @@ class EDSR(nn.Module):
     def __init__(self, scale: int = 2, blocks: int = 16, features: int = 64) -> None:
         super().__init__()
         self.head = _conv3x3(3, features)
-        self.body = nn.Sequential(
-            *(ResidualBlock(features) for _ in range(blocks)), _conv3x3(features, features)
-        )
+        self.body = nn.Sequential(*(ResidualBlock(features) for _ in range(blocks)), _conv3x3(features, features))
         self.tail = nn.Sequential(
             _conv3x3(features, scale * scale * features), nn.PixelShuffle(scale), _conv3x3(features, 3)
         )
@@ -37,7 +35,8 @@ class EDSR(nn.Module):
         """Return the upscaled image."""
         shallow = self.head(image - self.mean)
         deep = self.body(shallow)
-        return self.tail(shallow + deep) + self.mean
+        upscaled: torch.Tensor = self.tail(shallow + deep)
+        return upscaled + self.mean
 
 
 class ResidualBlock(nn.Module):
@@ -51,7 +50,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` plus its residual."""
-        return x + self.conv2(self.relu(self.conv1(x)))
+        residual: torch.Tensor = self.conv2(self.relu(self.conv1(x)))
+        return x + residual
 
 
 def load_trained() -> EDSR:
