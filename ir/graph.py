@@ -441,6 +441,16 @@ class Graph:
 
         return clone(self)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
+        from graphpress.ir.pickling import deepcopy_graph
+
+        return deepcopy_graph(self, memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from graphpress.ir.pickling import reduce_graph
+
+        return reduce_graph(self)
+
     def __eq__(self, other: object) -> bool:
         from graphpress.ir.equality import difference
 
