@@ -16,7 +16,8 @@ command -v c++ >/dev/null || { echo "peer_env: the peer's k-means needs a C++ co
 # torch alone and first: a CPU build that is already there satisfies the later requirements,
 # and the resolver never reaches for the accelerator packages.
 "$env_dir/bin/python" -m pip install --quiet "torch==2.13.0"
-"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0" "coreai-opt==0.3.0" "coreai-torch==0.4.3" ninja safetensors "numpy<2.4"
+"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0" \
+    "coreai-opt==0.3.0" "coreai-torch==0.4.3" attrs ninja safetensors "numpy<2.4"
 "$env_dir/bin/python" - <<'CHECK'
 import coreai_opt, torch
 print("peer environment ready: torch", torch.__version__, "coreai_opt", getattr(coreai_opt, "__version__", "?"))

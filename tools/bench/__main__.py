@@ -1,0 +1,109 @@
+"""Measure graphpress beside its peer: `python -m graphpress.tools.bench [SUITE]...`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+
+from graphpress.ir.errors import GraphpressError
+from graphpress.tools.bench import benchmarks
+from graphpress.tools.bench.accuracy import edsr_psnr
+from graphpress.tools.bench.comparison import Benchmark, compare
+from graphpress.tools.bench.report import as_data, print_accuracy, print_comparison
+from graphpress.tools.bench.sides import PEER_PYTHON, ours, peer
+from graphpress.tools.models import MODELS
+
+SUITES = ("quantization", "palettization", "growth", "edsr")
+MODEL_NAMES = sorted([*MODELS, "edsr"])
+
+
+@click.command()
+@click.argument("suites", nargs=-1, type=click.Choice(SUITES), metavar="[SUITE]...")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=click.Choice(MODEL_NAMES),
+    help="Instead of a suite's own models; repeatable.",
+)
+@click.option("--blocks", multiple=True, type=click.IntRange(min=1), help="Chain lengths of the growth suite.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Runs per side.")
+@click.option(
+    "--side",
+    "only",
+    type=click.Choice(["ours", "peer", "both"]),
+    default="both",
+    show_default=True,
+    help="Which packages to measure.",
+)
+@click.option("--peer-growth", is_flag=True, help="Run the growth suite on the peer too: minutes a run.")
+@click.option("--peer-python", type=click.Path(path_type=Path), default=PEER_PYTHON, help="The peer's interpreter.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every run to this file.")
+def main(
+    suites: tuple[str, ...],
+    models: tuple[str, ...],
+    blocks: tuple[int, ...],
+    repeats: int,
+    only: str,
+    peer_growth: bool,
+    peer_python: Path,
+    json_file: Path | None,
+) -> None:
+    """Measure graphpress beside its peer, in fresh processes that take turns, and print ratios.
+
+    SUITE is any of quantization, palettization, growth, edsr; none means all. Times are medians on one thread.
+    """
+    console, progress = Console(), Console(stderr=True)
+    results: dict[str, Any] = {"machine": _machine(), "comparisons": []}
+
+    def say(message: str) -> None:
+        progress.print(f"[dim]{message}", highlight=False)
+
+    try:
+        with ExitStack() as stack:
+            sides = []
+            if only != "peer":
+                sides.append(ours())
+            if only != "ours":
+                sides.append(stack.enter_context(peer(peer_python)))
+            for suite in suites or SUITES:
+                if suite == "edsr":
+                    results["edsr"] = edsr_psnr(sides, say)
+                    print_accuracy(console, results["edsr"])
+                    continue
+                chosen = sides
+                if suite == "growth" and not peer_growth:
+                    chosen = [side for side in sides if side.name == "ours"]
+                for benchmark in _benchmarks(suite, models, blocks):
+                    comparison = compare(benchmark, chosen, repeats, say) if chosen else None
+                    if comparison is not None:
+                        print_comparison(console, comparison)
+                        results["comparisons"].append(as_data(comparison))
+    except GraphpressError as error:
+        raise click.ClickException(str(error)) from error
+    if json_file is not None:
+        json_file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _benchmarks(suite: str, models: tuple[str, ...], blocks: tuple[int, ...]) -> list[Benchmark]:
+    if suite == "quantization":
+        return benchmarks.quantization(models or benchmarks.QUANTIZED_MODELS)
+    if suite == "palettization":
+        return [benchmark for model in models or ("edsr",) for benchmark in benchmarks.palettization(model)]
+    return benchmarks.growth(blocks or benchmarks.CHAIN_BLOCKS)
+
+
+def _machine() -> dict[str, Any]:
+    return {"platform": platform.platform(), "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    main()

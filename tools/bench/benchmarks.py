@@ -1,0 +1,64 @@
+"""The speed benchmarks: which tasks run in one process, and which ratios matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphpress.tools.bench.comparison import Benchmark
+
+QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "conv_bn_relu_chain")
+CHAIN_BLOCKS = (200, 2000)
+PALETTE_SETTINGS = {
+    "4 bits per tensor": {"bits": 4},
+    "4 bits, groups of 16": {"bits": 4, "group": 16},
+    "6 bits, groups of 16": {"bits": 6, "group": 16},
+    "8 bits per tensor": {"bits": 8},
+    "16 centroids of 2": {"bits": 4, "vector": 2},
+}
+
+
+def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[Benchmark]:
+    """Return, for each model, the life of a default quantization, first in a process and warm."""
+    ratios = []
+    for label in ("first", "warm"):
+        ratios.append(((label, "prepare"), (label, "torch.export")))
+        for step in ("calibration step", "evaluation forward"):
+            ratios.append(((label, step), (label, f"float forward beside {step}")))
+    benchmarks = []
+    for model in models:
+        export = {"do": "export", "model": model}
+        quantize = {"do": "quantize", "model": model, "forwards": forwards}
+        processes = [
+            [export | {"label": "first"}, export | {"label": "warm"}],
+            [{"do": "import", "label": "first"}, quantize | {"label": "first"}, quantize | {"label": "warm"}],
+        ]
+        benchmarks.append(Benchmark(f"quantization of {model}", processes, ratios))
+    return benchmarks
+
+
+def palettization(model: str = "edsr") -> list[Benchmark]:
+    """Return the palettization settings of interest on one model, each in its own process."""
+    benchmarks = []
+    for title, setting in PALETTE_SETTINGS.items():
+        tasks = [
+            # What compiles at first use compiles here, on a model that costs nothing.
+            {"do": "palettize", "model": "small_transformer", "label": "first"} | setting,
+            {"do": "palettize", "model": model, "label": "warm"} | setting,
+        ]
+        ratio = (("warm", "finalized forward"), ("warm", "float forward beside finalized forward"))
+        benchmarks.append(Benchmark(f"palettization of {model}, {title}", [tasks], [ratio]))
+    return benchmarks
+
+
+def growth(blocks: Sequence[int] = CHAIN_BLOCKS) -> list[Benchmark]:
+    """Return prepare and finalize of conv-bn-relu chains, for a look at how they grow."""
+    ratios = [
+        (("first", "prepare"), ("first", "exports inside prepare")),
+        (("first", "prepare without exports"), ("first", "exports inside prepare")),
+    ]
+    benchmarks = []
+    for count in blocks:
+        task = {"do": "quantize", "label": "first", "forwards": 0}
+        task |= {"model": "conv_bn_relu_chain", "arguments": {"blocks": count}}
+        benchmarks.append(Benchmark(f"chain of {count} conv-bn-relu blocks", [[task]], ratios))
+    return benchmarks

@@ -1,0 +1,84 @@
+"""Run a benchmark on several sides in turn, and keep the medians."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from graphpress.tools.bench.sides import Side, Worker
+
+Measured = tuple[str, str]
+"""The label of a task (`first`, `warm`) and the name of something it measured."""
+
+
+@attrs.frozen
+class Benchmark:
+    """Tasks by process: each inner list runs in order in one fresh process of a side.
+
+    A task's `label` tells its measurements from those of the others; `ratios` are numerator over denominator.
+    """
+
+    title: str
+    processes: Sequence[Sequence[dict[str, Any]]]
+    ratios: Sequence[tuple[Measured, Measured]] = ()
+
+
+@attrs.define
+class Comparison:
+    """What one benchmark measured: per side, per (label, name), the value of every run."""
+
+    benchmark: Benchmark
+    sides: list[str]
+    cpu: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    wall: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    facts: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    errors: dict[str, dict[str, str]] = attrs.field(factory=dict)
+
+    def median(self, clock: str, side: str, measured: Measured) -> float | None:
+        """Return the median over runs of `clock` (`cpu`, `wall` or `facts`), None if there was no run."""
+        values = getattr(self, clock).get(side, {}).get(measured)
+        return statistics.median(values) if values else None
+
+    def ratio(self, side: str, numerator: Measured, denominator: Measured) -> float | None:
+        """Return the median over runs of one CPU time over another of the same run."""
+        runs = self.cpu.get(side, {})
+        pairs = list(zip(runs.get(numerator, []), runs.get(denominator, []), strict=False))
+        return statistics.median(a / b for a, b in pairs) if pairs and all(b for _, b in pairs) else None
+
+    def names(self, clock: str) -> list[Measured]:
+        """Return what was measured by `clock`, in the order it was."""
+        return list(dict.fromkeys(key for runs in getattr(self, clock).values() for key in runs))
+
+    def add(self, side: str, label: str, reply: dict[str, Any]) -> None:
+        """Add the reply of one run of one task."""
+        if "error" in reply:
+            self.errors.setdefault(side, {})[label] = reply["error"]
+            return
+        for name, seconds in reply["seconds"].items():
+            for clock in ("cpu", "wall"):
+                getattr(self, clock).setdefault(side, {}).setdefault((label, name), []).append(seconds[clock])
+        for name, fact in reply["facts"].items():
+            self.facts.setdefault(side, {}).setdefault((label, name), []).append(fact)
+
+
+def compare(
+    benchmark: Benchmark,
+    sides: Sequence[Side],
+    repeats: int = 3,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Comparison:
+    """Run `benchmark` `repeats` times on every side, A B A B, each time in fresh processes."""
+    comparison = Comparison(benchmark, [side.name for side in sides])
+    for repeat in range(repeats):
+        for side in sides:
+            if side.name in comparison.errors:
+                continue  # what failed once would fail again
+            progress(f"{benchmark.title}: {side.name}, run {repeat + 1} of {repeats}")
+            for tasks in benchmark.processes:
+                with Worker(side) as worker:
+                    for task in tasks:
+                        comparison.add(side.name, task["label"], worker.run(task))
+    return comparison

@@ -1,0 +1,73 @@
+"""Timing: CPU and wall seconds of a call, and of the exports inside it."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import attrs
+import torch
+
+T = TypeVar("T")
+Seconds = dict[str, float]
+
+
+@attrs.define
+class Outcome:
+    """What a task measured: `seconds[name]` holds `cpu` and `wall`, `facts[name]` a count or a size."""
+
+    seconds: dict[str, Seconds] = attrs.field(factory=dict)
+    facts: dict[str, float] = attrs.field(factory=dict)
+
+    def measure(self, name: str, call: Callable[[], T]) -> T:
+        """Time one call under `name` and return what it returned."""
+        gc.collect()
+        result, self.seconds[name] = timed(call)
+        return result
+
+
+def timed(call: Callable[[], T]) -> tuple[T, Seconds]:
+    """Return a call's result, and its CPU seconds (all threads) and wall seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = call()
+    return result, {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+
+
+def median_of(runs: list[Seconds]) -> Seconds:
+    """Return the medians of CPU and wall seconds, each by itself."""
+    return {clock: statistics.median(run[clock] for run in runs) for clock in ("cpu", "wall")}
+
+
+class ExportClock:
+    """Adds up the seconds spent in `torch.export.export`, whoever calls it.
+
+    Make it before the measured package is imported: the package may bind the function by name.
+    """
+
+    def __init__(self) -> None:
+        self._total = {"cpu": 0.0, "wall": 0.0}
+        self._depth = 0
+        original = torch.export.export
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._depth += 1
+            try:
+                program, seconds = timed(lambda: original(*args, **kwargs))
+            finally:
+                self._depth -= 1
+            if self._depth == 0:  # an export inside an export is already in its sum
+                for clock, value in seconds.items():
+                    self._total[clock] += value
+            return program
+
+        torch.export.export = counted
+
+    @contextmanager
+    def seconds(self) -> Iterator[Seconds]:
+        """Yield a dict that holds, after the block, the seconds of the exports inside it."""
+        before = dict(self._total)
+        inside: Seconds = {}
+        yield inside
+        inside.update({clock: self._total[clock] - before[clock] for clock in before})
