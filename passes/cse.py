@@ -1,0 +1,106 @@
+"""Common subexpression elimination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import frozen
+
+from graphpress.ir.digest import tensor_digest
+from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.ops import Trait
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.framework import EXACT, Pass, PassContext, register_pass
+
+_UNMERGEABLE = (Trait.RANDOM, Trait.OPAQUE)
+
+
+@register_pass
+@frozen
+class Cse(Pass):
+    """Merges nodes that compute the same from the same, and constants with equal content.
+
+    Sound since a pure op that is not random gives equal results for equal operands and attributes; a swap of the two
+    operands of a commutative op counts as equal, for it changes no bit. A graph that still has in-place ops is left
+    alone, since there a copy is not the same as its twin. The node that stays gets the locations of those it stands
+    for.
+
+    Attributes:
+        tie_weights: also merge equal parameters and buffers. They are one tensor with several names from then on, so
+            training would move them together; literals are merged in any case.
+    """
+
+    tie_weights: bool = False
+    effect = EXACT
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Merge constants, then nodes in execution order."""
+        for node in graph.nodes:
+            if node.op.has(Trait.IN_PLACE):
+                context.report(node, "writes to its operand; nothing was merged")
+                return
+        for kept, twin in self._equal_constants(graph):
+            rewriter.replace_uses(twin.value, kept.value)
+            kept.names = tuple(dict.fromkeys((*kept.names, *twin.names)))
+            rewriter.erase_constant(twin)
+            context.count("constants")
+        seen: dict[Any, Node] = {}
+        for node in graph.nodes:
+            key = _key(node)
+            if key is None:
+                continue
+            kept_node = seen.setdefault(key, node)
+            if kept_node is not node:
+                kept_node.location = kept_node.location | node.location
+                rewriter.replace(node, kept_node.results)
+                context.count("nodes")
+
+    def _equal_constants(self, graph: Graph) -> Iterator[tuple[Constant, Constant]]:
+        """Pairs of a constant and a later one that equals it; only constants of one type and size are hashed."""
+        same_type: dict[Any, list[Constant]] = {}
+        for constant in graph.constants.values():
+            if constant.has_data and not constant.is_mutated and (self.tie_weights or constant.kind == "literal"):
+                same_type.setdefault((constant.type, constant.kind, constant.persistent), []).append(constant)
+        for constants in same_type.values():
+            if len(constants) > 1:
+                first: dict[str, Constant] = {}
+                for constant in constants:
+                    kept = first.setdefault(tensor_digest(constant.tensor), constant)
+                    if kept is not constant:
+                        yield kept, constant
+
+
+def _key(node: Node) -> Any:
+    """What two nodes share exactly when they may be merged; None for a node that may not."""
+    if not node.op.is_pure or any(node.op.has(trait) for trait in _UNMERGEABLE):
+        return None
+    operands = {name: _identity(operand) for name, operand in node.operands.items()}
+    if node.op.has(Trait.COMMUTATIVE) and node.attributes.get("alpha", 1) == 1:
+        first, second = (parameter.name for parameter in node.op.parameters[:2])
+        if first in operands and second in operands:
+            operands[first], operands[second] = sorted((operands[first], operands[second]))
+    key = (
+        node.op.name,
+        frozenset(operands.items()),
+        frozenset((name, _typed(value)) for name, value in node.attributes.items()),
+        frozenset((kind, repr(note)) for kind, note in node.annotations.items()),
+    )
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _identity(operand: Any) -> Any:
+    if isinstance(operand, tuple):
+        return tuple(map(_identity, operand))
+    return id(operand) if isinstance(operand, Value) else _typed(operand)
+
+
+def _typed(value: Any) -> Any:
+    """`value` with its types, for 1, 1.0 and True are equal and 0.0 and -0.0 too."""
+    if isinstance(value, tuple):
+        return tuple(map(_typed, value))
+    return type(value), repr(value) if isinstance(value, float) else value

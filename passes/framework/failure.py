@@ -1,0 +1,78 @@
+"""Telling where in the user's model a pass failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.graph import Graph, GraphError, Node, Value
+from graphpress.ir.inference import TypeInferenceError
+from graphpress.ir.ops import OpError
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.errors import PassFailed
+from graphpress.passes.framework.steps import Step
+
+_DEFECTS = (GraphError, OpError, TypeInferenceError)
+"""Errors of ours that a pass author, not a user, causes when they leave a pass."""
+
+_EXCERPT_REACH = 3
+
+
+def failure_of(error: Exception, step: Step, graph: Graph, context: PassContext) -> Exception:
+    """The error to raise for `error`, which left the pass of `step`.
+
+    An error about what the user asked for keeps its type and gets the step and node as a note; anything else is a
+    defect of the pass and becomes a `PassFailed`.
+    """
+    node = getattr(error, "node", None)
+    node = node if isinstance(node, Node) else context.node
+    where = _where(node)
+    if isinstance(error, GraphpressError) and not isinstance(error, _DEFECTS):
+        error.add_note(f"in step {step.label!r}{where}")
+        return error
+    shown = excerpt(graph, node)
+    message = f"step {step.label!r} failed: {type(error).__name__}: {error}{where}"
+    if shown:
+        message += "\n  graph:\n" + "\n".join(f"    {line}" for line in shown.split("\n"))
+    return PassFailed(message, step.address, None if node is None else node.name, shown)
+
+
+def excerpt(graph: Graph, node: Node | None) -> str:
+    """The lines of the graph around `node`, itself marked with ``>``; empty when the node is not in the graph."""
+    if node is None:
+        return ""
+    if node.graph is not graph:
+        return f"> {_line(node)}  (no longer in the graph)"
+    around = [node]
+    for _ in range(_EXCERPT_REACH):
+        if (previous := around[0]._previous) is not None:
+            around.insert(0, previous)
+        if (following := around[-1]._next) is not None:
+            around.append(following)
+    return "\n".join(f"{'>' if other is node else ' '} {_line(other)}" for other in around)
+
+
+def _line(node: Node) -> str:
+    """A node on one line. Not the printer's: this must work on a graph that a failing pass left half done."""
+
+    def shown(operand: Any) -> str:
+        if isinstance(operand, tuple):
+            return f"[{', '.join(map(shown, operand))}]"
+        return f"%{operand.name}" if isinstance(operand, Value) else repr(operand)
+
+    types = ", ".join(str(result.type) for result in node.results)
+    operands = ", ".join(f"{name}={shown(operand)}" for name, operand in node.operands.items())
+    attributes = ", ".join(f"{name}={value!r:.40}" for name, value in node.attributes.items())
+    return f"%{node.name}: {types} = {node.op.name}({operands})" + (f" {{{attributes}}}" if attributes else "")
+
+
+def _where(node: Node | None) -> str:
+    if node is None:
+        return ""
+    lines = [f"\n  node: {node.name} ({node.op.name})"]
+    for origin in node.location.origins[:3]:
+        scope = f" ({origin.scopes[-1].type_name.rpartition('.')[2]})" if origin.scopes else ""
+        lines.append(f"\n  module: {origin.module_path or '<model>'}{scope}")
+        if origin.file:
+            lines.append(f"\n  source: {origin.file}:{origin.line}")
+    return "".join(lines)

@@ -1,0 +1,31 @@
+"""The hook that checks every step's result."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.graph import Graph
+from graphpress.passes.framework.hooks.base import Hook
+from graphpress.passes.framework.records import StepRecord
+from graphpress.passes.framework.steps import Step
+
+
+@frozen
+class Verify(Hook):
+    """Run the verifier on the result of every step that edited the graph. The runner adds it by itself."""
+
+    def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
+        """Verify `graph`.
+
+        Raises:
+            GraphpressError: the verifier's, with the step as a note.
+        """
+        from graphpress.ir.verifier import verify
+
+        if record.edits:
+            try:
+                verify(graph)
+            except GraphpressError as error:
+                error.add_note(f"after step {step.label!r}")
+                raise

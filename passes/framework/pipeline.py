@@ -1,0 +1,116 @@
+"""Pipelines: which passes run, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from graphpress.passes.framework.facts import Fact, fact_set
+from graphpress.passes.framework.ordering import check_order
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.pipeline_text import parse_steps, print_steps
+from graphpress.passes.framework.steps import Repeat, Step, StepLike, edit_at, find_place, flatten, places
+
+__all__ = ["Pipeline", "Repeat", "Step"]
+
+
+@frozen(init=False)
+class Pipeline:
+    """An immutable sequence of passes and repeats, equal to every other one with equal steps.
+
+    ``Pipeline(FoldBatchNorm(), Repeat(DedupFakeQuant(), Dce(), max=8))`` is
+    ``Pipeline.parse("fold-batch-norm,repeat{max=8}(dedup-fake-quant,dce)")``, and `str` gives that text back.
+    A pipeline among the steps contributes its own steps.
+
+    Attributes:
+        steps: the passes and repeats.
+        assume: facts that hold of the graph before the first step.
+        gives: the facts that hold after the last step.
+
+    Raises:
+        PipelineError: when a step needs a fact that does not hold where it stands.
+    """
+
+    steps: tuple[StepLike, ...]
+    assume: frozenset[Fact] = field(eq=False, repr=False)
+    gives: frozenset[Fact] = field(eq=False, repr=False)
+
+    def __init__(self, *steps: StepLike | Pipeline, assume: Iterable[Fact] | Fact = ()):
+        flat, assumed = flatten(steps), fact_set(assume)
+        self.__attrs_init__(flat, assumed, check_order(flat, assumed))  # type: ignore[attr-defined]
+
+    @classmethod
+    def parse(cls, text: str, *, assume: Iterable[Fact] | Fact = ()) -> Pipeline:
+        """The pipeline that `text` describes; see `pipeline_text` for the grammar.
+
+        Raises:
+            PipelineSyntaxError: pointing at the character where the text is wrong, with near names.
+            PipelineError: when a step needs a fact that does not hold where it stands.
+        """
+        return cls(*parse_steps(text), assume=assume)
+
+    def __str__(self) -> str:
+        return print_steps(self.steps)
+
+    # reading
+
+    def __iter__(self) -> Iterator[Step]:
+        """Every pass with its address, those inside a repeat once."""
+        found = [place for place in places(self.steps) if isinstance(place.step, Pass)]
+        for index, place in enumerate(found):
+            assert isinstance(place.step, Pass)
+            yield Step(place.address, place.step, place.parents, index, len(found))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of all steps, repeats among them, in the order of the text."""
+        return tuple(place.address for place in places(self.steps))
+
+    def __getitem__(self, address: str) -> Any:
+        """The pass or `Repeat` at `address` (``dce#2``; ``dce`` where there is only one).
+
+        Raises:
+            PipelineError: when none or several are meant.
+        """
+        return find_place(self.steps, address).step
+
+    # other pipelines made from this one; each raises PipelineError for an address that names no step
+
+    def after(self, address: str, *steps: StepLike | Pipeline) -> Pipeline:
+        """This pipeline with `steps` inserted right after the step at `address`, in the same repeat."""
+        return self._edited(address, lambda step: (step, *flatten(steps)))
+
+    def before(self, address: str, *steps: StepLike | Pipeline) -> Pipeline:
+        """This pipeline with `steps` inserted right before the step at `address`, in the same repeat."""
+        return self._edited(address, lambda step: (*flatten(steps), step))
+
+    def replace(self, address: str, *steps: StepLike | Pipeline) -> Pipeline:
+        """This pipeline with `steps` in place of the step at `address`."""
+        return self._edited(address, lambda _: flatten(steps))
+
+    def without(self, address: str) -> Pipeline:
+        """This pipeline less the step at `address`; a repeat that is left empty goes too."""
+        return self._edited(address, lambda _: ())
+
+    def with_options(self, address: str, **options: Any) -> Pipeline:
+        """This pipeline with other options for the pass or repeat at `address`."""
+
+        def changed(step: StepLike) -> tuple[StepLike, ...]:
+            return (Repeat(*step.steps, **options) if isinstance(step, Repeat) else evolve(step, **options),)
+
+        return self._edited(address, changed)
+
+    def __add__(self, other: Pipeline) -> Pipeline:
+        """The steps of both."""
+        return (
+            Pipeline(*self.steps, *other.steps, assume=self.assume) if isinstance(other, Pipeline) else NotImplemented
+        )
+
+    def _edited(self, address: str, edit: Any) -> Pipeline:
+        place = find_place(self.steps, address)
+        return Pipeline(*edit_at(self.steps, place.path, edit), assume=self.assume)

@@ -1,0 +1,212 @@
+"""The text form of pipelines: ``fold-batch-norm, repeat{max=8}(dedup-fake-quant, dce), palettize{n_bits=4}``.
+
+Grammar::
+
+    pipeline := [step ("," step)*]
+    step     := name ["{" [option ("," option)*] "}"] ["(" pipeline ")"]     the parentheses for repeat only
+    option   := name "=" value
+    value    := number | JSON string | word | "[" values "]" | "{" value ":" value, ... "}"
+
+White space is free between tokens. What is printed leaves out options that have their default.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from graphpress.ir.errors import suggestion
+from graphpress.passes.framework.errors import OptionError, PipelineSyntaxError, UnknownPassError
+from graphpress.passes.framework.option_values import Word, changed_fields, fit_value, option_types, write_value
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import lookup_pass
+from graphpress.passes.framework.steps import Repeat, StepLike
+
+_SPACE = re.compile(r"\s*")
+_STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_OPTION_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?|inf\b)")
+_STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
+
+
+def print_steps(steps: Iterable[StepLike]) -> str:
+    """Steps as text that `parse_steps` reads back to equal ones."""
+    return ",".join(_print_step(step) for step in steps)
+
+
+def print_pass(pass_: Pass) -> str:
+    """One pass as text, with the options that differ from their defaults.
+
+    Raises:
+        OptionError: when an option's value has no text form.
+    """
+    options = []
+    for name, value in changed_fields(pass_).items():
+        try:
+            options.append(f"{name}={write_value(value)}")
+        except OptionError as error:
+            raise OptionError(f"{pass_.name}, option {name!r}: {error}") from None
+    return f"{pass_.name}{{{','.join(options)}}}" if options else pass_.name
+
+
+def parse_steps(text: str) -> tuple[StepLike, ...]:
+    """The steps that `text` describes.
+
+    Raises:
+        PipelineSyntaxError: pointing at the character where the text stops making sense.
+    """
+    parser = _Parser(text)
+    steps = parser.steps()
+    if parser.position < len(text):
+        parser.fail("expected ',' or the end of the pipeline")
+    return steps
+
+
+def _print_step(step: StepLike) -> str:
+    if isinstance(step, Repeat):
+        return f"repeat{{max={step.max}}}({print_steps(step.steps)})"
+    return print_pass(step)
+
+
+class _Parser:
+    """Recursive descent; `position` is the next character to read, white space already skipped."""
+
+    def __init__(self, text: str):
+        self.text, self.position = text, 0
+        self.skip_space()
+
+    def steps(self) -> tuple[StepLike, ...]:
+        steps: list[StepLike] = []
+        if self.position < len(self.text) and self.text[self.position] != ")":
+            steps.append(self.step())
+            while self.take(","):
+                steps.append(self.step())
+        return tuple(steps)
+
+    def step(self) -> StepLike:
+        start = self.position
+        name = self.match(_STEP_NAME, "expected the name of a pass")
+        if name == "repeat":
+            return self.repeat(start)
+        try:
+            cls = lookup_pass(name)
+        except UnknownPassError as error:
+            self.fail(str(error), start)
+        known = option_types(cls)
+        values = self.options(f"pass {name!r}", known)
+        if self.text.startswith("(", self.position):
+            self.fail(f"{name!r} takes no steps; only repeat does")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            self.fail(f"{name}: {error}", start, error)
+
+    def repeat(self, start: int) -> Repeat:
+        values = self.options("repeat", {"max": int})
+        self.expect("(")
+        steps = self.steps()
+        self.expect(")")
+        try:
+            return Repeat(*steps, **values)
+        except (TypeError, ValueError) as error:
+            self.fail(str(error), start, error)
+
+    def options(self, owner: str, known: dict[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        if not self.take("{"):
+            return values
+        while not self.take("}"):
+            if values:
+                self.expect(",")
+            start = self.position
+            name = self.match(_OPTION_NAME, "expected the name of an option")
+            if name not in known:
+                accepted = f"; it takes {', '.join(known)}" if known else "; it takes none"
+                self.fail(f"{owner} has no option {name!r}{suggestion(name, known) or accepted}", start)
+            if name in values:
+                self.fail(f"option {name!r} is given twice", start)
+            self.expect("=")
+            value_start = self.position
+            read = self.value()
+            try:
+                values[name] = fit_value(read, known[name])
+            except OptionError as error:
+                self.fail(f"option {name!r}: {error}", value_start, error)
+        return values
+
+    def value(self) -> Any:
+        if self.take("["):
+            return self.items()
+        if self.take("{"):
+            return self.mapping()
+        if found := _STRING.match(self.text, self.position):
+            try:
+                value = json.loads(found.group())
+            except ValueError as error:
+                self.fail(f"not a JSON string: {error}")
+            self.advance(found.end())
+            return value
+        if found := _NUMBER.match(self.text, self.position):
+            self.advance(found.end())
+            return _number(found.group())
+        if self.text.startswith('"', self.position):
+            self.fail("this string does not end")
+        return Word(self.match(_OPTION_NAME, "expected a value"))
+
+    def items(self) -> list[Any]:
+        items: list[Any] = []
+        while not self.take("]"):
+            if items:
+                self.expect(",")
+            items.append(self.value())
+        return items
+
+    def mapping(self) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = {}
+        while not self.take("}"):
+            if mapping:
+                self.expect(",")
+            start = self.position
+            key = self.value()
+            if isinstance(key, list | dict):
+                self.fail("a key must be a string, a number or a word", start)
+            self.expect(":")
+            mapping[key] = self.value()
+        return mapping
+
+    def take(self, token: str) -> bool:
+        """Read `token` if it is next."""
+        if not self.text.startswith(token, self.position):
+            return False
+        self.advance(self.position + len(token))
+        return True
+
+    def expect(self, token: str) -> None:
+        if not self.take(token):
+            self.fail(f"expected {token!r}")
+
+    def match(self, pattern: re.Pattern[str], complaint: str) -> str:
+        found = pattern.match(self.text, self.position)
+        if found is None:
+            self.fail(complaint)
+        self.advance(found.end())
+        return found.group()
+
+    def advance(self, position: int) -> None:
+        self.position = position
+        self.skip_space()
+
+    def skip_space(self) -> None:
+        found = _SPACE.match(self.text, self.position)
+        assert found is not None
+        self.position = found.end()
+
+    def fail(self, reason: str, position: int | None = None, cause: Exception | None = None) -> NoReturn:
+        at = self.position if position is None else position
+        raise PipelineSyntaxError(self.text, at, reason) from cause
+
+
+def _number(text: str) -> int | float:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)

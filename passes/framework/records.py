@@ -1,0 +1,106 @@
+"""What a run leaves behind, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import define, field
+
+from graphpress.ir.errors import suggestion
+from graphpress.ir.graph import Graph
+from graphpress.passes.framework.context import Report
+from graphpress.passes.framework.effects import Drift
+from graphpress.passes.framework.errors import PipelineError
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.steps import Step
+
+
+@define(eq=False)
+class StepRecord:
+    """What one step did, as the rewriter counted it.
+
+    Attributes:
+        step: the step; `address` and `pass_` are its.
+        added, removed: nodes.
+        changed: operands, attributes, annotations and uses set anew.
+        constants: constants added, replaced or removed.
+        touched: names of the nodes added or changed that are still there.
+        seconds: what `Pass.run` took, hooks and checks not counted.
+        statistics: the counters of the pass.
+        reports: its remarks.
+        drift: how far each output moved, where a hook measured it.
+        skipped: True when a hook did not allow the step.
+    """
+
+    step: Step
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    constants: int = 0
+    touched: tuple[str, ...] = ()
+    seconds: float = 0.0
+    statistics: dict[str, int] = field(factory=dict)
+    reports: list[Report] = field(factory=list)
+    drift: tuple[Drift, ...] = ()
+    skipped: bool = False
+
+    @property
+    def address(self) -> str:
+        """The step's address, such as ``dce#2``."""
+        return self.step.address
+
+    @property
+    def pass_(self) -> Pass:
+        """The pass that ran."""
+        return self.step.pass_
+
+    @property
+    def edits(self) -> int:
+        """Edits of all kinds."""
+        return self.added + self.removed + self.changed + self.constants
+
+    def __str__(self) -> str:
+        if self.skipped:
+            return f"{self.step.label}: skipped"
+        names = ("added", "removed", "changed", "constants")
+        done = ", ".join(f"{getattr(self, name)} {name}" for name in names if getattr(self, name))
+        return f"{self.step.label}: {done or 'nothing changed'}"
+
+
+@define(eq=False)
+class RunResult:
+    """The graph a pipeline made, and what each step did.
+
+    Attributes:
+        graph: the result.
+        records: one per step run, in order; a step inside a repeat has one per round.
+        unsettled: addresses of repeats that still changed something in their last round.
+    """
+
+    graph: Graph
+    records: list[StepRecord] = field(factory=list)
+    unsettled: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """What all passes took together."""
+        return sum(record.seconds for record in self.records)
+
+    @property
+    def changed(self) -> bool:
+        """True when any step edited the graph."""
+        return any(record.edits for record in self.records)
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return iter(self.records)
+
+    def record(self, address: str) -> StepRecord:
+        """The record of the step at `address` or with that label; of the last round, where there are several.
+
+        Raises:
+            PipelineError: when no such step ran.
+        """
+        for record in reversed(self.records):
+            if address in (record.address, record.step.label, record.address.removesuffix("#1")):
+                return record
+        raise PipelineError(f"no step {address!r} ran{suggestion(address, [r.address for r in self.records])}")

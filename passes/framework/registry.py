@@ -1,0 +1,149 @@
+"""The passes that pipelines can name.
+
+Passes register by the decorator `register_pass`, or are found: every module of `graphpress.passes` is looked at, and
+every entry point of the group ``graphpress.passes`` (a pass class, or a module that registers some). Nothing is
+imported before the first name is looked up.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
+from typing import TypeVar
+
+import attrs
+
+from graphpress.ir.errors import suggestion
+from graphpress.passes.framework.errors import PassRegistrationError, UnknownPassError
+from graphpress.passes.framework.passes import Pass
+
+ENTRY_POINT_GROUP = "graphpress.passes"
+RESERVED_NAMES = frozenset({"repeat"})
+
+P = TypeVar("P", bound=type[Pass])
+
+_PASSES: dict[str, type[Pass]] = {}
+_discovered = False
+
+
+def register_pass(cls: P) -> P:
+    """Class decorator: let pipelines name this pass.
+
+    Raises:
+        PassRegistrationError: when the name is taken or not in kebab case, or the class is no frozen attrs class.
+    """
+    _check(cls)
+    known = _PASSES.get(cls.name)
+    if known is not None and _qualified(known) != _qualified(cls):
+        raise PassRegistrationError(
+            f"the pass name {cls.name!r} is taken twice: by {_qualified(known)} of {provider(known)} and by "
+            f"{_qualified(cls)} of {provider(cls)}; give one of them another `name`"
+        )
+    _PASSES[cls.name] = cls
+    return cls
+
+
+def unregister_pass(cls: type[Pass]) -> None:
+    """Let pipelines no longer name this pass."""
+    if _PASSES.get(cls.name) is cls:
+        del _PASSES[cls.name]
+
+
+def lookup_pass(name: str) -> type[Pass]:
+    """The pass class called `name`.
+
+    Raises:
+        UnknownPassError: when there is none; the message lists near names.
+    """
+    if name not in _PASSES:
+        _import_builtin(name)
+    if name not in _PASSES:
+        discover()
+    if name not in _PASSES:
+        raise UnknownPassError(f"no pass {name!r}{suggestion(name, [*_PASSES, *RESERVED_NAMES])}")
+    return _PASSES[name]
+
+
+def registered_passes() -> tuple[type[Pass], ...]:
+    """Every pass there is, by name."""
+    discover()
+    return tuple(_PASSES[name] for name in sorted(_PASSES))
+
+
+def provider(cls: type[Pass]) -> str:
+    """The distribution a pass class comes from, or its top-level module."""
+    top = cls.__module__.partition(".")[0]
+    return packages_distributions().get(top, [top])[0]
+
+
+def discover() -> None:
+    """Import the passes of graphpress and those that entry points name. Done once.
+
+    Raises:
+        PassRegistrationError: when two passes claim one name, or an entry point cannot be loaded or gives no pass.
+    """
+    global _discovered
+    if _discovered:
+        return
+    package = importlib.import_module("graphpress.passes")
+    for module in pkgutil.iter_modules(package.__path__, "graphpress.passes."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        load_entry_point(entry_point)
+    _discovered = True
+
+
+def load_entry_point(entry_point: EntryPoint) -> None:
+    """Register what an entry point names: a pass class, or a module whose import registers passes.
+
+    Raises:
+        PassRegistrationError: when it cannot be imported, names something else, or clashes.
+    """
+    try:
+        found = entry_point.load()
+    except PassRegistrationError:
+        raise
+    except Exception as error:
+        raise PassRegistrationError(
+            f"the entry point {entry_point.name!r} = {entry_point.value!r} cannot be loaded: {error}"
+        ) from error
+    if isinstance(found, type) and issubclass(found, Pass):
+        register_pass(found)
+    elif not inspect.ismodule(found):
+        raise PassRegistrationError(
+            f"the entry point {entry_point.name!r} = {entry_point.value!r} is {found!r}, not a pass class or a module"
+        )
+
+
+def _import_builtin(name: str) -> None:
+    """Passes of graphpress live in a module of the same name: `fold-batch-norm` in `passes/fold_batch_norm.py`."""
+    module = f"graphpress.passes.{name.replace('-', '_')}"
+    if re.fullmatch(r"[a-z0-9-]+", name) and importlib.util.find_spec(module) is not None:
+        importlib.import_module(module)
+
+
+def _check(cls: type[Pass]) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, Pass)):
+        raise PassRegistrationError(f"{cls!r} is not a Pass class")
+    if inspect.isabstract(cls):
+        raise PassRegistrationError(f"{_qualified(cls)} does not define `run`")
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cls.name) or cls.name in RESERVED_NAMES:
+        reserved = " (reserved)" if cls.name in RESERVED_NAMES else ""
+        raise PassRegistrationError(
+            f"{_qualified(cls)}: the name {cls.name!r} will not do{reserved}; use kebab case such as 'fold-batch-norm'"
+        )
+    own_fields = [n for n, t in inspect.get_annotations(cls).items() if "ClassVar" not in str(t)]
+    missing = [name for name in own_fields if name not in attrs.fields_dict(cls)]
+    if missing:
+        raise PassRegistrationError(
+            f"{_qualified(cls)}: {missing[0]!r} is no option because the class is not decorated with `attrs.frozen`"
+        )
+
+
+def _qualified(cls: type[Pass]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

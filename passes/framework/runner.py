@@ -1,0 +1,133 @@
+"""Running pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from attrs import define, evolve, field
+
+from graphpress.ir.graph import Graph
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.failure import failure_of
+from graphpress.passes.framework.hooks.base import Hook
+from graphpress.passes.framework.hooks.verify import Verify
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.pipeline import Pipeline
+from graphpress.passes.framework.records import RunResult, StepRecord
+from graphpress.passes.framework.steps import Repeat, Step, StepLike, places
+
+
+@define(eq=False)
+class Runner:
+    """Runs pipelines over graphs.
+
+    Attributes:
+        hooks: what watches the steps, outermost first; see `Hook`.
+        verify: whether a `Verify` hook is added, innermost, when there is none among `hooks`.
+    """
+
+    hooks: Sequence[Hook] = ()
+    verify: bool = field(default=True, kw_only=True)
+
+    def run(self, graph: Graph, pipeline: Pipeline, in_place: bool = False) -> RunResult:
+        """Run every step.
+
+        The caller's graph stays as it is unless `in_place`; constant tensors are shared, never written to.
+
+        Raises:
+            PassFailed: when an exception leaves a pass; it names step, node, module path and source line.
+            FactError: when the result of a step lacks a fact its pass gives.
+            GraphpressError: what a pass raises about its user's request, with the step as a note.
+        """
+        hooks = list(self.hooks)
+        if self.verify and not any(isinstance(hook, Verify) for hook in hooks):
+            hooks.append(Verify())
+        steps = {step.address: step for step in pipeline}
+        run = _Run(graph if in_place else graph.clone(), hooks, steps, _addresses(pipeline))
+        run.sequence(pipeline.steps, (), ())
+        return RunResult(run.graph, run.records, tuple(run.unsettled))
+
+
+def run_pass(pass_: Pass, graph: Graph, *, hooks: Sequence[Hook] = (), in_place: bool = False) -> RunResult:
+    """Run one pass by itself; the facts it needs are assumed."""
+    return Runner(hooks).run(graph, Pipeline(pass_, assume=pass_.needs), in_place)
+
+
+def _addresses(pipeline: Pipeline) -> dict[tuple[int, ...], str]:
+    return {place.path: place.address for place in places(pipeline.steps)}
+
+
+@define(eq=False)
+class _Run:
+    graph: Graph
+    hooks: list[Hook]
+    steps: dict[str, Step]
+    addresses: dict[tuple[int, ...], str]
+    records: list[StepRecord] = field(factory=list)
+    unsettled: dict[str, None] = field(factory=dict)
+
+    def sequence(self, steps: tuple[StepLike, ...], path: tuple[int, ...], rounds: tuple[int, ...]) -> None:
+        for index, step in enumerate(steps):
+            here = (*path, index)
+            if isinstance(step, Repeat):
+                self.repeat(step, here, rounds)
+            else:
+                self.records.append(self.step(evolve(self.steps[self.addresses[here]], rounds=rounds)))
+
+    def repeat(self, repeat: Repeat, path: tuple[int, ...], rounds: tuple[int, ...]) -> None:
+        for number in range(1, repeat.max + 1):
+            first = len(self.records)
+            self.sequence(repeat.steps, path, (*rounds, number))
+            if not any(record.edits for record in self.records[first:]):
+                return
+        self.unsettled[self.addresses[path]] = None
+
+    def step(self, step: Step) -> StepRecord:
+        """Run one step inside its hooks."""
+        record = StepRecord(step)
+        if not all(hook.allow(step, self.graph) for hook in self.hooks):
+            record.skipped = True
+            return record
+        entered: list[Hook] = []
+        try:
+            for hook in self.hooks:
+                hook.before(step, self.graph)
+                entered.append(hook)
+            self.run_pass(step, record)
+            while entered:
+                hook = entered.pop()
+                hook.after(step, self.graph, record)
+        except BaseException as error:
+            self.fail(step, entered, error)
+            raise
+        return record
+
+    def run_pass(self, step: Step, record: StepRecord) -> None:
+        rewriter, context = Rewriter(self.graph), PassContext(step.address)
+        start = perf_counter()
+        try:
+            step.pass_.run(self.graph, rewriter, context)
+        except Exception as error:
+            failure = failure_of(error, step, self.graph, context)
+            if failure is error:
+                raise
+            raise failure from error
+        record.seconds = perf_counter() - start
+        edits = rewriter.edits
+        record.added, record.removed, record.changed = edits.added, edits.removed, edits.changed
+        record.constants = edits.constants
+        record.touched = tuple(rewriter.touched)
+        record.statistics, record.reports = context.statistics, context.reports
+        for fact in sorted(step.pass_.gives, key=lambda fact: fact.name):
+            fact.check(self.graph, f"step {step.label!r}")
+
+    def fail(self, step: Step, entered: list[Hook], error: BaseException) -> None:
+        """Tell the hooks that are still open. One that raises in turn is noted; the others are told all the same."""
+        while entered:
+            hook = entered.pop()
+            try:
+                hook.failed(step, self.graph, error)
+            except Exception as second:
+                error.add_note(f"the hook {type(hook).__name__} failed in turn: {type(second).__name__}: {second}")

@@ -1,0 +1,133 @@
+"""What pipelines are made of, and how their steps are addressed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from attrs import field, frozen
+
+from graphpress.ir.errors import suggestion
+from graphpress.passes.framework.errors import PipelineError
+from graphpress.passes.framework.passes import Pass
+
+
+@frozen(init=False)
+class Repeat:
+    """Run `steps` again and again until a round changes nothing, or `max` rounds were run."""
+
+    steps: tuple[StepLike, ...]
+    max: int = field(default=8)
+
+    def __init__(self, *steps: Iterable[StepLike] | StepLike, max: int = 8):
+        if not isinstance(max, int) or isinstance(max, bool) or max < 1:
+            raise PipelineError(f"repeat needs at least one round: `max` must be a positive integer, not {max!r}")
+        self.__attrs_init__(flatten(steps), max)  # type: ignore[attr-defined]
+        if not self.steps:
+            raise PipelineError("repeat needs at least one step")
+
+
+StepLike = Pass | Repeat
+
+
+@frozen
+class Step:
+    """One pass at one place of a pipeline.
+
+    Attributes:
+        address: ``name#n``, the n-th step of that name in the order of the text, counted from 1.
+        pass_: the pass.
+        parents: addresses of the repeats around it, outermost first.
+        index: its position among all steps of the pipeline, from 0.
+        total: how many steps the pipeline has.
+        rounds: while running, the round of each repeat around it, from 1.
+    """
+
+    address: str
+    pass_: Pass
+    parents: tuple[str, ...] = ()
+    index: int = 0
+    total: int = 1
+    rounds: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The address, with the rounds of the repeats around it: ``dce#2@3``."""
+        return self.address + "".join(f"@{number}" for number in self.rounds)
+
+
+@frozen
+class Place:
+    """A step or repeat of a pipeline with its address; `path` is the index at each depth."""
+
+    address: str
+    step: StepLike
+    path: tuple[int, ...]
+    parents: tuple[str, ...]
+
+
+def flatten(steps: Iterable[object]) -> tuple[StepLike, ...]:
+    """Steps as one tuple; a pipeline among them contributes its own.
+
+    Raises:
+        PipelineError: when something is no pass, repeat or pipeline.
+    """
+    flat: list[StepLike] = []
+    for step in steps:
+        if isinstance(step, Pass | Repeat):
+            flat.append(step)
+        elif isinstance(inner := getattr(step, "steps", None), tuple):
+            flat.extend(inner)
+        elif isinstance(step, type) and issubclass(step, Pass):
+            raise PipelineError(f"{step.__name__} is a pass class; a step is an instance: {step.__name__}(...)")
+        else:
+            raise PipelineError(f"{step!r} is not a pass, a Repeat or a Pipeline")
+    return tuple(flat)
+
+
+def places(steps: tuple[StepLike, ...]) -> Iterator[Place]:
+    """Every step, and every repeat before its own steps, in the order of the text."""
+    counts: dict[str, int] = {}
+
+    def walk(steps: tuple[StepLike, ...], path: tuple[int, ...], parents: tuple[str, ...]) -> Iterator[Place]:
+        for index, step in enumerate(steps):
+            name = step.name if isinstance(step, Pass) else "repeat"
+            counts[name] = counts.get(name, 0) + 1
+            address = f"{name}#{counts[name]}"
+            yield Place(address, step, (*path, index), parents)
+            if isinstance(step, Repeat):
+                yield from walk(step.steps, (*path, index), (*parents, address))
+
+    return walk(steps, (), ())
+
+
+def find_place(steps: tuple[StepLike, ...], address: str) -> Place:
+    """The place called `address`; a bare name will do where only one step has it.
+
+    Raises:
+        PipelineError: when none or several are meant; the message lists what there is.
+    """
+    known = {place.address: place for place in places(steps)}
+    if address in known:
+        return known[address]
+    same_name = [place for place in known.values() if place.address.rpartition("#")[0] == address]
+    if len(same_name) == 1:
+        return same_name[0]
+    if same_name:
+        raise PipelineError(f"{address!r} is ambiguous: say {' or '.join(place.address for place in same_name)}")
+    near = suggestion(address, known)
+    raise PipelineError(f"no step {address!r}{near or '; the steps are ' + (', '.join(known) or 'none')}")
+
+
+def edit_at(
+    steps: tuple[StepLike, ...], path: tuple[int, ...], edit: Callable[[StepLike], tuple[StepLike, ...]]
+) -> tuple[StepLike, ...]:
+    """`steps` with the one at `path` replaced by what `edit` makes of it; a repeat left without steps is dropped."""
+    index, rest = path[0], path[1:]
+    step = steps[index]
+    if rest:
+        assert isinstance(step, Repeat)
+        inner = edit_at(step.steps, rest, edit)
+        new: tuple[StepLike, ...] = (Repeat(*inner, max=step.max),) if inner else ()
+    else:
+        new = edit(step)
+    return steps[:index] + new + steps[index + 1 :]
