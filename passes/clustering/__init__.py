@@ -4,12 +4,15 @@ from graphpress.passes.clustering.assignment import assign_scalar
 from graphpress.passes.clustering.errors import ClusteringError
 from graphpress.passes.clustering.result import Clusters, GroupedClusters
 from graphpress.passes.clustering.scalar import cluster_groups, cluster_scalar
+from graphpress.passes.clustering.vectors import assign_vectors, cluster_vectors
 
 __all__ = [
     "ClusteringError",
     "Clusters",
     "GroupedClusters",
     "assign_scalar",
+    "assign_vectors",
     "cluster_groups",
     "cluster_scalar",
+    "cluster_vectors",
 ]
