@@ -7,6 +7,7 @@ tuple or list, dict                   ``[1, 2]``, ``{"key": 1}``
 `DType`                               ``f32``
 torch dtype, memory format, layout    ``torch.channels_last``
 torch device                          ``device("cuda:0")``
+slice                                 ``slice(none, 3, none)``
 `SymDim`, types                       ``dim("2*s0")``, ``type(f32[1, s0])``
 Enum member                           ``Scheme.SYMMETRIC``
 attrs class                           ``range(minimum=0.0, maximum=6.0)``
@@ -84,6 +85,9 @@ def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
             return str(value)
         case torch.device():
             return f"device({quote(str(value))})"
+        case slice():
+            bounds = (value.start, value.stop, value.step)
+            return f"slice({', '.join(format_value(bound, extra) for bound in bounds)})"
         case SymDim():
             return f"dim({quote(value.expression)})"
         case TensorType() | ScalarType() | OpaqueType():
@@ -249,6 +253,14 @@ class ValueReader:
                     text = scanner.string(scanner.expect_kind("string", "a string"))
                     scanner.expect(")")
                     return SymDim(text) if word == "dim" else self._device(text, token)
+                case "slice":
+                    scanner.take()
+                    bounds = scanner.separated(")", self.read)
+                    if not 1 <= len(bounds) <= 3:
+                        raise scanner.error("a slice has start, stop and step", token.start)
+                    return slice(*bounds)
+                case "object":
+                    raise scanner.error("an object without text form was printed here; it cannot be read", token.start)
                 case "type":
                     scanner.take()
                     found = self._types.read()

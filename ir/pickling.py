@@ -14,7 +14,7 @@ from graphpress.ir.cloning import clone
 from graphpress.ir.digest import fresh_tensor_digest
 from graphpress.ir.graph import Graph
 from graphpress.ir.parser import parse_graph
-from graphpress.ir.printer import print_graph
+from graphpress.ir.printer import exact_text
 from graphpress.ir.regions import all_constants, nested_graphs
 from graphpress.ir.tensor_archive import from_archive, to_archive
 
@@ -28,7 +28,7 @@ def reduce_graph(graph: Graph) -> tuple[Callable[..., Graph], tuple[Any, ...]]:
         fresh_tensor_digest(constant.tensor): constant.tensor for constant in all_constants(graph) if constant.has_data
     }
     classes = {kind: None for inner in nested_graphs(graph) for node in inner.nodes for kind in node.annotations}
-    return _restore, (tuple(classes), print_graph(graph), save(to_archive(tensors)))
+    return _restore, (tuple(classes), exact_text(graph), save(to_archive(tensors)))
 
 
 def _restore(_classes: tuple[type, ...], text: str, data: bytes) -> Graph:

@@ -26,9 +26,8 @@ from typing import Any
 import attrs
 
 from graphpress.ir.annotations import annotation_name
-from graphpress.ir.attribute_text import TextFormError, format_object, format_value
+from graphpress.ir.attribute_text import TextFormError, format_value
 from graphpress.ir.digest import tensor_digest
-from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
 from graphpress.ir.lexer import name_text, quote
 from graphpress.ir.location_text import LocationWriter
@@ -44,12 +43,23 @@ def print_graph(graph: Graph, *, locations: bool = True) -> str:
         locations: whether to say where nodes come from; without, the text stays the same when the model's source
             moves.
 
-    Raises:
-        TextFormError: when a node holds data that has no text form.
+    Objects that have no text form are printed as ``object("...")``, for people; such a text cannot be read back.
     """
-    writer = LocationWriter() if locations else None
-    text = _GraphPrinter(writer).graph(graph, "")
-    return f"{text}\n{writer.table() if writer else ''}"
+    return _print(graph, LocationWriter() if locations else None, strict=False)
+
+
+def exact_text(graph: Graph) -> str:
+    """As `print_graph`, for storage: a text that does read back.
+
+    Raises:
+        TextFormError: when a node or the signature holds an object that has no text form.
+    """
+    return _print(graph, LocationWriter(), strict=True)
+
+
+def _print(graph: Graph, locations: LocationWriter | None, strict: bool) -> str:
+    text = _GraphPrinter(locations, strict).graph(graph, "")
+    return f"{text}\n{locations.table() if locations else ''}"
 
 
 def constant_digest(constant: Constant) -> str | None:
@@ -58,8 +68,9 @@ def constant_digest(constant: Constant) -> str | None:
 
 
 class _GraphPrinter:
-    def __init__(self, locations: LocationWriter | None):
+    def __init__(self, locations: LocationWriter | None, strict: bool):
         self._locations = locations
+        self._strict = strict
         self._indent = ""
 
     def graph(self, graph: Graph, indent: str) -> str:
@@ -81,14 +92,14 @@ class _GraphPrinter:
         lines += self._outputs(graph.outputs)
         if graph.signature is not None:
             fields = attrs.asdict(graph.signature, recurse=False)
-            values = ", ".join(f"{name}={format_value(value)}" for name, value in fields.items())
+            values = ", ".join(f"{name}={self._value(value)}" for name, value in fields.items())
             lines.append(f"signature({values})")
         return lines
 
     def _input(self, graph_input: Input) -> str:
         line = f"input %{name_text(graph_input.name)}"
         if graph_input.value is None:
-            return f"{line} = {format_value(graph_input.literal)}"
+            return f"{line} = {self._value(graph_input.literal)}"
         return f"{line}: {format_type(graph_input.value.type)}"
 
     def _constant(self, constant: Constant) -> str:
@@ -103,8 +114,8 @@ class _GraphPrinter:
     def _node(self, node: Node) -> str:
         try:
             return self._node_line(node)
-        except GraphpressError as error:
-            raise TextFormError(f"cannot print node {node.name} ({node.op.name}, {node.location}): {error}") from error
+        except TextFormError as error:
+            raise TextFormError(f"cannot store node {node.name} ({node.op.name}, {node.location}): {error}") from error
 
     def _node_line(self, node: Node) -> str:
         types = [format_type(result.type) for result in node.results]
@@ -114,12 +125,20 @@ class _GraphPrinter:
             line += f" {{{self._pairs(node.op, node.attributes)}}}"
         if node.annotations:
             kinds = sorted(node.annotations, key=annotation_name)
-            line += f" [{', '.join(format_object(node.annotations[kind]) for kind in kinds)}]"
+            line += f" [{', '.join(self._value(node.annotations[kind]) for kind in kinds)}]"
         return line + self._locations.reference(node.location) if self._locations else line
 
     def _pairs(self, op: OpDef, values: Mapping[str, Any]) -> str:
         names = values if op.variadic or len(values) < 2 else _in_schema_order(op, values)
-        return ", ".join(f"{name_text(name)}={format_value(values[name], self._extra)}" for name in names)
+        return ", ".join(f"{name_text(name)}={self._value(values[name])}" for name in names)
+
+    def _value(self, value: Any) -> str:
+        try:
+            return format_value(value, self._extra)
+        except TextFormError:
+            if self._strict:
+                raise
+            return f"object({quote(repr(value))})"
 
     def _extra(self, value: Any) -> str | None:
         if isinstance(value, Value):
@@ -130,7 +149,7 @@ class _GraphPrinter:
         lines: list[str] = []
         returned: list[str] = []
         for output in outputs:
-            result = format_value(output.literal) if output.value is None else _reference(output.value)
+            result = self._value(output.literal) if output.value is None else _reference(output.value)
             if output.kind == "user":
                 returned.append(result)
                 continue

@@ -28,9 +28,9 @@ from graphpress.ir.atomic_write import write_atomically
 from graphpress.ir.digest import fresh_tensor_digest
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph
-from graphpress.ir.lexer import ParseError
+from graphpress.ir.lexer import ParseError, name_text
 from graphpress.ir.parser import parse_graph
-from graphpress.ir.printer import print_graph
+from graphpress.ir.printer import exact_text
 from graphpress.ir.regions import all_constants
 from graphpress.ir.tensor_archive import from_archive, to_archive
 
@@ -49,13 +49,14 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
 
     Raises:
         StorageError: when the suffix is another one, a constant has no data, or the files cannot be written.
+        TextFormError: when a node holds an object that has no text form.
     """
     text_path, data_path, new_path = _paths(path)
     digests = {id(constant): _digest(constant, text_path) for constant in all_constants(graph)}
+    text = exact_text(graph).encode()
     try:
         _finish_interrupted_save(text_path, data_path, new_path)
         write_atomically(new_path, lambda file: _write_tensors(graph, digests, file))
-        text = print_graph(graph).encode()
         write_atomically(text_path, lambda file: _write_bytes(text, file))
         os.replace(new_path, data_path)
     except (OSError, SafetensorError) as error:
@@ -111,7 +112,9 @@ def _write_tensors(graph: Graph, digests: dict[int, str], file: Path) -> None:
     for constant in all_constants(graph):
         digest = digests[id(constant)]
         if digest not in keys:
-            key = constant.name if constant.name not in tensors else f"{constant.name}.{digest[:8]}"
+            key = name_text(constant.name)
+            while key in tensors or key == "__metadata__":  # which safetensors keeps for itself
+                key += f".{digest[:8]}"
             tensors[key], keys[digest] = constant.tensor, key
     save_file(to_archive(tensors), file, metadata={"format": "pt", _DIGESTS: json.dumps(keys)})
 
