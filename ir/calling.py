@@ -1,0 +1,104 @@
+"""How a node's call looks to torch: arguments in, results out. Shared by the interpreter and the export to torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.utils._pytree as pytree
+
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.ops import OpDef, Trait
+
+# Extra attributes of an opaque node whose call is not "flat operands in, a tuple out": pytree specs as text.
+CALL_SPEC = "call_spec"
+RESULT_SPEC = "result_spec"
+
+
+def call_arguments(
+    node: Node, value: Callable[[Value], Any], nested: Callable[[Graph], Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments for `node.op.target`.
+
+    `value` and `nested` say what stands for a value and for a nested graph.
+    """
+    op = node.op
+    keep_tuples = op.has(Trait.OPAQUE)  # higher-order ops insist on tuples, ATen ops take lists
+
+    def convert(argument: Any) -> Any:
+        if isinstance(argument, Value):
+            return value(argument)
+        if isinstance(argument, tuple | list):
+            items = [convert(item) for item in argument]
+            return tuple(items) if keep_tuples else items
+        if isinstance(argument, dict):
+            return {key: convert(item) for key, item in argument.items()}
+        if isinstance(argument, Graph):
+            return nested(argument)
+        if isinstance(argument, DType):
+            return argument.torch_dtype
+        return argument.target if isinstance(argument, OpDef) else argument
+
+    bound = {name: convert(argument) for name, argument in node.operands.items()}
+    for name, argument in node.attributes.items():
+        bound[name] = convert(argument)
+    if not op.variadic:
+        return op.unbind(bound)
+    bound.pop(RESULT_SPEC, None)
+    spec = bound.pop(CALL_SPEC, None)
+    if spec is not None:
+        leaves = [bound[f"arg{index}"] for index in range(len(bound))]
+        bound = pytree.tree_unflatten(leaves, load_spec(spec))
+    return op.unbind(bound)
+
+
+def call_results(node: Node, returned: Any) -> Sequence[Any]:
+    """What `node.op.target` returned, one item per result of `node`."""
+    if not node.results:
+        return ()
+    if RESULT_SPEC in node.attributes:
+        return pytree.tree_leaves(returned)
+    if node.op.returns_sequence or len(node.results) > 1:
+        return tuple(returned)
+    return (returned,)
+
+
+def result_paths(node: Node) -> list[tuple[Any, ...]]:
+    """For each result of `node`, the indices that lead to it in what `node.op.target` returns."""
+    count = len(node.results)
+    if RESULT_SPEC in node.attributes:
+        spec = load_spec(node.attributes[RESULT_SPEC])
+        paths: list[tuple[Any, ...]] = [()] * count
+
+        def visit(structure: Any, path: tuple[Any, ...]) -> None:
+            if isinstance(structure, int):
+                paths[structure] = path
+            else:
+                items = structure.items() if isinstance(structure, dict) else enumerate(structure)
+                for key, item in items:
+                    visit(item, (*path, key))
+
+        visit(pytree.tree_unflatten(list(range(count)), spec), ())
+        return paths
+    if node.op.returns_sequence or count > 1:
+        return [(index,) for index in range(count)]
+    return [()] * count
+
+
+def dump_spec(spec: pytree.TreeSpec) -> str:
+    """A pytree spec as text; a spec over classes without a serialized name stays the object it is."""
+    try:
+        return pytree.treespec_dumps(spec)
+    except NotImplementedError:
+        return spec  # type: ignore[return-value]
+
+
+def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """The specs one level down; torch renamed the accessor."""
+    return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
+
+
+def load_spec(spec: str | pytree.TreeSpec) -> pytree.TreeSpec:
+    """The inverse of `dump_spec`."""
+    return pytree.treespec_loads(spec) if isinstance(spec, str) else spec

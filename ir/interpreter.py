@@ -1,0 +1,185 @@
+"""The reference semantics: run a graph node by node.
+
+ATen ops run through torch, ops of ours through their `evaluate`. Nothing the graph owns is ever written to: what a run
+would write to buffers and inputs is returned beside the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from attrs import define, frozen
+
+from graphpress.ir.calling import call_arguments, call_results
+from graphpress.ir.graph import Graph, GraphError, Input, Node, Output, Value
+from graphpress.ir.ops import Trait
+
+Observer = Callable[[Node, Sequence[Any]], None]
+
+
+class InterpreterError(GraphError):
+    """Inputs that do not fit the graph, or an op that nothing can run."""
+
+
+def run(graph: Graph, inputs: Sequence[Any]) -> list[Any]:
+    """What the graph returns for `inputs`, both flat: the leaves of the user's arguments and results.
+
+    Raises:
+        InterpreterError: when the inputs do not fit.
+    """
+    return Interpreter(graph).run(inputs)
+
+
+@frozen
+class Execution:
+    """What one run leaves behind: flat user outputs, and what it would write, by the name of the constant or input."""
+
+    outputs: list[Any]
+    mutations: dict[str, torch.Tensor]
+
+
+@define(eq=False, init=False)
+class Interpreter:
+    """Runs one graph, any number of times. The graph must not be edited in between.
+
+    `observe(node, results)` is called after every node, with its results in order. Values are freed after
+    their last use.
+    """
+
+    graph: Graph
+    observe: Observer | None
+    _steps: list[tuple[Node, Callable[[dict[int, Any]], Any], tuple[int, ...]]]
+    _fixed: dict[int, Any]
+    _writes: bool
+
+    def __init__(self, graph: Graph, observe: Observer | None = None):
+        self.graph = graph
+        self.observe = observe
+        last_use = _last_uses(graph)
+        self._steps = [(node, _runner(node), last_use.get(id(node), ())) for node in graph.nodes]
+        self._writes = any(node.op.has(Trait.IN_PLACE) for node in graph.nodes)
+        self._fixed = {id(c.value): c.tensor for c in graph.constants.values() if c.value.use_count}
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """The flat user outputs for the flat user inputs."""
+        return self.execute(inputs).outputs
+
+    def execute(self, inputs: Sequence[Any]) -> Execution:
+        """Outputs and mutations for the flat user inputs.
+
+        Inputs that are fixed Python values may be left out, all or none of them.
+        """
+        values = dict(self._fixed)
+        values.update(self._bind(inputs))
+        if self._writes:  # in-place ops that no pass could remove write to copies
+            values = {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in values.items()}
+        with torch.no_grad():
+            for node, step, finished in self._steps:
+                results = step(values)
+                for result, got in zip(node.results, results, strict=True):
+                    values[id(result)] = got
+                if self.observe is not None:
+                    self.observe(node, results)
+                for key in finished:
+                    del values[key]
+        outputs = [_returned(output, values) for output in self.graph.user_outputs()]
+        mutations = {
+            output.target.name: _returned(output, values) for output in self.graph.outputs if output.target is not None
+        }
+        return Execution(outputs, mutations)
+
+    def _bind(self, inputs: Sequence[Any]) -> dict[int, Any]:
+        expected = self.graph.inputs
+        if len(inputs) != len(expected):
+            expected = [graph_input for graph_input in expected if graph_input.value is not None]
+        if len(inputs) != len(expected):
+            names = ", ".join(graph_input.name for graph_input in expected)
+            raise InterpreterError(
+                f"graph {self.graph.name!r} takes {len(expected)} inputs ({names}), got {len(inputs)}"
+            )
+        return {
+            id(graph_input.value): _checked(graph_input, given)
+            for graph_input, given in zip(expected, inputs, strict=True)
+            if graph_input.value is not None
+        }
+
+
+def _checked(graph_input: Input, given: Any) -> Any:
+    if given is None:
+        raise InterpreterError(f"input {graph_input.name!r} is {graph_input.value}, got None")
+    return given
+
+
+def _returned(output: Output, values: dict[int, Any]) -> Any:
+    return output.literal if output.value is None else values[id(output.value)]
+
+
+def _last_uses(graph: Graph) -> dict[int, tuple[int, ...]]:
+    """For each node, the values that nothing reads after it."""
+    last: dict[int, list[int]] = {}
+    seen = {id(value) for output in graph.outputs for value in (output.value, output.target) if value is not None}
+    for node in reversed(graph.nodes):
+        keys = [id(result) for result in node.results]
+        keys += [id(value) for _, _, value in node.operand_values() if value.constant is None]
+        for key in keys:
+            if key not in seen:
+                seen.add(key)
+                last.setdefault(id(node), []).append(key)
+    return {key: tuple(values) for key, values in last.items()}
+
+
+def _runner(node: Node) -> Callable[[dict[int, Any]], Sequence[Any]]:
+    """A function that runs `node`, given the values by identity."""
+    op = node.op
+    if op.evaluate is not None:
+        operands, attributes, evaluate = dict(node.operands), dict(node.attributes), op.evaluate
+
+        def run_reference(values: dict[int, Any]) -> Sequence[Any]:
+            bound = {name: _read(operand, values) for name, operand in operands.items()}
+            return call_results(node, evaluate(**bound, **attributes))
+
+        return run_reference
+    if op.target is None:
+        raise InterpreterError(f"{node.name}: nothing can run {op.name}")
+    target = op.target
+    args, kwargs = call_arguments(node, _Slot, _body)
+
+    def run_torch(values: dict[int, Any]) -> Sequence[Any]:
+        got = [_fill(argument, values) for argument in args]
+        named = {name: _fill(argument, values) for name, argument in kwargs.items()}
+        return call_results(node, target(*got, **named))
+
+    return run_torch
+
+
+def _body(graph: Graph) -> torch.nn.Module:
+    from graphpress.ir.to_graph_module import body_module
+
+    return body_module(graph)
+
+
+class _Slot:
+    """Stands for a value in prepared arguments."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, value: Value):
+        self.key = id(value)
+
+
+def _fill(argument: Any, values: dict[int, Any]) -> Any:
+    if type(argument) is _Slot:
+        return values[argument.key]
+    if type(argument) is list or type(argument) is tuple:
+        return type(argument)([_fill(item, values) for item in argument])
+    if type(argument) is dict:
+        return {key: _fill(item, values) for key, item in argument.items()}
+    return argument
+
+
+def _read(operand: Any, values: dict[int, Any]) -> Any:
+    if isinstance(operand, Value):
+        return values[id(operand)]
+    return [_read(item, values) for item in operand] if isinstance(operand, tuple) else operand
