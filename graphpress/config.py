@@ -1,6 +1,12 @@
 """What the configs of all techniques share; each technique has its own `config` module."""
 
-from graphpress.passes.configs import CompressionConfig, ModuleCompressionConfig, OpCompressionConfig
+from graphpress.passes.configs import (
+    CompressionConfig,
+    ModuleCompressionConfig,
+    OpCompressionConfig,
+    UnmatchedConfigError,
+    UnmatchedConfigWarning,
+)
 from graphpress.passes.specs import ArgumentError, SpecError
 
 __all__ = [
@@ -9,4 +15,6 @@ __all__ = [
     "ModuleCompressionConfig",
     "OpCompressionConfig",
     "SpecError",
+    "UnmatchedConfigError",
+    "UnmatchedConfigWarning",
 ]

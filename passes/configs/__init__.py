@@ -22,24 +22,47 @@ from graphpress.passes.configs.quantization import (
     QATSchedule,
     QuantizerConfig,
 )
+from graphpress.passes.configs.resolution import ConfigResolver, Decision, Governing
+from graphpress.passes.configs.rules import ModuleLevel, OpLevel
+from graphpress.passes.configs.sites import ModuleScope, ModuleStack, OpSite
+from graphpress.passes.configs.unmatched import (
+    UnmatchedConfigError,
+    UnmatchedConfigWarning,
+    UnmatchedEntry,
+    report_unmatched,
+    unmatched_entries,
+)
 
 __all__ = [
     "CompressionConfig",
+    "ConfigResolver",
+    "Decision",
     "ExecutionMode",
+    "Governing",
     "InvalidExecutionModeError",
     "KMeansPalettizerConfig",
     "KVCacheQuantConfig",
     "MagnitudePrunerConfig",
     "ModuleCompressionConfig",
     "ModuleKMeansPalettizerConfig",
+    "ModuleLevel",
     "ModuleMagnitudePrunerConfig",
     "ModuleQuantizerConfig",
+    "ModuleScope",
+    "ModuleStack",
     "OpCompressionConfig",
     "OpKMeansPalettizerConfig",
+    "OpLevel",
     "OpMagnitudePrunerConfig",
     "OpQuantizerConfig",
+    "OpSite",
     "PATSchedule",
     "PresetError",
     "QATSchedule",
     "QuantizerConfig",
+    "UnmatchedConfigError",
+    "UnmatchedConfigWarning",
+    "UnmatchedEntry",
+    "report_unmatched",
+    "unmatched_entries",
 ]
