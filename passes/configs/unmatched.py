@@ -121,8 +121,10 @@ def _module_types(config: CompressionConfig, by_scope: dict[ModuleScope, list[Op
         source, pattern = f"module_type_configs[{name!r}]", TypePattern(name)
         scopes = [scope for scope in by_scope if pattern.matches(scope.type_names)]
         if not scopes:
-            known = {type_name for scope in by_scope for type_name in scope.type_names}
-            yield UnmatchedEntry(source, "module of that type", True, suggestion(name, known))
+            # Full names are alike in their packages; class names tell them apart, and are accepted too.
+            known = {_class_name(type_name) for scope in by_scope for type_name in scope.type_names}
+            advice = suggestion(_class_name(name), known)
+            yield UnmatchedEntry(source, "module of that type", True, advice)
         elif module_config is not None:
             yield from _in_module(module_config, source, _sites_in(scopes, by_scope))
 
@@ -139,6 +141,10 @@ def _module_names(config: CompressionConfig, by_scope: dict[ModuleScope, list[Op
             )
         elif module_config is not None:
             yield from _in_module(module_config, source, _sites_in(scopes, by_scope))
+
+
+def _class_name(type_name: str) -> str:
+    return type_name.rpartition(".")[2]
 
 
 def _sites_in(scopes: list[ModuleScope], by_scope: dict[ModuleScope, list[OpSite]]) -> list[OpSite]:
