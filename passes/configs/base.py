@@ -111,7 +111,7 @@ def _with_config(convert: Any) -> Any:
         except SpecError as error:
             raise error.under(field.name) from None
 
-    return attrs.Converter(run, takes_self=True, takes_field=True)  # type: ignore[call-overload]
+    return attrs.Converter(run, takes_self=True, takes_field=True)
 
 
 @attrs.define(kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 
 from graphpress.passes.configs.base import CompressionConfig, PlainConfig
-from graphpress.passes.configs.presets import Presets, as_module
+from graphpress.passes.configs.presets import Made, Presets, as_module
 from graphpress.passes.configs.tables import Table, config_table, state_table
 from graphpress.passes.configs.weight_only import WeightOnlyModuleConfig, WeightOnlyOpConfig
 from graphpress.passes.specs.arguments import boolean, checked, instance, integer, strict_arguments
@@ -84,22 +84,22 @@ class KMeansPalettizerConfig(CompressionConfig):
     presets: ClassVar[PalettizerPresets[KMeansPalettizerConfig]]
 
 
-class PalettizerPresets(Presets):
+class PalettizerPresets(Presets[Made]):
     """Presets of palettization."""
 
-    def w4(self) -> Any:
+    def w4(self) -> Made:
         """4 bits, one table for every 16 output channels."""
         return self._weights(_grouped(4))
 
-    def w6(self) -> Any:
+    def w6(self) -> Made:
         """6 bits, one table for every 16 output channels."""
         return self._weights(_grouped(6))
 
-    def w8(self) -> Any:
+    def w8(self) -> Made:
         """8 bits, one table for the tensor."""
         return self._weights(PalettizationSpec(n_bits=8))
 
-    def _weights(self, spec: PalettizationSpec) -> Any:
+    def _weights(self, spec: PalettizationSpec) -> Made:
         return self._finish(ModuleKMeansPalettizerConfig(op_state_spec={"weight": spec}))
 
 

@@ -14,7 +14,7 @@ from graphpress.passes.configs.base import (
     OpCompressionConfig,
     PlainConfig,
 )
-from graphpress.passes.configs.presets import Presets, as_module
+from graphpress.passes.configs.presets import Made, Presets, as_module
 from graphpress.passes.configs.tables import ALL, Table, config_table, edge_table, entries, name_key, state_table
 from graphpress.passes.specs.arguments import checked, instance, integer, member, strict_arguments
 from graphpress.passes.specs.errors import SpecError
@@ -202,54 +202,54 @@ class QuantizerConfig(CompressionConfig):
         Raises:
             InvalidExecutionModeError: for a mode that does not exist.
         """
-        self.execution_mode = mode
+        self.execution_mode = mode  # type: ignore[assignment]  # the field converts
         return self
 
 
-class QuantizerPresets(Presets):
+class QuantizerPresets(Presets[Made]):
     """Presets of quantization. The first three quantize weights alone."""
 
-    def w8(self) -> Any:
+    def w8(self) -> Made:
         """Weights int8, symmetric, per output channel."""
         return self._weights(default_weight_quantization_spec())
 
-    def w4(self) -> Any:
+    def w4(self) -> Made:
         """Weights int4, symmetric, per output channel."""
         return self._weights(_weight("int4"))
 
-    def w4_per_block(self) -> Any:
+    def w4_per_block(self) -> Made:
         """Weights int4, symmetric, in blocks of 32 along the input channels."""
         return self._weights(_weight("int4", granularity=PerBlockGranularity(block_size=32)))
 
-    def mxfp4(self) -> Any:
+    def mxfp4(self) -> Made:
         """Weights float4 in blocks of 32 with power-of-two scales (OCP Microscaling formats, v1.0)."""
         return self._weights(_weight("float4_e2m1fn", granularity=PerBlockGranularity(block_size=32)))
 
-    def w8a8(self) -> Any:
+    def w8a8(self) -> Made:
         """Weights int8 per output channel, activations int8 per tensor: the default config."""
         return self._finish(ModuleQuantizerConfig())
 
-    def w4a8(self) -> Any:
+    def w4a8(self) -> Made:
         """Weights int4 per output channel, activations int8 per tensor."""
         return self._finish(ModuleQuantizerConfig(op_state_spec={"weight": _weight("int4")}))
 
-    def fp8(self) -> Any:
+    def fp8(self) -> Made:
         """Weights float8 e4m3fn per output channel, activations the same per tensor."""
         return self._both(_weight("float8_e4m3fn"), _activation("float8_e4m3fn"))
 
-    def best(self) -> Any:
+    def best(self) -> Made:
         """8 bits at the least error: int8 scales of least squared error, asymmetric activations from histograms."""
         return self._both(
             _weight("int8", qparam_calculator_cls="mse"),
             _activation("int8", qscheme="asymmetric", qparam_calculator_cls="histogram"),
         )
 
-    def _weights(self, weight: QuantizationSpec) -> Any:
+    def _weights(self, weight: QuantizationSpec) -> Made:
         return self._finish(
             ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec={"weight": weight})
         )
 
-    def _both(self, weight: QuantizationSpec, activation: QuantizationSpec) -> Any:
+    def _both(self, weight: QuantizationSpec, activation: QuantizationSpec) -> Made:
         every: Mapping[str, QuantizationSpec] = {ALL: activation}
         return self._finish(
             ModuleQuantizerConfig(op_input_spec=every, op_output_spec=every, op_state_spec={"weight": weight})

@@ -31,7 +31,7 @@ def strict_arguments(cls: C) -> C:
     required = [name for name, field in zip(names, fields, strict=True) if field.default is attrs.NOTHING]
     positional = [name for name, field in zip(names, fields, strict=True) if not field.kw_only]
     hints: Mapping[str, str] = getattr(cls, "argument_hints", {})
-    generated = cls.__init__
+    generated = cls.__init__  # type: ignore[misc]
 
     @functools.wraps(generated)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +66,7 @@ def checked(convert: Callable[[Any], V]) -> Any:
         except SpecError as error:
             raise error.under(field.alias or field.name) from None
 
-    return attrs.Converter(run, takes_field=True)  # type: ignore[call-overload]
+    return attrs.Converter(run, takes_field=True)
 
 
 def integer(minimum: int | None = None, *, optional: bool = False) -> Callable[[Any], int | None]:

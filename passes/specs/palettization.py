@@ -100,7 +100,7 @@ class PalettizationSpec:
     @property
     def n_clusters(self) -> int:
         """Entries of one table."""
-        return 2**self.n_bits
+        return 1 << self.n_bits
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain data."""

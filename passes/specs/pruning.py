@@ -122,4 +122,4 @@ class PolynomialDecaySchedule(SparsitySchedule):
             return target
         elapsed -= elapsed % self.update_frequency
         remaining = 1.0 - elapsed / self.total_iters
-        return target + (self.initial_sparsity - target) * remaining**self.power
+        return float(target + (self.initial_sparsity - target) * remaining**self.power)

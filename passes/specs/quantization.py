@@ -47,7 +47,8 @@ class QuantizationFormulation(StrEnum):
 
 def _torch_dtype(dtype: DType) -> torch.dtype:
     name = "float4_e2m1fn_x2" if dtype is DType.FLOAT4_E2M1FN else dtype.long_name
-    return getattr(torch, name)
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def _quantized_dtype(value: Any) -> torch.dtype:
