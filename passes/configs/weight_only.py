@@ -16,8 +16,8 @@ class WeightOnlyOpConfig(OpCompressionConfig):
     __slots__ = ()
 
     argument_hints: ClassVar[Mapping[str, str]] = {"op_input_spec": _ADVICE, "op_output_spec": _ADVICE}
-    op_input_spec: ClassVar[None] = None  # type: ignore[misc]
-    op_output_spec: ClassVar[None] = None  # type: ignore[misc]
+    op_input_spec: ClassVar[None] = None
+    op_output_spec: ClassVar[None] = None
 
 
 class WeightOnlyModuleConfig(ModuleCompressionConfig):
@@ -28,7 +28,7 @@ class WeightOnlyModuleConfig(ModuleCompressionConfig):
     argument_hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("op_input_spec", "op_output_spec", "module_input_spec", "module_output_spec"), _ADVICE
     )
-    op_input_spec: ClassVar[None] = None  # type: ignore[misc]
-    op_output_spec: ClassVar[None] = None  # type: ignore[misc]
-    module_input_spec: ClassVar[None] = None  # type: ignore[misc]
-    module_output_spec: ClassVar[None] = None  # type: ignore[misc]
+    op_input_spec: ClassVar[None] = None
+    op_output_spec: ClassVar[None] = None
+    module_input_spec: ClassVar[None] = None
+    module_output_spec: ClassVar[None] = None

@@ -31,7 +31,7 @@ def strict_arguments(cls: C) -> C:
     required = [name for name, field in zip(names, fields, strict=True) if field.default is attrs.NOTHING]
     positional = [name for name, field in zip(names, fields, strict=True) if not field.kw_only]
     hints: Mapping[str, str] = getattr(cls, "argument_hints", {})
-    generated = cls.__init__  # type: ignore[misc]
+    generated = cls.__init__
 
     @functools.wraps(generated)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ def strict_arguments(cls: C) -> C:
             raise ArgumentError(f"{cls.__name__} needs {', '.join(missing)}")
         generated(self, *args, **kwargs)
 
-    cls.__init__ = __init__  # type: ignore[misc]
+    cls.__init__ = __init__
     return cls
 
 

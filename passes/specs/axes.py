@@ -41,7 +41,7 @@ def weight_block_shape(granularity: Granularity, shape: Shape, op_type: str, nam
     """
     axis = weight_axis(granularity, op_type)
     if axis is not None:
-        granularity = attrs.evolve(granularity, axis=axis)  # type: ignore[misc]
+        granularity = attrs.evolve(granularity, axis=axis)
     return granularity.block_shape(shape, name)
 
 
