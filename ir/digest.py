@@ -1,4 +1,4 @@
-"""A tensor's content as a short text."""
+"""A tensor's content as bytes and as a short text."""
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ def fresh_tensor_digest(tensor: torch.Tensor) -> str:
     return tensor_digest(tensor)
 
 
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The elements of `tensor` in row-major order, as the machine stores them."""
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return memoryview(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else memoryview(b"")
+
+
 def _digest(tensor: torch.Tensor) -> str:
     header = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n"
     content = hashlib.sha256(header.encode())
-    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    if plain.numel():
-        content.update(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+    content.update(tensor_bytes(tensor))
     return content.hexdigest()

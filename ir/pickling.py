@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from safetensors.torch import load, save
+import torch
 
 from graphpress.ir.cloning import clone
-from graphpress.ir.digest import fresh_tensor_digest
+from graphpress.ir.digest import fresh_tensor_digest, tensor_bytes
 from graphpress.ir.graph import Graph
 from graphpress.ir.parser import parse_graph
 from graphpress.ir.printer import exact_text
 from graphpress.ir.regions import all_constants, nested_graphs
-from graphpress.ir.tensor_archive import from_archive, to_archive
 
 
 def reduce_graph(graph: Graph) -> tuple[Callable[..., Graph], tuple[Any, ...]]:
@@ -24,20 +23,32 @@ def reduce_graph(graph: Graph) -> tuple[Callable[..., Graph], tuple[Any, ...]]:
 
     The classes of the annotations go along, so that unpickling imports the modules that register them.
     """
-    tensors = {
-        fresh_tensor_digest(constant.tensor): constant.tensor for constant in all_constants(graph) if constant.has_data
-    }
+    data: dict[str, tuple[torch.dtype, tuple[int, ...], bytes]] = {}
+    for constant in all_constants(graph):
+        if constant.has_data:
+            tensor = constant.tensor
+            digest = fresh_tensor_digest(tensor)
+            if digest not in data:
+                data[digest] = tensor.dtype, tuple(tensor.shape), bytes(tensor_bytes(tensor))
     classes = {kind: None for inner in nested_graphs(graph) for node in inner.nodes for kind in node.annotations}
-    return _restore, (tuple(classes), exact_text(graph), save(to_archive(tensors)))
+    return _restore, (tuple(classes), exact_text(graph), data)
 
 
-def _restore(_classes: tuple[type, ...], text: str, data: bytes) -> Graph:
-    graph, tensors = parse_graph(text), load(data)
+def _restore(
+    _classes: tuple[type, ...], text: str, data: dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]
+) -> Graph:
+    graph = parse_graph(text)
+    tensors = {digest: _tensor(*stored) for digest, stored in data.items()}
     for constant in all_constants(graph):
         if constant.digest in tensors:
-            constant._tensor = from_archive(tensors[constant.digest], constant.type.dtype)
-            constant.digest = None
+            constant._tensor, constant.digest = tensors[constant.digest], None
     return graph
+
+
+def _tensor(dtype: torch.dtype, shape: tuple[int, ...], content: bytes) -> torch.Tensor:
+    if not content:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(dtype).reshape(shape)
 
 
 def deepcopy_graph(graph: Graph, memo: dict[int, Any]) -> Graph:
