@@ -93,3 +93,8 @@ def traits_of_aten(overload: torch._ops.OpOverload) -> frozenset[Trait]:
     if not schema.returns:
         traits.add(Trait.EFFECT)
     return frozenset(traits)
+
+
+def families_with(trait: Trait) -> frozenset[str]:
+    """The op families that have `trait`."""
+    return frozenset(name for name, traits in _TRAITS.items() if trait in traits)

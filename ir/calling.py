@@ -37,7 +37,7 @@ def call_arguments(
         if isinstance(argument, Graph):
             return nested(argument)
         if isinstance(argument, DType):
-            return argument.torch_dtype
+            return argument.torch_scalar_type
         return argument.target if isinstance(argument, OpDef) else argument
 
     bound = {name: convert(argument) for name, argument in node.operands.items()}

@@ -132,6 +132,11 @@ class DType(Enum):
         return getattr(torch, self.long_name)
 
     @cached_property
+    def torch_scalar_type(self) -> torch.dtype:
+        """The torch dtype of the same name, also where torch names it and cannot compute with it (`torch.int4`)."""
+        return torch.float4_e2m1fn_x2 if self is DType.FLOAT4_E2M1FN else getattr(torch, self.long_name)
+
+    @cached_property
     def is_dense(self) -> bool:
         """True when torch computes with this type itself, not with codes in a wider container."""
         return self.bits >= 8

@@ -124,7 +124,7 @@ def _materialize(value: Any) -> Any:
 def to_torch(value: Any) -> Any:
     """An attribute or operand as torch takes it: `DType` as torch dtype, tuples as lists."""
     if isinstance(value, DType):
-        return value.torch_dtype
+        return value.torch_scalar_type
     if isinstance(value, tuple | list):
         return [to_torch(item) for item in value]
     return value

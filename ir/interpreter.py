@@ -32,6 +32,13 @@ def run(graph: Graph, inputs: Sequence[Any]) -> list[Any]:
     return Interpreter(graph).run(inputs)
 
 
+def evaluate_node(node: Node, read: Callable[[Value], Any]) -> list[Any]:
+    """The results of one node, with `read` giving the values of its operands."""
+    values = {id(value): read(value) for _, _, value in node.operand_values()}
+    with torch.no_grad():
+        return list(_runner(node)(values))
+
+
 @frozen
 class Execution:
     """What one run leaves behind: flat user outputs, and what it would write, by the name of the constant or input."""

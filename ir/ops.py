@@ -131,20 +131,16 @@ class OpDef:
         return {p.name: value for p, value in zip(self.parameters, args, strict=False)} | dict(kwargs)
 
     def unbind(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """A mapping by parameter name as positional and keyword arguments, trailing defaults left out."""
+        """A mapping by parameter name as positional and keyword arguments; gaps are filled, trailing defaults left out."""
         if self.variadic:
             positional = [bound[f"arg{i}"] for i in range(len(bound)) if f"arg{i}" in bound]
             return positional, {k: v for k, v in bound.items() if not (k.startswith("arg") and k[3:].isdigit())}
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        gap = False
-        for parameter in self.parameters:
-            if parameter.name not in bound:
-                gap = True
-            elif gap or parameter.keyword_only:
-                kwargs[parameter.name] = bound[parameter.name]
-            else:
-                args.append(bound[parameter.name])
+        positional_count = 0
+        for place, parameter in enumerate(self.parameters):
+            if parameter.name in bound and not parameter.keyword_only:
+                positional_count = place + 1
+        args = [bound.get(p.name, None if p.is_required else p.default) for p in self.parameters[:positional_count]]
+        kwargs = {p.name: bound[p.name] for p in self.parameters[positional_count:] if p.name in bound}
         return args, kwargs
 
     def __repr__(self) -> str:

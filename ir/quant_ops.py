@@ -187,6 +187,15 @@ BATCH_NORM_BIAS = register_op(
     )
 )
 
+INPUT_SHIFT_BIAS = register_op(
+    OpDef(
+        "fold.input_shift_bias",
+        _parameters("weight shift", bias=None),
+        evaluate=lambda weight, shift, bias=None: reference.input_shift_bias(weight, shift, bias),
+        infer=lambda types, _: [TensorType(types["weight"].dtype, types["weight"].shape[:1])],
+    )
+)
+
 SCALE_AXIS = register_op(
     OpDef(
         "fold.scale_axis",

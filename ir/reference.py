@@ -179,7 +179,8 @@ def qparams_from_range(
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Scale, zero point and minimum value (float32, of the shape of `low`) that cover the range ``[low, high]`` and zero.
+    """Scale, zero point and minimum value (float32, of the shape of `low`) that cover the range ``[low, high]`` and
+    zero.
 
     Symmetric: ``s = max(|low|, |high|) / ((qmax - qmin) / 2)``, the zero point in the middle of the codes (none for
     signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value: same
@@ -245,6 +246,16 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
     shape = [1] * data.ndim
     shape[axis] = -1
     return (data * factor.reshape(shape)).to(data.dtype)
+
+
+def input_shift_bias(weight: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:
+    """The bias that a constant `shift` of each input channel amounts to: ``bias[o] + sum over i, k of W[o, i, k]
+    shift[i]``.
+    """
+    shape = [1] * weight.ndim
+    shape[1] = -1
+    moved = (weight.double() * shift.double().reshape(shape)).sum(tuple(range(1, weight.ndim)))
+    return (moved if bias is None else moved + bias.double()).to(weight.dtype)
 
 
 def float4_values(codes: Tensor) -> Tensor:

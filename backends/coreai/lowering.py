@@ -1,0 +1,218 @@
+"""Lower the `quant` dialect to the ops that Core AI's converter knows, and raise it from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from graphpress.backends.coreai.errors import LoweringError
+from graphpress.backends.coreai.ops import register
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.constants import root_constant
+from graphpress.passes.facts import QUANTIZERS_CONVERTED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.facts import Fact
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+LOWERED_TO_COREAI = Fact("lowered-to-coreai", "compressed values are spelled in Core AI's own ops")
+
+_WEIGHTS = frozenset(["i2", "u2", "i4", "u4", "i8", "u8", "f8e4m3fn", "f8e5m2", "f4e2m1fn", "f32", "f16", "bf16"])
+_ACTIVATIONS = frozenset(["i4", "u4", "i8", "u8", "f8e4m3fn", "f8e5m2"])
+_TABLE_SIZES = (2, 4, 8, 16, 64, 256)
+
+
+@register_pass
+@frozen
+class LowerToCoreai(Pass):
+    """Spell every `quant` op as the `coreai` op with the same meaning.
+
+    Exact: both mean the same formula. Constants are renamed so that the converter finds indices and tables, and codes
+    keep their own element type beside the container that holds them.
+    """
+
+    name = "lower-to-coreai"
+    needs = frozenset({QUANTIZERS_CONVERTED})
+    gives = frozenset({LOWERED_TO_COREAI})
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every node once."""
+        register()
+        for node in graph.nodes:
+            if node.op.dialect != "quant":
+                continue
+            context.node = node
+            rewriter.replace(node, _LOWERINGS[node.op.short_name](node, rewriter))
+            context.count(node.op.short_name)
+        for constant in list(graph.constants.values()):
+            if not constant.value.use_count:
+                rewriter.erase_constant(constant)
+
+
+def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
+    data, dtype = node.operands["input"], node.attribute("dtype")
+    if dtype.value not in _WEIGHTS:
+        raise _refused(node, f"weights of {dtype.long_name}", _WEIGHTS)
+    operands: dict[str, Any] = {
+        "input": data,
+        "scale": _ranked(node.operands["scale"], data, "scale", rewriter),
+        "zero_point": _zero_point(node, data, rewriter, ranked=True),
+        "minval": None
+        if node.operand("minval") is None
+        else _ranked(node.operands["minval"], data, "minval", rewriter),
+    }
+    output = node.result.tensor_type.dtype
+    by_scale = dtype.is_integer and output is operands["scale"].tensor_type.dtype
+    attributes = {"input_dtype": dtype, "output_dtype": None if by_scale else output}
+    return _insert(node, "coreai.constexpr_blockwise_shift_scale", operands, attributes, rewriter)
+
+
+def _lower_lut_to_dense(node: Node, rewriter: Rewriter) -> Value:
+    indices, lut = node.operands["indices"], node.operands["lut"]
+    entries = lut.tensor_type.shape[-2]
+    if entries not in _TABLE_SIZES:
+        raise LoweringError(
+            f"{node.name} ({node.location}): Core AI stores tables of {_listed(_TABLE_SIZES)} entries, not {entries}"
+        )
+    base = _base_name(node)
+    operands = {
+        "indices": _renamed(indices, f"{base}_indices", rewriter),
+        "lut": _renamed(lut, f"{base}_lut", rewriter),
+    }
+    axis = node.attribute("axis") % max(indices.tensor_type.rank, 1)
+    return _insert(node, "coreai.lut_to_dense", operands, {"axis": axis}, rewriter)
+
+
+def _lower_quantize(node: Node, rewriter: Rewriter) -> Value:
+    dtype = node.attribute("dtype")
+    if dtype.value not in _ACTIVATIONS:
+        raise _refused(node, f"activations of {dtype.long_name}", _ACTIVATIONS)
+    operands, axis = _activation_operands(node, rewriter)
+    return _insert(node, "coreai.quantize", operands, {"output_dtype": dtype, "axis": axis}, rewriter)
+
+
+def _lower_dequantize(node: Node, rewriter: Rewriter) -> Value:
+    operands, axis = _activation_operands(node, rewriter)
+    output = node.result.tensor_type.dtype
+    by_scale = output is operands["scale"].tensor_type.dtype
+    attributes = {"axis": axis, "input_dtype": node.attribute("dtype"), "output_dtype": None if by_scale else output}
+    return _insert(node, "coreai.dequantize", operands, attributes, rewriter)
+
+
+def _lower_sparse_to_dense(node: Node, rewriter: Rewriter) -> Value:
+    base = _base_name(node)
+    operands = {
+        "nonzero_data": _renamed(node.operands["values"], f"{base}_nonzero_data", rewriter),
+        "mask": _renamed(node.operands["mask"], f"{base}_mask", rewriter),
+    }
+    return _insert(node, "coreai.sparse_to_dense", operands, {}, rewriter)
+
+
+_LOWERINGS = {
+    "blockwise_shift_scale": _lower_blockwise_shift_scale,
+    "lut_to_dense": _lower_lut_to_dense,
+    "quantize": _lower_quantize,
+    "dequantize": _lower_dequantize,
+    "sparse_to_dense": _lower_sparse_to_dense,
+}
+
+
+def _activation_operands(node: Node, rewriter: Rewriter) -> tuple[dict[str, Any], int]:
+    """Operands of quantize and dequantize: one entry, or one for each index along an axis."""
+    scale = node.operands["scale"].tensor_type
+    wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
+    extents = node.operands["input"].tensor_type.shape
+    if len(wide) > 1 or (wide and scale.shape[wide[0]] != extents[wide[0]]):
+        raise LoweringError(
+            f"{node.name} ({node.location}): Core AI quantizes activations per tensor or per channel, not in blocks"
+        )
+    operands: dict[str, Any] = {
+        "input": node.operands["input"],
+        "scale": _flat(node.operands["scale"], "scale", rewriter),
+        "zero_point": _zero_point(node, node.operands["input"], rewriter, ranked=False),
+        "minval": None if node.operand("minval") is None else _flat(node.operands["minval"], "minval", rewriter),
+    }
+    return operands, wide[0] if wide else 0
+
+
+def _zero_point(node: Node, data: Value, rewriter: Rewriter, *, ranked: bool) -> Value | None:
+    """The zero point in the element type of the codes."""
+    value = node.operand("zero_point")
+    if value is None:
+        return None
+    dtype: DType = node.attribute("dtype")
+    constant = _constant(value)
+    tensor = constant.tensor
+    tensor = tensor.reshape((1,) * data.tensor_type.rank) if ranked and not tensor.ndim else tensor
+    tensor = tensor if ranked else tensor.reshape(-1)
+    codes = tensor.round().to(dtype.torch_dtype)
+    return _once(rewriter, constant, "zero_point", codes, TensorType(dtype, codes.shape))
+
+
+def _ranked(value: Value, data: Value, role: str, rewriter: Rewriter) -> Value:
+    constant = _constant(value)
+    if constant.tensor.ndim:
+        return value
+    tensor = constant.tensor.reshape((1,) * data.tensor_type.rank)
+    return _once(rewriter, constant, role, tensor, None)
+
+
+def _flat(value: Value, role: str, rewriter: Rewriter) -> Value:
+    constant = _constant(value)
+    if constant.tensor.ndim == 1:
+        return value
+    return _once(rewriter, constant, role, constant.tensor.reshape(-1), None)
+
+
+def _once(rewriter: Rewriter, constant: Constant, role: str, tensor: Any, type: TensorType | None) -> Value:
+    """A constant made from `constant`; the same one when it is made again, so that shared parameters stay shared."""
+    name = f"{constant.name}_{role}_{'x'.join(map(str, tensor.shape)) or 'scalar'}_{tensor.dtype}".replace("torch.", "")
+    known = rewriter.graph.constants.get(name)
+    if known is not None:
+        return known.value
+    return rewriter.add_constant(name, tensor, type=type)
+
+
+def _renamed(value: Value, name: str, rewriter: Rewriter) -> Value:
+    """The converter tells indices from tables by their names, and every constant must be a persistent buffer."""
+    constant = _constant(value)
+    if constant.kind == "buffer" and constant.persistent and constant.name == name:
+        return value
+    if value.use_count > 1 and constant.kind == "buffer" and constant.persistent:
+        return value
+    return rewriter.add_constant(name, constant.tensor, type=constant.type)
+
+
+def _base_name(node: Node) -> str:
+    root = root_constant(node.result)
+    name = root.name if root is not None else node.name
+    for suffix in ("_folded", "_indices", "_lut", "_codes"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _constant(value: Value) -> Constant:
+    if value.constant is None:
+        raise LoweringError(f"{value.name} is computed, but Core AI wants a constant there; run fold-constants first")
+    return value.constant
+
+
+def _insert(node: Node, op: str, operands: dict[str, Any], attributes: dict[str, Any], rewriter: Rewriter) -> Value:
+    """The lowered node. Absent operands are spelled out as None: the converter reads arguments by position."""
+    attributes |= {name: None for name, value in operands.items() if value is None}
+    return rewriter.insert_before(
+        node, op, operands, attributes, types=[result.type for result in node.results], name=node.name
+    ).result
+
+
+def _refused(node: Node, what: str, accepted: frozenset[str]) -> LoweringError:
+    names = _listed(DType(value).long_name for value in sorted(accepted))
+    return LoweringError(f"{node.name} ({node.location}): Core AI stores no {what}; accepted: {names}")
+
+
+def _listed(items: Any) -> str:
+    return ", ".join(map(str, items))

@@ -1,0 +1,64 @@
+"""Raise Core AI's ops to the `quant` dialect, so that a finalized model can be compressed further."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Node
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+
+@register_pass
+@frozen
+class RaiseFromCoreai(Pass):
+    """Spell ``coreai.lut_to_dense`` and its like as the `quant` ops they were lowered from.
+
+    Exact: both mean the same formula. The bit width of codes comes from the op's own dtype argument, or from the size
+    of the table.
+    """
+
+    name = "raise-from-coreai"
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every node once."""
+        for node in graph.nodes:
+            raised = _RAISED.get(node.op.name)
+            if raised is None:
+                continue
+            operands = {raised[1].get(name, name): value for name, value in node.operands.items()}
+            made = rewriter.insert_before(
+                node,
+                raised[0],
+                operands,
+                _attributes(node),
+                types=[result.type for result in node.results],
+                name=node.name,
+            )
+            rewriter.replace(node, made.result)
+            context.count(node.op.short_name)
+
+
+_RAISED: dict[str, tuple[str, dict[str, str]]] = {
+    "coreai.lut_to_dense": ("quant.lut_to_dense", {}),
+    "coreai.constexpr_blockwise_shift_scale": ("quant.blockwise_shift_scale", {}),
+    "coreai.sparse_to_dense": ("quant.sparse_to_dense", {"nonzero_data": "values"}),
+}
+
+
+def _attributes(node: Node) -> dict[str, Any]:
+    if node.op.short_name == "lut_to_dense":
+        return {"axis": node.attribute("axis")}
+    if node.op.short_name == "sparse_to_dense":
+        return {}
+    dtype = node.attributes.get("input_dtype")
+    if dtype is None:
+        dtype = node.operands["input"].tensor_type.dtype
+    dtype = DType.of(dtype) if isinstance(dtype, torch.dtype | str) else dtype
+    return {"dtype": dtype, "output_dtype": node.result.tensor_type.dtype}

@@ -1,0 +1,185 @@
+"""From a prepared graph to a module: constant expressions and folded layers become submodules.
+
+Everything a graph computes from its constants alone is outlined into a `ConstantExpression`; a layer with a folded
+batch norm becomes a `BatchNormLayer`, so that training can use the statistics of the batch. Parameters stay where the
+user's model had them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field
+from torch import nn
+
+from graphpress.ir.emitted_module import EmittedModule
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.ops import OpDef
+from graphpress.ir.to_graph_module import to_graph_module
+from graphpress.passes.analysis.constants import constant_values
+from graphpress.passes.analysis.layers import layer_of
+from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
+from graphpress.quantization.expressions import ConstantExpression, Slot, Step
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+
+# Stands for a submodule while the graph is emitted; it is in no op table.
+_MODULE_CALL = OpDef("module.call", variadic=True)
+
+
+def emit_prepared(
+    graph: Graph, quantizers: Mapping[str, FakeQuantizeImplBase], *, copy_constants: bool
+) -> EmittedModule:
+    """The prepared model of `graph`, which is not changed. `quantizers` has the module of every quantizer, by name."""
+    outlined = graph.clone()
+    outliner = _Outliner(outlined, quantizers)
+    outliner.run()
+
+    def module_for(node: Node) -> tuple[str, nn.Module, list[Value]] | None:
+        if node.op is _MODULE_CALL:
+            path = node.attributes["path"]
+            return path, outliner.modules[path], [value for _, _, value in node.operand_values()]
+        if node.op.name == "quant.fake_quantize":
+            quantizer = quantizers[node.attribute("quantizer")]
+            return f"quantizers.{quantizer.name}", quantizer, [node.operands["input"]]
+        return None
+
+    return to_graph_module(outlined, module_for=module_for, copy_constants=copy_constants)
+
+
+@define(eq=False)
+class _Outliner:
+    graph: Graph
+    quantizers: Mapping[str, FakeQuantizeImplBase]
+    modules: dict[str, nn.Module] = field(factory=dict)
+    _constant: set[int] = field(init=False)
+    _made: dict[int, Value] = field(factory=dict)
+
+    def run(self) -> None:
+        """Outline everything, then drop what nothing reads any more."""
+        self._constant = constant_values(self.graph)
+        for node in self.graph.nodes:
+            if node.results and all(id(result) in self._constant for result in node.results):
+                continue
+            if not self._outline_layer(node):
+                self._outline_operands(node)
+        for output in self.graph.outputs:
+            if output.value is not None and self._is_expression(output.value):
+                self.graph.set_output(output, self._call_expression(output.value, None))
+        for node in reversed(self.graph.nodes):
+            if node.is_dead:
+                self.graph.erase(node)
+
+    def _is_expression(self, value: Value) -> bool:
+        return id(value) in self._constant and value.node is not None
+
+    def _outline_operands(self, node: Node) -> None:
+        for name, index, value in list(node.operand_values()):
+            if not self._is_expression(value):
+                continue
+            call = self._call_expression(value, node)
+            if index is None:
+                self.graph.set_operand(node, name, call)
+            else:
+                items = list(node.operands[name])
+                items[index] = call
+                self.graph.set_operand(node, name, items)
+
+    def _call_expression(self, value: Value, before: Node | None) -> Value:
+        made = self._made.get(id(value))
+        if made is None:
+            arguments: list[Value] = []
+            expression = self._expression(value, arguments)
+            producer = value.node
+            assert producer is not None
+            made = self._call(f"expressions.{producer.name}", expression, arguments, producer, before).results[0]
+            self._made[id(value)] = made
+            self._constant.discard(id(made))
+        return made
+
+    def _outline_layer(self, node: Node) -> bool:
+        """Replace a layer whose batch norm was folded once, in the plain way, by a trainable module."""
+        layer = layer_of(node)
+        weight, bias, input = node.operand("weight"), node.operand("bias"), node.operand("input")
+        if layer is None or weight is None or bias is None or input is None or not self._is_expression(weight):
+            return False
+        bias_node = bias.node
+        if bias_node is None or bias_node.op.name != "fold.batch_norm_bias" or id(input) in self._constant:
+            return False
+        factor = bias_node.operands["factor"].node
+        layer_bias = bias_node.operand("bias")
+        if factor.op.name != "fold.batch_norm_factor" or (layer_bias is not None and layer_bias.constant is None):
+            return False
+        arguments: list[Value] = []
+        weight_module = self._expression(weight, arguments)
+        weight_arguments = tuple(range(len(arguments)))
+        if sum(step.op.name == "fold.batch_norm_factor" for step in weight_module.steps) != 1:
+            return False
+        bias_module = self._expression(bias, bias_reads := [])
+        norm = FoldedNorm(
+            running_var=_place(factor.operands["running_var"], arguments),
+            running_mean=_place(bias_node.operands["running_mean"], arguments),
+            weight=_place_optional(factor.operand("weight"), arguments),
+            bias=_place_optional(bias_node.operand("norm_bias"), arguments),
+            layer_bias=_place_optional(layer_bias, arguments),
+            eps=factor.attribute("eps"),
+            momentum=factor.attribute("momentum"),
+        )
+        module = BatchNormLayer(
+            node.op,
+            node.attributes,
+            norm,
+            (weight_module, weight_arguments),
+            (bias_module, tuple(_place(value, arguments) for value in bias_reads)),
+        )
+        call = self._call(f"layers.{node.name}", module, [input, *arguments], node, node)
+        self.graph.replace_uses(node.result, call.result)
+        return True
+
+    def _expression(self, value: Value, arguments: list[Value]) -> ConstantExpression:
+        """The module that computes `value`; the constants it reads are appended to `arguments`."""
+        quantizers: list[FakeQuantizeImplBase] = []
+        steps: list[Step] = []
+        slots: dict[int, Slot] = {}
+
+        def visit(current: Value) -> Slot:
+            if id(current) in slots:
+                return slots[id(current)]
+            node = current.node
+            if node is None:
+                slot = Slot(_place(current, arguments), True)
+            else:
+                operands = tuple((name, visit(read)) for name, _, read in node.operand_values())
+                quantizer = None
+                if node.op.name == "quant.fake_quantize":
+                    quantizer = _place(self.quantizers[node.attribute("quantizer")], quantizers)
+                steps.append(Step(node.op, operands, tuple(node.attributes.items()), quantizer))
+                slot = Slot(len(steps) - 1, False)
+            slots[id(current)] = slot
+            return slot
+
+        visit(value)
+        return ConstantExpression(steps, quantizers)
+
+    def _call(self, path: str, module: nn.Module, arguments: list[Value], like: Node, before: Node | None) -> Node:
+        while path in self.modules:
+            path += "_"
+        self.modules[path] = module
+        operands = {f"arg{i}": value for i, value in enumerate(arguments)}
+        types = [result.type for result in like.results]
+        return self.graph.insert(
+            _MODULE_CALL, operands, {"path": path}, types, name=like.name, location=like.location, before=before
+        )
+
+
+def _place(item: Any, items: list[Any]) -> int:
+    """The place of `item` in `items`, by identity; it is appended when it is not there."""
+    for place, known in enumerate(items):
+        if known is item:
+            return place
+    items.append(item)
+    return len(items) - 1
+
+
+def _place_optional(value: Value | None, arguments: list[Value]) -> int | None:
+    return None if value is None else _place(value, arguments)

@@ -1,0 +1,41 @@
+"""Which values of a graph depend on its constants alone."""
+
+from __future__ import annotations
+
+from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.ops import Trait
+
+
+def constant_values(graph: Graph) -> set[int]:
+    """``id`` of every value that is a constant or computed from constants only, by ops that always give the same
+    result.
+
+    A buffer that running the graph writes to is not one: its value is not known before the run.
+    """
+    found = {id(c.value) for c in graph.constants.values() if not c.is_mutated}
+    for node in graph.nodes:
+        if is_foldable(node) and all(id(value) in found for _, _, value in node.operand_values()):
+            found.update(id(result) for result in node.results)
+    return found
+
+
+def is_foldable(node: Node) -> bool:
+    """True when `node` gives the same results for the same operands, has no effect, and reads at least one operand."""
+    op = node.op
+    return (
+        op.is_pure
+        and not (op.has(Trait.RANDOM) or op.has(Trait.OPAQUE) or op.has(Trait.SYMBOLIC))
+        and next(node.operand_values(), None) is not None
+    )
+
+
+def root_constant(value: Value) -> Constant | None:
+    """The constant that `value` is, or is made from through its first operands: the weight a folded weight comes
+    from.
+    """
+    while value.node is not None:
+        first = next(value.node.operand_values(), None)
+        if first is None:
+            return None
+        value = first[2]
+    return value.constant

@@ -1,0 +1,71 @@
+"""Mark the ops that a backend runs as one."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from graphpress.ir.graph import Graph, Node
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.constants import constant_values
+from graphpress.passes.facts import CANONICAL, FUSION_ANNOTATED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.fusion import FusionGroup, FusionPattern, Role, fusion_patterns
+
+
+@register_pass
+@frozen
+class AnnotateFusion(Pass):
+    """Annotate every node that starts, continues or ends a fusion group.
+
+    Only notes are left, so the numbers cannot change. Groups do not overlap: a node belongs to the first group that
+    reaches it in execution order, longest pattern first.
+    """
+
+    needs = frozenset({CANONICAL})
+    gives = frozenset({FUSION_ANNOTATED})
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Walk the graph once; patterns are indexed by the op type of their first place."""
+        by_first: dict[str, list[FusionPattern]] = {}
+        for pattern in fusion_patterns():
+            for family in pattern.chain[0]:
+                by_first.setdefault(family, []).append(pattern)
+        constant = constant_values(graph)
+        for node in graph.nodes:
+            if node.annotation(FusionGroup) or not _computes(node) or id(node.results[0]) in constant:
+                continue
+            for pattern in by_first.get(node.op.family, ()):
+                chain = _match(node, pattern)
+                if chain is not None:
+                    _mark(chain, pattern, rewriter)
+                    context.count(pattern.name)
+                    break
+
+
+def _computes(node: Node) -> bool:
+    type = node.results[0].type if node.results else None
+    return isinstance(type, TensorType) and type.dtype.is_floating
+
+
+def _match(anchor: Node, pattern: FusionPattern) -> list[Node] | None:
+    chain = [anchor]
+    for families in pattern.chain[1:]:
+        last = chain[-1]
+        uses = last.results[0].uses
+        if len(last.results) != 1 or len(uses) != 1 or not isinstance(uses[0].user, Node):
+            return None
+        following = uses[0].user
+        if following.op.family not in families or following.annotation(FusionGroup):
+            return None
+        chain.append(following)
+    return chain
+
+
+def _mark(chain: list[Node], pattern: FusionPattern, rewriter: Rewriter) -> None:
+    for place, node in enumerate(chain):
+        role = Role.ANCHOR if place == 0 else Role.TAIL if place == len(chain) - 1 else Role.MEMBER
+        role = Role.WHOLE if len(chain) == 1 else role
+        rewriter.annotate(node, FusionGroup(chain[0].name, pattern.name, role))

@@ -1,0 +1,187 @@
+"""Decide what is quantized: the config, resolved to a point for each value a node reads or makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import evolve, field, frozen
+
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.constants import constant_values, root_constant
+from graphpress.passes.analysis.sites import site_of
+from graphpress.passes.analysis.value_preserving import only_moves_values
+from graphpress.passes.configs import ConfigResolver, Decision, OpSite, QuantizerConfig, report_unmatched
+from graphpress.passes.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.fusion import FusionGroup, Role
+from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.passes.quantization.known_ranges import with_known_range
+from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
+from graphpress.passes.quantization.weights import is_weight, weight_block
+from graphpress.passes.specs import AxisError, BlockSizeError, PerTensorGranularity, QuantizationSpec
+
+
+def _config(value: object) -> QuantizerConfig:
+    return value if isinstance(value, QuantizerConfig) else QuantizerConfig.from_dict(value)  # type: ignore[arg-type]
+
+
+@register_pass
+@frozen
+class AssignQuantizers(Pass):
+    """Annotate nodes with the quantizers that the config wants at their operands, results and weights.
+
+    A fusion group is treated as one op: its anchor reads and is configured, its last op makes the result. Ops that
+    only move values get passive points, which follow their neighbours. Only notes are left, so the numbers cannot
+    change.
+
+    Attributes:
+        config: which spec goes where.
+        leave_indivisible: leave weights whole, with a report, whose blocks do not divide them; else that is an error.
+    """
+
+    needs = frozenset({FUSION_ANNOTATED})
+    gives = frozenset({QUANTIZERS_ASSIGNED})
+
+    config: QuantizerConfig = field(factory=QuantizerConfig, converter=_config)
+    leave_indivisible: bool = False
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every node once."""
+        assignment = _Assignment(self, graph, rewriter, context)
+        for node in graph.nodes:
+            context.node = node
+            assignment.visit(node)
+        context.node = None
+        report_unmatched(self.config, assignment.sites)
+        assignment.raise_errors()
+
+
+class _Assignment:
+    def __init__(self, options: AssignQuantizers, graph: Graph, rewriter: Rewriter, context: PassContext):
+        self._options = options
+        self._rewriter = rewriter
+        self._context = context
+        self._resolver = ConfigResolver(options.config)
+        self._constant = constant_values(graph)
+        self._anchors: dict[str, OpSite] = {}
+        self._errors: list[str] = []
+        self.sites: list[OpSite] = []
+
+    def visit(self, node: Node) -> None:
+        site = site_of(node, self._constant)
+        self.sites.append(site)
+        group = node.annotation(FusionGroup)
+        if group is not None:
+            if group.role in (Role.ANCHOR, Role.WHOLE):
+                self._anchors[node.name] = site
+            points = list(self._group_points(node, site, group))
+        elif only_moves_values(node):
+            points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
+        else:
+            return
+        if points:
+            self._rewriter.annotate(node, QuantizationPoints(tuple(points)))
+            self._context.count("points", len(points))
+
+    def raise_errors(self) -> None:
+        if self._errors:
+            lines = "".join(f"\n  {line}" for line in self._errors)
+            count = len(self._errors)
+            raise QuantizationError(
+                f"{count} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
+            )
+
+    def _group_points(self, node: Node, site: OpSite, group: FusionGroup) -> Iterator[Point]:
+        if group.role in (Role.ANCHOR, Role.WHOLE):
+            yield from self._inputs(node, site)
+            yield from self._weights(node, site)
+        if group.role in (Role.TAIL, Role.WHOLE):
+            yield from self._outputs(node, self._anchors[group.anchor])
+
+    def _inputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
+        for position, (name, index, value) in enumerate(_tensor_operands(node)):
+            if id(value) in self._constant or not _is_float(value):
+                continue
+            decision = self._resolver.explain_input(site, position, name)
+            if decision.spec is not None:
+                suffix = name if index is None else f"{name}_{index}"
+                quantizer = _activation(f"{node.name}_{suffix}", decision, value)
+                yield Point(Side.INPUT, quantizer, name, index, is_passive=passive)
+
+    def _outputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
+        for index, result in enumerate(node.results):
+            if id(result) in self._constant or not _is_float(result):
+                continue
+            decision = self._resolver.explain_output(site, index)
+            if decision.spec is None:
+                continue
+            name = f"{node.name}_output" if len(node.results) == 1 else f"{node.name}_output_{index}"
+            quantizer = _activation(name, decision, result)
+            if not passive and not decision.is_specific:
+                adjusted = with_known_range(quantizer.spec, node)
+                if adjusted != quantizer.spec:
+                    quantizer = evolve(quantizer, spec=adjusted, wanted=quantizer.spec)
+            yield Point(Side.OUTPUT, quantizer, index=index, is_passive=passive)
+
+    def _weights(self, node: Node, site: OpSite) -> Iterator[Point]:
+        for name, index, value in node.operand_values():
+            if id(value) not in self._constant or not is_weight(node, name, value):
+                continue
+            decision = self._state_decision(site, name, value)
+            if decision.spec is None:
+                continue
+            try:
+                block = weight_block(node, value, decision.spec.granularity)
+            except (BlockSizeError, AxisError) as error:
+                self._leave(node, str(error))
+                continue
+            quantizer = Quantizer(
+                f"{node.name}_{name}" if index is None else f"{node.name}_{name}_{index}",
+                decision.spec,
+                block_size=block,
+                is_state=True,
+                source=decision.source,
+            )
+            yield Point(Side.INPUT, quantizer, name, index)
+
+    def _state_decision(self, site: OpSite, operand: str, value: Value) -> Decision:
+        """The config speaks of a parameter by its name in its module; the name of the operand does as well."""
+        root = root_constant(value)
+        names = [name.rpartition(".")[2] for name in (root.names if root is not None else ())]
+        decision = self._resolver.explain_state(site, operand)
+        for name in names:
+            if decision.spec is None and not (decision.explicit and decision.is_specific):
+                decision = self._resolver.explain_state(site, name)
+        return decision
+
+    def _leave(self, node: Node, reason: str) -> None:
+        if self._options.leave_indivisible:
+            self._context.report(node, f"left whole: {reason}")
+        else:
+            self._errors.append(f"{node.name} ({node.location}): {reason}")
+
+
+def _activation(name: str, decision: Decision, value: Value) -> Quantizer:
+    spec: QuantizationSpec = decision.spec  # type: ignore[assignment]
+    block: tuple[int, ...] = ()
+    if not isinstance(spec.granularity, PerTensorGranularity):
+        shape = value.tensor_type.shape
+        extents = tuple(extent if isinstance(extent, int) else 1 for extent in shape)
+        box = spec.granularity.block_shape(extents, name)
+        block = tuple(-1 if size == extent else size for size, extent in zip(box, extents, strict=True))
+    rank = 10 * int(decision.level) + int(decision.op_level or 0)
+    return Quantizer(name, spec, block_size=block, source=decision.source, rank=rank)
+
+
+def _tensor_operands(node: Node) -> Iterator[tuple[str, int | None, Value]]:
+    order = {parameter.name: place for place, parameter in enumerate(node.op.parameters)}
+    operands = [item for item in node.operand_values() if isinstance(item[2].type, TensorType)]
+    return iter(sorted(operands, key=lambda item: (order.get(item[0], 0), item[1] or 0)))
+
+
+def _is_float(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype.is_floating and value.type.dtype.bits >= 16

@@ -1,0 +1,168 @@
+"""One spelling for what torch spells several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import frozen
+
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.facts import CANONICAL
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.effects import CLOSE
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+Rule = Callable[[Node, Rewriter], Value | None]
+
+
+@register_pass
+@frozen
+class Canonicalize(Pass):
+    """Rewrite each spelling of an operation to the one that later passes look for, and remove identities.
+
+    Identities are exact. Batch norm in its several native forms, ``convolution`` and ``addmm`` become the high-level
+    ops they are the same sum of products as; only the order of that sum may differ.
+    """
+
+    gives = frozenset({CANONICAL})
+    effect = CLOSE(rtol=1e-5, atol=1e-6)
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every node once; rules are found by op name."""
+        for node in graph.nodes:
+            rule = _RULES.get(node.op.short_name) if node.op.dialect == "aten" else None
+            value = rule(node, rewriter) if rule is not None else None
+            if value is not None:
+                context.count(node.op.short_name)
+                rewriter.replace(node, value)
+
+
+def _dropout(node: Node, rewriter: Rewriter) -> Value | None:
+    return None if node.attribute("train") else node.operand("input")
+
+
+def _same_shape(node: Node, rewriter: Rewriter) -> Value | None:
+    """A view, expansion or slice that gives back its operand."""
+    source = node.operand("self")
+    return source if source is not None and source.type == node.result.type else None
+
+
+def _slice(node: Node, rewriter: Rewriter) -> Value | None:
+    whole = node.attribute("step") == 1 and not node.attribute("start")
+    return _same_shape(node, rewriter) if whole else None
+
+
+def _copy(node: Node, rewriter: Rewriter) -> Value | None:
+    """A copy of the same type; one that asks for a memory format only moves bytes."""
+    return _same_shape(node, rewriter)
+
+
+def _one_split(node: Node, rewriter: Rewriter) -> Value | None:
+    return node.operand("self") if len(node.results) == 1 and node.operand("self").type == node.result.type else None  # type: ignore[union-attr]
+
+
+def _multiply(node: Node, rewriter: Rewriter) -> Value | None:
+    """Times or divided by one, of the same type."""
+    other = node.attributes.get("other")
+    is_one = isinstance(other, int | float) and not isinstance(other, bool) and other == 1
+    return _same_shape(node, rewriter) if is_one and node.attributes.get("rounding_mode") is None else None
+
+
+def _batch_norm(node: Node, rewriter: Rewriter) -> Value | None:
+    """The native forms return statistics too; they are batch norms where nobody reads those."""
+    if any(result.use_count for result in node.results[1:]) or node.attributes.get("training", False):
+        return None
+    names = {"input", "weight", "bias", "running_mean", "running_var"}
+    operands = {name: value for name, value in node.operands.items() if name in names}
+    momentum = node.attributes.get("momentum", node.attributes.get("exponential_average_factor", 0.1))
+    attributes = {
+        "training": False,
+        "momentum": momentum,
+        "eps": node.attributes.get("eps", node.attributes.get("epsilon", 1e-5)),
+        "cudnn_enabled": False,
+    }
+    made = rewriter.insert_before(
+        node, "aten.batch_norm", operands, attributes, types=[node.results[0].type], name=node.name
+    )
+    for result, value in [(node.results[0], made.result)]:
+        rewriter.replace_uses(result, value)
+    rewriter.erase(node)
+    return None
+
+
+def _addmm(node: Node, rewriter: Rewriter) -> Value | None:
+    """``addmm(bias, x, weight.t())`` is a linear layer."""
+    transposed = node.operands["mat2"].node
+    if transposed is None or transposed.op.name not in ("aten.t", "aten.transpose.int", "aten.permute"):
+        return None
+    if node.attributes.get("beta", 1) != 1 or node.attributes.get("alpha", 1) != 1:
+        return None
+    bias = node.operand("self")
+    if bias is None or bias.tensor_type.rank != 1 or transposed.operands["self"].tensor_type.rank != 2:
+        return None
+    operands = {"input": node.operands["mat1"], "weight": transposed.operands["self"], "bias": bias}
+    return rewriter.insert_before(node, "aten.linear", operands, types=[node.result.type]).result
+
+
+def _convolution(node: Node, rewriter: Rewriter) -> Value | None:
+    """The decomposed form of every convolution."""
+    spatial = node.operands["input"].tensor_type.rank - 2
+    if spatial not in (1, 2, 3):
+        return None
+    operands = {name: node.operand(name) for name in ("input", "weight", "bias")}
+    names = ["stride", "padding", "dilation", "groups"]
+    attributes: dict[str, Any] = {name: node.attribute(name) for name in names}
+    op = f"aten.conv{spatial}d"
+    if node.attribute("transposed"):
+        op = f"aten.conv_transpose{spatial}d" + (".input" if spatial > 1 else "")
+        attributes["output_padding"] = node.attribute("output_padding")
+    return rewriter.insert_before(node, op, operands, attributes, types=[node.result.type]).result
+
+
+def _padded_convolution(node: Node, rewriter: Rewriter) -> Value | None:
+    """``padding="valid"`` and ``"same"`` as numbers, where the padding is the same on both sides."""
+    if not node.op.name.endswith(".padding"):
+        return None
+    spatial = node.operands["weight"].tensor_type.rank - 2
+    kernel = node.operands["weight"].tensor_type.shape[2:]
+    dilation = _per_axis(node.attribute("dilation"), spatial)
+    padding = [0] * spatial
+    if node.attribute("padding") == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(total % 2 for total in totals):
+            return None
+        padding = [total // 2 for total in totals]
+    attributes = {name: node.attribute(name) for name in ("stride", "dilation", "groups")} | {"padding": padding}
+    op = node.op.name.removesuffix(".padding")
+    made = rewriter.insert_before(node, op, dict(node.operands), attributes, types=[node.result.type])
+    return made.result
+
+
+def _per_axis(value: Any, count: int) -> list[int]:
+    items = list(value) if isinstance(value, tuple) else [value]
+    return items * count if len(items) == 1 else items
+
+
+_RULES: dict[str, Rule] = (
+    dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _dropout)
+    | dict.fromkeys(("view", "reshape", "expand", "flatten", "alias", "detach", "squeeze", "contiguous"), _same_shape)
+    | dict.fromkeys(("lift_fresh_copy", "lift_fresh", "expand_as", "view_as", "_unsafe_view"), _same_shape)
+    | dict.fromkeys(("to", "_to_copy", "clone", "type_as"), _copy)
+    | dict.fromkeys(("mul", "div"), _multiply)
+    | {"slice": _slice, "addmm": _addmm, "convolution": _convolution}
+    | dict.fromkeys(("split", "chunk", "split_with_sizes"), _one_split)
+    | dict.fromkeys(("conv1d", "conv2d", "conv3d"), _padded_convolution)
+    | dict.fromkeys(
+        (
+            "_native_batch_norm_legit_no_training",
+            "native_batch_norm",
+            "cudnn_batch_norm",
+            "miopen_batch_norm",
+            "_batch_norm_no_update",
+        ),
+        _batch_norm,
+    )
+)

@@ -1,0 +1,103 @@
+"""Replace calibrated fake-quantizers by the codes they stand for."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.constants import root_constant
+from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_CONVERTED, QUANTIZERS_INSERTED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+
+@register_pass
+@frozen
+class ConvertFakeQuant(Pass):
+    """Turn a fake-quantized activation into quantize and dequantize, a fake-quantized weight into stored codes.
+
+    Exact, because a fake-quantizer means these two steps in this order. One without parameters saw no data; it lets
+    its input through, so it is removed, with a report.
+    """
+
+    needs = frozenset({QUANTIZERS_INSERTED, CONSTANTS_FOLDED})
+    gives = frozenset({QUANTIZERS_CONVERTED})
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every fake-quantizer once."""
+        for node in graph.nodes:
+            if node.op.name != "quant.fake_quantize":
+                continue
+            context.node = node
+            value = node.operand("input")
+            assert value is not None
+            if node.operand("scale") is None:
+                context.report(node, "no data reached this quantizer, so its value stays as it is")
+                rewriter.replace(node, value)
+            elif value.constant is not None and not value.constant.is_mutated:
+                rewriter.replace(node, self._stored(node, value.constant, rewriter))
+                context.count("weights")
+            else:
+                rewriter.replace(node, self._computed(node, value, rewriter))
+                context.count("activations")
+        for constant in list(graph.constants.values()):
+            if not constant.value.use_count:
+                rewriter.erase_constant(constant)
+
+    def _stored(self, node: Node, weight: Constant, rewriter: Rewriter) -> Value:
+        root = root_constant(weight.value)
+        assert root is not None
+        base = root.name.removesuffix("_folded")
+        scale, zero_point, minval = _parameters(node)
+        dtype: DType = node.attribute("dtype")
+        codes = reference.quantize(
+            weight.tensor.detach(),
+            scale.tensor,
+            None if zero_point is None else zero_point.tensor,
+            None if minval is None else minval.tensor,
+            dtype=dtype,
+            quant_min=node.attribute("quant_min"),
+            quant_max=node.attribute("quant_max"),
+        )
+        stored = rewriter.add_constant(f"{base}_quantized", codes, type=TensorType(dtype, codes.shape))
+        return _dequantize("quant.blockwise_shift_scale", node, stored, f"{base}_dequantized", rewriter)
+
+    def _computed(self, node: Node, value: Value, rewriter: Rewriter) -> Value:
+        operands = {"input": value, **_codes_operands(node, rewriter)}
+        attributes = {name: node.attribute(name) for name in ("dtype", "quant_min", "quant_max")}
+        codes = rewriter.insert_before(
+            node, "quant.quantize", operands, _without_none(attributes), name=f"{node.name}_quantize"
+        )
+        return _dequantize("quant.dequantize", node, codes.result, f"{node.name}_dequantize", rewriter)
+
+
+def _dequantize(op: str, node: Node, codes: Value, name: str, rewriter: Rewriter) -> Value:
+    attributes = {"dtype": node.attribute("dtype"), "output_dtype": node.result.tensor_type.dtype}
+    if node.operand("minval") is not None and node.attribute("quant_min") != attributes["dtype"].minimum:
+        attributes["quant_min"] = node.attribute("quant_min")
+    operands = {"input": codes, **_codes_operands(node, rewriter)}
+    return rewriter.insert_before(node, op, operands, attributes, name=name.replace(".", "_")).result
+
+
+def _codes_operands(node: Node, rewriter: Rewriter) -> dict[str, Value | None]:
+    return {name: node.operand(name) for name in ("scale", "zero_point", "minval")}
+
+
+def _parameters(node: Node) -> tuple[Constant, Constant | None, Constant | None]:
+    scale, zero_point, minval = (node.operand(name) for name in ("scale", "zero_point", "minval"))
+    assert scale is not None
+    assert scale.constant is not None
+    return (
+        scale.constant,
+        None if zero_point is None else zero_point.constant,
+        None if minval is None else minval.constant,
+    )
+
+
+def _without_none(attributes: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in attributes.items() if value is not None}

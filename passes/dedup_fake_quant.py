@@ -1,0 +1,59 @@
+"""Remove fake-quantizers that change nothing."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.value_preserving import preserves_values
+from graphpress.passes.facts import QUANTIZERS_INSERTED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+
+@register_pass
+@frozen
+class DedupFakeQuant(Pass):
+    """Turn ``out -> fq -> fq -> in`` into ``out -> fq -> in``, and let equal fake-quantizers of one value be one.
+
+    Sound because a quantizer leaves values alone that are on its own grid, and because ops that only move values keep
+    them there. Two nodes have the same grid when they belong to the same quantizer.
+    """
+
+    needs = frozenset({QUANTIZERS_INSERTED})
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every fake-quantizer once, in execution order."""
+        grids: dict[int, frozenset[str]] = {}
+        first_of: dict[tuple[int, str], Node] = {}
+        for node in graph.nodes:
+            if node.op.name != "quant.fake_quantize":
+                if node.results and preserves_values(node):
+                    grid = _common_grid(node, grids)
+                    grids.update((id(result), grid) for result in node.results if grid)
+                continue
+            quantizer = node.attribute("quantizer")
+            value = node.operand("input")
+            assert value is not None
+            if not quantizer:
+                continue
+            if quantizer in grids.get(id(value), ()):
+                rewriter.replace(node, value)
+                context.count("on its own grid")
+                continue
+            first = first_of.setdefault((id(value), quantizer), node)
+            if first is not node:
+                rewriter.replace(node, first.result)
+                context.count("equal")
+                continue
+            grids[id(node.result)] = frozenset({quantizer})
+
+
+def _common_grid(node: Node, grids: dict[int, frozenset[str]]) -> frozenset[str]:
+    values: list[Value] = [value for _, _, value in node.operand_values()]
+    common = grids.get(id(values[0]), frozenset()) if values else frozenset()
+    for value in values[1:]:
+        common &= grids.get(id(value), frozenset())
+    return common

@@ -1,0 +1,211 @@
+"""Fold batch normalization into the convolution or linear layer next to it.
+
+In evaluation a batch norm is the affine map ``f * x + (beta - f * mean)`` with ``f = gamma / sqrt(var + eps)`` for
+each channel (arXiv 1502.03167). After a layer that is linear in its weight, the map goes into weight and bias::
+
+    f * (W x + b - mean) + beta  =  (f W) x + (b - mean) f + beta
+
+and before one, through the layer's input channels, where no padding brings in zeros that the norm would have moved::
+
+    W (f x + h) + b  =  (W f) x + (W h + b)        with h = beta - f * mean
+
+The folded tensors are written as expressions of the `fold` dialect over the original parameters, so that a prepared
+model can still train them; `fold-constants` evaluates them. Weights that are compressed already absorb the factor in
+their scale, or in a lookup table that belongs to one output channel.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.layers import Layer, layer_of
+from graphpress.passes.facts import BATCH_NORM_FOLDED, CANONICAL
+from graphpress.passes.folding import FoldError, scaled_weight
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.effects import CLOSE
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+
+@register_pass
+@frozen
+class FoldBatchNorm(Pass):
+    """Fold each batch norm into the layer before it, or after it.
+
+    Sound because both are affine in evaluation. A norm stays, with a reason in the report, where something else reads
+    what is between it and the layer, where it normalizes by the statistics of the batch, or where padding stands
+    between.
+
+    Attributes:
+        split_shared: fold also into a weight that other layers use, which then is stored once for each.
+    """
+
+    needs = frozenset({CANONICAL})
+    gives = frozenset({BATCH_NORM_FOLDED})
+    effect = CLOSE(rtol=1e-4, atol=1e-5)
+
+    split_shared: bool = True
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every batch norm once; a folded one leaves the layer ready for the next."""
+        for norm in graph.nodes:
+            if norm.op.name != "aten.batch_norm":
+                continue
+            context.node = norm
+            try:
+                self._fold(norm, rewriter)
+                context.count("folded")
+            except FoldError as reason:
+                context.count("left")
+                context.report(norm, str(reason))
+
+    def _fold(self, norm: Node, rewriter: Rewriter) -> None:
+        _require_running_statistics(norm)
+        try:
+            self._fold_into_previous(norm, rewriter)
+        except FoldError as before:
+            try:
+                self._fold_into_next(norm, rewriter)
+            except FoldError as after:
+                raise FoldError(f"{before}; {after}") from None
+
+    def _fold_into_previous(self, norm: Node, rewriter: Rewriter) -> None:
+        layer = _layer_before(norm)
+        self._check_sharing(layer)
+        shape = layer.node.result.tensor_type.shape
+        if layer.out_features_axis(len(shape)) != 1:
+            raise FoldError(f"it normalizes axis 1, the features of {layer.node.name} are on the last axis")
+        factor = _factor(norm, layer.node, rewriter)
+        try:
+            weight = scaled_weight(layer, factor, rewriter)
+        except FoldError:
+            rewriter.erase(factor.node)  # type: ignore[arg-type]
+            raise
+        bias = rewriter.insert_before(
+            layer.node,
+            "fold.batch_norm_bias",
+            {
+                "factor": factor,
+                "running_mean": norm.operand("running_mean"),
+                "norm_bias": norm.operand("bias"),
+                "bias": layer.node.operand("bias"),
+            },
+            name=f"{layer.node.name}_bias",
+        )
+        rewriter.set_operand(layer.node, "weight", weight)
+        rewriter.set_operand(layer.node, "bias", bias.result)
+        _merge(layer.node, norm, rewriter)
+
+    def _fold_into_next(self, norm: Node, rewriter: Rewriter) -> None:
+        layer = _layer_after(norm)
+        self._check_sharing(layer)
+        if layer.node.operand("weight").constant is None:  # type: ignore[union-attr]
+            raise FoldError(f"the weight of {layer.node.name} is compressed or computed already")
+        if layer.is_transposed or layer.groups != 1:
+            raise FoldError(f"{layer.node.name} after it is grouped or transposed")
+        if layer.has_padding:
+            raise FoldError(f"{layer.node.name} after it pads with zeros, which the norm would move")
+        rank = norm.result.tensor_type.rank
+        if layer.in_features_axis(rank) != 1:
+            raise FoldError(f"it normalizes axis 1, {layer.node.name} after it sums over the last axis")
+        factor = _factor(norm, layer.node, rewriter)
+        shift = rewriter.insert_before(
+            layer.node,
+            "fold.batch_norm_bias",
+            {
+                "factor": factor,
+                "running_mean": norm.operand("running_mean"),
+                "norm_bias": norm.operand("bias"),
+            },
+            name=f"{norm.name}_shift",
+        )
+        weight = layer.node.operand("weight")
+        bias = rewriter.insert_before(
+            layer.node,
+            "fold.input_shift_bias",
+            {"weight": weight, "shift": shift.result, "bias": layer.node.operand("bias")},
+            name=f"{layer.node.name}_bias",
+        )
+        scaled = rewriter.insert_before(
+            layer.node,
+            "fold.scale_axis",
+            {"input": weight, "factor": factor},
+            {"axis": 1},
+            name=f"{layer.node.name}_weight",
+        )
+        rewriter.set_operand(layer.node, "weight", scaled.result)
+        rewriter.set_operand(layer.node, "bias", bias.result)
+        rewriter.set_operand(layer.node, "input", norm.operand("input"))
+        layer.node.location |= norm.location
+        rewriter.erase(norm)
+
+    def _check_sharing(self, layer: Layer) -> None:
+        weight = layer.node.operand("weight")
+        if weight is None or self.split_shared:
+            return
+        others = [user for user in weight.users if user is not layer.node]
+        if others:
+            raise FoldError(f"{others[0].name} uses the weight of {layer.node.name} too")
+
+
+def _require_running_statistics(norm: Node) -> None:
+    if norm.attribute("training"):
+        raise FoldError("it normalizes by the statistics of the batch (training=True)")
+    if norm.operand("running_mean") is None or norm.operand("running_var") is None:
+        raise FoldError("it keeps no running statistics, so it normalizes by those of the batch")
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = norm.operand(name)
+        if value is not None and (value.constant is None or value.constant.is_mutated):
+            raise FoldError(f"its {name} is computed by the model, not a constant")
+
+
+def _layer_before(norm: Node) -> Layer:
+    value = norm.operand("input")
+    node = None if value is None else value.node
+    layer = None if node is None else layer_of(node)
+    if layer is None:
+        raise FoldError("no convolution or linear layer before it")
+    assert value is not None
+    if value.use_count > 1:
+        other = next((u.user.name for u in value.uses if u.user is not norm), norm.name)
+        raise FoldError(f"{other} reads the output of {layer.node.name} too")
+    _require_same_dtype(norm, layer)
+    return layer
+
+
+def _layer_after(norm: Node) -> Layer:
+    uses = norm.result.uses
+    if len(uses) != 1 or not isinstance(uses[0].user, Node) or uses[0].operand != "input":
+        raise FoldError("its output is not read by one layer alone")
+    layer = layer_of(uses[0].user)
+    if layer is None:
+        raise FoldError("no convolution or linear layer after it")
+    _require_same_dtype(norm, layer)
+    return layer
+
+
+def _require_same_dtype(norm: Node, layer: Layer) -> None:
+    ours, theirs = norm.result.tensor_type.dtype, layer.node.result.tensor_type.dtype
+    if ours is not theirs:
+        raise FoldError(f"it works in {ours.long_name}, {layer.node.name} in {theirs.long_name}")
+
+
+def _factor(norm: Node, before: Node, rewriter: Rewriter) -> Value:
+    variance = norm.operand("running_var")
+    assert variance is not None
+    assert isinstance(variance.type, TensorType)
+    return rewriter.insert_before(
+        before,
+        "fold.batch_norm_factor",
+        {"running_var": variance, "weight": norm.operand("weight")},
+        {"eps": norm.attribute("eps"), "momentum": norm.attribute("momentum")},
+        name=f"{norm.name}_factor",
+    ).result
+
+
+def _merge(layer: Node, norm: Node, rewriter: Rewriter) -> None:
+    layer.location |= norm.location
+    rewriter.replace(norm, layer.result)

@@ -1,0 +1,1 @@
+"""What the quantization passes share: points, known ranges, masks."""

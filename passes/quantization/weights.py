@@ -1,0 +1,74 @@
+"""Which operands are weights, and how a granularity cuts them."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from graphpress.ir.graph import Node, Value
+from graphpress.ir.types import TensorType
+from graphpress.passes.specs import (
+    Granularity,
+    PerBlockGranularity,
+    PerChannelGranularity,
+    PerTensorGranularity,
+    has_default_axis,
+    weight_block_shape,
+)
+
+# Axes of (output features, summed features), from the end, of a constant operand of a product.
+_PRODUCT_AXES = {("matmul", "other"): (-1, -2), ("mm", "mat2"): (-1, -2), ("bmm", "mat2"): (-1, -2)}
+_PRODUCT_AXES |= {("matmul", "self"): (-2, -1), ("mm", "self"): (-2, -1), ("addmm", "mat2"): (-1, -2)}
+
+
+def is_weight(node: Node, operand: str, value: Value) -> bool:
+    """True for a constant worth quantizing: floating, of two or more axes, and not compressed already."""
+    type = value.type
+    if not isinstance(type, TensorType) or not type.dtype.is_floating or type.rank < 2 or type.dtype.bits < 16:
+        return False
+    if node.op.family not in _FAMILIES:
+        return False
+    return not is_compressed(value)
+
+
+def is_compressed(value: Value) -> bool:
+    """True when `value` is a stored form of fewer bits, expanded."""
+    node = value.node
+    while node is not None:
+        if node.op.dialect == "quant" and node.op.name != "quant.fake_quantize":
+            return True
+        first = next(node.operand_values(), None)
+        node = None if first is None else first[2].node
+    return False
+
+
+def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[int, ...]:
+    """The extents of a block of the weight; empty for one block.
+
+    Raises:
+        AxisError: when an axis is needed and the op has no default.
+        BlockSizeError: when a block size does not divide its axis.
+    """
+    if isinstance(granularity, PerTensorGranularity):
+        return ()
+    shape = value.tensor_type.shape
+    assert value.tensor_type.is_static
+    name = value.name
+    operand = next(operand for operand, _, read in node.operand_values() if read is value)
+    axes = _PRODUCT_AXES.get((node.op.family, operand))
+    if axes is not None and getattr(granularity, "axis", None) is None:
+        if isinstance(granularity, PerChannelGranularity):
+            granularity = evolve(granularity, axis=axes[0])
+        elif isinstance(granularity, PerBlockGranularity) and isinstance(granularity.block_size, int):
+            granularity = evolve(granularity, axis=axes[1])
+        return granularity.block_shape(shape, name)  # type: ignore[arg-type]
+    if not has_default_axis(node.op.family) and getattr(granularity, "axis", 0) is not None:
+        return granularity.block_shape(shape, name)  # type: ignore[arg-type]
+    return weight_block_shape(granularity, shape, node.op.family, name)  # type: ignore[arg-type]
+
+
+_FAMILIES = frozenset(
+    """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear embedding embedding_bag
+    matmul mm bmm addmm baddbmm einsum lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+    """.split()  # noqa: SIM905
+)

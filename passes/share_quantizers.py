@@ -1,0 +1,147 @@
+"""Let values that are the same data have the same quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import networkx as nx
+from attrs import evolve, frozen
+
+from graphpress.ir.graph import Graph, Node
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.value_preserving import only_moves_values
+from graphpress.passes.facts import QUANTIZERS_ASSIGNED, QUANTIZERS_SHARED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
+from graphpress.passes.specs import PerTensorGranularity, QuantizationScheme, QuantizationSpec
+
+Key = tuple[int, int]  # id of a node, and the place of one of its points
+
+
+@register_pass
+@frozen
+class ShareQuantizers(Pass):
+    """Give one quantizer to the points that are about the same data.
+
+    Points are joined where one value is made and read, and across ops that only move values. Each connected component
+    gets one quantizer,
+    decided from the whole component at once, so the order of nodes plays no part:
+
+    - the most specific entry of the config wins, among equals that of the op that makes the value;
+    - a known range stays only where every op that makes values of the component has it, else the range floats;
+    - a component in which no op computes anything has no quantizer.
+
+    Only notes change, so the numbers cannot.
+    """
+
+    needs = frozenset({QUANTIZERS_ASSIGNED})
+    gives = frozenset({QUANTIZERS_SHARED})
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Build the constraint graph, decide each component, write the decisions back."""
+        points = {
+            (id(node), place): (node, point)
+            for node in graph.nodes
+            for place, point in enumerate(_points(node))
+            if not point.quantizer.is_state
+        }
+        constraints = nx.Graph()
+        constraints.add_nodes_from(points)
+        constraints.add_edges_from(_same_value(points))
+        constraints.add_edges_from(_moved_values(graph, points))
+        order = {key: place for place, key in enumerate(points)}
+        decided: dict[Key, Quantizer | None] = {}
+        for component in nx.connected_components(constraints):
+            keys = sorted(component, key=order.__getitem__)
+            decided |= dict.fromkeys(keys, _decide([points[key] for key in keys]))
+            context.count("components")
+        for node in graph.nodes:
+            self._write(node, decided, rewriter)
+
+    def _write(self, node: Node, decided: dict[Key, Quantizer | None], rewriter: Rewriter) -> None:
+        old = _points(node)
+        if not old:
+            return
+        new = []
+        for place, point in enumerate(old):
+            quantizer = decided.get((id(node), place), point.quantizer)
+            if quantizer is not None:
+                new.append(point.with_quantizer(quantizer))
+        if new:
+            rewriter.annotate(node, QuantizationPoints(tuple(new)))
+        else:
+            rewriter.remove_annotation(node, QuantizationPoints)
+
+
+Points = dict[Key, tuple[Node, Point]]
+
+
+def _points(node: Node) -> tuple[Point, ...]:
+    note = node.annotation(QuantizationPoints)
+    return () if note is None else note.points
+
+
+def _same_value(points: Points) -> Iterator[tuple[Key, Key]]:
+    first: dict[int, Key] = {}
+    for key, (node, point) in points.items():
+        value = id(point.value(node))
+        if value in first:
+            yield first[value], key
+        else:
+            first[value] = key
+
+
+def _moved_values(graph: Graph, points: Points) -> Iterator[tuple[Key, Key]]:
+    for node in graph.nodes:
+        if not only_moves_values(node):
+            continue
+        keys = [(id(node), place) for place in range(len(_points(node)))]
+        keys = [key for key in keys if key in points and _is_per_tensor(points[key][1].quantizer.spec)]
+        yield from pairwise(keys)
+
+
+def _is_per_tensor(spec: QuantizationSpec) -> bool:
+    return isinstance(spec.granularity, PerTensorGranularity)
+
+
+def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
+    active = [(node, point) for node, point in members if not point.is_passive]
+    if not active:
+        return None
+    makers = [point for _, point in active if point.side is Side.OUTPUT]
+    points = [*makers, *(point for _, point in active if point.side is Side.INPUT)]
+    winner = max(points, key=lambda point: point.quantizer.rank).quantizer
+    name = points[0].quantizer.name
+    made = {id(point.value(node)) for node, point in active if point.side is Side.OUTPUT}
+    fed = any(_enters(node, point, made) for node, point in members)
+    spec = winner.asked
+    agreed = None if fed else _agreed_range(makers, winner)
+    if agreed is not None and agreed != spec:
+        return evolve(winner, name=name, spec=agreed, wanted=spec)
+    return evolve(winner, name=name, spec=spec, wanted=None)
+
+
+def _enters(node: Node, point: Point, made: set[int]) -> bool:
+    """True when `point` reads a value that no op of the component makes: an input, or the result of a float op."""
+    if point.side is Side.OUTPUT:
+        return False
+    value = point.value(node)
+    if id(value) in made:
+        return False
+    producer = value.node
+    return producer is None or not any(p.side is Side.OUTPUT and p.value(producer) is value for p in _points(producer))
+
+
+def _agreed_range(makers: Iterable[Point], winner: Quantizer) -> QuantizationSpec | None:
+    """The spec with the known range that all makers have; without fixed ends where only the scheme is common."""
+    specs = [point.quantizer.spec for point in makers if point.quantizer.asked == winner.asked]
+    if not specs or len(specs) != len(list(makers)):
+        return None
+    if all(spec == specs[0] for spec in specs):
+        return specs[0]
+    if all(spec.qscheme is QuantizationScheme.ASYMMETRIC for spec in specs):
+        return evolve(winner.asked, qscheme=QuantizationScheme.ASYMMETRIC)
+    return None
