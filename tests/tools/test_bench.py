@@ -73,6 +73,14 @@ def test_a_side_that_fails_is_reported_once_and_the_other_goes_on(scripted):
     assert "sleep" in printed
 
 
+def test_a_task_without_a_label_runs_and_is_not_measured(scripted):
+    warming = Benchmark("sleep", [[{"do": "doze"}, {"do": "sleep", "label": "warm"}]])
+    scripted({"ours": [replies({"nap": 9.0}), replies({"nap": 1.0})]})
+    result = compare(warming, [A], repeats=1)
+    assert result.names("cpu") == [("warm", "nap")]
+    assert result.median("cpu", "ours", ("warm", "nap")) == 1.0
+
+
 def test_the_ratio_column_is_the_peer_over_ours(scripted):
     scripted({"ours": [replies({"nap": 2.0})], "peer": [replies({"nap": 5.0})]})
     console = Console(file=io.StringIO(), width=100)
@@ -116,5 +124,5 @@ def test_a_worker_that_dies_tells_its_last_words():
 @pytest.mark.parametrize("suite", [benchmarks.quantization(), benchmarks.palettization(), benchmarks.growth()])
 def test_every_ratio_of_a_suite_names_a_task_of_it(suite):
     for benchmark in suite:
-        labels = {task["label"] for process in benchmark.processes for task in process}
+        labels = {task.get("label") for process in benchmark.processes for task in process}
         assert {label for ratio in benchmark.ratios for label, _ in ratio} <= labels

@@ -18,7 +18,8 @@ Measured = tuple[str, str]
 class Benchmark:
     """Tasks by process: each inner list runs in order in one fresh process of a side.
 
-    A task's `label` tells its measurements from those of the others; `ratios` are numerator over denominator.
+    A task's `label` tells its measurements from those of the others; one without a label only warms up.
+    `ratios` are numerator over denominator.
     """
 
     title: str
@@ -80,5 +81,7 @@ def compare(
             for tasks in benchmark.processes:
                 with Worker(side) as worker:
                     for task in tasks:
-                        comparison.add(side.name, task["label"], worker.run(task))
+                        reply = worker.run(task)
+                        if "label" in task:
+                            comparison.add(side.name, task["label"], reply)
     return comparison
