@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from graphpress.ir.dtypes import DType, DTypeError
-from graphpress.ir.errors import suggestion
+from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.passes.framework.errors import OptionError
 
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
@@ -54,6 +54,8 @@ def write_value(value: Any) -> str:
             return "[" + ", ".join(sorted(map(write_value, value))) + "]"
         case Sequence() if not isinstance(value, bytes | bytearray | range):
             return "[" + ", ".join(map(write_value, value)) + "]"
+    if _has_plain_form(type(value)):
+        return write_value(value.to_dict())
     if attrs.has(type(value)):
         fields = changed_fields(value).items()
         return "{" + ", ".join(f"{json.dumps(name)}: {write_value(field)}" for name, field in fields) + "}"
@@ -122,6 +124,8 @@ def fit_value(read: Any, expected: Any) -> Any:
         return _fit_mapping(read, arguments or (Any, Any), expected)
     if issubclass(kind, Sequence | Set):
         return _fit_items(read, kind, arguments, expected)
+    if _has_plain_form(kind):
+        return _fit_plain_form(read, kind)
     if attrs.has(kind):
         return _fit_attrs(read, kind)
     raise OptionError(f"options of type {_name(expected)} have no text form")
@@ -167,6 +171,19 @@ def _fit_items(read: Any, kind: type, arguments: tuple[Any, ...], expected: Any)
     if issubclass(kind, Set):
         return frozenset(items) if kind is not set else set(items)
     return items if issubclass(kind, list) else tuple(items)
+
+
+def _has_plain_form(kind: type) -> bool:
+    """True for configs and specs: they say themselves how they are written as plain data."""
+    return hasattr(kind, "to_dict") and hasattr(kind, "from_dict")
+
+
+def _fit_plain_form(read: Any, kind: Any) -> Any:
+    _accept(None, isinstance(read, dict), read, kind)
+    try:
+        return kind.from_dict(_plain(read))
+    except GraphpressError as error:
+        raise OptionError(f"{kind.__name__}: {error}") from error
 
 
 def _fit_attrs(read: Any, kind: type) -> Any:
