@@ -1,1 +1,44 @@
-"""Part of graphpress."""
+"""Core AI: convert torch models to `.aimodel` assets, read them back, run them, and check what they compute."""
+
+from graphpress.backends.coreai.asset import (
+    AssetInfo,
+    ConstantInfo,
+    FunctionInfo,
+    TensorInfo,
+    read,
+    stored_bytes,
+    weight_bytes,
+)
+from graphpress.backends.coreai.check import CheckReport, OutputCheck, check
+from graphpress.backends.coreai.convert import convert
+from graphpress.backends.coreai.errors import (
+    AssetError,
+    ConversionError,
+    ExecutionError,
+    MissingDependencyError,
+    ModelInputError,
+)
+from graphpress.backends.coreai.ops import register
+from graphpress.backends.coreai.runtime import LoadedModel, load
+
+__all__ = [
+    "AssetError",
+    "AssetInfo",
+    "CheckReport",
+    "ConstantInfo",
+    "ConversionError",
+    "ExecutionError",
+    "FunctionInfo",
+    "LoadedModel",
+    "MissingDependencyError",
+    "ModelInputError",
+    "OutputCheck",
+    "TensorInfo",
+    "check",
+    "convert",
+    "load",
+    "read",
+    "register",
+    "stored_bytes",
+    "weight_bytes",
+]

@@ -1,0 +1,111 @@
+"""Convert a model to a saved Core AI asset."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from graphpress.backends.coreai import ops, packing, program, saving
+from graphpress.backends.coreai.asset import AssetInfo, read
+from graphpress.backends.coreai.errors import AssetError, ConversionError
+
+
+def convert(
+    model_or_exported_program: torch.nn.Module | ExportedProgram,
+    path: str | PathLike[str],
+    example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+) -> AssetInfo:
+    """Export, convert and save a model as a Core AI asset, and return what was saved.
+
+    Compressed constants (`torch.ops.coreai.*`) are stored packed: tables of 1, 2, 3, 4, 6 and 8 bits,
+    integers of 2, 4 and 8. The model and an exported program passed in are not changed.
+
+    Args:
+        model_or_exported_program: a module, exported in eval mode, or a program from `torch.export`.
+        path: where the asset, a directory ending in `.aimodel`, goes. An asset that is already there is
+            replaced in one step once the new one is complete, and is whole if anything fails before.
+        example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
+        dynamic_shapes: as `torch.export.export` takes them, for a module.
+
+    Returns:
+        The saved asset's description; `AssetInfo.seconds` says how long each part took.
+
+    Raises:
+        MissingDependencyError: when the converter is not installed.
+        AssetError: when nothing can be written at `path`; found before any conversion work.
+        ConversionError: when torch cannot export the model or the converter refuses it.
+    """
+    ops.register()
+    target = Path(path)
+    clock = _Clock()
+    with saving.replacing(target) as built:
+        with clock.timing("export"):
+            exported = _exported(model_or_exported_program, example_inputs, dynamic_shapes)
+        with clock.timing("decompose"):
+            decomposed = program.decompose(exported)
+        with clock.timing("settle"):
+            settled = packing.settle(decomposed)
+        with clock.timing("convert"):
+            converted = _converted(settled)
+        with clock.timing("save"):
+            try:
+                converted.save_asset(built)
+            except (RuntimeError, OSError) as error:
+                raise AssetError(f"cannot save the asset for {target}: {error.__cause__ or error}") from error
+        with clock.timing("read back"):
+            info = read(built)
+    return attrs.evolve(info, path=target, seconds=clock.seconds)
+
+
+def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
+    if isinstance(model, ExportedProgram):
+        if dynamic_shapes is not None:
+            raise ConversionError("dynamic_shapes belong to the export: this program is exported already")
+        return model
+    if not isinstance(model, torch.nn.Module):
+        raise ConversionError(f"cannot convert a {type(model).__name__}: expected a module or an ExportedProgram")
+    return program.export(model, example_inputs, dynamic_shapes)
+
+
+def _converted(settled: ExportedProgram) -> Any:
+    """Run the stock converter; an error names the node it was at."""
+    converter = ops.require("coreai_torch").TorchConverter()
+    at: list[fx.Node] = []
+    convert_node = converter._get_operation
+
+    def noting(node: fx.Node) -> Any:
+        at[:] = [node]
+        return convert_node(node)
+
+    converter._get_operation = noting
+    try:
+        # The converter announces itself on stdout, which belongs to the caller.
+        with redirect_stdout(io.StringIO()):
+            return converter.add_exported_program(settled).to_coreai()
+    except Exception as error:
+        where = f" at {at[0].target} {program.place(at[0])}" if at else ""
+        raise ConversionError(f"the Core AI converter failed{where}: {type(error).__name__}: {error}") from error
+
+
+class _Clock:
+    """Wall seconds per part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start

@@ -1,0 +1,151 @@
+"""Make a decomposed program's compressed constants packable by position, not by name, and check their codes.
+
+The converter recognizes the operands of `lut_to_dense` by words in their names, wants packed data in the
+state dict, guesses bit widths that are not stated, and lets codes out of range wrap around. `settle` takes
+all of that away from chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec
+
+from graphpress.backends.coreai.errors import ConversionError
+from graphpress.backends.coreai.program import place
+from graphpress.ir.dtypes import DType
+
+TABLE_BITS = (1, 2, 3, 4, 6, 8)
+"""Widths of the indices a Core AI lookup table can have."""
+
+_LUT, _SHIFT_SCALE, _SPARSE = (
+    "coreai::lut_to_dense",
+    "coreai::constexpr_blockwise_shift_scale",
+    "coreai::sparse_to_dense",
+)
+
+
+def settle(program: ExportedProgram) -> ExportedProgram:
+    """Prepare `program`, which is changed in place, for the converter, and return it.
+
+    Raises:
+        ConversionError: for a table, index, code or zero point the backend cannot store, with its place.
+    """
+    constants = _Constants(program)
+    for count, (node, name) in enumerate(_compressed(program.graph)):
+        node.args, node.kwargs = _positional(node), {}
+        if name == _LUT:
+            _settle_table(node, constants, count)
+        elif name == _SHIFT_SCALE:
+            _settle_shift_scale(node, constants)
+        else:
+            constants.persist(node.args[1])
+    program.graph_module.recompile()
+    return program
+
+
+def _settle_table(node: fx.Node, constants: _Constants, count: int) -> None:
+    indices, table, axis = node.args
+    entries = table.meta["val"].shape[-2]
+    if entries not in [2**bits for bits in TABLE_BITS]:
+        raise ConversionError(
+            f"a lookup table of {entries} entries {place(node)}: Core AI stores tables of "
+            f"{', '.join(str(2**bits) for bits in TABLE_BITS)} entries"
+        )
+    codes = constants.persist(indices)
+    if codes is None:
+        raise ConversionError(f"the indices of a lookup table {place(node)} must be a stored tensor")
+    if codes.numel() and int(codes.max()) >= entries:
+        raise ConversionError(
+            f"index {int(codes.max())} in {constants.name(indices)!r} {place(node)} is outside its table of "
+            f"{entries} entries"
+        )
+    constants.rename(indices, f"graphpress_{count}_indices")
+    constants.rename(table, f"graphpress_{count}_lut")
+    if axis < 0:
+        node.update_arg(2, axis + indices.meta["val"].dim())
+
+
+def _settle_shift_scale(node: fx.Node, constants: _Constants) -> None:
+    data, _, zero_point, _, dtype, _ = node.args
+    codes = constants.persist(data)
+    zeros = constants.persist(zero_point)
+    if codes is None or codes.is_floating_point():
+        return
+    if dtype is None:
+        dtype = codes.dtype
+        node.update_arg(4, dtype)
+    limits = DType.of(dtype)
+    for node_, tensor in ((data, codes), (zero_point, zeros)):
+        if tensor is None or not tensor.numel():
+            continue
+        low, high = (int(bound) for bound in tensor.aminmax())
+        if low < limits.minimum or high > limits.maximum:
+            raise ConversionError(
+                f"{constants.name(node_)!r} {place(node)} holds codes {low} to {high}, but {limits.long_name} "
+                f"holds {limits.minimum} to {limits.maximum}"
+            )
+
+
+class _Constants:
+    """The constant placeholders of a program, by node name."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self._program = program
+        self._at = {spec.arg.name: at for at, spec in enumerate(program.graph_signature.input_specs)}
+
+    def name(self, node: fx.Node) -> str:
+        """The qualified name of the constant behind a placeholder."""
+        spec = self._spec(node)
+        return str(node) if spec is None else str(spec.target)
+
+    def persist(self, node: Any) -> torch.Tensor | None:
+        """Put a constant into the state dict as a tensor object of its own; None if `node` is no constant."""
+        spec = self._spec(node)
+        if spec is None or spec.target is None:
+            return None
+        program = self._program
+        held = program.state_dict if spec.target in program.state_dict else program.constants
+        program.state_dict[spec.target] = held[spec.target].detach()
+        if spec.kind != InputKind.BUFFER or not spec.persistent:
+            program.graph_signature.input_specs[self._at[node.name]] = InputSpec(
+                InputKind.BUFFER, spec.arg, spec.target, persistent=True
+            )
+        return program.state_dict[spec.target]
+
+    def rename(self, node: fx.Node, name: str) -> None:
+        """Give a node a name of our choosing, in the signature too."""
+        spec = self._spec(node)
+        at = self._at.pop(node.name, None)
+        node.name = name
+        if spec is not None:
+            node.target = name
+            spec.arg.name = name
+            self._at[name] = at
+
+    def _spec(self, node: Any) -> InputSpec | None:
+        at = self._at.get(node.name) if isinstance(node, fx.Node) else None
+        spec = None if at is None else self._program.graph_signature.input_specs[at]
+        return None if spec is None or spec.kind == InputKind.USER_INPUT else spec
+
+
+def _compressed(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
+    """Nodes that read compressed constants, with their operator's name."""
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+            name = node.target.name()
+            if name in (_LUT, _SHIFT_SCALE, _SPARSE):
+                yield node, name
+
+
+def _positional(node: fx.Node) -> tuple[Any, ...]:
+    """All arguments of a call by position, defaults filled in: the converter's handlers read them so."""
+    schema = node.target._schema.arguments
+    return tuple(
+        node.args[at] if at < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+        for at, argument in enumerate(schema)
+    )
