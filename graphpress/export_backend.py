@@ -1,0 +1,59 @@
+"""Where a finalized model goes."""
+
+from __future__ import annotations
+
+import warnings
+from enum import Enum, EnumMeta
+from typing import Any
+
+from graphpress.ir.errors import GraphpressError, suggestion
+
+_OLD_NAMES = {"MLIR": "CoreAI", "MIL": "CoreML"}
+
+
+class ExportBackendError(GraphpressError, ValueError):
+    """Something that names no backend."""
+
+
+class _OldNames(EnumMeta):
+    """Lets `MLIR` and `MIL` mean their successors, with a deprecation warning."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name in _OLD_NAMES:
+            return cls[name]
+        if name in cls.__dict__.get("_member_map_", {}):
+            return cls._member_map_[name]
+        raise AttributeError(f"{cls.__name__} has no {name!r}{suggestion(name, cls._member_map_)}")
+
+    def __getitem__(cls, name: str) -> Any:
+        if name in _OLD_NAMES:
+            new = _OLD_NAMES[name]
+            warnings.warn(f"{cls.__name__}.{name} is now {new}", DeprecationWarning, stacklevel=3)
+            name = new
+        return super().__getitem__(name)
+
+
+class ExportBackend(Enum, metaclass=_OldNames):
+    """The runtime a finalized model is for. `MLIR` and `MIL` are older names of `CoreAI` and `CoreML`."""
+
+    CoreAI = "coreai"
+    CoreML = "coreml"
+
+    @classmethod
+    def of(cls, backend: ExportBackend | str) -> ExportBackend:
+        """The backend given as a member, or as its name in any case.
+
+        Raises:
+            ExportBackendError: when there is none of that name.
+        """
+        if isinstance(backend, cls):
+            return backend
+        by_name = {name.lower(): name for name in [*cls.__members__, *_OLD_NAMES]}
+        name = by_name.get(backend.lower()) if isinstance(backend, str) else None
+        if name is None:
+            raise ExportBackendError(
+                f"{backend!r} is no export backend{suggestion(str(backend), by_name)}; accepted: "
+                + ", ".join(f"ExportBackend.{member}" for member in cls.__members__)
+            )
+        member: ExportBackend = cls[name]
+        return member
