@@ -111,7 +111,7 @@ def format_object(value: Any, extra: Extra = lambda value: None, classes: Mappin
     allowed = field_classes(cls)
     fields = (
         f"{field.alias}={format_value(getattr(value, field.name), extra, allowed[field.alias])}"
-        for field in _init_fields(cls)
+        for field in _init_fields(cls)  # type: ignore[arg-type]
     )
     return f"{name_text(name)}({', '.join(fields)})"
 
@@ -134,18 +134,25 @@ def _init_fields(cls: type) -> tuple[Any, ...]:
     return tuple(field for field in attrs.fields(cls) if field.init)
 
 
-@lru_cache(maxsize=1024)
 def field_classes(cls: type) -> dict[str, dict[str, type]]:
-    """By field of an attrs class: the attrs classes and enums its declared type speaks of, by name."""
-    try:
-        hints = typing.get_type_hints(cls)
-    except NameError:  # a class whose annotations only its own function can resolve
-        hints = {}
+    """By field of an attrs class: the attrs classes and enums its declared type speaks of, by name.
+
+    Their subclasses count too, those of modules imported since the last call included.
+    """
+    hints = _hints(cls)
     found: dict[str, dict[str, type]] = {}
     for field in _init_fields(cls):
         found[field.alias] = {}
         _collect_classes(hints.get(field.name), found[field.alias])
     return found
+
+
+@lru_cache(maxsize=1024)
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # a class whose annotations only its own function can resolve
+        return {}
 
 
 def _collect_classes(hint: Any, found: dict[str, type]) -> None:

@@ -35,7 +35,7 @@ def fresh_tensor_digest(tensor: torch.Tensor) -> str:
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The elements of `tensor` in row-major order, as the machine stores them."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    return memoryview(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else memoryview(b"")
+    return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
 
 def _digest(tensor: torch.Tensor) -> str:
