@@ -15,6 +15,7 @@ from attrs import define, frozen
 from graphpress.ir.calling import call_arguments, call_results
 from graphpress.ir.graph import Graph, GraphError, Input, Node, Output, Value
 from graphpress.ir.ops import Trait
+from graphpress.ir.types import TensorType
 
 Observer = Callable[[Node, Sequence[Any]], None]
 
@@ -114,8 +115,10 @@ class Interpreter:
 
 
 def _checked(graph_input: Input, given: Any) -> Any:
-    if given is None:
-        raise InterpreterError(f"input {graph_input.name!r} is {graph_input.value}, got None")
+    assert graph_input.value is not None
+    type = graph_input.value.type
+    if given is None or (isinstance(type, TensorType) and not isinstance(given, torch.Tensor)):
+        raise InterpreterError(f"input {graph_input.name!r} is {type}, got {given!r}")
     return given
 
 

@@ -71,6 +71,7 @@ class _Emitter:
         self._root = EmittedModule(nn.Module(), fx.Graph())
         self._fx = fx.Graph()
         self._taken = set(graph._names)
+        self._suffixes: dict[str, int] = {}
         self._values: dict[int, fx.Node] = {}
         self._paths: dict[int, str] = {}  # constant -> where it sits in the module
 
@@ -155,10 +156,10 @@ class _Emitter:
         return self._attribute(name)
 
     def _free_name(self, hint: str) -> str:
-        name, suffix = hint, 0
+        name = hint
         while name in self._taken:
-            suffix += 1
-            name = f"{hint}_{suffix}"
+            self._suffixes[hint] = self._suffixes.get(hint, 0) + 1
+            name = f"{hint}_{self._suffixes[hint]}"
         self._taken.add(name)
         return name
 

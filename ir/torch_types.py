@@ -80,8 +80,8 @@ def _bound(limit: Any) -> int | None:
 
 
 def _hint(shape_env: Any, symbol: Any) -> int | None:
-    for name in ("backed_var_to_val", "var_to_val"):  # the name depends on torch's version
-        value = getattr(shape_env, name, {}).get(symbol)
-        if value is not None:
-            return int(value)
-    return None
+    values = vars(shape_env).get("backed_var_to_val")
+    if values is None:
+        values = shape_env.var_to_val
+    value = values.get(symbol)
+    return None if value is None else int(value)
