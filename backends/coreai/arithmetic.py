@@ -10,6 +10,7 @@ found by observation (coreai-core 1.0.0b3, Linux):
 - means and sums add in row-major order;
 - exponentials, softmax and square roots are rounded from an exact result, and sigmoid, silu, hardswish, elu,
   attention and the norms are composed of the steps above; average pools sum exactly, then divide;
+- gelu takes erfc in float64; logarithms and tanh are the C library's;
 - quantize divides, rounds half to even, adds the zero point and clips, as `torch.ops.coreai.quantize` does.
 
 Other operators are torch's own: they agree with the runtime to a few units in the last place.
@@ -17,6 +18,7 @@ Other operators are torch's own: they agree with the runtime to a few units in t
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -164,6 +166,27 @@ def _elu(x: torch.Tensor, alpha: float = 1, scale: float = 1, input_scale: float
     return torch.where(x > 0, x, negative) * scale
 
 
+def _gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
+    if approximate != "none":
+        return aten.gelu(x, approximate=approximate)
+    argument = -(x * torch.tensor(math.sqrt(0.5), dtype=x.dtype))
+    return 0.5 * x * torch.special.erfc(argument.double()).to(x.dtype)
+
+
+def _of_c_library(name: str, otherwise: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The C library's float32 function, which the runtime calls; where there is none, torch's."""
+
+    def rule(x: torch.Tensor) -> torch.Tensor:
+        try:
+            function = getattr(ctypes.CDLL("libm.so.6"), name)
+        except (OSError, AttributeError):  # another C library: its last bit is not known to be the runtime's
+            return otherwise(x)
+        function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
+        return torch.tensor([function(value) for value in x.flatten().tolist()], dtype=x.dtype).reshape(x.shape)
+
+    return rule
+
+
 _RULES: dict[Any, Callable[..., Any]] = {
     aten.convolution.default: _convolution,
     aten.mm.default: _matrix_product,
@@ -176,6 +199,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.avg_pool2d.default: _avg_pool2d,
     aten.exp.default: _exp,
+    aten.log.default: _of_c_library("logf", aten.log.default),
+    aten.tanh.default: _of_c_library("tanhf", aten.tanh.default),
+    aten.gelu.default: _gelu,
     aten.expm1.default: lambda x: _exp(x) - 1,
     aten._softmax.default: _softmax,
     aten.sqrt.default: _rounded_once(aten.sqrt.default),

@@ -42,6 +42,9 @@ class Everything(nn.Module):
             "elu": F.elu(x),
             "hardswish": F.hardswish(x),
             "sqrt": x.abs().sqrt(),
+            "log": (x.abs() + 0.1).log(),
+            "tanh": x.tanh(),
+            "gelu": F.gelu(x),
         }
 
 
