@@ -1,6 +1,8 @@
-"""Compress PyTorch models for on-device runtimes: quantize, palettize, and inspect what comes out."""
+"""graphpress: a compiler-pass framework that compresses PyTorch models for on-device runtimes."""
 
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 
-__all__ = ["ExportBackend", "GraphpressError"]
+__version__ = "0.1.0"
+
+__all__ = ["ExportBackend", "GraphpressError", "__version__"]

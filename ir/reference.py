@@ -147,16 +147,13 @@ def sparse_to_dense(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The least and greatest finite element of each block.
+    """The least and greatest element of each block.
 
     `block_size` has one extent per axis (-1: the whole axis), or is empty for one range over the whole tensor, 0-d.
     """
     values = data.detach().float()
     if not block_size:
         low, high = torch.aminmax(values) if values.numel() else (values.new_zeros(()), values.new_zeros(()))
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            finite = values[torch.isfinite(values)]
-            return block_range(finite, ())
         return low, high
     split: list[int] = []
     counts: list[int] = []

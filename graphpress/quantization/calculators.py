@@ -105,14 +105,15 @@ class DynamicQParamsCalculator(StatelessQParamsCalculatorBase):
 class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
     """Base of calculators that remember what they have seen as a range.
 
-    Buffers: `running_min`, `running_max` (one entry per block), `observations` (how many tensors entered) and
-    `skipped` (how many had no finite element).
+    Buffers: `running_min`, `running_max` (one entry per block), `observations` (how many tensors entered), `skipped`
+    (how many held something that is no number) and `edges` (how many held the edges of a mask).
     """
 
     running_min: Tensor
     running_max: Tensor
     observations: Tensor
     skipped: Tensor
+    edges: Tensor
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
         super().__init__(spec, block_size)
@@ -120,6 +121,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
         self.register_buffer("running_max", torch.zeros(()))
         self.register_buffer("observations", torch.zeros((), dtype=torch.long))
         self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
+        self.register_buffer("edges", torch.zeros((), dtype=torch.long))
         self._known = Remembered[QParams | None]()
 
     @abstractmethod
@@ -128,16 +130,23 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """From the range seen so far, or the fixed one."""
-        state = (self.running_min, self.running_max, self.observations)
+        state = (self.running_min, self.running_max, self.observations, self.edges)
         return self._known.get(state, self._from_running_range)
 
     def _from_running_range(self) -> QParams | None:
-        return self.from_range(self.running_min, self.running_max) if self.has_observed else None
+        if not self.has_observed or self.is_mask:
+            return None
+        return self.from_range(self.running_min, self.running_max)
 
     @property
     def has_observed(self) -> bool:
         """True when a tensor was seen, or the spec fixes both ends."""
         return None not in self.spec.float_range or self.observations.item() > 0
+
+    @property
+    def is_mask(self) -> bool:
+        """True when what was observed looks like a mask, which must not be rounded."""
+        return self.edges.item() > 0 and 2 * self.edges.item() >= self.observations.item()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("running_min", "running_max"):  # their shape is known once something was observed
@@ -151,13 +160,21 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
     """A stateful calculator whose range is updated by a rule: override `update_running_range`."""
 
     def observe(self, data: Tensor) -> None:
-        """Update the running range by the range of `data`; data without a finite element is skipped."""
+        """Update the running range by the range of `data`; data that holds NaN or plus infinity is skipped.
+
+        Values at the lower end of the dtype are the edges of a mask, not data. They are left out of the range, and
+        where half the tensors seen have them, the value is taken for a mask and not quantized at all.
+        """
         if None not in self.spec.float_range or data.numel() == 0:
             return
         low, high = self.range_calculator(data, self.block_size)
-        if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
-            self.skipped += 1
-            return
+        edge = torch.finfo(data.dtype).min / 2
+        if not bool((low > edge).all() & torch.isfinite(high).all()):
+            if not bool(torch.isfinite(high).all()) or bool((data <= edge).all()):
+                self.skipped += 1
+                return
+            self.edges += 1
+            low, high = self.range_calculator(torch.where(data > edge, data, 0), self.block_size)
         self.observations += 1
         if self.observations == 1:
             self.running_min, self.running_max = low.clone(), high.clone()

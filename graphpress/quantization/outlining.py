@@ -22,6 +22,7 @@ from graphpress.passes.analysis.layers import layer_of
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
 from graphpress.quantization.expressions import ConstantExpression, Slot, Step
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.mapping import map_constants
 
 # Stands for a submodule while the graph is emitted; it is in no op table.
 _MODULE_CALL = OpDef("module.call", variadic=True)
@@ -45,6 +46,17 @@ def emit_prepared(
         return None
 
     return to_graph_module(outlined, module_for=module_for, copy_constants=copy_constants)
+
+
+def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModule:
+    """The finalized model of a lowered graph: stored weights are expanded once in evaluation, and inline when
+    exported.
+    """
+    if mmap_dir is not None:
+        map_constants(graph, mmap_dir)
+    module = emit_prepared(graph, {}, copy_constants=False)
+    module.requires_grad_(False)
+    return module.eval()
 
 
 @define(eq=False)

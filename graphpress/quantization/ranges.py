@@ -37,7 +37,7 @@ class RangeCalculatorBase(ABC):
 
 @RangeCalculatorBase.register("minmax")
 class MinMaxRangeCalculator(RangeCalculatorBase):
-    """The least and greatest finite element."""
+    """The least and greatest element."""
 
     def __call__(self, data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See the base class."""

@@ -1,0 +1,73 @@
+"""The standard pipelines, as values: print them, take them apart, put passes of your own between their steps."""
+
+from __future__ import annotations
+
+from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.raising import RaiseFromCoreai
+from graphpress.export_backend import ExportBackend
+from graphpress.passes.annotate_fusion import AnnotateFusion
+from graphpress.passes.assign_quantizers import AssignQuantizers
+from graphpress.passes.canonicalize import Canonicalize
+from graphpress.passes.configs import KMeansPalettizerConfig, QuantizerConfig
+from graphpress.passes.convert_fake_quant import ConvertFakeQuant
+from graphpress.passes.cse import Cse
+from graphpress.passes.dce import Dce
+from graphpress.passes.dedup_fake_quant import DedupFakeQuant
+from graphpress.passes.facts import QUANTIZERS_INSERTED
+from graphpress.passes.fold_batch_norm import FoldBatchNorm
+from graphpress.passes.fold_constants import FoldConstants
+from graphpress.passes.framework import Pipeline
+from graphpress.passes.insert_fake_quant import InsertFakeQuant
+from graphpress.passes.share_quantizers import ShareQuantizers
+
+
+def prepare(config: QuantizerConfig | None = None, *, leave_indivisible: bool = False) -> Pipeline:
+    """From a captured graph to one with a fake-quantizer at every point the config asks for."""
+    return Pipeline(
+        RaiseFromCoreai(),
+        Canonicalize(),
+        FoldBatchNorm(),
+        AnnotateFusion(),
+        AssignQuantizers(config or QuantizerConfig(), leave_indivisible=leave_indivisible),
+        ShareQuantizers(),
+        InsertFakeQuant(),
+        DedupFakeQuant(),
+        Dce(),
+    )
+
+
+def finalize(backend: ExportBackend = ExportBackend.CoreAI) -> Pipeline:
+    """From a prepared graph whose fake-quantizers have their parameters to the ops of a backend."""
+    return Pipeline(FoldConstants(), ConvertFakeQuant(), Cse(), Dce(), *lowering(backend), assume=[QUANTIZERS_INSERTED])
+
+
+def lowering(backend: ExportBackend) -> tuple[LowerToCoreai, ...]:
+    """The passes that spell compressed values in the ops of `backend`."""
+    return (LowerToCoreai(),)
+
+
+def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pipeline:
+    """Weights only, as a graph pipeline: batch norms are folded before the weights are clustered."""
+    from graphpress.passes.palettize_weights import PalettizeWeights
+
+    return Pipeline(
+        RaiseFromCoreai(),
+        Canonicalize(),
+        FoldBatchNorm(),
+        FoldConstants(),
+        PalettizeWeights(config or KMeansPalettizerConfig(), seed=seed),
+        Dce(),
+    )
+
+
+def joint(palettization: KMeansPalettizerConfig | None, quantization: QuantizerConfig | None) -> Pipeline:
+    """Palettize the weights, then put fake-quantizers at the activations."""
+    return palettize(palettization) + Pipeline(
+        AnnotateFusion(),
+        AssignQuantizers(quantization or QuantizerConfig()),
+        ShareQuantizers(),
+        InsertFakeQuant(),
+        DedupFakeQuant(),
+        Dce(),
+        assume=palettize(palettization).gives,
+    )

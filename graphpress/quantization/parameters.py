@@ -1,0 +1,78 @@
+"""Bring what a prepared module has learned and observed back into its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from graphpress.ir.graph import Constant, Graph, Node
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.passes import Pass
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+
+
+def read_back(graph: Graph, module: nn.Module) -> None:
+    """Give every constant of `graph` the tensor that `module`, which was emitted from it, now has in its place."""
+    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    for constant in graph.constants.values():
+        tensor = _tensor_of(constant, tensors)
+        if tensor is not None:
+            constant._tensor, constant.digest = tensor.detach(), None
+            if tensor.dtype != constant.type.dtype.torch_dtype:
+                constant.value.type = TensorType.of(tensor)
+
+
+def _tensor_of(constant: Constant, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    for name in (constant.name, *constant.names, constant.name.replace(".", "_")):
+        if name in tensors:
+            return tensors[name].cpu()
+    return None
+
+
+@frozen
+class AttachParameters(Pass):
+    """Give every fake-quantizer the parameters its module has, as constants.
+
+    Attributes:
+        quantizers: the modules, by quantizer name.
+    """
+
+    needs = frozenset({QUANTIZERS_INSERTED, CONSTANTS_FOLDED})
+
+    quantizers: Mapping[str, FakeQuantizeImplBase]
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every fake-quantizer once; those of one quantizer share their constants."""
+        shared: dict[str, dict[str, object]] = {}
+        for node in graph.nodes:
+            if node.op.name != "quant.fake_quantize":
+                continue
+            context.node = node
+            quantizer = self.quantizers[node.attribute("quantizer")]
+            operands = shared.get(quantizer.name)
+            if operands is None:
+                operands = shared[quantizer.name] = _constants(node, quantizer, rewriter)
+            for name, value in operands.items():
+                rewriter.set_operand(node, name, value)
+            context.count("calibrated" if operands else "without data")
+
+
+def _constants(node: Node, quantizer: FakeQuantizeImplBase, rewriter: Rewriter) -> dict[str, object]:
+    value = node.operands["input"]
+    data = value.constant.tensor if value.constant is not None else None
+    with torch.no_grad():
+        qparams = quantizer.qparams(data)
+    if qparams is None:
+        return {}
+    named = zip(("scale", "zero_point", "minval"), qparams, strict=True)
+    return {
+        name: rewriter.add_constant(f"{quantizer.name}_{name}", tensor.detach().cpu().clone())
+        for name, tensor in named
+        if tensor is not None
+    }
