@@ -50,9 +50,11 @@ class Runner:
         return RunResult(run.graph, run.records, tuple(run.unsettled))
 
 
-def run_pass(pass_: Pass, graph: Graph, *, hooks: Sequence[Hook] = (), in_place: bool = False) -> RunResult:
+def run_pass(
+    pass_: Pass, graph: Graph, *, hooks: Sequence[Hook] = (), verify: bool = True, in_place: bool = False
+) -> RunResult:
     """Run one pass by itself; the facts it needs are assumed."""
-    return Runner(hooks).run(graph, Pipeline(pass_, assume=pass_.needs), in_place)
+    return Runner(hooks, verify=verify).run(graph, Pipeline(pass_, assume=pass_.needs), in_place)
 
 
 def _addresses(pipeline: Pipeline) -> dict[tuple[int, ...], str]:

@@ -1,0 +1,330 @@
+"""Matching patterns against nodes, with backtracking.
+
+The search keeps a list of goals, each a pattern and what it must match, and solves them one by one. A goal that can be
+met in several ways (a commutative op, alternatives) tries each way with all the goals after it, so a choice that turns
+out wrong late is taken back. Of all ways that fail, the one that got furthest gives the `Miss`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+
+from graphpress.ir.graph import Node, Value
+from graphpress.ir.ops import Trait
+from graphpress.passes.framework import patterns as p
+from graphpress.passes.framework.match import Match, Miss, Text
+from graphpress.passes.framework.matcher_text import ABSENT, Absent, constant_complaint, readers, show, type_complaint
+
+Path = tuple[str, ...]
+
+
+def match_pattern(pattern: p.Pattern, node: Node) -> Match | Miss:
+    """Try `pattern` with its root at `node`."""
+    search, path = _Search(node), (node.op.short_name,)
+    if search.solve(_Goal(pattern, node, path, node, _Goal(_Finish(), node, path, node, None))):
+        captures = dict.fromkeys(pattern.names()) | search.state.captures
+        return Match(node, tuple(search.state.nodes), captures, search.state.paths)
+    assert search.miss is not None
+    return search.miss
+
+
+def is_commutative(node: Node) -> bool:
+    """True when the first two operands of `node` may be swapped."""
+    return node.op.has(Trait.COMMUTATIVE) and node.attributes.get("alpha", 1) == 1
+
+
+@frozen(eq=False)
+class _Goal:
+    """Match `pattern` with `subject`, which `node` reads, then go on with `rest`.
+
+    The subject of an `Op` is a value, or a node where it does not matter which result is read: at the root.
+    """
+
+    pattern: Any
+    subject: Any
+    path: Path
+    node: Node
+    rest: _Goal | None
+
+
+@frozen(eq=False)
+class _Close:
+    """All operands of a node are matched: count it, capture it, test it."""
+
+    op: p.Op
+
+
+@frozen(eq=False)
+class _Tests:
+    """Predicates on the subject."""
+
+    tests: tuple[p.Test, ...]
+
+
+@frozen(eq=False)
+class _Finish:
+    """All is matched: check what needs to know all nodes, `single_use` and `unshared`."""
+
+
+@define(eq=False)
+class _State:
+    captures: dict[str, Any] = field(factory=dict)
+    paths: dict[str, Path] = field(factory=dict)
+    nodes: list[Node] = field(factory=list)
+    bound: dict[int, Node] = field(factory=dict)  # the node of each `Op` object
+    owned: list[tuple[Node | Value, Path]] = field(factory=list)  # what only the match may read
+
+    def copy(self) -> _State:
+        return _State(dict(self.captures), dict(self.paths), list(self.nodes), dict(self.bound), list(self.owned))
+
+
+@define(eq=False)
+class _Search:
+    root: Node
+    state: _State = field(factory=_State)
+    miss: Miss | None = None
+    _solved: int = 0
+
+    def solve(self, goal: _Goal | None) -> bool:
+        """Solve `goal` and all after it. When that fails, everything but `miss` is as it was before."""
+        if goal is None:
+            return True
+        self._solved += 1
+        if _SOLVERS[type(goal.pattern)](self, goal):
+            return True
+        self._solved -= 1
+        return False
+
+    def fail(self, goal: _Goal, expected: Text, found: Text) -> bool:
+        progress = (len(self.state.nodes), self._solved)
+        if self.miss is None or progress > self.miss.progress:
+            subject = goal.subject
+            node = subject.node if isinstance(subject, Value) else subject if isinstance(subject, Node) else None
+            self.miss = Miss(goal.path, expected, found, node or goal.node, progress)
+        return False
+
+    def capture(self, name: str | None, goal: _Goal) -> bool:
+        """Capture the subject of `goal`, run the tests of its pattern, go on."""
+        subject, rest, state = goal.subject, _with_tests(goal), self.state
+        if name is None:
+            return self.solve(rest)
+        if name in state.captures:
+            known = state.captures[name]
+            if known is subject or (not isinstance(subject, Value | Node) and known == subject):
+                return self.solve(rest)
+            return self.fail(goal, lambda: f"{show(known)}, which is {name!r} already", lambda: show(subject))
+        state.captures[name], state.paths[name] = subject, goal.path
+        if self.solve(rest):
+            return True
+        del self.state.captures[name], self.state.paths[name]
+        return False
+
+    # one method per kind of goal
+
+    def any(self, goal: _Goal) -> bool:
+        pattern, value = goal.pattern, goal.subject
+        if not isinstance(value, Value):
+            return self.fail(goal, "a value", lambda: show(value))
+        complaint = type_complaint(pattern, value.type)
+        if complaint is not None:
+            return self.fail(goal, complaint, lambda: str(value.type))
+        return self.capture(pattern.name, goal)
+
+    def constant(self, goal: _Goal) -> bool:
+        pattern, value = goal.pattern, goal.subject
+        complaint = constant_complaint(pattern, value)
+        if complaint is not None:
+            return self.fail(goal, complaint, lambda: show(value))
+        if not pattern.unshared:
+            return self.any(goal)
+        self.state.owned.append((value, goal.path))
+        if self.any(goal):
+            return True
+        self.state.owned.pop()
+        return False
+
+    def optional(self, goal: _Goal) -> bool:
+        pattern, captures = goal.pattern, self.state.captures
+        if goal.subject is not None and goal.subject is not ABSENT:
+            return self.solve(evolve(goal, pattern=pattern.pattern, rest=_with_tests(goal)))
+        names = [name for name in pattern.names() if name not in captures]
+        captures.update(dict.fromkeys(names))
+        if self.solve(goal.rest):
+            return True
+        for name in names:
+            del self.state.captures[name]
+        return False
+
+    def attribute(self, goal: _Goal) -> bool:
+        if _is_python_value(goal.subject):
+            return self.capture(goal.pattern.name, goal)
+        return self.fail(goal, "a Python value", lambda: show(goal.subject))
+
+    def literal(self, goal: _Goal) -> bool:
+        wanted, found = goal.pattern.value, goal.subject
+        if _is_python_value(found) and found == wanted and isinstance(wanted, bool) == isinstance(found, bool):
+            return self.solve(goal.rest)
+        return self.fail(goal, lambda: repr(wanted), lambda: show(found))
+
+    def one_of(self, goal: _Goal) -> bool:
+        rest = _with_tests(goal)
+        return any(self.solve(evolve(goal, pattern=one, rest=rest)) for one in goal.pattern.alternatives)
+
+    def items(self, goal: _Goal) -> bool:
+        wanted, found, is_open = goal.pattern.items, goal.subject, goal.pattern.is_open
+        if not isinstance(found, tuple) or len(found) < len(wanted) or (len(found) > len(wanted) and not is_open):
+            least = "at least " if is_open else ""
+            return self.fail(goal, f"a list of {least}{len(wanted)}", lambda: show(found))
+        rest = goal.rest
+        for index in reversed(range(len(wanted))):
+            rest = _Goal(wanted[index], found[index], (*goal.path, str(index)), goal.node, rest)
+        return self.solve(rest)
+
+    def each(self, goal: _Goal) -> bool:
+        """Items are matched one after the other, each with captures of its own; what an item chose, it keeps."""
+        pattern, found = goal.pattern, goal.subject
+        if not isinstance(found, tuple) or len(found) < pattern.minimum:
+            return self.fail(goal, f"a list of at least {pattern.minimum}", lambda: show(found))
+        outer = self.state.copy()
+        names, inner_ops = set(pattern.pattern.names()), [id(op) for op in pattern.pattern.inner_ops()]
+        columns: dict[str, list[Any]] = {name: [] for name in names}
+        for index, item in enumerate(found):
+            for name in names:
+                self.state.captures.pop(name, None)
+            for op in inner_ops:
+                self.state.bound.pop(op, None)
+            if not self.solve(_Goal(pattern.pattern, item, (*goal.path, str(index)), goal.node, None)):
+                self.state = outer
+                return False
+            for name in names:
+                columns[name].append(self.state.captures.get(name))
+        self.state.captures.update({name: tuple(column) for name, column in columns.items()})
+        if self.capture(pattern.name, goal):
+            return True
+        self.state = outer
+        return False
+
+    def op(self, goal: _Goal) -> bool:
+        return self.node_of(goal.pattern, 0, goal)
+
+    def result(self, goal: _Goal) -> bool:
+        return self.node_of(goal.pattern.op, goal.pattern.index, goal)
+
+    def node_of(self, pattern: p.Op, index: int, goal: _Goal) -> bool:
+        subject, bound = goal.subject, self.state.bound
+        node = subject if isinstance(subject, Node) else subject.node if isinstance(subject, Value) else None
+        if node is None:
+            return self.fail(goal, pattern.title, lambda: show(subject))
+        if not pattern.accepts(node.op):
+            return self.fail(goal, pattern.title, node.op.name)
+        if isinstance(subject, Value) and subject.index != index:
+            return self.fail(goal, f"result {index} of {pattern.title}", f"its result {subject.index}")
+        known = bound.get(id(pattern))
+        if known is not None:
+            return self.solve(goal.rest) if known is node else self.fail(goal, f"{known.name} again", node.name)
+        bound[id(pattern)] = node
+        if self.operands(pattern, node, _Goal(_Close(pattern), node, goal.path, goal.node, goal.rest)):
+            return True
+        self.state.bound.pop(id(pattern), None)
+        return False
+
+    def operands(self, pattern: p.Op, node: Node, rest: _Goal) -> bool:
+        """Match the parameters, in each order the op allows."""
+        count = len(pattern.positional)
+        names = [f"arg{i}" for i in range(count)] if node.op.variadic else [q.name for q in node.op.parameters]
+        if count > len(names):
+            return self.fail(rest, f"{count} parameters", f"{node.op.name} with {len(names)}")
+        wanted = dict(zip(names, pattern.positional, strict=False)) | pattern.named
+        if not pattern.is_open:
+            for name, operand in node.operands.items():
+                if name not in wanted:
+                    goal = _Goal(None, operand, (*rest.path, name), node, None)
+                    return self.fail(goal, "no such operand", partial(show, operand))
+        if self.in_order(wanted, node, rest):
+            return True
+        if not is_commutative(node):
+            return False
+        first, second = wanted.get(names[0]), wanted.get(names[1])
+        swapped = {k: v for k, v in {**wanted, names[0]: second, names[1]: first}.items() if v is not None}
+        return first is not second and self.in_order(swapped, node, rest)
+
+    def in_order(self, wanted: dict[str, p.Pattern], node: Node, rest: _Goal) -> bool:
+        goals = rest
+        for name, pattern in reversed(wanted.items()):
+            goals = _Goal(pattern, _parameter(node, name), (*rest.path, name), node, goals)
+        return self.solve(goals)
+
+    def close(self, goal: _Goal) -> bool:
+        op, node, state = goal.pattern.op, goal.subject, self.state
+        is_new = not any(known is node for known in state.nodes)
+        is_owned = op.single_use and node is not self.root
+        if is_new:
+            state.nodes.append(node)
+        if is_owned:
+            state.owned.append((node, goal.path))
+        if self.capture(op.name, evolve(goal, pattern=op)):
+            return True
+        if is_owned:
+            self.state.owned.pop()
+        if is_new:
+            self.state.nodes.pop()
+        return False
+
+    def tests(self, goal: _Goal) -> bool:
+        for test in goal.pattern.tests:
+            if not test.predicate(goal.subject):
+                return self.fail(goal, test.expected, lambda: show(goal.subject))
+        return self.solve(goal.rest)
+
+    def finish(self, goal: _Goal) -> bool:
+        inside = {id(node) for node in self.state.nodes}
+        for owned, path in self.state.owned:
+            for value in owned.results if isinstance(owned, Node) else (owned,):
+                outside = [use.user for use in value.uses if id(use.user) not in inside]
+                if outside:
+                    at = evolve(goal, subject=value, path=path)
+                    return self.fail(at, "to be read within the match only", partial(readers, value, outside))
+        return True
+
+
+_SOLVERS: dict[type, Callable[[_Search, _Goal], bool]] = {
+    p.Any: _Search.any,
+    p.Constant: _Search.constant,
+    p.Optional: _Search.optional,
+    p.Attr: _Search.attribute,
+    p.Literal: _Search.literal,
+    p.OneOf: _Search.one_of,
+    p.Items: _Search.items,
+    p.Each: _Search.each,
+    p.Op: _Search.op,
+    p.Result: _Search.result,
+    _Close: _Search.close,
+    _Tests: _Search.tests,
+    _Finish: _Search.finish,
+}
+
+
+def _with_tests(goal: _Goal) -> _Goal | None:
+    """What comes after `goal`, the tests of its pattern first."""
+    tests = goal.pattern.tests
+    return evolve(goal, pattern=_Tests(tests)) if tests else goal.rest
+
+
+def _parameter(node: Node, name: str) -> Any:
+    """What `node` reads or has under `name`, the default of the schema counted."""
+    if name in node.operands:
+        return node.operands[name]
+    if name in node.attributes:
+        return node.attributes[name]
+    parameter = node.op.by_name.get(name)
+    return ABSENT if parameter is None or parameter.is_required else parameter.default
+
+
+def _is_python_value(subject: Any) -> bool:
+    if isinstance(subject, tuple):
+        return all(map(_is_python_value, subject))
+    return not isinstance(subject, Value | Absent)
