@@ -8,6 +8,7 @@ from graphpress.ir.printer import print_graph
 from graphpress.ir.storage import StorageError, load_graph, save_graph
 from graphpress.ir.torch_export import to_exported_program, to_graph_module
 from graphpress.ir.torch_import import ExportError, from_exported_program, from_module
+from graphpress.ir.verifier import VerificationError, verify
 
 __all__ = [
     "Execution",
@@ -16,6 +17,7 @@ __all__ = [
     "InterpreterError",
     "ParseError",
     "StorageError",
+    "VerificationError",
     "difference",
     "from_exported_program",
     "from_module",
@@ -26,4 +28,5 @@ __all__ = [
     "save_graph",
     "to_exported_program",
     "to_graph_module",
+    "verify",
 ]

@@ -1,0 +1,296 @@
+"""What makes a graph valid, checked in one pass.
+
+A broken graph is a bug of the pass that made it, so messages name the node, its module path and the user's source line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC, load_spec
+from graphpress.ir.dims import SymDim
+from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value
+from graphpress.ir.inference import TypeInferenceError, infer_types, infer_types_at_hints
+from graphpress.ir.types import ScalarType, TensorType, Type
+
+_OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
+
+
+class VerificationError(GraphpressError):
+    """A graph that breaks a rule of the IR. `node` is the node at fault, where there is one."""
+
+    def __init__(self, message: str, node: Node | None = None):
+        super().__init__(message)
+        self.node = node
+
+
+def verify(graph: Graph) -> None:
+    """Check structure, use lists, schemas, types and constants of `graph` and of the graphs nested in it.
+
+    Raises:
+        VerificationError: at the first rule that is broken.
+    """
+    _Verifier(graph).verify()
+
+
+class _Verifier:
+    def __init__(self, graph: Graph, with_types: bool = True):
+        self._graph = graph
+        self._with_types = with_types
+        self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
+        self._known: set[int] = set()  # values that may be read here
+        self._uses: dict[int, dict[tuple[int, str, int | None], Node | Output]] = {}
+        self._names: set[str] = set()
+        self._checked_types: set[Type] = set()
+
+    def verify(self) -> None:
+        for graph_input in self._graph.inputs:
+            self._check_input(graph_input)
+        for name, constant in self._graph.constants.items():
+            self._check_constant(name, constant)
+        self._check_qualified_names()
+        count, previous = 0, None
+        for node in self._graph.nodes:
+            if node._previous is not previous:
+                raise _fault(node, "the node list is broken before it")
+            self._check_node(node)
+            count, previous = count + 1, node
+        if count != len(self._graph.nodes) or self._graph._last is not previous:
+            raise VerificationError(
+                f"graph {self._graph.name!r} says it has {len(self._graph.nodes)} nodes, not {count}"
+            )
+        targets: set[int] = set()
+        for output in self._graph.outputs:
+            self._check_output(output, targets)
+        for value in self._graph.values():
+            self._check_uses(value)
+        self._check_signature()
+
+    # definitions
+
+    def _check_input(self, graph_input: Input) -> None:
+        self._check_name(graph_input.name, None)
+        if graph_input.value is None:
+            return
+        if graph_input.value.producer is not graph_input:
+            raise VerificationError(f"input {graph_input.name!r}: its value says that {graph_input.value.name} made it")
+        self._define(graph_input.value, None)
+
+    def _check_constant(self, name: str, constant: Constant) -> None:
+        if constant.name != name or constant.value.producer is not constant:
+            raise VerificationError(f"constant {name!r} is stored under another name or has another's value")
+        if not constant.value.use_count:
+            raise VerificationError(f"constant {name!r} is dangling: nothing reads it")
+        self._define(constant.value, None)
+        if constant.has_data:
+            _check_data(constant)
+
+    def _check_qualified_names(self) -> None:
+        owners: dict[str, str] = {}
+        for constant in self._graph.constants.values():
+            for name in constant.names:
+                if owners.setdefault(name, constant.name) != constant.name:
+                    raise VerificationError(
+                        f"constants {owners[name]!r} and {constant.name!r} have one qualified name, {name!r}"
+                    )
+
+    def _define(self, value: Value, node: Node | None) -> None:
+        self._known.add(id(value))
+        if value.type not in self._checked_types:
+            for symbol in _symbols(value.type):
+                if symbol not in self._hints:
+                    near = suggestion(symbol, self._hints)
+                    raise _fault(node, f"{value.name}: {value.type} has an undeclared symbol {symbol!r}{near}")
+            self._checked_types.add(value.type)
+
+    def _check_name(self, name: str, node: Node | None) -> None:
+        if name in self._names:
+            raise _fault(node, f"the name {name!r} is used twice")
+        if name not in self._graph._names:
+            raise _fault(node, f"the name {name!r} is not reserved in graph {self._graph.name!r}")
+        self._names.add(name)
+
+    # nodes
+
+    def _check_node(self, node: Node) -> None:
+        if node.graph is not self._graph:
+            raise _fault(node, f"is in the node list of graph {self._graph.name!r} but says it is not")
+        self._check_name(node.name, node)
+        for name, index, value in node.operand_values():
+            self._read(value, node, name, index)
+        self._check_schema(node)
+        for index, result in enumerate(node.results):
+            if result.producer is not node or result.index != index:
+                raise _fault(node, f"result {index} does not say that this node made it")
+            self._define(result, node)
+        if self._with_types:
+            self._check_types(node)
+        for attribute in node.attributes.values():
+            if isinstance(attribute, Graph):
+                # Under autocast, torch's ops give other types than their operands tell.
+                with_types = self._with_types and "autocast" not in node.op.name
+                try:
+                    _Verifier(attribute, with_types).verify()
+                except VerificationError as error:
+                    raise _fault(node, f"in its body {attribute.name!r}: {error}") from error
+
+    def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
+        if id(value) not in self._known:
+            node = user if isinstance(user, Node) else None
+            raise _fault(node, f"{user.name} reads {value.name} as {operand!r}, {self._why_unknown(value)}")
+        self._uses.setdefault(id(value), {})[id(user), operand, index] = user
+
+    def _why_unknown(self, value: Value) -> str:
+        producer = value.producer
+        if isinstance(producer, Node):
+            if producer.graph is self._graph:
+                return "which is computed only later"
+            return "which is in another graph" if producer.graph is not None else "which was erased"
+        kind = "constant" if isinstance(producer, Constant) else "input"
+        return f"which is no {kind} of graph {self._graph.name!r}"
+
+    def _check_schema(self, node: Node) -> None:
+        op = node.op
+        both = node.operands.keys() & node.attributes.keys()
+        if both:
+            raise _fault(node, f"{min(both)!r} is both an operand and an attribute")
+        if op.result_count is not None and len(node.results) != op.result_count:
+            raise _fault(node, f"has {len(node.results)} results; {op.name} gives {op.result_count}")
+        if op.variadic:
+            return
+        known = op.by_name
+        for name in (*node.operands, *node.attributes):
+            if name not in known and name not in (CALL_SPEC, RESULT_SPEC):
+                raise _fault(node, f"{op.name} has no parameter {name!r}{suggestion(name, known)}")
+        for parameter in op.parameters:
+            missing = parameter.name not in node.operands and parameter.name not in node.attributes
+            if missing and parameter.is_required:
+                raise _fault(node, f"{op.name} needs {parameter.name!r}")
+
+    def _check_types(self, node: Node) -> None:
+        infer = infer_types_at_hints if node.op.infer is None else infer_types
+        try:
+            inferred = infer(node.op, node.operands, node.attributes, self._graph.symbols)
+        except TypeInferenceError as error:
+            operands = ", ".join(f"{name}: {value.type}" for name, _, value in node.operand_values())
+            raise _fault(node, f"{node.op.name} refuses ({operands}): {error}") from error
+        if inferred is None:
+            return
+        if len(inferred) != len(node.results):
+            raise _fault(
+                node, f"has {len(node.results)} results; {node.op.name} gives {len(inferred)} for such operands"
+            )
+        for result, expected in zip(node.results, inferred, strict=True):
+            declared = result.type
+            if not isinstance(declared, TensorType) or not isinstance(expected, TensorType):
+                continue
+            if declared != expected and declared.at(self._hints) != expected.at(self._hints):
+                raise _fault(node, f"{result.name} is declared {declared}, but {node.op.name} gives {expected}")
+
+    # outputs and uses
+
+    def _check_output(self, output: Output, targets: set[int]) -> None:
+        if output.kind not in _OUTPUT_KINDS:
+            raise VerificationError(f"output kind {output.kind!r}{suggestion(output.kind, _OUTPUT_KINDS)}")
+        if output.value is not None:
+            self._read(output.value, output, "value", None)
+        if output.kind == "user":
+            if output.target is not None:
+                raise VerificationError(f"a user output has a target, {output.target.name}")
+            return
+        target, value = output.target, output.value
+        if target is None or value is None:
+            raise VerificationError(f"a {output.name} needs a value and a target")
+        self._read(target, output, "target", None)
+        wanted = Constant if output.kind == "buffer_mutation" else Input
+        if not isinstance(target.producer, wanted):
+            raise VerificationError(f"a {output.name} writes to {target.name}, which is no {wanted.__name__.lower()}")
+        if id(target) in targets:
+            raise VerificationError(f"two outputs write to {target.name}")
+        targets.add(id(target))
+        if value.type != target.type:
+            raise VerificationError(f"{value.name} ({value.type}) is written to {target.name} ({target.type})")
+
+    def _check_uses(self, value: Value) -> None:
+        expected = self._uses.get(id(value), {})
+        actual = value._uses
+        if expected.keys() == actual.keys():
+            wrong = next((use for key, use in actual.items() if not _is_use(use, key, expected[key])), None)
+            if wrong is None:
+                return
+            raise self._wrong_use(value, wrong.user, f"a use of {value.name} does not say who reads what")
+        for key, user in expected.items():
+            if key not in actual:
+                raise self._wrong_use(value, user, f"reads {value.name} as {key[1]!r}, which its use list lacks")
+        key = next(key for key in actual if key not in expected)
+        user = actual[key].user
+        raise self._wrong_use(value, user, f"is in the use list of {value.name} as {key[1]!r}, but does not read it")
+
+    def _wrong_use(self, value: Value, user: Node | Output, message: str) -> VerificationError:
+        return _fault(user, message) if isinstance(user, Node) else VerificationError(f"{user.name} {message}")
+
+    def _check_signature(self) -> None:
+        signature = self._graph.signature
+        if signature is None:
+            return
+        for what, spec, count in (
+            ("inputs", signature.in_spec, len(self._graph.inputs)),
+            ("user outputs", signature.out_spec, len(self._graph.user_outputs())),
+        ):
+            leaves = _leaf_count(spec)
+            if leaves != count:
+                raise VerificationError(f"graph {self._graph.name!r} has {count} {what}; its signature has {leaves}")
+
+
+def _is_use(use: Use, key: tuple[int, str, int | None], user: Node | Output) -> bool:
+    return use.user is user and (use.operand, use.index) == key[1:]
+
+
+@lru_cache(maxsize=512)
+def _leaf_count(spec: Any) -> int:
+    return load_spec(spec).num_leaves
+
+
+def _symbols(type: Type) -> Iterator[str]:
+    dims = type.shape if isinstance(type, TensorType) else (type.value,) if isinstance(type, ScalarType) else ()
+    for dim in dims:
+        if isinstance(dim, SymDim):
+            yield from dim.symbols
+
+
+# Data that was found good: the tensor's identity and version, and the type it was held against.
+_GOOD_DATA: WeakKeyDictionary[Constant, tuple[int, int, TensorType]] = WeakKeyDictionary()
+
+
+def _check_data(constant: Constant) -> None:
+    tensor, type = constant.tensor, constant.type
+    state = (id(tensor), tensor._version if not tensor.is_inference() else 0, type)
+    if _GOOD_DATA.get(constant) == state:
+        return
+    if tensor.dtype != type.dtype.torch_dtype or tuple(tensor.shape) != type.shape:
+        raise VerificationError(f"constant {constant.name!r} is {type}, but its data is {TensorType.of(tensor)}")
+    if not type.dtype.is_dense and tensor.numel():
+        lowest, highest = (int(bound) for bound in torch.aminmax(tensor))
+        minimum, maximum = _code_range(type)
+        if lowest < minimum or highest > maximum:
+            allowed = f"{type.dtype.value} has {minimum}..{maximum}"
+            raise VerificationError(f"constant {constant.name!r} holds codes {lowest}..{highest}; {allowed}")
+    _GOOD_DATA[constant] = state
+
+
+def _code_range(type: TensorType) -> tuple[int, int]:
+    if type.dtype.is_floating:
+        return 0, 2**type.dtype.bits - 1
+    return int(type.dtype.minimum), int(type.dtype.maximum)
+
+
+def _fault(node: Node | None, message: str) -> VerificationError:
+    if node is None:
+        return VerificationError(message)
+    return VerificationError(f"{node.name} ({node.op.name}), from {node.location}: {message}", node)

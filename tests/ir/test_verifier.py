@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphpress.ir import VerificationError, verify
+from graphpress.ir.dims import SymDim
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Use
+from graphpress.ir.location import Location, ModuleScope, Origin
+from graphpress.ir.ops import lookup_op
+from graphpress.ir.types import TensorType
+from tests.ir.zoo import ZOO, captured
+
+torch.set_num_threads(1)
+F32 = TensorType(DType.FLOAT32, (2, 4))
+WHERE = Location((Origin((ModuleScope("", "Model"), ModuleScope("block.act", "torch.nn.ReLU")), "model.py", 12),))
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_imported_model_is_valid(name):
+    verify(captured(name))
+    verify(captured(name).clone())
+
+
+def small_graph() -> Graph:
+    """x -> linear(weight) -> relu -> output, and a buffer that is written to."""
+    graph = Graph()
+    x = graph.add_input("x", F32).value
+    weight = graph.add_constant("weight", torch.ones(4, 4))
+    count = graph.add_constant("count", torch.zeros(2, 4), "buffer")
+    linear = graph.insert(lookup_op("aten.linear"), {"input": x, "weight": weight.value}, {}, [F32], name="linear")
+    relu = graph.insert(lookup_op("aten.relu"), {"self": linear.result}, {}, [F32], name="relu", location=WHERE)
+    graph.add_output(relu.result)
+    graph.add_output(relu.result, "buffer_mutation", target=count.value)
+    return graph
+
+
+def test_a_small_graph_is_valid():
+    verify(small_graph())
+
+
+def test_a_buffer_that_is_only_written_to_does_not_dangle():
+    assert "count" in small_graph().constants
+    verify(small_graph())
+
+
+def reads_a_later_value(graph):
+    graph.set_operand(graph.node("linear"), "input", graph.node("relu").result)
+
+
+def reads_an_erased_node(graph):
+    relu = graph.node("relu")
+    for output in graph.outputs:
+        graph.set_output(output, graph.node("linear").result)
+    graph.erase(relu)
+    graph.set_output(graph.outputs[0], relu.result)
+
+
+def reads_another_graph(graph):
+    graph.set_operand(graph.node("relu"), "self", small_graph().node("linear").result)
+
+
+def forgets_a_use(graph):
+    graph.node("linear").result._uses.clear()
+
+
+def invents_a_use(graph):
+    linear, relu = graph.node("linear"), graph.node("relu")
+    linear.result._uses[id(relu), "other", None] = Use(relu, "other")
+
+
+def records_a_wrong_use(graph):
+    linear, relu = graph.node("linear"), graph.node("relu")
+    linear.result._uses[id(relu), "self", None] = Use(relu, "self", 3)
+
+
+def reads_without_telling(graph):
+    graph.node("relu").operands["self"] = graph.inputs[0].value
+
+
+def uses_a_name_twice(graph):
+    graph.node("relu").name = "linear"
+
+
+def takes_a_name_without_telling(graph):
+    graph.node("relu").name = "unheard_of"
+
+
+def has_an_unknown_operand(graph):
+    graph.set_operand(graph.node("relu"), "inputs", graph.inputs[0].value)
+
+
+def has_an_unknown_attribute(graph):
+    graph.node("relu").attributes["selff"] = 1
+
+
+def lacks_an_operand(graph):
+    graph.set_operand(graph.node("linear"), "weight", None)
+    graph.erase_constant(graph.constants["weight"])
+
+
+def declares_a_wrong_shape(graph):
+    graph.node("relu").result.type = TensorType(DType.FLOAT32, (2, 5))
+
+
+def declares_a_wrong_element_type(graph):
+    graph.node("relu").result.type = F32.with_dtype(DType.FLOAT16)
+
+
+def gives_operands_that_do_not_fit(graph):
+    graph.inputs[0].value.type = TensorType(DType.FLOAT32, (2, 3))
+
+
+def has_an_undeclared_symbol(graph):
+    graph.inputs[0].value.type = TensorType(DType.FLOAT32, (SymDim("s7"), 4))
+
+
+def leaves_a_constant_dangling(graph):
+    graph.add_constant("unread", torch.ones(1))
+
+
+def has_data_of_another_shape(graph):
+    graph.constants["weight"]._tensor = torch.ones(4, 5)
+
+
+def has_data_of_another_element_type(graph):
+    graph.constants["weight"]._tensor = torch.ones(4, 4, dtype=torch.float64)
+
+
+def has_codes_out_of_range(graph):
+    codes = graph.add_constant("codes", torch.full((3,), 9, dtype=torch.int8), type=TensorType(DType.INT4, (3,)))
+    graph.add_output(codes.value)
+
+
+def gives_two_constants_one_name(graph):
+    graph.constants["count"].names = ("weight",)
+
+
+def writes_twice_to_one_buffer(graph):
+    graph.add_output(graph.node("relu").result, "buffer_mutation", target=graph.constants["count"].value)
+
+
+def writes_another_type(graph):
+    graph.add_output(graph.node("relu").result, "buffer_mutation", target=graph.constants["weight"].value)
+
+
+def writes_to_a_constant_as_an_input(graph):
+    graph.outputs[1].kind = "input_mutation"
+
+
+def has_an_output_of_unknown_kind(graph):
+    graph.outputs[0].kind = "users"
+
+
+def breaks_the_node_list(graph):
+    graph.node("relu")._previous = None
+
+
+BROKEN = {
+    reads_a_later_value: r"linear \(aten.linear\), from .*: linear reads relu as 'input', which is computed only later",
+    reads_an_erased_node: "user output reads relu as 'value', which was erased",
+    reads_another_graph: "relu reads linear as 'self', which is in another graph",
+    forgets_a_use: "reads linear as 'self', which its use list lacks",
+    invents_a_use: "is in the use list of linear as 'other', but does not read it",
+    records_a_wrong_use: "a use of linear does not say who reads what",
+    reads_without_telling: "reads x as 'self', which its use list lacks",
+    uses_a_name_twice: "the name 'linear' is used twice",
+    takes_a_name_without_telling: "'unheard_of' is not reserved",
+    has_an_unknown_operand: "aten.relu has no parameter 'inputs'",
+    has_an_unknown_attribute: "no parameter 'selff'; did you mean 'self'",
+    lacks_an_operand: "aten.linear needs 'weight'",
+    declares_a_wrong_shape: r"relu is declared f32\[2, 5\], but aten.relu gives f32\[2, 4\]",
+    declares_a_wrong_element_type: r"declared f16\[2, 4\], but aten.relu gives f32",
+    gives_operands_that_do_not_fit: r"aten.linear refuses \(input: f32\[2, 3\], weight: f32\[4, 4\]\)",
+    has_an_undeclared_symbol: "undeclared symbol 's7'",
+    leaves_a_constant_dangling: "constant 'unread' is dangling",
+    has_data_of_another_shape: r"'weight' is f32\[4, 4\], but its data is f32\[4, 5\]",
+    has_data_of_another_element_type: r"'weight' is f32\[4, 4\], but its data is f64",
+    has_codes_out_of_range: r"'codes' holds codes 9..9; i4 has -8..7",
+    gives_two_constants_one_name: "'weight' and 'count' have one qualified name",
+    writes_twice_to_one_buffer: "two outputs write to count",
+    writes_another_type: r"relu \(f32\[2, 4\]\) is written to weight \(f32\[4, 4\]\)",
+    writes_to_a_constant_as_an_input: "writes to count, which is no input",
+    has_an_output_of_unknown_kind: "output kind 'users'; did you mean 'user'",
+    breaks_the_node_list: "the node list is broken",
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN, ids=lambda damage: damage.__name__)
+def test_a_graph_is_refused_that(damage):
+    graph = small_graph()
+    damage(graph)
+    with pytest.raises(VerificationError, match=BROKEN[damage]):
+        verify(graph)
+
+
+def test_the_error_names_node_module_and_line():
+    graph = small_graph()
+    declares_a_wrong_shape(graph)
+    with pytest.raises(
+        VerificationError, match=r"relu \(aten.relu\), from block.act \(ReLU\) at model.py:12"
+    ) as caught:
+        verify(graph)
+    assert caught.value.node is graph.node("relu")
+
+
+def test_data_is_looked_at_again_after_it_was_changed():
+    graph = small_graph()
+    codes = graph.add_constant("codes", torch.zeros(3, dtype=torch.int8), type=TensorType(DType.INT4, (3,)))
+    graph.add_output(codes.value)
+    verify(graph)
+    codes.tensor[1] = 8
+    with pytest.raises(VerificationError, match=r"codes 0..8"):
+        verify(graph)
+
+
+def test_a_broken_body_of_an_opaque_node_is_found():
+    graph = captured("Condition").clone()
+    body = next(a for node in graph.nodes for a in node.attributes.values() if isinstance(a, Graph))
+    next(iter(body.nodes)).results[0].type = F32
+    with pytest.raises(VerificationError, match="in its body 'true_graph_0'"):
+        verify(graph)
+
+
+def test_a_signature_must_fit():
+    graph = captured("ManyResults").clone()
+    graph.add_output(graph.outputs[0].value)
+    with pytest.raises(VerificationError, match="user outputs; its signature has"):
+        verify(graph)
