@@ -120,7 +120,11 @@ def check(
         stored = _run(loaded, args, kwargs)
         names = [output.name for output in loaded.signature.outputs]
     with torch.no_grad(), program.in_eval_mode(module):
-        expected = _tensors(module(*args, **kwargs))
+        try:
+            expected = _tensors(module(*args, **kwargs))
+        except NotImplementedError:  # torch has no kernels for codes of less than 8 bits
+            with RuntimeArithmetic():
+                expected = _tensors(module(*args, **kwargs))
     if len(expected) != len(stored):
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     outputs = [_compared(*each) for each in zip(names, stored, expected, strict=True)]

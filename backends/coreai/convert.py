@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -90,12 +91,23 @@ def _converted(settled: ExportedProgram) -> Any:
 
     converter._get_operation = noting
     try:
-        # The converter announces itself on stdout, which belongs to the caller.
-        with redirect_stdout(io.StringIO()):
+        with _silenced():
             return converter.add_exported_program(settled).to_coreai()
     except Exception as error:
         where = f" at {at[0].target} {program.place(at[0])}" if at else ""
         raise ConversionError(f"the Core AI converter failed{where}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """The converter announces itself on stdout, and warns that it does not guess the width of float8."""
+    logger = logging.getLogger("coreai_torch._compression.utils")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.disabled = disabled
 
 
 class _Clock:

@@ -11,6 +11,8 @@ import warnings
 from functools import cache
 from types import ModuleType
 
+import torch
+
 from graphpress.backends.coreai.errors import MissingDependencyError
 
 OPERATORS = ("lut_to_dense", "constexpr_blockwise_shift_scale", "quantize", "dequantize", "sparse_to_dense")
@@ -30,6 +32,19 @@ def register() -> None:
 
     require("coreai_torch._compression.custom_layers")
     teach_converter()
+    _name_small_integers()
+
+
+def _name_small_integers() -> None:
+    """Give torch's graph printer names for its own integers below 8 bits.
+
+    Torch 2.13 leaves them out, and prints every graph it decomposes wherever tracing is logged, which pytest
+    turns on: 4-bit activations would then fail with a bare `KeyError`.
+    """
+    names = getattr(importlib.import_module("torch.utils._dtype_abbrs"), "dtype_abbrs", {})
+    for bits in range(1, 8):
+        names.setdefault(getattr(torch, f"int{bits}"), f"i{bits}")
+        names.setdefault(getattr(torch, f"uint{bits}"), f"u{bits}")
 
 
 def require(module: str) -> ModuleType:

@@ -7,7 +7,7 @@ from torch import nn
 
 from graphpress.backends.coreai import check, convert
 
-from .modules import quantized_net
+from .modules import coreai, quantized_net
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,25 @@ def test_other_shapes_or_counts_of_outputs_are_mismatches(net):
     report = check(path, Twice(), noise())
     assert not report.ok
     assert "1 outputs, but torch gives 2" in str(report)
+
+
+@pytest.mark.parametrize(("dtype", "minval"), [(torch.int4, None), (torch.uint4, -2.1)])
+def test_four_bit_activations_are_checked_though_torch_cannot_run_them(tmp_path, dtype, minval):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor([0.3]))
+            self.register_buffer("minval", None if minval is None else torch.tensor([minval]))
+
+        def forward(self, x):
+            codes = coreai.quantize(x, self.scale, dtype, None, self.minval, 0)
+            return coreai.dequantize(codes, self.scale, None, self.minval, 0, dtype, None)
+
+    x = torch.linspace(-4, 4, 401)
+    convert(Model(), tmp_path / "m.aimodel", x)
+    report = check(tmp_path / "m.aimodel", Model(), x)
+    assert report.ok, report
+    assert report.max_error == 0
 
 
 def test_nested_and_named_inputs_reach_the_asset(tmp_path):

@@ -93,6 +93,35 @@ def test_integer_weights_are_stored_with_the_bits_they_state(tmp_path):
     assert_equal_in_runtime(tmp_path / "m.aimodel", model, x)
 
 
+def test_float8_float4_and_minimum_value_weights_run(tmp_path, caplog):
+    class Scaled(nn.Module):
+        def __init__(self, data, scale, minval=None, dtype=None):
+            super().__init__()
+            self.dtype = dtype
+            for name, tensor in (("data", data), ("scale", scale), ("minval", minval)):
+                self.register_buffer(name, tensor)
+
+        def forward(self, x):
+            out = torch.float32 if self.scale.dtype == torch.float8_e8m0fnu else None
+            weight = coreai.constexpr_blockwise_shift_scale(self.data, self.scale, None, self.minval, self.dtype, out)
+            return F.linear(x, weight)
+
+    powers = (2.0 ** torch.randint(-3, 2, (9, 2))).to(torch.float8_e8m0fnu)
+    scale = torch.rand(9, 4)
+    model = SideBySide(
+        Scaled(torch.randn(9, 16).to(torch.float8_e4m3fn), scale),
+        Scaled(torch.randn(9, 16).to(torch.float8_e5m2), powers),
+        Scaled(torch.randint(0, 256, (9, 8), dtype=torch.uint8), powers),  # float4, two to a byte
+        Scaled(torch.randint(-8, 8, (9, 16), dtype=torch.int8), scale, -scale, torch.int4),
+    )
+    x = torch.randn(2, 16)
+    info = convert(model, tmp_path / "m.aimodel", x)
+    data = {c.dtype.value for c in info.constants if "blockwise_shift_scale.data" in c.used_by}
+    assert data == {"f8e4m3fn", "f8e5m2", "f4e2m1fn", "i4"}
+    assert "infer" not in caplog.text
+    assert_equal_in_runtime(tmp_path / "m.aimodel", model, x)
+
+
 def test_names_that_mislead_the_stock_converter_do_not_matter(tmp_path):
     class Model(nn.Module):
         def __init__(self):
