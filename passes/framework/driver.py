@@ -105,6 +105,7 @@ class _Driver:
             self.install(rule, match, outcome, had_read)
         if astuple(self.rewriter.edits) == edits:
             return False
+        self.erase_unread_constants(nearby)
         self.count += 1
         self.context.count(rule.name)
         self.recent.append((rule.name, where))
@@ -129,6 +130,13 @@ class _Driver:
             return
         for result, value in zip(root.results, values, strict=True):
             self.rewriter.replace_uses(result, value, where=lambda use: id(use.user) not in wrappers)
+
+    def erase_unread_constants(self, nearby: list[Value]) -> None:
+        """Forget the constants that only the matched nodes read: a valid graph has no dangling ones."""
+        for value in nearby:
+            constant = value.constant
+            if constant is not None and not value.use_count and self.graph.constants.get(constant.name) is constant:
+                self.rewriter.erase_constant(constant)
 
     def enqueue(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

@@ -14,9 +14,12 @@ from attrs.validators import ge, instance_of
 
 @frozen
 class Drift:
-    """How far one output moved: the measured error and the largest one the effect allows, in the effect's measure."""
+    """How far one output moved: the measured error and the largest one the effect allows, in the effect's measure.
 
-    output: int
+    `output` is the number of a user output, or the name of a constant or input that is written to.
+    """
+
+    output: int | str
     error: float
     allowed: float
 

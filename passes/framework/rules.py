@@ -27,8 +27,9 @@ class Rule:
         name: in kebab case.
         pattern: what to look for; its root is an `Op`, or a `OneOf` such.
         rewrite: given the match, returns what stands for the results of the root from now on, and the driver puts it
-            there and erases what is no longer read; or a `Miss`, without having edited anything; or None, having made
-            its edits itself. A value computed *from* the root's result wraps the root: everyone else reads it instead.
+            there and erases what is no longer read, constants too; or a `Miss`, without having edited anything; or
+            None, having made its edits itself. A value computed *from* the root's result wraps the root: everyone else
+            reads it instead.
         check: looks at a match without touching it and returns a `Miss` to decline.
     """
 

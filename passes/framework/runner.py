@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 
 from attrs import define, evolve, field
@@ -95,12 +96,14 @@ class _Run:
         entered: list[Hook] = []
         try:
             for hook in self.hooks:
-                hook.before(step, self.graph)
+                with _noting(hook, step):
+                    hook.before(step, self.graph)
                 entered.append(hook)
             self.run_pass(step, record)
             while entered:
                 hook = entered.pop()
-                hook.after(step, self.graph, record)
+                with _noting(hook, step):
+                    hook.after(step, self.graph, record)
         except BaseException as error:
             self.fail(step, entered, error)
             raise
@@ -133,3 +136,12 @@ class _Run:
                 hook.failed(step, self.graph, error)
             except Exception as second:
                 error.add_note(f"the hook {type(hook).__name__} failed in turn: {type(second).__name__}: {second}")
+
+
+@contextmanager
+def _noting(hook: Hook, step: Step) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"from the hook {type(hook).__name__} at step {step.label!r}")
+        raise

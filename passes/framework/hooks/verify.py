@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph
 from graphpress.passes.framework.hooks.base import Hook
 from graphpress.passes.framework.records import StepRecord
@@ -19,13 +18,9 @@ class Verify(Hook):
         """Verify `graph`.
 
         Raises:
-            GraphpressError: the verifier's, with the step as a note.
+            VerificationError: naming the node at fault, its module path and source line.
         """
         from graphpress.ir.verifier import verify
 
         if record.edits:
-            try:
-                verify(graph)
-            except GraphpressError as error:
-                error.add_note(f"after step {step.label!r}")
-                raise
+            verify(graph)

@@ -326,6 +326,7 @@ def test_constants_added_by_a_rule_reach_the_graph():
     graph = b.output(b.op("aten.mul.Tensor", x, b.constant("c", torch.ones(4))))
     assert apply(graph, double) == 1
     assert graph.outputs[0].value.node.operand("other").constant.tensor.tolist() == [2.0] * 4
+    assert list(graph.constants) == ["doubled"]  # what only the match read is gone: no constant may dangle
 
 
 def big_graph(size):

@@ -190,7 +190,7 @@ def test_the_verifier_runs_on_results_by_default():
 
     with pytest.raises(GraphpressError) as caught:
         Runner().run(relu_chain(2), Pipeline(Corrupt()))
-    assert "after step 'corrupt#1'" in caught.value.__notes__
+    assert "from the hook Verify at step 'corrupt#1'" in caught.value.__notes__
     run(relu_chain(2), Corrupt())
 
 
