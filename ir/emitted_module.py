@@ -80,12 +80,11 @@ def _encode_graph(graph: fx.Graph) -> _EncodedGraph:
             return places[argument]
         if isinstance(argument, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
             return _encode_target(argument)
+        if isinstance(argument, torch.layout | torch.memory_format):
+            return _GlobalName("torch", str(argument).removeprefix("torch."))
         if isinstance(argument, list | tuple):
-            return (
-                type(argument)([encode(item) for item in argument])
-                if type(argument) in (list, tuple)
-                else [encode(item) for item in argument]
-            )
+            items = [encode(item) for item in argument]
+            return tuple(items) if isinstance(argument, tuple) else items
         if isinstance(argument, dict):
             return {key: encode(item) for key, item in argument.items()}
         return argument
@@ -103,13 +102,15 @@ def _encode_graph(graph: fx.Graph) -> _EncodedGraph:
 
 @frozen
 class _OpName:
-    """An op of torch's, which do not pickle by themselves."""
+    """An op; torch's do not pickle by themselves."""
 
     name: str
 
 
 @frozen
-class _FunctionName:
+class _GlobalName:
+    """A function or other object that a module holds."""
+
     module: str
     name: str
 
@@ -117,13 +118,13 @@ class _FunctionName:
 def _encode_target(target: Callable[..., Any]) -> Any:
     if isinstance(target, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
         return _OpName(op_of_target(target).name)
-    return _FunctionName(target.__module__, target.__qualname__)
+    return _GlobalName(target.__module__, target.__qualname__)
 
 
 def _decode_target(target: Any) -> Any:
     if isinstance(target, _OpName):
         return lookup_op(target.name).target
-    if isinstance(target, _FunctionName):
+    if isinstance(target, _GlobalName):
         found: Any = importlib.import_module(target.module)
         for part in target.name.split("."):
             found = getattr(found, part)

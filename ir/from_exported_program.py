@@ -8,6 +8,7 @@ subgraphs as nested `Graph` attributes. Time is linear in the program.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,9 @@ from graphpress.ir.torch_types import symbols_of, type_of
 from graphpress.ir.types import TensorType, Type
 
 
+_ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default
+
+
 def from_exported_program(program: ExportedProgram) -> Graph:
     """The graph of an exported program; tensors are shared with it.
 
@@ -39,7 +43,9 @@ def from_exported_program(program: ExportedProgram) -> Graph:
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:
-        program = program.run_decompositions({})
+        with warnings.catch_warnings():  # torch uses what it deprecates
+            warnings.simplefilter("ignore", FutureWarning)
+            program = program.run_decompositions({})
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:  # torch could not do it either: the writes stay, and passes go round them
@@ -214,6 +220,8 @@ class _BodyReader:
 
     def _read_call(self, node: FxNode) -> None:
         target = node.target
+        if target is _ASSERT_METADATA:  # what it asserts is in the types, and may change when a pass changes them
+            return
         if target is operator.getitem:
             source = self.resolve(node.args[0])
             if isinstance(source, tuple):

@@ -166,4 +166,7 @@ def _require_simple(node: FxNode, written: list[FxNode]) -> None:
 
 
 def _storage(node: FxNode) -> int:
-    return node.meta["val"].untyped_storage()._cdata
+    try:
+        return node.meta["val"].untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, or inside a vmap
+        raise Entangled(f"{node.name} has no memory of its own to compare") from None

@@ -175,7 +175,10 @@ class _Emitter:
                 self._values[id(output)] = clone
         for output in outputs:
             if output.target is not None and output.value is not None and output.value is not output.target:
-                self._call(torch.ops.aten.copy_.default, self._read(output.target), self._returned(output))
+                target = self._read(output.target)
+                if output.target.constant is not None and output.target.constant.kind == "parameter":
+                    target = self._call(torch.ops.aten.detach.default, target)  # a leaf of autograd refuses writes
+                self._call(torch.ops.aten.copy_.default, target, self._returned(output))
         results = tuple(self._returned(output) for output in outputs if output.kind == "user")
         signature = self._graph.signature
         if signature is None:

@@ -24,8 +24,10 @@ def test_a_run_returns_what_the_model_returns_and_writes_nothing(name):
     assert_same(execution.outputs, expected)
     assert_same(inputs, flat_inputs(name))
     assert_same({n: c.tensor for n, c in graph.constants.items()}, before)
-    written = dict(model.named_buffers()) | dict(
-        zip((i.name for i in graph.inputs), pytree.tree_leaves(given), strict=False)
+    written = (
+        dict(model.named_buffers())
+        | dict(model.named_parameters())
+        | dict(zip((i.name for i in graph.inputs), pytree.tree_leaves(given), strict=False))
     )
     for target, tensor in execution.mutations.items():
         assert torch.equal(tensor, written[target])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -412,6 +413,131 @@ class NamesThatCollide(nn.Module):
 
     def forward(self, x):
         return torch.relu(getattr(self, "0")(x) + self.add) + self.relu + self.graph(self.code(x))
+
+
+class Pair(NamedTuple):
+    tensor: torch.Tensor
+    number: int
+
+
+@dataclass
+class Prediction:
+    score: torch.Tensor
+    label: torch.Tensor
+
+
+torch.export.register_dataclass(Prediction)
+
+
+@case(ROWS)
+class NamedResults(nn.Module):
+    def forward(self, x):
+        return Pair(x + 1, 3), Prediction(x.mean(1), x.argmax(1))
+
+
+@case(ROWS, ROWS, key=ROWS)
+class AnyArguments(nn.Module):
+    def forward(self, *rows, **named):
+        return sum(rows) + named["key"]
+
+
+@case(ROWS, 5, dynamic_shapes={"x": None, "n": Dim.DYNAMIC})
+class NumberAsInput(nn.Module):
+    def forward(self, x, n):
+        return x * n, torch.ones(n), n + 1
+
+
+@case(ROWS)
+class WritesToParameter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.weight.add_(1)
+        return x * self.weight
+
+
+@case(ROWS)
+class FillInPieces(nn.Module):
+    def forward(self, x):
+        y = x.new_zeros(4, 8)
+        y[:, 1:7] = x
+        y[0] = 0
+        y.t_()
+        return y
+
+
+@case(ROWS)
+class ReturnsWrittenBuffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(4, 6, dtype=torch.float64))
+        self.register_buffer("state", torch.zeros(4, 6))
+
+    def forward(self, x):
+        self.seen.copy_(x)
+        self.seen.add_(x[0])
+        self.state[0] = x[0]
+        self.state = self.state + 1
+        return self.seen, self.seen.view(-1), self.seen.t(), self.state.sum()
+
+
+@case(ROWS)
+class ConditionWithManyResults(nn.Module):
+    def forward(self, x):
+        def up(t):
+            return {"p": t + 1, "q": (t * 2, t.sum())}
+
+        def down(t):
+            return {"p": t - 1, "q": (t * 3, t.mean())}
+
+        return torch.cond(x.max() > 0, up, down, (x,))
+
+
+@case(ROWS)
+class Scanned(nn.Module):
+    def forward(self, x):
+        from torch._higher_order_ops.scan import scan
+
+        return scan(lambda carry, row: (carry + row, (carry * row).clone()), torch.zeros(6), x)
+
+
+@torch.library.custom_op("graphpress_tests::bump", mutates_args=("x",))
+def bump(x: torch.Tensor, by: float) -> torch.Tensor:
+    x.add_(by)
+    return x.sum(0)
+
+
+@bump.register_fake
+def _(x: torch.Tensor, by: float) -> torch.Tensor:
+    return x.new_empty(x.shape[1:])
+
+
+@case(ROWS)
+class CustomOpThatWrites(nn.Module):
+    def forward(self, x):
+        y = x * 1
+        total = bump(y, 2.0)
+        return y * 2 + total
+
+
+@case(tensor(2, 3, 8, 8))
+class MemoryFormats(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        y = self.conv(x.to(memory_format=torch.channels_last))
+        return y, y.contiguous().to(torch.float16, copy=True), torch.zeros(3, device=x.device, layout=torch.strided)
+
+
+@case(ROWS)
+class Complex(nn.Module):
+    def forward(self, x):
+        return torch.fft.rfft(x).abs(), torch.view_as_real(torch.fft.fft(x))
 
 
 @cache
