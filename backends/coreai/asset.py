@@ -197,7 +197,8 @@ def _is_private(graph: Any) -> bool:
 def _function(operation: Any) -> FunctionInfo:
     name = operation.attributes["sym_name"].value
     kind = operation.attributes["function_type"].value
-    inputs, states = [], []
+    inputs: list[TensorInfo] = []
+    states: list[TensorInfo] = []
     for at, (type_, arg) in enumerate(zip(kind.inputs, operation.attributes["arg_attrs"], strict=True)):
         inner = getattr(type_, "inner_type", None)
         (inputs if inner is None else states).append(_tensor(type_ if inner is None else inner, _name(arg, at)))
@@ -229,7 +230,7 @@ def _constant(operation: Any, at: int) -> ConstantInfo:
         uses.append(f"{user}.{operand}")
     # Only constants written out in the program know whether they are splats; blobs never are.
     return ConstantInfo(
-        f"constant_{at}", tensor.dtype, tensor.shape, bool(getattr(value, "is_splat", False)), tuple(uses)
+        f"constant_{at}", tensor.dtype, tuple(value.type.shape), bool(getattr(value, "is_splat", False)), tuple(uses)
     )
 
 

@@ -49,7 +49,8 @@ def settle(program: ExportedProgram) -> ExportedProgram:
 
 
 def _settle_table(node: fx.Node, constants: _Constants, count: int) -> None:
-    indices, table, axis = node.args
+    arguments: Any = node.args
+    indices, table, axis = arguments
     entries = table.meta["val"].shape[-2]
     if entries not in [2**bits for bits in TABLE_BITS]:
         raise ConversionError(
@@ -71,7 +72,8 @@ def _settle_table(node: fx.Node, constants: _Constants, count: int) -> None:
 
 
 def _settle_shift_scale(node: fx.Node, constants: _Constants) -> None:
-    data, _, zero_point, _, dtype, _ = node.args
+    arguments: Any = node.args
+    data, _, zero_point, _, dtype, _ = arguments
     codes = constants.persist(data)
     zeros = constants.persist(zero_point)
     if codes is None or codes.is_floating_point():
@@ -120,12 +122,10 @@ class _Constants:
     def rename(self, node: fx.Node, name: str) -> None:
         """Give a node a name of our choosing, in the signature too."""
         spec = self._spec(node)
-        at = self._at.pop(node.name, None)
-        node.name = name
         if spec is not None:
-            node.target = name
-            spec.arg.name = name
-            self._at[name] = at
+            self._at[name] = self._at.pop(node.name)
+            node.target = spec.arg.name = name
+        node.name = name
 
     def _spec(self, node: Any) -> InputSpec | None:
         at = self._at.get(node.name) if isinstance(node, fx.Node) else None
@@ -144,7 +144,8 @@ def _compressed(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
 
 def _positional(node: fx.Node) -> tuple[Any, ...]:
     """All arguments of a call by position, defaults filled in: the converter's handlers read them so."""
-    schema = node.target._schema.arguments
+    target: Any = node.target
+    schema = target._schema.arguments
     return tuple(
         node.args[at] if at < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
         for at, argument in enumerate(schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from contextlib import AsyncExitStack
 from os import PathLike
@@ -52,7 +53,8 @@ class LoadedModel:
         except Exception as error:
             background.run(stack.aclose())
             raise ExecutionError(f"the Core AI runtime cannot load {path}: {error}") from error
-        self._close = weakref.finalize(self, _close, stack)
+        self._process = os.getpid()
+        self._close = weakref.finalize(self, _close, stack, self._process)
         self._close.atexit = False
         _open.add(self)
 
@@ -67,6 +69,8 @@ class LoadedModel:
         inputs = {each.name: arrays.to_runtime(given[each.name], each) for each in self.signature.inputs}
         if not self._close.alive:
             raise ExecutionError(f"the model loaded from {self.path} is closed")
+        if os.getpid() != self._process:
+            raise ExecutionError(f"the model from {self.path} was loaded in another process: load it in this one")
         states = {each.name: arrays.to_runtime(self.states[each.name], each) for each in self.signature.states}
         try:
             results = background.run(self._function(inputs, states))
@@ -125,8 +129,9 @@ async def _entered(stack: AsyncExitStack, path: str | PathLike[str], function: s
     return model.load_function(function)
 
 
-def _close(stack: AsyncExitStack) -> None:
-    background.run(stack.aclose())
+def _close(stack: AsyncExitStack, process: int) -> None:
+    if os.getpid() == process:  # a forked child has neither the loop's thread nor a right to the files
+        background.run(stack.aclose())
 
 
 def _typed(tensor: TensorInfo) -> str:

@@ -7,6 +7,8 @@ an 8-entry table converts like any other, in our `convert` and for users who cal
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,14 +23,14 @@ def teach_converter() -> None:
     """
     utils = require("coreai_torch._compression.utils")
     intx = require("coreai_torch._compression._intx")
-    packed_class = getattr(utils, "UintxTensor", None)
+    packed_class: Any = getattr(utils, "UintxTensor", None)
     if packed_class is None or 3 in packed_class.nbits_to_dtype:
         return
 
     class UintxTensor(packed_class):  # type: ignore[misc, valid-type]
         """The converter's packed unsigned tensor, with 3 bits among its widths."""
 
-        nbits_to_dtype = {**packed_class.nbits_to_dtype, 3: torch.uint3}
+        nbits_to_dtype = {**packed_class.nbits_to_dtype, 3: torch.uint3}  # type: ignore[attr-defined]
 
         def __init__(self, elem: torch.Tensor, tensor_shape: torch.Size, nbits: int) -> None:
             intx.SubbyteTensor.__init__(self, elem, tensor_shape, nbits, signed=False)

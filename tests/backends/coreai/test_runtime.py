@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import os
 import threading
 from pathlib import Path
 
@@ -116,6 +117,23 @@ def test_a_model_that_is_dropped_frees_its_files(linear, monkeypatch, tmp_path):
     del loaded
     gc.collect()
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_forked_process_is_told_to_load_its_own(linear):
+    with load(linear) as loaded:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                loaded(torch.zeros(1, 3))
+            except ExecutionError as error:
+                os.write(writer, str(error).encode())
+                loaded.close()  # must neither hang nor take the parent's files
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert b"loaded in another process" in os.read(reader, 4096)
+        assert loaded(torch.zeros(1, 3)).shape == (1, 2)
 
 
 def test_buffers_the_model_changes_are_states_kept_between_calls(tmp_path):
