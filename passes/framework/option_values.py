@@ -2,7 +2,7 @@
 
 Numbers are written by `repr` (``1e-05``, ``inf``, ``nan``), strings as JSON, ``true``, ``false``, ``none``; tuples,
 lists and sets as ``[...]``, dicts as ``{"key": value}``; enum members by name, element types by theirs (``i4``); attrs
-objects as dicts of the fields that differ from their defaults.
+objects as dicts of the fields that differ from their defaults; what has `to_dict` and `from_dict` as these say.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def write_value(value: Any) -> str:
             return "[" + ", ".join(sorted(map(write_value, value))) + "]"
         case Sequence() if not isinstance(value, bytes | bytearray | range):
             return "[" + ", ".join(map(write_value, value)) + "]"
-    if _has_plain_form(type(value)):
-        return write_value(value.to_dict())
-    if attrs.has(type(value)):
-        fields = changed_fields(value).items()
+    instance: Any = value
+    if _has_plain_form(type(instance)):
+        return write_value(instance.to_dict())
+    if attrs.has(type(instance)):
+        fields = changed_fields(instance).items()
         return "{" + ", ".join(f"{json.dumps(name)}: {write_value(field)}" for name, field in fields) + "}"
     raise OptionError(
         f"{value!r} has no text form: options are made of plain data, enums, element types, attrs classes"
@@ -217,7 +218,7 @@ def _accept(value: Any, is_fit: bool, read: Any, expected: Any) -> Any:
 
 
 def _is_default(attribute: attrs.Attribute[Any], value: Any) -> bool:
-    default = attribute.default
+    default: Any = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         if default.takes_self:
             return False

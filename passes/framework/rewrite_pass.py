@@ -61,7 +61,7 @@ def remove_rule(pass_class: type[RewritePass], rule: Rule) -> None:
 
 def registered_rules() -> dict[str, Rule]:
     """The rules of every registered pass that can be made without options, by ``pass-name/rule-name``."""
-    found = {}
+    found: dict[str, Rule] = {}
     for cls in registered_passes():
         if issubclass(cls, RewritePass):
             try:

@@ -70,12 +70,18 @@ def execute(graph: Graph, inputs: Sequence[Any], seed: int = 0) -> Execution:
 
 def compare(before: Execution, after: Execution, effect: Effect) -> tuple[Drift, ...]:
     """How far each output and each write to a buffer or input moved; one that came or went is infinitely far."""
-    old = {**dict(enumerate(before.outputs)), **before.mutations}
-    new = {**dict(enumerate(after.outputs)), **after.mutations}
+    old, new = _by_name(before), _by_name(after)
     return tuple(_drift(name, old.get(name, _MISSING), new.get(name, _MISSING), effect) for name in old | new)
 
 
 _MISSING = object()
+
+
+def _by_name(execution: Execution) -> dict[int | str, Any]:
+    named: dict[int | str, Any] = dict(enumerate(execution.outputs))
+    for name, tensor in execution.mutations.items():
+        named[name] = tensor
+    return named
 
 
 def _drift(output: int | str, before: Any, after: Any, effect: Effect) -> Drift:
