@@ -1,0 +1,159 @@
+"""The grid that quantized table entries lie on, and the scale that puts it best."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from graphpress.ir import reference
+from graphpress.passes.palettization.errors import PalettizationError
+from graphpress.passes.specs import PerChannelGranularity, PerTensorGranularity, QuantizationScheme, QuantizationSpec
+
+# What the range of the entries is multiplied by to make scales to choose from; the first is the plain scale.
+_STRETCHES = (1.0, *(0.7 + 0.01 * step for step in range(30)), *(1.0 + 0.02 * step for step in range(1, 21)))
+
+
+@frozen(eq=False)
+class QuantizedTables:
+    """Tables on a grid.
+
+    Attributes:
+        codes: [tables, entries, width], in the dtype that holds them.
+        values: float32, what the codes stand for in the weight's dtype.
+        scale, zero_point, minval: float32 [tables or 1]; the last two may be None.
+    """
+
+    codes: Tensor
+    values: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    minval: Tensor | None
+
+
+@frozen
+class EntryGrid:
+    """How table entries are quantized.
+
+    Attributes:
+        spec: the spec of the entries; its granularity says whether every table has a scale.
+        scale_bits: significant bits of a scale.
+        dtype: the weight's, to which values are rounded once they are dequantized.
+    """
+
+    spec: QuantizationSpec
+    scale_bits: int
+    dtype: torch.dtype
+
+    @property
+    def is_per_table(self) -> bool:
+        """True where every table has its own scale."""
+        return isinstance(self.spec.granularity, PerChannelGranularity)
+
+    def check(self, name: str) -> None:
+        """Raise unless the tables of `name` can be quantized so."""
+        if not isinstance(self.spec.granularity, PerTensorGranularity | PerChannelGranularity):
+            raise PalettizationError(
+                f"{name}: table entries have one scale for all tables (PerTensorGranularity) or one for each "
+                f"(PerChannelGranularity), not {type(self.spec.granularity).__name__}"
+            )
+
+    def plain(self, tables: Tensor) -> QuantizedTables:
+        """`tables` [tables, entries, width] on the grid that covers their range."""
+        scale, zero_point, minval = (_first(each) for each in self._candidates(tables))
+        assert scale is not None
+        return self._on_grid(tables, scale, zero_point, minval)
+
+    def best(self, tables: Tensor, masses: Tensor) -> QuantizedTables:
+        """`tables` on the grid of least squared error; `masses` [tables, entries] say how much each entry counts."""
+        scale, zero_point, minval = self._candidates(tables)
+        snapped = reference.fake_quantize(
+            tables.expand(len(scale), *tables.shape), *map(_ranked, (scale, zero_point, minval)), **self._codes
+        )
+        errors = ((snapped - tables).double().square().sum(-1) * masses).sum(-1)
+        choice = (errors if self.is_per_table else errors.sum(-1, keepdim=True)).argmin(0)
+        chosen = [None if p is None else p.gather(0, choice[None])[0] for p in (scale, zero_point, minval)]
+        assert chosen[0] is not None
+        quantized = self._on_grid(tables, chosen[0], chosen[1], chosen[2])
+        return self._without_repetition(quantized, masses)
+
+    def _candidates(self, tables: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Parameters to choose from, each [stretches, tables or 1]."""
+        low, high = tables.flatten(1).aminmax(dim=1)
+        if not self.is_per_table:
+            low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
+        fixed_low, fixed_high = self.spec.float_range
+        stretch = torch.tensor(_STRETCHES, dtype=torch.float32)[:, None]
+        low = low * stretch if fixed_low is None else torch.full_like(low * stretch, fixed_low)
+        high = high * stretch if fixed_high is None else torch.full_like(high * stretch, fixed_high)
+        scale, zero_point, minval = reference.qparams_from_range(
+            low,
+            high,
+            symmetric=self.spec.qscheme is not QuantizationScheme.ASYMMETRIC,
+            formulation=self.spec.qformulation.value,
+            **self._codes,
+        )
+        if self.spec.scale_dtype is not None:
+            scale = torch.exp2(scale.log2().ceil())
+        return round_up(scale, self.scale_bits), zero_point, minval
+
+    def _on_grid(
+        self, tables: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
+    ) -> QuantizedTables:
+        codes = reference.quantize(tables, *map(_ranked, (scale, zero_point, minval)), **self._codes)
+        return self._quantized(codes, scale, zero_point, minval)
+
+    def _quantized(
+        self, codes: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
+    ) -> QuantizedTables:
+        how = {name: value for name, value in self._codes.items() if name != "quant_max"}
+        values = reference.dequantize(codes, *map(_ranked, (scale, zero_point, minval)), **how)
+        return QuantizedTables(codes, values.to(self.dtype).float(), scale, zero_point, minval)
+
+    def _without_repetition(self, tables: QuantizedTables, masses: Tensor) -> QuantizedTables:
+        """Integer entries that fell on one code, spread over codes nobody uses, next to the heaviest that are used."""
+        if self.spec.element_type.is_floating or tables.codes.shape[-1] != 1:
+            return tables
+        low, high = int(self.spec.quant_min), int(self.spec.quant_max)
+        rows = []
+        for codes, mass in zip(tables.codes[..., 0].long(), masses, strict=True):
+            used, place = codes.unique(return_inverse=True)
+            free = len(codes) - len(used)
+            if free:
+                weight = torch.zeros(len(used), dtype=mass.dtype).index_add_(0, place, mass)
+                unused = torch.arange(low, high + 1)
+                unused = unused[~torch.isin(unused, used)]
+                nearest = (unused[:, None] - used).abs().min(1)
+                near = weight[nearest.indices] / nearest.values
+                used = torch.cat([used, unused[near.argsort(descending=True, stable=True)[:free]]]).sort().values
+                used = torch.cat([used, used[-1:].expand(len(codes) - len(used))])
+                codes = used
+            rows.append(codes)
+        codes = torch.stack(rows)[..., None].to(tables.codes.dtype)
+        return self._quantized(codes, tables.scale, tables.zero_point, tables.minval)
+
+    @property
+    def _codes(self) -> dict[str, Any]:
+        dtype = self.spec.element_type
+        if dtype.is_floating:
+            return {"dtype": dtype}
+        return {"dtype": dtype, "quant_min": int(self.spec.quant_min), "quant_max": int(self.spec.quant_max)}
+
+
+def round_up(scale: Tensor, bits: int) -> Tensor:
+    """The nearest float32 of so many significant bits that is not less than `scale`, which is positive."""
+    mantissa, exponent = torch.frexp(scale.float())
+    step = math.ldexp(1.0, bits)
+    return torch.ldexp((mantissa * step).ceil() / step, exponent)
+
+
+def _first(parameters: Tensor | None) -> Tensor | None:
+    return None if parameters is None else parameters[0]
+
+
+def _ranked(parameters: Tensor | None) -> Tensor | None:
+    """Parameters of tables, so that they broadcast over entries and width."""
+    return None if parameters is None else parameters[..., None, None]

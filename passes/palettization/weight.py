@@ -1,0 +1,75 @@
+"""A palettized weight, as both backends store it."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
+
+_INDEX_TYPES = {bits: DType.of(f"u{bits}") for bits in (1, 2, 3, 4, 6, 8)}
+
+
+@frozen(eq=False)
+class PalettizedWeight:
+    """Indices into lookup tables, and what the entries stand for.
+
+    Attributes:
+        indices: uint8, the weight's shape but `axis`, which is shorter by the width of an entry.
+        lut: the tables ``[b0..bK-1, 2 ** n_bits, V]``: values of the weight's dtype, or codes where `scale` is given
+            for a quantized table.
+        axis: where the V values of an entry are laid out: the output channels.
+        n_bits: bits of an index.
+        dtype: of the weight.
+        scale: float32 of the weight's rank, what every looked-up entry is multiplied by: the scale of a quantized
+            table, of each output channel, or their product; None for plain tables.
+        zero_point: of quantized entries, float32 of the shape of `scale`; None where it is zero.
+        minval: what the lowest code stands for, as `zero_point`; None where the zero point says it.
+    """
+
+    indices: Tensor
+    lut: Tensor
+    axis: int
+    n_bits: int
+    dtype: torch.dtype
+    scale: Tensor | None = None
+    zero_point: Tensor | None = None
+    minval: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of one index."""
+        return self.n_bits
+
+    @property
+    def index_type(self) -> DType:
+        """Element type of the indices in a saved file."""
+        return _INDEX_TYPES[self.n_bits]
+
+    @property
+    def lut_type(self) -> DType:
+        """Element type of the table entries."""
+        return DType.of(self.lut.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        width = self.lut.shape[-1]
+        return tuple(n * width if i == self.axis else n for i, n in enumerate(self.indices.shape))
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of indices, tables and scales together."""
+        parameters = sum(p.numel() * 32 for p in (self.scale, self.minval) if p is not None)
+        zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.lut_type.bits
+        return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
+
+    def dense(self) -> Tensor:
+        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        looked_up = reference.lut_to_dense(self.indices, self.lut, self.axis)
+        if self.scale is None:
+            return looked_up
+        values = reference.dequantize(looked_up, self.scale, self.zero_point, self.minval, dtype=self.lut_type)
+        return values.to(self.dtype)
