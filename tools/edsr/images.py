@@ -37,6 +37,8 @@ HELDOUT_FILES = (
     "skimage/data/rocket.jpg",
     "sklearn/datasets/images/flower.jpg",
 )
+# Whole scenes with light and shade, as photographs people take have; textures alone would calibrate too narrow a range.
+CALIBRATION_SCENES = ("astronaut", "camera", "china", "motorcycle_left", "motorcycle_right")
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
@@ -67,23 +69,22 @@ def evaluation_pairs(largest: int = 160) -> list[tuple[str, torch.Tensor, torch.
     return pairs
 
 
-def calibration_images(count: int, size: int = 64) -> list[torch.Tensor]:
+def calibration_images(count: int, size: int = 128) -> list[torch.Tensor]:
     """Return `count` low-resolution squares [1, 3, size, size] of training photographs, always the same.
 
-    They go round the photographs in turn, so a few already cover many kinds of content. Photographs
-    smaller than `size` are left out.
+    They go round the whole scenes among the photographs in turn.
     """
     generator = torch.Generator().manual_seed(0)
-    photographs = [
-        photograph for photograph in map(downscale, training_images().values()) if min(photograph.shape[-2:]) >= size
-    ]
-    if not photographs:
+    photographs = training_images()
+    scenes = [downscale(photographs[name]) for name in CALIBRATION_SCENES]
+    scenes = [scene for scene in scenes if min(scene.shape[-2:]) >= size]
+    if not scenes:
         raise PhotographMissing(f"no training photograph has {size} low-resolution pixels a side; ask for less")
     crops: list[torch.Tensor] = []
     for index in range(count):
-        photograph = photographs[index % len(photographs)]
-        top, left = (int(torch.randint(extent - size + 1, (), generator=generator)) for extent in photograph.shape[-2:])
-        crops.append(photograph[..., top : top + size, left : left + size].contiguous())
+        scene = scenes[index % len(scenes)]
+        top, left = (int(torch.randint(extent - size + 1, (), generator=generator)) for extent in scene.shape[-2:])
+        crops.append(scene[..., top : top + size, left : left + size].contiguous())
     return crops
 
 
