@@ -140,7 +140,9 @@ class FoldBatchNorm(Pass):
         rewriter.set_operand(layer.node, "bias", bias.result)
         rewriter.set_operand(layer.node, "input", norm.operand("input"))
         layer.node.location |= norm.location
-        rewriter.erase(norm)
+        source = norm.operand("input")
+        assert source is not None
+        rewriter.replace(norm, source)
 
     def _check_sharing(self, layer: Layer) -> None:
         weight = layer.node.operand("weight")

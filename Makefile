@@ -1,0 +1,41 @@
+# Two commands do everything from nothing but Python 3.11 and make: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := coreai,coreml,dev
+# torch comes first and alone: later packages then find it installed, and pull no other build of it.
+TORCH := torch==2.13.0
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python -m graphpress.tools.demo --out demo-output
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" --durations=15
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow --durations=15
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/lint_wheel.py
+
+bench: $(READY)
+	bash tools/bench/peer_env.sh
+	$(BIN)/python -m graphpress.tools.bench --json bench-results.json
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info
