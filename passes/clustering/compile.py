@@ -6,19 +6,56 @@ Only the kernel modules import this one, and they are imported at first use, so 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 
 def kernel(function: Callable) -> Callable:
-    """Compile `function` at its first call, without the interpreter lock, and cache the machine code.
+    """Compile `function` for callers in Python at its first call, and cache the machine code.
 
-    The cache lives beside the source, or in the user's cache folder where the package is read-only. Where
-    neither can be written the code is compiled once per process. Sums are never reordered (no fast-math), so
-    results do not depend on the vector width of the machine.
+    It runs without the interpreter lock. Sums are never reordered (no fast-math), so results do not depend on the
+    vector width of the machine. The cache lies beside the source, or in the user's cache folder where the package is
+    read-only; where neither can be written, code is compiled once per process.
     """
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # numba found no folder to cache in
-        return numba.njit(nogil=True, error_model="numpy")(function)
+    return _cached(numba.njit(nogil=True, error_model="numpy")(function))
+
+
+def helper(function: Callable) -> Callable:
+    """Compile `function` for kernels only: without an entry from Python, which takes time to compile."""
+    entry = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return _cached(numba.njit(nogil=True, error_model="numpy", **entry)(function))
+
+
+def _cached(dispatcher: Callable) -> Callable:
+    with suppress(RuntimeError):  # numba finds no folder to cache in
+        dispatcher._cache = _PackageCache(dispatcher.py_func)
+    return dispatcher
+
+
+class _PackageCache(FunctionCache):
+    """A cache that expires when any kernel changes: machine code holds that of the functions it calls.
+
+    Numba itself looks at the caller's file alone.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=SOURCES
+        )
+
+
+def _digest(folder: Path) -> str:
+    """Return a hash of the Python files of `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+SOURCES = _digest(Path(__file__).parent)

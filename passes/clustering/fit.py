@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.compile import helper
 from graphpress.passes.clustering.micro_bins import micro_bins
 from graphpress.passes.clustering.partition import best_cuts
-from graphpress.passes.clustering.sorted_values import first_above, mass_of, mean_of, squared_error
+from graphpress.passes.clustering.refinement import refine
+from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, mean_of, squared_error, sums_of
 from graphpress.passes.clustering.thresholds import threshold_between
 
-MOST_STEPS = 200
+BINS_PER_CLUSTER = 16
+LEAST_BINS = 128
+MOST_STEPS = 16
 
 
-@kernel
+@helper
 def fit_table(data, centroids):
     """Write near-optimal centroids of the sorted values into `centroids`, float32 [k], ascending."""
     clusters = centroids.size
-    edges = micro_bins(data, min(max(16 * clusters, 256), 2048))
-    bins = edges.size - 1
-    if bins <= clusters:
-        bounds = edges
-    else:
+    bounds = micro_bins(data, max(BINS_PER_CLUSTER * clusters, LEAST_BINS))
+    bins = bounds.size - 1
+    if bins > clusters:
         masses = np.empty(bins)
         means = np.empty(bins)
         for place in range(bins):
-            masses[place] = mass_of(data, edges[place], edges[place + 1])
-            means[place] = mean_of(data, edges[place], edges[place + 1])
-        bounds = edges[best_cuts(masses, means, clusters)]
+            masses[place], _ = sums_of(data, bounds[place], bounds[place + 1])
+            means[place] = mean_of(data, bounds[place], bounds[place + 1])
+        cuts, sound = best_cuts(masses, means, clusters)
+        for bound in range(clusters + 1):
+            bounds[bound] = bounds[cuts[bound]]
+        bounds = bounds[: clusters + 1]
+        if sound:
+            refine(data, bounds)
         lloyd_steps(data, bounds)
     for cluster in range(clusters):
         run = min(cluster, bounds.size - 2)
         centroids[cluster] = np.float32(mean_of(data, bounds[run], bounds[run + 1]))
 
 
-@kernel
+@helper
 def lloyd_steps(data, bounds):
     """Move the inner `bounds`, places in the sorted values, to the middles between neighbouring means, in place."""
     clusters = bounds.size - 1
@@ -53,21 +59,21 @@ def lloyd_steps(data, bounds):
             break
 
 
-@kernel
+@helper
 def nearest_end(values, centroids, cluster, start):
     """Return the end of the run of sorted values from `start` that are nearest to ``centroids[cluster]``."""
     if cluster + 1 == centroids.size:
         return values.size
     if centroids[cluster] == centroids[cluster + 1]:
         return start
-    threshold = threshold_between(centroids[cluster], centroids[cluster + 1], False)
-    return first_above(values, threshold, start, values.size)
+    threshold = threshold_between(centroids[cluster], centroids[cluster + 1], cluster < 0)
+    return first_above(values, np.float64(threshold), start, values.size)
 
 
-@kernel
+@helper
 def nearest_means(data, centroids, means):
     """Write the mean of the sorted values nearest to each of the ascending centroids, or it where there are none."""
-    start = 0
+    start = NO_PLACE
     for cluster in range(centroids.size):
         end = nearest_end(data.values, centroids, cluster, start)
         means[cluster] = centroids[cluster]
@@ -76,10 +82,10 @@ def nearest_means(data, centroids, means):
         start = end
 
 
-@kernel
+@helper
 def table_error(values, weights, centroids):
     """Return the squared error of the sorted values against their nearest of the ascending `centroids`."""
-    start = 0
+    start = NO_PLACE
     total = 0.0
     for cluster in range(centroids.size):
         end = nearest_end(values, centroids, cluster, start)

@@ -4,20 +4,57 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
-from graphpress.passes.clustering.sorted_values import first_above, mass_of
+from graphpress.passes.clustering.compile import helper
+from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, sums_of
+
+# Coarse bins are found one by one, so they adapt to gaps and clumps; each is then cut into about so many.
+REFINEMENT = 4
 
 
-@kernel
-def micro_bins(data, most):
-    """Cut the sorted values into at most `most` bins of about equal mass times squared width.
+@helper
+def micro_bins(data, wanted):
+    """Cut the sorted values into about `wanted` bins, in proportion to the clusters they will be part of.
 
-    At high resolution an optimal quantizer has equal distortion in every cell (Panter and Dite, 1951), so such
-    bins fall equally into the clusters to come. The bin with the largest product is split at the middle of its
-    range until there are enough; a bin of one value is never split, so few distinct values are told apart
-    exactly, and a bin shrinks to the values it holds, so gaps and outliers cost one split each.
+    At high resolution the cells of an optimal quantizer have equal mass times cubed width, and their density goes
+    with the cube root of mass times squared width (Panter and Dite, 1951). Coarse bins are cut evenly in proportion
+    to it. Few distinct values are told apart exactly.
 
     Returns the edges as places in the sorted values, int64 [bins + 1].
+    """
+    coarse = coarse_bins(data, max(wanted // REFINEMENT, 1))
+    bins = coarse.size - 1
+    shares = np.empty(bins)
+    total = 0.0
+    for place in range(bins):
+        shares[place] = spread(data, coarse[place], coarse[place + 1]) ** (1 / 3)
+        total += shares[place]
+    edges = np.empty(bins + wanted + 1, np.int64)
+    edges[0] = 0
+    filled = 1
+    for place in range(bins):
+        low, high = coarse[place], coarse[place + 1]
+        parts = 1
+        if shares[place] > 0.0:
+            parts = max(int(wanted * shares[place] / total + 0.5), 1)
+        start = np.float64(data.values[low])
+        width = np.float64(data.values[high - 1]) - start
+        for part in range(1, parts):
+            cut = first_above(data.values, start + width * (part / parts), low, high)
+            if cut > edges[filled - 1]:
+                edges[filled] = cut
+                filled += 1
+        edges[filled] = high
+        filled += 1
+    return edges[:filled]
+
+
+@helper
+def coarse_bins(data, most):
+    """Cut the sorted values into at most `most` bins of about equal mass times squared width; return the edges.
+
+    The bin with the largest product is split at the middle of its range until there are enough; a bin of one value is
+    never split, so few distinct values are told apart exactly, and a bin shrinks to the values it holds, so gaps and
+    outliers cost one split each.
     """
     size = data.values.size
     lows = np.empty(most, np.int64)
@@ -26,8 +63,8 @@ def micro_bins(data, most):
     keys = np.empty(most)
     heap = np.empty(most, np.int64)
     lows[0], highs[0], following[0], heap[0] = 0, size, -1, 0
-    keys[0] = spread(data, 0, size)
-    bins = 1
+    keys[0] = spread(data, NO_PLACE, size)
+    bins = NO_PLACE + 1
     while bins < most:
         top = heap[0]
         if not keys[top] > 0.0:
@@ -54,16 +91,17 @@ def micro_bins(data, most):
     return edges
 
 
-@kernel
+@helper
 def spread(data, low, high):
     """Return mass times squared width of the bin ``[low, high)``."""
     width = np.float64(data.values[high - 1]) - np.float64(data.values[low])
     if width == 0.0:
         return 0.0
-    return mass_of(data, low, high) * width * width
+    mass, _ = sums_of(data, low, high)
+    return mass * width * width
 
 
-@kernel
+@helper
 def sift_down(heap, keys, size):
     """Restore the order of a max-heap of `size` whose top has changed."""
     place = 0
@@ -81,7 +119,7 @@ def sift_down(heap, keys, size):
     heap[place] = moving
 
 
-@kernel
+@helper
 def sift_up(heap, keys, place):
     """Restore the order of a max-heap whose last entry, at `place`, is new."""
     moving = heap[place]

@@ -4,122 +4,173 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.compile import helper
 
 # Below this share of the points' second moment, rounding in the moments shows in the costs of runs.
-SOUND_SHARE = 1e-8
+SOUND_SHARE = 1e-9
+MOST_COMPRESSIONS = 16
+# Up to so many runs every cut may lie anywhere; beyond, within a window that follows the best cuts found.
+MOST_FREE_RUNS = 8
+MOST_WINDOWS = 64
 
 
-@kernel
+@helper
 def best_cuts(masses, means, clusters):
     """Cut points, ascending in `means`, into `clusters` non-empty runs of least squared error.
 
-    Layer by layer over the number of runs; the cost obeys the quadrangle inequality, so the best last cut grows
-    with the end of the range and with the number of runs, and each layer costs about n log n (Wu, 1991; Groenlund
-    et al., "Fast exact k-means, k-medians and Bregman divergence clustering in 1D", 2017).
+    The points are about evenly spread over the runs to come, as micro-bins are. Where clumps of points lie so far
+    apart that rounding would hide their insides, the gaps between them in `means` are shortened, in place, yet not so
+    far that a best run could cross them; that leaves the best cuts as they are.
 
-    Returns the cuts, int64 [clusters + 1], from 0 to the number of points, which is at least `clusters`.
+    Returns the cuts, int64 [clusters + 1], from 0 to the number of points, which is at least `clusters`; and whether
+    no gap was shortened.
+    """
+    sound = True
+    for _ in range(MOST_COMPRESSIONS):
+        cuts, second = windowed_cuts(masses, means, clusters)
+        error = cut_error(masses, means, cuts)
+        if error == 0.0 or error >= SOUND_SHARE * second or not shorten_gaps(masses, means, error):
+            break
+        sound = False
+    return cuts, sound
+
+
+@helper
+def cut_error(masses, means, cuts):
+    """Return the squared error of the runs, point by point (Chan, Golub and LeVeque, 1979): nothing cancels."""
+    error = 0.0
+    for run in range(cuts.size - 1):
+        mass = mean = 0.0
+        for point in range(cuts[run], cuts[run + 1]):
+            grown = mass + masses[point]
+            if grown > 0.0:
+                distance = means[point] - mean
+                share = masses[point] / grown
+                error += distance * distance * mass * share
+                mean += distance * share
+                mass = grown
+    return error
+
+
+@helper
+def shorten_gaps(masses, means, error):
+    """Shorten each gap between points so far that crossing it costs only a few times `error`; return if any was.
+
+    Places count from the first point anew, so that the short gaps keep their precision.
+    """
+    shortened = False
+    before = means[0]
+    means[0] = 0.0
+    for point in range(1, means.size):
+        gap = means[point] - before
+        before = means[point]
+        both = masses[point - 1] * masses[point]
+        crossing = 4.0 * error * (masses[point - 1] + masses[point])
+        if gap * gap * both > crossing:
+            gap = np.sqrt(crossing / both)
+            shortened = True
+        means[point] = means[point - 1] + gap
+    return shortened
+
+
+@helper
+def windowed_cuts(masses, means, clusters):
+    """Return the best cuts, searched in windows of two runs on each side of the best so far, and the second moment.
+
+    The first windows lie about even cuts. Windows that wide let runs pass from where they are too dense to where they
+    are too sparse.
     """
     size = masses.size
-    mass = np.zeros(size + 1)
-    first = np.zeros(size + 1)
-    for point in range(size):
+    mass = np.empty(size + 1)
+    first = np.empty(size + 1)
+    second = central_moments(masses, means, mass, first)
+    cuts = np.empty(clusters + 1, np.int64)
+    lowest = np.empty(clusters + 1, np.int64)
+    highest = np.empty(clusters + 1, np.int64)
+    for layer in range(clusters + 1):
+        cuts[layer] = layer * size // clusters
+    reach = size if clusters <= MOST_FREE_RUNS else 3 * size // (2 * clusters)
+    best = np.inf
+    for _ in range(MOST_WINDOWS):
+        for layer in range(clusters + 1):
+            low = min(cuts[layer] - reach, cuts[max(layer - 2, 0)])
+            high = max(cuts[layer] + reach, cuts[min(layer + 2, clusters)])
+            lowest[layer] = max(low, layer)
+            highest[layer] = min(high, size - clusters + layer)
+        lowest[0] = highest[0] = 0
+        lowest[clusters] = highest[clusters] = size
+        cost = layered_cuts(mass, first, lowest, highest, cuts)
+        if not cost < best or clusters <= MOST_FREE_RUNS:
+            break
+        best = cost
+    return cuts, second
+
+
+@helper
+def central_moments(masses, means, mass, first):
+    """Write prefix sums of mass and of mass times distance to the mean, float64 [n + 1]; return the second moment."""
+    mass[0] = first[0] = center = second = 0.0
+    for point in range(masses.size):
         mass[point + 1] = mass[point] + masses[point]
-        first[point + 1] = first[point] + masses[point] * means[point]
-    center = first[size] / mass[size]
-    second = 0.0
-    for point in range(size):
+        center += masses[point] * means[point]
+    center /= mass[masses.size]
+    for point in range(masses.size):
         offset = means[point] - center
         first[point + 1] = first[point] + masses[point] * offset
         second += masses[point] * offset * offset
-    no_table = np.zeros((0, 0))
-    cuts, gain = layered_cuts(mass, first, no_table, clusters)
-    if second + gain > SOUND_SHARE * second:
-        return cuts
-    cuts, gain = layered_cuts(mass, first, run_errors(masses, means), clusters)
-    return cuts
+    return second
 
 
-@kernel
-def layered_cuts(mass, first, table, clusters):
-    """Run the program on prefix moments, or on the table of run errors if there is one.
+@helper
+def layered_cuts(mass, first, lowest, highest, cuts):
+    """Write the best cuts with ``lowest <= cuts <= highest`` into `cuts` and return their cost.
 
-    Without a table the cost of a run is its squared error less its second moment, which is the same in sum.
-    Returns the cuts and the least total cost.
+    Layer by layer over the number of runs. The cost of a run, its error less its second moment, obeys the quadrangle
+    inequality, so the best last cut grows with the end of the range and with the number of runs, and a layer of n ends
+    costs less than n log n (Wu, 1991; Groenlund et al., "Fast exact k-means, k-medians and Bregman divergence
+    clustering in 1D", 2017).
     """
     size = mass.size - 1
+    clusters = lowest.size - 1
+    widest = np.int64(0)
+    for layer in range(clusters + 1):
+        widest = max(widest, highest[layer] - lowest[layer] + 1)
+    last_cut = np.empty((clusters + 1, widest), np.int64)
     previous = np.empty(size + 1)
     current = np.empty(size + 1)
-    last_cut = np.zeros((clusters + 1, size + 1), np.int32)
-    for end in range(1, size + 1):
-        current[end] = run_cost(mass, first, table, 0, end)
-    for layer in range(2, clusters + 1):
+    current[0] = 0.0
+    for layer in range(1, clusters + 1):
         previous, current = current, previous
-        begin = layer
-        count = size - clusters + 1
+        begin = lowest[layer]
+        before = lowest[layer - 1]
+        count = highest[layer] - begin + 1
         half = 1
         while half < count:
             half *= 2
         while half >= 1:
             for offset in range(half - 1, count, 2 * half):
                 end = begin + offset
-                low = layer - 1
-                high = end - 1
+                low = before
+                high = min(highest[layer - 1], end - 1)
                 if offset >= half:
-                    low = last_cut[layer, end - half]
+                    low = last_cut[layer, offset - half]
                 if offset + half < count:
-                    high = min(high, last_cut[layer, end + half])
-                if offset + 1 < count:
-                    low = max(low, last_cut[layer - 1, end])
+                    high = min(high, last_cut[layer, offset + half])
+                if layer > 1 and end <= highest[layer - 1]:
+                    low = max(low, last_cut[layer - 1, end - before])
                 best = np.inf
                 best_cut = low
                 for cut in range(low, high + 1):
-                    cost = previous[cut] + run_cost(mass, first, table, cut, end)
+                    weight = mass[end] - mass[cut]
+                    moment = first[end] - first[cut]
+                    cost = previous[cut] - (moment * moment / weight if weight > 0.0 else 0.0)
                     if cost < best:
                         best = cost
                         best_cut = cut
                 current[end] = best
-                last_cut[layer, end] = best_cut
+                last_cut[layer, offset] = best_cut
             half //= 2
-    cuts = np.empty(clusters + 1, np.int64)
     cuts[clusters] = size
     for layer in range(clusters, 0, -1):
-        cuts[layer - 1] = last_cut[layer, cuts[layer]]
-    return cuts, current[size]
-
-
-@kernel
-def run_cost(mass, first, table, low, high):
-    """Return the cost of the run ``[low, high)``."""
-    if table.size:
-        return table[low, high]
-    weight = mass[high] - mass[low]
-    moment = first[high] - first[low]
-    if weight > 0.0:
-        return -(moment * moment) / weight
-    return 0.0
-
-
-@kernel
-def run_errors(masses, means):
-    """Return the squared error of every run of points, float64 [n + 1, n + 1].
-
-    Each run grows downwards one point at a time by the update of Chan, Golub and LeVeque (1979), a sum of positive
-    terms: tight clumps far from each other keep their small errors.
-    """
-    size = masses.size
-    table = np.zeros((size + 1, size + 1))
-    for end in range(1, size + 1):
-        weight = masses[end - 1]
-        mean = means[end - 1]
-        error = 0.0
-        for start in range(end - 2, -1, -1):
-            grown = weight + masses[start]
-            if grown > 0.0:
-                distance = means[start] - mean
-                share = masses[start] / grown
-                error += distance * distance * weight * share
-                mean += distance * share
-                weight = grown
-            table[start, end] = error
-    return table
+        cuts[layer - 1] = last_cut[layer, cuts[layer] - lowest[layer]]
+    return current[size]

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.compile import helper
 
 SIGN = np.uint32(0x80000000)
 BYTE = np.uint32(0xFF)
 TOP = np.uint32(24)
 
 
-@kernel
+@helper
 def ordered(bits):
     """Map the bits of a float32 to an unsigned integer of the same order."""
     return bits ^ (np.uint32(np.int32(bits) >> 31) | SIGN)
 
 
-@kernel
+@helper
 def unordered(key):
     """Invert `ordered`."""
     return key ^ (np.uint32(~np.int32(key) >> 31) | SIGN)
 
 
-@kernel
+@helper
 def digit_offsets(bits):
     """Return for each of the four bytes of the ordered keys where each byte value starts, int64 [4, 256]."""
     offsets = np.zeros((4, 256), np.int64)
@@ -47,7 +47,7 @@ def digit_offsets(bits):
     return offsets
 
 
-@kernel
+@helper
 def sort_values(bits, out, scratch):
     """Write the floats whose bits are `bits` into `out` (as bits too) in ascending order; uint32 [n] each."""
     offsets = digit_offsets(bits)
@@ -77,7 +77,7 @@ def sort_values(bits, out, scratch):
         out[position] = unordered(key)
 
 
-@kernel
+@helper
 def sort_pairs(keys, weights):
     """Sort ordered `keys`, uint32 [n], in place, their float32 `weights` along with them.
 
@@ -121,7 +121,7 @@ def sort_pairs(keys, weights):
                 starts[value] += 1
 
 
-@kernel
+@helper
 def insert_pairs(keys, weights, low, high):
     """Sort the pairs of ``[low, high)`` by insertion."""
     for place in range(low + 1, high):

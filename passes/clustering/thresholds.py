@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.compile import helper
 from graphpress.passes.clustering.sorting import ordered
 
 MOST_CELLS = 1 << 16
 
 
-@kernel
+@helper
 def threshold_between(lower, upper, tie_goes_up):
     """Return the largest float32 that is nearer to `lower` than to `upper`, both float32, lower < upper.
 
@@ -35,7 +35,7 @@ def threshold_between(lower, upper, tie_goes_up):
     return threshold + np.float32(0.0)  # never -0.0, whose key lies below that of 0.0
 
 
-@kernel
+@helper
 def distinct_thresholds(centroids, labels):
     """Return the thresholds between distinct centroids, then infinity, and the label of each distinct centroid.
 
@@ -58,7 +58,7 @@ def distinct_thresholds(centroids, labels):
     return thresholds[:distinct], names[:distinct]
 
 
-@kernel
+@helper
 def assign_row(values, bits, centroids, labels, indices):
     """Write the label of the nearest centroid of each of `values` into `indices`, uint8 [n].
 

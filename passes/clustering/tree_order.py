@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.compile import helper, kernel
 
 
 @kernel
@@ -43,7 +43,7 @@ def tree_order(vectors, leaf):
     return order
 
 
-@kernel
+@helper
 def select(vectors, order, axis, low, high, rank):
     """Permute ``order[low:high]`` so that place `rank` holds what sorting along `axis` would put there.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphpress.passes.clustering.compile import kernel
+from graphpress.passes.clustering.compile import helper, kernel
 
 LANES = 128
 
@@ -51,7 +51,7 @@ def nearest(vectors, centroids, indices, errors):
             errors[start + lane] = best[lane]
 
 
-@kernel
+@helper
 def possible_centroids(block, centroids, candidates):
     """Write which centroids can be nearest to a vector in the box of `block`, float64 [d, lanes]; return how many."""
     dimensions = block.shape[0]
@@ -82,7 +82,7 @@ def possible_centroids(block, centroids, candidates):
     return found
 
 
-@kernel
+@helper
 def lower_errors(vectors, center, errors):
     """Lower each of `errors` to the squared distance to `center`, float64 [d], where that is less."""
     size, dimensions = vectors.shape

@@ -1,0 +1,79 @@
+"""Kernels that improve all bounds of the clusters jointly, at places between the micro-bins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphpress.passes.clustering.compile import helper
+from graphpress.passes.clustering.sorted_values import NO_PLACE, sums_below
+
+# Candidates on each side of a bound, and how far the outermost lies, as a share of the cluster there.
+RADIUS = 3
+SPANS = (0.5, 0.5, 0.125, 0.03)
+
+
+@helper
+def refine(data, bounds):
+    """Move the inner `bounds`, int64 places in the sorted values, to lower the error, in place.
+
+    In each round every bound has a few candidates about its place, and a dynamic program chooses among all their
+    combinations at once; Lloyd steps would take a number of rounds that grows with the square of that of the clusters.
+    Rounds go from coarse to fine.
+    """
+    clusters = bounds.size - 1
+    width = 2 * RADIUS + 1
+    places = np.empty((clusters + 1, width), np.int64)
+    mass = np.empty((clusters + 1, width))
+    first = np.empty((clusters + 1, width))
+    low_mass, low_moment = sums_below(data, NO_PLACE)
+    high_mass, high_moment = sums_below(data, data.values.size)
+    total = high_mass - low_mass
+    center = (high_moment - low_moment) / total
+    for span in SPANS:
+        for bound in range(clusters + 1):
+            for candidate in range(width):
+                place = bounds[bound]
+                if 0 < bound < clusters:
+                    side = bound - 1 if candidate < RADIUS else bound
+                    step = (bounds[side + 1] - bounds[side]) * span / RADIUS
+                    place += int((candidate - RADIUS) * step)
+                places[bound, candidate] = place
+                if candidate and place == places[bound, candidate - 1]:
+                    mass[bound, candidate] = mass[bound, candidate - 1]
+                    first[bound, candidate] = first[bound, candidate - 1]
+                else:
+                    below, moment = sums_below(data, place)
+                    mass[bound, candidate] = below
+                    first[bound, candidate] = moment - center * below
+        choose(places, mass, first, 1e-15 * total, bounds)
+
+
+@helper
+def choose(places, mass, first, least_mass, bounds):
+    """Write the best combination of one place per bound into `bounds`; `mass` and `first` are the moments there."""
+    clusters = bounds.size - 1
+    width = places.shape[1]
+    choice = np.empty((clusters + 1, width), np.int64)
+    current = np.empty(width)
+    current[:] = 0.0
+    previous = np.empty(width)
+    for bound in range(1, clusters + 1):
+        previous, current = current, previous
+        low = 0
+        for end in range(width):
+            best = np.inf
+            for start in range(low, width):
+                weight = mass[bound, end] - mass[bound - 1, start]
+                moment = first[bound, end] - first[bound - 1, start]
+                cost = previous[start] - moment * moment / weight
+                if cost < best and weight > least_mass:
+                    best = cost
+                    low = start
+            current[end] = best
+            choice[bound, end] = low
+    if not current[RADIUS] < np.inf:
+        return
+    candidate = RADIUS
+    for bound in range(clusters, 0, -1):
+        candidate = choice[bound, candidate]
+        bounds[bound - 1] = places[bound - 1, candidate]
