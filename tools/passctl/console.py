@@ -1,0 +1,130 @@
+"""What goes where: text and JSON to stdout, reports, warnings and errors to stderr. Colour on terminals only."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TRACEBACK = "graphpress.traceback"
+"""The key in click's `Context.meta` that says whether errors come with their traceback."""
+
+
+def print_json(data: Any) -> None:
+    """`data` as one JSON document on stdout; see `json_text`."""
+    print_text(json_text(data))
+
+
+def json_text(data: Any) -> str:
+    """`data` as JSON; infinities and NaN, which JSON does not have, become strings."""
+    return json.dumps(_finite(data), indent=2) + "\n"
+
+
+def print_text(text: str) -> None:
+    """Text on stdout, as it is."""
+    click.echo(text.rstrip("\n"))
+
+
+def print_ir(text: str) -> None:
+    """The text form of a graph on stdout, highlighted on a terminal."""
+    if not sys.stdout.isatty():
+        print_text(text)
+        return
+    from graphpress.tools.passctl.highlighting import highlighted
+
+    stdout_console().print(highlighted(text.rstrip("\n")), soft_wrap=True)
+
+
+def report(message: str) -> None:
+    """A remark on stderr."""
+    click.echo(message, err=True)
+
+
+def report_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stderr; every column but the first is aligned to the right."""
+    stderr_console().print(table(title, columns, rows))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A rich table; every column but the first is aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def stderr_console() -> Console:
+    """A rich console on stderr, as it is now: tests and terminals replace the stream."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False)
+
+
+def stdout_console() -> Console:
+    """A rich console on stdout."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)
+
+
+def report_error(error: BaseException, with_traceback: bool) -> None:
+    """An error on stderr. Errors of ours are messages; anything else is a defect and shows where it comes from."""
+    from traceback import format_exception
+
+    from graphpress.ir.errors import GraphpressError
+
+    if with_traceback or not isinstance(error, GraphpressError):
+        report("".join(format_exception(error)).rstrip())
+        return
+    lines = [str(error), *getattr(error, "__notes__", ())]
+    click.echo(f"{click.style('error:', fg='red', bold=True)} " + "\n".join(lines), err=True)
+
+
+@contextmanager
+def warnings_reported() -> Iterator[list[str]]:
+    """Report graphpress's own warnings as one line each, and silence those that libraries give about themselves."""
+    shown: list[str] = []
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        text = str(message)
+        if category.__module__.partition(".")[0] == "graphpress" and text not in shown:
+            shown.append(text)
+            click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        click.get_current_context().meta[_WARNINGS] = shown
+        yield shown
+
+
+def warnings_shown() -> list[str]:
+    """The warnings reported so far."""
+    shown: list[str] = click.get_current_context().meta.get(_WARNINGS, [])
+    return list(shown)
+
+
+_WARNINGS = "graphpress.warnings"
+
+
+def _finite(data: Any) -> Any:
+    """`data` with text where JSON has no number: infinities and NaN."""
+    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
+        return str(data)
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    return [_finite(item) for item in data] if isinstance(data, list | tuple) else data

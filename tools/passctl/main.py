@@ -1,0 +1,97 @@
+"""The `passctl` command: finds the subcommand, and turns errors into messages and exit codes.
+
+Exit codes: 0 for same or ok, 1 for differs or fails, 2 for an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import click
+
+from graphpress.tools.passctl import console
+
+# Each command is imported when it is named, or for the list of all; torch only when a command runs.
+COMMANDS = {
+    "dump": "graphpress.tools.passctl.dump:dump",
+}
+
+_INTERRUPTED = 130
+
+
+class Passctl(click.Group):
+    """A group whose commands are imported when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command called `name`."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click does it, but an unknown name brings the near ones."""
+        name = args[0]
+        if not name.startswith("-") and name not in COMMANDS and not ctx.resilient_parsing:
+            near = get_close_matches(name, COMMANDS, n=2)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(COMMANDS)}"
+            ctx.fail(f"no command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whatever it raises ends as a message on stderr and exit code 2."""
+        try:
+            with console.warnings_reported():
+                return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            console.report("interrupted")
+            ctx.exit(_INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read our output has enough; Python would complain when it flushes stdout at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+        except Exception as error:
+            console.report_error(error, with_traceback=ctx.meta.get(console.TRACEBACK, False))
+            ctx.exit(2)
+
+
+@click.group(
+    cls=Passctl,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+MODEL is one of
+  package.module:name   a module, or a callable that returns a module, or a module and its example inputs
+  resnet50              a model of graphpress.tools.models
+  model.pt2             what torch.export.save wrote
+  graph.gir             what `passctl run -o` wrote
+
+Text and JSON go to stdout, everything else to stderr. Exit codes: 0 same or ok, 1 differs or fails, 2 error.
+
+\b
+Shell completion:  eval "$(_PASSCTL_COMPLETE=bash_source passctl)"     (or zsh_source, fish_source)
+""",
+)
+@click.version_option(package_name="graphpress")
+def cli() -> None:
+    """See what compiler passes do to a model, and compress it."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script."""
+    cli.main(args=None if args is None else list(args), prog_name="passctl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""MODEL: an import path, an example model, a `.pt2` file, or a graph of ours; all become graphs and modules."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from attrs import define, field
+
+from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.ir.graph import Graph
+from graphpress.ir.interpreter import InterpreterError
+from graphpress.ir.storage import SUFFIX, load_graph
+from graphpress.ir.torch_export import to_graph_module
+from graphpress.ir.torch_import import from_exported_program, from_module
+from graphpress.tools.models import MODELS
+from graphpress.tools.passctl.callables import Made, make
+from graphpress.tools.passctl.errors import InputDataError, ModelArgumentError
+from graphpress.tools.passctl.inputs import GivenInputs, made_for, read_inputs
+
+
+class Subject(ABC):
+    """A model that was named on the command line.
+
+    Attributes:
+        name: as it was typed.
+    """
+
+    name: str
+
+    @abstractmethod
+    def graph(self) -> Graph:
+        """The model as a graph; each call gives a new one."""
+
+    @abstractmethod
+    def module(self) -> torch.nn.Module:
+        """The model as a module."""
+
+    @property
+    @abstractmethod
+    def input_names(self) -> list[str]:
+        """The names of the positional inputs."""
+
+    @property
+    @abstractmethod
+    def example_inputs(self) -> tuple[Any, ...]:
+        """The positional inputs to capture, calibrate and compare the model with.
+
+        Raises:
+            InputDataError: when there are none.
+        """
+
+    def flat_inputs(self) -> list[Any]:
+        """The leaves of the example inputs, as the interpreter takes them."""
+        return list(pytree.tree_leaves(self.example_inputs))
+
+
+def resolve(name: str, inputs_file: Path | None = None, input_shapes: Sequence[str] = ()) -> Subject:
+    """The model that `name` means, with example inputs as the options say or as it brings.
+
+    Raises:
+        ModelArgumentError: when `name` means nothing, with near names.
+        InputDataError: when the inputs cannot be read or do not fit.
+        GraphpressError: when a file cannot be loaded.
+    """
+    given = read_inputs(inputs_file, input_shapes)
+    where = str(inputs_file) if inputs_file else "--input-shape"
+    suffix = Path(name).suffix
+    if suffix == SUFFIX:
+        return _GraphSubject(name, load_graph(name), given, where)
+    if suffix == ".pt2":
+        return _ProgramSubject(name, _load_program(Path(name)), given, where)
+    if ":" in name:
+        made = make(name)
+    elif name in MODELS:
+        made = Made(MODELS[name].build(), MODELS[name].example_inputs())
+    else:
+        raise ModelArgumentError(f"{name!r} names no model{_hint(name)}")
+    if isinstance(made.model, torch.export.ExportedProgram):
+        return _ProgramSubject(name, made.model, given, where)
+    return _ModuleSubject(name, made.model, made.inputs, given, where)
+
+
+@define(eq=False)
+class _ModuleSubject(Subject):
+    name: str
+    _module: torch.nn.Module
+    _own_inputs: Any
+    _given: GivenInputs | None
+    _where: str
+
+    def graph(self) -> Graph:
+        return from_module(self._module, self.example_inputs)
+
+    def module(self) -> torch.nn.Module:
+        return self._module
+
+    @property
+    def input_names(self) -> list[str]:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(self._module.forward).parameters.values()
+        return [parameter.name for parameter in parameters if parameter.kind in kinds]
+
+    @property
+    def example_inputs(self) -> tuple[Any, ...]:
+        if self._given is not None:
+            return self._given.in_order(self.input_names, self._where)
+        if self._own_inputs is None:
+            raise InputDataError(
+                f"{self.name} brings no example inputs to capture it with: give --input-shape 1x3x32x32, or --inputs "
+                "FILE, or let the callable return (module, example_inputs)"
+            )
+        if isinstance(self._own_inputs, torch.Tensor):
+            return (self._own_inputs,)
+        if isinstance(self._own_inputs, list | tuple):
+            return tuple(self._own_inputs)
+        raise InputDataError(
+            f"the example inputs of {self.name} are a {type(self._own_inputs).__name__}; accepted: a tuple of the "
+            "positional arguments"
+        )
+
+
+@define(eq=False)
+class _ProgramSubject(Subject):
+    name: str
+    _program: torch.export.ExportedProgram
+    _given: GivenInputs | None
+    _where: str
+
+    def graph(self) -> Graph:
+        return from_exported_program(self._program)
+
+    def module(self) -> torch.nn.Module:
+        return self._program.module()
+
+    @property
+    def input_names(self) -> list[str]:
+        return list(self._program.graph_signature.user_inputs)  # type: ignore[arg-type]
+
+    @property
+    def example_inputs(self) -> tuple[Any, ...]:
+        if self._given is not None:
+            return self._given.in_order(self.input_names, self._where)
+        if self._program.example_inputs is None:
+            return tuple(made_for(self.graph()))
+        arguments, named = self._program.example_inputs
+        if named:
+            raise InputDataError(f"{self.name} takes inputs by name ({', '.join(named)}); only positional ones will do")
+        return tuple(arguments)
+
+
+@define(eq=False)
+class _GraphSubject(Subject):
+    name: str
+    _graph: Graph
+    _given: GivenInputs | None
+    _where: str
+    _inputs: tuple[Any, ...] | None = field(default=None, init=False)
+
+    def graph(self) -> Graph:
+        return self._graph.clone()
+
+    def module(self) -> torch.nn.Module:
+        return to_graph_module(self._graph)
+
+    @property
+    def input_names(self) -> list[str]:
+        return [graph_input.name for graph_input in self._graph.inputs]
+
+    @property
+    def example_inputs(self) -> tuple[Any, ...]:
+        if self._inputs is None:
+            given = self._given
+            self._inputs = (
+                tuple(made_for(self._graph)) if given is None else given.in_order(self.input_names, self._where)
+            )
+        if len(self._inputs) != len(self._graph.inputs):
+            names = ", ".join(self.input_names)
+            raise InterpreterError(
+                f"{self.name} takes {len(self._graph.inputs)} inputs ({names}), got {len(self._inputs)}"
+            )
+        return self._inputs
+
+
+def _load_program(path: Path) -> torch.export.ExportedProgram:
+    if not path.is_file():
+        raise ModelArgumentError(f"no file {str(path)!r}{_hint(path.name, path.parent)}")
+    try:
+        with _without_code(), _without_logs():
+            return torch.export.load(path)
+    except GraphpressError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelArgumentError(f"{path} is no exported program that can be loaded: {reason}") from error
+
+
+@contextmanager
+def _without_code() -> Iterator[None]:
+    """torch.export.load unpickles parts of the file; with this it takes tensors and plain data only."""
+    key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(key)
+    os.environ[key] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = before
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """torch logs the traceback of what it then raises."""
+    logger = logging.getLogger("torch.export")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _hint(name: str, folder: Path | None = None) -> str:
+    folder = Path(name).parent if folder is None else folder
+    files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    near = suggestion(Path(name).name, [*MODELS, *(f for f in files if f.endswith((SUFFIX, ".pt2")))])
+    return near or (
+        f"; accepted: package.module:name, a .pt2 or {SUFFIX} file, or one of the example models {', '.join(MODELS)}"
+    )

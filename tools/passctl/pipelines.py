@@ -1,0 +1,61 @@
+"""PIPELINE: the text of one, or the name of a standard one with its configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from graphpress import pipelines
+from graphpress.ir.errors import suggestion
+from graphpress.passes.framework import Fact, Pipeline, PipelineSyntaxError, registered_passes
+from graphpress.passes.framework.facts import fact_set
+from graphpress.tools.passctl.errors import PassctlError
+from graphpress.tools.passctl.recipe import Recipe
+
+_STANDARD: dict[str, Callable[[Recipe], Pipeline]] = {
+    "prepare": lambda recipe: pipelines.prepare(recipe.quantization),
+    "finalize": lambda recipe: pipelines.finalize(),
+    "palettize": lambda recipe: pipelines.palettize(recipe.palettization),
+    "joint": lambda recipe: pipelines.joint(recipe.palettization, recipe.quantization),
+}
+
+
+def resolve_pipeline(text: str, config_file: Path | None = None, assumed: Sequence[str] = ()) -> Pipeline:
+    """The pipeline that `text` means.
+
+    Args:
+        text: the text form of a pipeline, or the name of a standard one.
+        config_file: YAML with the configs of a standard pipeline.
+        assumed: names of facts that hold of the graph before the first step.
+
+    Raises:
+        PassctlError: for configs that the pipeline does not take, or unknown facts.
+        PipelineError, SpecError: as the parser and the configs raise them.
+    """
+    facts = [_fact(name) for name in assumed]
+    if text in _STANDARD:
+        recipe = Recipe.read(config_file) if config_file is not None else Recipe()
+        pipeline = _STANDARD[text](recipe)
+        return Pipeline(pipeline, assume={*pipeline.assume, *facts}) if facts else pipeline
+    if config_file is not None:
+        raise PassctlError(f"--config belongs to the standard pipelines {', '.join(_STANDARD)}, not to {text!r}")
+    try:
+        return Pipeline.parse(text, assume=facts)
+    except PipelineSyntaxError as error:
+        if near := suggestion(text, _STANDARD):
+            error.add_note(f"of the standard pipelines{near.replace(';', ',')}")
+        raise
+
+
+def _fact(name: str) -> Fact:
+    known = {
+        fact.name: fact
+        for cls in registered_passes()
+        for kind in ("needs", "gives", "breaks")
+        if not isinstance(facts := getattr(cls, kind), property)
+        for fact in fact_set(facts)
+    }
+    if name not in known:
+        near = suggestion(name, known) or f"; there are {', '.join(sorted(known))}"
+        raise PassctlError(f"no pass needs or gives a fact {name!r}{near}")
+    return known[name]
