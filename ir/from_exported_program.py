@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
 from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC, dump_spec, spec_children
+from graphpress.ir.dims import Dim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.functionalize import Cell, Entangled, functional_form, is_training_batch_norm, plan_writes
 from graphpress.ir.graph import Constant, Graph, Node, Signature, Value
@@ -27,9 +29,8 @@ from graphpress.ir.inference import TypeInferenceError, infer_types_at_hints
 from graphpress.ir.ops import OpDef, OpError, Trait, lookup_op, op_of_target, register_op
 from graphpress.ir.rewriter import drop_defaults
 from graphpress.ir.source_locations import LocationReader
-from graphpress.ir.torch_types import symbols_of, type_of
+from graphpress.ir.torch_types import dim_of, symbols_of, type_of
 from graphpress.ir.types import TensorType, Type
-
 
 _ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default
 
@@ -43,13 +44,51 @@ def from_exported_program(program: ExportedProgram) -> Graph:
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:
-        with warnings.catch_warnings():  # torch uses what it deprecates
-            warnings.simplefilter("ignore", FutureWarning)
+        with warnings.catch_warnings(), _explicit_copies(program):
+            warnings.simplefilter("ignore", FutureWarning)  # torch uses what it deprecates
             program = program.run_decompositions({})
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:  # torch could not do it either: the writes stay, and passes go round them
         return _read_program(program, allow_writes=True)
+
+
+@contextmanager
+def _explicit_copies(program: ExportedProgram) -> Iterator[None]:
+    """While this lasts, the source of every `copy_` has the element type, shape and strides of the target.
+
+    torch's functionalization takes the source of a `copy_` to a buffer for the buffer's new value, whatever its type.
+    """
+    added: list[FxNode] = []
+    restore: list[tuple[FxNode, FxNode]] = []
+    graph = program.graph
+    for node in [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]:
+        target, source = node.args[:2]
+        wanted, given = target.meta["val"], source.meta["val"]
+        restore.append((node, source))
+        with graph.inserting_before(node):
+            if given.dtype != wanted.dtype:
+                source = graph.call_function(torch.ops.aten.to.dtype, (source, wanted.dtype))
+                added.append(source)
+            if _layout(given)[0] != _layout(wanted)[0]:
+                source = graph.call_function(torch.ops.aten.expand_as.default, (source, target))
+                added.append(source)
+            if _needs_own_memory(given, wanted):
+                contiguous = {"memory_format": torch.contiguous_format}
+                source = graph.call_function(torch.ops.aten.clone.default, (source,), contiguous)
+                added.append(source)
+        node.update_arg(1, source)
+    for node in added:
+        node.meta = {key: item for key, item in next(iter(node.users)).meta.items() if key != "val"}
+    program.graph_module.recompile()
+    try:
+        yield
+    finally:
+        for node, source in restore:
+            node.update_arg(1, source)
+        for node in reversed(added):
+            graph.erase_node(node)
+        program.graph_module.recompile()
 
 
 def _read_program(program: ExportedProgram, allow_writes: bool) -> Graph:
@@ -86,7 +125,7 @@ def _read_program(program: ExportedProgram, allow_writes: bool) -> Graph:
         elif spec.target is not None and spec.kind is not OutputKind.TOKEN:
             mutations.append((item, "buffer_mutation", tensors.constant_named(graph, spec.target).value))
     for item, kind, target in mutations:
-        graph.add_output(item, kind, target=target)
+        graph.add_output(reader.fit(item, target), kind, target=target)
     for cell in dict.fromkeys(reader.cells.values()):
         if cell.outside and cell.is_written and cell.value is not None:
             kind, target = sources[id(cell)]
@@ -168,7 +207,11 @@ def _identity(tensor: torch.Tensor) -> Any:
     """Equal for two tensors that are the same elements of the same memory."""
     if tensor.numel() == 0 or tensor.layout is not torch.strided or tensor.device.type == "meta":
         return id(tensor)
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    try:
+        storage = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # a tensor subclass around others
+        return id(tensor)
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 class _BodyReader:
@@ -180,6 +223,7 @@ class _BodyReader:
         self.cells = cells
         self.allow_writes = allow_writes
         self.locations = LocationReader()
+        self._here: FxNode | None = None
         self._bound: dict[FxNode, Any] = {}  # a value, a tuple of them, a nested graph, or a Python object
 
     def bind(self, node: FxNode, value: Any) -> None:
@@ -202,6 +246,7 @@ class _BodyReader:
                 results = self.resolve(node.args[0])
             elif node.op != "placeholder":
                 raise OpError(f"{node.name}: an exported graph has no {node.op} nodes")
+        self._here = None
         leaves, _ = pytree.tree_flatten(results)
         return leaves
 
@@ -290,7 +335,8 @@ class _BodyReader:
         # In place, the result is cast to the type of the tensor that is written to.
         made = self.graph.insert(op, *_split(op, bound), [declared.with_dtype(found.dtype)], name=node.name)
         made.location = self.locations.read(node.meta)
-        self.bind(node, self._cast(node, made.result, declared.dtype))
+        self._here = node
+        self.bind(node, self._add("aten.to.dtype", made.result, {"dtype": declared.dtype}, declared))
 
     def _inferred(self, op: OpDef, bound: Mapping[str, Any]) -> TensorType | None:
         try:
@@ -300,24 +346,33 @@ class _BodyReader:
         return types[0] if types and isinstance(types[0], TensorType) else None
 
     def _copied(self, node: FxNode) -> Value:
-        """`copy_(target, source)`: the source, in the element type and shape of the target."""
-        source = self.resolve(node.args[1])
-        declared = type_of(node.meta["val"])
-        assert isinstance(declared, TensorType)
-        if source.tensor_type.dtype is not declared.dtype:
-            source = self._cast(node, source, declared.dtype)
-        if source.tensor_type.shape != declared.shape:
-            if not declared.is_static:
-                expand_as = lookup_op("aten.expand_as")
-                bound = {"self": source, "other": self.resolve(node.args[0])}
-                return self.insert(node, expand_as, bound, [declared]).result
-            bound = {"self": source, "size": declared.shape}
-            source = self.insert(node, lookup_op("aten.expand"), bound, [declared]).result
-        return source
+        """`copy_(target, source)`: the source, in the element type, shape and layout of the target."""
+        self._here = node
+        target, source = node.args[:2]
+        value = self.fit(self.resolve(source), self.resolve(target))
+        if _needs_own_memory(source.meta["val"], target.meta["val"]):  # type: ignore[union-attr]
+            value = self._add("aten.clone", value, {"memory_format": torch.contiguous_format}, value.type)
+        return value
 
-    def _cast(self, node: FxNode, value: Value, dtype: DType) -> Value:
-        bound = {"self": value, "dtype": dtype}
-        return self.insert(node, lookup_op("aten.to.dtype"), bound, [value.tensor_type.with_dtype(dtype)]).result
+    def fit(self, value: Value, target: Value) -> Value:
+        """`value` in the element type and shape of `target`."""
+        wanted = target.tensor_type
+        if value.tensor_type.dtype is not wanted.dtype:
+            cast = value.tensor_type.with_dtype(wanted.dtype)
+            value = self._add("aten.to.dtype", value, {"dtype": wanted.dtype}, cast)
+        if value.tensor_type.shape == wanted.shape:
+            return value
+        if wanted.is_static:
+            return self._add("aten.expand", value, {"size": wanted.shape}, wanted)
+        return self._add("aten.expand_as", value, {"other": target}, wanted)
+
+    def _add(self, op: str, value: Value, bound: dict[str, Any], type: Type) -> Value:
+        """A call that the program implies but does not spell out; named and located after the node it is part of."""
+        node = self._here
+        if node is not None:
+            return self.insert(node, lookup_op(op), {"self": value, **bound}, [type]).result
+        operands, attributes = _split(lookup_op(op), {"self": value, **bound})
+        return self.graph.insert(lookup_op(op), operands, attributes, [type]).result
 
     def _read_training_batch_norm(self, node: FxNode) -> None:
         """Running statistics that are updated become results, and their tensors' new values."""
@@ -362,6 +417,29 @@ def _read_nested(name: str, module: GraphModule, parent: Graph, allow_writes: bo
     out_spec = pytree.tree_structure(pytree.tree_map(lambda _: 0, returned))
     graph.signature = Signature(tuple(names), dump_spec(in_spec), dump_spec(out_spec))
     return graph
+
+
+def _needs_own_memory(source: torch.Tensor, target: torch.Tensor) -> bool:
+    """True when a copy of `source` lies in memory as `target` does, but `source` itself does not.
+
+    Later views, and the order in which sums are taken, depend on it.
+    """
+    if _layout(source) == _layout(target):
+        return False
+    shape, stride = _layout(target)
+    expected: Dim = 1
+    for extent, step in zip(reversed(shape), reversed(stride), strict=True):
+        if step != expected and extent != 1:
+            return False
+        if not isinstance(extent, int) or not isinstance(expected, int):
+            return True  # of symbolic extents only the last is looked at
+        expected *= extent
+    return True
+
+
+def _layout(tensor: torch.Tensor) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """Shape and strides, symbolic ones as expressions: comparing torch's own would add guards."""
+    return tuple(map(dim_of, tensor.shape)), tuple(map(dim_of, tensor.stride()))
 
 
 def _split(op: OpDef, bound: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,6 +6,7 @@ The module is left as it was found: the mode of every submodule comes back, afte
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from graphpress.ir.from_exported_program import from_exported_program
 from graphpress.ir.graph import Graph
 from graphpress.ir.source_locations import NOT_USER_CODE
 
+_ADVICE = re.compile(r"\s*For more information\b.*?(?:https?://\S+|\.(?=\s|$)|$)|\s*Suggested fixes:.*")
 _PYTHON_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 __all__ = ["ExportError", "from_exported_program", "from_module"]
@@ -72,19 +74,54 @@ def export_module(
 
 @contextmanager
 def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Plain flags: `train()` of exported modules refuses, and that of users' modules may change their weights."""
-    modes = [(submodule, submodule.training) for submodule in module.modules()]
+    """Eval mode inside; afterwards every submodule is as it was, attributes that `forward` has set included.
+
+    The mode is a plain flag here: `train()` of exported modules refuses, and that of users' modules may change weights.
+    """
+    saved = [(submodule, _state(submodule)) for submodule in module.modules()]
     try:
-        for submodule, _ in modes:
+        for submodule, _ in saved:
             submodule.training = False
         yield
     finally:
-        for submodule, training in modes:
-            submodule.training = training
+        for submodule, state in saved:
+            _restore(submodule, state)
+
+
+_State = dict[str, tuple[Any, Any]]
+
+
+def _state(module: torch.nn.Module) -> _State:
+    """Every attribute, and beside a list or dictionary (such as that of the parameters) its content."""
+    return {name: (value, _content(value)) for name, value in vars(module).items()}
+
+
+def _content(value: Any) -> Any:
+    return value.copy() if isinstance(value, list | dict) else None
+
+
+def _restore(module: torch.nn.Module, state: _State) -> None:
+    attributes = vars(module)
+    for name in [name for name in attributes if name not in state]:
+        del attributes[name]
+    for name, (value, content) in state.items():
+        attributes[name] = value
+        if isinstance(value, list):
+            value[:] = content
+        elif isinstance(value, dict) and not _same_items(value, content):
+            value.clear()
+            value.update(content)
+
+
+def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    return len(a) == len(b) and all(key in a and a[key] is item for key, item in b.items())
 
 
 def _explain(module: torch.nn.Module, error: Exception) -> str:
-    message = str(error).strip().split("\n")[0] or type(error).__name__
+    """One line: the module, the user's line, and what torch says, without its advice on logging."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("For more", "The error above", "from user code"))]
+    message = _ADVICE.sub("", " ".join(said[:3])) or type(error).__name__
     frame = _user_frame(error)
     where = f" at {frame.filename}:{frame.lineno}: `{frame.line}`" if frame is not None else ""
     return f"cannot export {type(module).__qualname__}{where}: {message}"

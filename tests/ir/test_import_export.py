@@ -192,6 +192,25 @@ def test_the_users_module_is_left_as_it_was():
     assert_same(model.state_dict(), before)
 
 
+def test_what_forward_leaves_on_the_module_is_taken_off_again():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def forward(self, x):
+            self.last = x + 1
+            self.seen.append(self.last)
+            return self.last
+
+    model = Model()
+    state = torch.get_rng_state()
+    from_module(model, (ROWS,))
+    assert not hasattr(model, "last")
+    assert model.seen == []
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 class Branching(nn.Module):
     def forward(self, x):
         if x.sum() > 0:

@@ -485,6 +485,32 @@ class ReturnsWrittenBuffer(nn.Module):
 
 
 @case(ROWS)
+class BroadcastIntoBuffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("state", torch.zeros(4, 6))
+        self.register_buffer("wide", torch.zeros(4, 6, dtype=torch.float64))
+
+    def forward(self, x):
+        y = x.clone()
+        y[0] = 1
+        self.state.copy_(x[:1])
+        self.wide.copy_(x[:1])
+        return y, self.state.sum(), self.wide + 0
+
+
+@case(tensor(6, 4))
+class CopyOfTransposed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("state", torch.zeros(4, 6))
+
+    def forward(self, x):
+        self.state.copy_(x.t())
+        return self.state.view(-1) * 2, self.state.sum(1)
+
+
+@case(ROWS)
 class ConditionWithManyResults(nn.Module):
     def forward(self, x):
         def up(t):
