@@ -1,0 +1,38 @@
+"""A palettized model in the form that `torch.export` and the Core AI converter keep packed."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from graphpress.backends.coreai import register
+from graphpress.compressed_module import set_form
+from graphpress.palettization.finalizing import Mapped, copied
+from graphpress.palettization.forms import StoredTable, tensors_of
+
+
+def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None = None) -> nn.Module:
+    """A copy of `prepared` whose palettized parameters are gone: their modules expand indices and tables.
+
+    Raises:
+        MissingDependencyError: when the Core AI converter is not installed.
+    """
+    register()
+    model, palettized = copied(prepared)
+    mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
+    zero_points: dict[int, Tensor] = {}
+    for path, module, form in palettized:
+        stored = form.stored(module)
+        for part, tensor in tensors_of(stored).items():
+            if part == "zero_point":  # a code, as the op wants it; tied modules have one between them
+                codes = tensor.round().to(stored.lut.dtype)
+                tensor = zero_points.setdefault(id(tensor), codes)
+            buffer = f"{form.name}_{part}"
+            module._buffers[buffer] = mapped(f"{path}.{buffer}" if path else buffer, tensor)
+        del module._parameters[form.name]
+        set_form(module, form.name, StoredTable(form.name, stored.axis, stored.dtype))
+    for parameter in model.parameters():
+        parameter.grad = None
+    return model.eval()

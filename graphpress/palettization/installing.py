@@ -1,0 +1,63 @@
+"""Put palettized weights into modules, and account for those that there are none of."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from graphpress.compressed_module import set_form
+from graphpress.palettization.forms import FakePalettized, tensors_of
+from graphpress.palettization.plan import PlannedWeight
+from graphpress.palettization.working import Found
+from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
+from graphpress.passes.specs import BlockSizeError
+
+
+def installable(
+    planned: Sequence[PlannedWeight], found: Sequence[Found], leave_indivisible: bool | None
+) -> list[tuple[PlannedWeight, PalettizedWeight]]:
+    """The weights that became palettized ones. The others are left whole with one warning, or are an error.
+
+    Raises:
+        PalettizationError: for weights that groups or vectors do not divide, see `KMeansPalettizer.prepare`.
+    """
+    pairs = list(zip(planned, found, strict=True))
+    done = [(weight, result) for weight, result in pairs if isinstance(result, PalettizedWeight)]
+    indivisible = [(weight, result) for weight, result in pairs if isinstance(result, BlockSizeError)]
+    refused = [
+        result
+        for weight, result in indivisible
+        if leave_indivisible is False or (leave_indivisible is None and (weight.is_specific or not done))
+    ]
+    if refused:
+        raise PalettizationError(
+            f"{len(refused)} weights cannot be cut as the config says (prepare(leave_indivisible=True) leaves them "
+            f"whole):{_lines(refused)}"
+        )
+    left = [result for _, result in pairs if not isinstance(result, PalettizedWeight)]
+    if left:
+        warnings.warn(f"{len(left)} weights are left whole:{_lines(left)}", PalettizationWarning, stacklevel=4)
+    return done
+
+
+def install(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
+    """Let every module that has this parameter read the palettized one. They share its buffers.
+
+    Raises:
+        PalettizationError: when a module has something under the name of a buffer.
+    """
+    for place in weight.places:
+        for part, tensor in tensors_of(palettized).items():
+            name = f"{place.name}_{part}"
+            if hasattr(place.module, name) and place.module._buffers.get(name) is not tensor:
+                raise PalettizationError(f"module {place.path!r} has {name!r} already, where the {part} would go")
+            place.module._buffers[name] = tensor
+            place.module._non_persistent_buffers_set.discard(name)
+        form = FakePalettized(
+            place.name, weight.spec, weight.op_type, palettized.axis, palettized.dtype, start=weight.start
+        )
+        set_form(place.module, place.name, form)
+
+
+def _lines(errors: Sequence[object]) -> str:
+    return "".join(f"\n  {error}" for error in errors)

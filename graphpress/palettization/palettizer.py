@@ -1,0 +1,225 @@
+"""The palettizer: weights become indices into small tables found by k-means."""
+
+from __future__ import annotations
+
+import copy as copying
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from graphpress.compressor import ArgumentTypeError, Compressor, LifeCycleError, mode_restored
+from graphpress.eager_sites import SUPPORTED_MODULES
+from graphpress.export_backend import ExportBackend
+from graphpress.palettization.calibration import SensitivityCalibration
+from graphpress.palettization.coreai_form import stored_for_coreai
+from graphpress.palettization.coreml_form import stored_for_coreml
+from graphpress.palettization.forms import fake_forms
+from graphpress.palettization.installing import install, installable
+from graphpress.palettization.plan import plan
+from graphpress.palettization.running import Inputs, run_model
+from graphpress.palettization.sensitivities import Sensitivities
+from graphpress.palettization.training import PalettizationTraining
+from graphpress.palettization.working import clustered
+from graphpress.passes.configs import KMeansPalettizerConfig
+from graphpress.passes.palettization import PalettizationError, PalettizationWarning, palettize
+
+
+class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
+    """Palettizes the weights of a model: ``prepare`` clusters them, ``finalize`` stores them as indices and tables.
+
+    Args:
+        model: any module; it is never changed.
+        config: which weights and how; None is 4 bits per weight tensor, for every weight.
+    """
+
+    config_class: ClassVar[type[KMeansPalettizerConfig]] = KMeansPalettizerConfig
+
+    def __init__(self, model: nn.Module, config: KMeansPalettizerConfig | None = None):
+        super().__init__(model, config)
+        self._seed = 0
+        self._sensitivities: Sensitivities | None = None
+        self._training: PalettizationTraining | None = None
+
+    @staticmethod
+    def supported_modules() -> tuple[type[nn.Module], ...]:
+        """Module classes whose weights are palettized by default. Parameters of others can be named in the config."""
+        return SUPPORTED_MODULES
+
+    def prepare(
+        self,
+        example_inputs: Inputs = None,
+        sensitivity_path: str | PathLike[str] | None = None,
+        num_workers: int = 1,
+        executor: Executor | None = None,
+        seed: int = 0,
+        copy: bool = True,
+        leave_indivisible: bool | None = None,
+    ) -> nn.Module:
+        """Cluster the weights; what is returned computes with the palettized ones.
+
+        The result depends on model, config, sensitivities and seed only, not on the number of workers.
+
+        Args:
+            example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on
+                them, in eval mode, to see which ops read which parameters; None leaves that to the kinds of modules.
+            sensitivity_path: a file that `save_sensitivities` wrote: errors of weights then count by their importance.
+            num_workers: how many weights are clustered at a time, in threads.
+            executor: where to cluster instead; any `concurrent.futures.Executor`, of processes or of a cluster.
+            seed: of vector clustering.
+            copy: False palettizes the model itself, which saves the memory of a copy.
+            leave_indivisible: what to do with weights that groups or vectors do not divide. True leaves them whole,
+                with a warning; False makes them an error; None makes them an error only where the config means them in
+                particular, or where nothing else is palettized.
+
+        Raises:
+            LifeCycleError: when this palettizer, or another one, has prepared the model already.
+            UnmatchedConfigError: when the config names what the model does not have.
+            PalettizationError: for weights that cannot be palettized, and for a model that cannot run.
+        """
+        self._check_unprepared()
+        if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
+            raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
+        if any(fake_forms(self.model)):
+            raise LifeCycleError(
+                "the model is what a KMeansPalettizer prepared; pass the one it finalized, or the original"
+            )
+        sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
+        model = _copy_of(self.model) if copy else self.model
+        planned = plan(model, self.config, None if example_inputs is None else lambda: run_model(model, example_inputs))
+        found = clustered(planned, sensitivities, seed, num_workers, executor)
+        for weight, palettized in installable(planned, found, leave_indivisible):
+            install(weight, palettized)
+        self._seed = seed
+        return self._finish_preparing(model)
+
+    def finalize(
+        self,
+        model: nn.Module | None = None,
+        backend: ExportBackend | str = ExportBackend.CoreAI,
+        *,
+        mmap_dir: str | PathLike[str] | None = None,
+    ) -> nn.Module:
+        """A model that holds the palettized weights as `backend` stores them; the prepared model stays as it is.
+
+        Args:
+            model: the prepared model or a copy of it; None is the prepared model.
+            backend: for Core AI the weights become indices and tables that `torch.export` and the converter keep;
+                for Core ML the buffers that coremltools reads.
+            mmap_dir: a folder in which indices and tables are written as they are made, and from which they are mapped.
+
+        Raises:
+            LifeCycleError: before `prepare`, or for a model that this palettizer did not prepare.
+            PalettizationError: for weights that the backend cannot store.
+        """
+        prepared = self._prepared_or(model)
+        if ExportBackend.of(backend) is ExportBackend.CoreAI:
+            return stored_for_coreai(prepared, mmap_dir)
+        return stored_for_coreml(prepared, mmap_dir)
+
+    @contextmanager
+    def calibration_mode(
+        self,
+        loss_fn: Callable[[Any, Any], Tensor],
+        sensitivity_path: str | PathLike[str] | None = None,
+    ) -> Iterator[SensitivityCalibration]:
+        """Measure how much each weight matters, then cluster anew with that as importance.
+
+        Inside, the model runs in eval mode with its float weights; call ``step(output, target)`` on what is yielded
+        for each batch. On exit, unless by an exception, tables are found again by k-means weighted with the mean of the
+        squared gradients (arXiv 2306.07629).
+
+        Args:
+            loss_fn: maps output and target to a loss.
+            sensitivity_path: where to save the sensitivities on exit.
+        """
+        with self._entered("calibration_mode") as prepared, mode_restored(prepared):
+            prepared.eval()
+            calibration = SensitivityCalibration(prepared, loss_fn)
+            with calibration.float_weights():
+                yield calibration
+        if not calibration.steps:
+            warnings.warn(
+                "calibration_mode saw no step(output, target): the tables stay as they were",
+                PalettizationWarning,
+                stacklevel=3,
+            )
+            return
+        self._sensitivities = calibration.sensitivities()
+        self._cluster_again(prepared, self._sensitivities)
+        if sensitivity_path is not None:
+            self.save_sensitivities(sensitivity_path)
+
+    def save_sensitivities(self, path: str | PathLike[str]) -> None:
+        """Write what the last `calibration_mode` measured to a file that `prepare` takes.
+
+        Raises:
+            LifeCycleError: when nothing was measured.
+        """
+        if self._sensitivities is None:
+            raise LifeCycleError("no sensitivities were measured yet: run calibration_mode first")
+        self._sensitivities.save(path)
+
+    @contextmanager
+    def training_mode(self) -> Iterator[PalettizationTraining]:
+        """Train mode with palettized weights, from the step on that each weight's schedule says.
+
+        Call ``step()`` on what is yielded, or on the palettizer, after each step of the optimizer. Gradients reach
+        weights whose spec has a `StraightThroughTrainingSpec`; their indices follow them, the tables stay. On exit all
+        weights are palettized ones and each module is in the mode it was in.
+        """
+        with self._entered("training_mode") as prepared, mode_restored(prepared):
+            prepared.train()
+            self._training = PalettizationTraining(prepared)
+            try:
+                yield self._training
+            finally:
+                self._training.finish()
+                self._training = None
+
+    def step(self) -> None:
+        """Advance the schedule by one training step.
+
+        Raises:
+            LifeCycleError: outside `training_mode`.
+        """
+        if self._training is None:
+            raise LifeCycleError("step() counts training steps: call it inside training_mode")
+        self._training.step()
+
+    def enable_fake_palettize(self, module: nn.Module | None = None) -> None:
+        """Let the prepared model, or a submodule of it, compute with palettized weights."""
+        for _, _, form in fake_forms(self.prepared_model if module is None else module):
+            form.enabled = True
+
+    def disable_fake_palettize(self, module: nn.Module | None = None) -> None:
+        """Let the prepared model, or a submodule of it, compute with float weights."""
+        for _, _, form in fake_forms(self.prepared_model if module is None else module):
+            form.enabled = False
+
+    def _cluster_again(self, prepared: nn.Module, sensitivities: Sensitivities) -> None:
+        seen: set[int] = set()
+        for path, module, form in fake_forms(prepared):
+            parameter = module._parameters[form.name]
+            assert parameter is not None
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = f"{path}.{form.name}" if path else form.name
+            importance = sensitivities.of(name, tuple(parameter.shape))
+            weight = palettize(parameter, form.spec, form.op_type, name=name, seed=self._seed, importance=importance)
+            form.replace(module, weight)
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    try:
+        return copying.deepcopy(model)
+    except Exception as error:
+        raise PalettizationError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); prepare(copy=False) "
+            "palettizes the model itself"
+        ) from error

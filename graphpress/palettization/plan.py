@@ -1,0 +1,87 @@
+"""Which parameters of a model are palettized, and how: the config, resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+from torch import Tensor, nn
+
+from graphpress.compressed_module import forms_of
+from graphpress.eager_sites import UNKNOWN_OP, StateSite, module_scopes, state_sites
+from graphpress.passes.configs import ConfigResolver, Decision, KMeansPalettizerConfig, report_unmatched
+from graphpress.passes.specs import PalettizationSpec
+
+
+@frozen(eq=False)
+class PlannedWeight:
+    """One parameter to palettize.
+
+    Attributes:
+        places: where it stands: several sites for a tied parameter.
+        spec: how.
+        op_type: of the op that reads it.
+        is_specific: True when the config means this weight, not just every weight.
+        start: the training step from which the palettized weight is used.
+    """
+
+    places: tuple[StateSite, ...]
+    spec: PalettizationSpec
+    op_type: str
+    is_specific: bool
+    start: int
+
+    @property
+    def name(self) -> str:
+        """The first of its qualified names."""
+        return self.places[0].qualified_name
+
+    @property
+    def parameter(self) -> Tensor:
+        """The tensor."""
+        return self.places[0].parameter
+
+
+def plan(model: nn.Module, config: KMeansPalettizerConfig, run: Callable[[], Any] | None) -> list[PlannedWeight]:
+    """Resolve `config` for `model`, which `run` runs.
+
+    Raises:
+        UnmatchedConfigError: when entries of the config match nothing.
+    """
+    sites = state_sites(model, run)
+    report_unmatched(config, [each.site for each in sites], module_scopes(model))
+    resolver = ConfigResolver(config)
+    by_parameter: dict[int, list[StateSite]] = {}
+    for each in sites:
+        by_parameter.setdefault(id(each.parameter), []).append(each)
+    planned = (_planned(places, resolver) for places in by_parameter.values())
+    return [each for each in planned if each is not None]
+
+
+def _planned(places: Sequence[StateSite], resolver: ConfigResolver) -> PlannedWeight | None:
+    """The most specific decision about any place of a parameter holds for all of them."""
+    decisions = [(resolver.explain_state(place.site, place.name), place) for place in places]
+    decision, place = max(decisions, key=lambda item: _rank(item[0]))
+    if decision.spec is None or not _is_meant(place, decision):
+        return None
+    config = resolver.governing(place.site.module_stack).config
+    schedule = getattr(config, "pat_schedule", None)
+    start = 0 if schedule is None else schedule.enable_fake_palettize
+    return PlannedWeight(tuple(places), decision.spec, place.site.op_type, decision.is_specific, start)
+
+
+def _rank(decision: Decision) -> tuple[bool, int, int]:
+    return decision.explicit, int(decision.level), int(decision.op_level or 0)
+
+
+def _is_meant(place: StateSite, decision: Decision) -> bool:
+    """Blanket entries mean weights: of two axes or more, and not of norms. Others mean what they name."""
+    if place.name in forms_of(place.module) or getattr(place.module, "max_norm", None) is not None:
+        return False  # computed already, or written to by its own forward
+    is_blanket = decision.source.endswith(("['weight']", "['*']"))
+    if not is_blanket:
+        return True
+    is_weight = place.parameter.ndim >= 2 and not place.site.op_type.endswith("norm")
+    by_all = decision.source.endswith("['*']")
+    return is_weight and not (by_all and place.site.op_type == UNKNOWN_OP and place.parameter.ndim < 2)

@@ -1,0 +1,34 @@
+"""Training with palettized weights."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from graphpress.palettization.forms import fake_forms
+
+
+class PalettizationTraining:
+    """Counts training steps; each weight is palettized from the step on that its schedule says.
+
+    Attributes:
+        steps: how many steps were taken.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.steps = 0
+        self._forms = [form for _, _, form in fake_forms(model)]
+        self._apply()
+
+    def step(self) -> None:
+        """One step of the optimizer was taken."""
+        self.steps += 1
+        self._apply()
+
+    def finish(self) -> None:
+        """Use every palettized weight, whatever the schedule."""
+        for form in self._forms:
+            form.enabled = True
+
+    def _apply(self) -> None:
+        for form in self._forms:
+            form.enabled = self.steps >= form.start
