@@ -6,9 +6,11 @@ from typing import Any
 
 from attrs import evolve
 
+from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Constant, Graph, Input, Output, Value
 
 
+@holding_collector
 def clone(graph: Graph) -> Graph:
     """A graph with the same structure, names, locations and annotations; constant tensors are shared."""
     copy = Graph(graph.name, symbols=dict(graph.symbols))

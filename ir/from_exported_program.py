@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
 from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC, dump_spec, spec_children
+from graphpress.ir.collector import holding_collector
 from graphpress.ir.dims import Dim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.functionalize import Cell, Entangled, functional_form, is_training_batch_norm, plan_writes
@@ -35,6 +36,7 @@ from graphpress.ir.types import TensorType, Type
 _ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default
 
 
+@holding_collector
 def from_exported_program(program: ExportedProgram) -> Graph:
     """The graph of an exported program; tensors are shared with it.
 

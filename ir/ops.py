@@ -131,7 +131,7 @@ class OpDef:
         return {p.name: value for p, value in zip(self.parameters, args, strict=False)} | dict(kwargs)
 
     def unbind(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """A mapping by parameter name as positional and keyword arguments; gaps are filled, trailing defaults left out."""
+        """A mapping by parameter name as positional and keyword arguments: gaps filled, trailing defaults left out."""
         if self.variadic:
             positional = [bound[f"arg{i}"] for i in range(len(bound)) if f"arg{i}" in bound]
             return positional, {k: v for k, v in bound.items() if not (k.startswith("arg") and k[3:].isdigit())}

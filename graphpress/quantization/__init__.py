@@ -6,6 +6,7 @@ from graphpress.quantization.config import (
     ModuleQuantizerConfig,
     QuantizerConfig,
 )
+from graphpress.quantization.quantizer import Quantizer, UncalibratedWarning
 from graphpress.quantization.spec import QuantizationSpec
 
 __all__ = [
@@ -13,5 +14,7 @@ __all__ = [
     "InvalidExecutionModeError",
     "ModuleQuantizerConfig",
     "QuantizationSpec",
+    "Quantizer",
     "QuantizerConfig",
+    "UncalibratedWarning",
 ]

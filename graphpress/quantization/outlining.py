@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, field
 from torch import nn
 
+from graphpress.ir.collector import holding_collector
 from graphpress.ir.emitted_module import EmittedModule
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef
@@ -28,6 +29,7 @@ from graphpress.quantization.mapping import map_constants
 _MODULE_CALL = OpDef("module.call", variadic=True)
 
 
+@holding_collector
 def emit_prepared(
     graph: Graph, quantizers: Mapping[str, FakeQuantizeImplBase], *, copy_constants: bool
 ) -> EmittedModule:

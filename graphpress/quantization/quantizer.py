@@ -14,7 +14,7 @@ from graphpress import pipelines
 from graphpress.compressor import Compressor, mode_restored
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.graph import Graph
-from graphpress.passes.configs import ExecutionMode, QuantizerConfig
+from graphpress.passes.configs import ExecutionMode, InvalidExecutionModeError, QuantizerConfig
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
@@ -79,10 +79,10 @@ class Quantizer(Compressor[QuantizerConfig]):
             QuantizationError, UnmatchedConfigError: when the config does not fit the model.
         """
         self._check_unprepared()
-        if self._config.execution_mode is ExecutionMode.EAGER:
-            from graphpress.quantization.eager import prepare_eager
-
-            return self._finish_preparing(prepare_eager(self._model, self._config, example_inputs, copy=copy))
+        if self._config.execution_mode is not ExecutionMode.GRAPH:
+            raise InvalidExecutionModeError(
+                f"execution_mode {self._config.execution_mode.value!r} is not available; accepted: 'graph'"
+            )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not export_with_no_grad):
             graph = capture(self._model, example_inputs, dynamic_shapes)
         result = Runner().run(graph, pipelines.prepare(self._config), in_place=True)

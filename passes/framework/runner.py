@@ -8,6 +8,7 @@ from time import perf_counter
 
 from attrs import define, evolve, field
 
+from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.context import PassContext
@@ -32,6 +33,7 @@ class Runner:
     hooks: Sequence[Hook] = ()
     verify: bool = field(default=True, kw_only=True)
 
+    @holding_collector
     def run(self, graph: Graph, pipeline: Pipeline, in_place: bool = False) -> RunResult:
         """Run every step.
 

@@ -1,0 +1,68 @@
+"""Compress the trained EDSR two ways and show what it costs: ``python -m graphpress.tools.demo --out FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from graphpress.tools.demo.measuring import Result, measure
+from graphpress.tools.demo.report import HEADINGS, table_rows, write_report, write_strip
+from graphpress.tools.demo.rows import ROWS
+from graphpress.tools.edsr import load_trained
+from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr
+
+
+def main() -> None:
+    """Run the three rows, print the table, leave the files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-output"), help="folder for the files (default: %(default)s)"
+    )
+    parser.add_argument("--calibration-images", type=int, default=20, metavar="N")
+    parser.add_argument("--largest", type=int, default=160, metavar="PIXELS", help="of an evaluation input's side")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+
+    console = Console()
+    pairs = evaluation_pairs(options.largest)
+    calibration = calibration_images(options.calibration_images)
+    upscaled = {name: bicubic_upscale(low) for name, low, _ in pairs}
+    bicubic = {name: psnr(upscaled[name], high) for name, _, high in pairs}
+    model = load_trained()
+    results: list[Result] = []
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for row in ROWS:
+            task = progress.add_task(row.name, total=None)
+            results.append(
+                measure(
+                    row,
+                    model,
+                    calibration,
+                    pairs,
+                    options.out,
+                    lambda stage, task=task, row=row: progress.update(task, description=f"{row.name}: {stage}"),
+                )
+            )
+            progress.update(task, description=f"{row.name}: done", total=1, completed=1)
+
+    table = Table(*HEADINGS, title="EDSR 2x on held-out photographs")
+    for cells in table_rows(results, bicubic):
+        table.add_row(*cells)
+    console.print(table)
+    name = pairs[0][0]
+    strip, report = options.out / "strip.png", options.out / "report.md"
+    write_strip(strip, pairs[0], {"bicubic": upscaled[name], **{r.row.name: r.images[name] for r in results}})
+    write_report(report, results, bicubic, strip)
+    files = [*(result.path for result in results), strip, report]
+    console.print("Left behind: " + ", ".join(str(path) for path in files))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What the demo measures of each row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from attrs import define, field, frozen
+from torch import nn
+
+from graphpress.backends import coreai
+from graphpress.backends.coreai import CheckReport
+from graphpress.tools.demo.rows import Row
+from graphpress.tools.edsr.images import psnr
+
+Pair = tuple[str, torch.Tensor, torch.Tensor]
+
+
+@define
+class Stopwatch:
+    """Seconds of one stage after the other. `listener` is told when a stage begins."""
+
+    listener: Callable[[str], None]
+    seconds: dict[str, float] = field(factory=dict)
+    _name: str | None = None
+    _since: float = 0.0
+
+    def stage(self, name: str | None) -> None:
+        """End the stage under way and begin the next, if there is one."""
+        now = time.perf_counter()
+        if self._name is not None:
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
+        self._name, self._since = name, now
+        if name is not None:
+            self.listener(name)
+
+
+@frozen
+class Result:
+    """One row's figures.
+
+    Attributes:
+        psnr: in dB, by image.
+        weight_bytes: of the constants in the saved asset, by the size law.
+        file_bytes: of the saved asset on disk.
+        check: the saved asset, executed by the runtime, against the finalized model.
+        seconds: by stage.
+        images: what the model makes of the evaluation images, by name.
+    """
+
+    row: Row
+    path: Path
+    psnr: dict[str, float]
+    weight_bytes: int
+    file_bytes: int
+    check: CheckReport
+    seconds: dict[str, float]
+    images: dict[str, torch.Tensor]
+
+    @property
+    def asset_error(self) -> float:
+        """Largest difference between asset and module in parts of the output's range, sums in the same order."""
+        outputs = self.check.outputs
+        exact = (output.max_error_in_runtime_arithmetic for output in outputs)
+        return max(o.max_error if again is None else again for o, again in zip(outputs, exact, strict=True))
+
+    @property
+    def mean_psnr(self) -> float:
+        """Mean over the images, in dB."""
+        return sum(self.psnr.values()) / len(self.psnr)
+
+
+def measure(
+    row: Row,
+    model: nn.Module,
+    calibration: Sequence[torch.Tensor],
+    pairs: Sequence[Pair],
+    folder: Path,
+    listener: Callable[[str], None],
+) -> Result:
+    """Compress `model` as `row` says, save it, execute what was saved, and score it."""
+    watch = Stopwatch(listener)
+    finalized = row.compress(model, calibration, watch.stage)
+    watch.stage("convert")
+    path = folder / row.file
+    height, width = torch.export.Dim("height", min=8, max=1024), torch.export.Dim("width", min=8, max=1024)
+    coreai.convert(finalized, path, (calibration[0],), dynamic_shapes=({2: height, 3: width},))
+    watch.stage("execute")
+    small = pairs[0][1][..., :32, :32].contiguous()
+    report = coreai.check(path, finalized, (small,))
+    watch.stage("evaluate")
+    images, scores = {}, {}
+    with torch.no_grad():
+        for name, low, high in pairs:
+            images[name] = finalized(low)
+            scores[name] = psnr(images[name], high)
+    watch.stage(None)
+    return Result(
+        row, path, scores, coreai.weight_bytes(path), coreai.stored_bytes(path), report, watch.seconds, images
+    )

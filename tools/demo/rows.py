@@ -1,0 +1,84 @@
+"""The rows of the demo: what each does to the model, in the words of the user's documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from attrs import frozen
+from torch import nn
+
+from graphpress import ExportBackend
+from graphpress.palettization import (
+    KMeansPalettizer,
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+)
+from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
+from graphpress.quantization.spec import QuantizationScheme
+
+Stage = Callable[[str], None]
+"""Called with the name of the stage that begins."""
+
+
+@frozen
+class Row:
+    """One way to compress the model.
+
+    `compress(model, calibration images, stage)` gives the finalized model.
+    """
+
+    name: str
+    file: str
+    compress: Callable[[nn.Module, Sequence[torch.Tensor], Stage], nn.Module]
+
+
+def keep_float(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
+    """The model as it is."""
+    return model
+
+
+def quantize(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
+    """int8 weights per channel, int8 activations per tensor: the default config."""
+    quantizer = Quantizer(model, QuantizerConfig())
+    return _calibrate_and_finalize(quantizer, images, stage)
+
+
+def palettize_and_quantize(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
+    """4-bit weights by a table of int8 entries, then int8 activations."""
+    table = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)
+    palettization = KMeansPalettizerConfig(
+        global_config=ModuleKMeansPalettizerConfig(
+            op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=table)}
+        )
+    )
+    stage("palettize")
+    palettizer = KMeansPalettizer(model, palettization)
+    palettizer.prepare((images[0],))
+    palettized = palettizer.finalize(backend=ExportBackend.CoreAI)
+    activations = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)
+    quantization = QuantizerConfig(
+        global_config=ModuleQuantizerConfig(
+            op_state_spec=None, op_input_spec={"*": activations}, op_output_spec={"*": activations}
+        )
+    )
+    return _calibrate_and_finalize(Quantizer(palettized, quantization), images, stage)
+
+
+def _calibrate_and_finalize(quantizer: Quantizer, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
+    stage("prepare")
+    prepared = quantizer.prepare((images[0],))
+    stage("calibrate")
+    with quantizer.calibration_mode():
+        for image in images:
+            prepared(image)
+    stage("finalize")
+    return quantizer.finalize(backend=ExportBackend.CoreAI)
+
+
+ROWS = (
+    Row("FP32", "edsr-fp32.aimodel", keep_float),
+    Row("W8A8", "edsr-w8a8.aimodel", quantize),
+    Row("P4A8", "edsr-p4a8.aimodel", palettize_and_quantize),
+)
