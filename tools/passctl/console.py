@@ -49,18 +49,19 @@ def report(message: str) -> None:
 
 
 def report_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr; every column but the first is aligned to the right."""
+    """A table on stderr; see `table`."""
     stderr_console().print(table(title, columns, rows))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A rich table; every column but the first is aligned to the right."""
+    """A rich table; every column but the first is aligned to the right. Without `columns` it has no header."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
+    heading = Text(title, style="bold") if title else None
+    made = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(columns))
+    for place, column in enumerate(columns or [""] * max(map(len, rows), default=0)):
         made.add_column(column, justify="right" if place else "left", overflow="fold")
     for row in rows:
         made.add_row(*map(Text, row))

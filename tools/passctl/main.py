@@ -18,6 +18,7 @@ from graphpress.tools.passctl import console
 
 # Each command is imported when it is named, or for the list of all; torch only when a command runs.
 COMMANDS = {
+    "compress": "graphpress.tools.passctl.compress:compress",
     "dump": "graphpress.tools.passctl.dump:dump",
 }
 

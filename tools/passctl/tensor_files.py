@@ -69,3 +69,5 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".safetensors": lambda path: load_file(path),
     ".pt": _pt,
 }
+SUFFIXES = tuple(_READERS)
+"""Of the files that hold tensors."""

@@ -1,0 +1,107 @@
+"""`passctl compress`: from a model and a YAML config to a saved asset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.arguments import command, input_options, model_argument
+
+if TYPE_CHECKING:
+    from graphpress.tools.passctl.compression_report import CompressionReport
+    from graphpress.tools.passctl.stages import Stages
+
+
+@command(
+    "compress",
+    "passctl compress graphpress.tools.edsr:load_trained --input-shape 1x3x64x64 \\",
+    "    --config joint.yaml --calibration batches.npz -o edsr.aimodel",
+    "",
+    "  joint.yaml:",
+    "    kmeans_palettization_config:",
+    "      global_config:",
+    "        op_state_spec: {weight: {n_bits: 4, lut_qspec: {dtype: int8}}}",
+    "    quantization_config:",
+    "      global_config: {op_state_spec: null}",
+)
+@model_argument()
+@click.option(
+    "--config", "config_file", required=True, type=click.Path(path_type=Path), help="YAML: what to compress and how."
+)
+@click.option("--backend", type=click.Choice(["coreai"]), default="coreai", show_default=True, help="The runtime.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The asset, such as out.aimodel.")
+@click.option(
+    "--calibration",
+    "calibration_path",
+    type=click.Path(path_type=Path),
+    help="Data for the quantizers: a file of arrays named as the model's inputs, or a folder of such files.",
+)
+@input_options
+@click.pass_context
+def compress(
+    ctx: click.Context,
+    model: str,
+    config_file: Path,
+    backend: str,
+    output: Path,
+    calibration_path: Path | None,
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compress MODEL as a YAML file says, save it for a runtime, and check what was saved.
+
+    The file has a `kmeans_palettization_config`, a `quantization_config`, or both: then weights are palettized first,
+    and quantizers are put on the result. The saved asset is executed and compared with the finalized module; a mismatch
+    ends with exit code 1. What was at the output before is whole until the new asset is complete.
+    """
+    from graphpress.backends.coreai import saving
+    from graphpress.tools.passctl.stages import Stages
+
+    with saving.replacing(output) as built, Stages() as stages:
+        report = _compress(built, model, config_file, backend, calibration_path, inputs_file, input_shapes, stages)
+    if as_json:
+        console.print_json({"output": str(output), **report.data(), "warnings": console.warnings_shown()})
+    else:
+        console.report_table(f"{model} in {output}", (), report.rows())
+    if not report.check.ok:
+        console.report(str(report.check).replace(str(built), str(output)))
+        ctx.exit(1)
+
+
+def _compress(
+    built: Path,
+    model: str,
+    config_file: Path,
+    backend: str,
+    calibration_path: Path | None,
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    stages: Stages,
+) -> CompressionReport:
+    from graphpress.backends import coreai
+    from graphpress.export_backend import ExportBackend
+    from graphpress.tools.passctl.calibration import CalibrationData
+    from graphpress.tools.passctl.compression_report import CompressionReport, float_bytes, relative_error
+    from graphpress.tools.passctl.flow import compress as compressed
+    from graphpress.tools.passctl.models import resolve
+    from graphpress.tools.passctl.recipe import Recipe
+
+    recipe = Recipe.read(config_file)
+    with stages.stage("load"):
+        subject = resolve(model, inputs_file, input_shapes)
+        example = subject.example_inputs
+        batches = (
+            () if calibration_path is None else CalibrationData.open(calibration_path, subject.input_names, example)
+        )
+    module = subject.module()
+    finalized = compressed(module, example, recipe, ExportBackend.of(backend), batches, stages)
+    with stages.stage("convert"):
+        info = coreai.convert(finalized, built, example)
+    with stages.stage("check"):
+        check = coreai.check(built, finalized, example)
+        drift = relative_error(module, finalized, example)
+    return CompressionReport(info.stored_bytes, info.weight_bytes, float_bytes(module), check, drift, stages.seconds)
