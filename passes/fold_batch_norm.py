@@ -21,9 +21,17 @@ from attrs import frozen
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.constants import is_constant
 from graphpress.passes.analysis.layers import Layer, layer_of
 from graphpress.passes.facts import BATCH_NORM_FOLDED, CANONICAL
-from graphpress.passes.folding import FoldError, scaled_weight
+from graphpress.passes.folding import (
+    FoldError,
+    require_dense,
+    require_foldable,
+    scaled_weight,
+    shifted_bias,
+    weight_of_scaled_input,
+)
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass
@@ -45,32 +53,32 @@ class FoldBatchNorm(Pass):
 
     needs = frozenset({CANONICAL})
     gives = frozenset({BATCH_NORM_FOLDED})
-    effect = CLOSE(rtol=1e-4, atol=1e-5)
+    effect = CLOSE(rtol=3e-4, atol=1e-5)  # a stored scale is rounded to 16 bits at every fold
 
     split_shared: bool = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every batch norm once; a folded one leaves the layer ready for the next."""
+        """Fold forward into layers before, then backward into layers after, so that norms in a row all go."""
+        before: dict[Node, FoldError] = {}
         for norm in graph.nodes:
-            if norm.op.name != "aten.batch_norm":
-                continue
+            if norm.op.name == "aten.batch_norm":
+                context.node = norm
+                try:
+                    _require_running_statistics(norm)
+                    self._fold_into_previous(norm, rewriter)
+                    context.count("folded")
+                except FoldError as reason:
+                    before[norm] = reason
+        for norm in reversed(before):
             context.node = norm
             try:
-                self._fold(norm, rewriter)
-                context.count("folded")
-            except FoldError as reason:
-                context.count("left")
-                context.report(norm, str(reason))
-
-    def _fold(self, norm: Node, rewriter: Rewriter) -> None:
-        _require_running_statistics(norm)
-        try:
-            self._fold_into_previous(norm, rewriter)
-        except FoldError as before:
-            try:
+                _require_running_statistics(norm)
                 self._fold_into_next(norm, rewriter)
+                context.count("folded")
             except FoldError as after:
-                raise FoldError(f"{before}; {after}") from None
+                context.count("left")
+                same = str(before[norm]) == str(after)
+                context.report(norm, str(after) if same else f"{before[norm]}; {after}")
 
     def _fold_into_previous(self, norm: Node, rewriter: Rewriter) -> None:
         layer = _layer_before(norm)
@@ -78,12 +86,9 @@ class FoldBatchNorm(Pass):
         shape = layer.node.result.tensor_type.shape
         if layer.out_features_axis(len(shape)) != 1:
             raise FoldError(f"it normalizes axis 1, the features of {layer.node.name} are on the last axis")
+        require_foldable(layer)
         factor = _factor(norm, layer.node, rewriter)
-        try:
-            weight = scaled_weight(layer, factor, rewriter)
-        except FoldError:
-            rewriter.erase(factor.node)  # type: ignore[arg-type]
-            raise
+        weight = scaled_weight(layer, factor, rewriter)
         bias = rewriter.insert_before(
             layer.node,
             "fold.batch_norm_bias",
@@ -102,10 +107,9 @@ class FoldBatchNorm(Pass):
     def _fold_into_next(self, norm: Node, rewriter: Rewriter) -> None:
         layer = _layer_after(norm)
         self._check_sharing(layer)
-        if layer.node.operand("weight").constant is None:  # type: ignore[union-attr]
-            raise FoldError(f"the weight of {layer.node.name} is compressed or computed already")
-        if layer.is_transposed or layer.groups != 1:
-            raise FoldError(f"{layer.node.name} after it is grouped or transposed")
+        require_dense(layer)
+        if layer.is_transposed:
+            raise FoldError(f"{layer.node.name} after it is transposed: its borders see fewer of the shifted inputs")
         if layer.has_padding:
             raise FoldError(f"{layer.node.name} after it pads with zeros, which the norm would move")
         rank = norm.result.tensor_type.rank
@@ -122,27 +126,12 @@ class FoldBatchNorm(Pass):
             },
             name=f"{norm.name}_shift",
         )
-        weight = layer.node.operand("weight")
-        bias = rewriter.insert_before(
-            layer.node,
-            "fold.input_shift_bias",
-            {"weight": weight, "shift": shift.result, "bias": layer.node.operand("bias")},
-            name=f"{layer.node.name}_bias",
-        )
-        scaled = rewriter.insert_before(
-            layer.node,
-            "fold.scale_axis",
-            {"input": weight, "factor": factor},
-            {"axis": 1},
-            name=f"{layer.node.name}_weight",
-        )
-        rewriter.set_operand(layer.node, "weight", scaled.result)
-        rewriter.set_operand(layer.node, "bias", bias.result)
+        bias = shifted_bias(layer, shift.result, rewriter)
+        rewriter.set_operand(layer.node, "weight", weight_of_scaled_input(layer, factor, rewriter))
+        rewriter.set_operand(layer.node, "bias", bias)
         rewriter.set_operand(layer.node, "input", norm.operand("input"))
         layer.node.location |= norm.location
-        source = norm.operand("input")
-        assert source is not None
-        rewriter.replace(norm, source)
+        rewriter.erase(norm)
 
     def _check_sharing(self, layer: Layer) -> None:
         weight = layer.node.operand("weight")
@@ -174,7 +163,7 @@ def _layer_before(norm: Node) -> Layer:
     if value.use_count > 1:
         other = next((u.user.name for u in value.uses if u.user is not norm), norm.name)
         raise FoldError(f"{other} reads the output of {layer.node.name} too")
-    _require_same_dtype(norm, layer)
+    _require_constant_of_same_dtype(norm, layer)
     return layer
 
 
@@ -185,11 +174,15 @@ def _layer_after(norm: Node) -> Layer:
     layer = layer_of(uses[0].user)
     if layer is None:
         raise FoldError("no convolution or linear layer after it")
-    _require_same_dtype(norm, layer)
+    _require_constant_of_same_dtype(norm, layer)
     return layer
 
 
-def _require_same_dtype(norm: Node, layer: Layer) -> None:
+def _require_constant_of_same_dtype(norm: Node, layer: Layer) -> None:
+    for name in ("weight", "bias"):
+        value = layer.node.operand(name)
+        if value is not None and not is_constant(value):
+            raise FoldError(f"the {name} of {layer.node.name} is computed by the model, not a constant")
     ours, theirs = norm.result.tensor_type.dtype, layer.node.result.tensor_type.dtype
     if ours is not theirs:
         raise FoldError(f"it works in {ours.long_name}, {layer.node.name} in {theirs.long_name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from graphpress.ir.graph import Node, Value
@@ -13,42 +15,106 @@ class FoldError(Exception):
     """Why a factor cannot go into a weight. Caught by the pass, which reports it."""
 
 
-def scaled_weight(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    """A weight for `layer` in which output channel c is multiplied by ``factor[c]``; compressed weights stay
-    compressed.
+def require_foldable(layer: Layer) -> None:
+    """Check, without an edit, that `scaled_weight` can put a factor for each output channel into the weight of `layer`.
 
     Raises:
-        FoldError: when the stored form cannot absorb the factor.
+        FoldError: when its stored form cannot absorb them.
     """
+    name, producer = layer.node.name, _producer(layer)
+    if producer is None or producer.op.dialect in _COMPUTED:
+        return
+    if producer.op.name not in _SCALABLE:
+        raise FoldError(f"the weight of {name} is stored as {producer.op.name}")
+    if _is_grouped_transposed(layer) and producer.op.name == "quant.blockwise_shift_scale":
+        scale = producer.operands["scale"]
+        has_one_group = all(extent == 1 for axis, extent in enumerate(scale.tensor_type.shape) if axis != 1)
+        if not has_one_group and not _has_every_group(scale, layer):
+            raise FoldError(f"the grouped transposed weight of {name} has scales for blocks of input channels")
+
+
+def scaled_weight(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
+    """A weight for `layer` in which output channel c is multiplied by ``factor[c]``; compressed weights stay
+    compressed. Ask `require_foldable` first.
+    """
+    producer, weight = _producer(layer), layer.node.operand("weight")
+    assert weight is not None
+    if producer is None or producer.op.dialect in _COMPUTED:
+        return _scale_axis(weight, layer, factor, rewriter)
+    if producer.op.name == "quant.lut_to_dense":
+        return _scaled_table(producer, layer, factor, rewriter)
+    return _scale_operands(producer, ("scale", "minval"), layer, factor, rewriter)
+
+
+def require_dense(layer: Layer) -> None:
+    """Check that `weight_of_scaled_input` and `shifted_bias` can be asked for.
+
+    Raises:
+        FoldError: when the weight is stored in compressed form, which has no parameters for input channels.
+    """
+    producer = _producer(layer)
+    if producer is not None and producer.op.dialect not in _COMPUTED:
+        raise FoldError(f"the weight of {layer.node.name} after it is stored as {producer.op.name}")
+
+
+def weight_of_scaled_input(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
+    """A weight for `layer` (not a transposed one) that multiplies input channel c by ``factor[c]`` too."""
+    return _times_inputs(layer, factor, f"{layer.node.name}_weight", rewriter)
+
+
+def shifted_bias(layer: Layer, shift: Value, rewriter: Rewriter) -> Value:
+    """A bias for `layer` (not a transposed one) that stands for adding ``shift[c]`` to input channel c too."""
+    weight = layer.node.operand("weight")
+    if layer.groups > 1:  # each group has inputs, and so shifts, of its own
+        assert weight is not None
+        weight = _times_inputs(layer, shift, f"{layer.node.name}_shifted", rewriter)
+        ones = torch.ones(weight.tensor_type.shape[1], dtype=weight.tensor_type.dtype.torch_dtype)  # type: ignore[arg-type]
+        shift = rewriter.add_constant(f"{layer.node.name}.ones", ones)
+    return rewriter.insert_before(
+        layer.node,
+        "fold.input_shift_bias",
+        {"weight": weight, "shift": shift, "bias": layer.node.operand("bias")},
+        name=f"{layer.node.name}_bias",
+    ).result
+
+
+def _times_inputs(layer: Layer, factor: Value, name: str, rewriter: Rewriter) -> Value:
+    operands = {"input": layer.node.operand("weight"), "factor": factor}
+    attributes = {"axis": 1, "groups": layer.groups}
+    return rewriter.insert_before(layer.node, "fold.scale_axis", operands, attributes, name=name).result
+
+
+_COMPUTED = ("fold", "aten")
+_SCALABLE = ("quant.blockwise_shift_scale", "quant.lut_to_dense")
+
+
+def _producer(layer: Layer) -> Node | None:
     weight = layer.node.operand("weight")
     assert weight is not None
-    return _scaled(weight, layer, factor, rewriter)
+    return weight.node
 
 
-def _scaled(weight: Value, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    producer = weight.node
-    if producer is None or producer.op.dialect in ("fold", "aten"):
-        return _scale_axis(weight, layer, factor, rewriter)
-    match producer.op.name:
-        case "quant.blockwise_shift_scale":
-            return _scale_operands(producer, ("scale", "minval"), layer, factor, rewriter)
-        case "quant.lut_to_dense":
-            return _scaled_table(producer, layer, factor, rewriter)
-    raise FoldError(f"the weight of {layer.node.name} is stored as {producer.op.name}")
+def _is_grouped_transposed(layer: Layer) -> bool:
+    return layer.is_transposed and layer.groups > 1
+
+
+def _has_every_group(parameters: Value, layer: Layer) -> bool:
+    """True when the parameters of a grouped transposed weight have entries of their own for each output channel."""
+    weight = layer.node.operand("weight")
+    assert weight is not None
+    shape = parameters.tensor_type.shape
+    return len(shape) > 1 and shape[0] % layer.groups == 0 and shape[1] == weight.tensor_type.shape[1]  # type: ignore[operator]
 
 
 def _scaled_table(node: Node, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
     lut = node.operand("lut")
     assert lut is not None
-    axis = layer.out_axis
-    if lut.tensor_type.shape[axis] == factor.tensor_type.shape[0]:
+    if lut.tensor_type.shape[layer.out_axis] == factor.tensor_type.shape[0] and not _is_grouped_transposed(layer):
         return _scale_operands(node, ("lut",), layer, factor, rewriter)
-    if layer.groups > 1 and layer.is_transposed:
-        raise FoldError(f"a table of {layer.node.name} serves several output channels of grouped weights")
     # The table stands for several channels: a scale beside it takes the factor.
     dense = node.result
     ones = rewriter.add_constant(f"{layer.node.name}.weight_scale", _ones(dense), "buffer")
-    scale = _scale_axis(ones, layer, factor, rewriter, is_scale=True)
+    scale = _scaled_parameter(ones, layer, factor, rewriter, is_scale=True)
     dtype = dense.tensor_type.dtype
     attributes = {"dtype": dtype, "output_dtype": dtype}
     operands = {"input": dense, "scale": scale}
@@ -57,24 +123,39 @@ def _scaled_table(node: Node, layer: Layer, factor: Value, rewriter: Rewriter) -
 
 
 def _scale_operands(node: Node, names: tuple[str, ...], layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    if layer.groups > 1 and layer.is_transposed:
-        raise FoldError(
-            f"the scales of the grouped transposed weight of {layer.node.name} are not one per output channel"
-        )
     operands = dict(node.operands)
     for name in names:
         operand = node.operand(name)
         if operand is None:
             continue
         if operand.tensor_type.rank == 0:
-            operand = _with_rank_of(operand, node.result, layer, rewriter)
-        operands[name] = _scale_axis(operand, layer, factor, rewriter, is_scale=name == "scale")
+            operand = _reshaped(operand, (1,) * node.result.tensor_type.rank, layer, rewriter)
+        operands[name] = _scaled_parameter(operand, layer, factor, rewriter, is_scale=name == "scale")
     return rewriter.insert_before(layer.node, node.op, operands, node.attributes, name=node.name).result
 
 
-def _with_rank_of(scalar: Value, dense: Value, layer: Layer, rewriter: Rewriter) -> Value:
-    shape = (1,) * dense.tensor_type.rank
-    return rewriter.insert_before(layer.node, "aten.reshape", {"self": scalar}, {"shape": shape}).result
+def _reshaped(value: Value, shape: tuple[Any, ...], layer: Layer, rewriter: Rewriter) -> Value:
+    return rewriter.insert_before(layer.node, "aten.reshape", {"self": value}, {"shape": shape}).result
+
+
+def _scaled_parameter(data: Value, layer: Layer, factor: Value, rewriter: Rewriter, *, is_scale: bool) -> Value:
+    """Scales, minimum values or tables of a stored weight, times the factors of their output channels."""
+    if not _is_grouped_transposed(layer) or _has_every_group(data, layer):
+        return _scale_axis(data, layer, factor, rewriter, is_scale=is_scale)
+    # The output channels of a group lie on axis 1 and the groups on axis 0, where the parameters have one entry: there
+    # will be one for each group. Factor and parameters change places, since it is the factor that has that shape.
+    rank, outputs = data.tensor_type.rank, data.tensor_type.shape[1]
+    channels = factor.tensor_type.shape[0]
+    assert isinstance(channels, int)
+    grouped = (layer.groups, channels // layer.groups, *[1] * (rank - 2))
+    operands = {
+        "input": _reshaped(factor, grouped, layer, rewriter),
+        "factor": _reshaped(data, (outputs,), layer, rewriter),
+    }
+    attributes = {"axis": 1 if outputs != 1 else rank - 1, "is_scale": is_scale}
+    return rewriter.insert_before(
+        layer.node, "fold.scale_axis", operands, attributes, name=f"{layer.node.name}_weight"
+    ).result
 
 
 def _scale_axis(data: Value, layer: Layer, factor: Value, rewriter: Rewriter, *, is_scale: bool = False) -> Value:
