@@ -31,8 +31,9 @@ class EmittedModule(fx.GraphModule):
         made.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in _DERIVED})
         graph = fx.Graph()
         output = graph.graph_copy(self.graph, {}, return_output_node=True)
-        if output is not None:
-            values, old = output  # type: ignore[misc]
+        if isinstance(output, tuple):
+            values, old = output
+            assert isinstance(old, fx.Node)
             graph.output(values).meta.update(old.meta)
         graph.set_codegen(self.graph._codegen)
         made.graph = graph

@@ -21,7 +21,7 @@ Observer = Callable[[Node, Sequence[Any]], None]
 
 
 class InterpreterError(GraphError):
-    """Inputs that do not fit the graph, or an op that nothing can run."""
+    """Inputs that do not fit the graph, or a node that failed; the message names it, its module and source line."""
 
 
 def run(graph: Graph, inputs: Sequence[Any]) -> list[Any]:
@@ -85,7 +85,12 @@ class Interpreter:
             values = {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in values.items()}
         with torch.no_grad():
             for node, step, finished in self._steps:
-                results = step(values)
+                try:
+                    results = step(values)
+                except Exception as error:
+                    raise _failure(node, str(error)) from error
+                if len(results) != len(node.results):
+                    raise _failure(node, f"gave {len(results)} results, not {len(node.results)}; do the inputs fit?")
                 for result, got in zip(node.results, results, strict=True):
                     values[id(result)] = got
                 if self.observe is not None:
@@ -112,6 +117,10 @@ class Interpreter:
             for graph_input, given in zip(expected, inputs, strict=True)
             if graph_input.value is not None
         }
+
+
+def _failure(node: Node, message: str) -> InterpreterError:
+    return InterpreterError(f"{node.name} ({node.op.name}), from {node.location}: {message}")
 
 
 def _checked(graph_input: Input, given: Any) -> Any:

@@ -11,6 +11,7 @@ import torch.utils._pytree as pytree
 from torch import fx, nn
 
 from graphpress.ir.calling import call_arguments, load_spec, result_paths
+from graphpress.ir.collector import holding_collector
 from graphpress.ir.dtypes import DType
 from graphpress.ir.emitted_module import EmittedModule, pytree_codegen
 from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
@@ -21,6 +22,7 @@ from graphpress.ir.source_locations import location_meta
 ModuleCall = tuple[str, nn.Module, Sequence[Any]]
 
 
+@holding_collector
 def to_graph_module(
     graph: Graph,
     *,

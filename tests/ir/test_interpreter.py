@@ -6,7 +6,11 @@ import pytest
 import torch
 import torch.utils._pytree as pytree
 
-from graphpress.ir import Interpreter, InterpreterError, run
+from graphpress.ir import Interpreter, InterpreterError, run, to_exported_program, to_graph_module, verify
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph
+from graphpress.ir.ops import lookup_op
+from graphpress.ir.types import TensorType
 from tests.ir.zoo import ZOO, assert_same, captured, flat_inputs
 
 torch.set_num_threads(1)
@@ -58,3 +62,30 @@ def test_inputs_that_do_not_fit_are_refused():
         run(captured("Identity"), [torch.ones(1), torch.ones(1)])
     with pytest.raises(InterpreterError, match="input 'x' is f32"):
         run(captured("Identity"), [None])
+
+
+def test_a_node_that_fails_is_named():
+    graph = captured("ConvBnInplaceRelu")
+    with pytest.raises(InterpreterError, match=r"conv2d \(aten.conv2d\), from features.0 \(Conv2d\) at .*zoo.py:\d+: "):
+        run(graph, [torch.ones(2, 5, 8, 8)])
+
+
+def test_a_mapping_of_attributes_and_values_reaches_ops_of_ours():
+    graph = Graph()
+    x = graph.add_input("x", TensorType(DType.FLOAT32, (2, 4))).value
+    scale = graph.add_constant("scale", torch.tensor(0.5), "buffer").value
+    node = graph.insert(
+        lookup_op("quant.quantize"),
+        {"input": x, "scale": scale},
+        {"dtype": DType.INT4},
+        [x.type.with_dtype(DType.INT4)],
+    )
+    graph.add_output(node.result)
+    verify(graph)
+    data = torch.tensor([[0.2, 0.3, 10.0, -10.0], [1.0, 2.0, 3.0, 4.0]])
+    expected = torch.tensor([[0, 1, 7, -8], [2, 4, 6, 7]], dtype=torch.int8)
+    assert torch.equal(run(graph, [data])[0], expected)
+    emitted = to_graph_module(graph)
+    assert torch.equal(emitted(data), expected)
+    assert torch.equal(copy.deepcopy(emitted)(data), expected)
+    assert torch.equal(to_exported_program(graph).module()(data), expected)
