@@ -55,12 +55,12 @@ class ConstantExpression(nn.Module):
         return self._value.get(arguments, lambda: self.compute(*arguments), switches)
 
     def compute(self, *arguments: Tensor) -> Tensor:
-        """The value, computed anew."""
+        """The value, computed anew; an expression without steps is its argument."""
         results: list[Tensor] = []
         for step in self.steps:
             operands = {name: (arguments if s.is_argument else results)[s.index] for name, s in step.operands}
             results.append(self._run(step, operands))
-        return results[-1]
+        return results[-1] if results else arguments[0]
 
     def _run(self, step: Step, operands: dict[str, Tensor]) -> Tensor:
         if step.quantizer is not None:

@@ -23,6 +23,7 @@ from graphpress.passes.analysis.layers import layer_of
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
 from graphpress.quantization.expressions import ConstantExpression, Slot, Step
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.integer_convolution import IntegerConvolution
 from graphpress.quantization.mapping import map_constants
 
 # Stands for a submodule while the graph is emitted; it is in no op table.
@@ -75,7 +76,7 @@ class _Outliner:
         for node in self.graph.nodes:
             if node.results and all(id(result) in self._constant for result in node.results):
                 continue
-            if not self._outline_layer(node):
+            if not (self._outline_layer(node) or self._outline_integers(node)):
                 self._outline_operands(node)
         for output in self.graph.outputs:
             if output.value is not None and self._is_expression(output.value):
@@ -129,7 +130,7 @@ class _Outliner:
         weight_arguments = tuple(range(len(arguments)))
         if sum(step.op.name == "fold.batch_norm_factor" for step in weight_module.steps) != 1:
             return False
-        bias_module = self._expression(bias, bias_reads := [])
+        bias_module = self._expression(bias, bias_reads := list[Value]())
         norm = FoldedNorm(
             running_var=_place(factor.operands["running_var"], arguments),
             running_mean=_place(bias_node.operands["running_mean"], arguments),
@@ -147,6 +148,32 @@ class _Outliner:
             (bias_module, tuple(_place(value, arguments) for value in bias_reads)),
         )
         call = self._call(f"layers.{node.name}", module, [input, *arguments], node, node)
+        self.graph.replace_uses(node.result, call.result)
+        return True
+
+    def _outline_integers(self, node: Node) -> bool:
+        """Replace a convolution of dequantized values with a dequantized weight by a module that can be exact."""
+        found = integer_operands(node)
+        if found is None or not self._is_expression(node.operands["weight"]):
+            return False
+        dequantize, shift_scale = found
+        constants: list[Value] = []
+        weight = self._expression(shift_scale.result, constants)
+        weight_arguments = tuple(range(len(constants)))
+        codes = self._expression(shift_scale.operands["input"], code_reads := list[Value]())
+        zero_point, bias = dequantize.operand("zero_point"), node.operand("bias")
+        module = IntegerConvolution(
+            node.op,
+            node.attributes,
+            (weight, weight_arguments),
+            (codes, tuple(_place(value, constants) for value in code_reads)),
+            _place(shift_scale.operands["scale"], constants),
+            has_zero_point=zero_point is not None,
+            has_bias=bias is not None,
+        )
+        activation = [dequantize.result, dequantize.operands["input"], dequantize.operands["scale"]]
+        optional = [value for value in (zero_point, bias) if value is not None]
+        call = self._call(f"layers.{node.name}", module, [*activation, *optional, *constants], node, node)
         self.graph.replace_uses(node.result, call.result)
         return True
 
@@ -184,6 +211,28 @@ class _Outliner:
         return self.graph.insert(
             _MODULE_CALL, operands, {"path": path}, types, name=like.name, location=like.location, before=before
         )
+
+
+def integer_operands(node: Node) -> tuple[Node, Node] | None:
+    """The nodes that dequantize input and weight of a lowered convolution, where both are integers and scales allow it.
+
+    The input has one scale, the weight one for each output channel at most.
+    """
+    if node.op.name not in ("aten.conv1d", "aten.conv2d"):
+        return None
+    dequantize, shift_scale = (node.operands[name].node for name in ("input", "weight"))
+    bias = node.operand("bias")
+    if dequantize is None or dequantize.op.name != "coreai.dequantize" or dequantize.operand("minval") is not None:
+        return None
+    if shift_scale is None or shift_scale.op.name != "coreai.constexpr_blockwise_shift_scale":
+        return None
+    if shift_scale.operand("zero_point") is not None or shift_scale.operand("minval") is not None:
+        return None
+    integers = all(n.attributes["input_dtype"].is_integer for n in (dequantize, shift_scale))
+    one_scale = dequantize.operands["scale"].tensor_type.shape in ((), (1,))
+    per_channel = all(extent == 1 for extent in shift_scale.operands["scale"].tensor_type.shape[1:])
+    constant_bias = bias is None or bias.constant is not None
+    return (dequantize, shift_scale) if integers and one_scale and per_channel and constant_bias else None
 
 
 def _place(item: Any, items: list[Any]) -> int:

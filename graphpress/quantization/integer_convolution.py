@@ -1,0 +1,107 @@
+"""Convolutions of codes, computed so that torch agrees with the runtime to the last bit.
+
+The Core AI runtime convolves dequantized values exactly and rounds once; torch adds float32 products in an order of
+its own, and a last bit that differs becomes a whole step where the result is quantized next. Codes are small
+integers, so float32 sums of their products are exact as long as they stay below 2^24. The scales have `SCALE_BITS`
+significant bits, which makes ``code * scale`` exact as well, and one multiplication at the end is then the same as
+one at each element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.ir.inference import to_torch
+from graphpress.ir.ops import OpDef
+from graphpress.quantization.expressions import ConstantExpression
+from graphpress.quantization.remembering import Remembered
+
+_EXACT_BELOW = 2**24
+
+
+class IntegerConvolution(nn.Module):
+    """A convolution whose input and weight are dequantized codes.
+
+    Args:
+        op, attributes: the convolution.
+        weight: the dense weight, from the stored constants.
+        codes: the codes of the weight, from the stored constants.
+        has_bias, has_zero_point: whether these are among the arguments.
+    """
+
+    def __init__(
+        self,
+        op: OpDef,
+        attributes: Mapping[str, Any],
+        weight: tuple[ConstantExpression, tuple[int, ...]],
+        codes: tuple[ConstantExpression, tuple[int, ...]],
+        scale: int,
+        *,
+        has_zero_point: bool,
+        has_bias: bool,
+    ):
+        super().__init__()
+        self.op = op
+        self.attributes = dict(attributes)
+        self.weight, self.weight_arguments = weight
+        self.codes, self.codes_arguments = codes
+        self.scale = scale
+        self.has_zero_point = has_zero_point
+        self.has_bias = has_bias
+        self._pieces = Remembered[tuple[tuple[Tensor, ...], int]]()
+
+    def forward(self, values: Tensor, codes: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+        """The convolution.
+
+        Args:
+            values: the dequantized input, which an exported program reads.
+            codes: the input's codes, which eager evaluation reads.
+            scale: the input's scale, one entry.
+            rest: the input's zero point and the bias, where there are such, then the constants of the weight.
+        """
+        arguments = list(rest)
+        zero_point = arguments.pop(0) if self.has_zero_point else None
+        bias = arguments.pop(0) if self.has_bias else None
+        if torch.compiler.is_compiling() or values.dtype is not torch.float32 or values.requires_grad:
+            return self._run(values, self.weight(*(arguments[i] for i in self.weight_arguments)), bias)
+        total = self._exact_sum(codes, zero_point, arguments)
+        channels = [1, -1, *[1] * (total.ndim - 2)]
+        factor = scale.double() * arguments[self.scale].double()
+        result = (total.double() * factor.reshape(channels)).float()
+        return result if bias is None else result + bias.reshape(channels)
+
+    def _exact_sum(self, codes: Tensor, zero_point: Tensor | None, arguments: list[Tensor]) -> Tensor:
+        """The convolution of the codes; over as many input channels at a time as keep float32 sums exact."""
+        weight = self.codes(*(arguments[i] for i in self.codes_arguments))
+        pieces, channels = self._pieces.get([weight], lambda: self._split(weight))
+        numbers = codes.float() if zero_point is None else codes.float() - zero_point.float()
+        if len(pieces) == 1:
+            return self._run(numbers, pieces[0], None)
+        parts = zip(numbers.split(channels, 1), pieces, strict=True)
+        return sum((self._run(n, w, None).double() for n, w in parts), torch.zeros((), dtype=torch.float64))
+
+    def _split(self, weight: Tensor) -> tuple[tuple[Tensor, ...], int]:
+        numbers = weight.float()
+        largest = numbers.abs().flatten(1).sum(1).max().item() * 255
+        channels = numbers.shape[1]
+        if largest < _EXACT_BELOW or self.attributes.get("groups", 1) != 1:
+            return (numbers,), channels
+        each = max(1, channels // -int(-largest // _EXACT_BELOW))
+        return tuple(piece.contiguous() for piece in numbers.split(each, 1)), each
+
+    def _run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        bound: dict[str, Any] = {"input": input, "weight": weight}
+        if bias is not None:
+            bound["bias"] = bias
+        args, kwargs = self.op.unbind(bound | {name: to_torch(value) for name, value in self.attributes.items()})
+        assert self.op.target is not None
+        output: Tensor = self.op.target(*args, **kwargs)
+        return output
+
+    def extra_repr(self) -> str:
+        """The op."""
+        return self.op.name
