@@ -11,8 +11,8 @@ from graphpress.passes.clustering.refinement import refine
 from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, mean_of, squared_error, sums_of
 from graphpress.passes.clustering.thresholds import threshold_between
 
-BINS_PER_CLUSTER = 16
-LEAST_BINS = 128
+BINS_PER_CLUSTER = 24
+LEAST_BINS = 256
 MOST_STEPS = 16
 
 

@@ -15,7 +15,9 @@ def tree_order(vectors, leaf):
     `leaf`, so that every run of `leaf` places from a multiple of `leaf` lies in one box.
     """
     size, dimensions = vectors.shape
-    order = np.arange(size).astype(np.int32)
+    order = np.empty(size, np.int32)
+    for place in range(size):
+        order[place] = place
     pending = np.empty((128, 2), np.int64)
     pending[0, 0], pending[0, 1] = 0, size
     waiting = 1
@@ -24,7 +26,7 @@ def tree_order(vectors, leaf):
         low, high = pending[waiting, 0], pending[waiting, 1]
         if high - low <= leaf:
             continue
-        widest, width = 0, np.float64(-1.0)
+        widest, width = np.int64(0), -1.0
         for axis in range(dimensions):
             smallest = largest = vectors[order[low], axis]
             for place in range(low + 1, high):

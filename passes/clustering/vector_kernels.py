@@ -1,4 +1,4 @@
-"""Kernels of vector k-means: nearest centroids, k-means++ seeding, Lloyd steps.
+"""Kernels of vector k-means: the nearest centroids, and the sums of clusters.
 
 Vectors are float32 [n, d], weights float32 [n], or [0] where every weight is one; centroids are float64 [k, d].
 Distances and sums are float64, in a fixed order.
@@ -21,30 +21,38 @@ def nearest(vectors, centroids, indices, errors):
     bounding box are compared; rounding is monotonous, so leaving out the others changes nothing.
     """
     size, dimensions = vectors.shape
+    clusters = centroids.shape[0]
+    columns = np.empty((dimensions, clusters))
+    for axis in range(dimensions):
+        for cluster in range(clusters):
+            columns[axis, cluster] = centroids[cluster, axis]
     block = np.empty((dimensions, LANES))
-    distance = np.empty(LANES)
+    distances = np.empty((2, max(LANES, clusters)))
     best = np.empty(LANES)
     choice = np.empty(LANES, np.int64)
-    candidates = np.empty(centroids.shape[0], np.int64)
+    candidates = np.empty(clusters, np.int64)
     for start in range(0, size, LANES):
         lanes = min(LANES, size - start)
         for lane in range(LANES):
+            place = start + min(lane, lanes - 1)
             for axis in range(dimensions):
-                block[axis, lane] = vectors[start + min(lane, lanes - 1), axis]
+                block[axis, lane] = vectors[place, axis]
             best[lane] = np.inf
             choice[lane] = 0
-        found = possible_centroids(block, centroids, candidates)
+        found = possible_centroids(block, columns, distances, candidates)
         for candidate in range(found):
             cluster = candidates[candidate]
-            distance[:] = 0.0
-            for axis in range(dimensions):
-                coordinate = centroids[cluster, axis]
+            for lane in range(LANES):
+                offset = block[0, lane] - columns[0, cluster]
+                distances[0, lane] = offset * offset
+            for axis in range(1, dimensions):
+                coordinate = columns[axis, cluster]
                 for lane in range(LANES):
                     offset = block[axis, lane] - coordinate
-                    distance[lane] += offset * offset
+                    distances[0, lane] += offset * offset
             for lane in range(LANES):
-                closer = distance[lane] < best[lane]
-                best[lane] = distance[lane] if closer else best[lane]
+                closer = distances[0, lane] < best[lane]
+                best[lane] = distances[0, lane] if closer else best[lane]
                 choice[lane] = cluster if closer else choice[lane]
         for lane in range(lanes):
             indices[start + lane] = choice[lane]
@@ -52,125 +60,55 @@ def nearest(vectors, centroids, indices, errors):
 
 
 @helper
-def possible_centroids(block, centroids, candidates):
-    """Write which centroids can be nearest to a vector in the box of `block`, float64 [d, lanes]; return how many."""
-    dimensions = block.shape[0]
-    low = np.empty(dimensions)
-    high = np.empty(dimensions)
-    for axis in range(dimensions):
-        smallest = largest = block[axis, 0]
+def possible_centroids(block, columns, distances, candidates):
+    """Write which centroids can be nearest to a vector in the box of `block`, float64 [d, lanes]; return how many.
+
+    `columns` are the centroids, float64 [d, k]; `distances` is scratch, [2, k or more].
+    """
+    clusters = columns.shape[1]
+    for cluster in range(clusters):
+        distances[0, cluster] = distances[1, cluster] = 0.0
+    for axis in range(block.shape[0]):
+        low = high = block[axis, 0]
         for lane in range(1, block.shape[1]):
-            smallest = min(smallest, block[axis, lane])
-            largest = max(largest, block[axis, lane])
-        low[axis], high[axis] = smallest, largest
-    bound = np.inf
-    for cluster in range(centroids.shape[0]):
-        farthest = 0.0
-        for axis in range(dimensions):
-            offset = max(high[axis] - centroids[cluster, axis], centroids[cluster, axis] - low[axis])
-            farthest += offset * offset
-        bound = min(bound, farthest)
+            low = min(low, block[axis, lane])
+            high = max(high, block[axis, lane])
+        for cluster in range(clusters):
+            below = low - columns[axis, cluster]
+            above = columns[axis, cluster] - high
+            outside = max(max(below, above), 0.0)
+            farthest = max(high - columns[axis, cluster], columns[axis, cluster] - low)
+            distances[0, cluster] += outside * outside
+            distances[1, cluster] += farthest * farthest
+    bound = second = third = fourth = np.inf
+    for cluster in range(0, clusters - 3, 4):
+        bound = min(bound, distances[1, cluster])
+        second = min(second, distances[1, cluster + 1])
+        third = min(third, distances[1, cluster + 2])
+        fourth = min(fourth, distances[1, cluster + 3])
+    for cluster in range(clusters & ~3, clusters):
+        bound = min(bound, distances[1, cluster])
+    bound = min(min(bound, second), min(third, fourth))
     found = 0
-    for cluster in range(centroids.shape[0]):
-        closest = 0.0
-        for axis in range(dimensions):
-            offset = max(low[axis] - centroids[cluster, axis], centroids[cluster, axis] - high[axis], 0.0)
-            closest += offset * offset
-        if closest <= bound:
+    for cluster in range(clusters):
+        if distances[0, cluster] <= bound:
             candidates[found] = cluster
             found += 1
     return found
 
 
-@helper
-def lower_errors(vectors, center, errors):
-    """Lower each of `errors` to the squared distance to `center`, float64 [d], where that is less."""
-    size, dimensions = vectors.shape
-    for place in range(size):
-        distance = 0.0
-        for axis in range(dimensions):
-            offset = np.float64(vectors[place, axis]) - center[axis]
-            distance += offset * offset
-        errors[place] = min(errors[place], distance)
-
-
 @kernel
-def seed_centroids(vectors, weights, clusters, draws):
-    """Choose centroids among the vectors by greedy k-means++, [chosen, d]; `weights` are float64 [n].
-
-    Each next one is the best of several candidates drawn with probability weight times squared distance to the
-    nearest chosen one (Arthur and Vassilvitskii, 2007). `draws` holds uniform numbers of [0, 1), float64
-    [clusters, candidates]. Fewer than `clusters` are chosen when the vectors have fewer distinct values.
-    """
-    size, dimensions = vectors.shape
-    centroids = np.empty((clusters, dimensions))
-    errors = np.full(size, np.inf)
-    trial = np.empty(size)
-    best_trial = np.empty(size)
-    cumulated = np.cumsum(weights)
+def cluster_sums(vectors, weights, indices, clusters):
+    """Return the weighted sum and the mass of the vectors of each cluster, float64 [clusters, d + 1], mass last."""
+    dimensions = vectors.shape[1]
+    sums = np.empty((clusters, dimensions + 1))
     for cluster in range(clusters):
-        if not cumulated[-1] > 0.0:
-            return centroids[:cluster]
-        best = np.inf
-        best_place = 0
-        for candidate in range(draws.shape[1]):
-            place = np.searchsorted(cumulated, draws[cluster, candidate] * cumulated[-1], side="right")
-            trial[:] = errors
-            lower_errors(vectors, vectors[place].astype(np.float64), trial)
-            potential = 0.0
-            for other in range(size):
-                potential += trial[other] * weights[other]
-            if potential < best:
-                best = potential
-                best_place = place
-                trial, best_trial = best_trial, trial
-        errors[:] = best_trial
-        centroids[cluster] = vectors[best_place]
-        total = 0.0
-        for place in range(size):
-            total += errors[place] * weights[place]
-            cumulated[place] = total
-    return centroids
-
-
-@kernel
-def lloyd_step(vectors, weights, centroids, indices, errors):
-    """Assign, then move each of `centroids` to the mean of its vectors, in place; return the error before the move.
-
-    A cluster without vectors is seeded again at the vector of the largest error.
-    """
-    nearest(vectors, centroids, indices, errors)
-    clusters, dimensions = centroids.shape
-    sums = np.zeros((clusters, dimensions))
-    masses = np.zeros(clusters)
-    total = 0.0
+        for axis in range(dimensions + 1):
+            sums[cluster, axis] = 0.0
     for place in range(vectors.shape[0]):
         cluster = indices[place]
         weight = np.float64(weights[place]) if weights.size else 1.0
-        masses[cluster] += weight
-        total += weight * errors[place]
         for axis in range(dimensions):
             sums[cluster, axis] += weight * vectors[place, axis]
-    for cluster in range(clusters):
-        if masses[cluster] > 0.0:
-            for axis in range(dimensions):
-                centroids[cluster, axis] = sums[cluster, axis] / masses[cluster]
-        else:
-            seed_at_worst(vectors, weights, centroids[cluster], errors)
-    return total
-
-
-@kernel
-def seed_at_worst(vectors, weights, centroid, errors):
-    """Put `centroid` on the vector of the largest weighted error and lower the errors; return that error."""
-    worst = 0
-    largest = 0.0
-    for place in range(vectors.shape[0]):
-        error = errors[place] * (np.float64(weights[place]) if weights.size else 1.0)
-        if error > largest:
-            worst = place
-            largest = error
-    if largest > 0.0:
-        centroid[:] = vectors[worst]
-        lower_errors(vectors, centroid, errors)
-    return largest
+        sums[cluster, dimensions] += weight
+    return sums

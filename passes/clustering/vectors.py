@@ -13,10 +13,13 @@ from graphpress.passes.clustering.result import Clusters
 if TYPE_CHECKING:
     from graphpress.passes.clustering.inputs import Floats
 
-SAMPLE_PER_CLUSTER = 16
+SAMPLE_PER_CLUSTER = 8
 LEAST_SAMPLE = 2048
-CANDIDATES = 4
+CANDIDATES = 3
+STRIDED_PER_CLUSTER = 128
+LEAST_STRIDED = 8192
 MOST_STEPS = 60
+MOST_LAST_STEPS = 5
 LEAST_GAIN = 1e-4
 
 
@@ -53,14 +56,13 @@ def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = 
     vectors = vectors[order]
     importance = importance[order] if importance.size else importance
     centroids = _seeded(vectors, importance, k, np.random.default_rng(seed))
-    labels, errors = np.empty(size, np.uint8), np.empty(size)
-    before = np.inf
-    for _ in range(MOST_STEPS):
-        error = kernels.lloyd_step(vectors, importance, centroids, labels, errors)
-        if not error < before * (1 - LEAST_GAIN):
-            break
-        before = error
+    stride = max(1, size // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
+    if stride > 1:  # neighbours are alike: every so many of them settle most steps
+        part = np.ascontiguousarray(vectors[::stride])
+        _lloyd(part, np.ascontiguousarray(importance[::stride]), centroids, MOST_STEPS)
+    _lloyd(vectors, importance, centroids, MOST_STEPS if stride == 1 else MOST_LAST_STEPS)
     table = centroids.astype(np.float32)
+    labels, errors = np.empty(size, np.uint8), np.empty(size)
     kernels.nearest(vectors, table.astype(np.float64), labels, errors)
     indices = np.empty(size, np.uint8)
     indices[order] = labels
@@ -100,44 +102,56 @@ def read_vectors(values: Floats, what: str) -> np.ndarray:
     return vectors
 
 
-def _seeded(vectors: np.ndarray, weights: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
-    """Return centroids, float64 [k, d], chosen among the vectors; fewer only if fewer are distinct."""
+def _lloyd(vectors: np.ndarray, weights: np.ndarray, centroids: np.ndarray, steps: int) -> None:
+    """Move `centroids`, float64 [at most k, d], by Lloyd steps in place, until they gain little or `steps` are made."""
     from graphpress.passes.clustering import vector_kernels as kernels
 
-    sample, sample_weights = _sample(vectors, weights, max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k), generator)
-    centroids = kernels.seed_centroids(sample, sample_weights, k, generator.random((k, CANDIDATES)))
+    indices, errors = np.empty(len(vectors), np.uint8), np.empty(len(vectors))
+    before = np.inf
+    for _ in range(steps):
+        kernels.nearest(vectors, centroids, indices, errors)
+        if weights.size:
+            errors *= weights
+        error = errors.sum()
+        if not error < before * (1 - LEAST_GAIN):
+            break
+        before = error
+        sums = kernels.cluster_sums(vectors, weights, indices, len(centroids))
+        held = sums[:, -1] > 0
+        centroids[held] = sums[held, :-1] / sums[held, -1:]
+        for empty in np.flatnonzero(~held):
+            worst = np.argmax(errors)
+            centroids[empty] = vectors[worst]
+            np.minimum(errors, _errors_to(vectors, weights, centroids[empty]), out=errors)
+
+
+def _seeded(vectors: np.ndarray, weights: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
+    """Return centroids, float64 [k, d], chosen among the vectors; fewer only if fewer are distinct."""
+    from graphpress.passes.clustering import seeding
+    from graphpress.passes.clustering import vector_kernels as kernels
+
+    size = max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k)
+    if len(vectors) > size:
+        places, masses = seeding.coreset(vectors, weights, np.sort(generator.random(size)))
+        sample = vectors[places]
+    else:
+        sample, masses = vectors, (weights.astype(np.float64) if weights.size else np.ones(len(vectors)))
+    columns = np.ascontiguousarray(sample.T, dtype=np.float64)
+    centroids = seeding.seed_centroids(columns, masses, k, generator.random((k, CANDIDATES)))
     if len(centroids) == k:
         return centroids
-    more = [*centroids]
     errors = np.empty(len(vectors))
     kernels.nearest(vectors, centroids, np.empty(len(vectors), np.uint8), errors)
-    while len(more) < k:
-        centroid = np.empty(vectors.shape[1])
-        if not kernels.seed_at_worst(vectors, weights, centroid, errors) > 0.0:
-            break
-        more.append(centroid)
-    return np.array(more)
+    if weights.size:
+        errors *= weights
+    chosen = [*centroids]
+    while len(chosen) < k and errors.any():
+        chosen.append(vectors[np.argmax(errors)].astype(np.float64))
+        np.minimum(errors, _errors_to(vectors, weights, chosen[-1]), out=errors)
+    return np.array(chosen)
 
 
-def _sample(
-    vectors: np.ndarray, weights: np.ndarray, size: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return about `size` vectors and their weights, float64: a lightweight coreset (Bachem, Lucic and Krause, 2018).
-
-    Half of the draws go by weight, half by weight times squared distance to the mean, and each drawn vector weighs
-    the inverse of its probability.
-    """
-    masses = weights.astype(np.float64) if weights.size else np.ones(len(vectors))
-    if len(vectors) <= size:
-        return vectors, masses
-    total = masses.sum()
-    distances = np.zeros(len(vectors))
-    for axis in range(vectors.shape[1]):
-        distances += (vectors[:, axis] - np.dot(masses, vectors[:, axis]) / total) ** 2
-    distances *= masses
-    chances = masses / total
-    if distances.any():
-        chances = 0.5 * chances + 0.5 * distances / distances.sum()
-    cumulated = np.cumsum(chances)
-    places = np.searchsorted(cumulated, np.sort(generator.random(size)) * cumulated[-1], side="right")
-    return vectors[places], masses[places] / (chances[places] * size)
+def _errors_to(vectors: np.ndarray, weights: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Return the (weighted) squared distances of the vectors to `center`, float64 [n]."""
+    errors = ((vectors - center) ** 2).sum(axis=1)
+    return errors * weights if weights.size else errors

@@ -66,7 +66,7 @@ def test_weights_count_as_repetitions():
     clusters = cluster_vectors(normal, 16, 0, weights=weights.astype(np.float32))
     assert_sound(normal, 16, clusters, weights)
     repeated = cluster_vectors(np.repeat(normal, weights, axis=0), 16, 0)
-    assert clusters.sse == pytest.approx(repeated.sse, rel=0.03)
+    assert clusters.sse == pytest.approx(repeated.sse, rel=0.1)
 
 
 def test_far_vectors_are_not_lost_in_a_large_tensor():

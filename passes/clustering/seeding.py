@@ -1,0 +1,115 @@
+"""Kernels that choose the first centroids of vector k-means: a sample, and k-means++ on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphpress.passes.clustering.compile import helper, kernel
+from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above
+
+
+@kernel
+def coreset(vectors, weights, draws):
+    """Draw vectors that stand for all; return their places, int64 [m], and weights, float64 [m].
+
+    A lightweight coreset (Bachem, Lucic and Krause, 2018): half of the chance of a vector goes by its weight, half by
+    weight times squared distance to the mean, so that vectors far out are drawn too; a drawn vector weighs the
+    inverse of its chance. `vectors` are float32 [n, d], `weights` float32 [n] or [0], `draws` uniform numbers of [0, 1), [m].
+    """
+    size, dimensions = vectors.shape
+    mean = np.empty(dimensions)
+    mass = 0.0
+    for axis in range(dimensions):
+        mean[axis] = mass = 0.0
+        for place in range(size):
+            weight = np.float64(weights[place]) if weights.size else 1.0
+            mass += weight
+            mean[axis] += weight * vectors[place, axis]
+        mean[axis] /= mass
+    moment = 0.0
+    chances = np.empty(size)
+    for place in range(size):
+        distance = 0.0
+        for axis in range(dimensions):
+            offset = vectors[place, axis] - mean[axis]
+            distance += offset * offset
+        chances[place] = distance
+        moment += distance * (np.float64(weights[place]) if weights.size else 1.0)
+    cumulated = np.empty(size)
+    total = 0.0
+    for place in range(size):
+        weight = np.float64(weights[place]) if weights.size else 1.0
+        chances[place] = 0.5 / mass + (0.5 * chances[place] / moment if moment > 0.0 else 0.0)
+        total += weight * chances[place]
+        cumulated[place] = total
+    places = np.empty(draws.size, np.int64)
+    shares = np.empty(draws.size)
+    for draw in range(draws.size):
+        place = min(first_above(cumulated, draws[draw] * total, NO_PLACE, size), size - 1)
+        places[draw] = place
+        shares[draw] = 1.0 / (chances[place] * draws.size)
+    return places, shares
+
+
+@kernel
+def seed_centroids(columns, weights, clusters, draws):
+    """Choose centroids among vectors, the float64 `columns` [d, n], by greedy k-means++; float64 [chosen, d].
+
+    Each next one is the best of several candidates drawn with probability weight times squared distance to the
+    nearest chosen one (Arthur and Vassilvitskii, 2007). `weights` are float64 [n], `draws` uniform numbers of [0, 1),
+    [clusters, candidates]. Fewer than `clusters` are chosen when the vectors have fewer distinct values.
+    """
+    dimensions, size = columns.shape
+    centroids = np.empty((clusters, dimensions))
+    errors = np.empty(size)
+    trial = np.empty(size)
+    best_trial = np.empty(size)
+    for place in range(size):
+        errors[place] = weights[place] * np.inf if weights[place] > 0.0 else 0.0
+        best_trial[place] = weights[place]
+    for cluster in range(clusters):
+        cumulated = best_trial  # of the chances of each vector: its error, at first its weight
+        total = 0.0
+        for place in range(size):
+            total += cumulated[place]
+            cumulated[place] = total
+        if not total > 0.0:
+            return centroids[:cluster]
+        chosen = NO_PLACE
+        least = np.inf
+        for candidate in range(draws.shape[1]):
+            place = min(first_above(cumulated, draws[cluster, candidate] * total, NO_PLACE, size), size - 1)
+            potential = lowered(columns, weights, place, errors, trial)
+            if potential < least:
+                least = potential
+                chosen = place
+        lowered(columns, weights, chosen, errors, best_trial)
+        for place in range(size):
+            errors[place] = best_trial[place]
+        for axis in range(dimensions):
+            centroids[cluster, axis] = columns[axis, chosen]
+    return centroids
+
+
+@helper
+def lowered(columns, weights, center, errors, out):
+    """Write the weighted errors if vector `center` were a centroid too into `out`, float64 [n]; return their sum."""
+    dimensions, size = columns.shape
+    for place in range(size):
+        out[place] = 0.0
+    for axis in range(dimensions):
+        coordinate = columns[axis, center]
+        for place in range(size):
+            offset = columns[axis, place] - coordinate
+            out[place] += offset * offset
+    first = second = third = fourth = 0.0
+    for place in range(size):
+        out[place] = min(out[place] * weights[place], errors[place])
+    for place in range(0, size - 3, 4):
+        first += out[place]
+        second += out[place + 1]
+        third += out[place + 2]
+        fourth += out[place + 3]
+    for place in range(size & ~3, size):
+        first += out[place]
+    return (first + second) + (third + fourth)
