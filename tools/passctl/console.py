@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -69,17 +69,23 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def stderr_console() -> Console:
-    """A rich console on stderr, as it is now: tests and terminals replace the stream."""
-    from rich.console import Console
-
-    return Console(file=sys.stderr, highlight=False)
+    """A rich console on what is stderr now."""
+    return _console(sys.stderr)
 
 
 def stdout_console() -> Console:
-    """A rich console on stdout."""
+    """A rich console on what is stdout now."""
+    return _console(sys.stdout)
+
+
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False)
+    # In a file there is no width to fit into, and a folded name cannot be searched for.
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else _FILE_WIDTH)
+
+
+_FILE_WIDTH = 200
 
 
 def report_error(error: BaseException, with_traceback: bool) -> None:

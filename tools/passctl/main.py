@@ -18,8 +18,12 @@ from graphpress.tools.passctl import console
 
 # Each command is imported when it is named, or for the list of all; torch only when a command runs.
 COMMANDS = {
+    "bench": "graphpress.tools.passctl.bench:bench",
     "compress": "graphpress.tools.passctl.compress:compress",
     "dump": "graphpress.tools.passctl.dump:dump",
+    "list": "graphpress.tools.passctl.listing:list_passes",
+    "run": "graphpress.tools.passctl.run:run",
+    "verify": "graphpress.tools.passctl.verify:verify",
 }
 
 _INTERRUPTED = 130
@@ -85,8 +89,11 @@ Shell completion:  eval "$(_PASSCTL_COMPLETE=bash_source passctl)"     (or zsh_s
 """,
 )
 @click.version_option(package_name="graphpress")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """See what compiler passes do to a model, and compress it."""
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,0 +1,98 @@
+"""`passctl run`: a pipeline over a model, the result saved as a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
+
+if TYPE_CHECKING:
+    from graphpress.passes.framework import RunResult
+    from graphpress.passes.framework.hooks import Statistics, Timing
+
+
+@command(
+    "run",
+    "passctl run small_resnet -p 'canonicalize,fold-batch-norm,dce' -o folded.gir",
+    "passctl run model.pt2 -p prepare --stop-after share-quantizers -o shared.gir --timing --stats",
+    "passctl run graph.gir -p 'repeat(cse,dce)' --dump steps/",
+)
+@model_argument()
+@pipeline_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to save the graph: *.gir.")
+@click.option("--stop-after", metavar="STEP", help="Do not run the steps after this one.")
+@click.option("--timing", is_flag=True, help="Show the seconds of every step.")
+@click.option("--stats", is_flag=True, help="Show what every pass counted.")
+@click.option(
+    "--dump", "dump_folder", type=click.Path(path_type=Path), help="Write the graph after every step to this folder."
+)
+@input_options
+def run(
+    model: str,
+    pipeline: str | None,
+    config_file: Path | None,
+    assumed: tuple[str, ...],
+    output: Path | None,
+    stop_after: str | None,
+    timing: bool,
+    stats: bool,
+    dump_folder: Path | None,
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Run a pipeline over MODEL and save the graph, its data beside it in a .safetensors file."""
+    if pipeline is None:
+        raise click.UsageError("run needs a --pipeline")
+    from graphpress.ir.storage import SUFFIX, save_graph
+    from graphpress.passes.framework import Runner
+    from graphpress.passes.framework.hooks import Dump, Statistics, Timing
+    from graphpress.tools.passctl.models import resolve
+    from graphpress.tools.passctl.pipelines import resolve_pipeline
+    from graphpress.tools.passctl.step_reports import report_steps
+    from graphpress.tools.passctl.stopping import StopAfter
+    from graphpress.tools.passctl.writing import check_writable
+
+    if output is not None:
+        if output.suffix != SUFFIX:
+            raise click.UsageError(f"a saved graph is called *{SUFFIX}, not {str(output)!r}")
+        check_writable(output)
+    steps = resolve_pipeline(pipeline, config_file, assumed)
+    stop = None if stop_after is None else StopAfter.at(stop_after, steps)
+    times, statistics = Timing(), Statistics()
+    dump = None if dump_folder is None else Dump(dump_folder)
+    graph = resolve(model, inputs_file, input_shapes).graph()
+    hooks = [hook for hook in (stop, dump, times, statistics) if hook is not None]
+    result = Runner(hooks).run(graph, steps, in_place=True)
+    if stop is not None:
+        stop.check(result)
+    if output is not None:
+        save_graph(result.graph, output)
+    if as_json:
+        console.print_json({"output": None if output is None else str(output), **_data(result, times, statistics)})
+        return
+    report_steps(result)
+    if timing:
+        console.report(str(times))
+    if stats and str(statistics):
+        console.report(str(statistics))
+    if output is not None:
+        console.report(f"{len(result.graph.nodes)} nodes saved in {output}")
+
+
+def _data(result: RunResult, timing: Timing, statistics: Statistics) -> dict[str, Any]:
+    import attrs
+
+    from graphpress.tools.passctl.as_data import record_data
+
+    return {
+        "nodes": len(result.graph.nodes),
+        "steps": [record_data(record) for record in result.records if not record.skipped],
+        "unsettled": list(result.unsettled),
+        "timing": attrs.asdict(timing.root),
+        "statistics": statistics.by_step,
+    }

@@ -1,0 +1,66 @@
+"""`passctl verify`: is the graph valid, and does every step keep what its pass promises?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
+
+if TYPE_CHECKING:
+    from graphpress.tools.passctl.verification import Verdict
+
+
+@command(
+    "verify",
+    "passctl verify graph.gir",
+    "passctl verify small_resnet -p prepare",
+    "passctl verify model.pt2 -p 'canonicalize,fold-batch-norm' --numerics --inputs example.npz",
+)
+@model_argument()
+@pipeline_options
+@click.option(
+    "--numerics",
+    is_flag=True,
+    help="Run the graph before and after every step, and hold the step to its pass's effect. The captured graph is "
+    "compared with the model itself.",
+)
+@input_options
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    model: str,
+    pipeline: str | None,
+    config_file: Path | None,
+    assumed: tuple[str, ...],
+    numerics: bool,
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Check the graph of MODEL, and after every step of a pipeline: invariants, facts, drift.
+
+    Exit code 1 when something does not hold.
+    """
+    from graphpress.tools.passctl.models import resolve
+    from graphpress.tools.passctl.pipelines import resolve_pipeline
+    from graphpress.tools.passctl.verification import check
+
+    steps = None if pipeline is None else resolve_pipeline(pipeline, config_file, assumed)
+    verdict = check(resolve(model, inputs_file, input_shapes), steps, numerics)
+    if as_json:
+        console.print_json(verdict.data())
+    else:
+        _report(verdict, numerics)
+    ctx.exit(0 if verdict.ok else 1)
+
+
+def _report(verdict: Verdict, numerics: bool) -> None:
+    columns = ("step", "edits", *(("drift", "allowed") if numerics else ()), "")
+    console.report_table("", columns, [check.row(numerics) for check in verdict.checks])
+    for problem in verdict.problems:
+        console.report(problem)
+    console.print_text("ok" if verdict.ok else f"{len(verdict.problems)} things do not hold")
