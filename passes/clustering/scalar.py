@@ -25,6 +25,8 @@ Snap = Callable[[np.ndarray], np.ndarray]
 """Maps tables of centroids, float32 [groups, k], to the nearest tables that can be stored, of the same shape."""
 
 MOST_SNAPS = 4
+# From so many 16-bit values in a group on, counting them is faster than sorting.
+LEAST_COUNTED = 1 << 17
 
 
 def cluster_scalar(values: Floats, k: int, weights: Floats | None = None, snap: Snap | None = None) -> Clusters:
@@ -68,11 +70,32 @@ def cluster_groups(values: Floats, k: int, weights: Floats | None = None, snap: 
     groups, size = values.shape
     if groups == 0 or size == 0:
         return GroupedClusters(np.zeros((groups, k), np.float32), np.zeros((groups, size), np.uint8), np.zeros(groups))
-    floats = read.decoded[read.codes] if isinstance(read, HalfFloats) else read
-    ordered, ordered_weights = _sorted_rows(floats, importance)
+    if isinstance(read, HalfFloats):
+        if size >= LEAST_COUNTED:
+            return _cluster_counted(read, k, importance, snap)
+        read = read.decoded[read.codes]
+    ordered, ordered_weights = _sorted_rows(read, importance)
     centroids, errors = _fit(ordered, ordered_weights, k, snap)
     del ordered, ordered_weights
-    return GroupedClusters(centroids, assign_groups(floats, centroids), errors)
+    return GroupedClusters(centroids, assign_groups(read, centroids), errors)
+
+
+def _cluster_counted(values: HalfFloats, k: int, weights: np.ndarray | None, snap: Snap | None) -> GroupedClusters:
+    """Cluster rows of 16-bit values by their counts."""
+    from graphpress.passes.clustering import half_kernels as kernels  # loads numba
+
+    finite = np.isfinite(values.decoded)
+    order = np.argsort(values.decoded, kind="stable")
+    order = order[finite[order]].astype(np.uint16)
+    if weights is None:
+        weights = np.empty((len(values.codes), 0), np.float32)
+    distinct, masses, bad = kernels.count_rows(values.codes, weights, order, values.decoded)
+    if bad:
+        raise non_finite(bad, values.codes.size)
+    centroids, errors = _fit(distinct, masses, k, snap)
+    every_value = np.where(finite, values.decoded, np.float32(0))
+    tables = assign_groups(np.tile(every_value, (len(centroids), 1)), centroids)
+    return GroupedClusters(centroids, kernels.look_up_rows(values.codes, tables), errors)
 
 
 def _sorted_rows(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

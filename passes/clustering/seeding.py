@@ -14,7 +14,8 @@ def coreset(vectors, weights, draws):
 
     A lightweight coreset (Bachem, Lucic and Krause, 2018): half of the chance of a vector goes by its weight, half by
     weight times squared distance to the mean, so that vectors far out are drawn too; a drawn vector weighs the
-    inverse of its chance. `vectors` are float32 [n, d], `weights` float32 [n] or [0], `draws` uniform numbers of [0, 1), [m].
+    inverse of its chance. `vectors` are float32 [n, d], `weights` float32 [n] or [0], and `draws` uniform numbers of
+    [0, 1), float64 [m].
     """
     size, dimensions = vectors.shape
     mean = np.empty(dimensions)

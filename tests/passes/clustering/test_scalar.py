@@ -144,6 +144,30 @@ def test_tensors_of_every_floating_dtype_are_clustered_as_their_float32_values(d
     assert clusters.sse <= exact_optimum(values.detach().float().numpy(), 16) * NEAR + 1e-12
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_16_bit_values_are_clustered_by_counts_as_well_as_by_sorting(dtype, weighted):
+    values = torch.from_numpy(rng.standard_t(4, (2, 140_000)).astype(np.float32)).to(dtype)
+    weights = rng.random((2, 140_000)).astype(np.float32) if weighted else None
+    counted = cluster_groups(values, 16, weights)
+    ordered = cluster_groups(values.float(), 16, weights)
+    assert counted.centroids == pytest.approx(ordered.centroids, rel=0.02, abs=0.01)
+    assert counted.sse == pytest.approx(ordered.sse, rel=1e-4)
+    errors = (values.float().numpy() - np.take_along_axis(counted.centroids, counted.indices.astype(int), 1)) ** 2.0
+    assert counted.sse == pytest.approx((errors if weights is None else errors * weights).sum(axis=1), rel=1e-5)
+
+
+def test_counts_refuse_values_that_are_not_finite_and_keep_few_distinct_ones():
+    values = np.tile(np.array([0.5, -2.0, 0.0, -0.0], np.float16), 40_000)
+    clusters = cluster_scalar(values, 4)
+    assert clusters.centroids.tolist() == [-2, 0, 0.5, 0.5]
+    assert clusters.sse == 0
+    assert (clusters.centroids[clusters.indices] == values).all()
+    values[5] = np.inf
+    with pytest.raises(ClusteringError, match="1 of 160000 values"):
+        cluster_scalar(values, 4)
+
+
 def test_a_transposed_view_is_clustered_like_its_copy():
     values = rng.standard_normal((30, 20)).astype(np.float32)
     assert (cluster_scalar(values.T, 8).indices == cluster_scalar(values.T.copy(), 8).indices).all()
