@@ -120,8 +120,8 @@ class StoredTable(ParameterForm):
         dense: Tensor = ops.lut_to_dense(indices, lut, self.axis)
         if scale is None:
             return dense
-        output = self.dtype if lut.is_floating_point() else None  # integers come out in the dtype of the scale
-        dense = ops.constexpr_blockwise_shift_scale(dense, scale, zero_point, minval, lut.dtype, output)
+        # The runtime computes in the dtype of the scale, float32, whatever output dtype it is asked for.
+        dense = ops.constexpr_blockwise_shift_scale(dense, scale, zero_point, minval, lut.dtype, None)
         return dense if dense.dtype == self.dtype else dense.to(self.dtype)
 
 
