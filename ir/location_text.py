@@ -11,6 +11,8 @@ Nodes name origins by number, and origins name module stacks by number, so that 
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from graphpress.ir.lexer import Scanner, quote
 from graphpress.ir.location import Location, ModuleScope, Origin
 
@@ -82,7 +84,7 @@ def _text(scanner: Scanner) -> str:
     return scanner.string(scanner.expect_kind("string", "a string"))
 
 
-def _new_number(scanner: Scanner, what: str, known: dict) -> int:
+def _new_number(scanner: Scanner, what: str, known: Container[int]) -> int:
     start = scanner.skip_blanks()
     number = scanner.integer(f"the number of the {what}")
     if number in known:

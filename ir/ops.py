@@ -36,6 +36,10 @@ class _Required(Enum):
 REQUIRED = _Required.REQUIRED
 
 
+def _trait_set(traits: Iterable[Trait]) -> frozenset[Trait]:
+    return frozenset(traits)
+
+
 @frozen
 class Parameter:
     """One parameter of an op: its name, and the value it takes when it is not given."""
@@ -69,7 +73,7 @@ class OpDef:
 
     name: str
     parameters: tuple[Parameter, ...] = ()
-    traits: frozenset[Trait] = field(default=frozenset(), converter=frozenset)
+    traits: frozenset[Trait] = field(default=frozenset(), converter=_trait_set)
     target: Callable[..., Any] | None = None
     evaluate: Callable[..., Any] | None = None
     infer: Callable[..., Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-SYMBOLIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
+_OF_OPERATOR: dict[str, Callable[..., Any]] = {
     name: getattr(operator, name)
     for name in [
         "add",
@@ -37,7 +37,8 @@ SYMBOLIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
         "is_not",
         "getitem",
     ]
-} | {
+}
+_OF_TORCH_AND_MATH: dict[str, Callable[..., Any]] = {
     "sym_max": torch.sym_max,
     "sym_min": torch.sym_min,
     "sym_not": torch.sym_not,
@@ -45,9 +46,10 @@ SYMBOLIC_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sym_int": torch.sym_int,
     "sym_float": torch.sym_float,
     "sym_sum": torch.sym_sum,
-    "sym_sqrt": getattr(torch, "sym_sqrt", torch._sym_sqrt),
+    "sym_sqrt": torch.sym_sqrt,
     "ceil": math.ceil,
     "floor": math.floor,
     "trunc": math.trunc,
     "round": round,
 }
+SYMBOLIC_FUNCTIONS = _OF_OPERATOR | _OF_TORCH_AND_MATH

@@ -81,7 +81,7 @@ class TypeReader:
             return self._seen[whole[0]]
         head = scanner.expect_kind("word", "a type such as f32[1, 3]")
         if scanner.text[head.end : head.end + 1] == "[":
-            type = self._tensor(head.text, start)
+            type: Type = self._tensor(head.text, start)
         else:
             type = self._other(head.text, start)
         if whole is not None:
