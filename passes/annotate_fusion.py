@@ -58,7 +58,7 @@ def _match(anchor: Node, pattern: FusionPattern) -> list[Node] | None:
         if len(last.results) != 1 or len(uses) != 1 or not isinstance(uses[0].user, Node):
             return None
         following = uses[0].user
-        if following.op.family not in families or following.annotation(FusionGroup):
+        if following.op.family not in families or following.annotation(FusionGroup) is not None:
             return None
         chain.append(following)
     return chain

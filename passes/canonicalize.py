@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -146,7 +146,7 @@ def _per_axis(value: Any, count: int) -> list[int]:
     return items * count if len(items) == 1 else items
 
 
-_RULES: dict[str, Rule] = (
+_RULES: Mapping[str, Rule] = (
     dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _dropout)
     | dict.fromkeys(("view", "reshape", "expand", "flatten", "alias", "detach", "squeeze", "contiguous"), _same_shape)
     | dict.fromkeys(("lift_fresh_copy", "lift_fresh", "expand_as", "view_as", "_unsafe_view"), _same_shape)

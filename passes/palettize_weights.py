@@ -91,13 +91,12 @@ class PalettizeWeights(Pass):
     def _palettize(
         self, reader: _Reader, first: Node, rewriter: Rewriter, context: PassContext, errors: list[str]
     ) -> None:
-        weight, node = reader.constant, reader.node
+        weight, node, spec = reader.constant, reader.node, reader.decision.spec
         assert weight is not None
+        assert spec is not None
         context.node = node
         try:
-            palettized = palettize(
-                weight.tensor, reader.decision.spec, reader.op_type, name=weight.name, seed=self.seed
-            )
+            palettized = palettize(weight.tensor, spec, reader.op_type, name=weight.name, seed=self.seed)
         except TooSmallError as error:
             context.report(node, f"left whole: {error}")
             return

@@ -75,18 +75,18 @@ def non_finite(bad: int, size: int, what: str = "values") -> ClusteringError:
 
 def _as_numpy(values: Floats, what: str) -> tuple[np.ndarray, bool]:
     """Return an array, and whether it holds the codes of bfloat16 values rather than values."""
-    torch = sys.modules.get("torch")  # who passes a tensor has imported torch
-    if torch is not None and isinstance(values, torch.Tensor):
+    loaded = sys.modules.get("torch")  # who passes a tensor has imported torch
+    if loaded is not None and isinstance(values, loaded.Tensor):
         if values.device.type != "cpu":
             raise ClusteringError(f"{what} are on device {str(values.device)!r}; move them to the CPU first")
         if not values.is_floating_point():
             raise ClusteringError(f"{what} have dtype {values.dtype}; a floating dtype is needed")
-        values = values.detach()
-        if values.dtype == torch.bfloat16:
-            return values.contiguous().view(torch.int16).numpy().view(np.uint16), True
-        if values.dtype not in (torch.float16, torch.float32, torch.float64):
-            values = values.to(torch.float32)
-        return values.numpy(), False
+        tensor: torch.Tensor = values.detach()
+        if tensor.dtype == loaded.bfloat16:
+            return tensor.contiguous().view(loaded.int16).numpy().view(np.uint16), True
+        if tensor.dtype not in (loaded.float16, loaded.float32, loaded.float64):
+            tensor = tensor.to(loaded.float32)
+        return tensor.numpy(), False
     array = np.asarray(values)
     if array.dtype.name == "bfloat16":  # of the ml_dtypes package
         return array.view(np.uint16), True

@@ -145,7 +145,7 @@ class OneOf(Pattern):
 
     def __init__(self, *alternatives: Pattern, tests: tuple[Test, ...] = ()):
         flat = [a for p in alternatives for a in (p.alternatives if isinstance(p, OneOf) and not p.tests else (p,))]
-        self.__attrs_init__(tuple(flat), tests=tests)  # type: ignore[attr-defined]
+        self.__attrs_init__(tuple(flat), tests=tests)
 
     def where(self, predicate: Callable[[typing.Any], bool], expected: str) -> OneOf:
         """See `Pattern.where`."""
@@ -234,7 +234,7 @@ class Op(Pattern):
                 check_op_name(one)
                 check_parameters(one, len(patterns), named)
         by_name = {key: as_pattern(p) for key, p in named.items()}
-        self.__attrs_init__(ops, patterns, by_name, name, single_use, is_open, tests=tests)  # type: ignore[attr-defined]
+        self.__attrs_init__(ops, patterns, by_name, name, single_use, is_open, tests=tests)
 
     def where(self, predicate: Callable[[typing.Any], bool], expected: str) -> Op:
         """See `Pattern.where`; the predicate gets the node."""

@@ -39,7 +39,7 @@ class Pipeline:
 
     def __init__(self, *steps: StepLike | Pipeline, assume: Iterable[Fact] | Fact = ()):
         flat, assumed = flatten(steps), fact_set(assume)
-        self.__attrs_init__(flat, assumed, check_order(flat, assumed))  # type: ignore[attr-defined]
+        self.__attrs_init__(flat, assumed, check_order(flat, assumed))
 
     @classmethod
     def parse(cls, text: str, *, assume: Iterable[Fact] | Fact = ()) -> Pipeline:

@@ -21,7 +21,7 @@ class Repeat:
     def __init__(self, *steps: Iterable[StepLike] | StepLike, max: int = 8):
         if not isinstance(max, int) or isinstance(max, bool) or max < 1:
             raise PipelineError(f"repeat needs at least one round: `max` must be a positive integer, not {max!r}")
-        self.__attrs_init__(flatten(steps), max)  # type: ignore[attr-defined]
+        self.__attrs_init__(flatten(steps), max)
         if not self.steps:
             raise PipelineError("repeat needs at least one step")
 

@@ -71,7 +71,7 @@ class EntryGrid:
         """`tables` on the grid of least squared error; `masses` [tables, entries] say how much each entry counts."""
         scale, zero_point, minval = self._candidates(tables)
         snapped = reference.fake_quantize(
-            tables.expand(len(scale), *tables.shape), *map(_ranked, (scale, zero_point, minval)), **self._codes
+            tables.expand(len(scale), *tables.shape), *_ranked(scale, zero_point, minval), **self._codes
         )
         errors = ((snapped - tables).double().square().sum(-1) * masses).sum(-1)
         choice = (errors if self.is_per_table else errors.sum(-1, keepdim=True)).argmin(0)
@@ -103,14 +103,14 @@ class EntryGrid:
     def _on_grid(
         self, tables: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
     ) -> QuantizedTables:
-        codes = reference.quantize(tables, *map(_ranked, (scale, zero_point, minval)), **self._codes)
+        codes = reference.quantize(tables, *_ranked(scale, zero_point, minval), **self._codes)
         return self._quantized(codes, scale, zero_point, minval)
 
     def _quantized(
         self, codes: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
     ) -> QuantizedTables:
         how = {name: value for name, value in self._codes.items() if name != "quant_max"}
-        values = reference.dequantize(codes, *map(_ranked, (scale, zero_point, minval)), **how)
+        values = reference.dequantize(codes, *_ranked(scale, zero_point, minval), **how)
         return QuantizedTables(codes, values.to(self.dtype).float(), scale, zero_point, minval)
 
     def _without_repetition(self, tables: QuantizedTables, masses: Tensor) -> QuantizedTables:
@@ -154,6 +154,12 @@ def _first(parameters: Tensor | None) -> Tensor | None:
     return None if parameters is None else parameters[0]
 
 
-def _ranked(parameters: Tensor | None) -> Tensor | None:
+def _ranked(
+    scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Parameters of tables, so that they broadcast over entries and width."""
-    return None if parameters is None else parameters[..., None, None]
+    return (
+        scale[..., None, None],
+        None if zero_point is None else zero_point[..., None, None],
+        None if minval is None else minval[..., None, None],
+    )

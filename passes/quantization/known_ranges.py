@@ -38,8 +38,9 @@ def _known_range(node: Node, spec: QuantizationSpec) -> tuple[float | None, floa
             if family == "hardtanh"
             else (node.attributes.get("min"), node.attributes.get("max"))
         )
-        numbers = isinstance(low, int | float) and isinstance(high, int | float)
-        return (float(low), float(high)) if numbers and low <= 0 <= high and low < high else None
+        if not isinstance(low, int | float) or not isinstance(high, int | float):
+            return None
+        return (float(low), float(high)) if low <= 0 <= high and low < high else None
     if family in _OPEN_RANGES:
         low, width = _OPEN_RANGES[family]
         steps = int(spec.quant_max) - int(spec.quant_min) if not spec.element_type.is_floating else 255
