@@ -96,7 +96,7 @@ def _ignore(module: Any, value: Any) -> None:
 
 def _reduce(module: nn.Module, protocol: Any) -> Any:
     """Name the user's class and the parameters instead of the made class, which no other process can import."""
-    base = _base_class(type(module))
+    base: Any = _base_class(type(module))
     make, arguments, *rest = base.__reduce_ex__(module, max(2, int(protocol)))
     if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
         return make, arguments, *rest  # a class that says by itself how it is made

@@ -21,13 +21,13 @@ def teach_converter() -> None:
     Tensors it has packed already are passed through, so one buffer may feed several operators. A release
     of the converter that packs 3 bits itself, or that is built differently, is left as it is.
     """
-    utils = require("coreai_torch._compression.utils")
+    utils: Any = require("coreai_torch._compression.utils")
     intx = require("coreai_torch._compression._intx")
     packed_class: Any = getattr(utils, "UintxTensor", None)
     if packed_class is None or 3 in packed_class.nbits_to_dtype:
         return
 
-    class UintxTensor(packed_class):  # type: ignore[misc, valid-type]
+    class UintxTensor(packed_class):
         """The converter's packed unsigned tensor, with 3 bits among its widths."""
 
         nbits_to_dtype = {**packed_class.nbits_to_dtype, 3: torch.uint3}  # type: ignore[attr-defined]

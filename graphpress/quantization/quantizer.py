@@ -181,8 +181,13 @@ class Quantizer(Compressor[QuantizerConfig]):
     def _warn_about_uncalibrated(self, graph: Graph, quantizers: dict[str, FakeQuantizeImplBase]) -> None:
         from graphpress.quantization.calculators import StatefulQParamsCalculatorBase
 
-        activations = [q for q in quantizers.values() if isinstance(q.calculator, StatefulQParamsCalculatorBase)]
-        seen_once = [q.name for q in activations if int(q.calculator.observations) <= 1 and None in q.spec.float_range]
+        seen_once = [
+            quantizer.name
+            for quantizer in quantizers.values()
+            if isinstance(calculator := quantizer.calculator, StatefulQParamsCalculatorBase)
+            and int(calculator.observations) <= 1
+            and None in quantizer.spec.float_range
+        ]
         if seen_once:
             shown = ", ".join(seen_once[:5]) + (f" and {len(seen_once) - 5} more" if len(seen_once) > 5 else "")
             warnings.warn(
