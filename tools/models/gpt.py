@@ -34,9 +34,7 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(dim)
         self.attn = CausalSelfAttention(dim, heads)
         self.ln_2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the shape: `(batch, tokens, dim)`."""

@@ -54,9 +54,7 @@ class MobileNetV2(nn.Module):
         inplanes = 32
         for expansion, planes, repeats, first_stride in _STAGES:
             for index in range(repeats):
-                layers.append(
-                    InvertedResidual(inplanes, planes, first_stride if index == 0 else 1, expansion)
-                )
+                layers.append(InvertedResidual(inplanes, planes, first_stride if index == 0 else 1, expansion))
                 inplanes = planes
         layers.append(ConvBnRelu6(inplanes, 1280, kernel=1))
         self.features = nn.Sequential(*layers)

@@ -22,9 +22,7 @@ def randomize(model: _ModuleT, seed: int = 0) -> _ModuleT:
     The model is changed in place. Tied weights are drawn once and stay tied.
     """
     generator = torch.Generator().manual_seed(seed)
-    norm_weights = {
-        id(module.weight) for module in model.modules() if _is_norm(module) and module.weight is not None
-    }
+    norm_weights = {id(module.weight) for module in model.modules() if _is_norm(module) and module.weight is not None}
     with torch.no_grad():
         for parameter in model.parameters():
             if id(parameter) in norm_weights:
@@ -34,7 +32,7 @@ def randomize(model: _ModuleT, seed: int = 0) -> _ModuleT:
             else:
                 parameter.copy_(_heavy_tailed(parameter.shape, generator))
         for module in model.modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
                 module.running_mean.normal_(0.0, 0.1, generator=generator)
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
     return model.eval()

@@ -61,6 +61,4 @@ class VisionTransformer(nn.Module):
 
 def vit_small(seed: int = 0) -> VisionTransformer:
     """ViT-S/16, 22M parameters, for 224x224 images."""
-    return randomize(
-        VisionTransformer(image=224, patch=16, dim=384, depth=12, heads=6, num_classes=1000), seed
-    )
+    return randomize(VisionTransformer(image=224, patch=16, dim=384, depth=12, heads=6, num_classes=1000), seed)
