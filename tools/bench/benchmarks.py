@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from graphpress.tools.bench.comparison import Benchmark
 
@@ -28,7 +29,7 @@ def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) ->
     for model in models:
         export = {"do": "export", "model": model}
         quantize = {"do": "quantize", "model": model, "forwards": forwards}
-        processes = [
+        processes: list[list[dict[str, Any]]] = [
             [export | {"label": "first"}, export | {"label": "warm"}],
             [{"do": "import", "label": "first"}, quantize | {"label": "first"}, quantize | {"label": "warm"}],
         ]

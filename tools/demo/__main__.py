@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from graphpress.tools.demo.measuring import Result, measure
@@ -40,16 +41,8 @@ def main() -> None:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for row in ROWS:
             task = progress.add_task(row.name, total=None)
-            results.append(
-                measure(
-                    row,
-                    model,
-                    calibration,
-                    pairs,
-                    options.out,
-                    lambda stage, task=task, row=row: progress.update(task, description=f"{row.name}: {stage}"),
-                )
-            )
+            show_stage = partial(_show_stage, progress, task, row.name)
+            results.append(measure(row, model, calibration, pairs, options.out, show_stage))
             progress.update(task, description=f"{row.name}: done", total=1, completed=1)
 
     table = Table(*HEADINGS, title="EDSR 2x on held-out photographs")
@@ -62,6 +55,10 @@ def main() -> None:
     write_report(report, results, bicubic, strip)
     files = [*(result.path for result in results), strip, report]
     console.print("Left behind: " + ", ".join(str(path) for path in files))
+
+
+def _show_stage(progress: Progress, task: TaskID, row: str, stage: str) -> None:
+    progress.update(task, description=f"{row}: {stage}")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,11 @@ def write_report(path: Path, results: Sequence[Result], bicubic: Mapping[str, fl
         *(f"- `{result.path.name}`: {result.file_bytes:,} bytes on disk" for result in results),
         "",
     ]
-    write_atomically(path, lambda target: Path(target).write_text("\n".join(lines), encoding="utf-8"))
+
+    def write(target: Path) -> None:
+        target.write_text("\n".join(lines), encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def _by_image(results: Sequence[Result], bicubic: Mapping[str, float]) -> str:

@@ -20,7 +20,7 @@ def upscale_with_edsr(package: str, task: dict[str, Any], exports: ExportClock) 
     images = load_file(task["images"])
     calibration = [images[name] for name in _numbered(images, "calibration")]
     outcome = Outcome()
-    model = load_trained()
+    model: nn.Module = load_trained()
     if task["row"] != "fp32":
         prepare = {"w8a8": _prepare_w8a8, "p4a8": _prepare_p4a8}[task["row"]]
         quantizer, model = outcome.measure("prepare", lambda: prepare(package, model, (calibration[0],)))
