@@ -143,7 +143,7 @@ class _ProgramSubject(Subject):
 
     @property
     def input_names(self) -> list[str]:
-        return list(self._program.graph_signature.user_inputs)  # type: ignore[arg-type]
+        return list(self._program.graph_signature.user_inputs)
 
     @property
     def example_inputs(self) -> tuple[Any, ...]:

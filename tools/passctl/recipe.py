@@ -8,9 +8,13 @@ from pathlib import Path
 from attrs import frozen
 
 from graphpress.passes.configs import KMeansPalettizerConfig, MagnitudePrunerConfig, QuantizerConfig, documents
+from graphpress.passes.configs.base import CompressionConfig
 from graphpress.tools.passctl.errors import PassctlError
 
-_CONFIGS = {"palettization": KMeansPalettizerConfig, "quantization": QuantizerConfig}
+_CONFIGS: dict[str, type[CompressionConfig]] = {
+    "palettization": KMeansPalettizerConfig,
+    "quantization": QuantizerConfig,
+}
 _KEYS = {key: technique for technique, cls in _CONFIGS.items() for key in cls.top_keys}
 
 
@@ -35,7 +39,10 @@ class Recipe:
         given = {technique for key, technique in _KEYS.items() if key in data}
         if not given:
             raise PassctlError(f"{path} asks for nothing: it has none of {', '.join(map(repr, _KEYS))} at its top")
-        return cls(**{technique: _CONFIGS[technique].from_dict(data) for technique in given})
+        return cls(
+            palettization=KMeansPalettizerConfig.from_dict(data) if "palettization" in given else None,
+            quantization=QuantizerConfig.from_dict(data) if "quantization" in given else None,
+        )
 
 
 def _check_key(key: str, path: Path) -> None:
