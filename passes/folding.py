@@ -9,6 +9,7 @@ import torch
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.layers import Layer
+from graphpress.passes.quantization.weights import is_compressed
 
 
 class FoldError(Exception):
@@ -22,10 +23,12 @@ def require_foldable(layer: Layer) -> None:
         FoldError: when its stored form cannot absorb them.
     """
     name, producer = layer.node.name, _producer(layer)
-    if producer is None or producer.op.dialect in _COMPUTED:
+    if not is_compressed(_weight(layer)):
         return
+    assert producer is not None
     if producer.op.name not in _SCALABLE:
-        raise FoldError(f"the weight of {name} is stored as {producer.op.name}")
+        how = "is stored as" if producer.op.dialect == "quant" else "is stored in compressed form and goes through"
+        raise FoldError(f"the weight of {name} {how} {producer.op.name}")
     if _is_grouped_transposed(layer) and producer.op.name == "quant.blockwise_shift_scale":
         scale = producer.operands["scale"]
         has_one_group = all(extent == 1 for axis, extent in enumerate(scale.tensor_type.shape) if axis != 1)
@@ -37,13 +40,17 @@ def scaled_weight(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
     """A weight for `layer` in which output channel c is multiplied by ``factor[c]``; compressed weights stay
     compressed. Ask `require_foldable` first.
     """
-    producer, weight = _producer(layer), layer.node.operand("weight")
-    assert weight is not None
-    if producer is None or producer.op.dialect in _COMPUTED:
+    producer, weight = _producer(layer), _weight(layer)
+    if producer is None or not is_compressed(weight):
         return _scale_axis(weight, layer, factor, rewriter)
     if producer.op.name == "quant.lut_to_dense":
-        return _scaled_table(producer, layer, factor, rewriter)
-    return _scale_operands(producer, ("scale", "minval"), layer, factor, rewriter)
+        scaled = _scaled_table(producer, layer, factor, rewriter)
+    else:
+        scaled = _scale_operands(producer, ("scale", "minval"), layer, factor, rewriter)
+    if scaled.type == weight.type:
+        return scaled
+    cast, dtype = weight.type, weight.tensor_type.dtype
+    return rewriter.insert_before(layer.node, "aten.to.dtype", {"self": scaled}, {"dtype": dtype}, types=[cast]).result
 
 
 def require_dense(layer: Layer) -> None:
@@ -52,9 +59,8 @@ def require_dense(layer: Layer) -> None:
     Raises:
         FoldError: when the weight is stored in compressed form, which has no parameters for input channels.
     """
-    producer = _producer(layer)
-    if producer is not None and producer.op.dialect not in _COMPUTED:
-        raise FoldError(f"the weight of {layer.node.name} after it is stored as {producer.op.name}")
+    if is_compressed(_weight(layer)):
+        raise FoldError(f"the weight of {layer.node.name} after it is stored in compressed form")
 
 
 def weight_of_scaled_input(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
@@ -64,9 +70,8 @@ def weight_of_scaled_input(layer: Layer, factor: Value, rewriter: Rewriter) -> V
 
 def shifted_bias(layer: Layer, shift: Value, rewriter: Rewriter) -> Value:
     """A bias for `layer` (not a transposed one) that stands for adding ``shift[c]`` to input channel c too."""
-    weight = layer.node.operand("weight")
+    weight = _weight(layer)
     if layer.groups > 1:  # each group has inputs, and so shifts, of its own
-        assert weight is not None
         weight = _times_inputs(layer, shift, f"{layer.node.name}_shifted", rewriter)
         ones = torch.ones(weight.tensor_type.shape[1], dtype=weight.tensor_type.dtype.torch_dtype)  # type: ignore[arg-type]
         shift = rewriter.add_constant(f"{layer.node.name}.ones", ones)
@@ -84,14 +89,22 @@ def _times_inputs(layer: Layer, factor: Value, name: str, rewriter: Rewriter) ->
     return rewriter.insert_before(layer.node, "fold.scale_axis", operands, attributes, name=name).result
 
 
-_COMPUTED = ("fold", "aten")
 _SCALABLE = ("quant.blockwise_shift_scale", "quant.lut_to_dense")
+_CASTS = ("aten.to.dtype", "aten._to_copy")
+
+
+def _weight(layer: Layer) -> Value:
+    weight = layer.node.operand("weight")
+    assert weight is not None
+    return weight
 
 
 def _producer(layer: Layer) -> Node | None:
-    weight = layer.node.operand("weight")
-    assert weight is not None
-    return weight.node
+    """What makes the weight, but for casts."""
+    node = _weight(layer).node
+    while node is not None and node.op.name in _CASTS:
+        node = node.operands["self"].node
+    return node
 
 
 def _is_grouped_transposed(layer: Layer) -> bool:
@@ -100,10 +113,8 @@ def _is_grouped_transposed(layer: Layer) -> bool:
 
 def _has_every_group(parameters: Value, layer: Layer) -> bool:
     """True when the parameters of a grouped transposed weight have entries of their own for each output channel."""
-    weight = layer.node.operand("weight")
-    assert weight is not None
     shape = parameters.tensor_type.shape
-    return len(shape) > 1 and shape[0] % layer.groups == 0 and shape[1] == weight.tensor_type.shape[1]  # type: ignore[operator]
+    return len(shape) > 1 and shape[0] % layer.groups == 0 and shape[1] == _weight(layer).tensor_type.shape[1]  # type: ignore[operator]
 
 
 def _scaled_table(node: Node, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:

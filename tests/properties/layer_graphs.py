@@ -19,6 +19,7 @@ STORED_FORMS = (
     "int8_per_tensor",
     "int8_per_channel",
     "int8_blocks",
+    "int8_cast",
     "uint4_zero_point",
     "uint4_minval",
     "table",
@@ -171,7 +172,9 @@ def _codes(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str) -> Va
     if form == "uint4_minval":
         minval = b.constant("minval", -scale * 8, "buffer")
     stored = [codes_constant(b, "codes", codes, dtype), b.constant("scale", scale, "buffer")]
-    return b.op("quant.blockwise_shift_scale", *stored, zero_point, minval, dtype=dtype)
+    expanded = DType.FLOAT64 if form == "int8_cast" else DType.FLOAT32
+    made = b.op("quant.blockwise_shift_scale", *stored, zero_point, minval, dtype=dtype, output_dtype=expanded)
+    return made if expanded is DType.FLOAT32 else b.op("aten.to.dtype", made, dtype=DType.FLOAT32)
 
 
 def _table(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str) -> Value:
