@@ -60,7 +60,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.text import Text
 
     heading = Text(title, style="bold") if title else None
-    made = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=bool(columns))
+    made = Table(
+        title=heading,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        show_header=bool(columns),
+    )
     for place, column in enumerate(columns or [""] * max(map(len, rows), default=0)):
         made.add_column(column, justify="right" if place else "left", overflow="fold")
     for row in rows:
@@ -106,7 +113,7 @@ def warnings_reported() -> Iterator[list[str]]:
     """Report graphpress's own warnings as one line each, and silence those that libraries give about themselves."""
     shown: list[str] = []
 
-    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         text = str(message)
         if category.__module__.partition(".")[0] == "graphpress" and text not in shown:
             shown.append(text)

@@ -20,6 +20,7 @@ from graphpress.tools.passctl import console
 COMMANDS = {
     "bench": "graphpress.tools.passctl.bench:bench",
     "compress": "graphpress.tools.passctl.compress:compress",
+    "diff": "graphpress.tools.passctl.diff:diff",
     "dump": "graphpress.tools.passctl.dump:dump",
     "list": "graphpress.tools.passctl.listing:list_passes",
     "run": "graphpress.tools.passctl.run:run",

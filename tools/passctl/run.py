@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command(
     "run",
     "passctl run small_resnet -p 'canonicalize,fold-batch-norm,dce' -o folded.gir",
-    "passctl run model.pt2 -p prepare --stop-after share-quantizers -o shared.gir --timing --stats",
+    "passctl run model.pt2 -p prepare --stop-after fold-batch-norm -o folded.gir --timing --stats",
     "passctl run graph.gir -p 'repeat(cse,dce)' --dump steps/",
 )
 @model_argument()

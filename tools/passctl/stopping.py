@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Self
 
 from attrs import define, field
 
@@ -26,7 +27,7 @@ class _Stop(Hook):
     is_reached: bool = field(default=False, init=False)
 
     @classmethod
-    def at(cls, point: str, pipeline: Pipeline) -> _Stop:
+    def at(cls, point: str, pipeline: Pipeline) -> Self:
         """The hook for a point of `pipeline`; a bare pass name will do where only one step has it.
 
         Raises:
@@ -66,3 +67,29 @@ class StopAfter(_Stop):
         is_new = not self.is_reached
         self.is_reached = True
         return is_new or self.point in step.parents
+
+
+@define(eq=False)
+class Around(StopAfter):
+    """Stop right after a step, or after all rounds of a repeat, and keep the graph from right before."""
+
+    before_graph: Graph | None = field(default=None, init=False)
+
+    def before(self, step: Step, graph: Graph) -> None:
+        """Keep a copy of the graph."""
+        if self.before_graph is None and self.is_at(step):
+            self.before_graph = graph.clone()
+
+
+def numbered(step: str, pipeline: Pipeline) -> str:
+    """The address of a step given by its number in the order of the text, from 1; other texts as they are.
+
+    Raises:
+        PassctlError: when there is no step of that number.
+    """
+    if not step.isdigit():
+        return step
+    addresses = [each.address for each in pipeline]
+    if not 1 <= int(step) <= len(addresses):
+        raise PassctlError(f"no step number {step}; the pipeline has {len(addresses)}: {', '.join(addresses)}")
+    return addresses[int(step) - 1]

@@ -1,0 +1,209 @@
+"""Which node of one graph is which of another, whatever they are called: label, fingerprint, anchor, propagate.
+
+Nodes whose fingerprint occurs once in either graph are anchors. From anchors, pairs spread along operands and uses.
+The rounds go from strict labels to loose ones; then come source locations, names, equal twins in their order, and last
+the order of what lies between two pairs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from itertools import pairwise
+
+from attrs import define, field
+
+from graphpress.ir.fingerprints import (
+    Fingerprint,
+    Label,
+    LabelledGraph,
+    by_location,
+    by_name,
+    everything_above,
+    everything_around,
+    label_alone,
+    one_step_around,
+    op_alone,
+    two_steps_around,
+    with_constants,
+    with_types,
+)
+from graphpress.ir.graph import Constant, Graph, Input, Node, Value
+from graphpress.ir.printer import constant_digest
+
+Pair = tuple[Node, Node]
+
+_LARGEST_GAP = 4_000_000  # pairs of nodes that comparing sequences may look at, in the worst case
+
+
+@define(eq=False)
+class Alignment:
+    """Pairs of nodes, one of each graph; a node is in at most one pair."""
+
+    first: Graph
+    second: Graph
+    pairs: dict[Node, Node] = field(factory=dict)
+    reverse: dict[Node, Node] = field(factory=dict)
+
+    def match(self, a: Node, b: Node) -> bool:
+        """Pair two nodes unless one of them has a partner."""
+        if a in self.pairs or b in self.reverse:
+            return False
+        self.pairs[a], self.reverse[b] = b, a
+        return True
+
+    def corresponds(self, a: Value, b: Value) -> bool:
+        """True when both values are the same thing: results of a pair, inputs in the same place, equal constants."""
+        one, other = a.producer, b.producer
+        if isinstance(one, Node):
+            return self.pairs.get(one) is other and a.index == b.index
+        if isinstance(one, Input):
+            return isinstance(other, Input) and _place(self.first, one) == _place(self.second, other)
+        return isinstance(other, Constant) and same_constant(one, other)
+
+
+def align(first: Graph, second: Graph) -> Alignment:
+    """Pair the nodes of two graphs. Costs time linear in their size where they are mostly alike."""
+    aligner = _Aligner(Alignment(first, second), (LabelledGraph(first), LabelledGraph(second)))
+    for label in (with_constants, with_types):
+        for fingerprint in (everything_around, everything_above, two_steps_around, one_step_around):
+            aligner.spread(aligner.anchors(label, fingerprint), label)
+        aligner.spread(aligner.ends(label), label)
+    for identity in (by_location, by_name):
+        aligner.spread(aligner.anchors(identity, label_alone), op_alone)
+    aligner.spread(list(aligner.alignment.pairs.items()), op_alone)
+    aligner.spread(aligner.ends(op_alone), op_alone)
+    for twins in aligner.twins():
+        aligner.spread([twins], with_types)
+    aligner.fill_gaps()
+    return aligner.alignment
+
+
+def same_constant(a: Constant, b: Constant) -> bool:
+    """True when two constants have the same type and bytes."""
+    if a.value.type != b.value.type:
+        return False
+    return (a.has_data and b.has_data and a.tensor is b.tensor) or constant_digest(a) == constant_digest(b)
+
+
+@define(eq=False)
+class _Aligner:
+    alignment: Alignment
+    sides: tuple[LabelledGraph, LabelledGraph]
+
+    def anchors(self, label: Label, fingerprint: Fingerprint) -> list[Pair]:
+        """New pairs of nodes whose fingerprint no other unpaired node has."""
+        groups = self._groups(label, fingerprint)
+        unique = [(a[0], b[0]) for a, b in groups if len(a) == len(b) == 1]
+        return [pair for pair in unique if self.alignment.match(*pair)]
+
+    def twins(self) -> Iterator[Pair]:
+        """Nodes that nothing tells apart, as many in either graph, are paired in their order, one pair at a time."""
+        for a, b in self._groups(with_types, everything_around):
+            if len(a) == len(b):
+                yield from (pair for pair in zip(a, b, strict=True) if self.alignment.match(*pair))
+
+    def ends(self, label: Label) -> list[Pair]:
+        """New pairs at the inputs and outputs, which keep their places."""
+        first, second = self.alignment.first, self.alignment.second
+        found: list[Pair] = []
+        for one, other in zip(first.inputs, second.inputs, strict=False):
+            if one.value is not None and other.value is not None:
+                found += self._users(one.value, other.value, label)
+        for out, its in zip(first.outputs, second.outputs, strict=False):
+            if out.value is not None and its.value is not None:
+                found += self._producers(out.value, its.value, label)
+        return found
+
+    def spread(self, pairs: Sequence[Pair], label: Label) -> None:
+        """Make pairs next to `pairs`, and next to those, as far as labels agree: what both read in one operand, and
+        what alone reads them in one."""
+        work = list(pairs)
+        while work:
+            a, b = work.pop()
+            theirs = {(name, index): value for name, index, value in b.operand_values()}
+            for name, index, value in a.operand_values():
+                if (name, index) in theirs:
+                    work += self._producers(value, theirs[name, index], label)
+            for one, other in zip(a.results, b.results, strict=False):
+                work += self._users(one, other, label)
+
+    def fill_gaps(self) -> None:
+        """Pair nodes of the same op in their order between the pairs there are, as comparing texts by line does."""
+        (first, second), labels = (side.nodes for side in self.sides), [s.labels(op_alone) for s in self.sides]
+        for (a_start, b_start), (a_end, b_end) in pairwise(self._fences()):
+            a = [node for node in first[a_start + 1 : a_end] if node not in self.alignment.pairs]
+            b = [node for node in second[b_start + 1 : b_end] if node not in self.alignment.reverse]
+            if not a or not b or len(a) * len(b) > _LARGEST_GAP:
+                continue
+            matcher = SequenceMatcher(None, [labels[0][n] for n in a], [labels[1][n] for n in b], autojunk=False)
+            for block in matcher.get_matching_blocks():
+                for offset in range(block.size):
+                    self.alignment.match(a[block.a + offset], b[block.b + offset])
+
+    def _groups(self, label: Label, fingerprint: Fingerprint) -> list[tuple[list[Node], list[Node]]]:
+        """The unpaired nodes of both graphs by fingerprint, where both have some."""
+        paired: tuple[Mapping[Node, Node], ...] = (self.alignment.pairs, self.alignment.reverse)
+        if any(len(side.nodes) == len(known) for side, known in zip(self.sides, paired, strict=True)):
+            return []
+        found: list[dict[Hashable, list[Node]]] = []
+        for side, known in zip(self.sides, paired, strict=True):
+            groups: dict[Hashable, list[Node]] = defaultdict(list)
+            for node, mark in fingerprint(side, side.labels(label)).items():
+                if node not in known:
+                    groups[mark].append(node)
+            found.append(groups)
+        return [(group, found[1][mark]) for mark, group in found[0].items() if mark in found[1]]
+
+    def _producers(self, a: Value, b: Value, label: Label) -> list[Pair]:
+        if a.node is None or b.node is None or a.index != b.index:
+            return []
+        return self._match(a.node, b.node, label)
+
+    def _users(self, a: Value, b: Value, label: Label) -> list[Pair]:
+        mine, theirs = self._readers(a, 0, label), self._readers(b, 1, label)
+        found: list[Pair] = []
+        for key, nodes in mine.items():
+            if len(nodes) == 1 and len(theirs.get(key, ())) == 1:
+                found += self._match(nodes[0], theirs[key][0], label)
+        return found
+
+    def _readers(self, value: Value, side: int, label: Label) -> dict[Hashable, list[Node]]:
+        """The unpaired nodes that read `value`, by what they are and where they read it."""
+        known = self.alignment.reverse if side else self.alignment.pairs
+        labels = self.sides[side].labels(label)
+        readers: dict[Hashable, list[Node]] = defaultdict(list)
+        for use in value.uses:
+            if isinstance(use.user, Node) and use.user not in known:
+                readers[labels[use.user], use.operand, use.index].append(use.user)
+        return readers
+
+    def _match(self, a: Node, b: Node, label: Label) -> list[Pair]:
+        agree = self.sides[0].labels(label)[a] == self.sides[1].labels(label)[b]
+        return [(a, b)] if agree and self.alignment.match(a, b) else []
+
+    def _fences(self) -> list[tuple[int, int]]:
+        """The places of a longest series of pairs that are in one order in both graphs, and of both ends."""
+        first, second = (side.nodes for side in self.sides)
+        pairs = self.alignment.pairs
+        places = {node: place for place, node in enumerate(second)}
+        found = [(place, places[pairs[node]]) for place, node in enumerate(first) if node in pairs]
+        tails: list[int] = []  # the lowest end of a series of each length, and which pair that is
+        ends: list[int] = []
+        before: list[int | None] = []
+        for number, (_, b) in enumerate(found):
+            at = bisect_left(tails, b)
+            before.append(ends[at - 1] if at else None)
+            tails[at : at + 1], ends[at : at + 1] = [b], [number]
+        series: list[tuple[int, int]] = []
+        step = ends[-1] if ends else None
+        while step is not None:
+            series.append(found[step])
+            step = before[step]
+        return [(-1, -1), *reversed(series), (len(first), len(second))]
+
+
+def _place(graph: Graph, graph_input: Input) -> int:
+    return next(place for place, other in enumerate(graph.inputs) if other is graph_input)
