@@ -100,6 +100,13 @@ class StoredTable(ParameterForm):
     dtype: torch.dtype
     _dense: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        register()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        register()  # before anything is traced: in another process this is the first sign of the ops
+
     def value(self, module: nn.Module) -> Tensor:
         """The expanded parameter; kept while the buffers stay the same, except in traces."""
         parts = {part: getattr(module, f"{self.name}_{part}", None) for part in _PARTS}
@@ -115,7 +122,6 @@ class StoredTable(ParameterForm):
     def _expand(
         self, indices: Tensor, lut: Tensor, scale: Tensor | None, zero_point: Tensor | None, minval: Tensor | None
     ) -> Tensor:
-        register()
         ops: Any = torch.ops.coreai
         dense: Tensor = ops.lut_to_dense(indices, lut, self.axis)
         if scale is None:
