@@ -1,0 +1,79 @@
+"""The rules every file of the project keeps."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MOST_LINES = 400
+# Absolute paths of somebody's machine, and hosts that serve packages.
+FOLDERS = ("home", "opt", "root", "tmp", "work", "Users")
+MACHINE = re.compile(rf"(?<![\w.])/(?:{'|'.join(FOLDERS)})/[\w.]|pypi\.org|pythonhosted\.org")
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[Path]:
+    """The files of the repository that exist, text or not."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def text_of(path: Path) -> str:
+    """The text of a file; empty for binary ones."""
+    content = path.read_bytes()
+    return "" if b"\0" in content else content.decode()
+
+
+def test_modules_of_the_ir_and_the_passes_stay_small():
+    lines = {
+        str(path.relative_to(ROOT)): len(text_of(path).splitlines())
+        for folder in ("ir", "passes")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_every_module_has_a_name_that_says_what_it_holds(tracked):
+    assert [str(path) for path in tracked if path.stem in ("util", "utils", "helpers", "misc", "common")] == []
+
+
+def test_no_file_names_a_machine_or_a_package_host(tracked):
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in tracked
+        for number, line in enumerate(text_of(path).splitlines(), 1)
+        if MACHINE.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("line", ["cd {}", 'open("{}")', "[x]({})", "path={}"])
+def test_machine_paths_are_recognized(folder: str, line: str):
+    assert MACHINE.search(line.format(f"/{folder}/.cache"))
+
+
+@pytest.mark.parametrize("host", ["pypi", "files.pythonhosted"])
+def test_package_hosts_are_recognized(host: str):
+    assert MACHINE.search(f"https://{host}.org/simple")
+
+
+@pytest.mark.parametrize("line", ["tests/work/x", "#!/usr/bin/env bash", "import pypika", "a.work/b", "n /work / 2"])
+def test_other_text_is_not_taken_for_a_machine_path(line: str):
+    assert not MACHINE.search(line)
+
+
+def test_documents_mention_existing_files_only(tracked):
+    missing = set()
+    for document in (path for path in tracked if path.suffix == ".md"):
+        text = text_of(document)
+        linked = [document.parent / name for name in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)]
+        named = [ROOT / name for name in re.findall(r"\bdocs/[\w/-]+\.md\b", text)]
+        missing |= {f"{document.name}: {path.relative_to(ROOT)}" for path in (*linked, *named) if not path.exists()}
+    assert missing == set()
