@@ -17,6 +17,7 @@ from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, Value
 from graphpress.ir.inference import infer_types
 from graphpress.ir.location import Location
 from graphpress.ir.ops import OpDef, lookup_op
+from graphpress.ir.rewrites import RewriteCounter
 from graphpress.ir.types import TensorType, Type
 
 
@@ -42,12 +43,14 @@ class Rewriter:
         edits: what was changed so far.
         touched: names of nodes added or changed so far, in order.
         listener: called with every node that is new or reads something new, for drivers that keep a worklist.
+        rewrites: groups the edits into rewrites, and may stop the pass after so many.
     """
 
     graph: Graph
     edits: EditCounts = field(factory=EditCounts)
     touched: dict[str, None] = field(factory=dict)
     listener: Callable[[Node], None] | None = None
+    rewrites: RewriteCounter = field(factory=RewriteCounter)
     _pending: list[Node] = field(factory=list, init=False)
 
     def insert_before(
@@ -73,6 +76,7 @@ class Rewriter:
             types = infer_types(op, operands, attributes, self.graph.symbols)
             if types is None:
                 raise GraphError(f"cannot infer the result types of {op.name}: pass them as `types`")
+        self.rewrites.edit(f"insert {op.name}", anchor, is_preparation=True)
         where = location if location is not None else anchor.location if anchor is not None else Location()
         node = self.graph.insert(op, operands, attributes, types, name=name, location=where, before=anchor)
         self.edits.added += 1
@@ -101,34 +105,31 @@ class Rewriter:
         values = [new] if isinstance(new, Value) else list(new)
         if len(values) != len(root.results):
             raise GraphError(f"{root.name} has {len(root.results)} results, {len(values)} replacements were given")
+        self.rewrites.edit("replace", root)
         location = Location.union(node.location for node in matched)
         for node in self._pending:
             if node.graph is not None:
                 node.location = location
         self._pending.clear()
         for result, value in zip(root.results, values, strict=True):
-            self.replace_uses(result, value)
+            self._move_uses(result, value)
         for node in reversed(matched):
             if node.graph is not None and node.is_dead:
-                self.erase(node)
+                self._remove(node)
 
     def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> None:
         """Let the uses of `old` (that `where` accepts) read `new`."""
-        if old is new:
-            return
-        for use in self.graph.replace_uses(old, new, where=where):
-            self.edits.changed += 1
-            if isinstance(use.user, Node):
-                self._touch(use.user)
+        self.rewrites.edit("replace uses", old.node)
+        self._move_uses(old, new, where)
 
     def erase(self, node: Node) -> None:
         """Remove a node nobody reads."""
-        self.graph.erase(node)
-        self.touched.pop(node.name, None)
-        self.edits.removed += 1
+        self.rewrites.edit("erase", node)
+        self._remove(node)
 
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
         """Make `operand` what `node` reads under `name`; None removes it."""
+        self.rewrites.edit(f"set operand {name}", node)
         self.graph.set_operand(node, name, operand)
         self.edits.changed += 1
         self._touch(node)
@@ -137,6 +138,7 @@ class Rewriter:
         """Set an attribute; the default of the schema is dropped."""
         if node.attributes.get(name) == value and name in node.attributes:
             return
+        self.rewrites.edit(f"set attribute {name}", node)
         node.attributes.pop(name, None)
         node.attributes |= drop_defaults(node.op, {name: value})
         self.edits.changed += 1
@@ -144,16 +146,19 @@ class Rewriter:
 
     def annotate(self, node: Node, annotation: Any) -> None:
         """Leave `annotation` on `node`, in place of one of the same class."""
-        annotation_name(type(annotation))  # registered, or an error here rather than at the next print
+        name = annotation_name(type(annotation))  # registered, or an error here rather than at the next print
         if node.annotations.get(type(annotation)) == annotation:
             return
+        self.rewrites.edit(f"annotate with {name}", node)
         node.annotations[type(annotation)] = annotation
         self.edits.changed += 1
         self.touched[node.name] = None
 
     def remove_annotation(self, node: Node, kind: type) -> None:
         """Forget the annotation of class `kind`, if there is one."""
-        if node.annotations.pop(kind, None) is not None:
+        if kind in node.annotations:
+            self.rewrites.edit(f"remove annotation {annotation_name(kind)}", node)
+            del node.annotations[kind]
             self.edits.changed += 1
             self.touched[node.name] = None
 
@@ -161,6 +166,7 @@ class Rewriter:
         self, name: str, tensor: torch.Tensor, kind: str = "buffer", *, type: TensorType | None = None
     ) -> Value:
         """A new constant's value. `type` is given for codes in a wider container."""
+        self.rewrites.edit(f"add constant {name}", None, is_preparation=True)
         self.edits.constants += 1
         return self.graph.add_constant(name, tensor, kind, type=type).value
 
@@ -168,14 +174,29 @@ class Rewriter:
         """Put other data of the same type in `constant`, for every use of it."""
         if tensor.shape != constant.tensor.shape or tensor.dtype != constant.tensor.dtype:
             raise GraphError(f"{constant.name}: {TensorType.of(tensor)} cannot replace {constant.type}")
+        self.rewrites.edit(f"replace constant {constant.name}", None)
         constant._tensor = tensor
         constant.digest = None
         self.edits.constants += 1
 
     def erase_constant(self, constant: Constant) -> None:
         """Forget a constant nobody reads."""
+        self.rewrites.edit(f"erase constant {constant.name}", None)
         self.graph.erase_constant(constant)
         self.edits.constants += 1
+
+    def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> None:
+        if old is new:
+            return
+        for use in self.graph.replace_uses(old, new, where=where):
+            self.edits.changed += 1
+            if isinstance(use.user, Node):
+                self._touch(use.user)
+
+    def _remove(self, node: Node) -> None:
+        self.graph.erase(node)
+        self.touched.pop(node.name, None)
+        self.edits.removed += 1
 
     def _touch(self, node: Node) -> None:
         self.touched[node.name] = None

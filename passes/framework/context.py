@@ -32,7 +32,8 @@ class PassContext:
         address: the step being run, such as ``dce#2``.
         statistics: counters by name.
         reports: remarks, in order.
-        node: the node the pass is at. Set it while walking the graph, and an exception will name the node.
+        node: the node the pass is at. Set it while walking the graph, and an exception will name the node; what is
+            edited meanwhile is one rewrite, so that a bisection never stops between edits that belong together.
     """
 
     address: str = ""

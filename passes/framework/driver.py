@@ -51,6 +51,7 @@ def apply_rules(
         return driver.run()
     finally:
         rewriter.listener = outer
+        rewriter.rewrites.end()
 
 
 @define(eq=False)
@@ -96,6 +97,7 @@ class _Driver:
         where = f"{root.name} ({root.location})"
         self.touched.clear()
         self.rewriter._pending.clear()  # what an earlier rule made without `replace` must not get this one's location
+        self.rewriter.rewrites.begin(rule.name, root)
         outcome = rule.rewrite(match, self.rewriter)
         if isinstance(outcome, Miss):
             if astuple(self.rewriter.edits) != edits:

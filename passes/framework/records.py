@@ -24,12 +24,14 @@ class StepRecord:
         added, removed: nodes.
         changed: operands, attributes, annotations and uses set anew.
         constants: constants added, replaced or removed.
+        rewrites: how many rewrites these edits make; see `graphpress.ir.rewrites`.
         touched: names of the nodes added or changed that are still there.
         seconds: what `Pass.run` took, hooks and checks not counted.
         statistics: the counters of the pass.
         reports: its remarks.
         drift: how far each output moved, where a hook measured it.
         skipped: True when a hook did not allow the step.
+        is_cut: True when a hook let the pass make only some of its rewrites. Its facts do not hold then.
     """
 
     step: Step
@@ -37,12 +39,14 @@ class StepRecord:
     removed: int = 0
     changed: int = 0
     constants: int = 0
+    rewrites: int = 0
     touched: tuple[str, ...] = ()
     seconds: float = 0.0
     statistics: dict[str, int] = field(factory=dict)
     reports: list[Report] = field(factory=list)
     drift: tuple[Drift, ...] = ()
     skipped: bool = False
+    is_cut: bool = False
 
     @property
     def address(self) -> str:

@@ -11,6 +11,7 @@ from attrs import define, evolve, field
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.rewrites import RewriteLimitReached
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.failure import failure_of
 from graphpress.passes.framework.hooks.base import Hook
@@ -113,9 +114,16 @@ class _Run:
 
     def run_pass(self, step: Step, record: StepRecord) -> None:
         rewriter, context = Rewriter(self.graph), PassContext(step.address)
+        rewriter.rewrites.focus = lambda: context.node
+        for hook in self.hooks:
+            with _noting(hook, step):
+                hook.rewriting(step, rewriter)
         start = perf_counter()
         try:
             step.pass_.run(self.graph, rewriter, context)
+        except RewriteLimitReached:
+            record.is_cut = True
+            _erase_unread_constants(rewriter)
         except Exception as error:
             failure = failure_of(error, step, self.graph, context)
             if failure is error:
@@ -124,11 +132,12 @@ class _Run:
         record.seconds = perf_counter() - start
         edits = rewriter.edits
         record.added, record.removed, record.changed = edits.added, edits.removed, edits.changed
-        record.constants = edits.constants
+        record.constants, record.rewrites = edits.constants, rewriter.rewrites.count
         record.touched = tuple(rewriter.touched)
         record.statistics, record.reports = context.statistics, context.reports
-        for fact in sorted(step.pass_.gives, key=lambda fact: fact.name):
-            fact.check(self.graph, f"step {step.label!r}")
+        if not record.is_cut:
+            for fact in sorted(step.pass_.gives, key=lambda fact: fact.name):
+                fact.check(self.graph, f"step {step.label!r}")
 
     def fail(self, step: Step, entered: list[Hook], error: BaseException) -> None:
         """Tell the hooks that are still open. One that raises in turn is noted; the others are told all the same."""
@@ -138,6 +147,14 @@ class _Run:
                 hook.failed(step, self.graph, error)
             except Exception as second:
                 error.add_note(f"the hook {type(hook).__name__} failed in turn: {type(second).__name__}: {second}")
+
+
+def _erase_unread_constants(rewriter: Rewriter) -> None:
+    """Do what a pass that was cut off does last: a valid graph has no dangling constants."""
+    rewriter.rewrites.limit = None
+    for constant in list(rewriter.graph.constants.values()):
+        if not constant.value.use_count:
+            rewriter.erase_constant(constant)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphpress.ir.graph import Graph
+from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.records import StepRecord
 from graphpress.passes.framework.steps import Step
 
@@ -20,6 +21,9 @@ class Hook:
 
     def before(self, step: Step, graph: Graph) -> None:
         """The step is about to run."""
+
+    def rewriting(self, step: Step, rewriter: Rewriter) -> None:
+        """The pass is about to get `rewriter`, whose rewrites may be limited here. Called after every `before`."""
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
         """The step ran; `record` may be added to."""
