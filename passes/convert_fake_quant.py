@@ -61,25 +61,20 @@ class ConvertFakeQuant(Pass):
             None if zero_point is None else zero_point.tensor,
             None if minval is None else minval.tensor,
             dtype=dtype,
-            quant_min=node.attribute("quant_min"),
-            quant_max=node.attribute("quant_max"),
+            **_code_bounds(node),
         )
         stored = rewriter.add_constant(f"{base}_quantized", codes, type=TensorType(dtype, codes.shape))
         return _dequantize("quant.blockwise_shift_scale", node, stored, f"{base}_dequantized", rewriter)
 
     def _computed(self, node: Node, value: Value, rewriter: Rewriter) -> Value:
         operands = {"input": value, **_codes_operands(node, rewriter)}
-        attributes = {name: node.attribute(name) for name in ("dtype", "quant_min", "quant_max")}
-        codes = rewriter.insert_before(
-            node, "quant.quantize", operands, _without_none(attributes), name=f"{node.name}_quantize"
-        )
+        attributes = {"dtype": node.attribute("dtype"), **_code_bounds(node)}
+        codes = rewriter.insert_before(node, "quant.quantize", operands, attributes, name=f"{node.name}_quantize")
         return _dequantize("quant.dequantize", node, codes.result, f"{node.name}_dequantize", rewriter)
 
 
 def _dequantize(op: str, node: Node, codes: Value, name: str, rewriter: Rewriter) -> Value:
     attributes = {"dtype": node.attribute("dtype"), "output_dtype": node.result.tensor_type.dtype}
-    if node.operand("minval") is not None and node.attribute("quant_min") != attributes["dtype"].minimum:
-        attributes["quant_min"] = node.attribute("quant_min")
     operands = {"input": codes, **_codes_operands(node, rewriter)}
     return rewriter.insert_before(node, op, operands, attributes, name=name.replace(".", "_")).result
 
@@ -99,5 +94,19 @@ def _parameters(node: Node) -> tuple[Constant, Constant | None, Constant | None]
     )
 
 
-def _without_none(attributes: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in attributes.items() if value is not None}
+def _code_bounds(node: Node) -> dict[str, int]:
+    """Lowest and highest code, where they are not those of the type.
+
+    With a minimum value codes count up from it, so that the lowest code may as well be the type's lowest.
+    """
+    dtype, low, high = (node.attribute(name) for name in ("dtype", "quant_min", "quant_max"))
+    if dtype.is_floating:
+        return {}
+    low, high = (
+        dtype.minimum if low is None else low,
+        dtype.maximum if high is None else high,
+    )
+    if node.operand("minval") is not None:
+        low, high = dtype.minimum, dtype.minimum + high - low
+    bounds = {"quant_min": (low, dtype.minimum), "quant_max": (high, dtype.maximum)}
+    return {name: int(bound) for name, (bound, default) in bounds.items() if bound != default}

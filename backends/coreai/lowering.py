@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from attrs import frozen
 
 from graphpress.backends.coreai.errors import LoweringError
 from graphpress.backends.coreai.ops import register
+from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
@@ -65,10 +67,7 @@ def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
         if node.operand("minval") is None
         else _ranked(node.operands["minval"], data, "minval", rewriter),
     }
-    output = node.result.tensor_type.dtype
-    by_scale = dtype.is_integer and output is operands["scale"].tensor_type.dtype
-    attributes = {"input_dtype": dtype, "output_dtype": None if by_scale else output}
-    return _insert(node, "coreai.constexpr_blockwise_shift_scale", operands, attributes, rewriter)
+    return _insert_dequantizing(node, "coreai.constexpr_blockwise_shift_scale", operands, {}, rewriter)
 
 
 def _lower_lut_to_dense(node: Node, rewriter: Rewriter) -> Value:
@@ -91,16 +90,54 @@ def _lower_quantize(node: Node, rewriter: Rewriter) -> Value:
     dtype = node.attribute("dtype")
     if dtype.value not in _ACTIVATIONS:
         raise _refused(node, f"activations of {dtype.long_name}", _ACTIVATIONS)
+    _require_lowest_code(node)
     operands, axis = _activation_operands(node, rewriter)
+    operands["input"] = _cast(operands["input"], operands["scale"].tensor_type.dtype, node, rewriter)
+    operands["input"] = _clamped(node, operands["input"], rewriter)
     return _insert(node, "coreai.quantize", operands, {"output_dtype": dtype, "axis": axis}, rewriter)
+
+
+def _require_lowest_code(node: Node) -> None:
+    dtype: DType = node.attribute("dtype")
+    if node.operand("minval") is not None and node.attributes.get("quant_min", dtype.minimum) != dtype.minimum:
+        raise LoweringError(
+            f"{node.name} ({node.location}): quant_min={node.attributes['quant_min']} beside a minimum value; in Core "
+            f"AI that value is what the lowest code of {dtype.long_name} stands for, {dtype.minimum}"
+        )
+
+
+def _clamped(node: Node, data: Value, rewriter: Rewriter) -> Value:
+    """`data`, kept within the codes that may be used: the lowered op would use all codes of the type."""
+    dtype: DType = node.attribute("dtype")
+    lowest, highest = (node.attributes.get(name) for name in ("quant_min", "quant_max"))
+    if dtype.is_floating or (lowest is None and highest is None):
+        return data
+    bounds = {name: _value_of(code, node) for name, code in (("min", lowest), ("max", highest)) if code is not None}
+    if all(bound.numel() == 1 for bound in bounds.values()):
+        return rewriter.insert_before(
+            node, "aten.clamp", {"self": data}, {name: bound.item() for name, bound in bounds.items()}
+        ).result
+    operands = {name: rewriter.add_constant(f"{node.name}_{name}", bound) for name, bound in bounds.items()}
+    return rewriter.insert_before(node, "aten.clamp.Tensor", {"self": data} | operands).result
+
+
+def _value_of(code: int, node: Node) -> torch.Tensor:
+    """What `code` stands for, in the shape of the scale."""
+    scale, zero_point, minval = (node.operand(name) for name in ("scale", "zero_point", "minval"))
+    assert scale is not None
+    codes = torch.full_like(_constant(scale).tensor, code)
+    return reference.dequantize(
+        codes,
+        _constant(scale).tensor,
+        None if zero_point is None else _constant(zero_point).tensor,
+        None if minval is None else _constant(minval).tensor,
+        dtype=node.attribute("dtype"),
+    )
 
 
 def _lower_dequantize(node: Node, rewriter: Rewriter) -> Value:
     operands, axis = _activation_operands(node, rewriter)
-    output = node.result.tensor_type.dtype
-    by_scale = output is operands["scale"].tensor_type.dtype
-    attributes = {"axis": axis, "input_dtype": node.attribute("dtype"), "output_dtype": None if by_scale else output}
-    return _insert(node, "coreai.dequantize", operands, attributes, rewriter)
+    return _insert_dequantizing(node, "coreai.dequantize", operands, {"axis": axis}, rewriter)
 
 
 def _lower_sparse_to_dense(node: Node, rewriter: Rewriter) -> Value:
@@ -199,6 +236,32 @@ def _constant(value: Value) -> Constant:
     if value.constant is None:
         raise LoweringError(f"{value.name} is computed, but Core AI wants a constant there; run fold-constants first")
     return value.constant
+
+
+def _insert_dequantizing(
+    node: Node, op: str, operands: dict[str, Any], attributes: dict[str, Any], rewriter: Rewriter
+) -> Value:
+    """The lowered node. It computes in the dtype of the scale, integer codes give that dtype too: a model of another
+    dtype gets a cast, so that it is rounded once, as in the reference.
+    """
+    dtype, type = node.attribute("dtype"), node.result.tensor_type
+    _require_lowest_code(node)
+    scale = operands["scale"].tensor_type.dtype
+    by_scale = dtype.is_integer or type.dtype is scale
+    attributes |= {"input_dtype": dtype, "output_dtype": None if by_scale else type.dtype}
+    types = [type.with_dtype(scale) if by_scale else type]
+    attributes |= {name: None for name, value in operands.items() if value is None}
+    made = rewriter.insert_before(node, op, operands, attributes, types=types, name=node.name)
+    return _cast(made.result, type.dtype, node, rewriter)
+
+
+def _cast(value: Value, dtype: DType, node: Node, rewriter: Rewriter) -> Value:
+    if value.tensor_type.dtype is dtype:
+        return value
+    types = [value.tensor_type.with_dtype(dtype)]
+    return rewriter.insert_before(
+        node, "aten.to.dtype", {"self": value}, {"dtype": dtype}, types=types, name=f"{node.name}_cast"
+    ).result
 
 
 def _insert(node: Node, op: str, operands: dict[str, Any], attributes: dict[str, Any], rewriter: Rewriter) -> Value:

@@ -16,16 +16,19 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
 
 from graphpress.backends.coreai.errors import ConversionError
+from graphpress.backends.coreai.ops import require
 from graphpress.backends.coreai.program import place
 from graphpress.ir.dtypes import DType
 
 TABLE_BITS = (1, 2, 3, 4, 6, 8)
 """Widths of the indices a Core AI lookup table can have."""
 
-_LUT, _SHIFT_SCALE, _SPARSE = (
+_LUT, _SHIFT_SCALE, _SPARSE, _QUANTIZE, _DEQUANTIZE = (
     "coreai::lut_to_dense",
     "coreai::constexpr_blockwise_shift_scale",
     "coreai::sparse_to_dense",
+    "coreai::quantize",
+    "coreai::dequantize",
 )
 
 
@@ -42,6 +45,10 @@ def settle(program: ExportedProgram) -> ExportedProgram:
             _settle_table(node, constants, count)
         elif name == _SHIFT_SCALE:
             _settle_shift_scale(node, constants)
+        elif name == _QUANTIZE:
+            _settle_zero_point(node.args[3], node.args[2], constants)
+        elif name == _DEQUANTIZE:
+            _settle_zero_point(node.args[2], node.args[5], constants)
         else:
             constants.persist(node.args[1])
     program.graph_module.recompile()
@@ -93,6 +100,16 @@ def _settle_shift_scale(node: fx.Node, constants: _Constants) -> None:
             )
 
 
+def _settle_zero_point(node: Any, dtype: Any, constants: _Constants) -> None:
+    """Give the zero point of activation codes below 8 bits their type: the converter does so for weights only."""
+    zeros = constants.persist(node)
+    if zeros is None or dtype is None or DType.of(dtype).bits == 8 or zeros.dtype not in (torch.int8, torch.uint8):
+        return
+    utils: Any = require("coreai_torch._compression.utils")
+    packed = utils.IntxTensor if zeros.dtype == torch.int8 else utils.UintxTensor
+    constants.replace(node, packed.from_unpacked(zeros, DType.of(dtype).bits))
+
+
 class _Constants:
     """The constant placeholders of a program, by node name."""
 
@@ -119,6 +136,13 @@ class _Constants:
             )
         return program.state_dict[spec.target]
 
+    def replace(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        """Let a constant in the state dict be another tensor."""
+        spec = self._spec(node)
+        assert spec is not None
+        assert spec.target is not None
+        self._program.state_dict[spec.target] = tensor
+
     def rename(self, node: fx.Node, name: str) -> None:
         """Give a node a name of our choosing, in the signature too."""
         spec = self._spec(node)
@@ -138,7 +162,7 @@ def _compressed(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             name = node.target.name()
-            if name in (_LUT, _SHIFT_SCALE, _SPARSE):
+            if name in (_LUT, _SHIFT_SCALE, _SPARSE, _QUANTIZE, _DEQUANTIZE):
                 yield node, name
 
 
