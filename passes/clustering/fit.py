@@ -8,11 +8,11 @@ from graphpress.passes.clustering.compile import helper
 from graphpress.passes.clustering.micro_bins import micro_bins
 from graphpress.passes.clustering.partition import best_cuts
 from graphpress.passes.clustering.refinement import refine
-from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, mean_of, squared_error, sums_of
+from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, mass_and_mean, squared_error
 from graphpress.passes.clustering.thresholds import threshold_between
 
-BINS_PER_CLUSTER = 24
-LEAST_BINS = 256
+BINS_PER_CLUSTER = 16
+MORE_BINS = 128
 MOST_STEPS = 16
 
 
@@ -20,15 +20,20 @@ MOST_STEPS = 16
 def fit_table(data, centroids):
     """Write near-optimal centroids of the sorted values into `centroids`, float32 [k], ascending."""
     clusters = centroids.size
-    bounds = micro_bins(data, max(BINS_PER_CLUSTER * clusters, LEAST_BINS))
-    bins = bounds.size - 1
+    bounds = micro_bins(data, BINS_PER_CLUSTER * clusters + MORE_BINS)
+    masses = np.empty(bounds.size)
+    means = np.empty(bounds.size)
+    bins = np.int64(0)
+    for place in range(bounds.size - 1):
+        masses[bins], means[bins] = mass_and_mean(data, bounds[place], bounds[place + 1])
+        if masses[bins] > 0.0:  # what has no weight goes with the bin before
+            bounds[bins] = bounds[place]
+            bins += 1
+    bounds[0] = 0
+    bounds[bins] = data.values.size
+    bounds = bounds[: bins + 1]
     if bins > clusters:
-        masses = np.empty(bins)
-        means = np.empty(bins)
-        for place in range(bins):
-            masses[place], _ = sums_of(data, bounds[place], bounds[place + 1])
-            means[place] = mean_of(data, bounds[place], bounds[place + 1])
-        cuts, sound = best_cuts(masses, means, clusters)
+        cuts, sound = best_cuts(masses[:bins], means[:bins], clusters)
         for bound in range(clusters + 1):
             bounds[bound] = bounds[cuts[bound]]
         bounds = bounds[: clusters + 1]
@@ -37,7 +42,8 @@ def fit_table(data, centroids):
         lloyd_steps(data, bounds)
     for cluster in range(clusters):
         run = min(cluster, bounds.size - 2)
-        centroids[cluster] = np.float32(mean_of(data, bounds[run], bounds[run + 1]))
+        _, mean = mass_and_mean(data, bounds[run], bounds[run + 1])
+        centroids[cluster] = np.float32(mean)
 
 
 @helper
@@ -47,7 +53,7 @@ def lloyd_steps(data, bounds):
     means = np.empty(clusters)
     for _ in range(MOST_STEPS):
         for cluster in range(clusters):
-            means[cluster] = mean_of(data, bounds[cluster], bounds[cluster + 1])
+            _, means[cluster] = mass_and_mean(data, bounds[cluster], bounds[cluster + 1])
         moved = False
         for cluster in range(1, clusters):
             middle = 0.5 * means[cluster - 1] + 0.5 * means[cluster]
@@ -78,7 +84,8 @@ def nearest_means(data, centroids, means):
         end = nearest_end(data.values, centroids, cluster, start)
         means[cluster] = centroids[cluster]
         if end > start:
-            means[cluster] = np.float32(mean_of(data, start, end))
+            _, mean = mass_and_mean(data, start, end)
+            means[cluster] = np.float32(mean)
         start = end
 
 

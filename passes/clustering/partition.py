@@ -12,11 +12,12 @@ MOST_COMPRESSIONS = 16
 # Up to so many runs every cut may lie anywhere; beyond, within a window that follows the best cuts found.
 MOST_FREE_RUNS = 8
 MOST_WINDOWS = 64
+STRIDE = 4
 
 
 @helper
 def best_cuts(masses, means, clusters):
-    """Cut points, ascending in `means`, into `clusters` non-empty runs of least squared error.
+    """Cut points, ascending in `means` and each of some mass, into `clusters` runs of least squared error.
 
     The points are about evenly spread over the runs to come, as micro-bins are. Where clumps of points lie so far
     apart that rounding would hide their insides, the gaps between them in `means` are shortened, in place, yet not so
@@ -75,21 +76,49 @@ def shorten_gaps(masses, means, error):
 
 @helper
 def windowed_cuts(masses, means, clusters):
-    """Return the best cuts, searched in windows of two runs on each side of the best so far, and the second moment.
+    """Return the best cuts, searched in windows about the best so far, and the second moment of the points.
 
-    The first windows lie about even cuts. Windows that wide let runs pass from where they are too dense to where they
-    are too sparse.
+    The first windows lie about even cuts. They move until none of the cuts lies far out in its own; wider than a run on
+    each side, they let runs pass from where they are too dense to where they are too sparse. Cuts between every few of
+    the points go first, in windows of the same number of places.
     """
     size = masses.size
     mass = np.empty(size + 1)
     first = np.empty(size + 1)
     second = central_moments(masses, means, mass, first)
     cuts = np.empty(clusters + 1, np.int64)
+    if clusters > MOST_FREE_RUNS and size >= 2 * STRIDE * clusters:
+        count = (size + STRIDE - 1) // STRIDE
+        coarse_mass = np.empty(count + 1)
+        coarse_first = np.empty(count + 1)
+        for point in range(count + 1):
+            coarse_mass[point] = mass[min(STRIDE * point, size)]
+            coarse_first[point] = first[min(STRIDE * point, size)]
+        place_evenly(cuts, count)
+        move_windows(coarse_mass, coarse_first, 3 * size // (2 * clusters), cuts)
+        for layer in range(clusters + 1):
+            cuts[layer] = min(STRIDE * cuts[layer], size)
+    else:
+        place_evenly(cuts, size)
+    move_windows(mass, first, size if clusters <= MOST_FREE_RUNS else 3 * size // (2 * clusters), cuts)
+    return cuts, second
+
+
+@helper
+def place_evenly(cuts, size):
+    """Write cuts of `size` points into even runs."""
+    for layer in range(cuts.size):
+        cuts[layer] = layer * size // (cuts.size - 1)
+
+
+@helper
+def move_windows(mass, first, reach, cuts):
+    """Replace `cuts` by the best ones at most `reach` places or two runs away, until they stay near."""
+    size = mass.size - 1
+    clusters = cuts.size - 1
+    middles = np.empty(clusters + 1, np.int64)
     lowest = np.empty(clusters + 1, np.int64)
     highest = np.empty(clusters + 1, np.int64)
-    for layer in range(clusters + 1):
-        cuts[layer] = layer * size // clusters
-    reach = size if clusters <= MOST_FREE_RUNS else 3 * size // (2 * clusters)
     best = np.inf
     for _ in range(MOST_WINDOWS):
         for layer in range(clusters + 1):
@@ -97,13 +126,16 @@ def windowed_cuts(masses, means, clusters):
             high = max(cuts[layer] + reach, cuts[min(layer + 2, clusters)])
             lowest[layer] = max(low, layer)
             highest[layer] = min(high, size - clusters + layer)
+            middles[layer] = cuts[layer]
         lowest[0] = highest[0] = 0
         lowest[clusters] = highest[clusters] = size
         cost = layered_cuts(mass, first, lowest, highest, cuts)
-        if not cost < best or clusters <= MOST_FREE_RUNS:
+        farthest = np.int64(0)
+        for layer in range(1, clusters):
+            farthest = max(farthest, abs(cuts[layer] - middles[layer]))
+        if farthest <= reach // 2 or not cost < best:
             break
         best = cost
-    return cuts, second
 
 
 @helper
@@ -163,7 +195,7 @@ def layered_cuts(mass, first, lowest, highest, cuts):
                 for cut in range(low, high + 1):
                     weight = mass[end] - mass[cut]
                     moment = first[end] - first[cut]
-                    cost = previous[cut] - (moment * moment / weight if weight > 0.0 else 0.0)
+                    cost = previous[cut] - moment * moment / weight
                     if cost < best:
                         best = cost
                         best_cut = cut

@@ -110,14 +110,14 @@ def sums_of(data, low, high):
 
 
 @helper
-def mean_of(data, low, high):
-    """Return the weighted mean over ``[low, high)``, not empty; the middle of its range where no weight is."""
+def mass_and_mean(data, low, high):
+    """Return mass and weighted mean over ``[low, high)``, not empty; the middle of its range where no weight is."""
     smallest = np.float64(data.values[low])
     largest = np.float64(data.values[high - 1])
     mass, moment = sums_of(data, low, high)
     if smallest == largest or not mass > 0.0:
-        return smallest + (largest - smallest) * 0.5
-    return min(max(moment / mass, smallest), largest)
+        return mass, smallest + (largest - smallest) * 0.5
+    return mass, min(max(moment / mass, smallest), largest)
 
 
 @helper
