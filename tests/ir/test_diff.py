@@ -79,7 +79,7 @@ def test_a_node_put_into_an_edge_is_all_that_was_added(graph, data):
     before = other.node(name)
     users = {user.name for user in before.result.users}
     rewriter = Rewriter(other)
-    new = rewriter.insert_after(before, "aten.neg", {"self": before.result}, name="new")
+    new = rewriter.insert_after(before, "aten.trunc", {"self": before.result}, name="new")
     rewriter.replace_uses(
         before.result, new.result, where=lambda use: isinstance(use.user, Node) and use.user is not new
     )
