@@ -9,6 +9,7 @@ torch dtype, memory format, layout    ``torch.channels_last``
 torch device                          ``device("cuda:0")``
 slice                                 ``slice(none, 3, none)``
 `SymDim`, types                       ``dim("2*s0")``, ``type(f32[1, s0])``
+`OpDef`                               ``op("aten.relu")``
 Enum member                           ``Scheme.SYMMETRIC``
 attrs class                           ``range(minimum=0.0, maximum=6.0)``
 ====================================  =============================================
@@ -33,6 +34,7 @@ from graphpress.ir.dims import SymDim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.lexer import Scanner, Token, name_text, quote
+from graphpress.ir.ops import OpDef, OpError, lookup_op
 from graphpress.ir.type_text import TypeReader, format_type
 from graphpress.ir.types import OpaqueType, ScalarType, TensorType
 
@@ -92,6 +94,8 @@ def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
             return f"dim({quote(value.expression)})"
         case TensorType() | ScalarType() | OpaqueType():
             return f"type({format_type(value)})"
+        case OpDef():
+            return f"op({quote(value.name)})"
         case Enum() if classes.get(type(value).__name__) is type(value):
             return f"{type(value).__name__}.{value.name}"
     if attrs.has(type(value)):
@@ -137,7 +141,7 @@ def _init_fields(cls: type) -> tuple[Any, ...]:
 def field_classes(cls: type) -> dict[str, dict[str, type]]:
     """By field of an attrs class: the attrs classes and enums its declared type speaks of, by name.
 
-    Their subclasses count too, those of modules imported since the last call included.
+    Their subclasses count too, those of a plain base class and of modules imported since the last call included.
     """
     hints = _hints(cls)
     found: dict[str, dict[str, type]] = {}
@@ -156,8 +160,9 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _collect_classes(hint: Any, found: dict[str, type]) -> None:
-    if isinstance(hint, type) and (attrs.has(hint) or issubclass(hint, Enum)):
-        found.setdefault(class_name(hint), hint)
+    if isinstance(hint, type) and hint.__module__ != "builtins":
+        if attrs.has(hint) or issubclass(hint, Enum):
+            found.setdefault(class_name(hint), hint)
         for subclass in hint.__subclasses__():
             _collect_classes(subclass, found)
     for argument in typing.get_args(hint):
@@ -255,11 +260,11 @@ class ValueReader:
                     real, _, imaginary = self._float(), scanner.expect(","), self._float()
                     scanner.expect(")")
                     return complex(real, imaginary)
-                case "device" | "dim":
+                case "device" | "dim" | "op":
                     scanner.take()
                     text = scanner.string(scanner.expect_kind("string", "a string"))
                     scanner.expect(")")
-                    return SymDim(text) if word == "dim" else self._device(text, token)
+                    return {"device": self._device, "dim": self._dim, "op": self._op}[word](text, token)
                 case "slice":
                     scanner.take()
                     bounds = scanner.separated(")", self.read)
@@ -298,6 +303,15 @@ class ValueReader:
 
     def _float(self) -> float:
         return float(self._number(self._scanner.expect_kind("number", "a number")))
+
+    def _dim(self, text: str, token: Token) -> SymDim:
+        return SymDim(text)
+
+    def _op(self, text: str, token: Token) -> OpDef:
+        try:
+            return lookup_op(text)
+        except OpError as error:
+            raise self._scanner.error(str(error), token.start) from None
 
     def _device(self, text: str, token: Token) -> torch.device:
         try:

@@ -11,7 +11,7 @@ import torch.utils._pytree as pytree
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
-from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC, dump_spec, spec_children
+from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
 from graphpress.ir.dtypes import DType
 from graphpress.ir.explicit_copies import needs_own_memory
 from graphpress.ir.functionalize import Cell, Entangled, functional_form, is_training_batch_norm, plan_writes
@@ -21,6 +21,7 @@ from graphpress.ir.ops import OpDef, OpError, Trait, lookup_op, op_of_target, re
 from graphpress.ir.rewriter import drop_defaults
 from graphpress.ir.source_locations import LocationReader
 from graphpress.ir.torch_types import type_of
+from graphpress.ir.tree_specs import dump_spec, spec_children
 from graphpress.ir.types import TensorType, Type
 
 _ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default

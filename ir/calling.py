@@ -10,6 +10,7 @@ import torch.utils._pytree as pytree
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef, Trait
+from graphpress.ir.tree_specs import load_spec
 
 # Extra attributes of an opaque node whose call is not "flat operands in, a tuple out": pytree specs as text.
 CALL_SPEC = "call_spec"
@@ -84,21 +85,3 @@ def result_paths(node: Node) -> list[tuple[Any, ...]]:
     if node.op.returns_sequence or count > 1:
         return [(index,) for index in range(count)]
     return [()] * count
-
-
-def dump_spec(spec: pytree.TreeSpec) -> str:
-    """A pytree spec as text; a spec over classes without a serialized name stays the object it is."""
-    try:
-        return pytree.treespec_dumps(spec)
-    except NotImplementedError:
-        return spec  # type: ignore[return-value]
-
-
-def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
-    """The specs one level down; torch renamed the accessor."""
-    return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
-
-
-def load_spec(spec: str | pytree.TreeSpec) -> pytree.TreeSpec:
-    """The inverse of `dump_spec`."""
-    return pytree.treespec_loads(spec) if isinstance(spec, str) else spec

@@ -40,7 +40,7 @@ def clone(graph: Graph) -> Graph:
 
     for node in graph.nodes:
         operands = {name: moved(operand) for name, operand in node.operands.items()}
-        attributes = {k: clone(v) if isinstance(v, Graph) else v for k, v in node.attributes.items()}
+        attributes = {name: _own(attribute) for name, attribute in node.attributes.items()}
         types = (result.type for result in node.results)
         made = copy.insert(node.op, operands, attributes, types, name=node.name, location=node.location)
         made.annotations = dict(node.annotations)
@@ -49,6 +49,21 @@ def clone(graph: Graph) -> Graph:
     for output in graph.outputs:
         _copy_output(output, copy, values)
     return copy
+
+
+def _own(attribute: Any) -> Any:
+    """`attribute` with the graphs in it copied."""
+    if isinstance(attribute, Graph):
+        return clone(attribute)
+    if isinstance(attribute, tuple | list) and any(map(_is_structure, attribute)):
+        return type(attribute)([_own(item) for item in attribute])
+    if isinstance(attribute, dict):
+        return {key: _own(item) for key, item in attribute.items()}
+    return attribute
+
+
+def _is_structure(item: Any) -> bool:
+    return isinstance(item, Graph | tuple | list | dict)
 
 
 def _copy_output(output: Output, copy: Graph, values: dict[int, Value]) -> None:

@@ -15,8 +15,8 @@ import torch
 from attrs import frozen
 from torch import fx, nn
 
-from graphpress.ir.calling import dump_spec, load_spec
 from graphpress.ir.ops import lookup_op, op_of_target
+from graphpress.ir.tree_specs import dump_spec, load_spec
 
 _DERIVED = {"_graph", "_code", "_in_spec", "_out_spec", "_lineno_map", "_prologue_start"}
 _KEPT_META = ("nn_module_stack", "stack_trace")

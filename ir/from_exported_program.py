@@ -15,13 +15,13 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node as FxNode
 
 from graphpress.ir.body_reader import BodyReader, add_output
-from graphpress.ir.calling import dump_spec, spec_children
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.explicit_copies import explicit_copies
 from graphpress.ir.functionalize import Entangled, plan_writes
 from graphpress.ir.graph import Graph, Signature, Value
 from graphpress.ir.program_tensors import ProgramTensors
 from graphpress.ir.torch_types import symbols_of, type_of
+from graphpress.ir.tree_specs import dump_spec, spec_children
 
 
 @holding_collector

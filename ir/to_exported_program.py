@@ -9,11 +9,11 @@ import torch
 import torch.utils._pytree as pytree
 from torch.export import Dim, ExportedProgram
 
-from graphpress.ir.calling import load_spec
 from graphpress.ir.dims import SymDim
 from graphpress.ir.graph import Graph, Input
 from graphpress.ir.to_graph_module import to_graph_module
 from graphpress.ir.torch_import import ExportError, export_module
+from graphpress.ir.tree_specs import load_spec
 from graphpress.ir.types import ScalarType, TensorType
 
 

@@ -10,13 +10,14 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
-from graphpress.ir.calling import call_arguments, load_spec, result_paths
+from graphpress.ir.calling import call_arguments, result_paths
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.dtypes import DType
 from graphpress.ir.emitted_module import EmittedModule, pytree_codegen
 from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
 from graphpress.ir.ops import Trait, lookup_op
 from graphpress.ir.source_locations import location_meta
+from graphpress.ir.tree_specs import load_spec
 
 # (qualified name, module, what to call it with)
 ModuleCall = tuple[str, nn.Module, Sequence[Any]]

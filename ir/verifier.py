@@ -12,11 +12,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC, load_spec
+from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
 from graphpress.ir.dims import SymDim
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value
 from graphpress.ir.inference import TypeInferenceError, infer_types, infer_types_at_hints
+from graphpress.ir.regions import bodies
+from graphpress.ir.tree_specs import TreeSpecError, leaf_count
 from graphpress.ir.types import ScalarType, TensorType, Type
 
 _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
@@ -131,14 +133,13 @@ class _Verifier:
             self._define(result, node)
         if self._with_types:
             self._check_types(node)
-        for attribute in node.attributes.values():
-            if isinstance(attribute, Graph):
-                # Under autocast, torch's ops give other types than their operands tell.
-                with_types = self._with_types and "autocast" not in node.op.name
-                try:
-                    _Verifier(attribute, with_types).verify()
-                except VerificationError as error:
-                    raise _fault(node, f"in its body {attribute.name!r}: {error}") from error
+        for body in bodies(node):
+            # Under autocast, torch's ops give other types than their operands tell.
+            with_types = self._with_types and "autocast" not in node.op.name
+            try:
+                _Verifier(body, with_types).verify()
+            except VerificationError as error:
+                raise _fault(node, f"in its body {body.name!r}: {error}") from error
 
     def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
         if id(value) not in self._known:
@@ -249,7 +250,10 @@ class _Verifier:
             ("inputs", signature.in_spec, len(self._graph.inputs)),
             ("user outputs", signature.out_spec, len(self._graph.user_outputs())),
         ):
-            leaves = _leaf_count(spec)
+            try:
+                leaves = _leaf_count(spec)
+            except TreeSpecError as error:
+                raise VerificationError(f"graph {self._graph.name!r}: in its signature, {error}") from error
             if leaves != count:
                 raise VerificationError(f"graph {self._graph.name!r} has {count} {what}; its signature has {leaves}")
 
@@ -260,7 +264,7 @@ def _is_use(use: Use, key: tuple[int, str, int | None], user: Node | Output) -> 
 
 @lru_cache(maxsize=512)
 def _leaf_count(spec: Any) -> int:
-    return load_spec(spec).num_leaves
+    return leaf_count(spec)
 
 
 def _symbols(type: Type) -> Iterator[str]:

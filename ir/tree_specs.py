@@ -1,0 +1,182 @@
+"""Pytree specs as text: how the arguments and results of a call nest.
+
+The text is torch's own (`torch.utils._pytree.treespec_dumps`) with one addition: a class that has no serialized name,
+such as a named tuple or a dataclass registered without one, is called ``python:module:qualified.name``. Reading finds
+such a class among what is imported already; it never imports or runs anything.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch.utils._pytree as pytree
+
+from graphpress.ir.errors import GraphpressError
+
+_PROTOCOL = 1
+_PYTHON = "python:"
+_LEAF = {"type": None, "context": None, "children_spec": []}
+_TUPLES, _DEFAULT_DICTS = "collections.namedtuple", "collections.defaultdict"
+
+
+class TreeSpecError(GraphpressError, ValueError):
+    """A pytree spec that cannot be read: it is malformed, or speaks of a class that is not imported."""
+
+
+def dump_spec(spec: pytree.TreeSpec) -> str:
+    """A pytree spec as text; a spec over classes that no name leads to stays the object it is."""
+    try:
+        return pytree.treespec_dumps(spec)
+    except NotImplementedError:
+        pass
+    try:
+        return json.dumps([_PROTOCOL, _written(spec)], cls=pytree.EnumEncoder)
+    except TypeError:
+        return spec  # type: ignore[return-value]
+
+
+def load_spec(spec: str | pytree.TreeSpec) -> pytree.TreeSpec:
+    """The inverse of `dump_spec`.
+
+    Raises:
+        TreeSpecError: when the text is no spec, or names a class that is not imported.
+    """
+    return _loaded(spec) if isinstance(spec, str) else spec
+
+
+def leaf_count(spec: str | pytree.TreeSpec) -> int:
+    """How many leaves a spec has. The classes it names need not be there.
+
+    Raises:
+        TreeSpecError: when the text is no spec.
+    """
+    if not isinstance(spec, str):
+        return spec.num_leaves
+    return sum(1 for _ in _leaves(_parsed(spec)))
+
+
+def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
+    """The specs one level down; torch renamed the accessor."""
+    return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
+
+
+# writing
+
+
+def _written(spec: pytree.TreeSpec) -> dict[str, Any]:
+    if spec.is_leaf():
+        return dict(_LEAF)
+    context = getattr(spec, "_context", None) if hasattr(spec, "_context") else spec.context
+    children = [_written(child) for child in spec_children(spec)]
+    definition = pytree.SUPPORTED_SERIALIZED_TYPES.get(spec.type)
+    name = getattr(definition, "serialized_type_name", None)
+    if name is None or name == pytree.NO_SERIALIZED_TYPE_NAME_FOUND:
+        name = _python_name(spec.type)
+    if name == _TUPLES:
+        text: Any = _tuple_name(context)
+    elif getattr(definition, "to_dumpable_context", None) is not None:
+        text = definition.to_dumpable_context(context)  # type: ignore[union-attr]
+    else:
+        text = json.dumps(context, cls=pytree.EnumEncoder)
+    return {"type": name, "context": text, "children_spec": children}
+
+
+def _tuple_name(cls: type) -> str:
+    definition = pytree.SUPPORTED_SERIALIZED_TYPES.get(cls)
+    name = getattr(definition, "serialized_type_name", pytree.NO_SERIALIZED_TYPE_NAME_FOUND)
+    return _python_name(cls) if name == pytree.NO_SERIALIZED_TYPE_NAME_FOUND else name
+
+
+def _python_name(cls: type) -> str:
+    if _found(cls.__module__, cls.__qualname__) is not cls:
+        raise TypeError(f"no name leads to {cls!r}")
+    return f"{_PYTHON}{cls.__module__}:{cls.__qualname__}"
+
+
+# reading
+
+
+@lru_cache(maxsize=512)
+def _loaded(text: str) -> pytree.TreeSpec:
+    return _read(_parsed(text))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        protocol, schema = json.loads(text)
+        if protocol == _PROTOCOL and isinstance(schema, dict):
+            for _ in _leaves(schema):
+                pass
+            return schema
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise TreeSpecError(f"this is no pytree spec: {text[:80]!r}")
+
+
+def _leaves(schema: dict[str, Any]) -> Iterator[None]:
+    if schema["type"] is None:
+        yield None
+    for child in schema["children_spec"]:
+        yield from _leaves(child)
+
+
+def _read(schema: dict[str, Any]) -> pytree.TreeSpec:
+    name, context = schema["type"], schema["context"]
+    if name is None:
+        return pytree.tree_structure(0)
+    children = [_read(child) for child in schema["children_spec"]]
+    try:
+        kind = _class(name)
+        definition = pytree.SUPPORTED_SERIALIZED_TYPES.get(kind)
+        if name == _TUPLES:
+            context = _class(context)
+        elif name == _DEFAULT_DICTS:
+            factory = _found(context["default_factory_module"], context["default_factory_name"])
+            if not isinstance(factory, type):
+                raise TreeSpecError(f"no imported class {context['default_factory_name']!r} makes the defaults")
+            context = [factory, context["dict_context"]]
+        elif definition is not None and definition.from_dumpable_context is not None:
+            context = definition.from_dumpable_context(context)
+        else:
+            context = json.loads(context, object_hook=pytree.enum_object_hook)
+    except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+        if isinstance(error, TreeSpecError):
+            raise
+        raise TreeSpecError(f"the pytree spec of a {name} cannot be read: {error}") from error
+    return pytree.TreeSpec(kind, context, children)
+
+
+def _class(name: str) -> type:
+    """The class of a node that a spec calls `name`."""
+    if not name.startswith(_PYTHON):
+        known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
+        if known is None:
+            raise TreeSpecError(
+                f"no pytree class is registered as {name!r} here: import the module that registers it first"
+            )
+        return known
+    module, _, qualified_name = name.removeprefix(_PYTHON).partition(":")
+    found = _found(module, qualified_name)
+    if found is None:
+        raise TreeSpecError(
+            f"arguments or results nest in {module}.{qualified_name}, which is not there: import {module!r} first"
+        )
+    is_named_tuple = isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields")
+    if not is_named_tuple and found not in pytree.SUPPORTED_NODES:
+        raise TreeSpecError(
+            f"{module}.{qualified_name} is no pytree class: register it first, with torch.export.register_dataclass "
+            "or torch.utils._pytree.register_pytree_node"
+        )
+    return found
+
+
+def _found(module: str, qualified_name: str) -> Any:
+    """What an imported module calls `qualified_name`; None when there is nothing."""
+    found: Any = sys.modules.get(module)
+    for part in qualified_name.split("."):
+        found = getattr(found, part, None)
+    return found
