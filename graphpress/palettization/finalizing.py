@@ -15,7 +15,10 @@ Palettized = list[tuple[str, nn.Module, FakePalettized]]
 
 def copied(prepared: nn.Module) -> tuple[nn.Module, Palettized]:
     """A copy of `prepared`, and its palettized parameters, whose floats are not copied."""
-    floats = [module._parameters[form.name] for _, module, form in fake_forms(prepared)]
+    floats = []
+    for _, module, form in fake_forms(prepared):
+        form.follow(module)
+        floats.append(module._parameters[form.name])
     memo = {id(parameter): parameter for parameter in floats}
     model: nn.Module = copy.deepcopy(prepared, memo)
     return model, fake_forms(model)

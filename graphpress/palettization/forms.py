@@ -52,14 +52,19 @@ class FakePalettized(ParameterForm):
         assert parameter is not None
         if not self.enabled:
             return parameter
-        if self.is_trained:
-            self._assigned.get([parameter], lambda: self._reassign(module, parameter))
+        self.follow(module)
         stored = self.stored(module)
         dense = self._dense.get([*tensors_of(stored).values()], lambda: _outside_inference(stored))
         if self.is_trained and torch.is_grad_enabled() and parameter.requires_grad:
             passed: Tensor = _PassGradient.apply(parameter, dense)
             return passed
         return dense
+
+    def follow(self, module: nn.Module) -> None:
+        """Give each element the entry nearest to it, where training may have moved it since."""
+        parameter = module._parameters[self.name]
+        if self.is_trained and parameter is not None:
+            self._assigned.get([parameter], lambda: self._reassign(module, parameter))
 
     def stored(self, module: nn.Module) -> PalettizedWeight:
         """The buffers of `module` as one palettized weight."""

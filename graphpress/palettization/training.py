@@ -16,7 +16,7 @@ class PalettizationTraining:
 
     def __init__(self, model: nn.Module):
         self.steps = 0
-        self._forms = [form for _, _, form in fake_forms(model)]
+        self._forms = [(module, form) for _, module, form in fake_forms(model)]
         self._apply()
 
     def step(self) -> None:
@@ -26,9 +26,10 @@ class PalettizationTraining:
 
     def finish(self) -> None:
         """Use every palettized weight, whatever the schedule."""
-        for form in self._forms:
+        for module, form in self._forms:
             form.enabled = True
+            form.follow(module)
 
     def _apply(self) -> None:
-        for form in self._forms:
+        for _, form in self._forms:
             form.enabled = self.steps >= form.start
