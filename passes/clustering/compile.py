@@ -50,7 +50,7 @@ class _PackageCache(FunctionCache):
         )
 
 
-def _digest(folder: Path) -> str:
+def digest(folder: Path) -> str:
     """Return a hash of the Python files of `folder`."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
@@ -58,4 +58,4 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-SOURCES = _digest(Path(__file__).parent)
+SOURCES = digest(Path(__file__).parent)

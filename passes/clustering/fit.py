@@ -8,7 +8,7 @@ from graphpress.passes.clustering.compile import helper
 from graphpress.passes.clustering.micro_bins import micro_bins
 from graphpress.passes.clustering.partition import best_cuts
 from graphpress.passes.clustering.refinement import refine
-from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, mass_and_mean, squared_error
+from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, first_above, mass_and_mean, squared_error
 from graphpress.passes.clustering.thresholds import threshold_between
 
 BINS_PER_CLUSTER = 16
@@ -17,7 +17,7 @@ MOST_STEPS = 16
 
 
 @helper
-def fit_table(data, centroids):
+def fit_table(data: SortedValues, centroids: np.ndarray) -> None:
     """Write near-optimal centroids of the sorted values into `centroids`, float32 [k], ascending."""
     clusters = centroids.size
     bounds = micro_bins(data, BINS_PER_CLUSTER * clusters + MORE_BINS)
@@ -47,7 +47,7 @@ def fit_table(data, centroids):
 
 
 @helper
-def lloyd_steps(data, bounds):
+def lloyd_steps(data: SortedValues, bounds: np.ndarray) -> None:
     """Move the inner `bounds`, places in the sorted values, to the middles between neighbouring means, in place."""
     clusters = bounds.size - 1
     means = np.empty(clusters)
@@ -66,7 +66,7 @@ def lloyd_steps(data, bounds):
 
 
 @helper
-def nearest_end(values, centroids, cluster, start):
+def nearest_end(values: np.ndarray, centroids: np.ndarray, cluster: int, start: int) -> int:
     """Return the end of the run of sorted values from `start` that are nearest to ``centroids[cluster]``."""
     if cluster + 1 == centroids.size:
         return values.size
@@ -77,7 +77,7 @@ def nearest_end(values, centroids, cluster, start):
 
 
 @helper
-def nearest_means(data, centroids, means):
+def nearest_means(data: SortedValues, centroids: np.ndarray, means: np.ndarray) -> None:
     """Write the mean of the sorted values nearest to each of the ascending centroids, or it where there are none."""
     start = NO_PLACE
     for cluster in range(centroids.size):
@@ -90,7 +90,7 @@ def nearest_means(data, centroids, means):
 
 
 @helper
-def table_error(values, weights, centroids):
+def table_error(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> float:
     """Return the squared error of the sorted values against their nearest of the ascending `centroids`."""
     start = NO_PLACE
     total = 0.0

@@ -12,7 +12,9 @@ MOST_COUNT = np.int64(1 << 24)
 
 
 @kernel
-def count_rows(codes, weights, order, decoded):
+def count_rows(
+    codes: np.ndarray, weights: np.ndarray, order: np.ndarray, decoded: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the distinct values of each row in ascending order and their weights, float32 [groups, longest] each.
 
     `codes` are uint16 [groups, n], `weights` float32 [groups, n] or [groups, 0], `order` the codes of finite values in
@@ -26,7 +28,7 @@ def count_rows(codes, weights, order, decoded):
     lengths = np.empty(groups, np.int64)
     counts = np.empty(CODES, np.int64)
     sums = np.empty(CODES)
-    bad = np.int64(0)
+    bad = 0
     longest = np.int64(1)
     for group in range(groups):
         for code in range(CODES):
@@ -62,7 +64,7 @@ def count_rows(codes, weights, order, decoded):
 
 
 @kernel
-def look_up_rows(codes, tables):
+def look_up_rows(codes: np.ndarray, tables: np.ndarray) -> np.ndarray:
     """Return ``tables[group, code]`` for each of the uint16 `codes` [groups, n]; uint8."""
     indices = np.empty(codes.shape, np.uint8)
     for group in range(codes.shape[0]):

@@ -30,6 +30,11 @@ class HalfFloats:
     codes: np.ndarray
     decoded: np.ndarray
 
+    @property
+    def floats(self) -> np.ndarray:
+        """The values as float32."""
+        return self.decoded[self.codes]
+
 
 def read_values(values: Floats, what: str = "values") -> np.ndarray | HalfFloats:
     """Return `values` as C-ordered float32, or as `HalfFloats` when their dtype has 16 bits; a view if possible."""
@@ -47,7 +52,7 @@ def read_values(values: Floats, what: str = "values") -> np.ndarray | HalfFloats
 def read_floats(values: Floats, what: str) -> np.ndarray:
     """Return `values` as C-ordered float32, whatever their floating dtype."""
     read = read_values(values, what)
-    return read.decoded[read.codes] if isinstance(read, HalfFloats) else read
+    return read.floats if isinstance(read, HalfFloats) else read
 
 
 def read_weights(weights: Floats | None, shape: tuple[int, ...]) -> np.ndarray | None:

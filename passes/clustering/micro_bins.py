@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from graphpress.passes.clustering.compile import helper
-from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above, sums_of
+from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, first_above, sums_of
 
 # Coarse bins are found one by one, so they adapt to gaps and clumps; each is then cut into about so many.
 REFINEMENT = 4
 
 
 @helper
-def micro_bins(data, wanted):
+def micro_bins(data: SortedValues, wanted: int) -> np.ndarray:
     """Cut the sorted values into about `wanted` bins, in proportion to the clusters they will be part of.
 
     At high resolution the cells of an optimal quantizer have equal mass times cubed width, and their density goes
@@ -49,7 +49,7 @@ def micro_bins(data, wanted):
 
 
 @helper
-def coarse_bins(data, most):
+def coarse_bins(data: SortedValues, most: int) -> np.ndarray:
     """Cut the sorted values into at most `most` bins of about equal mass times squared width; return the edges.
 
     The bin with the largest product is split at the middle of its range until there are enough; a bin of one value is
@@ -92,7 +92,7 @@ def coarse_bins(data, most):
 
 
 @helper
-def spread(data, low, high):
+def spread(data: SortedValues, low: int, high: int) -> float:
     """Return mass times squared width of the bin ``[low, high)``."""
     width = np.float64(data.values[high - 1]) - np.float64(data.values[low])
     if width == 0.0:
@@ -102,7 +102,7 @@ def spread(data, low, high):
 
 
 @helper
-def sift_down(heap, keys, size):
+def sift_down(heap: np.ndarray, keys: np.ndarray, size: int) -> None:
     """Restore the order of a max-heap of `size` whose top has changed."""
     place = 0
     moving = heap[0]
@@ -120,7 +120,7 @@ def sift_down(heap, keys, size):
 
 
 @helper
-def sift_up(heap, keys, place):
+def sift_up(heap: np.ndarray, keys: np.ndarray, place: int) -> None:
     """Restore the order of a max-heap whose last entry, at `place`, is new."""
     moving = heap[place]
     while place > 0:

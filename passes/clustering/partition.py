@@ -16,7 +16,7 @@ STRIDE = 4
 
 
 @helper
-def best_cuts(masses, means, clusters):
+def best_cuts(masses: np.ndarray, means: np.ndarray, clusters: int) -> tuple[np.ndarray, bool]:
     """Cut points, ascending in `means` and each of some mass, into `clusters` runs of least squared error.
 
     The points are about evenly spread over the runs to come, as micro-bins are. Where clumps of points lie so far
@@ -37,7 +37,7 @@ def best_cuts(masses, means, clusters):
 
 
 @helper
-def cut_error(masses, means, cuts):
+def cut_error(masses: np.ndarray, means: np.ndarray, cuts: np.ndarray) -> float:
     """Return the squared error of the runs, point by point (Chan, Golub and LeVeque, 1979): nothing cancels."""
     error = 0.0
     for run in range(cuts.size - 1):
@@ -54,7 +54,7 @@ def cut_error(masses, means, cuts):
 
 
 @helper
-def shorten_gaps(masses, means, error):
+def shorten_gaps(masses: np.ndarray, means: np.ndarray, error: float) -> bool:
     """Shorten each gap between points so far that crossing it costs only a few times `error`; return if any was.
 
     Places count from the first point anew, so that the short gaps keep their precision.
@@ -75,7 +75,7 @@ def shorten_gaps(masses, means, error):
 
 
 @helper
-def windowed_cuts(masses, means, clusters):
+def windowed_cuts(masses: np.ndarray, means: np.ndarray, clusters: int) -> tuple[np.ndarray, float]:
     """Return the best cuts, searched in windows about the best so far, and the second moment of the points.
 
     The first windows lie about even cuts. They move until none of the cuts lies far out in its own; wider than a run on
@@ -105,14 +105,14 @@ def windowed_cuts(masses, means, clusters):
 
 
 @helper
-def place_evenly(cuts, size):
+def place_evenly(cuts: np.ndarray, size: int) -> None:
     """Write cuts of `size` points into even runs."""
     for layer in range(cuts.size):
         cuts[layer] = layer * size // (cuts.size - 1)
 
 
 @helper
-def move_windows(mass, first, reach, cuts):
+def move_windows(mass: np.ndarray, first: np.ndarray, reach: int, cuts: np.ndarray) -> None:
     """Replace `cuts` by the best ones at most `reach` places or two runs away, until they stay near."""
     size = mass.size - 1
     clusters = cuts.size - 1
@@ -139,7 +139,7 @@ def move_windows(mass, first, reach, cuts):
 
 
 @helper
-def central_moments(masses, means, mass, first):
+def central_moments(masses: np.ndarray, means: np.ndarray, mass: np.ndarray, first: np.ndarray) -> float:
     """Write prefix sums of mass and of mass times distance to the mean, float64 [n + 1]; return the second moment."""
     mass[0] = first[0] = center = second = 0.0
     for point in range(masses.size):
@@ -154,7 +154,9 @@ def central_moments(masses, means, mass, first):
 
 
 @helper
-def layered_cuts(mass, first, lowest, highest, cuts):
+def layered_cuts(
+    mass: np.ndarray, first: np.ndarray, lowest: np.ndarray, highest: np.ndarray, cuts: np.ndarray
+) -> float:
     """Write the best cuts with ``lowest <= cuts <= highest`` into `cuts` and return their cost.
 
     Layer by layer over the number of runs. The cost of a run, its error less its second moment, obeys the quadrangle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphpress.passes.clustering.compile import helper
-from graphpress.passes.clustering.sorted_values import NO_PLACE, sums_below
+from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, sums_below
 
 # Candidates on each side of a bound, and how far the outermost lies, as a share of the cluster there.
 RADIUS = 3
@@ -13,7 +13,7 @@ SPANS = (0.5, 0.5, 0.125, 0.03)
 
 
 @helper
-def refine(data, bounds):
+def refine(data: SortedValues, bounds: np.ndarray) -> None:
     """Move the inner `bounds`, int64 places in the sorted values, to lower the error, in place.
 
     In each round every bound has a few candidates about its place, and a dynamic program chooses among all their
@@ -49,7 +49,7 @@ def refine(data, bounds):
 
 
 @helper
-def choose(places, mass, first, least_mass, bounds):
+def choose(places: np.ndarray, mass: np.ndarray, first: np.ndarray, least_mass: float, bounds: np.ndarray) -> None:
     """Write the best combination of one place per bound into `bounds`; `mass` and `first` are the moments there."""
     clusters = bounds.size - 1
     width = places.shape[1]

@@ -73,7 +73,7 @@ def cluster_groups(values: Floats, k: int, weights: Floats | None = None, snap: 
     if isinstance(read, HalfFloats):
         if size >= LEAST_COUNTED:
             return _cluster_counted(read, k, importance, snap)
-        read = read.decoded[read.codes]
+        read = read.floats
     ordered, ordered_weights = _sorted_rows(read, importance)
     centroids, errors = _fit(ordered, ordered_weights, k, snap)
     del ordered, ordered_weights

@@ -12,7 +12,7 @@ from graphpress.passes.clustering.thresholds import assign_row
 
 
 @kernel
-def sort_rows(bits):
+def sort_rows(bits: np.ndarray) -> np.ndarray:
     """Return each row of floats in ascending order; bits as uint32 [groups, n] in and out."""
     groups, size = bits.shape
     out = np.empty((groups, size), np.uint32)
@@ -23,7 +23,7 @@ def sort_rows(bits):
 
 
 @kernel
-def sort_weighted_rows(bits, weights):
+def sort_weighted_rows(bits: np.ndarray, weights: np.ndarray) -> None:
     """Sort each row of `bits` in place, and its float32 `weights` with it.
 
     Where all weights of a row are zero, they become ones.
@@ -43,7 +43,7 @@ def sort_weighted_rows(bits, weights):
 
 
 @kernel
-def fit_rows(values, weights, clusters):
+def fit_rows(values: np.ndarray, weights: np.ndarray, clusters: int) -> np.ndarray:
     """Return the tables, float32 [groups, clusters], of sorted rows; `weights` [groups, n], or [groups, 0]."""
     centroids = np.empty((values.shape[0], clusters), np.float32)
     for group in range(values.shape[0]):
@@ -52,7 +52,7 @@ def fit_rows(values, weights, clusters):
 
 
 @kernel
-def mean_rows(values, weights, centroids):
+def mean_rows(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Return for each centroid the mean of the sorted values nearest to it, or itself where there are none."""
     means = np.empty_like(centroids)
     for group in range(values.shape[0]):
@@ -61,7 +61,7 @@ def mean_rows(values, weights, centroids):
 
 
 @kernel
-def error_rows(values, weights, centroids):
+def error_rows(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """Return the squared error of each sorted row against its table, float64 [groups]."""
     errors = np.empty(values.shape[0])
     for group in range(values.shape[0]):
@@ -70,7 +70,7 @@ def error_rows(values, weights, centroids):
 
 
 @kernel
-def assign_rows(values, bits, centroids, labels):
+def assign_rows(values: np.ndarray, bits: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the label of the centroid nearest to each value, uint8 [groups, n]; centroids ascend."""
     indices = np.empty(values.shape, np.uint8)
     for group in range(values.shape[0]):

@@ -9,7 +9,7 @@ from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above
 
 
 @kernel
-def coreset(vectors, weights, draws):
+def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draw vectors that stand for all; return their places, int64 [m], and weights, float64 [m].
 
     A lightweight coreset (Bachem, Lucic and Krause, 2018): half of the chance of a vector goes by its weight, half by
@@ -53,7 +53,7 @@ def coreset(vectors, weights, draws):
 
 
 @kernel
-def seed_centroids(columns, weights, clusters, draws):
+def seed_centroids(columns: np.ndarray, weights: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
     """Choose centroids among vectors, the float64 `columns` [d, n], by greedy k-means++; float64 [chosen, d].
 
     Each next one is the best of several candidates drawn with probability weight times squared distance to the
@@ -93,7 +93,7 @@ def seed_centroids(columns, weights, clusters, draws):
 
 
 @helper
-def lowered(columns, weights, center, errors, out):
+def lowered(columns: np.ndarray, weights: np.ndarray, center: int, errors: np.ndarray, out: np.ndarray) -> float:
     """Write the weighted errors if vector `center` were a centroid too into `out`, float64 [n]; return their sum."""
     dimensions, size = columns.shape
     for place in range(size):

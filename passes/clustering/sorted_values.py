@@ -6,7 +6,7 @@ only grow along each sum: a huge outlier at either end never swallows the small 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from graphpress.passes.clustering.compile import helper
 
 BLOCK = 32
 # Typed, as numba compiles a function anew for a literal argument.
-NO_PLACE = np.int64(0)
+NO_PLACE = cast(int, np.int64(0))
 
 
 class SortedValues(NamedTuple):
@@ -32,7 +32,7 @@ class SortedValues(NamedTuple):
 
 
 @helper
-def summarize(values, weights):
+def summarize(values: np.ndarray, weights: np.ndarray) -> SortedValues:
     """Return the `SortedValues` of ascending float32 `values` [n] and their weights ([n] or [0])."""
     anchor = first_above(values, np.float64(-1e-46), NO_PLACE, values.size)
     upper = np.empty(((values.size - anchor) // BLOCK + 1, 2))
@@ -52,7 +52,7 @@ def summarize(values, weights):
 
 
 @helper
-def first_above(values, threshold, low, high):
+def first_above(values: np.ndarray, threshold: float, low: int, high: int) -> int:
     """Return the first place in ``[low, high)`` of a value above the float64 `threshold`, or `high`."""
     while low < high:
         middle = (low + high) >> 1
@@ -64,7 +64,7 @@ def first_above(values, threshold, low, high):
 
 
 @helper
-def partial_sums(values, weights, low, high):
+def partial_sums(values: np.ndarray, weights: np.ndarray, low: int, high: int) -> tuple[float, float]:
     """Return mass and moment over ``[low, high)`` in float64, summed value by value in a fixed order."""
     mass = first = second = third = fourth = 0.0
     if weights.size:
@@ -85,7 +85,7 @@ def partial_sums(values, weights, low, high):
 
 
 @helper
-def sums_below(data, place):
+def sums_below(data: SortedValues, place: int) -> tuple[float, float]:
     """Return mass and moment from the anchor to `place`, negative when `place` lies below the anchor."""
     if place >= data.anchor:
         block = (place - data.anchor) // BLOCK
@@ -100,7 +100,7 @@ def sums_below(data, place):
 
 
 @helper
-def sums_of(data, low, high):
+def sums_of(data: SortedValues, low: int, high: int) -> tuple[float, float]:
     """Return mass and moment over ``[low, high)``."""
     if high - low <= 2 * BLOCK:  # short sums exactly: a light cluster far out would drown in the long ones
         return partial_sums(data.values, data.weights, low, high)
@@ -110,7 +110,7 @@ def sums_of(data, low, high):
 
 
 @helper
-def mass_and_mean(data, low, high):
+def mass_and_mean(data: SortedValues, low: int, high: int) -> tuple[float, float]:
     """Return mass and weighted mean over ``[low, high)``, not empty; the middle of its range where no weight is."""
     smallest = np.float64(data.values[low])
     largest = np.float64(data.values[high - 1])
@@ -121,7 +121,7 @@ def mass_and_mean(data, low, high):
 
 
 @helper
-def squared_error(values, weights, low, high, center):
+def squared_error(values: np.ndarray, weights: np.ndarray, low: int, high: int, center: float) -> float:
     """Sum weight times squared distance to `center` over ``[low, high)``, directly: nothing cancels."""
     first = second = third = fourth = 0.0
     if weights.size:

@@ -17,19 +17,19 @@ TOP = np.uint32(24)
 
 
 @helper
-def ordered(bits):
+def ordered(bits: np.uint32) -> np.uint32:
     """Map the bits of a float32 to an unsigned integer of the same order."""
     return bits ^ (np.uint32(np.int32(bits) >> 31) | SIGN)
 
 
 @helper
-def unordered(key):
+def unordered(key: np.uint32) -> np.uint32:
     """Invert `ordered`."""
     return key ^ (np.uint32(~np.int32(key) >> 31) | SIGN)
 
 
 @helper
-def digit_offsets(bits):
+def digit_offsets(bits: np.ndarray) -> np.ndarray:
     """Return for each of the four bytes of the ordered keys where each byte value starts, int64 [4, 256]."""
     offsets = np.zeros((4, 256), np.int64)
     for i in range(bits.size):
@@ -48,7 +48,7 @@ def digit_offsets(bits):
 
 
 @helper
-def sort_values(bits, out, scratch):
+def sort_values(bits: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
     """Write the floats whose bits are `bits` into `out` (as bits too) in ascending order; uint32 [n] each."""
     offsets = digit_offsets(bits)
     for i in range(bits.size):
@@ -78,7 +78,7 @@ def sort_values(bits, out, scratch):
 
 
 @helper
-def sort_pairs(keys, weights):
+def sort_pairs(keys: np.ndarray, weights: np.ndarray) -> None:
     """Sort ordered `keys`, uint32 [n], in place, their float32 `weights` along with them.
 
     Radix sort from the leading byte down within the arrays themselves (McIlroy, Bostic and McIlroy, "Engineering
@@ -122,7 +122,7 @@ def sort_pairs(keys, weights):
 
 
 @helper
-def insert_pairs(keys, weights, low, high):
+def insert_pairs(keys: np.ndarray, weights: np.ndarray, low: int, high: int) -> None:
     """Sort the pairs of ``[low, high)`` by insertion."""
     for place in range(low + 1, high):
         key, weight = keys[place], weights[place]

@@ -16,7 +16,7 @@ MOST_CELLS = 1 << 16
 
 
 @helper
-def threshold_between(lower, upper, tie_goes_up):
+def threshold_between(lower: np.float32, upper: np.float32, tie_goes_up: bool) -> np.float32:
     """Return the largest float32 that is nearer to `lower` than to `upper`, both float32, lower < upper.
 
     A value exactly in the middle belongs to `lower`, unless `tie_goes_up`.
@@ -27,16 +27,14 @@ def threshold_between(lower, upper, tie_goes_up):
     rest = (low - (total - part)) + (high - part)  # what rounding took from the sum (Knuth's two-sum)
     middle = 0.5 * total
     threshold = np.float32(middle)
-    beyond = np.float64(threshold) > middle
-    if np.float64(threshold) == middle:
-        beyond = rest < 0.0 or (tie_goes_up and rest == 0.0)
-    if beyond:
+    rounded = np.float64(threshold)
+    if rounded > middle or (rounded == middle and (rest < 0.0 or (tie_goes_up and rest == 0.0))):
         threshold = np.nextafter(threshold, np.float32(-np.inf))
     return threshold + np.float32(0.0)  # never -0.0, whose key lies below that of 0.0
 
 
 @helper
-def distinct_thresholds(centroids, labels):
+def distinct_thresholds(centroids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the thresholds between distinct centroids, then infinity, and the label of each distinct centroid.
 
     `centroids` ascend, float32 [k]; `labels` uint8 [k] are what to call them. Of equal centroids the lowest label
@@ -59,7 +57,9 @@ def distinct_thresholds(centroids, labels):
 
 
 @helper
-def assign_row(values, bits, centroids, labels, indices):
+def assign_row(
+    values: np.ndarray, bits: np.ndarray, centroids: np.ndarray, labels: np.ndarray, indices: np.ndarray
+) -> None:
     """Write the label of the nearest centroid of each of `values` into `indices`, uint8 [n].
 
     `values` are finite float32 [n] and `bits` the same memory as uint32.

@@ -8,7 +8,7 @@ from graphpress.passes.clustering.compile import helper, kernel
 
 
 @kernel
-def tree_order(vectors, leaf):
+def tree_order(vectors: np.ndarray, leaf: int) -> np.ndarray:
     """Return the order of a k-d tree's leaves, int32 [n], for float32 `vectors` [n, d].
 
     Boxes are halved at the median of their widest axis down to at most `leaf` vectors; the halves are multiples of
@@ -26,7 +26,7 @@ def tree_order(vectors, leaf):
         low, high = pending[waiting, 0], pending[waiting, 1]
         if high - low <= leaf:
             continue
-        widest, width = np.int64(0), -1.0
+        widest, width = 0, -1.0
         for axis in range(dimensions):
             smallest = largest = vectors[order[low], axis]
             for place in range(low + 1, high):
@@ -46,7 +46,7 @@ def tree_order(vectors, leaf):
 
 
 @helper
-def select(vectors, order, axis, low, high, rank):
+def select(vectors: np.ndarray, order: np.ndarray, axis: int, low: int, high: int, rank: int) -> None:
     """Permute ``order[low:high]`` so that place `rank` holds what sorting along `axis` would put there.
 
     Smaller or equal coordinates come before, larger or equal ones after (Hoare's selection).

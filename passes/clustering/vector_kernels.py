@@ -14,7 +14,7 @@ LANES = 128
 
 
 @kernel
-def nearest(vectors, centroids, indices, errors):
+def nearest(vectors: np.ndarray, centroids: np.ndarray, indices: np.ndarray, errors: np.ndarray) -> None:
     """Write the first nearest of `centroids` into `indices` and its squared distance into `errors`, float64 [n].
 
     Vectors are taken in blocks, best of neighbours. Only centroids that can be nearest to a vector in the block's
@@ -60,7 +60,7 @@ def nearest(vectors, centroids, indices, errors):
 
 
 @helper
-def possible_centroids(block, columns, distances, candidates):
+def possible_centroids(block: np.ndarray, columns: np.ndarray, distances: np.ndarray, candidates: np.ndarray) -> int:
     """Write which centroids can be nearest to a vector in the box of `block`, float64 [d, lanes]; return how many.
 
     `columns` are the centroids, float64 [d, k]; `distances` is scratch, [2, k or more].
@@ -98,7 +98,7 @@ def possible_centroids(block, columns, distances, candidates):
 
 
 @kernel
-def cluster_sums(vectors, weights, indices, clusters):
+def cluster_sums(vectors: np.ndarray, weights: np.ndarray, indices: np.ndarray, clusters: int) -> np.ndarray:
     """Return the weighted sum and the mass of the vectors of each cluster, float64 [clusters, d + 1], mass last."""
     dimensions = vectors.shape[1]
     sums = np.empty((clusters, dimensions + 1))

@@ -21,7 +21,7 @@ def nearest(value, centroids):
     return distances.index(min(distances))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(floats | small, max_size=30), st.lists(floats | small, min_size=1, max_size=20), st.data())
 def test_each_value_goes_to_the_first_of_its_nearest_centroids(values, centroids, data):
     centroids = np.array(centroids, np.float32)

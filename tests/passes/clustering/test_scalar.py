@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import kmeans1d
 import numpy as np
 import pytest
@@ -166,6 +168,17 @@ def test_counts_refuse_values_that_are_not_finite_and_keep_few_distinct_ones():
     values[5] = np.inf
     with pytest.raises(ClusteringError, match="1 of 160000 values"):
         cluster_scalar(values, 4)
+
+
+def test_threads_at_work_at_once_do_not_change_results():
+    tensors = [rng.standard_normal((4, 2000)).astype(np.float32) for _ in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda tensor: cluster_groups(tensor, 16), tensors))
+    for tensor, grouped in zip(tensors, at_once, strict=True):
+        alone = cluster_groups(tensor, 16)
+        assert (grouped.centroids == alone.centroids).all()
+        assert (grouped.indices == alone.indices).all()
+        assert (grouped.sse == alone.sse).all()
 
 
 def test_a_transposed_view_is_clustered_like_its_copy():
