@@ -4,7 +4,9 @@ from graphpress.passes.framework.context import PassContext, Report
 from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.effects import CLOSE, EXACT, LOSSY, Close, Drift, Effect, Exact, Lossy
 from graphpress.passes.framework.errors import (
+    BisectionError,
     BudgetExceeded,
+    BundleError,
     FactError,
     NumericDrift,
     OptionError,
@@ -33,7 +35,9 @@ __all__ = [
     "CLOSE",
     "EXACT",
     "LOSSY",
+    "BisectionError",
     "BudgetExceeded",
+    "BundleError",
     "Close",
     "Drift",
     "Effect",

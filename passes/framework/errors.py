@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Node
 
@@ -56,7 +58,23 @@ class FactError(GraphpressError):
 
 
 class NumericDrift(GraphpressError):
-    """A pass changed the numbers by more than its effect allows."""
+    """A pass changed the numbers by more than its effect allows.
+
+    Attributes:
+        error: how far the output moved, in the measure of the effect; infinite where it cannot be compared.
+    """
+
+    def __init__(self, message: str, error: float = math.inf):
+        super().__init__(message)
+        self.error = error
+
+
+class BisectionError(GraphpressError):
+    """A search for the first bad step that cannot start: the graph is bad before any step."""
+
+
+class BundleError(GraphpressError):
+    """A reproducer that cannot be written, read or replayed."""
 
 
 class BudgetExceeded(GraphpressError):

@@ -52,7 +52,7 @@ class Numerics(Hook):
         record.drift = compare(before, after, step.pass_.effect)
         for drift in record.drift:
             if not drift.is_held:
-                raise NumericDrift(_complaint(step, graph, drift))
+                raise NumericDrift(_complaint(step, graph, drift), drift.error)
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
         """Forget the run."""
