@@ -29,6 +29,7 @@ def clone(graph: Graph) -> Graph:
             constant.persistent,
             constant._tensor,
             constant.digest,
+            constant.frozen,
         )
         new.value = values[id(constant.value)] = Value(constant.type, new)
         copy.constants[new.name] = new

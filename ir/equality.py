@@ -53,7 +53,7 @@ def _compare_constants(a: Mapping[str, Constant], b: Mapping[str, Constant]) -> 
     for name, one in a.items():
         other = b[name]
         yield from _compare(f"the type of constant {name}", one.value.type, other.value.type)
-        for what in ("kind", "names", "persistent"):
+        for what in ("kind", "names", "persistent", "frozen"):
             yield from _compare(f"{what!r} of constant {name}", getattr(one, what), getattr(other, what))
         if not (one.has_data and other.has_data and one.tensor is other.tensor):
             yield from _compare(f"the data of constant {name}", constant_digest(one), constant_digest(other))

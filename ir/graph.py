@@ -109,15 +109,21 @@ class Graph:
         type: TensorType | None = None,
         persistent: bool = True,
         digest: str | None = None,
+        frozen: bool | None = None,
     ) -> Constant:
-        """Own `tensor` under `name` (made unique). `type` is given for codes in a wider container."""
+        """Own `tensor` under `name` (made unique).
+
+        `type` is given for codes in a wider container. Whether a parameter is `frozen` is asked of the tensor.
+        """
         unique, suffix = name, 0
         while unique in self.constants:
             suffix += 1
             unique = f"{name}_{suffix}"
         if names is None:
             names = () if kind == "literal" else (unique,)
-        constant = Constant(unique, kind, tuple(names), persistent, tensor, digest)
+        if frozen is None:
+            frozen = kind == "parameter" and isinstance(tensor, torch.nn.Parameter) and not tensor.requires_grad
+        constant = Constant(unique, kind, tuple(names), persistent, tensor, digest, frozen)
         if type is None:
             if tensor is None:
                 raise GraphError(f"constant {name!r} needs a type or a tensor")

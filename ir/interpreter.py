@@ -13,7 +13,7 @@ import torch
 from attrs import define, frozen
 
 from graphpress.ir.calling import call_arguments, call_results
-from graphpress.ir.graph import Graph, GraphError, Input, Node, Output, Value
+from graphpress.ir.graph import Constant, Graph, GraphError, Input, Node, Output, Value
 from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType
 
@@ -68,7 +68,7 @@ class Interpreter:
         last_use = _last_uses(graph)
         self._steps = [(node, _runner(node), last_use.get(id(node), ())) for node in graph.nodes]
         self._writes = any(node.op.has(Trait.IN_PLACE) for node in graph.nodes)
-        self._fixed = {id(c.value): c.tensor for c in graph.constants.values() if c.value.use_count}
+        self._fixed = {id(c.value): _as_in_a_module(c) for c in graph.constants.values() if c.value.use_count}
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """The flat user outputs for the flat user inputs."""
@@ -117,6 +117,14 @@ class Interpreter:
             for graph_input, given in zip(expected, inputs, strict=True)
             if graph_input.value is not None
         }
+
+
+def _as_in_a_module(constant: Constant) -> torch.Tensor:
+    """The data. torch picks kernels, and with them last bits, by whether a weight requires gradients."""
+    tensor = constant.tensor
+    if constant.is_trainable and not tensor.requires_grad and not tensor.is_inference():
+        return tensor.detach().requires_grad_()
+    return tensor
 
 
 def _failure(node: Node, message: str) -> InterpreterError:

@@ -150,6 +150,7 @@ class _GraphReader:
             names = tuple(scanner.separated(")", self._string))
         if scanner.take_if("nonpersistent"):
             persistent = False
+        frozen = scanner.take_if("frozen") is not None
         if scanner.take_if("sha256"):
             scanner.expect("(")
             at = scanner.skip_blanks()
@@ -157,7 +158,14 @@ class _GraphReader:
             scanner.expect(")")
         tensor = self._data(name, type, digest, at)
         constant = self._graph.add_constant(
-            name, tensor, kind, names, type=type, persistent=persistent, digest=None if tensor is not None else digest
+            name,
+            tensor,
+            kind,
+            names,
+            type=type,
+            persistent=persistent,
+            digest=None if tensor is not None else digest,
+            frozen=frozen,
         )
         self._values[_canonical("@", name, None)] = constant.value
 

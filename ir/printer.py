@@ -108,6 +108,8 @@ class _GraphPrinter:
             line += f" names({', '.join(map(quote, constant.names))})"
         if not constant.persistent:
             line += " nonpersistent"
+        if constant.frozen:
+            line += " frozen"
         digest = constant_digest(constant)
         return line if digest is None else f"{line} sha256({quote(digest)})"
 

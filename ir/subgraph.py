@@ -80,6 +80,7 @@ def _outside(value: Value, part: Graph) -> Value:
             type=constant.type,
             persistent=constant.persistent,
             digest=constant.digest,
+            frozen=constant.frozen,
         )
         return copy.value
     made = part.add_input(value.name, value.type).value

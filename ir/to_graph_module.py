@@ -275,12 +275,11 @@ def _owned(constant: Constant, copy: bool) -> torch.Tensor:
     if constant.kind != "parameter":
         tensor = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor
         return tensor.detach().clone() if copy else tensor
-    trainable = tensor.requires_grad if isinstance(tensor, nn.Parameter) else tensor.is_floating_point()
     if copy:
         tensor = tensor.detach().clone()
     elif isinstance(tensor, nn.Parameter):
         return tensor
-    return nn.Parameter(tensor, requires_grad=trainable)
+    return nn.Parameter(tensor, requires_grad=constant.is_trainable)
 
 
 def _place_tensor(root: nn.Module, name: str, tensor: torch.Tensor, persistent: bool) -> str | None:

@@ -112,8 +112,8 @@ class Constant:
     """A tensor the graph owns.
 
     `names` are all the qualified names it has in the model, so tied weights are one constant with several names.
-    `kind` is ``parameter``, ``buffer`` or ``literal``. `tensor` is None in a graph read from text without its data;
-    `digest` then holds the hash the text gave.
+    `kind` is ``parameter``, ``buffer`` or ``literal``; a parameter is `frozen` when training leaves it alone. `tensor`
+    is None in a graph read from text without its data; `digest` then holds the hash the text gave.
     """
 
     name: str
@@ -122,6 +122,7 @@ class Constant:
     persistent: bool = True
     _tensor: torch.Tensor | None = None
     digest: str | None = None
+    frozen: bool = False
     value: Value = field(init=False)
 
     @property
@@ -142,6 +143,12 @@ class Constant:
     def type(self) -> TensorType:
         """Element type and shape. Sub-byte codes have their own type here and a container's dtype in `tensor`."""
         return self.value.tensor_type
+
+    @property
+    def is_trainable(self) -> bool:
+        """True for a parameter that gets gradients in the model."""
+        dtype = self.type.dtype.torch_dtype
+        return self.kind == "parameter" and not self.frozen and (dtype.is_floating_point or dtype.is_complex)
 
     @property
     def is_mutated(self) -> bool:
