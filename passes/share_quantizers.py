@@ -34,6 +34,8 @@ class ShareQuantizers(Pass):
     - a known range stays only where every op that makes values of the component has it, else the range floats;
     - a component in which no op computes anything has no quantizer.
 
+    A weight that several nodes read, such as a tied one, has one quantizer for those that quantize it alike.
+
     Only notes change, so the numbers cannot.
     """
 
@@ -58,6 +60,7 @@ class ShareQuantizers(Pass):
             keys = sorted(component, key=order.__getitem__)
             decided |= dict.fromkeys(keys, _decide([points[key] for key in keys]))
             context.count("components")
+        decided |= _shared_states(graph)
         for node in graph.nodes:
             self._write(node, decided, rewriter)
 
@@ -101,6 +104,17 @@ def _moved_values(graph: Graph, points: Points) -> Iterator[tuple[Key, Key]]:
         keys = [(id(node), place) for place in range(len(_points(node)))]
         keys = [key for key in keys if key in points and _is_per_tensor(points[key][1].quantizer.spec)]
         yield from pairwise(keys)
+
+
+def _shared_states(graph: Graph) -> dict[Key, Quantizer]:
+    first: dict[object, Quantizer] = {}
+    decided: dict[Key, Quantizer] = {}
+    for node in graph.nodes:
+        for place, point in enumerate(_points(node)):
+            if point.quantizer.is_state:
+                key = (id(point.value(node)), point.quantizer.spec, point.quantizer.block_size)
+                decided[id(node), place] = first.setdefault(key, point.quantizer)
+    return decided
 
 
 def _is_per_tensor(spec: QuantizationSpec) -> bool:

@@ -30,6 +30,10 @@ class UncalibratedWarning(UserWarning):
     """Quantizers that saw no data when the model was finalized."""
 
 
+class NonFiniteCalibrationWarning(UserWarning):
+    """Calibration data with NaN or infinite values, which no range was made from."""
+
+
 class Quantizer(Compressor[QuantizerConfig]):
     """Quantizes weights, activations, or both.
 
@@ -172,30 +176,43 @@ class Quantizer(Compressor[QuantizerConfig]):
         graph = self._graph.clone()
         read_back(graph, prepared)
         quantizers = {quantizer.name: quantizer for quantizer in _quantizers_of(prepared)}
-        self._warn_about_uncalibrated(graph, quantizers)
+        self._warn_about_calibration(quantizers)
         attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
         graph = Runner().run(graph, attach, in_place=True).graph
         graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
         return emit_finalized(graph, mmap_dir=mmap_dir)
 
-    def _warn_about_uncalibrated(self, graph: Graph, quantizers: dict[str, FakeQuantizeImplBase]) -> None:
+    def _warn_about_calibration(self, quantizers: dict[str, FakeQuantizeImplBase]) -> None:
+        """Warn about quantizers that saw too little, and about data that was no data."""
         from graphpress.quantization.calculators import StatefulQParamsCalculatorBase
 
-        seen_once = [
-            quantizer.name
+        stateful = [
+            (quantizer.name, calculator)
             for quantizer in quantizers.values()
             if isinstance(calculator := quantizer.calculator, StatefulQParamsCalculatorBase)
-            and int(calculator.observations) <= 1
             and None in quantizer.spec.float_range
         ]
+        seen_once = [name for name, calculator in stateful if int(calculator.observations) <= 1]
         if seen_once:
-            shown = ", ".join(seen_once[:5]) + (f" and {len(seen_once) - 5} more" if len(seen_once) > 5 else "")
             warnings.warn(
-                f"{len(seen_once)} quantizers saw only the example given to prepare(): {shown}; run data through the "
-                "prepared model inside calibration_mode() before finalize()",
+                f"{len(seen_once)} quantizers saw only the example given to prepare(): {_shown(seen_once)}; run data "
+                "through the prepared model inside calibration_mode() before finalize()",
                 UncalibratedWarning,
                 stacklevel=3,
             )
+        skipped = [name for name, calculator in stateful if int(calculator.skipped)]
+        if skipped:
+            most = max(int(calculator.skipped) for _, calculator in stateful)
+            warnings.warn(
+                f"{len(skipped)} quantizers left out up to {most} calibration tensors that were not finite (NaN or "
+                f"infinite): {_shown(skipped)}",
+                NonFiniteCalibrationWarning,
+                stacklevel=3,
+            )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:

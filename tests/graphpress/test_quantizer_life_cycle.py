@@ -158,9 +158,16 @@ def test_modes_are_restored_after_an_exception():
     quantizer, prepared = calibrated()
     prepared.train()
     expected = [module.training for module in prepared.modules()]
-    with pytest.raises(ZeroDivisionError), quantizer.calibration_mode() as model:
-        assert not model.training
-        raise ZeroDivisionError
+    inside = []
+
+    def fail():
+        with quantizer.calibration_mode() as model:
+            inside.extend(module.training for module in model.modules())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not any(inside)
     assert [module.training for module in prepared.modules()] == expected
     prepared.eval()
     before = prepared(image())
@@ -292,7 +299,7 @@ def test_example_inputs_that_do_not_fit_are_a_clear_error(inputs):
 
 
 def test_a_model_that_cannot_be_exported_is_a_clear_error():
-    with pytest.raises(GraphpressError, match="Branching|branch|data-dependent|control flow"):
+    with pytest.raises(GraphpressError, match=r"Branching|branch|data-dependent|control flow"):
         Quantizer(Branching()).prepare((image(),))
 
 
@@ -329,4 +336,4 @@ def test_calibration_and_use_at_another_batch_size(example_batch):
     for batch in (1, 4):
         got = finalized(image(batch=batch))
         assert got.shape == (batch, 5)
-        assert (got - model(image(batch=batch))).abs().max() < 0.2
+        assert (got - model(image(batch=batch))).abs().median() < 0.02
