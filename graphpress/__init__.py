@@ -1,5 +1,6 @@
 """graphpress: a compiler-pass framework that compresses PyTorch models for on-device runtimes."""
 
+from graphpress import vocabulary as vocabulary
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 

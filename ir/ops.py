@@ -155,6 +155,7 @@ class OpDef:
 
 
 _OPS: dict[str, OpDef] = {}
+_DIALECTS: dict[str, Callable[[], None]] = {}
 
 
 def register_op(op: OpDef) -> OpDef:
@@ -167,6 +168,14 @@ def register_op(op: OpDef) -> OpDef:
         raise OpError(f"op {op.name!r} is already registered")
     _OPS[op.name] = op
     return op
+
+
+def register_dialect(name: str, load: Callable[[], None]) -> None:
+    """Call `load` when an op of the dialect `name` is looked up that is not there yet, so that it costs nothing before.
+
+    `load` registers the ops, with torch or by `register_op`, or raises a `GraphpressError` that says what is missing.
+    """
+    _DIALECTS[name] = load
 
 
 def registered_ops() -> tuple[OpDef, ...]:
@@ -182,7 +191,11 @@ def lookup_op(name: str) -> OpDef:
     """
     found = _OPS.get(name)
     if found is None:
-        found = _OPS[name] = _find(name)
+        load = _DIALECTS.get(name.partition(".")[0])
+        if load is not None:
+            load()
+        found = _OPS.get(name) or _find(name)
+        _OPS[name] = found
     return found
 
 
@@ -227,7 +240,10 @@ def _find(name: str) -> OpDef:
     packet = getattr(getattr(torch.ops, dialect, None), packet_name, None) if dialect and packet_name else None
     overload = getattr(packet, overload_name or "default", None) if packet is not None else None
     if not isinstance(overload, torch._ops.OpOverload):
-        raise OpError(f"no op {name!r}{suggestion(name, _OPS)}")
+        near = suggestion(name, _OPS)
+        foreign = packet_name and dialect not in ("aten", "prims", "sym", "hop", *(op.dialect for op in _OPS.values()))
+        advice = "; import the module that registers it first" if foreign and not near else near
+        raise OpError(f"no op {name!r}{advice}")
     return _from_overload(name, overload)
 
 
