@@ -55,8 +55,11 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
 
 
 def _refusal(weight: PalettizedWeight) -> str:
-    if weight.scale is None or weight.lut.dtype == weight.dtype:
+    if weight.scale is None:
         return ""
+    if weight.lut.dtype == weight.dtype:
+        scaled_vectors = weight.lut.shape[-1] > 1
+        return "vectors with a scale per channel; leave out one of the two" if scaled_vectors else ""
     if weight.lut.is_floating_point():
         return f"tables of {weight.lut_type.long_name} do not exist in Core ML; use int8 or uint8"
     if weight.minval is not None:

@@ -157,7 +157,7 @@ def fake_forms(model: nn.Module) -> list[tuple[str, nn.Module, FakePalettized]]:
     """Path, module and form of every fake-palettized parameter."""
     return [
         (path, module, form)
-        for path, module in model.named_modules(remove_duplicate=False)
+        for path, module in model.named_modules()
         for form in forms_of(module).values()
         if isinstance(form, FakePalettized)
     ]
