@@ -49,9 +49,10 @@ class ConstantExpression(nn.Module):
     def forward(self, *arguments: Tensor) -> Tensor:
         """The value for these arguments."""
         differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in arguments)
-        if self.training or differentiable or any(q.observer_enabled for q in self._quantizers()):
+        if self.training or differentiable:
             return self.compute(*arguments)
-        switches = tuple(q.fake_quant_enabled for q in self._quantizers())
+        # What is observed is a constant here: once is as good as at every step.
+        switches = tuple((q.observer_enabled, q.fake_quant_enabled) for q in self._quantizers())
         return self._value.get(arguments, lambda: self.compute(*arguments), switches)
 
     def compute(self, *arguments: Tensor) -> Tensor:
