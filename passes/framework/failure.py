@@ -7,6 +7,7 @@ from typing import Any
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph, GraphError, Node, Value
 from graphpress.ir.inference import TypeInferenceError
+from graphpress.ir.location import Location
 from graphpress.ir.ops import OpError
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.errors import PassFailed
@@ -67,10 +68,13 @@ def _line(node: Node) -> str:
 
 
 def _where(node: Node | None) -> str:
-    if node is None:
-        return ""
-    lines = [f"\n  node: {node.name} ({node.op.name})"]
-    for origin in node.location.origins[:3]:
+    return "" if node is None else place(node.name, node.op.name, node.location)
+
+
+def place(name: str, op: str, location: Location) -> str:
+    """Lines that say where in the user's model a node is: its name and op, module paths, source lines."""
+    lines = [f"\n  node: {name} ({op})"]
+    for origin in location.origins[:3]:
         scope = f" ({origin.scopes[-1].type_name.rpartition('.')[2]})" if origin.scopes else ""
         lines.append(f"\n  module: {origin.module_path or '<model>'}{scope}")
         if origin.file:
