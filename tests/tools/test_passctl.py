@@ -399,7 +399,7 @@ def test_verify_finds_the_step_that_moved_the_numbers_and_goes_on():
     result = passctl("verify", "sum.gir", "-p", "cse,negate-sums,dce", "--numerics", code=1)
     assert "step 'negate-sums#1' is EXACT, but moved output 0 by" in result.stderr
     assert "dce#1" in result.stderr
-    assert result.stdout == "1 things do not hold\n"
+    assert result.stdout == "1 problem\n"
     passctl("verify", "sum.gir", "-p", "cse,negate-sums,dce")  # without --numerics nobody looks
 
 

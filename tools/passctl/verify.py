@@ -63,4 +63,8 @@ def _report(verdict: Verdict, numerics: bool) -> None:
     console.report_table("", columns, [check.row(numerics) for check in verdict.checks])
     for problem in verdict.problems:
         console.report(problem)
-    console.print_text("ok" if verdict.ok else f"{len(verdict.problems)} things do not hold")
+    console.print_text("ok" if verdict.ok else _count(verdict.problems))
+
+
+def _count(problems: list[str]) -> str:
+    return f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
