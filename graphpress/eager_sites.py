@@ -70,6 +70,15 @@ class StateSite:
         return f"{self.path}.{self.name}" if self.path else self.name
 
 
+@frozen(eq=False)
+class LayerSite:
+    """A layer of a supported kind: module, path, and its op as a config addresses it."""
+
+    module: nn.Module
+    path: str
+    site: OpSite
+
+
 def state_sites(model: nn.Module, run: Callable[[], Any] | None = None) -> list[StateSite]:
     """Every floating parameter of `model`, tied ones at each place.
 
@@ -78,6 +87,18 @@ def state_sites(model: nn.Module, run: Callable[[], Any] | None = None) -> list[
     """
     readers = {} if run is None else _watch(model, run)
     return list(_sites(model, readers))
+
+
+def layer_sites(model: nn.Module) -> list[LayerSite]:
+    """The supported modules of `model`, by the op each is."""
+    modules = dict(model.named_modules())
+    found = []
+    for path, module in modules.items():
+        if isinstance(module, SUPPORTED_MODULES):
+            op, _ = _op(module, None, {})
+            site = OpSite(f"{path}.{op}" if path else op, op, _stack(path, modules))
+            found.append(LayerSite(module, path, site))
+    return found
 
 
 def module_scopes(model: nn.Module) -> list[ModuleScope]:
@@ -91,9 +112,7 @@ def _sites(model: nn.Module, readers: dict[int, tuple[str, int]]) -> Iterator[St
         owned = {name: p for name, p in module._parameters.items() if p is not None and p.is_floating_point()}
         if not owned:
             continue
-        parts = path.split(".") if path else []
-        paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
-        stack = tuple(_scope(each, modules[each]) for each in paths if each in modules)
+        stack = _stack(path, modules)
         ops = {name: _op(module, parameter, readers) for name, parameter in owned.items()}
         calls = list(dict.fromkeys(ops.values()))
         states = {call: tuple(name for name in owned if ops[name] == call) for call in calls}
@@ -105,7 +124,14 @@ def _sites(model: nn.Module, readers: dict[int, tuple[str, int]]) -> Iterator[St
             yield StateSite(module, name, path, parameter, site)
 
 
-def _op(module: nn.Module, parameter: nn.Parameter, readers: dict[int, tuple[str, int]]) -> tuple[str, int]:
+def _stack(path: str, modules: dict[str, nn.Module]) -> tuple[ModuleScope, ...]:
+    """The model, and every module on the way to `path`."""
+    parts = path.split(".") if path else []
+    paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
+    return tuple(_scope(each, modules[each]) for each in paths if each in modules)
+
+
+def _op(module: nn.Module, parameter: nn.Parameter | None, readers: dict[int, tuple[str, int]]) -> tuple[str, int]:
     """Op type, and the number of the call, which tells ops of one type in one module apart."""
     for kind, op in _OPS:
         if isinstance(module, kind):

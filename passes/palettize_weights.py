@@ -30,7 +30,7 @@ from graphpress.passes.specs import BlockSizeError
 
 
 def _config(value: object) -> KMeansPalettizerConfig:
-    return value if isinstance(value, KMeansPalettizerConfig) else KMeansPalettizerConfig.from_dict(value)  # type: ignore[arg-type]
+    return value if isinstance(value, KMeansPalettizerConfig) else KMeansPalettizerConfig.from_dict(value)
 
 
 @register_pass

@@ -69,7 +69,7 @@ class FakePalettized(ParameterForm):
     def stored(self, module: nn.Module) -> PalettizedWeight:
         """The buffers of `module` as one palettized weight."""
         parts = {part: module._buffers.get(f"{self.name}_{part}") for part in _PARTS}
-        return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, **parts)  # type: ignore[arg-type]
+        return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, **parts)
 
     def replace(self, module: nn.Module, weight: PalettizedWeight) -> None:
         """Overwrite the buffers; modules tied to this one, which have the same ones, follow."""
@@ -114,15 +114,15 @@ class StoredTable(ParameterForm):
 
     def value(self, module: nn.Module) -> Tensor:
         """The expanded parameter; kept while the buffers stay the same, except in traces."""
-        parts = {part: getattr(module, f"{self.name}_{part}", None) for part in _PARTS}
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        parts: dict[str, Any] = {part: getattr(module, f"{self.name}_{part}", None) for part in _PARTS}
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return self._expand(**parts)
         tensors = [tensor for tensor in parts.values() if tensor is not None]
         return self._dense.get(tensors, lambda: self._kept(parts))
 
-    def _kept(self, parts: dict[str, Tensor | None]) -> Tensor:
+    def _kept(self, parts: dict[str, Any]) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():  # a kept tensor must serve in every mode
-            return self._expand(**parts)  # type: ignore[arg-type]
+            return self._expand(**parts)
 
     def _expand(
         self, indices: Tensor, lut: Tensor, scale: Tensor | None, zero_point: Tensor | None, minval: Tensor | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from graphpress.compressed_module import forms_of
-from graphpress.eager_sites import UNKNOWN_OP, StateSite, module_scopes, state_sites
+from graphpress.eager_sites import UNKNOWN_OP, StateSite, layer_sites, module_scopes, state_sites
 from graphpress.passes.configs import ConfigResolver, Decision, KMeansPalettizerConfig, report_unmatched
+from graphpress.passes.palettization import PalettizationWarning
 from graphpress.passes.specs import PalettizationSpec
 
 
@@ -55,6 +57,7 @@ def plan(model: nn.Module, config: KMeansPalettizerConfig, run: Callable[[], Any
     by_parameter: dict[int, list[StateSite]] = {}
     for each in sites:
         by_parameter.setdefault(id(each.parameter), []).append(each)
+    _report_computed(model, resolver)
     planned = (_planned(places, resolver) for places in by_parameter.values())
     return [each for each in planned if each is not None]
 
@@ -69,6 +72,22 @@ def _planned(places: Sequence[StateSite], resolver: ConfigResolver) -> PlannedWe
     schedule = getattr(config, "pat_schedule", None)
     start = 0 if schedule is None else schedule.enable_fake_palettize
     return PlannedWeight(tuple(places), decision.spec, place.site.op_type, decision.is_specific, start)
+
+
+def _report_computed(model: nn.Module, resolver: ConfigResolver) -> None:
+    """Warn about layers whose weight the config speaks of, but which is no parameter, or is written to in forward."""
+    left = []
+    for place in layer_sites(model):
+        layer = place.module
+        if resolver.state_spec(place.site, "weight") is None or forms_of(layer):
+            continue
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag) and layer.max_norm is not None:
+            left.append(f"{place.path}.weight: with max_norm, the layer itself changes it as it runs")
+        elif "weight" not in layer._parameters and isinstance(getattr(layer, "weight", None), Tensor):
+            left.append(f"{place.path}.weight: it is computed, by a parametrization; remove that first")
+    if left:
+        lines = "".join(f"\n  {line}" for line in left)
+        warnings.warn(f"{len(left)} weights are left whole:{lines}", PalettizationWarning, stacklevel=4)
 
 
 def _rank(decision: Decision) -> tuple[bool, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeAlias
 
 from attrs import frozen
 from torch import Tensor
@@ -13,7 +14,7 @@ from graphpress.palettization.sensitivities import Sensitivities
 from graphpress.passes.palettization import PalettizedWeight, TooSmallError, palettize
 from graphpress.passes.specs import BlockSizeError, PalettizationSpec
 
-Found = PalettizedWeight | TooSmallError | BlockSizeError
+Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
 """A palettized weight, or why there is none."""
 
 

@@ -332,6 +332,14 @@ def test_weights_smaller_than_their_tables_are_left_whole():
     assert palettized_names(model) == {"conv.weight", "up.weight"}
 
 
+def test_weights_that_are_no_parameters_are_named():
+    model = pictures()
+    nn.utils.parametrizations.weight_norm(model.head)
+    with pytest.warns(PalettizationWarning, match=r"head\.weight: it is computed"):
+        _, ready = prepared(model)
+    assert palettized_names(ready) == {"conv.weight", "up.weight"}
+
+
 def test_what_is_meant_by_name_must_divide():
     group = PalettizationSpec(granularity=PerGroupedChannelGranularity(group_size=4))
     wanted = KMeansPalettizerConfig(

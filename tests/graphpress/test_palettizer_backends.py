@@ -37,8 +37,9 @@ SPECS = [
     PalettizationSpec(
         n_bits=bits, granularity=group, cluster_dim=width, lut_qspec=table, enable_per_channel_scale=scaled
     )
-    for (table, group, width, scaled), bits in zip(
-        itertools.product(TABLES.values(), GROUPS, (1, 2), (False, True)),
+    for (table, group, width), scaled, bits in zip(
+        itertools.product(TABLES.values(), GROUPS, (1, 2)),
+        itertools.cycle((False, True, True)),
         itertools.cycle((1, 2, 3, 4, 6)),
         strict=False,
     )
