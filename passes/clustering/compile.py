@@ -10,12 +10,15 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-def kernel(function: Callable) -> Callable:
+
+def kernel(function: FunctionT) -> FunctionT:
     """Compile `function` for callers in Python at its first call, and cache the machine code.
 
     It runs without the interpreter lock. Sums are never reordered (no fast-math), so results do not depend on the
@@ -25,13 +28,13 @@ def kernel(function: Callable) -> Callable:
     return _cached(numba.njit(nogil=True, error_model="numpy")(function))
 
 
-def helper(function: Callable) -> Callable:
+def helper(function: FunctionT) -> FunctionT:
     """Compile `function` for kernels only: without an entry from Python, which takes time to compile."""
     entry = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return _cached(numba.njit(nogil=True, error_model="numpy", **entry)(function))
 
 
-def _cached(dispatcher: Callable) -> Callable:
+def _cached(dispatcher: Any) -> Any:
     with suppress(RuntimeError):  # numba finds no folder to cache in
         dispatcher._cache = _PackageCache(dispatcher.py_func)
     return dispatcher
@@ -43,7 +46,7 @@ class _PackageCache(FunctionCache):
     Numba itself looks at the caller's file alone.
     """
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file = IndexDataCacheFile(
             cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=SOURCES

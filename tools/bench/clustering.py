@@ -8,14 +8,19 @@ and of a 12-layer GPT. The optimum is that of the `kmeans1d` package, on a few l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import click
 import numpy as np
 
-from graphpress.passes.clustering import assign_scalar, cluster_groups, cluster_vectors
+from graphpress.passes.clustering import Clusters, GroupedClusters, assign_scalar, cluster_groups, cluster_vectors
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 GROUP = 16
+MOST_ORACLE_WORK = 10_000_000
 Shapes = list[tuple[int, int]]
 
 
@@ -29,37 +34,48 @@ def main(dtype: str, oracle: bool) -> None:
         size = sum(weight.size for weight in weights)
         cluster_groups(weights[0][:2], 4)  # load or compile
         print(f"{name}: {len(weights)} layers, {size / 1e6:.1f}M weights, {dtype}")
-        floor_sort = seconds(lambda weights=weights: [np.sort(weight, axis=None) for weight in weights])
+        floor_sort, _ = timed(sort_all, weights)
         print(f"  {'np.sort':28s} {floor_sort:7.3f} s")
         for bits, grouped in ((4, False), (4, True), (6, True), (8, False)):
             rows = [grouped_rows(weight) if grouped else weight.reshape(1, -1) for weight in weights]
             label = f"{bits} bits, " + (f"groups of {GROUP}" if grouped else "per tensor")
-            results = []
-            elapsed = seconds(
-                lambda rows=rows, bits=bits, results=results: results.extend(
-                    cluster_groups(row, 1 << bits) for row in rows
-                )
-            )
-            assigned = seconds(
-                lambda rows=rows, results=results: [
-                    assign_scalar(row, result.centroids) for row, result in zip(rows, results, strict=True)
-                ]
-            )
+            elapsed, results = timed(cluster_all, rows, 1 << bits)
+            assigned, _ = timed(assign_all, rows, results)
             ratio = f"   error / optimum {optimum_ratio(rows, results, 1 << bits):.6f}" if oracle else ""
             over = elapsed / (floor_sort + assigned)
             print(f"  {label:28s} {elapsed:7.3f} s   assignment {assigned:.3f} s   {over:5.2f} x floor{ratio}")
     layers = [weight.reshape(-1, 2) for weight in random_weights([(64, 576)] * 40, dtype)]
     for k in (16, 256):
         cluster_vectors(layers[0], k, 0)
-        elapsed = seconds(lambda k=k: [cluster_vectors(layer, k, 0) for layer in layers])
+        elapsed, _ = timed(cluster_all_vectors, layers, k)
         print(f"EDSR, 40 layers of 64 x 576: {k} vectors of 2 {elapsed:7.3f} s")
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return how many processor seconds `run` takes."""
+def timed(run: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> tuple[float, T]:
+    """Return how many processor seconds `run` takes, and what it returns."""
     start = time.process_time()
-    run()
-    return time.process_time() - start
+    result = run(*arguments, **options)
+    return time.process_time() - start, result
+
+
+def sort_all(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Sort the values of each of `weights`."""
+    return [np.sort(weight, axis=None) for weight in weights]
+
+
+def cluster_all(layers: Sequence[np.ndarray], k: int) -> list[GroupedClusters]:
+    """Cluster the rows of each layer into `k` scalars."""
+    return [cluster_groups(rows, k) for rows in layers]
+
+
+def assign_all(layers: Sequence[np.ndarray], results: Sequence[GroupedClusters]) -> list[np.ndarray]:
+    """Assign the values of each layer to the centroids found for them."""
+    return [assign_scalar(rows, result.centroids) for rows, result in zip(layers, results, strict=True)]
+
+
+def cluster_all_vectors(layers: Sequence[np.ndarray], k: int) -> list[Clusters]:
+    """Cluster the vectors of each layer into `k`."""
+    return [cluster_vectors(vectors, k, 0) for vectors in layers]
 
 
 def random_weights(shapes: Shapes, dtype: str) -> list[np.ndarray]:
@@ -74,12 +90,12 @@ def grouped_rows(weight: np.ndarray) -> np.ndarray:
     return weight[: groups * GROUP].reshape(groups, -1)
 
 
-def optimum_ratio(rows: list[np.ndarray], results: list, k: int) -> float:
-    """Return the largest ratio of errors to optimal ones among a few rows of at most 40,000 values."""
+def optimum_ratio(rows: list[np.ndarray], results: list[GroupedClusters], k: int) -> float:
+    """Return the largest ratio of errors to optimal ones among a few of the smaller layers, NaN where there are none."""
     import kmeans1d
 
-    small = [place for place, row in enumerate(rows) if row.shape[1] <= 40_000]
-    worst = 0.0
+    small = [place for place, row in enumerate(rows) if row.shape[1] * k <= MOST_ORACLE_WORK]
+    worst = 0.0 if small else float("nan")
     for place in small[:: max(1, len(small) // 4)]:
         values = rows[place][0].astype(np.float64)
         labels, centroids = kmeans1d.cluster(values, k)
