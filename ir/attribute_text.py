@@ -163,7 +163,8 @@ def _collect_classes(hint: Any, found: dict[str, type]) -> None:
     if isinstance(hint, type) and hint.__module__ != "builtins":
         if attrs.has(hint) or issubclass(hint, Enum):
             found.setdefault(class_name(hint), hint)
-        for subclass in hint.__subclasses__():
+        subclasses: list[type] = hint.__subclasses__()
+        for subclass in subclasses:
             _collect_classes(subclass, found)
     for argument in typing.get_args(hint):
         _collect_classes(argument, found)

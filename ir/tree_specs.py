@@ -19,7 +19,7 @@ from graphpress.ir.errors import GraphpressError
 
 _PROTOCOL = 1
 _PYTHON = "python:"
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
 _TUPLES, _DEFAULT_DICTS = "collections.namedtuple", "collections.defaultdict"
 
 
@@ -70,7 +70,7 @@ def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
 def _written(spec: pytree.TreeSpec) -> dict[str, Any]:
     if spec.is_leaf():
         return dict(_LEAF)
-    context = getattr(spec, "_context", None) if hasattr(spec, "_context") else spec.context
+    context: Any = getattr(spec, "_context", None) if hasattr(spec, "_context") else spec.context
     children = [_written(child) for child in spec_children(spec)]
     definition = pytree.SUPPORTED_SERIALIZED_TYPES.get(spec.type)
     name = getattr(definition, "serialized_type_name", None)
@@ -78,8 +78,8 @@ def _written(spec: pytree.TreeSpec) -> dict[str, Any]:
         name = _python_name(spec.type)
     if name == _TUPLES:
         text: Any = _tuple_name(context)
-    elif getattr(definition, "to_dumpable_context", None) is not None:
-        text = definition.to_dumpable_context(context)  # type: ignore[union-attr]
+    elif (dumpable := getattr(definition, "to_dumpable_context", None)) is not None:
+        text = dumpable(context)
     else:
         text = json.dumps(context, cls=pytree.EnumEncoder)
     return {"type": name, "context": text, "children_spec": children}
