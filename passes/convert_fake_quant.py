@@ -12,6 +12,7 @@ from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import root_constant
 from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_CONVERTED, QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 
@@ -21,12 +22,13 @@ from graphpress.passes.framework.registry import register_pass
 class ConvertFakeQuant(Pass):
     """Turn a fake-quantized activation into quantize and dequantize, a fake-quantized weight into stored codes.
 
-    Exact, because a fake-quantizer means these two steps in this order. One without parameters saw no data; it lets
-    its input through, so it is removed, with a report.
+    Exact, because a fake-quantizer means these two steps in this order; only a zero may lose its sign, which codes do
+    not have. One without parameters saw no data; it lets its input through, so it is removed, with a report.
     """
 
     needs = frozenset({QUANTIZERS_INSERTED, CONSTANTS_FOLDED})
     gives = frozenset({QUANTIZERS_CONVERTED})
+    effect = CLOSE(rtol=0, atol=0)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every fake-quantizer once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -30,7 +31,8 @@ class ShareQuantizers(Pass):
     gets one quantizer,
     decided from the whole component at once, so the order of nodes plays no part:
 
-    - the most specific entry of the config wins, among equals that of the op that makes the value;
+    - the most specific entry of the config wins, among equals that of the op that makes the value, among these that
+      of the name that sorts first;
     - a known range stays only where every op that makes values of the component has it, else the range floats;
     - a component in which no op computes anything has no quantizer.
 
@@ -54,10 +56,9 @@ class ShareQuantizers(Pass):
         constraints.add_nodes_from(points)
         constraints.add_edges_from(_same_value(points))
         constraints.add_edges_from(_moved_values(graph, points))
-        order = {key: place for place, key in enumerate(points)}
         decided: dict[Key, Quantizer | None] = {}
         for component in nx.connected_components(constraints):
-            keys = sorted(component, key=order.__getitem__)
+            keys = sorted(component, key=lambda key: (_natural(points[key][0].name), key[1]))
             decided |= dict.fromkeys(keys, _decide([points[key] for key in keys]))
             context.count("components")
         decided |= _shared_states(graph)
@@ -77,6 +78,11 @@ class ShareQuantizers(Pass):
             rewriter.annotate(node, QuantizationPoints(tuple(new)))
         else:
             rewriter.remove_annotation(node, QuantizationPoints)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sort key for names that counts: ``conv_9`` before ``conv_10``. Order in the graph must not decide anything."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 Points = dict[Key, tuple[Node, Point]]

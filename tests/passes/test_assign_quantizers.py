@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphpress.ir.errors import GraphpressError
+from graphpress.passes.configs import ModuleQuantizerConfig, OpQuantizerConfig, QuantizerConfig
+from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.passes.specs import PerBlockGranularity, QuantizationScheme, QuantizationSpec
+from tests.graph_builder import GraphBuilder
+from tests.passes.quantization_graphs import assigned, convolution, image, places, points, random
+
+INT4 = QuantizationSpec(dtype="int4")
+
+
+def conv_relu():
+    b = GraphBuilder()
+    return b.output(b.op("aten.relu", convolution(b, image(b), "conv"), name="relu"))
+
+
+def two_layers():
+    b = GraphBuilder()
+    value = convolution(b, image(b), "conv")
+    return b.output(b.op("aten.linear", value, b.constant("linear.weight", random(4, 8)), name="linear"))
+
+
+def configured(**entries):
+    return QuantizerConfig(global_config=ModuleQuantizerConfig(**entries))
+
+
+# points
+
+
+def test_a_group_is_quantized_at_its_input_its_weight_and_its_output_and_nowhere_between():
+    assert places(assigned(conv_relu())) == [("conv", "input"), ("conv", "weight"), ("relu", "output")]
+
+
+def test_a_bias_is_not_quantized():
+    assert not [place for place in places(assigned(conv_relu())) if place[1] == "bias"]
+
+
+def test_constant_operands_of_arithmetic_are_not_quantized():
+    b = GraphBuilder()
+    graph = b.output(b.op("aten.add.Tensor", image(b), b.constant("offset", random(1, 4, 1, 1)), name="add"))
+    assert places(assigned(graph)) == [("add", "output"), ("add", "self")]
+
+
+def test_a_matrix_in_a_product_is_a_weight_and_has_a_scale_for_each_output_column():
+    b = GraphBuilder()
+    graph = b.output(b.op("aten.matmul", b.input("x", (2, 8)), b.constant("weight", random(8, 5)), name="matmul"))
+    found = points(assigned(graph))
+    assert sorted(found) == [("matmul", "other"), ("matmul", "output"), ("matmul", "self")]
+    assert found["matmul", "other"].is_state
+    assert found["matmul", "other"].block_size == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "block"),
+    [
+        ("aten.conv2d", (4, 4, 3, 3), (1, 4, 3, 3)),
+        ("aten.conv_transpose2d.input", (4, 6, 3, 3), (4, 1, 3, 3)),
+    ],
+)
+def test_a_weight_has_a_scale_for_each_output_channel(op, shape, block):
+    b = GraphBuilder()
+    graph = b.output(b.op(op, image(b), b.constant("weight", random(*shape)), name="conv"))
+    assert points(assigned(graph))["conv", "weight"].block_size == block
+
+
+def test_both_operands_of_a_product_of_activations_are_quantized():
+    b = GraphBuilder()
+    x, y = b.input("x", (2, 4, 4)), b.input("y", (2, 4, 4))
+    graph = b.output(b.op("aten.matmul", x, y, name="matmul"))
+    assert places(assigned(graph)) == [("matmul", "other"), ("matmul", "output"), ("matmul", "self")]
+
+
+def test_integers_are_not_quantized():
+    b = GraphBuilder()
+    tokens = b.graph.add_input("tokens", b.op("aten.argmax", image(b), 1).type).value
+    graph = b.output(b.op("aten.embedding", b.constant("table", random(9, 4)), tokens, name="embedding"))
+    found = points(assigned(graph))
+    assert sorted(found) == [("embedding", "output"), ("embedding", "weight")]
+    assert found["embedding", "weight"].is_state
+
+
+def test_ops_that_only_move_values_have_passive_points():
+    b = GraphBuilder()
+    graph = assigned(b.output(b.op("aten.max_pool2d", image(b), [2, 2], name="pool")))
+    notes = [point for node in graph.nodes for note in node.annotations.values() for point in note.points]
+    assert [point.is_passive for point in notes] == [True, True]
+
+
+def test_a_weight_that_is_computed_from_constants_is_quantized_where_the_layer_reads_it():
+    b = GraphBuilder()
+    weight = b.op("aten.mul.Tensor", b.constant("conv.weight", random(4, 4, 3, 3)), b.constant("gain", random(1)))
+    graph = b.output(b.op("aten.conv2d", image(b), weight, name="conv"))
+    assert places(assigned(graph)) == [("conv", "input"), ("conv", "output"), ("conv", "weight")]
+
+
+def test_a_weight_that_is_compressed_already_is_left_alone():
+    b = GraphBuilder()
+    indices = b.constant("indices", torch.zeros(4, 4, 3, 3, dtype=torch.uint8), "buffer")
+    weight = b.op("quant.lut_to_dense", indices, b.constant("lut", random(1, 1, 1, 1, 16, 1), "buffer"))
+    graph = b.output(b.op("aten.conv2d", image(b), weight, name="conv"))
+    assert places(assigned(graph)) == [("conv", "input"), ("conv", "output")]
+
+
+# known ranges
+
+
+@pytest.mark.parametrize(
+    ("op", "scheme", "float_range"),
+    [
+        ("aten.relu", "asymmetric", (None, None)),
+        ("aten.relu6", "asymmetric", (0.0, 6.0)),
+        ("aten.sigmoid", "asymmetric", (0.0, 255 / 256)),
+        ("aten.tanh", "asymmetric", (-1.0, 2 * 255 / 256 - 1)),
+        ("aten.leaky_relu", "symmetric", (None, None)),
+    ],
+)
+def test_the_range_an_activation_is_known_to_have_shapes_its_spec(op, scheme, float_range):
+    b = GraphBuilder()
+    found = points(assigned(b.output(b.op(op, convolution(b, image(b), "conv"), name="act"))))
+    spec = found["act", "output"].spec
+    assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
+    assert found["act", "output"].asked.qscheme is QuantizationScheme.SYMMETRIC
+
+
+def test_an_explicit_spec_for_the_op_wins_over_its_known_range():
+    spec = QuantizationSpec(float_range=(-4.0, 4.0))
+    op = OpQuantizerConfig(op_output_spec={"*": spec})
+    found = points(assigned(conv_relu(), configured(op_type_config={"conv2d": op})))
+    assert found["relu", "output"].spec == spec
+
+
+# the config
+
+
+def test_none_disables_everything_in_its_scope():
+    assert places(assigned(conv_relu(), QuantizerConfig(global_config=None))) == []
+
+
+def test_none_for_a_table_disables_that_side():
+    found = places(assigned(conv_relu(), configured(op_input_spec=None, op_output_spec=None)))
+    assert found == [("conv", "weight")]
+    assert places(assigned(conv_relu(), configured(op_state_spec=None))) == [("conv", "input"), ("relu", "output")]
+
+
+def test_an_op_type_config_covers_ops_of_that_type_only():
+    config = configured(op_type_config={"linear": OpQuantizerConfig(op_state_spec={"weight": INT4})})
+    found = points(assigned(two_layers(), config))
+    assert found["linear", "weight"].spec == INT4
+    assert found["conv", "weight"].spec != INT4
+
+
+def test_an_op_type_that_is_none_is_left_whole():
+    assert {node for node, _ in places(assigned(two_layers(), configured(op_type_config={"conv2d": None})))} == {
+        "linear"
+    }
+
+
+def test_a_name_wins_over_a_type():
+    of_type = OpQuantizerConfig(op_state_spec={"weight": INT4})
+    of_name = OpQuantizerConfig(op_state_spec=None)
+    config = configured(op_type_config={"conv2d": of_type}, op_name_config={"co.*": of_name})
+    assert ("conv", "weight") not in places(assigned(two_layers(), config))
+
+
+def test_a_module_name_wins_over_a_module_type_and_that_over_the_global_config():
+    graph = two_layers()
+    config = QuantizerConfig(
+        module_type_configs={"lib.Conv2D": ModuleQuantizerConfig(op_state_spec={"weight": INT4}), "lib.Linear": None},
+        module_name_configs={"block.linear": ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None)},
+    )
+    found = points(assigned(graph, config))
+    assert found["conv", "weight"].spec == INT4
+    assert [place for node, place in sorted(found) if node == "linear"] == ["weight"]
+
+
+def test_operands_are_addressed_by_index_and_by_name():
+    b = GraphBuilder()
+    graph = b.output(b.op("aten.matmul", b.input("x", (2, 4, 4)), b.input("y", (2, 4, 4)), name="matmul"))
+    by_index = points(assigned(graph, configured(op_input_spec={1: INT4}, op_output_spec=None)))
+    by_name = points(assigned(graph, configured(op_input_spec={"other": INT4}, op_output_spec=None)))
+    assert list(by_index) == list(by_name) == [("matmul", "other")]
+
+
+def test_a_state_is_addressed_by_the_name_of_the_parameter_too():
+    b = GraphBuilder()
+    weight = b.constant("matrix", random(8, 5))
+    graph = b.output(b.op("aten.matmul", b.input("x", (2, 8)), weight, name="matmul"))
+    found = points(assigned(graph, configured(op_state_spec={"matrix": INT4})))
+    assert found["matmul", "other"].spec == INT4
+
+
+def test_names_that_match_nothing_are_an_error_with_near_names():
+    config = configured(op_name_config={"convv": OpQuantizerConfig()})
+    with pytest.raises(GraphpressError, match="convv"):
+        assigned(conv_relu(), config)
+
+
+def test_blocks_that_do_not_divide_are_an_error_that_names_every_layer_or_a_report():
+    spec = QuantizationSpec(dtype="int4", granularity=PerBlockGranularity(block_size=3))
+    config = configured(op_state_spec={"weight": spec})
+    with pytest.raises(QuantizationError, match=r"2 weights cannot be cut[\s\S]*conv[\s\S]*linear"):
+        assigned(two_layers(), config)
+    assert not [p for p in places(assigned(two_layers(), config, leave_indivisible=True)) if p[1] == "weight"]
