@@ -297,6 +297,15 @@ def test_standard_pipelines_go_by_name_and_take_configs(tmp_path):
     )
 
 
+def test_finalize_starts_from_the_model_as_its_example_calibrates_it():
+    result = passctl("dump", "net.pt2", "-p", "finalize", "--no-locations")
+    assert result.stdout.count("coreai.quantize") == 2
+    assert "fake_quantize" not in result.stdout
+    before = passctl("dump", "net.pt2", "-p", "finalize", "--before", "convert-fake-quant", "--no-locations").stdout
+    assert before.count("quant.fake_quantize(input=") == 3
+    assert "_scale" in before
+
+
 def test_facts_can_be_assumed():
     assert "needs the fact 'canonical'" in error("dump", "net.pt2", "-p", "fold-batch-norm")
     passctl("dump", "net.pt2", "-p", "fold-batch-norm", "--assume", "canonical")

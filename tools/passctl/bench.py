@@ -51,9 +51,10 @@ def bench(
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
     from graphpress.tools.passctl.scaling import measure
+    from graphpress.tools.passctl.starting import starting_graph
 
     steps = resolve_pipeline(pipeline, config_file, assumed)
-    graph = resolve(model, inputs_file, input_shapes).graph()
+    graph = starting_graph(resolve(model, inputs_file, input_shapes), pipeline, config_file)
     measured = [measure(graph, steps, count, repeats) for count in sorted(set(copies))]
     if as_json:
         console.print_json([each.data() for each in measured])

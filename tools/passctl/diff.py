@@ -56,8 +56,9 @@ def diff(
     from graphpress.ir.diff import diff_graphs
     from graphpress.tools.passctl.diff_text import diff_data, diff_lines
     from graphpress.tools.passctl.models import resolve
+    from graphpress.tools.passctl.starting import starting_graph
 
-    graph = resolve(a, inputs_file, input_shapes).graph()
+    graph = starting_graph(resolve(a, inputs_file, input_shapes), pipeline, config_file)
     if b is not None:
         first, second = graph, resolve(b, inputs_file, input_shapes).graph()
     else:

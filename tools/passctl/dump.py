@@ -59,6 +59,7 @@ def dump(
         raise click.UsageError("--before, --after and --changed need a --pipeline")
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
+    from graphpress.tools.passctl.starting import starting_graph
     from graphpress.tools.passctl.views import View
     from graphpress.tools.passctl.writing import check_writable, write_text
 
@@ -68,7 +69,7 @@ def dump(
         check_writable(output)
     view = View(locations, focus, hops)
     steps = None if pipeline is None else resolve_pipeline(pipeline, config_file, assumed)
-    graph = resolve(model, inputs_file, input_shapes).graph()
+    graph = starting_graph(resolve(model, inputs_file, input_shapes), pipeline, config_file)
     # What goes to stdout is printed as it comes, so that it is seen even when a later step fails.
     is_printing = output is None and not as_json
     snapshots = _run(graph, steps, before, after, view, changed, is_printing)

@@ -53,6 +53,7 @@ def run(
     from graphpress.passes.framework.hooks import Dump, Statistics, Timing
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
+    from graphpress.tools.passctl.starting import starting_graph
     from graphpress.tools.passctl.step_reports import report_steps
     from graphpress.tools.passctl.stopping import StopAfter
     from graphpress.tools.passctl.writing import check_writable
@@ -65,7 +66,7 @@ def run(
     stop = None if stop_after is None else StopAfter.at(stop_after, steps)
     times, statistics = Timing(), Statistics()
     dump = None if dump_folder is None else Dump(dump_folder)
-    graph = resolve(model, inputs_file, input_shapes).graph()
+    graph = starting_graph(resolve(model, inputs_file, input_shapes), pipeline, config_file)
     hooks = [hook for hook in (stop, dump, times, statistics) if hook is not None]
     result = Runner(hooks).run(graph, steps, in_place=True)
     if stop is not None:
