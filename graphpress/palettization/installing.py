@@ -36,7 +36,7 @@ def installable(
         )
     left = [result for _, result in pairs if not isinstance(result, PalettizedWeight)]
     if left:
-        warnings.warn(f"{len(left)} weights are left whole:{_lines(left)}", PalettizationWarning, stacklevel=4)
+        warnings.warn(f"{len(left)} weights are left whole:{_lines(left)}", PalettizationWarning, stacklevel=3)
     return done
 
 
