@@ -28,28 +28,33 @@ def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tupl
             mean[axis] += weight * vectors[place, axis]
         mean[axis] /= mass
     moment = 0.0
-    chances = np.empty(size)
     for place in range(size):
-        distance = 0.0
-        for axis in range(dimensions):
-            offset = vectors[place, axis] - mean[axis]
-            distance += offset * offset
-        chances[place] = distance
-        moment += distance * (np.float64(weights[place]) if weights.size else 1.0)
+        weight = np.float64(weights[place]) if weights.size else 1.0
+        moment += weight * distance_to(vectors, place, mean)
+    share = 0.5 / moment if moment > 0.0 else 0.0
     cumulated = np.empty(size)
     total = 0.0
     for place in range(size):
         weight = np.float64(weights[place]) if weights.size else 1.0
-        chances[place] = 0.5 / mass + (0.5 * chances[place] / moment if moment > 0.0 else 0.0)
-        total += weight * chances[place]
+        total += weight * (0.5 / mass + share * distance_to(vectors, place, mean))
         cumulated[place] = total
     places = np.empty(draws.size, np.int64)
-    shares = np.empty(draws.size)
+    masses = np.empty(draws.size)
     for draw in range(draws.size):
         place = min(first_above(cumulated, draws[draw] * total, NO_PLACE, size), size - 1)
         places[draw] = place
-        shares[draw] = 1.0 / (chances[place] * draws.size)
-    return places, shares
+        masses[draw] = 1.0 / ((0.5 / mass + share * distance_to(vectors, place, mean)) * draws.size)
+    return places, masses
+
+
+@helper
+def distance_to(vectors, place, center):
+    """Return the squared distance of a vector to `center`, float64 [d]."""
+    distance = 0.0
+    for axis in range(vectors.shape[1]):
+        offset = vectors[place, axis] - center[axis]
+        distance += offset * offset
+    return distance
 
 
 @kernel

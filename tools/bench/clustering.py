@@ -91,7 +91,7 @@ def grouped_rows(weight: np.ndarray) -> np.ndarray:
 
 
 def optimum_ratio(rows: list[np.ndarray], results: list[GroupedClusters], k: int) -> float:
-    """Return the largest ratio of errors to optimal ones among a few of the smaller layers, NaN where there are none."""
+    """Return the largest ratio of errors to optimal ones among a few of the smaller layers, NaN without any."""
     import kmeans1d
 
     small = [place for place, row in enumerate(rows) if row.shape[1] * k <= MOST_ORACLE_WORK]
