@@ -7,7 +7,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 from torch import nn
 
@@ -50,7 +50,7 @@ class Compressor(ABC, Generic[C]):
                 f"{type(self).__name__} takes a {self.config_class.__name__} or None, not a {type(config).__name__}"
             )
         self._model = model
-        self._config: C = self.config_class() if config is None else copy.deepcopy(config)
+        self._config = cast(C, self.config_class()) if config is None else copy.deepcopy(config)
         self._prepared: nn.Module | None = None
         self._mark = uuid.uuid4().hex
         self._open: list[str] = []

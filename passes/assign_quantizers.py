@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from attrs import evolve, field, frozen
 
@@ -25,8 +26,8 @@ from graphpress.passes.quantization.weights import is_weight, weight_block
 from graphpress.passes.specs import AxisError, BlockSizeError, PerTensorGranularity, QuantizationSpec
 
 
-def _config(value: object) -> QuantizerConfig:
-    return value if isinstance(value, QuantizerConfig) else QuantizerConfig.from_dict(value)  # type: ignore[arg-type]
+def _config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
+    return value if isinstance(value, QuantizerConfig) else QuantizerConfig.from_dict(value)
 
 
 @register_pass

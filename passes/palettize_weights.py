@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from attrs import field, frozen
 
@@ -29,7 +30,7 @@ from graphpress.passes.quantization.weights import is_weight
 from graphpress.passes.specs import BlockSizeError
 
 
-def _config(value: object) -> KMeansPalettizerConfig:
+def _config(value: KMeansPalettizerConfig | Mapping[str, Any]) -> KMeansPalettizerConfig:
     return value if isinstance(value, KMeansPalettizerConfig) else KMeansPalettizerConfig.from_dict(value)
 
 

@@ -68,7 +68,7 @@ class FakePalettized(ParameterForm):
 
     def stored(self, module: nn.Module) -> PalettizedWeight:
         """The buffers of `module` as one palettized weight."""
-        parts = {part: module._buffers.get(f"{self.name}_{part}") for part in _PARTS}
+        parts: dict[str, Any] = {part: module._buffers.get(f"{self.name}_{part}") for part in _PARTS}
         return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, **parts)
 
     def replace(self, module: nn.Module, weight: PalettizedWeight) -> None:

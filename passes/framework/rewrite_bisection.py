@@ -106,7 +106,7 @@ def changed_lines(before: Graph, after: Graph, around: int = 1) -> str:
     head = max(0, start - around)
     tail = max(0, end - around)
     old, new = old[head : len(old) - tail], new[head : len(new) - tail]
-    shown = []
+    shown: list[str] = []
     for group in SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(around):
         shown += [] if not shown else ["  ..."]
         for tag, old_from, old_to, new_from, new_to in group:
