@@ -6,11 +6,14 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.value_preserving import preserves_values
+from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.value_preserving import adds_zeros, preserves_values
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.quantization.points import QuantizerNote
+from graphpress.passes.specs import QuantizationFormulation
 
 
 @register_pass
@@ -19,7 +22,8 @@ class DedupFakeQuant(Pass):
     """Turn ``out -> fq -> fq -> in`` into ``out -> fq -> in``, and let equal fake-quantizers of one value be one.
 
     Sound because a quantizer leaves values alone that are on its own grid, and because ops that only move values keep
-    them there. Two nodes have the same grid when they belong to the same quantizer.
+    them there. Two nodes have the same grid when they belong to the same quantizer. Zeros that padding adds are on
+    every grid but one that counts from a minimum value.
     """
 
     needs = frozenset({QUANTIZERS_INSERTED})
@@ -27,11 +31,13 @@ class DedupFakeQuant(Pass):
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every fake-quantizer once, in execution order."""
         grids: dict[int, frozenset[str]] = {}
+        without_zero: set[str] = set()
         first_of: dict[tuple[int, str], Node] = {}
         for node in graph.nodes:
             if node.op.name != "quant.fake_quantize":
                 if node.results and preserves_values(node):
                     grid = _common_grid(node, grids)
+                    grid = grid - without_zero if adds_zeros(node) else grid
                     grids.update((id(result), grid) for result in node.results if grid)
                 continue
             quantizer = node.attribute("quantizer")
@@ -49,11 +55,24 @@ class DedupFakeQuant(Pass):
                 context.count("equal")
                 continue
             grids[id(node.result)] = frozenset({quantizer})
+            if _counts_from_minimum(node):
+                without_zero.add(quantizer)
+
+
+def _counts_from_minimum(node: Node) -> bool:
+    note = node.annotation(QuantizerNote)
+    formulation = None if note is None else note.quantizer.spec.qformulation
+    return node.operand("minval") is not None or formulation is QuantizationFormulation.MINVAL
 
 
 def _common_grid(node: Node, grids: dict[int, frozenset[str]]) -> frozenset[str]:
-    values: list[Value] = [value for _, _, value in node.operand_values()]
+    """The grids that all tensors of numbers which `node` reads are on; indices among its operands do not count."""
+    values: list[Value] = [value for _, _, value in node.operand_values() if _is_float(value)]
     common = grids.get(id(values[0]), frozenset()) if values else frozenset()
     for value in values[1:]:
         common &= grids.get(id(value), frozenset())
     return common
+
+
+def _is_float(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.dtype.is_floating

@@ -25,3 +25,8 @@ def preserves_values(node: Node) -> bool:
         case "max" | "amax":
             return True
     return True
+
+
+def adds_zeros(node: Node) -> bool:
+    """True for padding that brings in zeros beside the elements of its operand."""
+    return node.op.family in ("constant_pad_nd", "pad")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from graphpress.passes.dedup_fake_quant import DedupFakeQuant
+from graphpress.passes.insert_fake_quant import InsertFakeQuant
+from graphpress.passes.quantization.points import QuantizationPoints, QuantizerNote
+from graphpress.passes.specs import QuantizationSpec
+from tests.graph_builder import GraphBuilder
+from tests.passes.quantization_graphs import convolution, image, inserted, points, run, shared
+from tests.properties.quantized_graphs import config_of
+
+
+def quantizers(graph):
+    return [node for node in graph.nodes if node.op.name == "quant.fake_quantize"]
+
+
+def two_convolutions():
+    b = GraphBuilder()
+    return b.output(convolution(b, b.op("aten.relu", convolution(b, image(b), "one"), name="relu"), "two"))
+
+
+def test_there_is_one_node_for_each_point_and_no_note_is_left():
+    decided = shared(two_convolutions())
+    graph = run(decided, InsertFakeQuant())
+    assert len(quantizers(graph)) == len(points(decided)) == 6
+    assert not any(node.annotation(QuantizationPoints) for node in graph.nodes)
+
+
+def test_a_quantizer_stands_right_before_what_reads_and_right_after_what_makes():
+    order = [node.name for node in inserted(two_convolutions()).nodes]
+    assert order == [
+        "one_input",
+        "one_weight",
+        "one",
+        "relu",
+        "relu_output",
+        "relu_output_1",
+        "two_weight",
+        "two",
+        "two_output",
+    ]
+
+
+def test_the_model_returns_the_quantized_value():
+    graph = inserted(two_convolutions())
+    assert [output.value.name for output in graph.outputs] == ["two_output"]
+
+
+def test_every_reader_of_a_result_reads_the_quantized_one():
+    b = GraphBuilder()
+    made = convolution(b, image(b), "conv")
+    graph = inserted(b.output(b.op("aten.exp", made), b.op("aten.sin", made), made))
+    (use,) = graph.node("conv").result.uses
+    assert use.user.name == "conv_output"
+    assert len(graph.node("conv_output").result.uses) == 3
+
+
+def test_items_of_a_list_get_quantizers_of_their_own():
+    b = GraphBuilder()
+    x = convolution(b, image(b), "conv")
+    graph = inserted(b.output(b.op("aten.cat", [x, x], 1, name="cat")))
+    read = [value.node.op.name for value in graph.node("cat").operands["tensors"]]
+    assert read == ["quant.fake_quantize"] * 2
+
+
+def test_each_node_says_which_quantizer_it_belongs_to_and_where_it_comes_from():
+    graph = inserted(two_convolutions())
+    for node in quantizers(graph):
+        assert node.annotation(QuantizerNote).quantizer.name == node.attribute("quantizer")
+        assert node.location.origins
+    assert graph.node("two_weight").location.scopes[-1].path == "block.two"
+
+
+def test_codes_are_bounded_as_the_spec_says():
+    node = inserted(two_convolutions()).node("one_weight")
+    assert (node.attribute("quant_min"), node.attribute("quant_max")) == (-128, 127)
+
+
+# dedup-fake-quant
+
+
+def deduplicated(graph):
+    return run(inserted(graph), DedupFakeQuant())
+
+
+def test_a_value_is_quantized_once_between_what_makes_it_and_what_reads_it():
+    assert [node.name for node in quantizers(deduplicated(two_convolutions()))] == [
+        "one_input",
+        "one_weight",
+        "relu_output",
+        "two_weight",
+        "two_output",
+    ]
+
+
+def test_two_readers_of_an_input_share_one_node():
+    b = GraphBuilder()
+    x = image(b)
+    graph = deduplicated(b.output(convolution(b, x, "one"), convolution(b, x, "two")))
+    assert len([node for node in quantizers(graph) if node.operands["input"].node is None]) == 3  # x and two weights
+
+
+def moved_between(*ops):
+    """A convolution, some ops that move values, and another convolution."""
+    b = GraphBuilder()
+    value = convolution(b, image(b), "one")
+    for op, *arguments in ops:
+        value = b.op(op, value, *arguments)
+    return deduplicated(b.output(convolution(b, value, "two")))
+
+
+def test_views_and_maxima_stay_on_the_grid():
+    graph = moved_between(
+        ("aten.max_pool2d", [2, 2]), ("aten.transpose.int", 2, 3), ("aten.reshape", [1, 4, 2, 8]), ("aten.relu",)
+    )
+    activations = [node.name for node in quantizers(graph) if "weight" not in node.name]
+    assert activations == ["one_input", "one_output", "relu_output", "two_output"]
+
+
+def test_averages_leave_the_grid():
+    graph = moved_between(("aten.avg_pool2d", [2, 2]))
+    activations = [node for node in quantizers(graph) if "weight" not in node.name]
+    assert [node.attribute("quantizer") for node in activations] == [
+        "one_input",
+        "one_output",
+        "one_output",
+        "two_output",
+    ]
+
+
+def test_zero_padding_stays_on_the_grid_and_other_padding_does_not():
+    kept = quantizers(moved_between(("aten.constant_pad_nd", [1, 1], 0)))
+    assert len([node for node in kept if "weight" not in node.name]) == 3
+    kept = quantizers(moved_between(("aten.constant_pad_nd", [1, 1], 0.7)))
+    assert len([node for node in kept if "weight" not in node.name]) == 4
+
+
+def test_a_concatenation_of_one_grid_stays_on_it():
+    b = GraphBuilder()
+    x = image(b)
+    value = b.op("aten.cat", [convolution(b, x, "one"), convolution(b, x, "two")], 1)
+    graph = deduplicated(b.output(convolution(b, value, "three")))
+    shared_names = [node.attribute("quantizer") for node in quantizers(graph) if "weight" not in node.name]
+    assert shared_names == ["one_input", "one_output", "one_output", "three_output"]
+
+
+def test_an_index_beside_the_values_does_not_take_them_off_the_grid():
+    b = GraphBuilder()
+    value = convolution(b, image(b), "one")
+    picked = b.op("aten.index_select", value, 1, b.op("aten.argmax", b.input("y", (4, 3)), 1))
+    graph = deduplicated(b.output(convolution(b, picked, "two")))
+    assert len([node for node in quantizers(graph) if "weight" not in node.name]) == 3
+
+
+def test_zero_padding_leaves_a_grid_that_counts_from_a_minimum_value():
+    spec = QuantizationSpec(qformulation="minval", qscheme="asymmetric")
+    b = GraphBuilder()
+    value = b.op("aten.constant_pad_nd", convolution(b, image(b), "one"), [1, 1], 0)
+    decided = inserted(b.output(convolution(b, value, "two")), config_of(spec))
+    graph = run(decided, DedupFakeQuant())
+    assert len([node for node in quantizers(graph) if "weight" not in node.name]) == 4
