@@ -48,7 +48,7 @@ def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tupl
 
 
 @helper
-def distance_to(vectors, place, center):
+def distance_to(vectors: np.ndarray, place: int, center: np.ndarray) -> float:
     """Return the squared distance of a vector to `center`, float64 [d]."""
     distance = 0.0
     for axis in range(vectors.shape[1]):
