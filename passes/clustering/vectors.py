@@ -20,7 +20,7 @@ STRIDED_PER_CLUSTER = 128
 LEAST_STRIDED = 8192
 MOST_STEPS = 60
 MOST_LAST_STEPS = 5
-LEAST_GAIN = 1e-4
+LEAST_GAIN = 2e-4
 
 
 def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = None) -> Clusters:
