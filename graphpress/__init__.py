@@ -1,9 +1,31 @@
 """graphpress: a compiler-pass framework that compresses PyTorch models for on-device runtimes."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from graphpress import vocabulary as vocabulary
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 
+if TYPE_CHECKING:
+    from graphpress.aliasing import install_as_coreai_opt as install_as_coreai_opt
+    from graphpress.compiling import compile as compile
+
 __version__ = "0.1.0"
 
-__all__ = ["ExportBackend", "GraphpressError", "__version__"]
+__all__ = ["ExportBackend", "GraphpressError", "__version__", "compile", "install_as_coreai_opt"]
+
+# What is imported when it is first asked for, so that `import graphpress` costs little more than torch.
+_LATER = {"compile": "graphpress.compiling", "install_as_coreai_opt": "graphpress.aliasing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

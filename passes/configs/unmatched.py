@@ -60,6 +60,16 @@ class UnmatchedConfigWarning(UserWarning):
 
 
 _WAY_OUT = "on_unmatched='warn' or 'ignore' in the config lets them pass"
+_default = OnUnmatched.DEFAULT
+
+
+def set_default_for_unmatched(action: str) -> None:
+    """Let configs whose `on_unmatched` is ``"default"`` do `action` instead, in this process.
+
+    For hosts of configs that other tools wrote; ``"default"`` goes back to an error by name and a warning by type.
+    """
+    global _default
+    _default = OnUnmatched(action)
 
 
 def report_unmatched(
@@ -80,6 +90,7 @@ def report_unmatched(
         UnmatchedConfigError: for entries by name; with ``"error"`` also for those by type.
     """
     action = OnUnmatched(on_unmatched or config.on_unmatched)
+    action = _default if action is OnUnmatched.DEFAULT else action
     if action is OnUnmatched.IGNORE:
         return ()
     entries = tuple(unmatched_entries(config, sites, modules))
