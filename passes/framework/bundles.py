@@ -69,7 +69,7 @@ class Bundle:
     modules: tuple[str, ...] = ()
     earlier: tuple[str, ...] = ()
     report: str = ""
-    versions: Mapping[str, str] = field(factory=lambda: _versions())
+    versions: Mapping[str, str] = field(factory=lambda: installed_versions())
 
     @classmethod
     def of(cls, case: Case, failure: Failure, **more: Any) -> Bundle:
@@ -214,7 +214,8 @@ def _read_inputs(folder: Path, entries: list[dict[str, Any]] | None) -> list[Any
     ]
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """The versions of Python, the platform and the packages that a failure may depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:

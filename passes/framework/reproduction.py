@@ -18,6 +18,8 @@ from graphpress.passes.framework.pipeline import Pipeline
 from graphpress.passes.framework.runner import Runner
 from graphpress.passes.framework.steps import Step
 
+_CHECK = "bad by a command"
+
 
 @frozen
 class Failure:
@@ -56,6 +58,17 @@ class Failure:
     def takes_inputs(self) -> bool:
         """True when only running the graph shows it: its numbers are wrong, or it cannot run."""
         return self.error in (NumericDrift.__name__, InterpreterError.__name__)
+
+    @classmethod
+    def of_check(cls, command: str, step: Step | None) -> Failure:
+        """Nothing is raised, but the command `command` finds the result bad."""
+        name = "" if step is None else step.pass_.name
+        return cls(_CHECK, pass_name=name, message=f"the check {command!r} finds the result bad")
+
+    @property
+    def is_check(self) -> bool:
+        """True when only a command finds anything wrong."""
+        return self.error == _CHECK
 
     def is_like(self, other: Failure) -> bool:
         """True for the same kind of failure of the same pass, wherever in the code it was raised."""

@@ -19,10 +19,13 @@ from graphpress.tools.passctl import console
 # Each command is imported when it is named, or for the list of all; torch only when a command runs.
 COMMANDS = {
     "bench": "graphpress.tools.passctl.bench:bench",
+    "bisect": "graphpress.tools.passctl.bisect:bisect",
     "compress": "graphpress.tools.passctl.compress:compress",
     "diff": "graphpress.tools.passctl.diff:diff",
     "dump": "graphpress.tools.passctl.dump:dump",
     "list": "graphpress.tools.passctl.listing:list_passes",
+    "reduce": "graphpress.tools.passctl.reduce:reduce",
+    "repro": "graphpress.tools.passctl.repro:repro",
     "run": "graphpress.tools.passctl.run:run",
     "verify": "graphpress.tools.passctl.verify:verify",
 }

@@ -62,6 +62,15 @@ class SampleCrash(Pass):
                 raise ZeroDivisionError(f"cannot bear {self.op}")
 
 
+@register_pass
+@frozen
+class SampleOptionCrash(SampleCrash):
+    """Has an option more."""
+
+    name = "sample-option-crash"
+    extra: int = 3
+
+
 def conv_blocks(count, strided=(), channels=8, size=16):
     """`count` blocks of convolution, batch norm, relu; the convolutions at `strided` have stride 2. A skip around every
     second block that has none."""

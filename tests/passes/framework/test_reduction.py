@@ -14,16 +14,7 @@ from graphpress.passes.framework.bisection import bisect_numerics
 from graphpress.passes.framework.reduction import ReductionError, reduce
 from graphpress.passes.framework.reproduction import Case
 from tests.graph_builder import GraphBuilder, op_names, relu_chain
-from tests.passes.framework.failing_passes import SampleCrash, SampleWrongSign, conv_blocks
-
-
-@register_pass
-@frozen
-class SampleOptionCrash(SampleCrash):
-    """Has an option more."""
-
-    name = "sample-option-crash"
-    extra: int = 3
+from tests.passes.framework.failing_passes import SampleCrash, SampleOptionCrash, SampleWrongSign, conv_blocks
 
 
 @register_pass

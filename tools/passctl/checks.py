@@ -1,0 +1,81 @@
+"""The check of a graph by a command: exit code 0 for good, 1 for bad."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from attrs import define, field
+
+from graphpress.ir.graph import Graph
+from graphpress.ir.storage import save_graph
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.errors import PassctlError
+
+NUMERICS = "numerics"
+"""The check that is built in."""
+
+_GOOD, _BAD = 0, 1
+_SHOWN_LINES = 10
+
+
+@define(eq=False)
+class CommandCheck:
+    """Saves a graph, runs a command with the path of the ``.gir`` as its last argument, and goes by the exit code.
+
+    Attributes:
+        command: as typed, words as a shell splits them; no shell runs it.
+        folder: where graphs are saved.
+        count: how many graphs were checked.
+    """
+
+    command: str
+    folder: Path
+    count: int = field(default=0, init=False)
+
+    def __call__(self, graph: Graph) -> bool:
+        """Whether `graph` is good.
+
+        Raises:
+            PassctlError: when the command cannot be run, or exits otherwise.
+        """
+        self.count += 1
+        path = self.folder / f"graph-{self.count}.gir"
+        save_graph(graph, path)
+        words = _words(self.command)
+        try:
+            done = subprocess.run([*words, str(path)], capture_output=True, text=True, errors="replace", check=False)
+        except OSError as error:
+            raise PassctlError(f"the check {self.command!r} cannot be run: {error.strerror or error}") from error
+        finally:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+        if done.returncode not in (_GOOD, _BAD):
+            said = "".join(f"\n  {line}" for line in (done.stderr or done.stdout).splitlines()[-_SHOWN_LINES:])
+            raise PassctlError(
+                f"the check {self.command!r} exited with {done.returncode}; accepted: {_GOOD} for a good graph, "
+                f"{_BAD} for a bad one{said}"
+            )
+        console.report(f"check {self.count}: {len(graph.nodes)} nodes, {'good' if done.returncode == _GOOD else 'bad'}")
+        return done.returncode == _GOOD
+
+
+@contextmanager
+def command_check(command: str) -> Iterator[CommandCheck]:
+    """A check by `command`, with a folder for its graphs that is gone afterwards."""
+    with TemporaryDirectory(prefix="passctl-") as folder:
+        yield CommandCheck(command, Path(folder))
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise PassctlError(f"the check {command!r} is no command: {error}") from error
+    if not words:
+        raise PassctlError("the check is an empty command")
+    return words

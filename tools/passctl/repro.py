@@ -1,0 +1,75 @@
+"""`passctl repro`: replay a reproducer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.arguments import command
+from graphpress.tools.passctl.importing import import_modules, import_option
+
+if TYPE_CHECKING:
+    from graphpress.passes.framework.bundles import Bundle
+    from graphpress.passes.framework.reproduction import Failure
+
+
+@command(
+    "repro",
+    "passctl repro failed/",
+    "passctl repro failed/ --import my_passes",
+    "passctl repro failed/ --check 'python accuracy.py'",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--check",
+    metavar="CMD",
+    help="The command that finds the result bad, for a failure that only a command shows. What a reproducer says was "
+    "run is never run by itself.",
+)
+@import_option
+@click.pass_context
+def repro(ctx: click.Context, bundle: Path, check: str | None, imports: tuple[str, ...], as_json: bool) -> None:
+    """Run the pipeline of the reproducer BUNDLE on its graph and inputs.
+
+    Exit code 1 when it fails, 0 when it does not any more.
+    """
+    import_modules(imports)
+    from graphpress.passes.framework.bundles import Bundle
+    from graphpress.tools.passctl.replay import failing
+
+    found = Bundle.load(bundle)
+    with failing(found, check) as fails:
+        failure = fails(found.case())
+    is_same = failure is not None and failure.is_like(found.failure)
+    if as_json:
+        console.print_json(
+            {
+                "reproduced": is_same,
+                "failure": None if failure is None else str(failure),
+                "message": None if failure is None else failure.message,
+                "expected": str(found.failure),
+                "versions": dict(found.versions),
+            }
+        )
+    else:
+        _report(found, failure, is_same)
+    ctx.exit(0 if failure is None else 1)
+
+
+def _report(bundle: Bundle, failure: Failure | None, is_same: bool) -> None:
+    from graphpress.passes.framework.bundles import installed_versions
+
+    now = installed_versions()
+    for package, version in bundle.versions.items():
+        if now.get(package) != version:
+            console.report(f"written with {package} {version}; this is {now.get(package, 'without it')}")
+    console.report(f"{len(bundle.graph.nodes)} nodes, pipeline {bundle.pipeline_text}")
+    if failure is None:
+        console.print_text(f"does not fail any more: {bundle.failure}")
+    elif is_same:
+        console.print_text(f"reproduced: {failure}\n{failure.message}")
+    else:
+        console.print_text(f"fails otherwise: {failure}\n{failure.message}\nexpected: {bundle.failure}")
