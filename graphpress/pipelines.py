@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.raising import RaiseFromCoreai
+from graphpress.backends.registry import lookup_backend
 from graphpress.export_backend import ExportBackend
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
@@ -16,7 +17,7 @@ from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
-from graphpress.passes.framework import Pipeline
+from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.share_quantizers import ShareQuantizers
 
@@ -36,13 +37,19 @@ def prepare(config: QuantizerConfig | None = None, *, leave_indivisible: bool = 
     )
 
 
-def finalize(backend: ExportBackend = ExportBackend.CoreAI) -> Pipeline:
-    """From a prepared graph whose fake-quantizers have their parameters to the ops of a backend."""
+def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
+    """From a prepared graph whose fake-quantizers have their parameters to the ops of a backend.
+
+    Raises:
+        UnknownBackendError: when `backend` is a name that no backend has.
+    """
     return Pipeline(FoldConstants(), ConvertFakeQuant(), Cse(), Dce(), *lowering(backend), assume=[QUANTIZERS_INSERTED])
 
 
-def lowering(backend: ExportBackend) -> tuple[LowerToCoreai, ...]:
-    """The passes that spell compressed values in the ops of `backend`."""
+def lowering(backend: ExportBackend | str) -> tuple[Pass, ...]:
+    """The passes that spell compressed values in the ops of `backend`: a member, or the name of a registered one."""
+    if not isinstance(backend, ExportBackend):
+        return tuple(lookup_backend(backend).lowering())
     return (LowerToCoreai(),)
 
 

@@ -100,12 +100,16 @@ class _Assignment:
         if group.role in (Role.ANCHOR, Role.WHOLE):
             yield from self._inputs(node, site)
             yield from self._weights(node, site)
+        else:  # what else enters the group does so through a quantizer too, as the config of the anchor says
+            yield from self._inputs(node, self._anchors[group.anchor], group=group)
         if group.role in (Role.TAIL, Role.WHOLE):
             yield from self._outputs(node, self._anchors[group.anchor])
 
-    def _inputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
+    def _inputs(
+        self, node: Node, site: OpSite, *, passive: bool = False, group: FusionGroup | None = None
+    ) -> Iterator[Point]:
         for position, (name, index, value) in enumerate(_tensor_operands(node)):
-            if id(value) in self._constant or not _is_float(value):
+            if id(value) in self._constant or not _is_float(value) or _is_inside(value, group):
                 continue
             decision = self._resolver.explain_input(site, position, name)
             if decision.spec is not None:
@@ -182,6 +186,12 @@ def _tensor_operands(node: Node) -> Iterator[tuple[str, int | None, Value]]:
     order = {parameter.name: place for place, parameter in enumerate(node.op.parameters)}
     operands = [item for item in node.operand_values() if isinstance(item[2].type, TensorType)]
     return iter(sorted(operands, key=lambda item: (order.get(item[0], 0), item[1] or 0)))
+
+
+def _is_inside(value: Value, group: FusionGroup | None) -> bool:
+    """True when `value` goes from one op of the group to the next."""
+    made_by = value.node.annotation(FusionGroup) if group is not None and value.node is not None else None
+    return made_by is not None and group is not None and made_by.anchor == group.anchor
 
 
 def _is_float(value: Value) -> bool:

@@ -1,20 +1,84 @@
-"""Ops that move values without making new ones."""
+"""Ops that move values without making new ones, so that one quantizer serves what they read and what they make.
+
+Those of torch are known by their traits; others are registered.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from attrs import frozen
+
+from graphpress.ir.aten_traits import families_with
+from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Node
 from graphpress.ir.ops import Trait
 
 
+class ValuePreservingError(GraphpressError, ValueError):
+    """An op that cannot be registered as value-preserving, or that was not."""
+
+
+@frozen
+class ValuePreservingOp:
+    """What a registration says: `exact` and `when` as in `register_value_preserving_op`."""
+
+    op_type: str
+    exact: bool = True
+    when: Callable[[Node], bool] | None = None
+
+
+_REGISTERED: dict[str, ValuePreservingOp] = {}
+
+
+def register_value_preserving_op(
+    op_type: str, *, exact: bool = True, when: Callable[[Node], bool] | None = None
+) -> ValuePreservingOp:
+    """Let the results of an op have the quantizer of its operands.
+
+    Args:
+        op_type: as in a config: ``my_shuffle`` for ``torch.ops.mylib.my_shuffle``.
+        exact: every element of a result is an element of an operand, or zero; else it only lies within their range.
+        when: told the node, says whether this use of the op is such; by default every use is.
+
+    Raises:
+        ValuePreservingError: when the op is known as such already.
+    """
+    known = families_with(Trait.VALUE_PRESERVING) | families_with(Trait.RANGE_PRESERVING)
+    if op_type in known or op_type in _REGISTERED:
+        raise ValuePreservingError(f"the op type {op_type!r} is known as value-preserving already")
+    _REGISTERED[op_type] = ValuePreservingOp(op_type, exact, when)
+    return _REGISTERED[op_type]
+
+
+def unregister_value_preserving_op(op_type: str) -> None:
+    """Undo `register_value_preserving_op`.
+
+    Raises:
+        ValuePreservingError: when the op was not registered.
+    """
+    if op_type not in _REGISTERED:
+        raise ValuePreservingError(
+            f"no value-preserving op {op_type!r} was registered{suggestion(op_type, _REGISTERED)}"
+        )
+    del _REGISTERED[op_type]
+
+
+def _registered(node: Node) -> ValuePreservingOp | None:
+    found = _REGISTERED.get(node.op.family)
+    return found if found is not None and (found.when is None or found.when(node)) else None
+
+
 def only_moves_values(node: Node) -> bool:
     """True when the results lie within the range of the operands, so that one quantizer serves both."""
-    return preserves_values(node) or node.op.has(Trait.RANGE_PRESERVING)
+    return preserves_values(node) or node.op.has(Trait.RANGE_PRESERVING) or _registered(node) is not None
 
 
 def preserves_values(node: Node) -> bool:
     """True when every element of the results is an element of the operands, or zero: a grid of codes stays a grid."""
     if not node.op.has(Trait.VALUE_PRESERVING):
-        return False
+        registered = _registered(node)
+        return registered is not None and registered.exact
     match node.op.family:
         case "constant_pad_nd":
             return not node.attribute("value")

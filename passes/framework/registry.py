@@ -28,6 +28,7 @@ P = TypeVar("P", bound=type[Pass])
 
 _PASSES: dict[str, type[Pass]] = {}
 _discovered = False
+_plugins_loaded = False
 
 
 def register_pass(cls: P) -> P:
@@ -93,9 +94,26 @@ def discover() -> None:
     for module in pkgutil.iter_modules(package.__path__, "graphpress.passes."):
         if not module.ispkg:
             importlib.import_module(module.name)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        load_entry_point(entry_point)
+    load_plugins()
     _discovered = True
+
+
+def load_plugins() -> None:
+    """Import what entry points name, so that the passes, rules and patterns of installed packages are there. Done once.
+
+    Raises:
+        PassRegistrationError: as `discover`.
+    """
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True  # what is loaded may ask for it again
+    try:
+        for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+            load_entry_point(entry_point)
+    except BaseException:
+        _plugins_loaded = False
+        raise
 
 
 def load_entry_point(entry_point: EntryPoint) -> None:

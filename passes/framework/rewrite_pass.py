@@ -13,7 +13,7 @@ from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.errors import PassRegistrationError, UnknownPassError
 from graphpress.passes.framework.passes import Pass
-from graphpress.passes.framework.registry import registered_passes
+from graphpress.passes.framework.registry import load_plugins, registered_passes
 from graphpress.passes.framework.rules import Rule
 
 _ADDED: dict[str, dict[str, Rule]] = {}
@@ -30,7 +30,8 @@ class RewritePass(Pass):
     rules: ClassVar[tuple[Rule, ...]] = ()
 
     def all_rules(self) -> tuple[Rule, ...]:
-        """Added rules, then the pass's own."""
+        """Added rules, those of installed packages among them, then the pass's own."""
+        load_plugins()
         return (*_ADDED.get(self.name, {}).values(), *self.rules)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:

@@ -95,6 +95,9 @@ def unregister_fusion_pattern(name: str) -> None:
 
 
 def fusion_patterns() -> tuple[FusionPattern, ...]:
-    """Every pattern, in the order in which they are tried."""
+    """Every pattern, those of installed packages among them, in the order in which they are tried."""
+    from graphpress.passes.framework.registry import load_plugins
+
+    load_plugins()
     newest_first = list(_PATTERNS.values())[::-1]
     return tuple(sorted(newest_first, key=lambda pattern: -len(pattern.chain)))
