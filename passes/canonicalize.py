@@ -11,33 +11,38 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.facts import CANONICAL
 from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.framework.rewrite_pass import RewritePass
 
 Rule = Callable[[Node, Rewriter], Value | None]
 
 
 @register_pass
 @frozen
-class Canonicalize(Pass):
+class Canonicalize(RewritePass):
     """Rewrite each spelling of an operation to the one that later passes look for, and remove identities.
 
     Identities are exact. Batch norm in its several native forms, ``convolution`` and ``addmm`` become the high-level
-    ops they are the same sum of products as; only the order of that sum may differ.
+    ops they are the same sum of products as; only the order of that sum may differ. Rules that users add see the one
+    spelling, and run until none of them matches.
     """
 
     gives = frozenset({CANONICAL})
     effect = CLOSE(rtol=1e-5, atol=1e-6)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once; rules are found by op name."""
+        """Visit every node once, own rules are found by op name; then apply added rules."""
         for node in graph.nodes:
             rule = _RULES.get(node.op.short_name) if node.op.dialect == "aten" else None
             value = rule(node, rewriter) if rule is not None else None
             if value is not None:
                 context.count(node.op.short_name)
                 rewriter.replace(node, value)
+        added = self.all_rules()
+        if added:
+            apply_rules(added, graph, rewriter, context)
 
 
 def _dropout(node: Node, rewriter: Rewriter) -> Value | None:

@@ -43,8 +43,11 @@ def add_rule(pass_class: type[RewritePass], rule: Rule) -> Rule:
     """Let `pass_class` apply `rule` too, before its own.
 
     Raises:
-        PassRegistrationError: when the pass has a rule of that name.
+        PassRegistrationError: when the pass has a rule of that name, or takes no rules.
     """
+    if not (isinstance(pass_class, type) and issubclass(pass_class, RewritePass)):
+        takes = " or ".join(sorted(cls.__name__ for cls in registered_passes() if issubclass(cls, RewritePass)))
+        raise PassRegistrationError(f"{pass_class!r} takes no rules, as it is no RewritePass; add them to {takes}")
     added = _ADDED.setdefault(pass_class.name, {})
     own = () if isinstance(pass_class.rules, property) else pass_class.rules
     if rule.name in added or any(rule.name == other.name for other in own):

@@ -1,0 +1,1 @@
+"""What a package outside graphpress adds to it."""
