@@ -69,6 +69,7 @@ class FoldBatchNorm(Pass):
                     context.count("folded")
                 except FoldError as reason:
                     before[norm] = reason
+        left: dict[Node, str] = {}
         for norm in reversed(before):
             context.node = norm
             try:
@@ -76,9 +77,11 @@ class FoldBatchNorm(Pass):
                 self._fold_into_next(norm, rewriter)
                 context.count("folded")
             except FoldError as after:
-                context.count("left")
                 same = str(before[norm]) == str(after)
-                context.report(norm, str(after) if same else f"{before[norm]}; {after}")
+                left[norm] = str(after) if same else f"{before[norm]}; {after}"
+        for norm in reversed(left):
+            context.count("left")
+            context.report(norm, left[norm])
 
     def _fold_into_previous(self, norm: Node, rewriter: Rewriter) -> None:
         layer = _layer_before(norm)
@@ -93,14 +96,16 @@ class FoldBatchNorm(Pass):
             layer.node,
             "fold.batch_norm_bias",
             {
+                "bias": layer.node.operand("bias"),  # first: the folded bias is named after it
                 "factor": factor,
                 "running_mean": norm.operand("running_mean"),
                 "norm_bias": norm.operand("bias"),
-                "bias": layer.node.operand("bias"),
             },
             name=f"{layer.node.name}_bias",
         )
+        old = layer.node.operand("weight")
         rewriter.set_operand(layer.node, "weight", weight)
+        _erase_unread(old, rewriter)
         rewriter.set_operand(layer.node, "bias", bias.result)
         _merge(layer.node, norm, rewriter)
 
@@ -140,6 +145,16 @@ class FoldBatchNorm(Pass):
         others = [user for user in weight.users if user is not layer.node]
         if others:
             raise FoldError(f"{others[0].name} uses the weight of {layer.node.name} too")
+
+
+def _erase_unread(value: Value | None, rewriter: Rewriter) -> None:
+    """Remove what expanded a stored weight, once a scaled copy of it does; its constants are the copy's."""
+    node = None if value is None else value.node
+    if node is not None and node.is_dead:
+        operands = [read for _, _, read in node.operand_values()]
+        rewriter.erase(node)
+        for operand in operands:
+            _erase_unread(operand, rewriter)
 
 
 def _require_running_statistics(norm: Node) -> None:

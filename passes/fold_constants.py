@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from attrs import frozen
 
-from graphpress.ir.graph import Graph, Node
+from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
@@ -33,35 +36,54 @@ class FoldConstants(Pass):
     growth: float = 4.0
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once, in order: what was folded before is a constant now."""
+        """Evaluate in order, then make constants of what the nodes that stay read."""
+        known: dict[int, torch.Tensor] = {}
+        folded: dict[int, Node] = {}
         for node in graph.nodes:
-            if not self._should_fold(node):
-                continue
-            context.node = node
-            results = evaluate_node(node, lambda value: value.constant.tensor)  # type: ignore[union-attr]
-            root = root_constant(node.results[0])
-            base = root.name if root is not None else node.name
-            names = [f"{base}_folded" for _ in results]
-            values = [
-                rewriter.add_constant(name, tensor.detach(), "buffer", type=result.tensor_type)
-                for name, tensor, result in zip(names, results, node.results, strict=True)
-            ]
-            rewriter.replace(node, values)
-            context.count("folded")
-        for constant in list(graph.constants.values()):
-            if not constant.value.use_count:
-                rewriter.erase_constant(constant)
+            if self._should_fold(node, known):
+                context.node = node
+                results = evaluate_node(node, lambda value: _tensor(value, known))
+                known.update((id(value), tensor) for value, tensor in zip(node.results, results, strict=True))
+                folded[id(node)] = node
+                context.count("folded")
+        for node in folded.values():
+            for result in node.results:
+                if any(id(use.user) not in folded for use in result.uses):
+                    constant = rewriter.add_constant(
+                        _name(node), known[id(result)].detach(), "buffer", type=result.tensor_type
+                    )
+                    rewriter.replace_uses(result, constant, where=lambda use: id(use.user) not in folded)
+        for node in reversed(folded.values()):
+            rewriter.erase(node)
+        for dangling in [constant for constant in graph.constants.values() if not constant.value.use_count]:
+            rewriter.erase_constant(dangling)
 
-    def _should_fold(self, node: Node) -> bool:
+    def _should_fold(self, node: Node, known: Mapping[int, torch.Tensor]) -> bool:
         if node.op.dialect == "quant" or not is_foldable(node):
             return False
         if not all(isinstance(result.type, TensorType) and result.type.is_static for result in node.results):
             return False
         values = [value for _, _, value in node.operand_values()]
-        if any(v.constant is None or v.constant.is_mutated or not v.constant.has_data for v in values):
+        if any(_tensor(value, known) is None for value in values):
             return False
         made = sum(_numel(result.tensor_type) for result in node.results)
-        return made <= max(1024, self.growth * sum(_numel(v.tensor_type) for v in values))
+        return made <= max(1024, self.growth * sum(_numel(value.tensor_type) for value in values))
+
+
+def _tensor(value: Value, known: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
+    """The value, if it is known before the graph runs."""
+    constant = value.constant
+    if constant is None:
+        return known.get(id(value))
+    return constant.tensor if constant.has_data and not constant.is_mutated else None
+
+
+def _name(node: Node) -> str:
+    """After the parameter it is made from; what the statistics of a norm become is named after the node."""
+    root = root_constant(node.results[0])
+    if root is None or (node.op.dialect == "fold" and root.kind == "buffer" and not root.name.endswith("_folded")):
+        return node.name
+    return f"{root.name.removesuffix('_folded')}_folded"
 
 
 def _numel(type: TensorType) -> int:

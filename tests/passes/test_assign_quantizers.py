@@ -85,7 +85,7 @@ def test_integers_are_not_quantized():
 
 def test_ops_that_only_move_values_have_passive_points():
     b = GraphBuilder()
-    graph = assigned(b.output(b.op("aten.max_pool2d", image(b), [2, 2], name="pool")))
+    graph = assigned(b.output(b.op("aten.max_pool2d", image(b), (2, 2), name="pool")))
     notes = [point for node in graph.nodes for note in node.annotations.values() for point in note.points]
     assert [point.is_passive for point in notes] == [True, True]
 

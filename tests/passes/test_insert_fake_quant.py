@@ -110,14 +110,14 @@ def moved_between(*ops):
 
 def test_views_and_maxima_stay_on_the_grid():
     graph = moved_between(
-        ("aten.max_pool2d", [2, 2]), ("aten.transpose.int", 2, 3), ("aten.reshape", [1, 4, 2, 8]), ("aten.relu",)
+        ("aten.max_pool2d", (2, 2)), ("aten.transpose.int", 2, 3), ("aten.reshape", (1, 4, 2, 8)), ("aten.relu",)
     )
     activations = [node.name for node in quantizers(graph) if "weight" not in node.name]
     assert activations == ["one_input", "one_output", "relu_output", "two_output"]
 
 
 def test_averages_leave_the_grid():
-    graph = moved_between(("aten.avg_pool2d", [2, 2]))
+    graph = moved_between(("aten.avg_pool2d", (2, 2)))
     activations = [node for node in quantizers(graph) if "weight" not in node.name]
     assert [node.attribute("quantizer") for node in activations] == [
         "one_input",
@@ -128,9 +128,9 @@ def test_averages_leave_the_grid():
 
 
 def test_zero_padding_stays_on_the_grid_and_other_padding_does_not():
-    kept = quantizers(moved_between(("aten.constant_pad_nd", [1, 1], 0)))
+    kept = quantizers(moved_between(("aten.constant_pad_nd", (1, 1), 0)))
     assert len([node for node in kept if "weight" not in node.name]) == 3
-    kept = quantizers(moved_between(("aten.constant_pad_nd", [1, 1], 0.7)))
+    kept = quantizers(moved_between(("aten.constant_pad_nd", (1, 1), 0.7)))
     assert len([node for node in kept if "weight" not in node.name]) == 4
 
 
@@ -154,7 +154,7 @@ def test_an_index_beside_the_values_does_not_take_them_off_the_grid():
 def test_zero_padding_leaves_a_grid_that_counts_from_a_minimum_value():
     spec = QuantizationSpec(qformulation="minval", qscheme="asymmetric")
     b = GraphBuilder()
-    value = b.op("aten.constant_pad_nd", convolution(b, image(b), "one"), [1, 1], 0)
+    value = b.op("aten.constant_pad_nd", convolution(b, image(b), "one"), (1, 1), 0)
     decided = inserted(b.output(convolution(b, value, "two")), config_of(spec))
     graph = run(decided, DedupFakeQuant())
     assert len([node for node in quantizers(graph) if "weight" not in node.name]) == 4

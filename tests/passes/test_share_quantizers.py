@@ -42,7 +42,7 @@ def test_what_is_made_and_what_is_read_of_it_have_one_quantizer():
 def test_a_relu_a_pool_and_a_convolution_after_it_share_one_quantizer():
     b = GraphBuilder()
     pooled = b.op(
-        "aten.max_pool2d", b.op("aten.relu", convolution(b, image(b), "one"), name="relu"), [2, 2], name="pool"
+        "aten.max_pool2d", b.op("aten.relu", convolution(b, image(b), "one"), name="relu"), (2, 2), name="pool"
     )
     graph = shared(b.output(convolution(b, pooled, "two")))
     wanted = [("relu", "output"), ("pool", "self"), ("pool", "output"), ("two", "input")]

@@ -245,7 +245,7 @@ def two_quantizers():
 def averaged():
     b = GraphBuilder()
     value = quantizer(b, b.input("x", (2, 4, 4, 4)), "one", torch.tensor(0.5))
-    again = b.op("quant.fake_quantize", b.op("aten.mean.dim", value, [-1]), value.node.operands["scale"], **GRID)
+    again = b.op("quant.fake_quantize", b.op("aten.mean.dim", value, (-1,)), value.node.operands["scale"], **GRID)
     return b.output(again)
 
 

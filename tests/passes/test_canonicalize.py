@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphpress.passes.canonicalize import Canonicalize
+from tests.graph_builder import GraphBuilder, op_names
+from tests.passes.quantization_graphs import image, random, run
+
+
+def canonical(b, *outputs):
+    return run(b.output(*outputs), Canonicalize())
+
+
+IDENTITIES = {
+    "dropout in evaluation": ("aten.dropout", 0.5, False),
+    "view of the same shape": ("aten.reshape", (1, 4, 8, 8)),
+    "expansion of the same shape": ("aten.expand", (1, 4, 8, 8)),
+    "whole slice": ("aten.slice.Tensor", 1, 0, 2**63 - 1),
+    "times one": ("aten.mul.Tensor", 1.0),
+    "divided by one": ("aten.div.Tensor", 1),
+    "copy": ("aten.clone",),
+    "alias": ("aten.alias",),
+    "memory format": ("aten.contiguous",),
+}
+
+
+@pytest.mark.parametrize("case", IDENTITIES)
+def test_what_does_nothing_is_removed(case):
+    op, *arguments = IDENTITIES[case]
+    b = GraphBuilder()
+    graph = canonical(b, b.op("aten.relu", b.op(op, image(b), *arguments)))
+    assert op_names(graph) == ["relu"]
+
+
+KEPT = {
+    "dropout in training": ("aten.dropout", 0.5, True),
+    "view of another shape": ("aten.reshape", (4, 8, 8)),
+    "part": ("aten.slice.Tensor", 1, 1, 4),
+    "every second": ("aten.slice.Tensor", 1, 0, 4, 2),
+    "times two": ("aten.mul.Tensor", 2),
+    "plus zero": ("aten.add.Tensor", 0),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_what_does_something_stays(case):
+    op, *arguments = KEPT[case]
+    b = GraphBuilder()
+    assert len(canonical(b, b.op(op, image(b), *arguments)).nodes) == 1
+
+
+def test_division_that_rounds_is_no_identity():
+    b = GraphBuilder()
+    assert op_names(canonical(b, b.op("aten.div.Tensor_mode", image(b), 1, rounding_mode="floor"))) == ["div"]
+
+
+def test_a_convolution_to_another_dtype_is_no_copy():
+    b = GraphBuilder()
+    assert op_names(canonical(b, b.op("aten.to.dtype", image(b), torch.float16))) == ["to"]
+
+
+@pytest.mark.parametrize(
+    ("padding", "kernel", "op", "expected"),
+    [
+        ("valid", 3, "aten.conv2d", (0, 0)),
+        ("same", 3, "aten.conv2d", (1, 1)),
+        ("same", 5, "aten.conv2d", (2, 2)),
+        ("same", 2, "aten.conv2d.padding", "same"),
+    ],
+)
+def test_padding_by_name_becomes_numbers_where_both_sides_have_the_same(padding, kernel, op, expected):
+    b = GraphBuilder()
+    weight = b.constant("weight", random(4, 4, kernel, kernel))
+    (node,) = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding=padding)).nodes
+    assert node.op.name == op
+    assert node.attribute("padding") == expected
+
+
+@pytest.mark.parametrize(
+    ("rank", "transposed", "op"),
+    [
+        (3, False, "aten.conv1d"),
+        (4, False, "aten.conv2d"),
+        (5, False, "aten.conv3d"),
+        (3, True, "aten.conv_transpose1d"),
+        (4, True, "aten.conv_transpose2d.input"),
+    ],
+)
+def test_the_general_convolution_becomes_the_one_of_its_rank(rank, transposed, op):
+    b = GraphBuilder()
+    ones = (1,) * (rank - 2)
+    x = b.input("x", (1, 4, *[6] * (rank - 2)))
+    weight = b.constant("weight", random(4, 4, *[3] * (rank - 2)))
+    zeros = (0,) * (rank - 2)
+    value = b.op("aten.convolution", x, weight, None, ones, ones, ones, transposed, zeros, 1)
+    assert [node.op.name for node in canonical(b, value).nodes] == [op]
+
+
+@pytest.mark.parametrize(
+    "turn", [("aten.t",), ("aten.transpose.int", 0, 1), ("aten.permute", (1, 0))], ids=lambda turn: turn[0]
+)
+def test_addmm_of_a_turned_matrix_is_a_linear_layer(turn):
+    b = GraphBuilder()
+    weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
+    op, *arguments = turn
+    graph = canonical(b, b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    (node,) = [node for node in graph.nodes if not node.is_dead]
+    assert node.op.name == "aten.linear"
+    assert node.operands["weight"].constant.name == "weight"
+
+
+def test_a_scaled_addmm_stays():
+    b = GraphBuilder()
+    weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
+    value = b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op("aten.t", weight), beta=2)
+    assert "addmm" in op_names(canonical(b, value))
+
+
+def native(b, op, *extra, read=1):
+    parameters = [b.constant(name, random(4).abs() + 0.1, "buffer") for name in ("gamma", "beta", "mean", "var")]
+    node = b.node(op, image(b), *parameters, *extra)
+    return list(node.results[:read])
+
+
+@pytest.mark.parametrize(
+    ("op", "extra"),
+    [
+        ("aten._native_batch_norm_legit_no_training", (0.1, 1e-3)),
+        ("aten.native_batch_norm", (False, 0.1, 1e-3)),
+        ("aten.cudnn_batch_norm", (False, 0.1, 1e-3)),
+    ],
+)
+def test_native_norms_are_batch_norms_in_evaluation(op, extra):
+    b = GraphBuilder()
+    (node,) = canonical(b, *native(b, op, *extra)).nodes
+    assert node.op.name == "aten.batch_norm"
+    assert (node.attribute("eps"), node.attribute("training")) == (1e-3, False)
+
+
+def test_a_native_norm_whose_statistics_are_read_or_that_trains_stays():
+    b = GraphBuilder()
+    assert op_names(canonical(b, *native(b, "aten.native_batch_norm", False, 0.1, 1e-3, read=2))) == [
+        "native_batch_norm"
+    ]
+    b = GraphBuilder()
+    assert op_names(canonical(b, *native(b, "aten.native_batch_norm", True, 0.1, 1e-3))) == ["native_batch_norm"]
+
+
+def test_a_rewritten_node_comes_from_where_the_old_one_did():
+    b = GraphBuilder()
+    weight = b.constant("weight", random(4, 4, 3, 3))
+    graph = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv"))
+    (node,) = graph.nodes
+    assert node.location.scopes[-1].path == "block.conv"
