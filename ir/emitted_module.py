@@ -15,15 +15,35 @@ import torch
 from attrs import frozen
 from torch import fx, nn
 
+from graphpress.ir.call_errors import CAPTURED_TYPE, call_error
+from graphpress.ir.errors import GraphpressError
 from graphpress.ir.ops import lookup_op, op_of_target
 from graphpress.ir.tree_specs import dump_spec, load_spec
 
 _DERIVED = {"_graph", "_code", "_in_spec", "_out_spec", "_lineno_map", "_prologue_start"}
-_KEPT_META = ("nn_module_stack", "stack_trace")
+_KEPT_META = ("nn_module_stack", "stack_trace", CAPTURED_TYPE)
 
 
 class EmittedModule(fx.GraphModule):
-    """A `GraphModule` that copies and pickles whole."""
+    """A `GraphModule` that copies and pickles whole, and says when it was called with what it was not captured for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module.
+
+        Raises:
+            CallError: when that fails and the inputs differ from those that the module was captured with.
+        """
+        if torch.compiler.is_compiling():
+            return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except GraphpressError:
+            raise
+        except Exception as error:
+            explained = call_error(self.graph, args, kwargs, error)
+            if explained is None:
+                raise
+            raise explained from error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmittedModule:
         made = _empty()

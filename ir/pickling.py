@@ -48,7 +48,8 @@ def _restore(
 def _tensor(dtype: torch.dtype, shape: tuple[int, ...], content: bytes) -> torch.Tensor:
     if not content:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(dtype).reshape(shape)
+    # A copy, because memory that torch did not align makes matrix products differ in their last bits.
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(dtype).reshape(shape).clone()
 
 
 def deepcopy_graph(graph: Graph, memo: dict[int, Any]) -> Graph:

@@ -8,6 +8,8 @@ import torch
 
 from graphpress.ir.dtypes import DType
 
+_ALIGNMENT = 64  # bytes, as torch allocates on the CPU
+
 
 def to_archive(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`tensors` on the CPU, dense in row-major order, no two in the same memory, complex128 as pairs of float64."""
@@ -24,5 +26,10 @@ def to_archive(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_archive(tensor: torch.Tensor, dtype: DType) -> torch.Tensor:
-    """A tensor of element type `dtype` as it was before `to_archive`."""
+    """A tensor of element type `dtype` as it was before `to_archive`.
+
+    Archives pack tensors without gaps. Matrix products of badly aligned memory differ in their last bits, so that such
+    tensors are copied to where torch would have put them.
+    """
+    tensor = tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
     return torch.view_as_complex(tensor) if dtype is DType.COMPLEX128 else tensor

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import operator
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
+from graphpress.ir.call_errors import CAPTURED_TYPE
 from graphpress.ir.calling import call_arguments, result_paths
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.dtypes import DType
@@ -18,6 +22,7 @@ from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
 from graphpress.ir.ops import Trait, lookup_op
 from graphpress.ir.source_locations import location_meta
 from graphpress.ir.tree_specs import load_spec
+from graphpress.ir.types import TensorType
 
 # (qualified name, module, what to call it with)
 ModuleCall = tuple[str, nn.Module, Sequence[Any]]
@@ -87,8 +92,11 @@ class _Emitter:
                 calls[id(node)] = self._place_module(name, module), operands
         self._place_constants(calls)
         for graph_input in self._graph.inputs:
-            made = self._fx.create_node("placeholder", graph_input.name, name=graph_input.name)
+            name = self._parameter_name(graph_input.name)
+            made = self._fx.create_node("placeholder", name, name=name)
             if graph_input.value is not None:
+                if isinstance(graph_input.value.type, TensorType):
+                    made.meta[CAPTURED_TYPE] = graph_input.value.type
                 self._values[id(graph_input.value)] = made
         for node in self._graph.nodes:
             self._emit_node(node, calls.get(id(node)))
@@ -157,6 +165,13 @@ class _Emitter:
         name = _free_attribute(self._root, "script_object")
         setattr(self._root, name, argument)
         return self._attribute(name)
+
+    def _parameter_name(self, name: str) -> str:
+        """The name of an input as generated code can spell it."""
+        if name.isidentifier() and name.isascii() and not keyword.iskeyword(name):
+            return name
+        letters = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
+        return self._free_name(f"input_{letters}" if letters else "input_")
 
     def _free_name(self, hint: str) -> str:
         name = hint
@@ -305,10 +320,10 @@ def _register(owner: nn.Module, name: str, tensor: torch.Tensor, persistent: boo
 def _descend(root: nn.Module, name: str) -> tuple[nn.Module | None, str]:
     """The module that holds `name`, made where there is none, and the last part of the name.
 
-    None when a part cannot be a module: it is empty, or something else has its place.
+    None when a part cannot be a module: it is empty, generated code cannot spell it, or something else has its place.
     """
     *parents, leaf = name.split(".")
-    if not leaf or not all(parents):
+    if not all(map(_is_spellable, (*parents, leaf))):
         return None, leaf
     owner = root
     for part in parents:
@@ -322,9 +337,17 @@ def _descend(root: nn.Module, name: str) -> tuple[nn.Module | None, str]:
     return owner, leaf
 
 
+def _is_spellable(part: str) -> bool:
+    """True when the code that fx generates can read an attribute of this name."""
+    if not part or not part.isprintable() or '"' in part or "\\" in part or keyword.iskeyword(part):
+        return False
+    return unicodedata.normalize("NFKC", part) == part  # Python reads other spellings of a letter as that letter
+
+
 def _free_attribute(module: nn.Module, hint: str) -> str:
-    name, suffix = hint or "constant", 0
+    hint = hint if _is_spellable(hint) else f"_{re.sub(r'[^A-Za-z0-9_]', '_', hint)}"
+    name, suffix = hint, 0
     while hasattr(module, name):
         suffix += 1
-        name = f"{hint or 'constant'}_{suffix}"
+        name = f"{hint}_{suffix}"
     return name

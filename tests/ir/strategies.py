@@ -189,8 +189,13 @@ class _Builder:
 
     def _constant(self, tensor: torch.Tensor, kind: str = "parameter") -> Value:
         name = self.draw(self.names)
-        names = (name, self.draw(self.names)) if self.share and self.draw(st.integers(0, 4)) == 4 else None
-        return self.graph.add_constant(name, tensor, kind, names, persistent=self.draw(st.integers(0, 4)) < 4).value
+        others = [self.draw(self.names)] if self.share and self.draw(st.integers(0, 4)) == 4 else []
+        persistent = self.draw(st.integers(0, 4)) < 4
+        taken = {name for constant in self.graph.constants.values() for name in constant.names}
+        constant = self.graph.add_constant(name, tensor, kind, persistent=persistent)
+        names = dict.fromkeys((constant.name, *others))
+        constant.names = tuple(name for name in names if name not in taken)  # a name has one owner
+        return constant.value
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.draw(st.integers(0, 1000)))
