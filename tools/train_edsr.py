@@ -1,7 +1,8 @@
 """Train the example EDSR from scratch: `python -m graphpress.tools.train_edsr`.
 
-Half an hour on two uncontended cores. The first three quarters run the convolutions in bfloat16 on small
-patches, the rest in float32 on larger ones, where the fine detail is settled.
+Half an hour on two uncontended cores. Most of it runs the convolutions in bfloat16 on small patches; the last
+steps run in float32 on larger ones. In the last third, while the network settles, every other step sees weights
+rounded to 16 values a layer: a model that is to be compressed should come to rest where rounded weights do as well.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import math
 import os
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from graphpress.passes.clustering import cluster_scalar
 from graphpress.tools.edsr.images import bicubic_upscale, downscale, evaluation_pairs, psnr, training_images
 from graphpress.tools.edsr.model import EDSR, WEIGHTS_FILE, ResidualBlock
 
 SCALE, BLOCKS, FEATURES = 2, 16, 64
 BATCH = 8
 PEAK_LEARNING_RATE = 5e-4
+SETTLE_LEARNING_RATE = 2e-4
 WARMUP_STEPS = 200
-FLOAT32_FROM = 0.75  # share of the training after which float32 and larger patches take over
+SETTLE_FROM = 0.65  # share of the training after which every other step sees rounded weights
+FLOAT32_FROM = 0.92  # share of the training after which float32 and larger patches take over
+REFRESH_TABLES = 25  # steps between new tables of the values that weights are rounded to
 SMALL_PATCH, LARGE_PATCH = 24, 32  # low-resolution pixels a side
 
 # How often a photograph is drawn; the rest count 1. Colourful everyday scenes teach the most.
@@ -44,7 +51,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = EDSR(SCALE, BLOCKS, FEATURES)
     _start_near_identity(model)
+    if options.start is not None:
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(options.start).items()})
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rounding = Rounding(model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
     optimizer = torch.optim.Adam(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.99))
     patches = PatchSampler(torch.Generator().manual_seed(options.seed))
@@ -54,15 +64,18 @@ def main() -> None:
     while progress < 1:
         # Past the time limit's pace, the schedule follows the clock, so it always ends fully annealed.
         progress = max((step + 1) / options.steps, (time.monotonic() - start) / (60 * options.minutes))
-        settle = progress > FLOAT32_FROM
+        if options.start is not None:  # only the settling is left
+            progress = SETTLE_FROM + (1 - SETTLE_FROM) * progress
+        settle, precise = progress > SETTLE_FROM, progress > FLOAT32_FROM
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, progress)
-        low, high = patches.batch(BATCH, LARGE_PATCH if settle else SMALL_PATCH)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not settle):
-            predicted = model(low)
-        loss = l1_loss(predicted.float(), high)
-        optimizer.zero_grad()
-        loss.backward()
+        low, high = patches.batch(BATCH, LARGE_PATCH if precise else SMALL_PATCH)
+        with rounding.applied() if settle and step % 2 else nullcontext():
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+                predicted = model(low)
+            loss = l1_loss(predicted.float(), high)
+            optimizer.zero_grad()
+            loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
@@ -80,6 +93,35 @@ def main() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu_seconds = usage.ru_utime + usage.ru_stime
     print(f"{step} steps in {time.monotonic() - start:.0f} s, {cpu_seconds:.0f} CPU seconds")
+
+
+class Rounding:
+    """Rounds convolution weights to 16 shared values for the length of a step, so that training feels what rounding
+    does.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._weights: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+        self._tables: list[torch.Tensor] = []
+        self._uses = 0
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, every convolution weight is the nearest value of its table; gradients go to the weight itself."""
+        with torch.no_grad():
+            if self._uses % REFRESH_TABLES == 0:
+                self._tables = [torch.from_numpy(cluster_scalar(w.detach(), 16).centroids) for w in self._weights]
+            self._uses += 1
+            moves = [
+                table[torch.bucketize(w.contiguous(), (table[1:] + table[:-1]) / 2)] - w
+                for w, table in zip(self._weights, self._tables, strict=True)
+            ]
+            torch._foreach_add_(self._weights, moves)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_sub_(self._weights, moves)
 
 
 class PatchSampler:
@@ -124,9 +166,15 @@ class PatchSampler:
 
 
 def learning_rate(step: int, progress: float) -> float:
-    """Return the rate of a step: a linear warm-up, then half a cosine down to zero at progress 1."""
+    """Return the rate of a step: a linear warm-up, then half a cosine down to zero, once until weights are noisy and
+    once after.
+    """
     warm = min(1.0, (step + 1) / WARMUP_STEPS)
-    return PEAK_LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if progress < SETTLE_FROM:
+        cycle, peak = progress / SETTLE_FROM, PEAK_LEARNING_RATE
+    else:
+        cycle, peak = (progress - SETTLE_FROM) / (1 - SETTLE_FROM), SETTLE_LEARNING_RATE
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * min(cycle, 1.0)))
 
 
 def heldout_psnr(model: nn.Module) -> list[tuple[str, float, float]]:
@@ -149,6 +197,7 @@ def _report_and_save(model: nn.Module, step: int, options: argparse.Namespace) -
         "features": FEATURES,
         "steps": step,
         "seed": options.seed,
+        "started_from": "scratch" if options.start is None else "a run of this script that had not settled",
         **{f"psnr_{name}": f"{ours:.2f}" for name, ours, _ in rows},
         **{f"bicubic_{name}": f"{bicubic:.2f}" for name, _, bicubic in rows},
     }
@@ -177,6 +226,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=120, help="finish early, annealed, within this time")
     parser.add_argument("--checkpoint-minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="weights file to begin from; only the settling is done")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=WEIGHTS_FILE, help="weights file to write")
     return parser.parse_args()
