@@ -56,12 +56,14 @@ class RewriteCounter:
         focus: tells the node the pass is at, None where it does not say.
         count: how many began so far.
         last: the last that began.
+        listener: called with each as it begins.
     """
 
     limit: int | None = None
     focus: Callable[[], Node | None] = _nowhere
     count: int = 0
     last: Rewrite | None = None
+    listener: Callable[[Rewrite], None] | None = None
     _rule: tuple[str, Node] | None = field(default=None, init=False)
     _is_open: bool = field(default=False, init=False)
     _common: object = field(default=None, init=False)  # what the edits of the open rewrite are about
@@ -108,6 +110,8 @@ class RewriteCounter:
         self._is_open = True
         at = () if node is None else (node.name, node.op.name, node.location)
         self.last = Rewrite(self.count, title, *at)
+        if self.listener is not None:
+            self.listener(self.last)
 
 
 _PREPARING = object()

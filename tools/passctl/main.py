@@ -23,6 +23,7 @@ COMMANDS = {
     "compress": "graphpress.tools.passctl.compress:compress",
     "diff": "graphpress.tools.passctl.diff:diff",
     "dump": "graphpress.tools.passctl.dump:dump",
+    "explain": "graphpress.tools.passctl.explain:explain",
     "list": "graphpress.tools.passctl.listing:list_passes",
     "reduce": "graphpress.tools.passctl.reduce:reduce",
     "repro": "graphpress.tools.passctl.repro:repro",

@@ -1,0 +1,239 @@
+"""passctl explain: why a rule did not match, and why a value is quantized or not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from graphpress.ir import save_graph
+from graphpress.ir.dtypes import DType
+from graphpress.tools.passctl.main import cli
+from tests.graph_builder import GraphBuilder
+from tests.passes.framework import failing_passes  # registers passes
+
+torch.set_num_threads(1)
+PASSCTL = Path(sys.executable).with_name("passctl")
+
+CONFIG = """
+quantization_config:
+  global_config:
+    op_type_config:
+      conv2d: {op_output_spec: null}
+  module_name_configs:
+    block.plain: null
+    block.linear: {op_input_spec: {0: {dtype: uint8, qscheme: asymmetric}}}
+"""
+PLAIN = "module_name_configs['block.plain'] of the config is None"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A folder with graphs and a config."""
+    folder = tmp_path_factory.mktemp("explain")
+    save_graph(signs(), folder / "signs.gir")
+    save_graph(network(), folder / "net.gir")
+    save_graph(failing_passes.conv_blocks(4, strided=(1,), channels=4, size=8), folder / "blocks.gir")
+    (folder / "config.yaml").write_text(CONFIG)
+    return folder
+
+
+def signs():
+    b = GraphBuilder()
+    x = b.input()
+    near = b.op("aten.mul.Tensor", b.op("aten.neg", x), b.op("aten.relu", x), name="near")
+    far = b.op("aten.mul.Tensor", b.op("aten.relu", x), b.op("aten.relu", x), name="far")
+    hit = b.op("aten.add.Tensor", near, b.op("aten.neg", far), name="hit")
+    return b.output(hit, b.op("aten.sin", far, name="sine"))
+
+
+def network():
+    """A convolution with relu, pooled; a sigmoid beside a convolution, concatenated; a gathering of integers."""
+    b = GraphBuilder()
+    x, index = b.input("x", (1, 4, 8, 8)), b.input("index", (1, 16), DType.INT64)
+    sizes = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    conv = b.op("aten.conv2d", x, b.constant("w", torch.randn(4, 4, 3, 3)), name="conv", **sizes)
+    relu = b.op("aten.relu", conv, name="relu")
+    pool = b.op("aten.max_pool2d", relu, (2, 2), (2, 2), name="pool")
+    plain = b.op("aten.conv2d", pool, b.constant("v", torch.randn(4, 4, 3, 3)), name="plain", **sizes)
+    gate = b.op("aten.sigmoid", pool, name="gate")
+    other = b.op("aten.conv2d", pool, b.constant("u", torch.randn(4, 4, 3, 3)), name="other", **sizes)
+    joined = b.op("aten.cat", [gate, other], 1, name="joined")
+    flat = b.op("aten.flatten.using_ints", joined, 1, name="flat")
+    linear = b.op("aten.linear", flat, b.constant("fc.weight", torch.randn(16, 128)), name="linear")
+    picked = b.op("aten.gather", linear, 1, index, name="picked")
+    return b.output(picked, b.op("aten.sin", plain, name="sine"))
+
+
+@pytest.fixture(autouse=True)
+def workspace(saved, monkeypatch):
+    monkeypatch.chdir(saved)
+
+
+def passctl(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["explain", *arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def value(name: str, *arguments: str) -> dict:
+    (story,) = json.loads(passctl("net.gir", "--value", name, "--json", *arguments).stdout)
+    return story
+
+
+def reasons(name: str, *arguments: str) -> dict[str, str]:
+    return {use["place"]: use["reason"] for use in value(name, *arguments)["uses"]}
+
+
+# rules
+
+
+def test_near_misses_are_told_nearest_first_with_node_module_and_source_line():
+    text = passctl("signs.gir", "two-signs").stdout
+    assert text.splitlines()[0] == "two-signs: 0 matches, 2 near misses"
+    assert text.index("mul.self: expected aten.neg, found aten.relu\n  at relu_1") > text.index("mul.other")
+    assert (
+        "mul.other: expected aten.neg, found aten.relu\n  at relu (aten.relu), block.relu (Relu) at model.py:" in text
+    )
+    assert len(passctl("signs.gir", "two-signs", "--most", "1").stdout.splitlines()) == 3
+
+
+def test_a_node_narrows_it_down():
+    text = passctl("signs.gir", "sample-wrong-rule/two-signs", "--node", "far").stdout
+    assert "1 near misses" in text
+    assert "relu_1" in text
+    text = passctl("signs.gir", "two-signs", "--node", "%sine").stdout
+    assert text == "two-signs: sine (aten.sin) would take part in no match; the pattern has aten.mul.Tensor, aten.neg\n"
+
+
+def test_all_rules_of_a_pass_those_that_match_first():
+    stories = json.loads(passctl("signs.gir", "sample-wrong-rule", "--json").stdout)
+    assert [story["rule"] for story in stories] == ["one-sign", "two-signs"]
+    assert [match["node"] for match in stories[0]["matches"]] == ["hit"]
+    assert stories[0]["matches"][0]["location"][0]["module"] == "block.hit"
+    miss = stories[1]["misses"][0]
+    assert (miss["path"], miss["expected"], miss["found"]) == (["mul", "other"], "aten.neg", "aten.relu")
+
+
+def test_with_a_pipeline_the_graph_is_the_one_the_rule_meets_there():
+    pipeline = ["-p", "cse,sample-wrong-rule,dce"]
+    assert "1 matches" in passctl("signs.gir", "one-sign", *pipeline).stdout
+    assert "0 matches" in passctl("signs.gir", "one-sign", *pipeline, "--after", "sample-wrong-rule").stdout
+    assert "1 matches" in passctl("signs.gir", "one-sign", *pipeline, "--before", "cse").stdout
+
+
+def test_of_a_pass_without_rules_it_is_told_what_it_did_and_remarked():
+    arguments = ["blocks.gir", "fold-batch-norm", "-p", "prepare"]
+    assert passctl(*arguments).stdout.startswith("fold-batch-norm: 4 rewrites, 0 remarks\nrewrite 1: insert fold.")
+    text = passctl(*arguments, "--node", "norm2").stdout
+    assert text.splitlines()[1].startswith("rewrite 3: insert fold.batch_norm_factor at norm2 (aten.batch_norm), block")
+    assert "no rewrite starts there" in passctl(*arguments, "--node", "relu2").stdout
+
+
+def test_why_a_batch_norm_is_left_is_told(saved):
+    b = GraphBuilder()
+    x = b.input(shape=(1, 4, 8, 8))
+    parts = [b.constant(name, torch.rand(4) + 0.5) for name in "gbmv"]
+    norm = b.op("aten.batch_norm", b.op("aten.relu", x), *parts, False, 0.1, 1e-5, False, name="norm")
+    save_graph(b.output(norm), saved / "norm.gir")
+    text = passctl("norm.gir", "fold-batch-norm", "--node", "norm").stdout
+    assert "no convolution or linear layer before it; its output is not read by one layer alone" in text
+
+
+def test_the_installed_command_explains(saved):
+    command = [PASSCTL, "explain", "net.gir", "--value", "relu"]
+    done = subprocess.run(command, cwd=saved, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("%relu: f32[1, 4, 8, 8] is quantized\n")
+    assert done.stderr == ""
+
+
+# values
+
+
+def test_a_quantizer_is_told_with_its_config_entry_group_and_sharing_chain():
+    story = value("flat")
+    (quantizer,) = story["quantizers"]
+    assert quantizer["source"] == "global_config.op_output_spec['*']"
+    assert quantizer["decider"] == "gate result"
+    assert quantizer["chain"] == ["flat result", "flat self", "joined result", "joined tensors[0]", "gate result"]
+    assert "linear input, asked for by global_config.op_input_spec['*']" in quantizer["members"]
+    assert "joined tensors[1]" in quantizer["members"]
+    assert (
+        quantizer["remark"]
+        == "the range known of the result of gate is given up: other values reach this quantizer too"
+    )
+    text = passctl("net.gir", "--value", "relu").stdout
+    assert "made in the fusion group 'layer-activation' of conv, relu" in text
+    assert "relu result: quantized by 'relu_output', asked for by global_config.op_output_spec['*']" in text
+    assert "scheme and range are those known of the result of relu" in text
+    assert "block.relu (Relu) at model.py:" in text
+
+
+def test_the_most_specific_entry_of_the_config_decides_for_all_that_share():
+    (quantizer,) = value("flat", "-p", "prepare", "--config", "config.yaml")["quantizers"]
+    assert quantizer["source"] == "module_name_configs['block.linear'].op_input_spec[0]"
+    assert quantizer["decider"] == "linear input"
+    assert quantizer["spec"].startswith("uint8, asymmetric, per tensor")
+    assert quantizer["chain"] == ["flat result", "linear input"]
+
+
+def test_why_values_are_left_whole_is_told():
+    inside = "it lies inside the fusion group 'layer-activation' of conv, relu; only"
+    assert reasons("conv") == {
+        "conv result": f"not quantized: {inside} the result of relu is",
+        "relu self": f"not quantized: {inside} what conv reads is",
+    }
+    assert reasons("index")["picked index"] == "not quantized: i64[1, 16] is not floating point"
+    assert reasons("sine")["sine result"] == (
+        "not quantized: aten.sin is in no fusion group, so it computes in floating point"
+    )
+    config = ("-p", "prepare", "--config", "config.yaml")
+    assert reasons("plain", *config)["plain result"] == f"not quantized: {PLAIN}"
+    assert reasons("other", *config)["other result"] == (
+        "not quantized: global_config.op_type_config['conv2d'].op_output_spec of the config is None"
+    )
+    assert not value("plain", *config)["is_quantized"]
+
+
+def test_weights_are_found_by_their_qualified_names():
+    story = value("fc.weight")
+    assert (story["name"], story["uses"][0]["place"]) == ("@fc.weight", "linear weight")
+    assert story["quantizers"][0]["spec"].startswith("int8, symmetric, per channel")
+    assert value("@fc.weight") == story
+    config = ("-p", "prepare", "--config", "config.yaml")
+    assert reasons("v", *config)["plain weight"] == f"not quantized: {PLAIN}"
+    text = passctl("blocks.gir", "--value", "conv0.weight").stdout
+    assert text.startswith("%conv0_weight: f32[4, 4, 3, 3] is quantized\nconv0 weight: quantized by 'conv0_weight'")
+    assert "a constant of fewer than two axes is no weight" in passctl("blocks.gir", "--value", "bn0.bias").stdout
+
+
+def test_an_input_and_an_output_are_told_where_they_are_quantized():
+    assert reasons("x")["x"] == "an input is quantized where an op reads it"
+    assert reasons("picked")["output"] == "an output is quantized where it is made"
+    assert value("x")["quantizers"][0]["name"] == "conv_input"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["net.gir"], "say either a RULE or a --value"),
+        (["net.gir", "two-signs", "--value", "x"], "say either a RULE or a --value"),
+        (["net.gir", "--value", "x", "--node", "y"], "go with a RULE"),
+        (["net.gir", "two-signs", "--after", "cse"], "need a --pipeline"),
+        (["net.gir", "two-sings"], "no rule or pass 'two-sings'; did you mean 'two-signs'"),
+        (["net.gir", "two-signs", "--node", "reul"], "there is no node 'reul'; did you mean 'relu'"),
+        (["net.gir", "--value", "reul"], "no value 'reul'; did you mean 'relu'"),
+        (["net.gir", "--value", "fc.wieght"], "did you mean 'fc.weight'"),
+        (["net.gir", "--value", "x", "-p", "cse"], "the pipeline assigns no quantizers"),
+        (["blocks.gir", "--value", "norm1"], "an earlier step rewrote it; 'conv1' stands for it"),
+    ],
+)
+def test_what_cannot_be_explained_is_told(arguments, message):
+    result = passctl(*arguments, code=2)
+    assert message in result.stderr
+    assert result.stdout == ""

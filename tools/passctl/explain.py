@@ -1,0 +1,134 @@
+"""`passctl explain`: why a rule did not match, and why a value is quantized or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
+from graphpress.tools.passctl.importing import import_modules, import_option
+
+if TYPE_CHECKING:
+    from graphpress.ir.graph import Graph
+    from graphpress.passes.framework import Pipeline
+    from graphpress.tools.passctl.rule_story import Subject
+
+_ASSIGNING = "prepare"
+
+
+@command(
+    "explain",
+    "passctl explain small_resnet fold-batch-norm --node batch_norm_3",
+    "passctl explain model.pt2 my-rule -p 'canonicalize,my-pass'",
+    "passctl explain small_resnet --value relu_2 --config weights.yaml",
+)
+@model_argument()
+@click.argument("rule", required=False)
+@click.option("--node", metavar="NODE", help="Only where this node would take part.")
+@click.option(
+    "--value",
+    metavar="NAME",
+    help="Why is this value quantized or not, and with which quantizer? A node, an input, or a parameter by its "
+    "qualified name. The pipeline is 'prepare' unless one is given.",
+)
+@click.option("--before", metavar="STEP", help="Take the graph right before this step of the pipeline.")
+@click.option("--after", metavar="STEP", help="Take the graph right after this step of the pipeline.")
+@click.option(
+    "--most", type=click.IntRange(min=1), default=10, show_default=True, help="How many near misses of each rule."
+)
+@pipeline_options
+@import_option
+@input_options
+def explain(
+    model: str,
+    rule: str | None,
+    node: str | None,
+    value: str | None,
+    before: str | None,
+    after: str | None,
+    most: int,
+    pipeline: str | None,
+    config_file: Path | None,
+    assumed: tuple[str, ...],
+    imports: tuple[str, ...],
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Tell why RULE does not match in the graph of MODEL: its near misses, nearest first.
+
+    RULE is a rule, pass/rule, or a pass: then all of its rules, or, for a pass without rules, what it did and remarked.
+    The graph is the captured one; with a pipeline, the one its first step with that rule starts from.
+    """
+    if (rule is None) == (value is None):
+        raise click.UsageError("say either a RULE or a --value")
+    if value is not None and (node or before or after):
+        raise click.UsageError("--node, --before and --after go with a RULE")
+    if (before or after) and pipeline is None:
+        raise click.UsageError("--before and --after need a --pipeline")
+    if before and after:
+        raise click.UsageError("--before and --after exclude each other")
+    import_modules(imports)
+    from graphpress.tools.passctl.models import resolve
+    from graphpress.tools.passctl.pipelines import resolve_pipeline
+
+    if value is not None:
+        pipeline = pipeline or _ASSIGNING
+    steps = None if pipeline is None else resolve_pipeline(pipeline, config_file, assumed)
+    graph = resolve(model, inputs_file, input_shapes).graph()
+    if value is not None:
+        assert steps is not None
+        _explain_value(graph, steps, value, as_json)
+    else:
+        assert rule is not None
+        _explain_rule(graph, steps, rule, node, (before, after), most, as_json)
+
+
+def _explain_value(graph: Graph, pipeline: Pipeline, name: str, as_json: bool) -> None:
+    import attrs
+
+    from graphpress.tools.passctl.quantizer_story import tell
+
+    stories = tell(graph, pipeline, name)
+    if as_json:
+        console.print_json([attrs.asdict(story) | {"is_quantized": story.is_quantized} for story in stories])
+    else:
+        console.print_text("\n\n".join(map(str, stories)))
+
+
+def _explain_rule(
+    graph: Graph,
+    pipeline: Pipeline | None,
+    rule: str,
+    node: str | None,
+    point: tuple[str | None, str | None],
+    most: int,
+    as_json: bool,
+) -> None:
+    from graphpress.tools.passctl.rule_story import find_subject, tell
+
+    subject = find_subject(rule, pipeline)
+    if pipeline is not None:
+        graph = _at(graph, pipeline, subject, point)
+    stories: list[Any] = list(tell(subject, graph, node, most))
+    if as_json:
+        console.print_json([story.data() for story in stories])
+    else:
+        console.print_text("\n\n".join(map(str, stories)))
+
+
+def _at(graph: Graph, pipeline: Pipeline, subject: Subject, point: tuple[str | None, str | None]) -> Graph:
+    from graphpress.passes.framework import Runner
+    from graphpress.tools.passctl.stopping import StopAfter, StopBefore
+
+    before, after = point
+    if before is None and after is None:
+        before = subject.address
+    stop = StopBefore.at(before, pipeline) if before else StopAfter.at(after, pipeline) if after else None
+    result = Runner([] if stop is None else [stop]).run(graph, pipeline, in_place=True)
+    if stop is not None:
+        stop.check(result)
+    return result.graph
