@@ -14,7 +14,7 @@ from tests.properties.effect import assert_effect, assert_idempotent
 from tests.properties.layer_graphs import STORED_FORMS, batch_norm, layer_graphs, stored_weight, with_own_names
 
 GENERAL = ("convolution", "batch_norm", "linear", "activation", "add", "transpose")
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=30, deadline=None)
 fewer = settings(max_examples=10, deadline=None)
 
 

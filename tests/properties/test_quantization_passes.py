@@ -35,7 +35,7 @@ from tests.properties.quantized_graphs import (
     with_quantizers,
 )
 
-few = settings(max_examples=8, deadline=None)
+few = settings(max_examples=20, deadline=None)
 shufflers = st.randoms(use_true_random=False)
 
 
