@@ -22,11 +22,14 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/python -m graphpress.tools.demo --out demo-output
 
+# One test process and one thread for each core: more would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
+
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" --durations=15
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow --durations=15
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
