@@ -1,0 +1,103 @@
+"""A quantizer for torchao's export flow that annotates by this package's analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx
+
+from graphpress.backends.torchao.errors import MissingDependencyError
+
+try:
+    from torchao.quantization.pt2e.quantizer import (
+        QuantizationAnnotation,
+        Quantizer,
+        SharedQuantizationSpec,
+    )
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+except ImportError as error:
+    raise MissingDependencyError(
+        f"the torchao backend needs torchao, which cannot be imported ({error}); "
+        "install it with: pip install 'graphpress[torchao]'"
+    ) from error
+
+from graphpress.backends.torchao.reading import ReadGraph, read_module
+from graphpress.backends.torchao.specs import torchao_spec
+from graphpress.passes.annotate_fusion import AnnotateFusion
+from graphpress.passes.assign_quantizers import AssignQuantizers
+from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.facts import CANONICAL
+from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.fusion import FusionGroup
+from graphpress.passes.quantization.points import Point, QuantizationPoints, Side
+from graphpress.passes.share_quantizers import ShareQuantizers
+
+Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to one that reads it
+
+
+class GraphpressQuantizer(Quantizer):  # type: ignore[misc]
+    """Says to `prepare_pt2e` and `prepare_qat_pt2e` what to quantize, as a config has it.
+
+    Fusion groups, known ranges and shared quantizers are decided on the whole graph, as in `graphpress.quantization`.
+
+    Args:
+        config: which spec goes where; by default 8 bits for weights and activations.
+        is_qat: True for `prepare_qat_pt2e`, which wants fake-quantizers instead of observers.
+    """
+
+    def __init__(self, config: QuantizerConfig | None = None, *, is_qat: bool = False):
+        super().__init__()
+        self._config = config or QuantizerConfig()
+        self._is_qat = is_qat
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Annotate the nodes of `model`, as torchao asks for.
+
+        Raises:
+            TorchaoError: when the config wants what torchao's flow cannot express.
+            QuantizationError, UnmatchedConfigError: when the config does not fit the model.
+        """
+        read = read_module(model)
+        pipeline = Pipeline(AnnotateFusion(), AssignQuantizers(self._config), ShareQuantizers(), assume=[CANONICAL])
+        Runner(verify=False).run(read.graph, pipeline, in_place=True)
+        first: dict[str, Place] = {}  # the first place of each quantizer; the others share what is made there
+        for node_annotation in _annotations(read):
+            fx_node, points = node_annotation
+            inputs, output = {}, None
+            for place, point in points:
+                name = point.quantizer.name
+                if name in first:
+                    spec = SharedQuantizationSpec(first[name])
+                else:
+                    spec, first[name] = torchao_spec(point.quantizer, is_qat=self._is_qat), place
+                if isinstance(place, tuple):
+                    inputs[place[0]] = spec
+                else:
+                    output = spec
+            fx_node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                input_qspec_map=inputs, output_qspec=output, _annotated=True
+            )
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        """Everything was checked while annotating."""
+
+
+def _annotations(read: ReadGraph) -> Iterator[tuple[fx.Node, list[tuple[Place, Point]]]]:
+    """Each fx node that belongs to a group or has points, with the places of its points."""
+    for node in read.graph.nodes:
+        note = node.annotation(QuantizationPoints)
+        if note is None and node.annotation(FusionGroup) is None:
+            continue
+        by_node: dict[fx.Node, dict[Place, Point]] = {read.source_of(node): {}}
+        for point in note.points if note is not None else ():
+            value = point.value(node)
+            if point.side is Side.OUTPUT:
+                made = read.source(value)
+                by_node.setdefault(made, {})[made] = point
+            else:
+                reader = read.source_of(node)
+                edge = (read.source(value), reader)
+                by_node[reader].setdefault(edge, point)
+        for fx_node, points in by_node.items():
+            yield fx_node, list(points.items())
