@@ -52,6 +52,9 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
         TextFormError: when a node holds an object that has no text form.
     """
     text_path, data_path, new_path = _paths(path)
+    for place in (text_path, data_path, new_path):
+        if place.is_dir():
+            raise StorageError(f"cannot save {text_path}: {place} is a folder")
     digests = {id(constant): _digest(constant, text_path) for constant in all_constants(graph)}
     text = exact_text(graph).encode()
     try:
@@ -60,7 +63,8 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
         write_atomically(text_path, lambda file: _write_bytes(text, file))
         os.replace(new_path, data_path)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot save {text_path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot save {text_path}: {reason}") from error
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:

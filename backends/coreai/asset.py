@@ -20,6 +20,8 @@ from graphpress.ir.dtypes import DType
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"
 """The files of an asset: the program with its weights, the SHA-256 of that file, and the metadata."""
 
+_BYTECODE = b"ML\xefR"  # how MLIR bytecode begins
+
 _OPERANDS = {
     "lut_to_dense": ("indices", "lut", "axis"),
     "blockwise_shift_scale": ("data", "scale", "zero_point", "minval"),
@@ -175,6 +177,8 @@ def open_asset(path: str | PathLike[str]) -> Any:
         raise AssetError(f"{directory} {missing}") from error
     if hashlib.sha256(program).digest() != digest:
         raise AssetError(f"{directory} is damaged: {PROGRAM} ({len(program)} bytes) is not what {DIGEST} was made of")
+    if not program.startswith(_BYTECODE):
+        raise AssetError(f"{directory} holds no program: {PROGRAM} is no MLIR bytecode")
     try:
         return module.AIModelAsset.load(directory)
     except RuntimeError as error:

@@ -31,6 +31,7 @@ def replacing(target: Path) -> Iterator[Path]:
         AssetError: when the asset cannot be written at `target`.
     """
     _check_target(target)
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         workshop = Path(tempfile.mkdtemp(prefix=f".{target.stem}.", suffix=".partial", dir=target.parent))
@@ -45,11 +46,27 @@ def replacing(target: Path) -> Iterator[Path]:
             raise AssetError(f"cannot move the finished asset to {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+        if not target.exists():
+            _remove_empty(missing)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Delete the `folders` that are empty, innermost first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _check_target(target: Path) -> None:
     if target.suffix != SUFFIX:
         raise AssetError(f"an asset's path must end in {SUFFIX!r}, got {str(target)!r}")
+    if os.path.lexists(target) and not target.is_dir():
+        raise AssetError(f"{target} is a file, but an asset is a directory; it is left alone: choose another path")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise AssetError(f"cannot write an asset at {target}: {above} is a file, not a directory")
     if target.is_dir() and any(target.iterdir()) and not (target / "metadata.json").exists():
         raise AssetError(f"{target} is a directory that holds no asset; it is left alone: choose another path")
 

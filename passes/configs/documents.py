@@ -30,18 +30,27 @@ def read(source: str | Path) -> Mapping[str, Any]:
 
 
 def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
-    """YAML text of plain data, keys in their order; also written to `path`, beside it first and then renamed."""
+    """YAML text of plain data, keys in their order; also written to `path`, beside it first and then renamed.
+
+    Raises:
+        SpecError: when nothing can be written at `path`.
+    """
     text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=None)
     if path is None:
         return text
     target = Path(path)
-    handle, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    try:
+        handle, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    except OSError as error:
+        raise SpecError(f"{str(path)!r} cannot be written: {error.strerror}") from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         Path(beside).replace(target)
-    except BaseException:
+    except BaseException as error:
         Path(beside).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise SpecError(f"{str(path)!r} cannot be written: {error.strerror}") from None
         raise
     return text
 
@@ -72,8 +81,10 @@ def _text(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     try:
         return path.read_text(encoding="utf-8"), str(path)
-    except OSError as error:
-        raise SpecError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{str(path)!r} is no text in UTF-8: {error.reason} at byte {error.start}") from None
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        raise SpecError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 class _Loader(yaml.SafeLoader):
