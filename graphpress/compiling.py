@@ -21,6 +21,10 @@ class CompileError(GraphpressError, TypeError):
     """Something to compile that is no exported program, or no pipeline to compile it with."""
 
 
+class CalibrationError(GraphpressError):
+    """A pipeline that needs data which a program alone does not have."""
+
+
 def compile(
     exported_program: ExportedProgram, pipeline: Pipeline | str, *, hooks: Iterable[Hook] = ()
 ) -> ExportedProgram:
@@ -37,6 +41,7 @@ def compile(
 
     Raises:
         CompileError: when an argument is of another kind.
+        CalibrationError: when quantizers are left that have seen no data.
         PipelineSyntaxError, PipelineError: when the text is no pipeline, or its steps are in the wrong order.
         GraphpressError: whatever a pass has to say about the program.
     """
@@ -51,7 +56,18 @@ def compile(
         raise CompileError(f"compile() takes a Pipeline or the text of one, not a {type(pipeline).__name__}")
     graph = from_exported_program(exported_program)
     graph = Runner(hooks=list(hooks)).run(graph, pipeline, in_place=True).graph
+    _check_quantizers(graph)
     return to_exported_program(graph, _example_inputs(exported_program, graph))
+
+
+def _check_quantizers(graph: Graph) -> None:
+    """A quantizer without parameters lets its input through, so a program would come out that is not quantized."""
+    empty = [n.name for n in graph.nodes if n.op.name == "quant.fake_quantize" and n.operand("scale") is None]
+    if empty:
+        raise CalibrationError(
+            f"the pipeline leaves {len(empty)} quantizers without parameters, {empty[0]!r} first: these come from "
+            "data; graphpress.quantization.Quantizer prepares, calibrates and finalizes a model"
+        )
 
 
 def _example_inputs(program: ExportedProgram, graph: Graph) -> Sequence[Any] | None:

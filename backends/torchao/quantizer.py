@@ -35,7 +35,7 @@ from graphpress.passes.share_quantizers import ShareQuantizers
 Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to one that reads it
 
 
-class GraphpressQuantizer(Quantizer):  # type: ignore[misc]
+class GraphpressQuantizer(Quantizer):
     """Says to `prepare_pt2e` and `prepare_qat_pt2e` what to quantize, as a config has it.
 
     Fusion groups, known ranges and shared quantizers are decided on the whole graph, as in `graphpress.quantization`.

@@ -6,7 +6,8 @@ from torch import nn
 from torch.export import Dim
 
 import graphpress
-from graphpress.compiling import CompileError
+from graphpress import pipelines
+from graphpress.compiling import CalibrationError, CompileError
 from graphpress.ir.errors import GraphpressError
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.dce import Dce
@@ -121,3 +122,8 @@ def test_what_is_no_pipeline_is_refused(program):
         graphpress.compile(program, [Dce()])
     with pytest.raises(GraphpressError, match="did you mean 'dce'"):
         graphpress.compile(program, "dcee")
+
+
+def test_quantizers_that_saw_no_data_are_refused(program):
+    with pytest.raises(CalibrationError, match=r"\d+ quantizers without parameters.*Quantizer prepares"):
+        graphpress.compile(program, pipelines.prepare())
