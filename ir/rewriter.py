@@ -127,6 +127,17 @@ class Rewriter:
         self.rewrites.edit("erase", node)
         self._remove(node)
 
+    def rename(self, node: Node, name: str) -> None:
+        """Call `node` by `name`, so that what stands for an erased node has its name; a number is added where it is
+        taken.
+        """
+        names = self.graph._names
+        names.discard(node.name)
+        self.touched.pop(node.name, None)
+        node.name = self.graph.fresh_name(name)
+        self.touched[node.name] = None
+        self.edits.changed += 1
+
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
         """Make `operand` what `node` reads under `name`; None removes it."""
         self.rewrites.edit(f"set operand {name}", node)

@@ -16,7 +16,7 @@ from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.framework.rewrite_pass import RewritePass
 
-Rule = Callable[[Node, Rewriter], Value | None]
+Rule = Callable[[Node, Rewriter], Value | list[Value] | None]
 
 
 @register_pass
@@ -34,15 +34,30 @@ class Canonicalize(RewritePass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once, own rules are found by op name; then apply added rules."""
+        keeps_strides = any(node.op.name in _READS_STRIDES for node in graph.nodes)
         for node in graph.nodes:
+            context.node = node
             rule = _RULES.get(node.op.short_name) if node.op.dialect == "aten" else None
-            value = rule(node, rewriter) if rule is not None else None
-            if value is not None:
-                context.count(node.op.short_name)
-                rewriter.replace(node, value)
+            if rule is _copy and keeps_strides:
+                continue
+            if rule is not None:
+                _apply(rule, node, rewriter, context)
+        context.node = None
         added = self.all_rules()
         if added:
             apply_rules(added, graph, rewriter, context)
+
+
+def _apply(rule: Rule, node: Node, rewriter: Rewriter, context: PassContext) -> None:
+    name, added = node.name, rewriter.edits.added
+    found = rule(node, rewriter)
+    if found is None:
+        return
+    context.count(node.op.short_name)
+    rewriter.replace(node, found)
+    made = found[0].node if isinstance(found, list) else found.node
+    if made is not None and rewriter.edits.added > added and node.graph is None:
+        rewriter.rename(made, name)  # by which a config may mean it
 
 
 def _dropout(node: Node, rewriter: Rewriter) -> Value | None:
@@ -53,6 +68,20 @@ def _same_shape(node: Node, rewriter: Rewriter) -> Value | None:
     """A view, expansion or slice that gives back its operand."""
     source = node.operand("self")
     return source if source is not None and source.type == node.result.type else None
+
+
+def _view(node: Node, rewriter: Rewriter) -> Value | None:
+    """A view works for some strides only, a reshape for all: what is before it may then change its strides."""
+    if node.op.name == "aten.view.dtype":
+        return None
+    same = _same_shape(node, rewriter)
+    if same is not None or node.op.short_name == "view_as":
+        return same
+    shape = {"shape": node.operands["size"]} if "size" in node.operands else {}
+    operands = {"self": node.operands["self"], **shape}
+    attributes = {"shape": node.attributes["size"]} if "size" in node.attributes else {}
+    types = [node.result.type]
+    return rewriter.insert_before(node, "aten.reshape", operands, attributes, types=types, name=node.name).result
 
 
 def _slice(node: Node, rewriter: Rewriter) -> Value | None:
@@ -76,7 +105,7 @@ def _multiply(node: Node, rewriter: Rewriter) -> Value | None:
     return _same_shape(node, rewriter) if is_one and node.attributes.get("rounding_mode") is None else None
 
 
-def _batch_norm(node: Node, rewriter: Rewriter) -> Value | None:
+def _batch_norm(node: Node, rewriter: Rewriter) -> list[Value] | None:
     """The native forms return statistics too; they are batch norms where nobody reads those."""
     if any(result.use_count for result in node.results[1:]) or node.attributes.get("training", False):
         return None
@@ -89,13 +118,8 @@ def _batch_norm(node: Node, rewriter: Rewriter) -> Value | None:
         "eps": node.attributes.get("eps", node.attributes.get("epsilon", 1e-5)),
         "cudnn_enabled": False,
     }
-    made = rewriter.insert_before(
-        node, "aten.batch_norm", operands, attributes, types=[node.results[0].type], name=node.name
-    )
-    for result, value in [(node.results[0], made.result)]:
-        rewriter.replace_uses(result, value)
-    rewriter.erase(node)
-    return None
+    made = rewriter.insert_before(node, "aten.batch_norm", operands, attributes, types=[node.results[0].type])
+    return [made.result, *node.results[1:]]
 
 
 def _addmm(node: Node, rewriter: Rewriter) -> Value | None:
@@ -151,11 +175,17 @@ def _per_axis(value: Any, count: int) -> list[int]:
     return items * count if len(items) == 1 else items
 
 
+# Ops that see how a tensor lies in memory, which copies decide.
+_READS_STRIDES = frozenset(
+    {"aten.as_strided", "aten.view.dtype", "aten.view_as", "aten.view_as_complex", "aten.view_as_real"}
+)
+
 _RULES: Mapping[str, Rule] = (
     dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _dropout)
-    | dict.fromkeys(("view", "reshape", "expand", "flatten", "alias", "detach", "squeeze", "contiguous"), _same_shape)
-    | dict.fromkeys(("lift_fresh_copy", "lift_fresh", "expand_as", "view_as", "_unsafe_view"), _same_shape)
-    | dict.fromkeys(("to", "_to_copy", "clone", "type_as"), _copy)
+    | dict.fromkeys(("reshape", "expand", "flatten", "alias", "detach", "squeeze"), _same_shape)
+    | dict.fromkeys(("lift_fresh_copy", "lift_fresh", "expand_as"), _same_shape)
+    | dict.fromkeys(("view", "view_as", "_unsafe_view"), _view)
+    | dict.fromkeys(("to", "_to_copy", "clone", "type_as", "contiguous"), _copy)
     | dict.fromkeys(("mul", "div"), _multiply)
     | {"slice": _slice, "addmm": _addmm, "convolution": _convolution}
     | dict.fromkeys(("split", "chunk", "split_with_sizes"), _one_split)

@@ -47,16 +47,19 @@ class FoldConstants(Pass):
                 folded[id(node)] = node
                 context.count("folded")
         for node in folded.values():
+            context.node = node
             for result in node.results:
                 if any(id(use.user) not in folded for use in result.uses):
-                    constant = rewriter.add_constant(
-                        _name(node), known[id(result)].detach(), "buffer", type=result.tensor_type
-                    )
-                    rewriter.replace_uses(result, constant, where=lambda use: id(use.user) not in folded)
+                    data = known[id(result)].detach()
+                    value = rewriter.add_constant(_name(node), data, "buffer", type=result.tensor_type)
+                    rewriter.replace_uses(result, value, where=lambda use: id(use.user) not in folded)
         for node in reversed(folded.values()):
+            context.node = node
+            read = [value.constant for _, _, value in node.operand_values()]
             rewriter.erase(node)
-        for dangling in [constant for constant in graph.constants.values() if not constant.value.use_count]:
-            rewriter.erase_constant(dangling)
+            for constant in dict.fromkeys(read):
+                if constant is not None and not constant.value.use_count:
+                    rewriter.erase_constant(constant)
 
     def _should_fold(self, node: Node, known: Mapping[int, torch.Tensor]) -> bool:
         if node.op.dialect == "quant" or not is_foldable(node):

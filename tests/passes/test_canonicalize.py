@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from graphpress.ir.interpreter import run as interpret
 from graphpress.passes.canonicalize import Canonicalize
 from tests.graph_builder import GraphBuilder, op_names
 from tests.passes.quantization_graphs import image, random, run
@@ -153,3 +154,27 @@ def test_a_rewritten_node_comes_from_where_the_old_one_did():
     graph = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv"))
     (node,) = graph.nodes
     assert node.location.scopes[-1].path == "block.conv"
+
+
+def test_what_stands_for_a_node_has_its_name():
+    b = GraphBuilder()
+    weight = b.constant("weight", random(4, 4, 3, 3))
+    value = b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv")
+    assert canonical(b, value).node("conv").op.name == "aten.conv2d"
+    b = GraphBuilder()
+    assert canonical(b, *native(b, "aten.native_batch_norm", False, 0.1, 1e-3)).node("native_batch_norm")
+
+
+def test_a_view_becomes_a_reshape_so_that_no_copy_is_needed_before_it():
+    b = GraphBuilder()
+    turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
+    graph = canonical(b, b.op("aten.view", turned, (1, 8, 32)))
+    assert op_names(graph) == ["transpose", "reshape"]
+    assert interpret(graph, [random(1, 4, 8, 8)])[0].shape == (1, 8, 32)
+
+
+def test_copies_stay_where_an_op_sees_how_a_tensor_lies_in_memory():
+    b = GraphBuilder()
+    turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
+    value = b.op("aten.as_strided", turned, (4, 4), (4, 1))
+    assert op_names(canonical(b, value)) == ["transpose", "contiguous", "as_strided"]

@@ -43,6 +43,7 @@ def _identity(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
         ("aten.reshape", x, shape),
         ("aten.expand", x, shape),
         ("aten.alias", x),
+        ("aten.contiguous", b.op("aten.transpose.int", x, 0, -1)),
         ("aten.clone", x),
         ("aten.contiguous", x),
         ("aten.mul.Tensor", x, draw(st.sampled_from([1, 1.0, 2, -1.0]))),
@@ -63,6 +64,12 @@ def _identity(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
     ]
     op, *arguments = draw(st.sampled_from(options))
     return b.op(str(op), *arguments)
+
+
+def _view(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value:
+    """A view of a copy: without the copy, only a reshape works."""
+    turned = b.op("aten.clone", b.op("aten.transpose.int", x, 0, -1), memory_format=torch.contiguous_format)
+    return b.op("aten.view", turned, (-1, turned.tensor_type.shape[-1]))
 
 
 def _rounding(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value:
@@ -132,6 +139,7 @@ SPELLINGS: tuple[Callable[[st.DrawFn, GraphBuilder, Value], Value | None], ...] 
     _identity,
     _dropout,
     _rounding,
+    _view,
     _split,
     _convolution,
     _batch_norm,
