@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphpress.tools.passctl import console
+from graphpress.tools.passctl import completion, console
 from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
 from graphpress.tools.passctl.importing import import_modules, import_option
 
@@ -26,7 +26,7 @@ _ASSIGNING = "prepare"
     "passctl explain small_resnet --value relu_2 --config weights.yaml",
 )
 @model_argument()
-@click.argument("rule", required=False)
+@click.argument("rule", required=False, shell_complete=completion.passes)
 @click.option("--node", metavar="NODE", help="Only where this node would take part.")
 @click.option(
     "--value",
