@@ -15,7 +15,7 @@ from graphpress.passes.cse import Cse
 from graphpress.passes.dce import Dce
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
-from graphpress.passes.framework import Fact, Pass, Pipeline, Repeat, RewritePass, Runner, Violation, rule
+from graphpress.passes.framework import Fact, Hook, Pass, Pipeline, Repeat, RewritePass, Runner, Violation, rule
 from graphpress.passes.framework.hooks import Bisect
 from graphpress.passes.framework.patterns import Any, Op
 from tests.graph_builder import GraphBuilder, op_names, relu_chain
@@ -175,3 +175,20 @@ def test_a_pass_without_edits_makes_no_rewrite():
     assert result.records[0].rewrites == 0
     assert not result.records[0].is_cut
     assert hook.last is None
+
+
+def test_a_hook_that_fails_when_it_gets_the_rewriter_is_named_and_the_others_are_told():
+    told = []
+
+    class Breaks(Hook):
+        def rewriting(self, step, rewriter):
+            raise KeyError("limit")
+
+    class Watches(Hook):
+        def failed(self, step, graph, error):
+            told.append(step.address)
+
+    with pytest.raises(KeyError) as caught:
+        Runner([Watches(), Breaks()]).run(relu_chain(2), Pipeline(DropRelus()))
+    assert caught.value.__notes__ == ["from the hook Breaks at step 'drop-relus#1'"]
+    assert told == ["drop-relus#1"]
