@@ -36,8 +36,8 @@ class AssignQuantizers(Pass):
     """Annotate nodes with the quantizers that the config wants at their operands, results and weights.
 
     A fusion group is treated as one op: its anchor reads and is configured, its last op makes the result. Ops that
-    only move values get passive points, which follow their neighbours. Only notes are left, so the numbers cannot
-    change.
+    only move values get passive points, which follow their neighbours; of ops that no group has, such as recurrent
+    ones, the weights alone are quantized. Only notes are left, so the numbers cannot change.
 
     Attributes:
         config: which spec goes where.
@@ -75,6 +75,8 @@ class _Assignment:
     def visit(self, node: Node) -> None:
         site = site_of(node, self._constant)
         self.sites.append(site)
+        if any(isinstance(attribute, Graph) for attribute in node.attributes.values()):
+            self._context.report(node, "left whole: what it runs inside is not quantized")
         group = node.annotation(FusionGroup)
         if group is not None:
             if group.role in (Role.ANCHOR, Role.WHOLE):
@@ -82,8 +84,8 @@ class _Assignment:
             points = list(self._group_points(node, site, group))
         elif only_moves_values(node):
             points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
-        else:
-            return
+        else:  # nothing computes this op on codes, but its weights can be stored as such
+            points = list(self._weights(node, site))
         if points:
             self._rewriter.annotate(node, QuantizationPoints(tuple(points)))
             self._context.count("points", len(points))
@@ -142,7 +144,7 @@ class _Assignment:
             try:
                 block = weight_block(node, value, decision.spec.granularity)
             except (BlockSizeError, AxisError) as error:
-                self._leave(node, str(error))
+                self._leave(node, str(error), must_fit=decision.is_specific or isinstance(error, BlockSizeError))
                 continue
             quantizer = Quantizer(
                 f"{node.name}_{name}" if index is None else f"{node.name}_{name}_{index}",
@@ -154,17 +156,15 @@ class _Assignment:
             yield Point(Side.INPUT, quantizer, name, index)
 
     def _state_decision(self, site: OpSite, operand: str, value: Value) -> Decision:
-        """The config speaks of a parameter by its name in its module; the name of the operand does as well."""
+        """The config speaks of a weight by its name in its module, by the name of the operand, or as ``weight``."""
         root = root_constant(value)
         names = [name.rpartition(".")[2] for name in (root.names if root is not None else ())]
-        decision = self._resolver.explain_state(site, operand)
-        for name in names:
-            if decision.spec is None and not (decision.explicit and decision.is_specific):
-                decision = self._resolver.explain_state(site, name)
-        return decision
+        decisions = [self._resolver.explain_state(site, name) for name in dict.fromkeys([*names, operand, "weight"])]
+        return next((decision for decision in decisions if decision.explicit), decisions[-1])
 
-    def _leave(self, node: Node, reason: str) -> None:
-        if self._options.leave_indivisible:
+    def _leave(self, node: Node, reason: str, *, must_fit: bool) -> None:
+        """Report or collect: a blanket default need not fit an op whose axes nobody knows."""
+        if self._options.leave_indivisible or not must_fit:
             self._context.report(node, f"left whole: {reason}")
         else:
             self._errors.append(f"{node.name} ({node.location}): {reason}")

@@ -9,6 +9,7 @@ from graphpress.ir.graph import Node
 from graphpress.ir.location import ModuleScope as LocationScope
 from graphpress.passes.analysis.constants import root_constant
 from graphpress.passes.configs import ModuleScope, ModuleStack, OpSite
+from graphpress.passes.quantization.weights import is_weight
 
 
 def site_of(node: Node, constant: Collection[int]) -> OpSite:
@@ -18,6 +19,7 @@ def site_of(node: Node, constant: Collection[int]) -> OpSite:
         if id(value) in constant:
             root = root_constant(value)
             states += [name, *(n.rpartition(".")[2] for n in (root.names if root is not None else ()))]
+            states += ["weight"] if is_weight(node, name, value) else []
     return OpSite(node.name, node.op.family, _stack(node.location.scopes), states=tuple(dict.fromkeys(states)))
 
 

@@ -15,9 +15,18 @@ from graphpress.passes.specs import (
     weight_block_shape,
 )
 
-# Axes of (output features, summed features), from the end, of a constant operand of a product.
-_PRODUCT_AXES = {("matmul", "other"): (-1, -2), ("mm", "mat2"): (-1, -2), ("bmm", "mat2"): (-1, -2)}
-_PRODUCT_AXES |= {("matmul", "self"): (-2, -1), ("mm", "self"): (-2, -1), ("addmm", "mat2"): (-1, -2)}
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+# Axes of (output features, summed features), counted from the end, where the op's own table of axes has none.
+_AXES = {("matmul", "other"): (-1, -2), ("mm", "mat2"): (-1, -2), ("bmm", "mat2"): (-1, -2)}
+_AXES |= {("matmul", "self"): (-2, -1), ("mm", "self"): (-2, -1), ("bmm", "self"): (-2, -1)}
+_AXES |= {("addmm", "mat2"): (-1, -2), ("addmm", "mat1"): (-2, -1)}
+_AXES |= {("baddbmm", "batch2"): (-1, -2), ("baddbmm", "batch1"): (-2, -1), ("bilinear", "weight"): (-3, -1)}
+_AXES |= {(family, "params"): (-2, -1) for family in _RECURRENT}
+_AXES |= {(f"{family}_cell", name): (-2, -1) for family in _RECURRENT for name in ("w_ih", "w_hh")}
+
+# Operands of such ops that are added or carried along, whatever their shape.
+_NO_WEIGHTS = frozenset({"bias", "hx", "hidden", "b_ih", "b_hh"}) | {("addmm", "self"), ("baddbmm", "self")}
 
 
 def is_weight(node: Node, operand: str, value: Value) -> bool:
@@ -25,7 +34,7 @@ def is_weight(node: Node, operand: str, value: Value) -> bool:
     type = value.type
     if not isinstance(type, TensorType) or not type.dtype.is_floating or type.rank < 2 or type.dtype.bits < 16:
         return False
-    if node.op.family not in _FAMILIES:
+    if node.op.family not in _FAMILIES or operand in _NO_WEIGHTS or (node.op.family, operand) in _NO_WEIGHTS:
         return False
     return not is_compressed(value)
 
@@ -53,8 +62,7 @@ def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[in
     shape = value.tensor_type.shape
     assert value.tensor_type.is_static
     name = value.name
-    operand = next(operand for operand, _, read in node.operand_values() if read is value)
-    axes = _PRODUCT_AXES.get((node.op.family, operand))
+    axes = _axes(node, value)
     if axes is not None and getattr(granularity, "axis", None) is None:
         if isinstance(granularity, PerChannelGranularity):
             granularity = evolve(granularity, axis=axes[0])
@@ -64,6 +72,27 @@ def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[in
     if not has_default_axis(node.op.family) and getattr(granularity, "axis", 0) is not None:
         return granularity.block_shape(shape, name)  # type: ignore[arg-type]
     return weight_block_shape(granularity, shape, node.op.family, name)  # type: ignore[arg-type]
+
+
+def _axes(node: Node, value: Value) -> tuple[int, int] | None:
+    """The axes of output and summed features, counted from the end; None where a table of the op has them."""
+    operand, index = next((name, index) for name, index, read in node.operand_values() if read is value)
+    if node.op.family == "einsum":
+        return _einsum_axes(node.attribute("equation"), index or 0)
+    return _AXES.get((node.op.family, operand))
+
+
+def _einsum_axes(equation: str, index: int) -> tuple[int, int] | None:
+    """The last axis that only this operand has and the result keeps, and the last axis that is summed over."""
+    read, _, made = equation.replace(" ", "").partition("->")
+    terms = read.split(",")
+    term = terms[index].rpartition("...")[2]
+    others = "".join(terms[:index] + terms[index + 1 :])
+    free = [label for label in term if label in made and label not in others]
+    if not free:
+        return None
+    summed = [label for label in term if label not in made] or free
+    return term.rindex(free[-1]) - len(term), term.rindex(summed[-1]) - len(term)
 
 
 _FAMILIES = frozenset(

@@ -86,6 +86,31 @@ def test_every_weight_of_a_vgg_is_quantized(config):
     assert (finalized(image()) - model(image())).abs().max() < 0.1 * model(image()).abs().max()
 
 
+class Sequences(nn.Module):
+    """Layers whose weights have other names than ``weight``."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm, self.cell = nn.LSTM(8, 8, batch_first=True), nn.GRUCell(8, 8)
+        self.bilinear = nn.Bilinear(8, 8, 4)
+        self.matrix = nn.Parameter(torch.randn(4, 4) / 2)
+
+    def forward(self, x):
+        x = self.attention(x, x, x)[0]
+        x = self.cell(self.lstm(x)[0][:, -1])
+        return self.bilinear(x, x) @ self.matrix
+
+
+def test_weights_by_other_names_are_quantized_too():
+    model, x = Sequences().eval(), image(0, (2, 5, 8))
+    quantizer, prepared = calibrated(model, x, image(1, (2, 5, 8)))
+    assert len(quantized_weights(prepared)) == 2 + 2 + 2 + 1 + 1
+    got, expected = quantizer.finalize()(x), model(x)
+    assert (got - expected).abs().max() < 0.1 * expected.abs().max()
+
+
 # spellings
 
 

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.passes.annotate_fusion import AnnotateFusion
+from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.configs import ModuleQuantizerConfig, OpQuantizerConfig, QuantizerConfig
+from graphpress.passes.framework import run_pass
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.specs import PerBlockGranularity, QuantizationScheme, QuantizationSpec
 from tests.graph_builder import GraphBuilder
-from tests.passes.quantization_graphs import assigned, convolution, image, places, points, random
+from tests.passes.quantization_graphs import assigned, convolution, image, places, points, random, run
 
 INT4 = QuantizationSpec(dtype="int4")
 
@@ -205,3 +208,51 @@ def test_blocks_that_do_not_divide_are_an_error_that_names_every_layer_or_a_repo
     with pytest.raises(QuantizationError, match=r"2 weights cannot be cut[\s\S]*conv[\s\S]*linear"):
         assigned(two_layers(), config)
     assert not [p for p in places(assigned(two_layers(), config, leave_indivisible=True)) if p[1] == "weight"]
+
+
+@pytest.mark.parametrize(
+    ("equation", "shape", "block"),
+    [("btc,cd->btd", (8, 5), (8, 1)), ("btc,dc->btd", (5, 8), (1, 8)), ("...c,cd->...d", (8, 5), (8, 1))],
+)
+def test_the_channels_of_an_einsum_are_those_that_only_the_weight_has(equation, shape, block):
+    b = GraphBuilder()
+    operands = [b.input("x", (2, 3, 8)), b.constant("weight", random(*shape))]
+    node = b.rewriter.insert_before(None, "aten.einsum", {"tensors": operands}, {"equation": equation}, name="einsum")
+    assert points(assigned(b.output(node.result)))["einsum", "tensors[1]"].block_size == block
+
+
+def test_a_weight_whose_channels_nobody_knows_is_left_with_a_report():
+    b = GraphBuilder()
+    operands = [b.input("x", (4, 8)), b.constant("weight", random(4, 8))]
+    node = b.rewriter.insert_before(None, "aten.einsum", {"tensors": operands}, {"equation": "ab,ab->a"}, name="einsum")
+    graph = run(b.output(node.result), AnnotateFusion())
+    record = run_pass(AssignQuantizers(), graph).record("assign-quantizers")
+    assert "no default axis" in str(record.reports[0])
+
+
+def test_the_weights_of_ops_that_no_group_has_are_quantized_all_the_same():
+    b = GraphBuilder()
+    states = [b.input(name, (2, 8)) for name in ("h", "c")]
+    weights = [b.constant(name, random(32, 8)) for name in ("cell.weight_ih", "cell.weight_hh")]
+    node = b.node("aten.lstm_cell", b.input("x", (2, 8)), states, *weights, name="cell")
+    found = points(assigned(b.output(node.results[0])))
+    assert {place: quantizer.block_size for place, quantizer in found.items()} == {
+        ("cell", "w_ih"): (1, 8),
+        ("cell", "w_hh"): (1, 8),
+    }
+
+
+def test_a_matrix_that_is_added_is_no_weight():
+    b = GraphBuilder()
+    operands = [b.constant("offset", random(2, 5)), b.input("x", (2, 8)), b.constant("weight", random(8, 5))]
+    found = points(assigned(b.output(b.op("aten.addmm", *operands, name="addmm"))))
+    assert ("addmm", "self") not in found
+    assert found["addmm", "mat2"].block_size == (8, 1)
+
+
+def test_the_name_of_a_parameter_wins_over_what_it_is_called_in_general():
+    b = GraphBuilder()
+    weight = b.constant("attention.in_proj_weight", random(5, 8))
+    graph = b.output(b.op("aten.linear", b.input("x", (2, 8)), weight, name="linear"))
+    config = configured(op_state_spec={"weight": INT4, "in_proj_weight": None})
+    assert ("linear", "weight") not in points(assigned(graph, config))
