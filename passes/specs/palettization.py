@@ -36,7 +36,7 @@ class TrainingStrategySpec(Tagged):
 @strict_arguments
 @attrs.frozen
 class DefaultTrainingSpec(TrainingStrategySpec):
-    """Tables and indices stay as `prepare` made them: no gradient reaches a palettized weight."""
+    """`training_mode` leaves palettized weights as they are; only the rest of the model learns."""
 
     type_name: ClassVar[str] = "default"
 
