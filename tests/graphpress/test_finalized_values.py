@@ -15,6 +15,7 @@ from graphpress.passes.analysis.layers import layer_of
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.spec import default_activation_quantization_spec
 from graphpress.tools.edsr import load_trained
 from graphpress.tools.edsr.images import calibration_images
 from graphpress.tools.models import small_resnet
@@ -85,13 +86,15 @@ def test_activations_are_within_one_step_where_their_quantizers_read_the_same(mo
     assert max(following.errors.values()) == 0
 
 
-def test_outputs_are_within_the_widest_step(models):
+def test_outputs_are_within_a_step_or_two_of_the_last_quantizer(models):
+    """Ties that fall to the other side add up over dozens of layers: two steps with 4-bit weights, one with 8."""
     prepared, finalized, x = models
     with torch.no_grad():
         ours, theirs = prepared(x), finalized(x)
-    quantizers = (module for module in prepared.modules() if isinstance(module, FakeQuantizeImplBase))
-    step = max(float(quantizer.qparams()[0]) for quantizer in quantizers if not quantizer.is_state)
-    assert (ours - theirs).abs().max() <= step  # ties add up over dozens of layers
+    last = [node for node in prepared.graph.nodes if "_output" in node.name and node.op == "call_module"][-1]
+    quantizer = prepared.get_submodule(last.target)
+    steps = 1 if quantizer.spec == default_activation_quantization_spec() else 2
+    assert (ours - theirs).abs().max() <= 1.001 * steps * quantizer.qparams()[0]
 
 
 def computed_weights(prepared: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
