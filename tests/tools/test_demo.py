@@ -1,70 +1,154 @@
+"""The demo says what it did, leaves what it promises, and refuses what it cannot do before it starts."""
+
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from graphpress.backends import coreai
-from graphpress.tools.demo.measuring import Result, measure
+from graphpress.tools.demo import __main__ as demo
+from graphpress.tools.demo.measuring import Result, Stopwatch, measure
+from graphpress.tools.demo.report import HEADINGS, table_rows, write_report, write_strip
 from graphpress.tools.demo.rows import ROWS
-from graphpress.tools.edsr import load_trained
+from graphpress.tools.edsr import EDSR
 from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr
 
-pytestmark = pytest.mark.slow
-
-PAIRS = 96
+torch.set_num_threads(1)
+FILES = ["edsr-fp32.aimodel", "edsr-p4a8.aimodel", "edsr-w8a8.aimodel", "report.md", "strip.png"]
+STAGES = {
+    "FP32": ["convert", "execute", "evaluate"],
+    "W8A8": ["prepare", "calibrate", "finalize", "convert", "execute", "evaluate"],
+    "P4A8": ["palettize", "prepare", "calibrate", "finalize", "convert", "execute", "evaluate"],
+}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+def pairs():
+    return evaluation_pairs(32)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, pairs) -> tuple[list[Result], dict[str, list[str]]]:
+    """The rows on a small network, and the stages each row went through."""
     folder = tmp_path_factory.mktemp("demo")
-    model, calibration, pairs = load_trained(), calibration_images(20), evaluation_pairs(PAIRS)
-    return {row.name: measure(row, model, calibration, pairs, folder, lambda stage: None) for row in ROWS}
-
-
-def test_the_trained_model_beats_bicubic_by_two_decibels(results: dict[str, Result]) -> None:
-    bicubic = [psnr(bicubic_upscale(low), high) for _, low, high in evaluation_pairs(PAIRS)]
-    assert results["FP32"].mean_psnr > sum(bicubic) / len(bicubic) + 2
-
-
-@pytest.mark.parametrize(("row", "most"), [("W8A8", 0.35), ("P4A8", 0.82)])
-def test_compression_costs_no_more_than_the_documents_say(results: dict[str, Result], row: str, most: float) -> None:
-    assert results["FP32"].mean_psnr - results[row].mean_psnr <= most
-
-
-@pytest.mark.parametrize("row", [row.name for row in ROWS])
-def test_the_asset_computes_what_the_finalized_model_does(results: dict[str, Result], row: str) -> None:
-    report = results[row].check
-    assert report.ok, str(report)
-    assert report.max_error <= 1e-5  # as torch runs it, not only with sums in the runtime's order
-
-
-@pytest.mark.parametrize(("row", "bits"), [("FP32", 32), ("W8A8", 8), ("P4A8", 4)])
-def test_weights_take_the_bits_they_should(results: dict[str, Result], row: str, bits: int) -> None:
-    parameters = dict(load_trained().named_parameters())
-    weights = sum(p.numel() for p in parameters.values() if p.ndim > 1)
-    biases = sum(p.numel() for p in parameters.values() if p.ndim == 1)
-    low = weights * bits / 8 + biases * 4
-    assert low <= results[row].weight_bytes <= low + 16 * biases
-
-
-def test_assets_run_at_other_sizes(results: dict[str, Result]) -> None:
-    image = evaluation_pairs(24)[1][1]
-    with coreai.load(results["P4A8"].path) as asset:
-        assert asset(image).shape == (1, 3, 2 * image.shape[2], 2 * image.shape[3])
-
-
-def test_the_command_prints_the_table_and_leaves_the_files(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "graphpress.tools.demo", "--out", str(tmp_path)]
-    options = ["--calibration-images", "2", "--largest", "32"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = EDSR(blocks=2, features=16).eval()
+    results, stages = [], {}
     for row in ROWS:
-        assert row.name in done.stdout
-        assert (tmp_path / row.file).is_dir()
-        assert row.name in (tmp_path / "report.md").read_text(encoding="utf-8")
-    from PIL import Image
+        seen = stages[row.name] = []
+        results.append(measure(row, model, calibration_images(2, 32), pairs, folder, seen.append))
+    return results, stages
 
+
+@pytest.fixture(scope="module")
+def bicubic(pairs) -> dict[str, float]:
+    return {name: psnr(bicubic_upscale(low), high) for name, low, high in pairs}
+
+
+def test_every_row_goes_through_its_stages_and_each_is_timed(measured):
+    results, stages = measured
+    assert stages == STAGES
+    for result in results:
+        assert sorted(result.seconds) == sorted(STAGES[result.row.name])
+        assert all(seconds > 0 for seconds in result.seconds.values())
+
+
+def test_stages_that_come_again_are_added_up():
+    watch = Stopwatch(lambda name: None)
+    for name in ("a", "b", "a", None):
+        watch.stage(name)
+    assert list(watch.seconds) == ["a", "b"]
+
+
+def test_the_table_has_a_row_for_bicubic_and_for_each_model(measured, bicubic):
+    results, _ = measured
+    table = table_rows(results, bicubic)
+    assert [row[0] for row in table] == ["bicubic", "FP32", "W8A8", "P4A8"]
+    assert {len(row) for row in table} == {len(HEADINGS)}
+    for row, result in zip(table[1:], results, strict=True):
+        assert row[1] == f"{result.mean_psnr:.2f} dB"
+        assert row[3] == f"{coreai.weight_bytes(result.path) / 1e6:.2f} MB"
+    assert table[1][2] == ""
+    assert table[2][2] == f"{results[0].mean_psnr - results[1].mean_psnr:.2f} dB"
+
+
+def test_stored_weights_are_four_and_eight_times_smaller(measured):
+    whole, eight, four = (result.weight_bytes for result in measured[0])
+    assert 3.4 < whole / eight <= 4
+    assert 5.5 < whole / four <= 8
+
+
+def test_the_report_tells_every_figure_of_the_table(measured, bicubic, pairs, tmp_path):
+    results, _ = measured
+    write_report(tmp_path / "report.md", results, bicubic, tmp_path / "strip.png")
+    text = (tmp_path / "report.md").read_text()
+    for row in table_rows(results, bicubic):
+        assert f"| {' | '.join(row)} |" in text
+    for name, _, _ in pairs:
+        assert re.search(rf"\| {name} \|( \d+\.\d\d \|){{4}}", text)
+    for result in results:
+        assert f"`{result.path.name}`: {coreai.stored_bytes(result.path):,} bytes" in text
+    assert "(strip.png)" in text
+
+
+@pytest.mark.parametrize("crop", [16, 64, 1000])
+def test_the_strip_shows_every_image_at_one_size(measured, pairs, tmp_path, crop):
+    columns = {result.row.name: result.images[pairs[0][0]] for result in measured[0]}
+    write_strip(tmp_path / "strip.png", pairs[0], columns, crop)
+    side = min(crop, 64)
     with Image.open(tmp_path / "strip.png") as strip:
-        assert strip.width > 5 * strip.height > 0
+        assert strip.size == (5 * (side + 4) - 4, side + 16)
+        middle = [strip.crop((x, 16, x + side, 16 + side)) for x in range(0, strip.width, side + 4)]
+    assert all(len(image.getcolors(1 << 16)) > 50 for image in middle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["strip.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "{file}"], "cannot write to the folder .*file: File exists"),
+        (["--out", "{file}/below"], "cannot write to the folder .*below: Not a directory"),
+        (["--calibration-images", "0"], "'0' is not a whole number of at least 1"),
+        (["--largest", "8"], "'8' is not a whole number of at least 32"),
+        (["--largest", "many"], "'many' is not a whole number of at least 32"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_before_it_starts(arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo", *(each.format(file=tmp_path / "file") for each in arguments)])
+    monkeypatch.setattr(demo, "load_trained", lambda: pytest.fail("it started"))
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.slow
+def test_the_demo_prints_its_table_and_leaves_its_files(tmp_path):
+    command = [sys.executable, "-m", "graphpress.tools.demo", "--out", str(tmp_path / "out")]
+    finished = subprocess.run(
+        [*command, "--calibration-images", "4", "--largest", "48"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "160"},
+        cwd=tmp_path,
+    )
+    for name in ("bicubic", "FP32", "W8A8", "P4A8"):
+        assert re.search(rf"│ {name} +│ \d\d\.\d\d dB", finished.stdout), finished.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    for name in FILES[:3]:
+        assert name in report
+        assert coreai.read(tmp_path / "out" / name).function().outputs
+    with Image.open(tmp_path / "out" / "strip.png") as strip:
+        strip.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +21,25 @@ from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, ev
 
 def main() -> None:
     """Run the three rows, print the table, leave the files."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m graphpress.tools.demo", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder for the files (default: %(default)s)"
     )
-    parser.add_argument("--calibration-images", type=int, default=20, metavar="N")
-    parser.add_argument("--largest", type=int, default=160, metavar="PIXELS", help="of an evaluation input's side")
+    parser.add_argument("--calibration-images", type=partial(_whole, minimum=1), default=20, metavar="N")
+    parser.add_argument(
+        "--largest",
+        type=partial(_whole, minimum=32),
+        default=160,
+        metavar="PIXELS",
+        help="of an evaluation input's side",
+    )
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.out):
+            pass
+    except OSError as error:
+        parser.error(f"cannot write to the folder {options.out}: {error.strerror}")
     torch.manual_seed(0)
 
     console = Console()
@@ -55,6 +67,12 @@ def main() -> None:
     write_report(report, results, bicubic, strip)
     files = [*(result.path for result in results), strip, report]
     console.print("Left behind: " + ", ".join(str(path) for path in files))
+
+
+def _whole(text: str, minimum: int) -> int:
+    if not text.isdecimal() or int(text) < minimum:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+    return int(text)
 
 
 def _show_stage(progress: Progress, task: TaskID, row: str, stage: str) -> None:

@@ -41,9 +41,10 @@ HEADINGS = ("model", "PSNR", "drop", "weights in the asset", "smaller", "asset a
 
 
 def write_strip(path: Path, pair: Pair, columns: Mapping[str, torch.Tensor], crop: int = 128) -> None:
-    """A PNG of one held-out photograph's middle, `crop` pixels a side, once for each column, captioned."""
+    """A PNG of one held-out photograph's middle, at most `crop` pixels a side, once for each column, captioned."""
     _, low, high = pair
     size = high.shape[-2:]
+    crop = min(crop, *size)
     shown = {"input": interpolate(low, size=size, mode="nearest"), **columns, "original": high}
     top, left = (size[0] - crop) // 2, (size[1] - crop) // 2
     strip = Image.new("RGB", (len(shown) * (crop + 4) - 4, crop + _CAPTION), "white")
@@ -54,7 +55,7 @@ def write_strip(path: Path, pair: Pair, columns: Mapping[str, torch.Tensor], cro
             Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())), (place * (crop + 4), _CAPTION)
         )
         draw.text((place * (crop + 4) + 2, 2), caption, fill="black")
-    strip.save(path)
+    write_atomically(path, lambda target: strip.save(target, format="PNG"))
 
 
 def write_report(path: Path, results: Sequence[Result], bicubic: Mapping[str, float], strip: Path) -> None:
