@@ -6,7 +6,7 @@ saved.
 
 from __future__ import annotations
 
-from graphpress.ir.ops import register_dialect
+from graphpress.ir.ops import lookup_op, register_dialect, with_evaluate
 from graphpress.passes.fusion import groups
 from graphpress.passes.quantization import points
 
@@ -16,8 +16,10 @@ ANNOTATIONS = (groups.FusionGroup, points.QuantizationPoints, points.QuantizerNo
 
 def _load_coreai() -> None:
     from graphpress.backends.coreai.ops import register
+    from graphpress.backends.coreai.small_codes import quantize
 
     register()
+    with_evaluate(lookup_op("coreai.quantize"), quantize)
 
 
 register_dialect("coreai", _load_coreai)

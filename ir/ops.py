@@ -178,6 +178,17 @@ def register_dialect(name: str, load: Callable[[], None]) -> None:
     _DIALECTS[name] = load
 
 
+def _load_dialect(name: str) -> None:
+    load = _DIALECTS.pop(name, None)  # which may look its own ops up
+    if load is None:
+        return
+    try:
+        load()
+    except BaseException:
+        _DIALECTS[name] = load
+        raise
+
+
 def registered_ops() -> tuple[OpDef, ...]:
     """Every op looked up or registered so far."""
     return tuple(_OPS.values())
@@ -191,9 +202,7 @@ def lookup_op(name: str) -> OpDef:
     """
     found = _OPS.get(name)
     if found is None:
-        load = _DIALECTS.get(name.partition(".")[0])
-        if load is not None:
-            load()
+        _load_dialect(name.partition(".")[0])
         found = _OPS.get(name) or _find(name)
         _OPS[name] = found
     return found
@@ -275,6 +284,13 @@ def _from_overload(name: str, overload: torch._ops.OpOverload) -> OpDef:
 
 def _plain_default(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def with_evaluate(op: OpDef, evaluate: Callable[..., Any]) -> OpDef:
+    """Replace the entry of `op` by one that the interpreter runs through `evaluate`, for ops of third parties that
+    torch cannot run on every element type. Element types are passed as `DType`."""
+    _OPS[op.name] = evolve(op, evaluate=evaluate)
+    return _OPS[op.name]
 
 
 def with_traits(op: OpDef, traits: Iterable[Trait]) -> OpDef:

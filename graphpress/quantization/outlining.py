@@ -25,6 +25,7 @@ from graphpress.quantization.expressions import ConstantExpression, Slot, Step
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.integer_convolution import IntegerConvolution
 from graphpress.quantization.mapping import map_constants
+from graphpress.quantization.small_codes import SmallCodes
 
 # Stands for a submodule while the graph is emitted; it is in no op table.
 _MODULE_CALL = OpDef("module.call", variadic=True)
@@ -78,6 +79,7 @@ class _Outliner:
                 continue
             if not (self._outline_layer(node) or self._outline_integers(node)):
                 self._outline_operands(node)
+                self._outline_small_codes(node)
         for output in self.graph.outputs:
             if output.value is not None and self._is_expression(output.value):
                 self.graph.set_output(output, self._call_expression(output.value, None))
@@ -176,6 +178,21 @@ class _Outliner:
         call = self._call(f"layers.{node.name}", module, [*activation, *optional, *constants], node, node)
         self.graph.replace_uses(node.result, call.result)
         return True
+
+    def _outline_small_codes(self, node: Node) -> None:
+        """Replace a quantization to codes that torch has no kernels for by a module that evaluation can run."""
+        if node.op.name != "coreai.quantize" or node.attribute("output_dtype").is_dense:
+            return
+        optional = [node.operand(name) for name in ("zero_point", "minval")]
+        module = SmallCodes(
+            node.attribute("output_dtype"),
+            node.attribute("axis"),
+            has_zero_point=optional[0] is not None,
+            has_minval=optional[1] is not None,
+        )
+        values = [node.operands["input"], node.operands["scale"], *(value for value in optional if value is not None)]
+        call = self._call(f"codes.{node.name}", module, values, node, node)
+        self.graph.replace_uses(node.result, call.result)
 
     def _expression(self, value: Value, arguments: list[Value]) -> ConstantExpression:
         """The module that computes `value`; the constants it reads are appended to `arguments`."""

@@ -29,9 +29,9 @@ def noise() -> list[torch.Tensor]:
     return [torch.randn(2, 3, 32, 32, generator=generator) for _ in range(3)]
 
 
-def both(dtype: torch.dtype, **spec: Any) -> QuantizerConfig:
+def both(dtype: torch.dtype, activation: torch.dtype = torch.uint8, **spec: Any) -> QuantizerConfig:
     weights = QuantizationSpec(dtype=dtype, granularity="per_channel", **spec)
-    activations = QuantizationSpec(dtype=torch.uint8, qscheme="asymmetric")
+    activations = QuantizationSpec(dtype=activation, qscheme="asymmetric")
     each = ModuleQuantizerConfig(
         op_state_spec={"weight": weights}, op_input_spec={"*": activations}, op_output_spec={"*": activations}
     )
@@ -46,6 +46,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[torch.Tensor]]
         noise,
         both(torch.uint8, qscheme="asymmetric", qformulation="minval"),
     ),
+    "small_resnet, activations of 4 bits": (small_resnet, noise, both(torch.int8, torch.uint4)),
     "EDSR": (load_trained, lambda: calibration_images(3, 24), QuantizerConfig()),
     "EDSR, 4 bits": (load_trained, lambda: calibration_images(3, 24), both(torch.int4)),
 }
@@ -164,6 +165,7 @@ class Following(fx.Interpreter):
             self.errors[name] = float((found - self._expected[name]).abs().max())
             return found
         _, *parameters = self.fetch_args_kwargs_from_env(node)[0]
-        wanted = node.target(self._expected[name], *parameters)
+        quantize = self.fetch_attr(node.target) if node.op == "call_module" else node.target
+        wanted = quantize(self._expected[name], *parameters)
         self.steps[name] = int((found.int() - wanted.int()).abs().max())
         return wanted

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from graphpress import pipelines
-from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.ir import (
     VerificationError,
     difference,
@@ -45,6 +44,7 @@ from graphpress.passes.framework import Runner
 from graphpress.passes.framework.hooks import Hook
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization import quantizer as quantizer_module
+from graphpress.quantization.outlining import emit_finalized
 from graphpress.tools.models import MODELS
 from tests.ir.strategies import graphs, random_inputs
 from tests.ir.zoo import ROWS, ZOO, Pair, assert_same, captured, flat_inputs, owning_its_tensors
@@ -227,8 +227,10 @@ class Collect(Hook):
         self.found[f"{len(self.found):02d} {step.pass_.name}"] = graph.clone()
 
 
-def graphs_of_a_quantization(config: QuantizerConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, Graph]:
-    """The graph after every step that preparing and finalizing take, in order."""
+def graphs_of_a_quantization(
+    config: QuantizerConfig, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Graph], nn.Module]:
+    """The graph after every step that preparing and finalizing take, in order, and the finalized model."""
     found: dict[str, Graph] = {}
     monkeypatch.setattr(quantizer_module, "Runner", lambda: Runner([Collect(found)]))
     quantizer = Quantizer(joined(), config)
@@ -236,23 +238,21 @@ def graphs_of_a_quantization(config: QuantizerConfig, monkeypatch: pytest.Monkey
     with quantizer.calibration_mode():
         prepared(*IMAGES)
         prepared(2 * IMAGES[0])
-    quantizer.finalize()
-    return found
+    return found, quantizer.finalize()
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_graph_survives_after_every_step_of_a_quantization(config, monkeypatch, tmp_path):
-    found = graphs_of_a_quantization(CONFIGS[config](), monkeypatch)
+    found, finalized = graphs_of_a_quantization(CONFIGS[config](), monkeypatch)
     assert {"insert-fake-quant", "convert-fake-quant", "lower-to-coreai"} <= {name.split()[1] for name in found}
-    with RuntimeArithmetic():  # torch has no kernels for codes of 4 bits
-        for name, graph in found.items():
-            expected = bits(run(graph, IMAGES))
-            for again in (read_back(graph), stored(graph, tmp_path)):
-                assert bits(run(again, IMAGES)) == expected, name
-        lowered = list(found.values())[-1]
-        assert any(node.op.dialect == "coreai" for node in lowered.nodes)
-        again = to_graph_module(stored(lowered, tmp_path))
-        assert bits(pytree.tree_leaves(_call(again, list(IMAGES)))) == bits(run(lowered, IMAGES))
+    for name, graph in found.items():
+        expected = bits(run(graph, IMAGES))
+        for again in (read_back(graph), stored(graph, tmp_path)):
+            assert bits(run(again, IMAGES)) == expected, name
+    lowered = list(found.values())[-1]
+    assert any(node.op.dialect == "coreai" for node in lowered.nodes)
+    emitted = emit_finalized(stored(lowered, tmp_path))
+    assert bits(pytree.tree_leaves(_call(emitted, list(IMAGES)))) == bits(pytree.tree_leaves(finalized(*IMAGES)))
 
 
 @pytest.mark.parametrize("pipeline", ["palettize", "joint"])
@@ -337,8 +337,8 @@ def loaded_elsewhere(saved: dict[str, tuple[Graph, list[Any]]], folder: Path) ->
 def test_another_process_reads_graphs_of_every_step_and_computes_the_same_bits(monkeypatch, tmp_path):
     names = ("Condition", "DynamicImage", "KeyValueCache", "TiedEmbedding", "Attention", "AutocastRegion")
     saved = {name: (captured(name), flat_inputs(name)) for name in names}
-    for config in ("int8", "blocks"):
-        steps = graphs_of_a_quantization(CONFIGS[config](), monkeypatch)
+    for config in ("int8", "int4"):
+        steps, _ = graphs_of_a_quantization(CONFIGS[config](), monkeypatch)
         saved |= {f"{config} {step}": (graph, list(IMAGES)) for step, graph in steps.items()}
     found = loaded_elsewhere(saved, tmp_path)
     assert found.keys() == saved.keys()
