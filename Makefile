@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := coreai,coreml,dev
+EXTRAS := coreai,coreml,torchao,plot,dev
 # torch comes first and alone: later packages then find it installed, and pull no other build of it.
 TORCH := torch==2.13.0
 
