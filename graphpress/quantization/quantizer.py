@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from graphpress import pipelines
 from graphpress.compressor import Compressor, mode_restored
 from graphpress.export_backend import ExportBackend
-from graphpress.ir.graph import Graph
 from graphpress.passes.configs import ExecutionMode, InvalidExecutionModeError, QuantizerConfig
-from graphpress.passes.facts import QUANTIZERS_INSERTED
-from graphpress.passes.fold_constants import FoldConstants
-from graphpress.passes.framework import Pipeline, Runner, RunResult
-from graphpress.passes.quantization.points import QuantizerNote
-from graphpress.passes.specs import FAKE_QUANTIZERS
-from graphpress.quantization.capture import capture, flat_arguments
-from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.outlining import emit_finalized, emit_prepared
-from graphpress.quantization.parameters import AttachParameters, read_back
+from graphpress.quantization.calibration_report import (
+    NonFiniteCalibrationWarning,
+    UncalibratedWarning,
+    warn_about_calibration,
+)
+from graphpress.quantization.capture import flat_arguments
+from graphpress.quantization.execution import Execution
+from graphpress.quantization.graph_mode import GraphExecution
+from graphpress.quantization.switching import quantizers_of, switched
 
+__all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
 
-class UncalibratedWarning(UserWarning):
-    """Quantizers that saw no data when the model was finalized."""
-
-
-class NonFiniteCalibrationWarning(UserWarning):
-    """Calibration data with NaN or infinite values, which no range was made from."""
+_EXECUTIONS: dict[ExecutionMode, type[Execution]] = {ExecutionMode.GRAPH: GraphExecution}
 
 
 class Quantizer(Compressor[QuantizerConfig]):
@@ -50,8 +43,7 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     def __init__(self, model: nn.Module, config: QuantizerConfig | None = None):
         super().__init__(model, config)
-        self._graph: Graph | None = None
-        self._result: RunResult | None = None
+        self._execution: Execution | None = None
 
     # preparing
 
@@ -83,22 +75,17 @@ class Quantizer(Compressor[QuantizerConfig]):
             QuantizationError, UnmatchedConfigError: when the config does not fit the model.
         """
         self._check_unprepared()
-        if self._config.execution_mode is not ExecutionMode.GRAPH:
-            raise InvalidExecutionModeError(
-                f"execution_mode {self._config.execution_mode.value!r} is not available; accepted: 'graph'"
-            )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not export_with_no_grad):
-            graph = capture(self._model, example_inputs, dynamic_shapes)
-        result = Runner().run(graph, pipelines.prepare(self._config), in_place=True)
-        prepared = emit_prepared(result.graph, _fake_quantizers(result.graph), copy_constants=copy)
-        prepared.eval()
+        execution = _execution(self._config)
+        prepared = execution.prepare(
+            self._model, example_inputs, dynamic_shapes, no_grad=export_with_no_grad, copy=copy
+        )
         self._start_ranges(prepared, example_inputs)
-        self._graph, self._result = result.graph, result
+        self._execution = execution
         return self._finish_preparing(prepared)
 
     def _start_ranges(self, prepared: nn.Module, example_inputs: Any) -> None:
         """The example counts as one observation."""
-        with _switched(prepared, observer=True, fake_quant=False), torch.no_grad():
+        with switched(prepared, observer=True, fake_quant=False), torch.no_grad():
             prepared(*flat_arguments(example_inputs))
 
     # modes
@@ -113,7 +100,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
-            with _switched(prepared, observer=True, fake_quant=False, after=(False, True)), torch.no_grad():
+            with switched(prepared, observer=True, fake_quant=False, after=(False, True)), torch.no_grad():
                 yield prepared
 
     @contextmanager
@@ -124,7 +111,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         with self._entered("training_mode") as prepared:
             prepared.train()
             try:
-                with _switched(prepared, observer=True, fake_quant=True, after=(False, True)):
+                with switched(prepared, observer=True, fake_quant=True, after=(False, True)):
                     yield prepared
             finally:
                 prepared.eval()
@@ -146,7 +133,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._switch(module, fake_quant=False)
 
     def _switch(self, module: nn.Module | None, observer: bool | None = None, fake_quant: bool | None = None) -> None:
-        for quantizer in _quantizers_of(self.prepared_model if module is None else module):
+        for quantizer in quantizers_of(self.prepared_model if module is None else module):
             quantizer.observer_enabled = quantizer.observer_enabled if observer is None else observer
             quantizer.fake_quant_enabled = quantizer.fake_quant_enabled if fake_quant is None else fake_quant
 
@@ -172,77 +159,16 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         prepared = self._prepared_or(model)
         backend = ExportBackend.of(backend)
-        assert self._graph is not None
-        graph = self._graph.clone()
-        read_back(graph, prepared)
-        quantizers = {quantizer.name: quantizer for quantizer in _quantizers_of(prepared)}
-        self._warn_about_calibration(quantizers)
-        attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
-        graph = Runner().run(graph, attach, in_place=True).graph
-        graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
-        return emit_finalized(graph, mmap_dir=mmap_dir)
-
-    def _warn_about_calibration(self, quantizers: dict[str, FakeQuantizeImplBase]) -> None:
-        """Warn about quantizers that saw too little, and about data that was no data."""
-        from graphpress.quantization.calculators import StatefulQParamsCalculatorBase
-
-        stateful = [
-            (quantizer.name, calculator)
-            for quantizer in quantizers.values()
-            if isinstance(calculator := quantizer.calculator, StatefulQParamsCalculatorBase)
-            and None in quantizer.spec.float_range
-        ]
-        seen_once = [name for name, calculator in stateful if int(calculator.observations) <= 1]
-        if seen_once:
-            warnings.warn(
-                f"{len(seen_once)} quantizers saw only the example given to prepare(): {_shown(seen_once)}; run data "
-                "through the prepared model inside calibration_mode() before finalize()",
-                UncalibratedWarning,
-                stacklevel=3,
-            )
-        skipped = [name for name, calculator in stateful if int(calculator.skipped)]
-        if skipped:
-            most = max(int(calculator.skipped) for _, calculator in stateful)
-            warnings.warn(
-                f"{len(skipped)} quantizers left out up to {most} calibration tensors that were not finite (NaN or "
-                f"infinite): {_shown(skipped)}",
-                NonFiniteCalibrationWarning,
-                stacklevel=3,
-            )
+        assert self._execution is not None
+        warn_about_calibration(quantizers_of(prepared))
+        return self._execution.finalize(prepared, backend, mmap_dir)
 
 
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
-    """A module for every quantizer of a prepared graph, by name."""
-    made: dict[str, FakeQuantizeImplBase] = {}
-    for node in graph.nodes:
-        note = node.annotation(QuantizerNote)
-        if note is None or note.quantizer.name in made:
-            continue
-        quantizer = note.quantizer
-        cls: Callable[..., FakeQuantizeImplBase] = FAKE_QUANTIZERS.resolve(quantizer.spec.fake_quantize_cls)
-        made[quantizer.name] = cls(quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state)
-    return made
-
-
-def _quantizers_of(module: nn.Module) -> Sequence[FakeQuantizeImplBase]:
-    return [m for m in module.modules() if isinstance(m, FakeQuantizeImplBase)]
-
-
-@contextmanager
-def _switched(
-    module: nn.Module, *, observer: bool, fake_quant: bool, after: tuple[bool, bool] | None = None
-) -> Iterator[None]:
-    """Both switches of every quantizer in `module` as given; afterwards as in `after`, by default as they were."""
-    quantizers = _quantizers_of(module)
-    before = [(q.observer_enabled, q.fake_quant_enabled) for q in quantizers]
-    for quantizer in quantizers:
-        quantizer.observer_enabled, quantizer.fake_quant_enabled = observer, fake_quant
-    try:
-        yield
-    finally:
-        for quantizer, switches in zip(quantizers, before, strict=True):
-            quantizer.observer_enabled, quantizer.fake_quant_enabled = after or switches
+def _execution(config: QuantizerConfig) -> Execution:
+    cls = _EXECUTIONS.get(config.execution_mode)
+    if cls is None:
+        accepted = ", ".join(repr(mode.value) for mode in _EXECUTIONS)
+        raise InvalidExecutionModeError(
+            f"execution_mode {config.execution_mode.value!r} is not available; accepted: {accepted}"
+        )
+    return cls(config)

@@ -1,0 +1,74 @@
+"""Graph mode: the model is captured, passes decide on quantizers, and a graph module comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphpress import pipelines
+from graphpress.export_backend import ExportBackend
+from graphpress.ir.graph import Graph
+from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.facts import QUANTIZERS_INSERTED
+from graphpress.passes.fold_constants import FoldConstants
+from graphpress.passes.framework import Pipeline, Runner, RunResult
+from graphpress.passes.quantization.points import QuantizerNote
+from graphpress.passes.specs import FAKE_QUANTIZERS
+from graphpress.quantization.capture import capture
+from graphpress.quantization.execution import Execution
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.outlining import emit_finalized, emit_prepared
+from graphpress.quantization.parameters import AttachParameters, read_back
+from graphpress.quantization.switching import quantizers_of
+
+
+class GraphExecution(Execution):
+    """Quantization of a graph that `torch.export` captured.
+
+    Attributes:
+        graph: the prepared graph; None before `prepare`.
+        result: what the passes of `prepare` did; None before.
+    """
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__(config)
+        self.graph: Graph | None = None
+        self.result: RunResult | None = None
+
+    def prepare(
+        self, model: nn.Module, example_inputs: Any, dynamic_shapes: Any, *, no_grad: bool, copy: bool
+    ) -> nn.Module:
+        """See the base class."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
+            graph = capture(model, example_inputs, dynamic_shapes)
+        self.result = Runner().run(graph, pipelines.prepare(self.config), in_place=True)
+        self.graph = self.result.graph
+        prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
+        return prepared.eval()
+
+    def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
+        """See the base class."""
+        assert self.graph is not None
+        graph = self.graph.clone()
+        read_back(graph, prepared)
+        quantizers = {quantizer.name: quantizer for quantizer in quantizers_of(prepared)}
+        attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
+        graph = Runner().run(graph, attach, in_place=True).graph
+        graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
+        return emit_finalized(graph, mmap_dir=mmap_dir)
+
+
+def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
+    """A module for every quantizer of a prepared graph, by name."""
+    made: dict[str, FakeQuantizeImplBase] = {}
+    for node in graph.nodes:
+        note = node.annotation(QuantizerNote)
+        if note is None or note.quantizer.name in made:
+            continue
+        quantizer = note.quantizer
+        cls: Callable[..., FakeQuantizeImplBase] = FAKE_QUANTIZERS.resolve(quantizer.spec.fake_quantize_cls)
+        made[quantizer.name] = cls(quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state)
+    return made
