@@ -77,3 +77,10 @@ def test_documents_mention_existing_files_only(tracked):
         named = [ROOT / name for name in re.findall(r"\bdocs/[\w/-]+\.md\b", text)]
         missing |= {f"{document.name}: {path.relative_to(ROOT)}" for path in (*linked, *named) if not path.exists()}
     assert missing == set()
+
+
+def test_every_page_with_code_is_run_by_a_test(tracked):
+    tests = "".join(text_of(path) for path in tracked if path.suffix == ".py" and path.is_relative_to(ROOT / "tests"))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    names = [str(path.relative_to(ROOT)) for path in pages if "\n```python" in text_of(path)]
+    assert [name for name in names if f'page("{name}")' not in tests] == []

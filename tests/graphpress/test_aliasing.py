@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.seeds.documents import HERE
+from tests.documents import SEEDS
 
 # What a user of the document has at hand, before and around its code.
 BEFORE = """
@@ -71,7 +71,7 @@ def run(folder: Path, script: str) -> str:
 
 
 def test_a_script_for_the_other_package_runs_unchanged(tmp_path: Path) -> None:
-    document = (HERE / "joint_compression.md.txt").read_text(encoding="utf-8")
+    document = (SEEDS / "joint_compression.md.txt").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", document, flags=re.DOTALL | re.MULTILINE)
     assert any("import coreai_opt as opt" in block for block in blocks)
     assert "done" in run(tmp_path, "\n".join([BEFORE, *blocks, AFTER]))

@@ -9,16 +9,15 @@ from graphpress.backends import coreai
 from graphpress.tools.edsr import load_trained
 from graphpress.tools.edsr.images import calibration_images, evaluation_pairs, psnr
 from graphpress.tools.models import small_resnet
-from tests.seeds.documents import code_blocks, run_blocks
+from tests.documents import seed
 
 
 @pytest.fixture(scope="module")
 def joint() -> dict:
     torch.manual_seed(0)
     batches = [torch.randn(2, 3, 32, 32) for _ in range(4)]
-    return run_blocks(
-        "joint_compression.md.txt",
-        {"model": small_resnet(), "example_inputs": (batches[0],), "calibration_dataloader": batches},
+    return seed("joint_compression.md.txt").run(
+        {"model": small_resnet(), "example_inputs": (batches[0],), "calibration_dataloader": batches}
     )
 
 
@@ -26,15 +25,14 @@ def joint() -> dict:
 def edsr() -> dict:
     model = load_trained()
     calibration = calibration_images(6, size=48)
-    return run_blocks(
-        "edsr.md.txt",
-        {"torch": torch, "fp32_model": model, "example_inputs": (calibration[0],), "calibration_images": calibration},
+    return seed("edsr.md.txt").run(
+        {"torch": torch, "fp32_model": model, "example_inputs": (calibration[0],), "calibration_images": calibration}
     )
 
 
 def test_the_documents_hold_the_blocks_that_are_run() -> None:
-    assert len(code_blocks("joint_compression.md.txt")) == 5
-    assert len(code_blocks("edsr.md.txt")) == 6
+    assert len(seed("joint_compression.md.txt").blocks()) == 5
+    assert len(seed("edsr.md.txt").blocks()) == 6
 
 
 def test_joint_compression_ends_in_an_asset_that_computes_the_same(joint: dict, tmp_path: Path) -> None:
