@@ -1,6 +1,10 @@
 """Specs of quantization: how one tensor is quantized."""
 
 from graphpress.passes.specs import (
+    AdaptiveRounding,
+    BiasCorrection,
+    GPTQRounding,
+    NearestRounding,
     PerBlockGranularity,
     PerChannelGranularity,
     PerTensorGranularity,
@@ -12,6 +16,10 @@ from graphpress.passes.specs import (
 )
 
 __all__ = [
+    "AdaptiveRounding",
+    "BiasCorrection",
+    "GPTQRounding",
+    "NearestRounding",
     "PerBlockGranularity",
     "PerChannelGranularity",
     "PerTensorGranularity",

@@ -16,13 +16,20 @@ from graphpress.passes.configs.base import (
 )
 from graphpress.passes.configs.presets import Made, Presets, as_module
 from graphpress.passes.configs.tables import ALL, Table, config_table, edge_table, entries, name_key, state_table
-from graphpress.passes.specs.arguments import checked, instance, integer, member, strict_arguments
+from graphpress.passes.specs.arguments import boolean, checked, instance, integer, member, strict_arguments, tagged
 from graphpress.passes.specs.errors import SpecError
 from graphpress.passes.specs.granularity import PerBlockGranularity, PerChannelGranularity
 from graphpress.passes.specs.quantization import (
     QuantizationSpec,
     default_activation_quantization_spec,
     default_weight_quantization_spec,
+)
+from graphpress.passes.specs.rounding import (
+    AdaptiveRounding,
+    BiasCorrection,
+    GPTQRounding,
+    NearestRounding,
+    WeightRounding,
 )
 
 
@@ -182,6 +189,10 @@ class QuantizerConfig(CompressionConfig):
         execution_mode: `ExecutionMode` or its name.
         preserved_attributes: attributes of the model that the prepared and finalized models keep.
         kv_cache_quant_configs: by type of the op that updates a cache; overrides everything else about that op.
+        weight_rounding: how the codes of weights are chosen: `NearestRounding`, `GPTQRounding` or `AdaptiveRounding`,
+            or its plain form such as ``"gptq"``. The last two work on the data of `calibration_mode()`.
+        equalize_layers: move scale between the channels of consecutive layers before they are quantized.
+        bias_correction: a `BiasCorrection` or its name.
     """
 
     module_config_class: ClassVar[type[ModuleQuantizerConfig]] = ModuleQuantizerConfig
@@ -195,6 +206,20 @@ class QuantizerConfig(CompressionConfig):
         factory=dict,
         converter=checked(entries(name_key, instance(KVCacheQuantConfig), "an op type to a KVCacheQuantConfig")),
     )
+    weight_rounding: WeightRounding = attrs.field(
+        factory=NearestRounding,
+        converter=checked(tagged(NearestRounding, GPTQRounding, AdaptiveRounding, what="weight rounding")),
+    )
+    equalize_layers: bool = attrs.field(default=False, converter=checked(boolean))
+    bias_correction: BiasCorrection = attrs.field(
+        default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))
+    )
+
+    @property
+    def learns_from_calibration(self) -> bool:
+        """True when `calibration_mode()` does more than observe ranges: it chooses codes or corrects biases."""
+        chooses = not isinstance(self.weight_rounding, NearestRounding)
+        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL
 
     def set_execution_mode(self, mode: ExecutionMode | str) -> Self:
         """Choose how the model is captured.
