@@ -21,14 +21,39 @@ _SMALLEST_STEP = _HALF.smallest_normal * _HALF.eps
 _EXACT_INTEGERS = 2048  # beyond, float16 skips integers
 
 _BOUNDING = frozenset(
-    """
-    softmax _softmax sigmoid hardsigmoid tanh hardtanh relu6 sin cos erf sign eq ne lt le gt ge argmax argmin
-    isnan isinf isfinite logical_and logical_or logical_not
-    """.split()
+    [
+        "softmax",
+        "_softmax",
+        "sigmoid",
+        "hardsigmoid",
+        "tanh",
+        "hardtanh",
+        "relu6",
+        "sin",
+        "cos",
+        "erf",
+        "sign",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "argmax",
+        "argmin",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "logical_and",
+        "logical_or",
+        "logical_not",
+    ]
 )
-_INVERTING = frozenset("div reciprocal rsqrt log log2 log10 log_softmax _log_softmax".split())
-_CREATING = frozenset("full fill scalar_tensor arange linspace full_like masked_fill new_full".split())
-_SCALED = frozenset("quantize dequantize fake_quantize blockwise_shift_scale constexpr_blockwise_shift_scale".split())
+_INVERTING = frozenset(["div", "reciprocal", "rsqrt", "log", "log2", "log10", "log_softmax", "_log_softmax"])
+_CREATING = frozenset(["full", "fill", "scalar_tensor", "arange", "linspace", "full_like", "masked_fill", "new_full"])
+_SCALED = frozenset(
+    ["quantize", "dequantize", "fake_quantize", "blockwise_shift_scale", "constexpr_blockwise_shift_scale"]
+)
 
 
 class Wide(Flag):
@@ -61,9 +86,9 @@ def width_of_numbers(node: Node) -> Wide:
         return Wide.NONE
     width = Wide.NONE
     for number in _numbers(node.attributes):
-        if _HALF.max < abs(number) < float("inf"):
-            width |= Wide.LARGE
-        elif node.op.family in ("arange", "linspace") and abs(number) > _EXACT_INTEGERS:
+        if _HALF.max < abs(number) < float("inf") or (
+            node.op.family in ("arange", "linspace") and abs(number) > _EXACT_INTEGERS
+        ):
             width |= Wide.LARGE
         elif 0 < abs(number) < _SMALLEST_STEP:
             width |= Wide.SMALL
