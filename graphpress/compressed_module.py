@@ -2,7 +2,7 @@
 
 The class of such a module is made on the fly: a subclass with the same name, in which the parameter is a property. So
 `isinstance`, the module types that `torch.export` records, hooks and the forward stay as they were; and, as nothing
-hangs on a class that exists only here, modules pickle and copy.
+hangs on a class that exists only here, modules pickle and copy. Behaviours are mixed in the same way.
 """
 
 from __future__ import annotations
@@ -34,22 +34,43 @@ def forms_of(module: nn.Module) -> Mapping[str, ParameterForm]:
 
 def set_form(module: nn.Module, name: str, form: ParameterForm) -> None:
     """Let `module` compute its parameter `name` by `form`; a parameter registered under the name stays there."""
-    forms = {**forms_of(module), name: form}
-    base = _base_class(type(module))
-    module.__dict__[_FORMS] = forms
-    module.__class__ = _computing_class(base, tuple(sorted(forms)))
+    _recast(module, {**forms_of(module), name: form}, behaviours_of(module))
 
 
 def drop_form(module: nn.Module, name: str) -> None:
     """Let `module` read its parameter `name` as any module does; after the last one its class is the user's again."""
     forms = {other: form for other, form in forms_of(module).items() if other != name}
+    _recast(module, forms, behaviours_of(module))
+
+
+def behaviours_of(module: nn.Module) -> tuple[type[nn.Module], ...]:
+    """The classes mixed into the class of `module`."""
+    behaviours: tuple[type[nn.Module], ...] = type(module).__dict__.get("_graphpress_behaviours", ())
+    return behaviours
+
+
+def add_behaviour(module: nn.Module, behaviour: type[nn.Module]) -> None:
+    """Mix `behaviour` into the class of `module`: its methods come before the user's.
+
+    Raises:
+        TypeError: for a module whose class cannot be changed, such as a scripted one.
+    """
+    if behaviour not in behaviours_of(module):
+        _recast(module, forms_of(module), (behaviour, *behaviours_of(module)))
+
+
+def drop_behaviour(module: nn.Module, behaviour: type[nn.Module]) -> None:
+    """Undo `add_behaviour`."""
+    _recast(module, forms_of(module), tuple(other for other in behaviours_of(module) if other is not behaviour))
+
+
+def _recast(module: nn.Module, forms: Mapping[str, ParameterForm], behaviours: tuple[type[nn.Module], ...]) -> None:
     base = _base_class(type(module))
+    module.__class__ = _made_class(base, tuple(sorted(forms)), behaviours) if forms or behaviours else base
     if forms:
         module.__dict__[_FORMS] = forms
-        module.__class__ = _computing_class(base, tuple(sorted(forms)))
     else:
         module.__dict__.pop(_FORMS, None)
-        module.__class__ = base
 
 
 def plain_type(module: nn.Module) -> type:
@@ -63,18 +84,19 @@ def _base_class(cls: type) -> type:
 
 
 @cache
-def _computing_class(base: type, names: tuple[str, ...]) -> type:
+def _made_class(base: type, names: tuple[str, ...], behaviours: tuple[type, ...]) -> type:
     namespace: dict[str, Any] = {name: _computed(name) for name in names}
     if issubclass(base, nn.RNNBase):
         namespace["_flat_weights"] = property(_flat_weights, _ignore)
     namespace |= {
         "_graphpress_base": base,
+        "_graphpress_behaviours": behaviours,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         "__reduce_ex__": _reduce,
     }
-    return type(base.__name__, (base,), namespace)
+    return type(base.__name__, (*behaviours, base), namespace)
 
 
 def _computed(name: str) -> property:
@@ -100,8 +122,8 @@ def _reduce(module: nn.Module, protocol: Any) -> Any:
     make, arguments, *rest = base.__reduce_ex__(module, max(2, int(protocol)))
     if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
         return make, arguments, *rest  # a class that says by itself how it is made
-    return _remade, (base, tuple(sorted(forms_of(module)))), *rest
+    return _remade, (base, tuple(sorted(forms_of(module))), behaviours_of(module)), *rest
 
 
-def _remade(base: type, names: tuple[str, ...]) -> Any:
-    return copyreg.__newobj__(_computing_class(base, names))  # type: ignore[attr-defined]
+def _remade(base: type, names: tuple[str, ...], behaviours: tuple[type, ...] = ()) -> Any:
+    return copyreg.__newobj__(_made_class(base, names, behaviours))  # type: ignore[attr-defined]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from attrs import frozen
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from graphpress.compressed_module import plain_type
-from graphpress.passes.configs import ModuleScope, OpSite
-from graphpress.passes.configs.matching import canonical_op_type, qualified_name
+from graphpress.eager import OpCall, Recording, module_scopes, module_stack, recorded
+from graphpress.passes.configs import OpSite
+
+__all__ = ["SUPPORTED_MODULES", "UNKNOWN_OP", "LayerSite", "StateSite", "layer_sites", "module_scopes", "state_sites"]
 
 _OPS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "linear"),
@@ -79,14 +76,31 @@ class LayerSite:
     site: OpSite
 
 
-def state_sites(model: nn.Module, run: Callable[[], Any] | None = None) -> list[StateSite]:
+def state_sites(
+    model: nn.Module, run: Callable[[], Any] | None = None, recording: Recording | None = None
+) -> list[StateSite]:
     """Every floating parameter of `model`, tied ones at each place.
 
     The op of a parameter is known by the kind of its module. In modules of the user's own it is the first op that reads
-    the parameter while `run` runs the model.
+    the parameter while `run` runs the model, or in the `recording` of a run.
     """
-    readers = {} if run is None else _watch(model, run)
-    return list(_sites(model, readers))
+    if run is not None:
+        recording = recorded(model, run)
+    return list(_sites(model, {} if recording is None else readers(model, recording)))
+
+
+def readers(model: nn.Module, recording: Recording) -> dict[int, OpCall]:
+    """The first op that computes with each parameter or a view of it, by the ``id`` of the parameter."""
+    ids = {name: id(parameter) for name, parameter in model.named_parameters()}
+    found: dict[int, OpCall] = {}
+    for call in recording.ops:
+        if all(result.is_view for result in call.results):
+            continue
+        for use in call.operands:
+            for name in use.states or () if use.is_view else ():
+                if name in ids:
+                    found.setdefault(ids[name], call)
+    return found
 
 
 def layer_sites(model: nn.Module) -> list[LayerSite]:
@@ -95,88 +109,32 @@ def layer_sites(model: nn.Module) -> list[LayerSite]:
     found = []
     for path, module in modules.items():
         if isinstance(module, SUPPORTED_MODULES):
-            op, _ = _op(module, None, {})
-            site = OpSite(f"{path}.{op}" if path else op, op, _stack(path, modules))
+            op = _op(module) or UNKNOWN_OP
+            site = OpSite(f"{path}.{op}" if path else op, op, module_stack(path, modules))
             found.append(LayerSite(module, path, site))
     return found
 
 
-def module_scopes(model: nn.Module) -> list[ModuleScope]:
-    """Every module of `model` as configs address it."""
-    return [_scope(path, module) for path, module in model.named_modules(remove_duplicate=False)]
-
-
-def _sites(model: nn.Module, readers: dict[int, tuple[str, int]]) -> Iterator[StateSite]:
+def _sites(model: nn.Module, read_by: dict[int, OpCall]) -> Iterator[StateSite]:
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, module in modules.items():
         owned = {name: p for name, p in module._parameters.items() if p is not None and p.is_floating_point()}
-        if not owned:
-            continue
-        stack = _stack(path, modules)
-        ops = {name: _op(module, parameter, readers) for name, parameter in owned.items()}
-        calls = list(dict.fromkeys(ops.values()))
-        states = {call: tuple(name for name in owned if ops[name] == call) for call in calls}
+        ops = {name: _op_and_name(module, path, read_by.get(id(parameter))) for name, parameter in owned.items()}
+        stack = module_stack(path, modules) if owned else ()
         for name, parameter in owned.items():
-            call = ops[name]
-            earlier = sum(other[0] == call[0] for other in calls[: calls.index(call)])
-            op_name = call[0] if not earlier else f"{call[0]}_{earlier}"
-            site = OpSite(f"{path}.{op_name}" if path else op_name, call[0], stack, states=states[call])
-            yield StateSite(module, name, path, parameter, site)
+            op_type, op_name = ops[name]
+            states = tuple(other for other in owned if ops[other] == ops[name])
+            yield StateSite(module, name, path, parameter, OpSite(op_name, op_type, stack, states=states))
 
 
-def _stack(path: str, modules: dict[str, nn.Module]) -> tuple[ModuleScope, ...]:
-    """The model, and every module on the way to `path`."""
-    parts = path.split(".") if path else []
-    paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
-    return tuple(_scope(each, modules[each]) for each in paths if each in modules)
+def _op_and_name(module: nn.Module, path: str, reader: OpCall | None) -> tuple[str, str]:
+    """Type and name of the op that reads a parameter; one that another module calls is named as if its owner did."""
+    op_type = _op(module) or (UNKNOWN_OP if reader is None else reader.op_type)
+    if reader is not None and reader.module is module and reader.op_type == op_type:
+        return op_type, reader.qualified_name
+    return op_type, f"{path}.{op_type}" if path else op_type
 
 
-def _op(module: nn.Module, parameter: nn.Parameter | None, readers: dict[int, tuple[str, int]]) -> tuple[str, int]:
-    """Op type, and the number of the call, which tells ops of one type in one module apart."""
-    for kind, op in _OPS:
-        if isinstance(module, kind):
-            return op, 0
-    return readers.get(id(parameter), (UNKNOWN_OP, 0))
-
-
-def _scope(path: str, module: nn.Module) -> ModuleScope:
-    cls = plain_type(module)
-    names = [qualified_name(cls)]
-    if cls.__module__.startswith("torch.nn."):  # torch has private subclasses of public layers
-        public = (base for base in cls.__mro__[1:] if base.__module__.startswith("torch.nn.modules."))
-        names += [qualified_name(base) for base in public if base is not nn.Module]
-    return ModuleScope(path, tuple(names))
-
-
-def _watch(model: nn.Module, run: Callable[[], Any]) -> dict[int, tuple[str, int]]:
-    """The first op that reads each parameter: its type and the number of the call."""
-    watcher = _Watcher({id(parameter) for parameter in model.parameters()})
-    with watcher:
-        run()
-    return watcher.readers
-
-
-class _Watcher(TorchFunctionMode):
-    """Notes which functions are called with which parameters."""
-
-    def __init__(self, parameters: set[int]) -> None:
-        super().__init__()
-        self.readers: dict[int, tuple[str, int]] = {}
-        self._parameters = parameters
-        self._calls = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._calls += 1
-        for tensor in pytree.tree_leaves((args, kwargs)):
-            if id(tensor) in self._parameters and id(tensor) not in self.readers and _computes(result, tensor):
-                name = re.sub(r"^r?(?=matmul|add|mul|sub)", "", func.__name__.strip("_"))
-                self.readers[id(tensor)] = canonical_op_type(name), self._calls
-        return result
-
-
-def _computes(result: Any, tensor: Tensor) -> bool:
-    """True when `result` holds new tensors, not views of `tensor` or facts about it."""
-    made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-    storage = tensor.untyped_storage().data_ptr()
-    return bool(made) and all(leaf.untyped_storage().data_ptr() != storage for leaf in made)
+def _op(module: nn.Module) -> str | None:
+    """The op that modules of a known kind are; None for others."""
+    return next((op for kind, op in _OPS if isinstance(module, kind)), None)

@@ -1,0 +1,78 @@
+"""Names of modules and of the ops they call, as configs use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import define, field
+from torch import nn
+
+from graphpress.compressed_module import plain_type
+from graphpress.eager.call_sites import CallSite
+from graphpress.passes.configs import ModuleScope, ModuleStack
+from graphpress.passes.configs.matching import qualified_name
+
+
+@define(eq=False)
+class ModuleCalls:
+    """The ops that one module calls, by call site.
+
+    An op is called ``module.path.op``; the next one of its type in the same module ``module.path.op_1``. Types and
+    sites are counted in the order in which they are first met, and keep their names. A site that is passed again in
+    one call of the module, as in a loop, is a further op; one that is passed in the next call is the same op.
+
+    Attributes:
+        path: of the module.
+        stack: the model, and every module on the way to this one.
+    """
+
+    path: str
+    stack: ModuleStack
+    _names: dict[tuple[str, CallSite, int], str] = field(factory=dict)
+    _counts: dict[str, int] = field(factory=dict)
+
+    def name(self, op_type: str, site: CallSite, repeat: int) -> str:
+        """The name, within the module, of the op of `op_type` at `site`, passed for the `repeat`-th time (from 0)."""
+        key = (op_type, site, repeat)
+        known = self._names.get(key)
+        if known is None:
+            count = self._counts.get(op_type, 0)
+            self._counts[op_type] = count + 1
+            known = self._names[key] = op_type if not count else f"{op_type}_{count}"
+        return known
+
+    def qualified(self, name: str) -> str:
+        """The name in the model of an op, parameter or submodule of this module."""
+        return f"{self.path}.{name}" if self.path else name
+
+
+def module_calls(model: nn.Module) -> dict[nn.Module, ModuleCalls]:
+    """A fresh `ModuleCalls` for every module of `model`; one with several paths goes by its first."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: dict[nn.Module, ModuleCalls] = {}
+    for path, module in modules.items():
+        if module not in found:
+            found[module] = ModuleCalls(path, module_stack(path, modules))
+    return found
+
+
+def module_stack(path: str, modules: Mapping[str, nn.Module]) -> ModuleStack:
+    """The model, and every module on the way to `path`; `modules` has those of the model by path."""
+    parts = path.split(".") if path else []
+    paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
+    return tuple(module_scope(each, modules[each]) for each in paths if each in modules)
+
+
+def module_scopes(model: nn.Module) -> list[ModuleScope]:
+    """Every module of `model` as configs address it."""
+    return [module_scope(path, module) for path, module in model.named_modules(remove_duplicate=False)]
+
+
+def module_scope(path: str, module: nn.Module) -> ModuleScope:
+    """A module as configs address it: by path, and by its class or the public class of torch behind that."""
+    cls = plain_type(module)
+    names = [qualified_name(cls)]
+    if cls.__module__.startswith("torch.nn."):  # torch has private subclasses of public layers
+        public = (base for base in cls.__mro__[1:] if base.__module__.startswith("torch.nn.modules."))
+        names += [qualified_name(base) for base in public if base is not nn.Module]
+    return ModuleScope(path, tuple(names))

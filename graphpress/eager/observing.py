@@ -1,0 +1,171 @@
+"""See every call that a model makes, of functions of torch and of its own modules, as it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from graphpress.compressed_module import add_behaviour, drop_behaviour
+from graphpress.eager.call_sites import CallSite, call_site
+from graphpress.eager.naming import ModuleCalls, module_calls
+from graphpress.eager.operators import Operator, operator_of
+
+_LINK = "_graphpress_observed"
+
+
+class CallObserver:
+    """Base of observers: told of every call, it makes it, and may change what goes in and comes out."""
+
+    def call(self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call ``operator.function``; what it calls inside is not observed."""
+        return operator.function(*args, **kwargs)
+
+    def call_other(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call a function that computes no tensors."""
+        return function(*args, **kwargs)
+
+    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a module; `forward` is its call as if nobody observed."""
+        return forward(*args, **kwargs)
+
+
+@define(eq=False)
+class Link:
+    """What hangs on an observed module: its names, and who observes."""
+
+    calls: ModuleCalls
+    observer: CallObserver
+
+
+@define(eq=False)
+class Entered:
+    """A call of a module that is under way. `passed` counts how often each call site was passed in it."""
+
+    module: nn.Module
+    link: Link
+    passed: dict[tuple[str, CallSite], int] = field(factory=dict)
+
+    def repeat(self, op_type: str, site: CallSite) -> int:
+        """How often the site was passed before, in this call of the module."""
+        key = (op_type, site)
+        before = self.passed.get(key, 0)
+        self.passed[key] = before + 1
+        return before
+
+
+class _Running(threading.local):
+    """The module calls under way in a thread, and whether its torch functions are observed."""
+
+    def __init__(self) -> None:
+        self.stack: list[Entered] = []
+        self.observers: list[CallObserver] = []
+
+
+_running = _Running()
+
+
+class Observed(nn.Module):
+    """Mixed into the modules of an observed model: a call of one is reported, and the ops in it are its."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's call, reported to the observer of the model."""
+        link: Link | None = self.__dict__.get(_LINK)
+        if link is None:
+            return super().__call__(*args, **kwargs)
+        entered = Entered(self, link)
+        _running.stack.append(entered)
+        try:
+            if _running.observers and _running.observers[-1] is link.observer:
+                return link.observer.call_module(self, super().__call__, args, kwargs)
+            _running.observers.append(link.observer)
+            try:
+                with _Mode(link.observer):
+                    return link.observer.call_module(self, super().__call__, args, kwargs)
+            finally:
+                _running.observers.pop()
+        finally:
+            _running.stack.pop()
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, observer: CallObserver) -> None:
+        super().__init__()
+        self.observer = observer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator = operator_of(func)
+        if operator is None:
+            return self.observer.call_other(func, args, kwargs or {})
+        if operator.body is not None:
+            with self:
+                return operator.body(*args, **(kwargs or {}))
+        return self.observer.call(operator, args, kwargs or {})
+
+
+def innermost() -> Entered:
+    """The innermost module call under way in this thread. Observers may ask for it while they are told of a call."""
+    return _running.stack[-1]
+
+
+def name_of_call(op_type: str) -> tuple[Entered, str]:
+    """The innermost module call, and the name in that module of the op that an observer is being told of."""
+    entered = _running.stack[-1]
+    site = call_site()
+    return entered, entered.link.calls.name(op_type, site, entered.repeat(op_type, site))
+
+
+def link_of(module: nn.Module) -> Link | None:
+    """What `observe` hung on the module."""
+    link: Link | None = module.__dict__.get(_LINK)
+    return link
+
+
+def observe(model: nn.Module, observer: CallObserver, behaviour: type[Observed] = Observed) -> None:
+    """Tell `observer` of all that `model` calls from now on. Names of an earlier observation stay."""
+    for module, calls in module_calls(model).items():
+        link = link_of(module)
+        try:
+            add_behaviour(module, behaviour)
+        except TypeError:
+            continue  # a scripted module: what it calls is not seen, and it is part of the module round it
+        module.__dict__[_LINK] = Link(calls if link is None else link.calls, observer)
+
+
+def detached(model: nn.Module, behaviour: type[Observed] = Observed) -> None:
+    """Undo `observe`."""
+    for module in model.modules():
+        module.__dict__.pop(_LINK, None)
+        drop_behaviour(module, behaviour)
+
+
+@contextmanager
+def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
+    """Tell `observer` of what `model` calls inside; afterwards the model is as it was, an exception or not."""
+    observe(model, observer)
+    try:
+        yield
+    finally:
+        detached(model)
+
+
+def unobserved() -> Any:
+    """A context in which this thread's calls are not observed; free of cost where nobody observes."""
+    return torch._C.DisableTorchFunction() if _running.observers else _NOTHING
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_NOTHING = _Nothing()

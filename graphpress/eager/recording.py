@@ -1,0 +1,234 @@
+"""Run a model once and write down what it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from attrs import define, frozen
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakIdKeyDictionary
+
+from graphpress.eager.naming import ModuleCalls
+from graphpress.eager.observing import CallObserver, link_of, name_of_call, observed_by
+from graphpress.eager.operators import Operator, Place, tensor_operands
+from graphpress.passes.configs import ModuleStack
+
+
+@frozen(eq=False)
+class TensorUse:
+    """A tensor as a call reads or makes it.
+
+    Attributes:
+        name: of the operand, or ``output``.
+        place: of an operand in the call; the index of a result.
+        shape, stride, dtype: of the tensor.
+        producer: the op that made it, with the index of the result; None where none of the recorded did.
+        states: the parameters and buffers, by qualified name, that it is made of alone; None where it depends on data.
+        is_view: True where it is one state itself, or a view of it, and nothing computed.
+    """
+
+    name: str
+    place: Place
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    producer: tuple[OpCall, int] | None = None
+    states: tuple[str, ...] | None = None
+    is_view: bool = False
+
+
+@define(eq=False, repr=False)
+class OpCall:
+    """A call of an op.
+
+    Attributes:
+        calls: the module it is called in.
+        name: in that module, such as ``add_1``.
+        op_type: such as ``add``.
+        operands, results: the tensors it reads and makes.
+        module: the module itself.
+    """
+
+    calls: ModuleCalls
+    name: str
+    op_type: str
+    operands: tuple[TensorUse, ...]
+    results: tuple[TensorUse, ...]
+    module: nn.Module
+
+    @property
+    def qualified_name(self) -> str:
+        """The name in the model: ``module.path.add_1``."""
+        return self.calls.qualified(self.name)
+
+    @property
+    def module_stack(self) -> ModuleStack:
+        """The modules it runs in, the model itself first."""
+        return self.calls.stack
+
+    def __repr__(self) -> str:
+        return f"OpCall({self.qualified_name!r}, {self.op_type!r})"
+
+
+@frozen(eq=False)
+class ModuleCall:
+    """A call of a module: the module, its names, and the tensors that entered and left it."""
+
+    module: nn.Module
+    calls: ModuleCalls
+    inputs: tuple[TensorUse, ...]
+    outputs: tuple[TensorUse, ...]
+
+
+@frozen(eq=False)
+class Recording:
+    """What a model called in one run: ops and modules, each in the order in which the calls ended."""
+
+    ops: tuple[OpCall, ...]
+    modules: tuple[ModuleCall, ...]
+
+
+def recorded(model: nn.Module, run: Callable[[], Any]) -> Recording:
+    """What `model` calls while `run` runs it. Afterwards the model is as it was.
+
+    Ops are calls of torch functions that make tensors. What a function of torch does inside is not seen, multi-head
+    attention apart; neither is what scripted modules do.
+    """
+    recorder = Recorder(model)
+    with observed_by(model, recorder):
+        run()
+    return recorder.recording()
+
+
+@define(eq=False)
+class _Origin:
+    """What is known of a tensor: who made it; and the states it is made of alone, if no data had a part in it."""
+
+    producer: tuple[OpCall, int] | None = None
+    states: frozenset[str] | None = None
+    is_view: bool = False
+
+
+class Recorder(CallObserver):
+    """Writes down the calls of one run."""
+
+    def __init__(self, model: nn.Module):
+        self._ops: list[OpCall] = []
+        self._modules: list[ModuleCall] = []
+        self._origins = WeakIdKeyDictionary()
+        self._states: dict[int, str] = {}
+        self._written: set[str] = set()
+        for name, tensor in [*model.named_buffers(), *model.named_parameters()]:
+            self._states[id(tensor)] = name
+            self._origins[tensor] = _Origin(states=frozenset({name}), is_view=True)
+
+    def recording(self) -> Recording:
+        """What was written down. States that were written to in the run are data."""
+        for call in self._ops:
+            call.operands = tuple(self._settled(use) for use in call.operands)
+            call.results = tuple(self._settled(use) for use in call.results)
+        return Recording(tuple(self._ops), tuple(self._modules))
+
+    def _settled(self, use: TensorUse) -> TensorUse:
+        if use.states is None or self._written.isdisjoint(use.states):
+            return use
+        return TensorUse(use.name, use.place, use.shape, use.stride, use.dtype, use.producer)
+
+    def call(self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """See the base class."""
+        entered, name = name_of_call(operator.op_type)
+        read = tuple(
+            self._use(operand.tensor, operand.name, operand.place)
+            for operand in tensor_operands(operator, args, kwargs)
+        )
+        result = operator.function(*args, **kwargs)
+        op = OpCall(entered.link.calls, name, operator.op_type, read, (), entered.module)
+        if operator.writes(kwargs) and args and isinstance(args[0], Tensor):
+            self._note_written(args[0])
+        made = list(_tensors(result))
+        if not made:
+            return result
+        states, view = _combined(read), self._is_view(read, made)
+        random = operator.op_type.startswith(_RANDOM)
+        for index, tensor in enumerate(made):
+            self._origins[tensor] = _Origin((op, index), None if random else states, view)
+        op.results = tuple(self._use(tensor, "output", index) for index, tensor in enumerate(made))
+        self._ops.append(op)
+        return result
+
+    def call_other(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """An attribute such as ``x.T`` may be a tensor, which comes from where `x` does."""
+        result = function(*args, **kwargs)
+        if isinstance(result, Tensor) and args and isinstance(args[0], Tensor) and result not in self._origins:
+            self._origins[result] = self._origins.get(args[0]) or _Origin()
+        return result
+
+    def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """See the base class."""
+        names = forward_names(module)
+        entering = [
+            *((names[at] if at < len(names) else f"input_{at}", tensor) for at, tensor in _leaves(args)),
+            *((str(name), tensor) for name, value in kwargs.items() for tensor in _tensors(value)),
+        ]
+        inputs = tuple(self._use(tensor, name, index) for index, (name, tensor) in enumerate(entering))
+        result = forward(*args, **kwargs)
+        link = link_of(module)
+        assert link is not None
+        outputs = tuple(self._use(tensor, "output", index) for index, tensor in enumerate(_tensors(result)))
+        self._modules.append(ModuleCall(module, link.calls, inputs, outputs))
+        return result
+
+    def _use(self, tensor: Tensor, name: str, place: Place) -> TensorUse:
+        origin: _Origin = self._origins.get(tensor) or _Origin()
+        states = None if origin.states is None else tuple(sorted(origin.states))
+        stride = tensor.stride() if tensor.layout is torch.strided else ()
+        shape = tuple(tensor.shape)
+        return TensorUse(name, place, shape, stride, tensor.dtype, origin.producer, states, origin.is_view)
+
+    def _is_view(self, read: tuple[TensorUse, ...], made: list[Tensor]) -> bool:
+        """True when the one state that was read is only looked at differently."""
+        if len(read) != 1 or not read[0].is_view or not read[0].states:
+            return False
+        return all(tensor._is_view() for tensor in made)
+
+    def _note_written(self, tensor: Tensor) -> None:
+        origin: _Origin | None = self._origins.get(tensor)
+        if origin is not None and origin.states is not None and origin.is_view:
+            self._written |= origin.states
+        elif origin is not None:
+            origin.states = None
+
+
+_RANDOM = ("rand", "normal", "bernoulli", "multinomial", "poisson", "empty")
+
+
+def _combined(read: Iterable[TensorUse]) -> frozenset[str] | None:
+    """The states behind everything that is read; None where data is among it."""
+    found: set[str] = set()
+    for use in read:
+        if use.states is None:
+            return None
+        found.update(use.states)
+    return frozenset(found)
+
+
+def forward_names(module: nn.Module) -> tuple[str, ...]:
+    """The names of the arguments of the module's forward, as far as it spells them out."""
+    code = getattr(type(module).forward, "__code__", None)
+    return () if code is None else tuple(code.co_varnames[1 : code.co_argcount])
+
+
+def _leaves(args: Iterable[Any]) -> Iterator[tuple[int, Tensor]]:
+    for position, argument in enumerate(args):
+        for tensor in _tensors(argument):
+            yield position, tensor
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif value is not None and not isinstance(value, int | float | str):
+        yield from (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
