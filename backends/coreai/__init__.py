@@ -11,15 +11,15 @@ from graphpress.backends.coreai.asset import (
 )
 from graphpress.backends.coreai.check import CheckReport, OutputCheck, check
 from graphpress.backends.coreai.convert import convert
-from graphpress.backends.coreai.errors import (
+from graphpress.backends.coreai.ops import register
+from graphpress.backends.coreai.runtime import LoadedModel, load
+from graphpress.backends.errors import (
     AssetError,
     ConversionError,
     ExecutionError,
     MissingDependencyError,
     ModelInputError,
 )
-from graphpress.backends.coreai.ops import register
-from graphpress.backends.coreai.runtime import LoadedModel, load
 
 __all__ = [
     "AssetError",

@@ -9,7 +9,7 @@ import torch
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.asset import TensorInfo
-from graphpress.backends.coreai.errors import ModelInputError
+from graphpress.backends.errors import ModelInputError
 from graphpress.ir.dtypes import DType
 
 _NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from graphpress.backends.coreai import ops
-from graphpress.backends.coreai.errors import AssetError
+from graphpress.backends.errors import AssetError
 from graphpress.ir.dtypes import DType
 
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"

@@ -13,6 +13,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from graphpress.backends import exporting
 from graphpress.backends.coreai import ops, program
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.runtime import LoadedModel, load
@@ -114,12 +115,12 @@ def check(
         AssetError, ModelInputError, ExecutionError: when the asset cannot be loaded or run at all.
     """
     ops.register()
-    args, kwargs = program.arguments(inputs)
+    args, kwargs = exporting.arguments(inputs)
     module = model.module() if isinstance(model, ExportedProgram) else model
     with load(path) as loaded:
         stored = _run(loaded, args, kwargs)
         names = [output.name for output in loaded.signature.outputs]
-    with torch.no_grad(), program.in_eval_mode(module):
+    with torch.no_grad(), exporting.in_eval_mode(module):
         try:
             expected = _tensors(module(*args, **kwargs))
         except NotImplementedError:  # torch has no kernels for codes of less than 8 bits
@@ -150,7 +151,7 @@ def _in_runtime_arithmetic(
     model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[torch.Tensor]:
     """The outputs of the graph that is converted, computed as the runtime computes."""
-    exported = model if isinstance(model, ExportedProgram) else program.export(model, kwargs if kwargs else args)
+    exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
     graph = program.decompose(exported).module()
     with torch.no_grad(), RuntimeArithmetic():
         return _tensors(graph(*args, **kwargs))

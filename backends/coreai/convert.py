@@ -16,9 +16,10 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from graphpress.backends.coreai import ops, packing, program, saving
+from graphpress.backends import exporting, saving
+from graphpress.backends.coreai import ops, packing, program
 from graphpress.backends.coreai.asset import AssetInfo, read
-from graphpress.backends.coreai.errors import AssetError, ConversionError
+from graphpress.backends.errors import AssetError, ConversionError
 
 
 def convert(
@@ -76,7 +77,7 @@ def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedP
         return model
     if not isinstance(model, torch.nn.Module):
         raise ConversionError(f"cannot convert a {type(model).__name__}: expected a module or an ExportedProgram")
-    return program.export(model, example_inputs, dynamic_shapes)
+    return exporting.export(model, example_inputs, dynamic_shapes)
 
 
 def _converted(settled: ExportedProgram) -> Any:
@@ -94,7 +95,7 @@ def _converted(settled: ExportedProgram) -> Any:
         with _silenced():
             return converter.add_exported_program(settled).to_coreai()
     except Exception as error:
-        where = f" at {at[0].target} {program.place(at[0])}" if at else ""
+        where = f" at {at[0].target} {exporting.place(at[0])}" if at else ""
         raise ConversionError(f"the Core AI converter failed{where}: {type(error).__name__}: {error}") from error
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from graphpress.backends.coreai.errors import LoweringError
 from graphpress.backends.coreai.ops import register
+from graphpress.backends.errors import LoweringError
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node, Value

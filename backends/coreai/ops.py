@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from graphpress.backends.coreai.errors import MissingDependencyError
+from graphpress.backends.errors import MissingDependencyError
 
 OPERATORS = ("lut_to_dense", "constexpr_blockwise_shift_scale", "quantize", "dequantize", "sparse_to_dense")
 """The operators of `torch.ops.coreai` that hold or make compressed values."""

@@ -15,9 +15,9 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
 
-from graphpress.backends.coreai.errors import ConversionError
 from graphpress.backends.coreai.ops import require
-from graphpress.backends.coreai.program import place
+from graphpress.backends.errors import ConversionError
+from graphpress.backends.exporting import place
 from graphpress.ir.dtypes import DType
 
 TABLE_BITS = (1, 2, 3, 4, 6, 8)

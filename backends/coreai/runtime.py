@@ -14,7 +14,7 @@ import torch
 
 from graphpress.backends.coreai import arrays, background
 from graphpress.backends.coreai.asset import FunctionInfo, TensorInfo, open_asset, read
-from graphpress.backends.coreai.errors import ExecutionError, ModelInputError
+from graphpress.backends.errors import ExecutionError, ModelInputError
 from graphpress.ir.errors import suggestion
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from graphpress import ExportBackend, GraphpressError
 from graphpress.backends import coreai
 from graphpress.backends.coreai import AssetError, ConversionError
-from graphpress.backends.coreai.errors import LoweringError
+from graphpress.backends.errors import LoweringError
 from graphpress.compressor import ArgumentTypeError, LifeCycleError
 from graphpress.config import ArgumentError, SpecError, UnmatchedConfigError, UnmatchedConfigWarning
 from graphpress.export_backend import ExportBackendError

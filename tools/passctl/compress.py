@@ -58,7 +58,7 @@ def compress(
     and quantizers are put on the result. The saved asset is executed and compared with the finalized module; a mismatch
     ends with exit code 1. What was at the output before is whole until the new asset is complete.
     """
-    from graphpress.backends.coreai import saving
+    from graphpress.backends import saving
     from graphpress.tools.passctl.stages import Stages
 
     with saving.replacing(output) as built, Stages() as stages:

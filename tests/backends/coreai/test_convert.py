@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from graphpress.backends import saving
 from graphpress.backends.coreai import (
     AssetError,
     ConversionError,
     check,
     convert,
     read,
-    saving,
 )
 from graphpress.ir.dtypes import DType
 

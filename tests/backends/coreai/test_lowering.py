@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphpress.backends.coreai.errors import LoweringError
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.raising import RaiseFromCoreai
+from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
 from graphpress.ir.interpreter import run as interpret
 from graphpress.ir.types import TensorType

@@ -1,4 +1,4 @@
-"""The errors of the Core AI backend."""
+"""The errors of the backends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from graphpress.ir.errors import GraphpressError
 
 
 class MissingDependencyError(GraphpressError, ImportError):
-    """A package this backend needs is not installed; the message names the extra that brings it."""
+    """A package a backend needs is not installed; the message names the extra that brings it."""
 
 
 class ConversionError(GraphpressError):
@@ -26,4 +26,4 @@ class ExecutionError(GraphpressError, RuntimeError):
 
 
 class LoweringError(GraphpressError):
-    """A compressed value that Core AI has no stored form for; the message names the node and what would be accepted."""
+    """A compressed value that a backend has no stored form for; the message names the node and what is accepted."""

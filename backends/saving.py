@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from graphpress.backends.coreai.errors import AssetError
+from graphpress.backends.errors import AssetError
 
-SUFFIX = ".aimodel"
+MARKS = {".aimodel": "metadata.json", ".mlpackage": "Manifest.json"}
+"""The directories that are replaced, by suffix, and the file that each kind has."""
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, suffix: str = ".aimodel") -> Iterator[Path]:
     """Yield a path beside `target` to build an asset directory at; on success it takes `target`'s place.
 
     Everything that can be known to fail is checked before the body runs: the suffix, a parent that cannot be
@@ -30,7 +31,7 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         AssetError: when the asset cannot be written at `target`.
     """
-    _check_target(target)
+    _check_target(target, suffix)
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,15 +60,15 @@ def _remove_empty(folders: list[Path]) -> None:
             return
 
 
-def _check_target(target: Path) -> None:
-    if target.suffix != SUFFIX:
-        raise AssetError(f"an asset's path must end in {SUFFIX!r}, got {str(target)!r}")
+def _check_target(target: Path, suffix: str) -> None:
+    if target.suffix != suffix:
+        raise AssetError(f"an asset's path must end in {suffix!r}, got {str(target)!r}")
     if os.path.lexists(target) and not target.is_dir():
         raise AssetError(f"{target} is a file, but an asset is a directory; it is left alone: choose another path")
     above = next(folder for folder in target.absolute().parents if folder.exists())
     if not above.is_dir():
         raise AssetError(f"cannot write an asset at {target}: {above} is a file, not a directory")
-    if target.is_dir() and any(target.iterdir()) and not (target / "metadata.json").exists():
+    if target.is_dir() and any(target.iterdir()) and not (target / MARKS[suffix]).exists():
         raise AssetError(f"{target} is a directory that holds no asset; it is left alone: choose another path")
 
 
