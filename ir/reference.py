@@ -10,6 +10,7 @@ dividing the data's; an entry then covers the block of elements it divides the t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -175,40 +176,72 @@ def qparams_from_range(
     formulation: str = "zp",
     quant_min: int | None = None,
     quant_max: int | None = None,
+    scale_dtype: DType = DType.FLOAT32,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Scale, zero point and minimum value (float32, of the shape of `low`) that cover the range ``[low, high]`` and
     zero.
 
     Symmetric: ``s = max(|low|, |high|) / ((qmax - qmin) / 2)``, the zero point in the middle of the codes (none for
     signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value: same
-    scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS` bits.
+    scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS` bits,
+    to be stored in float16 to `float16_scale_bits`; in float8_e8m0fnu they are powers of two (`power_of_two_scale`).
     """
     low = low.float().clamp(max=0.0)
     high = high.float().clamp(min=0.0)
     magnitude = torch.maximum(-low, high)
+    if dtype.is_floating and scale_dtype is DType.FLOAT8_E8M0FNU:
+        return power_of_two_scale(magnitude, dtype), None, None
     if dtype.is_floating:
         return round_scale_up(_positive(magnitude / dtype.maximum)), None, None
     code_low = int(dtype.minimum if quant_min is None else quant_min)
     code_high = int(dtype.maximum if quant_max is None else quant_max)
     steps = code_high - code_low
+    bits = SCALE_BITS
+    if scale_dtype is DType.FLOAT16:
+        bits = float16_scale_bits(dtype, symmetric=symmetric)
     if formulation == "minval":
         if symmetric:
             low, high = -magnitude, magnitude
         return round_scale_up(_positive((high - low) / steps)), None, low
     if symmetric:
-        scale = round_scale_up(_positive(magnitude / (steps / 2)))
+        scale = round_scale_up(_positive(magnitude / (steps / 2)), bits)
         middle = 0 if dtype.is_signed_integer else (code_low + code_high + 1) // 2
         return scale, torch.full_like(scale, middle) if middle else None, None
-    scale = round_scale_up(_positive((high - low) / steps))
+    scale = round_scale_up(_positive((high - low) / steps), bits)
     return scale, (code_low - (low / scale).round()).clamp(code_low, code_high), None
 
 
-def round_scale_up(scale: Tensor) -> Tensor:
-    """The float32 of `SCALE_BITS` significant bits nearest to `scale` on the side away from zero."""
-    bits = scale.detach().float().contiguous().view(torch.int32)
-    drop = 24 - SCALE_BITS
-    kept = (bits + ((1 << drop) - 1)) & -(1 << drop)
+def round_scale_up(scale: Tensor, bits: int = SCALE_BITS) -> Tensor:
+    """The float32 of `bits` significant bits nearest to `scale` on the side away from zero."""
+    pattern = scale.detach().float().contiguous().view(torch.int32)
+    drop = 24 - bits
+    kept = (pattern + ((1 << drop) - 1)) & -(1 << drop)
     return kept.view(torch.float32)
+
+
+def float16_scale_bits(dtype: DType, *, symmetric: bool) -> int:
+    """The significant bits a scale may have so that its products with codes are exact in the 11 of float16.
+
+    The codes are those of an integer `dtype`, less their zero point: up to half the codes where it is in the middle, up
+    to all of them where it may be at the end.
+    """
+    return 11 - (dtype.bits - 1 if symmetric else dtype.bits)
+
+
+def fits_float16(scale: Tensor, dtype: DType, *, symmetric: bool) -> bool:
+    """True when float16 holds `scale`, rounded to `float16_scale_bits`, and its product with every code."""
+    bits = float16_scale_bits(dtype, symmetric=symmetric)
+    least, most = 2.0 ** (bits - 1 - 24), torch.finfo(torch.float16).max / 2**dtype.bits
+    return bool((scale >= least).all() and (scale <= most).all())
+
+
+def power_of_two_scale(magnitude: Tensor, dtype: DType) -> Tensor:
+    """The scale ``2^(floor(log2(magnitude)) - emax)`` of a block, with the exponent emax of the greatest value of
+    `dtype` (OCP Microscaling Formats v1.0, section 6.3): values of the upper part of an octave may be clipped.
+    """
+    greatest = math.frexp(dtype.maximum)[1] - 1
+    exponent = torch.frexp(_positive(magnitude.float()))[1] - 1
+    return torch.ldexp(torch.ones_like(magnitude, dtype=torch.float32), (exponent - greatest).clamp(-126, 127))
 
 
 def batch_norm_factor(running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:

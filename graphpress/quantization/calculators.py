@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from graphpress.ir.dtypes import DType
 from graphpress.ir.reference import qparams_from_range
 from graphpress.passes.specs import (
     QPARAM_CALCULATORS,
@@ -32,19 +33,23 @@ class QParamsCalculatorBase(nn.Module):
 
     Register one with ``@QParamsCalculatorBase.register("key")`` and name it in a spec. A calculator is made for one
     quantizer: `spec` says what it computes for, `block_size` the extent of a block along each axis (empty for one
-    block).
+    block). Keyword-only parameters of its constructor are options, which a spec gives as ``"key{name=value}"``.
     """
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
         super().__init__()
         self.spec = spec
         self.block_size = tuple(block_size)
-        self.range_calculator: RangeCalculatorBase = RANGE_CALCULATORS.resolve(spec.range_calculator_cls)()
+        self.range_calculator: RangeCalculatorBase = RANGE_CALCULATORS.make(spec.range_calculator_cls)
 
     @staticmethod
     def register(key: str) -> Callable[[C], C]:
         """Class decorator: make the class available to specs as `key`."""
         return QPARAM_CALCULATORS.register(key)
+
+    def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
+        """The calculator to use for a weight (`is_state`) or an activation: itself, or what its name means there."""
+        return self
 
     @abstractmethod
     def observe(self, data: Tensor) -> None:
@@ -72,6 +77,7 @@ class QParamsCalculatorBase(nn.Module):
             formulation=self.spec.qformulation.value,
             quant_min=None if self.spec.element_type.is_floating else int(self.spec.quant_min),
             quant_max=None if self.spec.element_type.is_floating else int(self.spec.quant_max),
+            scale_dtype=DType.FLOAT32 if self.spec.scale_dtype is None else DType.of(self.spec.scale_dtype),
         )
 
     def extra_repr(self) -> str:
@@ -94,7 +100,14 @@ class StatelessQParamsCalculatorBase(QParamsCalculatorBase):
 
 @QParamsCalculatorBase.register("static")
 class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
-    """The range of the tensor itself, which is a constant: the default for weights."""
+    """The range of the tensor itself, which is a constant: the default for weights.
+
+    An activation is none: there ``"static"`` is the range of the last one seen (`LastRangeQParamsCalculator`).
+    """
+
+    def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
+        """See the class."""
+        return self if is_state else LastRangeQParamsCalculator(self.spec, self.block_size)
 
 
 @QParamsCalculatorBase.register("dynamic")
@@ -115,6 +128,9 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
     skipped: Tensor
     edges: Tensor
 
+    growing: ClassVar[tuple[str, ...]] = ("running_min", "running_max")
+    """Buffers whose shape is known once something was observed."""
+
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
         super().__init__(spec, block_size)
         self.register_buffer("running_min", torch.zeros(()))
@@ -124,9 +140,32 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
         self.register_buffer("edges", torch.zeros((), dtype=torch.long))
         self._known = Remembered[QParams | None]()
 
-    @abstractmethod
     def observe(self, data: Tensor) -> None:
-        """Take `data` into account."""
+        """Take `data` into account; data that holds NaN or plus infinity is skipped.
+
+        Values at the lower end of the dtype are the edges of a mask, not data. They are left out of the range, and
+        where half the tensors seen have them, the value is taken for a mask and not quantized at all.
+        """
+        if None not in self.spec.float_range or data.numel() == 0:
+            return
+        low, high = self.range_calculator(data, self.block_size)
+        edge = torch.finfo(data.dtype).min / 2
+        if not bool((low > edge).all() & torch.isfinite(high).all()):
+            if not bool(torch.isfinite(high).all()) or bool((data <= edge).all()):
+                self.skipped += 1
+                return
+            self.edges += 1
+            data = torch.where(data > edge, data, 0)
+            low, high = self.range_calculator(data, self.block_size)
+        self.observations += 1
+        self.remember(data, low, high)
+
+    @abstractmethod
+    def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
+        """Bring `data`, which is finite and has the range ``[low, high]`` in each block, into the state.
+
+        `observations` counts it already.
+        """
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """From the range seen so far, or the fixed one."""
@@ -149,7 +188,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
         return self.edges.item() > 0 and 2 * self.edges.item() >= self.observations.item()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name in ("running_min", "running_max"):  # their shape is known once something was observed
+        for name in self.growing:
             saved = state_dict.get(prefix + name)
             if saved is not None and saved.shape != getattr(self, name).shape:
                 setattr(self, name, torch.zeros_like(saved))
@@ -159,31 +198,27 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 class RunningRangeMixin(StatefulQParamsCalculatorBase):
     """A stateful calculator whose range is updated by a rule: override `update_running_range`."""
 
-    def observe(self, data: Tensor) -> None:
-        """Update the running range by the range of `data`; data that holds NaN or plus infinity is skipped.
-
-        Values at the lower end of the dtype are the edges of a mask, not data. They are left out of the range, and
-        where half the tensors seen have them, the value is taken for a mask and not quantized at all.
-        """
-        if None not in self.spec.float_range or data.numel() == 0:
-            return
-        low, high = self.range_calculator(data, self.block_size)
-        edge = torch.finfo(data.dtype).min / 2
-        if not bool((low > edge).all() & torch.isfinite(high).all()):
-            if not bool(torch.isfinite(high).all()) or bool((data <= edge).all()):
-                self.skipped += 1
-                return
-            self.edges += 1
-            low, high = self.range_calculator(torch.where(data > edge, data, 0), self.block_size)
-        self.observations += 1
+    def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
+        """The first range is kept as it is, later ones by the rule."""
         if self.observations == 1:
             self.running_min, self.running_max = low.clone(), high.clone()
         else:
-            self.update_running_range(low, high)
+            self.running_min, self.running_max = self.update_running_range(low, high)
 
     @abstractmethod
-    def update_running_range(self, low: Tensor, high: Tensor) -> None:
-        """Bring the range of one more tensor into `running_min` and `running_max`; `observations` counts it already."""
+    def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """What `running_min` and `running_max` become with the range of one more tensor.
+
+        `observations` counts it already.
+        """
+
+
+class LastRangeQParamsCalculator(RunningRangeMixin):
+    """The range of the last tensor seen: what ``"static"`` means for activations."""
+
+    def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        return low.clone(), high.clone()
 
 
 @QParamsCalculatorBase.register("moving_average")
@@ -194,29 +229,40 @@ class MovingAverageQParamsCalculator(RunningRangeMixin):
     that early tensors do not linger (the correction of Adam, arXiv 1412.6980, section 3).
     """
 
-    averaging_constant = 0.01
+    def __init__(
+        self, spec: QuantizationSpec, block_size: Sequence[int] = (), *, averaging_constant: float = 0.01
+    ) -> None:
+        super().__init__(spec, block_size)
+        self.averaging_constant = averaging_constant
 
-    def update_running_range(self, low: Tensor, high: Tensor) -> None:
+    def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        count = int(self.observations)
-        weight = self.averaging_constant / (1 - (1 - self.averaging_constant) ** count)
-        self.running_min += weight * (low - self.running_min)
-        self.running_max += weight * (high - self.running_max)
+        constant = self.averaging_constant
+        weight = constant / (1 - (1 - constant) ** int(self.observations))
+        return self.running_min + weight * (low - self.running_min), self.running_max + weight * (
+            high - self.running_max
+        )
 
 
 @QParamsCalculatorBase.register("global_minmax")
 class GlobalMinMaxQParamsCalculator(RunningRangeMixin):
     """The widest range seen."""
 
-    def update_running_range(self, low: Tensor, high: Tensor) -> None:
+    def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        self.running_min = torch.minimum(self.running_min, low)
-        self.running_max = torch.maximum(self.running_max, high)
+        return torch.minimum(self.running_min, low), torch.maximum(self.running_max, high)
 
 
 def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:
-    """The calculator a spec names; ``default`` is static for weights and the moving average for activations."""
+    """The calculator a spec names, for a weight (`is_state`) or an activation.
+
+    ``default`` is ``static`` for weights and ``moving_average`` for activations.
+    """
+    import graphpress.quantization.histograms
+    import graphpress.quantization.squared_error  # noqa: F401  # both register calculators
+
     component = spec.qparam_calculator_cls
     if component == "default":
         component = "static" if is_state else "moving_average"
-    return QPARAM_CALCULATORS.resolve(component)(spec, block_size)
+    made: QParamsCalculatorBase = QPARAM_CALCULATORS.make(component, spec, block_size)
+    return made.suited(is_state=is_state)

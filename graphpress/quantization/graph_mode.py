@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,8 +15,10 @@ from graphpress.passes.configs import QuantizerConfig
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
+from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.points import QuantizerNote
 from graphpress.passes.specs import FAKE_QUANTIZERS
+from graphpress.quantization.calculators import StatelessQParamsCalculatorBase
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -55,10 +57,27 @@ class GraphExecution(Execution):
         graph = self.graph.clone()
         read_back(graph, prepared)
         quantizers = {quantizer.name: quantizer for quantizer in quantizers_of(prepared)}
+        _refuse_dynamic(quantizers.values())
         attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
         graph = Runner().run(graph, attach, in_place=True).graph
         graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
         return emit_finalized(graph, mmap_dir=mmap_dir)
+
+
+def _refuse_dynamic(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
+    """Activations whose parameters are computed at every run would silently stay whole: no backend stores that."""
+    dynamic = [
+        quantizer.name
+        for quantizer in quantizers
+        if not quantizer.is_state and isinstance(quantizer.calculator, StatelessQParamsCalculatorBase)
+    ]
+    if dynamic:
+        shown = ", ".join(dynamic[:5]) + (f" and {len(dynamic) - 5} more" if len(dynamic) > 5 else "")
+        raise QuantizationError(
+            f"the activations {shown} have a calculator that computes parameters at every run, such as 'dynamic'; a "
+            "finalized model has fixed ones; accepted there: 'moving_average', 'global_minmax', 'static', 'histogram', "
+            "'percentile', or a calculator with a state of its own"
+        )
 
 
 def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
@@ -69,6 +88,11 @@ def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
         if note is None or note.quantizer.name in made:
             continue
         quantizer = note.quantizer
-        cls: Callable[..., FakeQuantizeImplBase] = FAKE_QUANTIZERS.resolve(quantizer.spec.fake_quantize_cls)
-        made[quantizer.name] = cls(quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state)
+        made[quantizer.name] = FAKE_QUANTIZERS.make(
+            quantizer.spec.fake_quantize_cls,
+            quantizer.name,
+            quantizer.spec,
+            quantizer.block_size,
+            is_state=quantizer.is_state,
+        )
     return made

@@ -8,12 +8,15 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
+from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
@@ -57,22 +60,42 @@ class AttachParameters(Pass):
             quantizer = self.quantizers[node.attribute("quantizer")]
             operands = shared.get(quantizer.name)
             if operands is None:
-                operands = shared[quantizer.name] = _constants(node, quantizer, rewriter)
+                operands = shared[quantizer.name] = _constants(node, quantizer, rewriter, context)
             for name, value in operands.items():
                 rewriter.set_operand(node, name, value)
             context.count("calibrated" if operands else "without data")
 
 
-def _constants(node: Node, quantizer: FakeQuantizeImplBase, rewriter: Rewriter) -> dict[str, object]:
+def _constants(
+    node: Node, quantizer: FakeQuantizeImplBase, rewriter: Rewriter, context: PassContext
+) -> dict[str, object]:
     value = node.operands["input"]
     data = value.constant.tensor if value.constant is not None else None
     with torch.no_grad():
         qparams = quantizer.qparams(data)
     if qparams is None:
         return {}
-    named = zip(("scale", "zero_point", "minval"), qparams, strict=True)
+    scale, *rest = qparams
+    stored = stored_scale(scale, quantizer.spec) if data is not None else scale
+    if data is not None and stored.dtype is torch.float32 and quantizer.spec.scale_dtype is torch.float16:
+        context.report(node, "its scales stay in float32: they, or their products with codes, are beyond float16")
+    named = zip(("scale", "zero_point", "minval"), (stored, *rest), strict=True)
     return {
         name: rewriter.add_constant(f"{quantizer.name}_{name}", tensor.detach().cpu().clone())
         for name, tensor in named
         if tensor is not None
     }
+
+
+def stored_scale(scale: Tensor, spec: QuantizationSpec) -> Tensor:
+    """The scale of a weight in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold
+    it.
+    """
+    if spec.scale_dtype is None:
+        return scale
+    symmetric = spec.qscheme is not QuantizationScheme.ASYMMETRIC
+    if DType.of(spec.scale_dtype) is DType.FLOAT16 and not reference.fits_float16(
+        scale, spec.element_type, symmetric=symmetric
+    ):
+        return scale
+    return scale.to(spec.scale_dtype)

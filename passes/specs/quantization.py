@@ -63,15 +63,18 @@ def _quantized_dtype(value: Any) -> torch.dtype:
     return _torch_dtype(dtype)
 
 
+_SCALE_DTYPES = "None, float8_e8m0fnu for float8 and float4, float16 for integers of up to 4 bits"
+
+
 def _scale_dtype(value: Any) -> torch.dtype | None:
     if value is None:
         return None
     try:
         dtype = DType.of(value)
     except DTypeError as error:
-        raise SpecError(f"{error}; accepted: None, float8_e8m0fnu") from None
-    if dtype is not DType.FLOAT8_E8M0FNU:
-        raise SpecError(f"{value!r} is not accepted; accepted: None, float8_e8m0fnu")
+        raise SpecError(f"{error}; accepted: {_SCALE_DTYPES}") from None
+    if dtype not in (DType.FLOAT8_E8M0FNU, DType.FLOAT16):
+        raise SpecError(f"{value!r} is not accepted; accepted: {_SCALE_DTYPES}")
     return _torch_dtype(dtype)
 
 
@@ -108,7 +111,10 @@ class QuantizationSpec:
             activations and ``"static"`` for weights.
         range_calculator_cls: a registered key, or a class.
         float_range: fixed bounds of the values to represent; None leaves a bound to the data.
-        scale_dtype: None, or float8_e8m0fnu (powers of two), which float4 always has.
+        scale_dtype: what scales of weights are stored in. None is float32; float8_e8m0fnu, for float8 and float4, holds
+            powers of two, and is what float4 always has; float16, for integers of up to 4 bits with a zero point,
+            halves what blocks cost: scales are rounded up so that products with codes are exact in float16, and a
+            weight whose scales it cannot hold keeps float32.
 
     Raises:
         SpecError: for a value or a combination that cannot be; the message names those that can.
@@ -143,13 +149,30 @@ class QuantizationSpec:
     scale_dtype: torch.dtype | None = attrs.field(default=None, converter=checked(_scale_dtype))
 
     def __attrs_post_init__(self) -> None:
+        scale_dtype = None if self.scale_dtype is None else DType.of(self.scale_dtype)
         if self.element_type.is_integer:
-            if self.scale_dtype is not None:
+            if scale_dtype is DType.FLOAT8_E8M0FNU:
                 raise SpecError(
-                    f"{self.scale_dtype} is for float8 and float4 only, dtype is {self.dtype}; accepted: None",
+                    f"{self.scale_dtype} is for float8 and float4 only, dtype is {self.dtype}; accepted: "
+                    f"{'None, float16' if self.n_bits <= 4 else 'None'}",
                     "scale_dtype",
                 )
+            if scale_dtype is not None and self.n_bits > 4:
+                raise SpecError(
+                    f"{self.scale_dtype} is for integers of up to 4 bits, dtype is {self.dtype}; accepted: None",
+                    "scale_dtype",
+                )
+            if scale_dtype is not None and self.qformulation is QuantizationFormulation.MINVAL:
+                raise SpecError(
+                    f"{self.scale_dtype} goes with 'zp' only, not with 'minval'; accepted: None", "scale_dtype"
+                )
             return
+        if scale_dtype is DType.FLOAT16:
+            raise SpecError(
+                f"{self.scale_dtype} is for integers of up to 4 bits, dtype is {self.dtype}; accepted: "
+                f"{'float8_e8m0fnu' if self.element_type is DType.FLOAT4_E2M1FN else 'None, float8_e8m0fnu'}",
+                "scale_dtype",
+            )
         if self.qscheme is not QuantizationScheme.SYMMETRIC:
             raise SpecError(f"{self.qscheme.value!r} is for integers; {self.dtype} takes 'symmetric'", "qscheme")
         if self.qformulation is not QuantizationFormulation.ZP:
