@@ -60,7 +60,7 @@ def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
     if dtype.value not in _WEIGHTS:
         raise _refused(node, f"weights of {dtype.long_name}", _WEIGHTS)
     operands: dict[str, Any] = {
-        "input": data,
+        "input": _packed_float4(node, rewriter) if dtype is DType.FLOAT4_E2M1FN else data,
         "scale": _ranked(node.operands["scale"], data, "scale", rewriter),
         "zero_point": _zero_point(node, data, rewriter, ranked=True),
         "minval": None
@@ -68,6 +68,21 @@ def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
         else _ranked(node.operands["minval"], data, "minval", rewriter),
     }
     return _insert_dequantizing(node, "coreai.constexpr_blockwise_shift_scale", operands, {}, rewriter)
+
+
+def _packed_float4(node: Node, rewriter: Rewriter) -> Value:
+    """The codes of a float4 weight two to a byte along the last axis, the first in the lower half."""
+    data, scale = node.operands["input"], node.operands["scale"]
+    constant = _constant(data)
+    if scale.tensor_type.dtype is not DType.FLOAT8_E8M0FNU:
+        raise LoweringError(f"{node.name} ({node.location}): Core AI scales float4 by float8_e8m0fnu only")
+    if not constant.tensor.ndim or constant.tensor.shape[-1] % 2:
+        raise LoweringError(
+            f"{node.name} ({node.location}): Core AI stores float4 in pairs along the last axis, which has an odd size "
+            f"in {tuple(constant.tensor.shape)}; leave this weight whole or give it another dtype"
+        )
+    packed = constant.tensor[..., 0::2] | (constant.tensor[..., 1::2] << 4)
+    return _once(rewriter, constant, "float4", packed, None)
 
 
 def _lower_lut_to_dense(node: Node, rewriter: Rewriter) -> Value:
@@ -248,7 +263,9 @@ def _insert_dequantizing(
     _require_lowest_code(node)
     scale = operands["scale"].tensor_type.dtype
     by_scale = dtype.is_integer or type.dtype is scale
-    attributes |= {"input_dtype": dtype, "output_dtype": None if by_scale else type.dtype}
+    # The converter asks for the bits of integers only, and knows floats by the data.
+    attributes |= {"input_dtype": dtype if dtype.is_integer else None}
+    attributes |= {"output_dtype": None if by_scale else type.dtype}
     types = [type.with_dtype(scale) if by_scale else type]
     attributes |= {name: None for name, value in operands.items() if value is None}
     made = rewriter.insert_before(node, op, operands, attributes, types=types, name=node.name)

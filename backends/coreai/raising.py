@@ -8,8 +8,9 @@ import torch
 from attrs import frozen
 
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Node
+from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
@@ -33,6 +34,8 @@ class RaiseFromCoreai(Pass):
             if raised is None:
                 continue
             operands = {raised[1].get(name, name): value for name, value in node.operands.items()}
+            if _is_packed_float4(node):
+                operands["input"] = _unpacked(node, rewriter)
             made = rewriter.insert_before(
                 node,
                 raised[0],
@@ -57,8 +60,23 @@ def _attributes(node: Node) -> dict[str, Any]:
         return {"axis": node.attribute("axis")}
     if node.op.short_name == "sparse_to_dense":
         return {}
-    dtype = node.attributes.get("input_dtype")
+    dtype = DType.FLOAT4_E2M1FN if _is_packed_float4(node) else node.attributes.get("input_dtype")
     if dtype is None:
         dtype = node.operands["input"].tensor_type.dtype
     dtype = DType.of(dtype) if isinstance(dtype, torch.dtype | str) else dtype
     return {"dtype": dtype, "output_dtype": node.result.tensor_type.dtype}
+
+
+def _is_packed_float4(node: Node) -> bool:
+    """Core AI knows float4, two codes to a byte, by its type and that of the scale."""
+    if node.op.name != "coreai.constexpr_blockwise_shift_scale":
+        return False
+    data, scale = (node.operands[name].tensor_type.dtype for name in ("input", "scale"))
+    return data is DType.UINT8 and scale is DType.FLOAT8_E8M0FNU
+
+
+def _unpacked(node: Node, rewriter: Rewriter) -> Value:
+    constant = node.operands["input"].constant
+    assert constant is not None
+    codes = torch.stack([constant.tensor & 15, constant.tensor >> 4], -1).flatten(-2)
+    return rewriter.add_constant(f"{constant.name}_codes", codes, type=TensorType(DType.FLOAT4_E2M1FN, codes.shape))

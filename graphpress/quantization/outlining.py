@@ -245,7 +245,8 @@ def integer_operands(node: Node) -> tuple[Node, Node] | None:
         return None
     if shift_scale.operand("zero_point") is not None or shift_scale.operand("minval") is not None:
         return None
-    integers = all(n.attributes["input_dtype"].is_integer for n in (dequantize, shift_scale))
+    # The type of codes is stated where they are integers.
+    integers = all(n.attributes.get("input_dtype") is not None for n in (dequantize, shift_scale))
     one_scale = dequantize.operands["scale"].tensor_type.shape in ((), (1,))
     per_channel = all(extent == 1 for extent in shift_scale.operands["scale"].tensor_type.shape[1:])
     constant_bias = bias is None or bias.constant is not None
