@@ -8,7 +8,7 @@ EXTRAS := coreai,coreml,torchao,plot,dev
 # torch comes first and alone: later packages then find it installed, and pull no other build of it.
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup browser demo test test-slow lint bench clean
 
 setup: $(READY)
 
@@ -18,6 +18,16 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $(READY)
+
+# Tests drive the page of `passctl dump --format html` in Chromium, and are skipped where there is none.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then \
+	  echo "Chromium is installed"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver; \
+	else \
+	  echo "no Chromium: install chromium and chromium-driver, or run this as root on Debian"; \
+	fi
 
 demo: $(READY)
 	$(BIN)/python -m graphpress.tools.demo --out demo-output

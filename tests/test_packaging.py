@@ -55,7 +55,7 @@ def test_every_data_file_is_declared(setuptools):
     data = {
         file
         for folder in setuptools["package-dir"].values()
-        for suffix in ("*.safetensors", "*.json", "*.yaml", "*.txt")
+        for suffix in ("*.safetensors", "*.json", "*.yaml", "*.txt", "*.html", "*.css", "*.js")
         for file in (ROOT / folder).rglob(suffix)
     }
     assert data == declared

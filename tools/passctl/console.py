@@ -25,7 +25,7 @@ def print_json(data: Any) -> None:
 
 def json_text(data: Any) -> str:
     """`data` as JSON; infinities and NaN, which JSON does not have, become strings."""
-    return json.dumps(_finite(data), indent=2) + "\n"
+    return json.dumps(finite(data), indent=2) + "\n"
 
 
 def print_text(text: str) -> None:
@@ -135,10 +135,10 @@ def warnings_shown() -> list[str]:
 _WARNINGS = "graphpress.warnings"
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
     """`data` with text where JSON has no number: infinities and NaN."""
     if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
         return str(data)
     if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    return [_finite(item) for item in data] if isinstance(data, list | tuple) else data
+        return {str(key): finite(value) for key, value in data.items()}
+    return [finite(item) for item in data] if isinstance(data, list | tuple) else data

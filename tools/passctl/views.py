@@ -12,6 +12,7 @@ from graphpress.ir.subgraph import extract, neighbourhood
 from graphpress.passes.framework import Hook, Step, StepRecord
 from graphpress.tools.passctl import console
 from graphpress.tools.passctl.as_data import graph_data, record_data
+from graphpress.tools.passctl.dot import dot_text
 
 
 @frozen
@@ -47,6 +48,11 @@ class View:
             return self.text(snapshots[0].graph)
         return "\n".join(f"// {_heading(snapshot)}\n{self.text(snapshot.graph)}" for snapshot in snapshots)
 
+    def drawing(self, snapshot: Snapshot) -> str:
+        """What is shown in Graphviz's language, with what the last step touched in colour."""
+        touched = snapshot.records[-1].touched if snapshot.records else ()
+        return dot_text(self._shown(snapshot.graph), _heading(snapshot), touched, self.locations)
+
     def data(self, snapshot: Snapshot) -> dict[str, Any]:
         """What is shown as plain data."""
         return {
@@ -72,7 +78,7 @@ class ChangedSnapshots(Hook):
 
     start: Graph
     view: View
-    is_printing: bool
+    is_printing: bool = False
     snapshots: list[Snapshot] = field(factory=list, init=False)
     shown: int = field(default=0, init=False)
 
