@@ -44,14 +44,14 @@ def _lines(graph: Graph, touched: Collection[str], locations: bool) -> Iterator[
             source = f"{'@' if value.constant is not None else '%'}{value.producer.name}"
             place = operand if index is None else f"{operand}[{index}]"
             yield f"{_quoted(source)} -> {_quoted('%' + node.name)} [label={_quoted(place)}]"
-    for place, output in enumerate(graph.outputs):
-        yield from _output_lines(place, output)
+    for number, output in enumerate(graph.outputs):
+        yield from _output_lines(number, output)
 
 
-def _output_lines(place: int, output: Output) -> Iterator[str]:
+def _output_lines(number: int, output: Output) -> Iterator[str]:
     if output.value is None:
         return
-    name = _quoted(f"output {place}")
+    name = _quoted(f"output {number}")
     yield f"{name} [label={_label('output', output.kind.replace('_', ' '))}, shape=ellipse]"
     source = f"{'@' if output.value.constant is not None else '%'}{output.value.producer.name}"
     yield f"{_quoted(source)} -> {name}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import Enum
+from math import prod
 from typing import Any
 
 import attrs
@@ -46,19 +47,16 @@ class Encoder:
     def constant(self, constant: Constant) -> Record:
         """A constant: type, kind, qualified names, bytes in the model's own dtype, and the hash of its data."""
         type = constant.type
-        static = all(isinstance(size, int) for size in type.shape)
-        count = 1
-        for size in type.shape if static else ():
-            count *= int(size)  # type: ignore[call-overload]
-        record: Record = {
+        sizes = [size for size in type.shape if isinstance(size, int)]
+        is_static = len(sizes) == len(type.shape)
+        return {
             "n": constant.name,
             "t": self.pooled(str(type)),
             "k": constant.kind,
             "q": list(constant.names),
-            "b": (count * type.dtype.bits + 7) // 8 if static else None,
+            "b": (prod(sizes) * type.dtype.bits + 7) // 8 if is_static else None,
             "h": (constant_digest(constant) or "")[:16],
         }
-        return record
 
     def input(self, graph_input: Input) -> Record:
         """An input: its type, or the Python value it always has."""
