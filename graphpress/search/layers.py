@@ -1,0 +1,112 @@
+"""The layers of a model among which precision is divided."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import networkx
+from attrs import frozen
+from torch import nn
+
+from graphpress.eager_sites import SUPPORTED_MODULES, StateSite, state_sites
+from graphpress.ir.errors import suggestion
+from graphpress.search.errors import SearchError
+
+
+@frozen
+class Layer:
+    """What gets one candidate as a whole: a module with its weights, or several that share weights.
+
+    Attributes:
+        name: the first of `modules`.
+        modules: names that entries of a config go by, as `named_modules` gives them.
+        weights: how many elements its weights (parameters of two axes or more) have, shared ones counted once.
+        float_bytes: what they take uncompressed.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    weights: int
+    float_bytes: int
+
+
+def find_layers(model: nn.Module, names: Iterable[str] | None = None) -> tuple[Layer, ...]:
+    """The layers of `model`, in its own order.
+
+    Args:
+        names: modules to divide precision among, blocks of layers too: a weight belongs to the innermost of them that
+            it is in. By default every module of a kind that compressors support.
+
+    Raises:
+        SearchError: when a name is no module, or a module without weights; or when there are no layers.
+    """
+    weights = [
+        site for site in state_sites(model) if site.parameter.ndim >= 2 and not site.site.op_type.endswith("norm")
+    ]
+    wanted = _supported(weights) if names is None else _named(model, weights, names)
+    sharing: Any = networkx.Graph()
+    for site in weights:
+        owner = _innermost(site.path, wanted)
+        if owner is not None:
+            sharing.add_edge(owner, id(site.parameter))
+    if not sharing:
+        raise SearchError(f"{type(model).__name__} has no layers with weights to divide precision among")
+    order = {path: at for at, (path, _) in enumerate(model.named_modules(remove_duplicate=False))}
+    parameters = {id(site.parameter): site.parameter for site in weights}
+    layers = []
+    for component in networkx.connected_components(sharing):
+        modules = sorted((node for node in component if isinstance(node, str)), key=order.__getitem__)
+        held = [parameters[node] for node in component if not isinstance(node, str)]
+        layers.append(
+            Layer(
+                modules[0],
+                tuple(modules),
+                sum(parameter.numel() for parameter in held),
+                sum(parameter.numel() * parameter.element_size() for parameter in held),
+            )
+        )
+    return tuple(sorted(layers, key=lambda layer: order[layer.name]))
+
+
+def entries(layers: Iterable[Layer], chosen: dict[str, Any], known: Sequence[str] = ()) -> dict[str, Any]:
+    """Entries of `module_name_configs` that give each layer its module config, or None; outer modules come first.
+
+    Args:
+        chosen: by name of the layer; layers that are not there are left whole.
+        known: names of all modules: a name that would match others of them as an expression is written as one that
+            does not.
+    """
+    by_module = {module: chosen.get(layer.name) for layer in layers for module in layer.modules}
+    known = known or list(by_module)
+    return {_entry_name(module, known): by_module[module] for module in sorted(by_module, key=lambda m: m.count("."))}
+
+
+def _supported(weights: Iterable[StateSite]) -> set[str]:
+    return {site.path for site in weights if isinstance(site.module, SUPPORTED_MODULES)}
+
+
+def _named(model: nn.Module, weights: Sequence[StateSite], names: Iterable[str]) -> set[str]:
+    known = [path for path, _ in model.named_modules(remove_duplicate=False)]
+    wanted = set(names)
+    for name in wanted:
+        if name not in known:
+            raise SearchError(f"{name!r} is no module of {type(model).__name__}{suggestion(name, known)}")
+        if not any(_innermost(site.path, wanted) == name for site in weights):
+            raise SearchError(f"module {name!r} has no weights that no other listed module has: nothing to compress")
+    return wanted
+
+
+def _innermost(path: str, wanted: set[str]) -> str | None:
+    """The innermost of `wanted` that `path` is, or is in."""
+    while path not in wanted:
+        if not path:
+            return None
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _entry_name(module: str, known: Sequence[str]) -> str:
+    others = any(other != module and re.fullmatch(module, other) for other in known)
+    return re.escape(module) if others else module

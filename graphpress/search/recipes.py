@@ -1,0 +1,253 @@
+"""Recipes: which candidate each layer gets, chosen from measurements under a budget.
+
+Costs are taken to add up: a recipe is predicted to cost the sum of what its choices cost one at a time. That holds to
+first order for squared errors of the outputs when the layers' errors are small and unrelated (their noise powers add);
+it is an assumption all the same, and `verify_recipe` says how far off it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attrs import field, frozen
+from torch import nn
+
+from graphpress.passes.configs import CompressionConfig
+from graphpress.search import knapsack
+from graphpress.search.compression import Compression, with_entries
+from graphpress.search.errors import SearchError
+from graphpress.search.layers import Layer, entries
+from graphpress.search.measuring import judged
+from graphpress.search.metrics import Metric, name_of
+from graphpress.search.sensitivities import Candidate, Sensitivities
+
+
+def _frozen(choices: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    return MappingProxyType(dict(choices))
+
+
+@frozen(eq=False)
+class Recipe:
+    """A candidate for every layer.
+
+    Attributes:
+        choices: the name of the candidate by layer; None leaves the layer whole.
+        config: for the compressor; ``config.to_yaml(path)`` saves it.
+        weight_bytes: bytes of the layers' weights with tables, scales and zero points, as stored.
+        weights: how many elements they have.
+        predicted_cost: the sum of the choices' costs: how much worse the score should get.
+    """
+
+    choices: Mapping[str, str | None] = field(converter=_frozen)
+    config: CompressionConfig = field(repr=False)
+    weight_bytes: int
+    weights: int
+    predicted_cost: float
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over the number of weights."""
+        return 8 * self.weight_bytes / self.weights
+
+    def __str__(self) -> str:
+        counts = Counter("left whole" if choice is None else choice for choice in self.choices.values())
+        layers = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        return f"{self.bits_per_weight:.3f} bits per weight ({self.weight_bytes} bytes); layers: {layers}"
+
+
+@frozen
+class Verification:
+    """A recipe, applied and judged.
+
+    Attributes:
+        score: of the compressed model.
+        cost: how much worse that is than with no layer compressed.
+        predicted_cost: by the recipe.
+        weight_bytes: what the layers' weights take, measured on the whole.
+        predicted_bytes: by the recipe.
+    """
+
+    score: float
+    cost: float
+    predicted_cost: float
+    weight_bytes: int
+    predicted_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"score {self.score:.6g}; cost {self.cost:.4g}, predicted {self.predicted_cost:.4g}; "
+            f"{self.weight_bytes} bytes, predicted {self.predicted_bytes}"
+        )
+
+
+def exact_recipe(
+    sensitivities: Sensitivities, *, bits_per_weight: float | None = None, weight_bytes: int | None = None
+) -> Recipe:
+    """The recipe of least predicted cost within a budget: a multiple-choice knapsack, solved exactly.
+
+    Args:
+        sensitivities: complete ones.
+        bits_per_weight, weight_bytes: the budget, one of the two: what the weights of all layers may take, tables,
+            scales and zero points included. Layers may stay whole where that fits.
+
+    Raises:
+        SearchError: when the budget is below the smallest there is, or costs are not finite.
+    """
+    budget = _budget(sensitivities, bits_per_weight, weight_bytes)
+    options = [_options(sensitivities, layer) for layer in sensitivities.layers]
+    groups = [
+        [
+            (sensitivities.weight_bytes(layer, c), 0.0 if c is None else _finite_cost(sensitivities, layer, c))
+            for c in options_of
+        ]
+        for layer, options_of in zip(sensitivities.layers, options, strict=True)
+    ]
+    places = knapsack.solve(groups, budget)
+    if places is None:
+        raise _too_small(sensitivities, budget)
+    chosen = {
+        layer.name: options[at][place]
+        for at, (layer, place) in enumerate(zip(sensitivities.layers, places, strict=True))
+    }
+    return _recipe(sensitivities, chosen)
+
+
+def greedy_recipe(
+    sensitivities: Sensitivities, *, bits_per_weight: float | None = None, weight_bytes: int | None = None
+) -> Recipe:
+    """The recipe of the greedy walk that the documentation of mixed-precision compression describes.
+
+    All pairs of layer and candidate are sorted by score, the least harmful first, and applied in that order, a later
+    one in place of an earlier one for the same layer, until the budget is met. Layers that are not reached stay whole.
+
+    Args:
+        sensitivities, bits_per_weight, weight_bytes: as for `exact_recipe`.
+
+    Raises:
+        SearchError: when the walk ends without having met the budget.
+    """
+    budget = _budget(sensitivities, bits_per_weight, weight_bytes)
+    sign = -1.0 if sensitivities.setting.higher_is_better else 1.0
+    pairs = [(layer, c) for layer in sensitivities.layers for c in sensitivities.fitting(layer)]
+    pairs.sort(key=lambda pair: sign * _score(pair[1]))
+    chosen: dict[str, Candidate | None] = {layer.name: None for layer in sensitivities.layers}
+    taken = sensitivities.float_bytes
+    for layer, c in pairs:
+        if taken <= budget:
+            break
+        taken += sensitivities.weight_bytes(layer, c) - sensitivities.weight_bytes(layer, chosen[layer.name])
+        chosen[layer.name] = c
+    if taken > budget:
+        raise SearchError(
+            f"the greedy walk ends at {taken} bytes ({_bits(sensitivities, taken)}), above the budget of {budget} "
+            f"({_bits(sensitivities, budget)})"
+        )
+    return _recipe(sensitivities, chosen)
+
+
+def uniform_recipe(sensitivities: Sensitivities, candidate: str) -> Recipe:
+    """The recipe that gives every layer the candidate of one name, where it fits; the rest stays whole.
+
+    Raises:
+        SearchError: when a layer has no candidate of that name.
+    """
+    _check_complete(sensitivities)
+    chosen = {layer.name: sensitivities.candidate(layer.name, candidate) for layer in sensitivities.layers}
+    fits = {
+        layer.name: c in sensitivities.fitting(layer)
+        for layer, c in zip(sensitivities.layers, chosen.values(), strict=True)
+    }
+    return _recipe(sensitivities, {name: c if fits[name] else None for name, c in chosen.items()})
+
+
+def verify_recipe(
+    recipe: Recipe, sensitivities: Sensitivities, model: nn.Module, compression: Compression, metric: Metric
+) -> Verification:
+    """Apply `recipe` to `model` and judge it: one evaluation that shows how well the costs add up.
+
+    Raises:
+        SearchError: when the metric is not the one that was measured with.
+    """
+    _check_complete(sensitivities)
+    setting, baseline = sensitivities.setting, sensitivities.baseline
+    assert baseline is not None
+    if name_of(metric) != setting.metric:
+        raise SearchError(f"the sensitivities are by the metric {setting.metric!r}, not {name_of(metric)!r}")
+    measured = judged(model, compression, recipe.config, metric)
+    difference = measured.score - baseline.score
+    return Verification(
+        measured.score,
+        -difference if setting.higher_is_better else difference,
+        recipe.predicted_cost,
+        sensitivities.float_bytes + measured.stored_bytes - baseline.stored_bytes,
+        recipe.weight_bytes,
+    )
+
+
+def _recipe(sensitivities: Sensitivities, chosen: Mapping[str, Candidate | None]) -> Recipe:
+    configs = {name: c.config for name, c in chosen.items() if c is not None}
+    config = with_entries(sensitivities.base, entries(sensitivities.layers, configs, sensitivities.module_names))
+    return Recipe(
+        {name: None if c is None else c.name for name, c in chosen.items()},
+        config,
+        sum(sensitivities.weight_bytes(layer, chosen[layer.name]) for layer in sensitivities.layers),
+        sensitivities.weights,
+        sum(sensitivities.cost(c) for c in chosen.values() if c is not None),
+    )
+
+
+def _budget(sensitivities: Sensitivities, bits_per_weight: float | None, weight_bytes: int | None) -> int:
+    _check_complete(sensitivities)
+    given = bits_per_weight if weight_bytes is None else weight_bytes
+    if given is None or (bits_per_weight is not None and weight_bytes is not None):
+        raise SearchError("a budget is either bits_per_weight or weight_bytes: give one of the two")
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given <= 0:
+        raise SearchError(f"a budget of {given!r}; accepted: a positive number")
+    return math.floor(given if bits_per_weight is None else bits_per_weight * sensitivities.weights / 8)
+
+
+def _check_complete(sensitivities: Sensitivities) -> None:
+    if not sensitivities.is_complete:
+        missing = len(sensitivities.unmeasured())
+        raise SearchError(
+            f"{missing} candidates are not measured yet: run measure_sensitivities with the same path again"
+        )
+
+
+def _options(sensitivities: Sensitivities, layer: Layer) -> list[Candidate | None]:
+    return [None, *sensitivities.fitting(layer)]
+
+
+def _finite_cost(sensitivities: Sensitivities, layer: Layer, candidate: Candidate) -> float:
+    cost = sensitivities.cost(candidate)
+    if not math.isfinite(cost):
+        assert sensitivities.baseline is not None
+        raise SearchError(
+            f"layer {layer.name!r} as {candidate.name!r} costs {cost} (its score is {_score(candidate)}, with no layer "
+            f"compressed {sensitivities.baseline.score}); costs that are to be added up must be finite: take an error, "
+            "such as relative_error, instead of a ratio in dB, or greedy_recipe, which only sorts scores"
+        )
+    return cost
+
+
+def _score(candidate: Candidate) -> float:
+    assert candidate.measurement is not None
+    return candidate.measurement.score
+
+
+def _too_small(sensitivities: Sensitivities, budget: int) -> SearchError:
+    least = sum(
+        min(sensitivities.weight_bytes(layer, c) for c in _options(sensitivities, layer))
+        for layer in sensitivities.layers
+    )
+    return SearchError(
+        f"a budget of {budget} bytes ({_bits(sensitivities, budget)}) is below the smallest candidates of all layers: "
+        f"{least} bytes ({_bits(sensitivities, least)})"
+    )
+
+
+def _bits(sensitivities: Sensitivities, weight_bytes: int) -> str:
+    return f"{8 * weight_bytes / sensitivities.weights:.3f} bits per weight"

@@ -1,0 +1,80 @@
+"""What a finalized model takes: the size law of saved assets, applied to a module in memory.
+
+A constant takes ``ceil(numel * bits / 8)`` bytes, where indices have the bits of their table and codes those of their
+own type; a constant whose elements are all the same takes none, since only the element is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from graphpress.backends.coreai.program import export
+from graphpress.compressed_module import forms_of
+from graphpress.ir.dtypes import DType
+from graphpress.palettization.forms import StoredTable
+
+
+def stored_bytes(finalized: nn.Module, example_inputs: Any = None) -> int:
+    """Bytes of the constants of a model that was finalized for Core AI, or of a float model.
+
+    Args:
+        finalized: the model. One that a graph was emitted for is exported; others only have to be looked at.
+        example_inputs: for the export.
+    """
+    if isinstance(finalized, fx.GraphModule):
+        return _of_program(export(finalized, example_inputs))
+    bits = {
+        id(table): (table, (int(getattr(module, f"{name}_lut").shape[-2]) - 1).bit_length())
+        for module in finalized.modules()
+        for name, form in forms_of(module).items()
+        if isinstance(form, StoredTable) and (table := getattr(module, f"{name}_indices")) is not None
+    }
+    tensors = {id(tensor): tensor for tensor in (*finalized.parameters(), *finalized.buffers())}
+    return sum(_bytes(tensor, bits[key][1] if key in bits else None) for key, tensor in tensors.items())
+
+
+def _of_program(program: ExportedProgram) -> int:
+    signature = program.graph_signature
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    found: dict[int, tuple[Tensor, int | None]] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in targets and node.users:
+            target = targets[node.name]
+            tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
+            bits = [known for user in node.users if (known := _bits_read_by(user, node)) is not None]
+            found[id(tensor)] = tensor, min(bits, default=None)
+    return sum(_bytes(tensor, bits) for tensor, bits in found.values())
+
+
+def _bits_read_by(user: fx.Node, constant: fx.Node) -> int | None:
+    """Bits of an element of `constant` by what `user` takes it for; None where its own dtype says it."""
+    target: Any = user.target
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "coreai":
+        return None
+    schema = [argument.name for argument in target._schema.arguments]
+    arguments = dict(zip(schema, user.args, strict=False)) | dict(user.kwargs)
+    role = next((name for name, value in arguments.items() if value is constant), None)
+    if role == "indices":
+        table: Any = arguments["lut"]
+        return (int(table.meta["val"].shape[-2]) - 1).bit_length()
+    if role == "mask":
+        return 1
+    stated: Any = arguments.get("input_dtype") or arguments.get("output_dtype")
+    if stated is None or role not in ("input", "zero_point"):
+        return None
+    dtype = DType.of(stated)
+    return dtype.bits if dtype.is_integer else None  # small floats are packed already
+
+
+def _bytes(tensor: Tensor, bits: int | None) -> int:
+    if not tensor.numel() or bool((tensor.flatten()[0] == tensor).all()):
+        return 0
+    return -(-tensor.numel() * (DType.of(tensor.dtype).bits if bits is None else bits) // 8)
