@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from graphpress.backends.coreai.program import export
+from graphpress.backends.exporting import export
 from graphpress.compressed_module import forms_of
 from graphpress.ir.dtypes import DType
 from graphpress.palettization.forms import StoredTable
