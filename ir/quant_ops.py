@@ -35,6 +35,7 @@ def _fake_quantize(
     scale: Tensor | None = None,
     zero_point: Tensor | None = None,
     minval: Tensor | None = None,
+    offset: Tensor | None = None,
     *,
     dtype: DType,
     quant_min: int | None = None,
@@ -44,7 +45,7 @@ def _fake_quantize(
     if scale is None:
         return input
     return reference.fake_quantize(
-        input, scale, zero_point, minval, dtype=dtype, quant_min=quant_min, quant_max=quant_max
+        input, scale, zero_point, minval, offset, dtype=dtype, quant_min=quant_min, quant_max=quant_max
     )
 
 
@@ -112,6 +113,7 @@ FAKE_QUANTIZE = register_op(
             scale=None,  # a quantizer without parameters has seen nothing yet, and lets its input through
             zero_point=None,
             minval=None,
+            offset=None,  # steps from the nearest code of a weight to the one that was chosen for it
             dtype=REQUIRED,
             quant_min=None,
             quant_max=None,
@@ -193,6 +195,15 @@ INPUT_SHIFT_BIAS = register_op(
         _parameters("weight shift", bias=None),
         evaluate=lambda weight, shift, bias=None: reference.input_shift_bias(weight, shift, bias),
         infer=lambda types, _: [TensorType(types["weight"].dtype, types["weight"].shape[:1])],
+    )
+)
+
+SHIFT_BIAS = register_op(
+    OpDef(
+        "fold.shift_bias",
+        _parameters("shift", bias=None),
+        evaluate=lambda shift, bias=None: reference.shift_bias(shift, bias),
+        infer=lambda types, _: [types.get("bias") or types["shift"]],
     )
 )
 

@@ -40,20 +40,50 @@ def quantize(
     scale: Tensor,
     zero_point: Tensor | None = None,
     minval: Tensor | None = None,
+    offset: Tensor | None = None,
     *,
     dtype: DType,
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> Tensor:
-    """Codes of `data`: ``clip(round((x - minval) / s) + zp)`` for integers, ``cast(clip(x / s))`` for floats.
+    """Codes of `data`: ``clip(round((x - minval) / s) + zp + offset)`` for integers, ``cast(clip(x / s))`` for floats.
 
-    With `minval` the lowest code stands for it. float4 codes come one per element, as uint8.
+    With `minval` the lowest code stands for it. `offset` (of the shape of `data`) moves each code by so many steps
+    along the values that codes can have. float4 codes come one per element, as uint8.
     """
     if dtype.is_floating:
         values = data.float() / repeat_blocks(scale.float(), data.shape)
-        return _float_codes(values.clamp_(dtype.minimum, dtype.maximum), dtype)
-    codes = _integer_codes(data, scale, zero_point, minval, dtype, quant_min, quant_max)
+        codes = _float_codes(values.clamp_(dtype.minimum, dtype.maximum), dtype)
+        if offset is None:
+            return codes
+        moved = codes_of_places(code_places(codes, dtype) + offset, dtype)
+        return torch.where(offset == 0, codes.view(torch.uint8), moved.view(torch.uint8)).view(codes.dtype)
+    codes = _integer_codes(data, scale, zero_point, minval, offset, dtype, quant_min, quant_max)
     return codes.to(dtype.torch_dtype)
+
+
+def code_places(codes: Tensor, dtype: DType) -> Tensor:
+    """The place of each code in the row of values that codes of `dtype` can have, as int32; zero is place 0.
+
+    An integer is its own place. A float of sign and magnitude bits has the magnitude bits as its place, since floats
+    are ordered as their bits are.
+    """
+    if not dtype.is_floating:
+        return codes.to(torch.int32)
+    bits = codes.view(torch.uint8).to(torch.int32)
+    sign = 1 << (dtype.bits - 1)
+    magnitude = bits & (sign - 1)
+    return torch.where(bits >= sign, -magnitude, magnitude)
+
+
+def codes_of_places(places: Tensor, dtype: DType) -> Tensor:
+    """The codes at `places`; those beyond the ends of the row are at the ends."""
+    if not dtype.is_floating:
+        return places.clamp(int(dtype.minimum), int(dtype.maximum)).to(dtype.torch_dtype)
+    largest = _float_codes(torch.tensor([dtype.maximum]), dtype).view(torch.uint8).item()
+    magnitude = places.abs().clamp(max=int(largest))
+    bits = torch.where(places < 0, magnitude + (1 << (dtype.bits - 1)), magnitude).to(torch.uint8)
+    return bits if dtype is DType.FLOAT4_E2M1FN else bits.view(dtype.torch_dtype)
 
 
 def _integer_codes(
@@ -61,6 +91,7 @@ def _integer_codes(
     scale: Tensor,
     zero_point: Tensor | None,
     minval: Tensor | None,
+    offset: Tensor | None,
     dtype: DType,
     quant_min: int | None,
     quant_max: int | None,
@@ -76,6 +107,8 @@ def _integer_codes(
         codes = codes.add_(low)
     elif zero_point is not None:
         codes = codes.add_(repeat_blocks(zero_point.float(), data.shape))
+    if offset is not None:
+        codes = codes.add_(offset)
     return codes.clamp_(low, high)
 
 
@@ -104,6 +137,7 @@ def fake_quantize(
     scale: Tensor,
     zero_point: Tensor | None = None,
     minval: Tensor | None = None,
+    offset: Tensor | None = None,
     *,
     dtype: DType,
     quant_min: int | None = None,
@@ -111,9 +145,9 @@ def fake_quantize(
 ) -> Tensor:
     """`data` as it is after being quantized and dequantized, in the dtype of `data`."""
     if dtype.is_floating:
-        codes = quantize(data, scale, dtype=dtype)
+        codes = quantize(data, scale, offset=offset, dtype=dtype)
     else:
-        codes = _integer_codes(data, scale, zero_point, minval, dtype, quant_min, quant_max)
+        codes = _integer_codes(data, scale, zero_point, minval, offset, dtype, quant_min, quant_max)
     return dequantize(codes, scale, zero_point, minval, dtype=dtype, quant_min=quant_min).to(data.dtype)
 
 
@@ -256,6 +290,11 @@ def batch_norm_bias(factor: Tensor, running_mean: Tensor, norm_bias: Tensor | No
     shift = shift * factor.double()
     shift = shift if norm_bias is None else shift + norm_bias.double()
     return shift.to((bias if bias is not None else running_mean).dtype)
+
+
+def shift_bias(shift: Tensor, bias: Tensor | None) -> Tensor:
+    """``bias + shift``; a layer without a bias gets one."""
+    return shift if bias is None else (bias.double() + shift.double()).to(bias.dtype)
 
 
 def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scale: bool = False) -> Tensor:

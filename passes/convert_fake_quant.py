@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from attrs import frozen
 
 from graphpress.ir import reference
@@ -62,6 +63,7 @@ class ConvertFakeQuant(Pass):
             scale.tensor,
             None if zero_point is None else zero_point.tensor,
             None if minval is None else minval.tensor,
+            _offset(node),
             dtype=dtype,
             **_code_bounds(node),
         )
@@ -94,6 +96,12 @@ def _parameters(node: Node) -> tuple[Constant, Constant | None, Constant | None]
         None if zero_point is None else zero_point.constant,
         None if minval is None else minval.constant,
     )
+
+
+def _offset(node: Node) -> torch.Tensor | None:
+    """How far each code of a weight is from the nearest one."""
+    offset = node.operand("offset")
+    return None if offset is None or offset.constant is None else offset.constant.tensor
 
 
 def _code_bounds(node: Node) -> dict[str, int]:

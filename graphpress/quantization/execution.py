@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -32,6 +33,10 @@ class Execution(ABC):
 
         The quantizers have observed nothing yet.
         """
+
+    def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:
+        """A context around calibration: what the mode learns from the data beside ranges, it learns on leaving."""
+        return nullcontext()
 
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:

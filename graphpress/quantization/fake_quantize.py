@@ -26,7 +26,11 @@ class FakeQuantizeImplBase(nn.Module):
         spec: how it quantizes.
         is_state: True for a weight, False for an activation.
         observer_enabled, fake_quant_enabled: the two switches.
+        code_offset: for a weight whose codes were chosen: the steps from the nearest code to the chosen one, int8, of
+            the weight's shape; else None.
     """
+
+    code_offset: Tensor | None
 
     def __init__(self, name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False):
         super().__init__()
@@ -36,6 +40,7 @@ class FakeQuantizeImplBase(nn.Module):
         self.observer_enabled = False
         self.fake_quant_enabled = True
         self.calculator: QParamsCalculatorBase = calculator_for(spec, block_size, is_state=is_state)
+        self.register_buffer("code_offset", None)
 
     @staticmethod
     def register(key: str) -> Callable[[C], C]:
@@ -61,6 +66,14 @@ class FakeQuantizeImplBase(nn.Module):
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
         """`data` rounded to what codes with these parameters can hold, in the dtype of `data`."""
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}code_offset")  # there only where codes were chosen
+        self.code_offset = None if saved is None else torch.zeros_like(saved, device=self._device())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _device(self) -> torch.device | None:
+        return next((buffer.device for buffer in self.buffers()), None)
+
     def extra_repr(self) -> str:
         """Name, spec and switches."""
         return f"{self.name!r}, observer={self.observer_enabled}, fake_quant={self.fake_quant_enabled}"
@@ -76,9 +89,9 @@ class FakeQuantize(FakeQuantizeImplBase):
         if not self.spec.element_type.is_floating:
             how |= {"quant_min": int(self.spec.quant_min), "quant_max": int(self.spec.quant_max)}
         if torch.is_grad_enabled() and data.requires_grad:
-            result: Tensor = _StraightThrough.apply(data, *qparams, how)
+            result: Tensor = _StraightThrough.apply(data, *qparams, self.code_offset, how)
             return result
-        return reference.fake_quantize(data, *qparams, **how)
+        return reference.fake_quantize(data, *qparams, self.code_offset, **how)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -86,9 +99,15 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, data: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None, how: dict[str, Any]
+        ctx: Any,
+        data: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        minval: Tensor | None,
+        offset: Tensor | None,
+        how: dict[str, Any],
     ) -> Tensor:
-        result = reference.fake_quantize(data, scale, zero_point, minval, **how)
+        result = reference.fake_quantize(data, scale, zero_point, minval, offset, **how)
         low, high = representable_range(scale, zero_point, minval, data.shape, **how)
         ctx.save_for_backward((data >= low) & (data <= high))
         return result
@@ -96,7 +115,7 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (inside,) = ctx.saved_tensors
-        return gradients[0] * inside, None, None, None, None
+        return gradients[0] * inside, None, None, None, None, None
 
 
 def representable_range(

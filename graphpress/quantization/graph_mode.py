@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from graphpress import pipelines
 from graphpress.export_backend import ExportBackend
@@ -24,6 +25,8 @@ from graphpress.quantization.execution import Execution
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.outlining import emit_finalized, emit_prepared
 from graphpress.quantization.parameters import AttachParameters, read_back
+from graphpress.quantization.refinement.calibrating import refined_after, warn_when_unrefined
+from graphpress.quantization.refinement.refine import Refinement
 from graphpress.quantization.switching import quantizers_of
 
 
@@ -33,12 +36,14 @@ class GraphExecution(Execution):
     Attributes:
         graph: the prepared graph; None before `prepare`.
         result: what the passes of `prepare` did; None before.
+        refinement: what the last calibration did to codes and biases; None where the config asks for nothing.
     """
 
     def __init__(self, config: QuantizerConfig):
         super().__init__(config)
         self.graph: Graph | None = None
         self.result: RunResult | None = None
+        self.refinement: Refinement | None = None
 
     def prepare(
         self, model: nn.Module, example_inputs: Any, dynamic_shapes: Any, *, no_grad: bool, copy: bool
@@ -51,9 +56,21 @@ class GraphExecution(Execution):
         prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
         return prepared.eval()
 
+    def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:
+        """See the base class."""
+        if not self.config.learns_from_calibration:
+            return nullcontext()
+        assert isinstance(prepared, fx.GraphModule)
+        return refined_after(prepared, self.config, self._keep_refinement)
+
+    def _keep_refinement(self, refinement: Refinement) -> None:
+        self.refinement = refinement
+
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """See the base class."""
         assert self.graph is not None
+        assert isinstance(prepared, fx.GraphModule)
+        warn_when_unrefined(prepared, self.config)
         graph = self.graph.clone()
         read_back(graph, prepared)
         quantizers = {quantizer.name: quantizer for quantizer in quantizers_of(prepared)}

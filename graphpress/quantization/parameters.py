@@ -79,7 +79,7 @@ def _constants(
     stored = stored_scale(scale, quantizer.spec) if data is not None else scale
     if data is not None and stored.dtype is torch.float32 and quantizer.spec.scale_dtype is torch.float16:
         context.report(node, "its scales stay in float32: they, or their products with codes, are beyond float16")
-    named = zip(("scale", "zero_point", "minval"), (stored, *rest), strict=True)
+    named = zip(("scale", "zero_point", "minval", "offset"), (stored, *rest, quantizer.code_offset), strict=True)
     return {
         name: rewriter.add_constant(f"{quantizer.name}_{name}", tensor.detach().cpu().clone())
         for name, tensor in named

@@ -12,6 +12,7 @@ from torch import nn
 from graphpress.compressor import Compressor, mode_restored
 from graphpress.export_backend import ExportBackend
 from graphpress.passes.configs import ExecutionMode, InvalidExecutionModeError, QuantizerConfig
+from graphpress.passes.specs import BiasCorrection
 from graphpress.quantization.calibration_report import (
     NonFiniteCalibrationWarning,
     UncalibratedWarning,
@@ -97,10 +98,18 @@ class Quantizer(Compressor[QuantizerConfig]):
         Inside, nothing is fake-quantized, so the outputs are those of the float model, and no gradients are recorded.
         Outside again, quantizers stop observing, and fake-quantize. Every module gets its mode back, after an
         exception too.
+
+        Where the config has a `weight_rounding` or `bias_correction` that needs data, the inputs are kept (1 GB of them
+        at most), and on leaving, codes are chosen and biases corrected layer by layer, from these inputs alone.
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
-            with switched(prepared, observer=True, fake_quant=False, after=(False, True)), torch.no_grad():
+            assert self._execution is not None
+            with (
+                self._execution.calibrating(prepared),
+                switched(prepared, observer=True, fake_quant=False, after=(False, True)),
+                torch.no_grad(),
+            ):
                 yield prepared
 
     @contextmanager
@@ -165,6 +174,7 @@ class Quantizer(Compressor[QuantizerConfig]):
 
 
 def _execution(config: QuantizerConfig) -> Execution:
+    _check_mode(config)
     cls = _EXECUTIONS.get(config.execution_mode)
     if cls is None:
         accepted = ", ".join(repr(mode.value) for mode in _EXECUTIONS)
@@ -172,3 +182,17 @@ def _execution(config: QuantizerConfig) -> Execution:
             f"execution_mode {config.execution_mode.value!r} is not available; accepted: {accepted}"
         )
     return cls(config)
+
+
+def _check_mode(config: QuantizerConfig) -> None:
+    """Refuse what only a captured graph has: the order of layers, and what lies between them."""
+    asked = {
+        "weight_rounding": config.weight_rounding.type_name != "nearest",
+        "equalize_layers": config.equalize_layers,
+        "bias_correction": config.bias_correction is not BiasCorrection.NONE,
+    }
+    names = [name for name, is_asked in asked.items() if is_asked]
+    if names and config.execution_mode is not ExecutionMode.GRAPH:
+        raise InvalidExecutionModeError(
+            f"{' and '.join(names)} cannot be done in execution_mode {config.execution_mode.value!r}; accepted: 'graph'"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -94,7 +95,7 @@ def fake_quantized(data: Tensor, qparams: Sequence[Tensor | None], spec: Quantiz
     """`data`, quantized and dequantized as `spec` says."""
     scale, zero_point, minval = qparams
     assert scale is not None
-    bounds = (
+    bounds: dict[str, Any] = (
         {} if spec.element_type.is_floating else {"quant_min": int(spec.quant_min), "quant_max": int(spec.quant_max)}
     )
     return reference.fake_quantize(data, scale, zero_point, minval, dtype=spec.element_type, **bounds)

@@ -48,23 +48,22 @@ class GPTQRounding(WeightRounding):
 class AdaptiveRounding(WeightRounding):
     """Each weight is rounded up or down, whichever keeps the output of its layer closest to the float layer's.
 
-    Nagel et al., "Up or down? Adaptive rounding for post-training quantization" (arXiv 2004.10568).
+    Nagel et al., "Up or down? Adaptive rounding for post-training quantization" (arXiv 2004.10568). The error of a
+    layer is a quadratic form of its weights, so every step sees all of the calibration data, and none of it is kept. In
+    the end single weights are turned for as long as that lowers the error.
 
     Attributes:
         iterations: gradient steps for each layer.
-        samples: rows of a layer's input in one step.
         learning_rate: of Adam.
-        regularization: weight of the term that drives each weight to one of its two codes.
-        seed: of the choice of samples.
+        regularization: weight of the term that drives each weight to one of its two codes, beside an error that is 1
+            for each weight rounded to nearest.
     """
 
     type_name: ClassVar[str] = "adaptive"
 
     iterations: int = attrs.field(default=1000, converter=checked(integer(1)))
-    samples: int = attrs.field(default=1024, converter=checked(integer(1)))
     learning_rate: float = attrs.field(default=0.01, converter=checked(number(1e-6, 1.0)))
-    regularization: float = attrs.field(default=0.01, converter=checked(number(0.0, 1e3)))
-    seed: int = attrs.field(default=0, converter=checked(integer(0)))
+    regularization: float = attrs.field(default=3.0, converter=checked(number(0.0, 1e3)))
 
 
 class BiasCorrection(StrEnum):

@@ -1,0 +1,164 @@
+"""The layers of a prepared model whose codes can be chosen and whose biases can be corrected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+from torch import Tensor, fx
+
+from graphpress.ir.ops import OpDef, OpError, op_of_target
+from graphpress.quantization.batch_norm import BatchNormLayer
+from graphpress.quantization.expressions import ConstantExpression
+from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
+from graphpress.quantization.refinement.layer_matrix import LayerMatrix
+from graphpress.quantization.refinement.running import is_constant_node
+
+LAYERS = frozenset({"linear"} | {f"conv{d}d" for d in (1, 2, 3)} | {f"conv_transpose{d}d" for d in (1, 2, 3)})
+
+
+@frozen
+class RefinableLayer:
+    """A layer whose weight goes through one fake-quantizer, its last step.
+
+    Attributes:
+        node: the call of the layer.
+        input: what makes its input.
+        quantizer: of its weight.
+        matrix: the layer as a product of matrices.
+        read_weight: the weight as it comes to the quantizer.
+        correction: the buffer that is added to its bias, if it has one.
+        shares_quantizer: True when another layer uses the quantizer too.
+    """
+
+    node: fx.Node
+    input: fx.Node
+    quantizer: FakeQuantizeImplBase
+    matrix: LayerMatrix
+    read_weight: Callable[[], Tensor]
+    correction: Tensor | None
+    shares_quantizer: bool = False
+
+    @property
+    def takes_codes(self) -> bool:
+        """True when codes can be chosen: by a quantizer of its own that knows of chosen codes."""
+        return isinstance(self.quantizer, FakeQuantize) and not self.shares_quantizer
+
+    def channel_means(self, output: Tensor) -> tuple[Tensor, int]:
+        """Sums over everything but output channels, float64, and how many elements entered each."""
+        axis = output.ndim - 1 - self.matrix.spatial
+        others = [i for i in range(output.ndim) if i != axis]
+        sums = output.detach().double().sum(others) if others else output.detach().double()
+        return sums.cpu(), output.numel() // max(1, output.shape[axis])
+
+
+def refinable_layers(module: fx.GraphModule) -> list[RefinableLayer]:
+    """In the order in which the model runs them."""
+    found = [layer for node in module.graph.nodes if (layer := _layer(module, node)) is not None]
+    uses = Counter(id(layer.quantizer) for layer in found)
+    return [evolve(layer, shares_quantizer=uses[id(layer.quantizer)] > 1) for layer in found]
+
+
+def correction_buffers(module: fx.GraphModule) -> list[Tensor]:
+    """What is added to biases, of all layers."""
+    return [layer.correction for layer in refinable_layers(module) if layer.correction is not None]
+
+
+def _layer(module: fx.GraphModule, node: fx.Node) -> RefinableLayer | None:
+    if node.op == "call_module":
+        called = module.get_submodule(str(node.target))
+        return _folded(module, node, called) if isinstance(called, BatchNormLayer) else None
+    if node.op != "call_function":
+        return None
+    op = _op(node)
+    if op is None or op.short_name not in LAYERS:
+        return None
+    bound = op.bind(node.args, node.kwargs)
+    weight, input = bound.get("weight"), bound.get("input")
+    if not (isinstance(weight, fx.Node) and isinstance(input, fx.Node)) or is_constant_node(module, input):
+        return None
+    expression = _expression(module, weight)
+    if expression is None:
+        return None
+    correction = None
+    if isinstance(bias := bound.get("bias"), fx.Node):
+        correction = _correction(module, bias)
+    return _make(module, node, input, op, bound, expression, list(weight.args), correction)  # type: ignore[arg-type]
+
+
+def _folded(module: fx.GraphModule, node: fx.Node, layer: BatchNormLayer) -> RefinableLayer | None:
+    parameters: list[fx.Node] = list(node.args[1:])  # type: ignore[arg-type]
+    input = node.args[0]
+    if not isinstance(input, fx.Node) or layer.op.short_name not in LAYERS:
+        return None
+    arguments = [parameters[i] for i in layer.weight_arguments]
+    shift = _shift(layer.bias, [parameters[i] for i in layer.bias_arguments])
+    correction = None if shift is None else _attribute(module, shift)
+    return _make(module, node, input, layer.op, layer.attributes, layer.weight, arguments, correction)
+
+
+def _make(
+    module: fx.GraphModule,
+    node: fx.Node,
+    input: fx.Node,
+    op: OpDef,
+    attributes: dict[str, Any],
+    expression: ConstantExpression,
+    arguments: Sequence[fx.Node],
+    correction: Tensor | None,
+) -> RefinableLayer | None:
+    steps = expression.steps
+    if not steps or steps[-1].quantizer is None or len(expression.quantizers) != 1:
+        return None
+    quantizer = expression.quantizers[steps[-1].quantizer]
+    assert isinstance(quantizer, FakeQuantizeImplBase)
+
+    def read_weight() -> Tensor:
+        before = quantizer.fake_quant_enabled
+        quantizer.fake_quant_enabled = False
+        try:
+            with torch.no_grad():
+                return expression.compute(*(_attribute(module, argument) for argument in arguments)).detach()
+        finally:
+            quantizer.fake_quant_enabled = before
+
+    matrix = LayerMatrix.of(op.short_name, read_weight().shape, attributes)
+    return RefinableLayer(node, input, quantizer, matrix, read_weight, correction)
+
+
+def _op(node: fx.Node) -> OpDef | None:
+    try:
+        return op_of_target(node.target)  # type: ignore[arg-type]
+    except OpError:
+        return None
+
+
+def _expression(module: fx.GraphModule, node: fx.Node) -> ConstantExpression | None:
+    if node.op != "call_module":
+        return None
+    called = module.get_submodule(str(node.target))
+    plain = all(isinstance(argument, fx.Node) and argument.op == "get_attr" for argument in node.args)
+    return called if isinstance(called, ConstantExpression) and plain else None
+
+
+def _correction(module: fx.GraphModule, bias: fx.Node) -> Tensor | None:
+    expression = _expression(module, bias)
+    shift = None if expression is None else _shift(expression, list(bias.args))  # type: ignore[arg-type]
+    return None if shift is None else _attribute(module, shift)
+
+
+def _shift(expression: ConstantExpression, arguments: Sequence[fx.Node]) -> fx.Node | None:
+    """The argument that the last step of a bias adds to it."""
+    if not expression.steps or expression.steps[-1].op.name != "fold.shift_bias":
+        return None
+    slot = dict(expression.steps[-1].operands)["shift"]
+    return arguments[slot.index] if slot.is_argument else None
+
+
+def _attribute(module: fx.GraphModule, node: fx.Node) -> Tensor:
+    owner, _, name = str(node.target).rpartition(".")
+    value: Tensor = getattr(module.get_submodule(owner), name)
+    return value

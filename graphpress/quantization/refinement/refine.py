@@ -1,0 +1,172 @@
+"""Layer after layer in the order of the model: choose the codes of the weight, then correct the bias.
+
+Each layer sees what the layers before it, already rounded, make of the calibration data; the float model runs beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor, fx
+
+from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.specs import AdaptiveRounding, BiasCorrection, GPTQRounding, WeightRounding
+from graphpress.quantization.refinement.adaptive import adaptive_places
+from graphpress.quantization.refinement.gptq import gptq_places
+from graphpress.quantization.refinement.grid import Grid, offset_to
+from graphpress.quantization.refinement.layers import RefinableLayer, correction_buffers, refinable_layers
+from graphpress.quantization.refinement.moments import InputMoments, output_error
+from graphpress.quantization.refinement.running import Inputs, StepwiseRun
+from graphpress.quantization.switching import quantizers_of, switched
+
+# Most bytes of calibration inputs to keep, and of values between the layers of each of the two models that run.
+MEMORY = 1 << 30
+# Rows of a layer's input that its moments are made from, where the data has as many: enough to tell columns apart.
+ROWS_PER_COLUMN, LEAST_ROWS = 8, 16384
+
+
+@define
+class Refinement:
+    """What was done, by the name of the layer's node.
+
+    Attributes:
+        errors: the squared error that rounding adds to the layer's output, with codes to nearest and with the chosen
+            ones, both over the energy of the output.
+        left: why a layer has its weights to nearest.
+    """
+
+    errors: dict[str, tuple[float, float]] = field(factory=dict)
+    left: dict[str, str] = field(factory=dict)
+
+
+def refine(
+    module: fx.GraphModule, batches: Sequence[Inputs], config: QuantizerConfig, memory: int = MEMORY
+) -> Refinement:
+    """Choose codes and correct biases as `config` says, from the inputs of a prepared model in eval mode.
+
+    What was learned before is forgotten first. Quantizers must have observed their ranges.
+    """
+    report = Refinement()
+    layers = refinable_layers(module)
+    corrections = [layer.correction for layer in layers if layer.correction is not None]
+    forget(module)
+    exact = StepwiseRun(module, batches, memory, lambda: _exact(module, corrections))
+    rounded = StepwiseRun(module, batches, memory, lambda: _rounded(module))
+    for layer in layers:
+        exact.advance_to(layer.node)
+        rounded.advance_to(layer.node)
+        if isinstance(config.weight_rounding, GPTQRounding | AdaptiveRounding):
+            if layer.takes_codes:
+                _choose_codes(layer, exact, rounded, config.weight_rounding, report)
+            else:
+                report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is a user's own"
+        if config.bias_correction is BiasCorrection.EMPIRICAL and layer.correction is not None:
+            _correct_bias(layer, layer.correction, exact, rounded)
+    return report
+
+
+def forget(module: fx.GraphModule) -> None:
+    """Weights to nearest, biases as they are."""
+    for quantizer in quantizers_of(module):
+        quantizer.code_offset = None
+    for buffer in correction_buffers(module):
+        buffer.zero_()
+
+
+@contextmanager
+def kept(module: fx.GraphModule) -> Iterator[Callable[[], None]]:
+    """Forget what was learned inside the context; the function given brings it back, and so does an exception."""
+    offsets = [(quantizer, quantizer.code_offset) for quantizer in quantizers_of(module)]
+    corrections = [(buffer, buffer.clone()) for buffer in correction_buffers(module)]
+
+    def restore() -> None:
+        for quantizer, offset in offsets:
+            quantizer.code_offset = offset
+        for buffer, correction in corrections:
+            buffer.copy_(correction)
+
+    forget(module)
+    try:
+        yield restore
+    except BaseException:
+        restore()
+        raise
+
+
+def _choose_codes(
+    layer: RefinableLayer, exact: StepwiseRun, rounded: StepwiseRun, how: WeightRounding, report: Refinement
+) -> None:
+    weight = layer.read_weight()
+    qparams = layer.quantizer.qparams(weight)
+    if qparams is None:
+        report.left[layer.node.name] = "its quantizer has no range"
+        return
+    moments = InputMoments()
+    inputs = zip(rounded.operand(layer.node, layer.input), exact.operand(layer.node, layer.input), strict=True)
+    most = max(LEAST_ROWS, ROWS_PER_COLUMN * layer.matrix.columns) // len(rounded.batches) + 1
+    for seen, wanted in inputs:
+        moments.add(layer.matrix.rows(seen, most), layer.matrix.rows(wanted, most))
+    if not moments.rows or not bool(torch.isfinite(moments.quantized).all() and torch.isfinite(moments.cross).all()):
+        report.left[layer.node.name] = "its inputs are empty or not finite"
+        return
+    cpu = tuple(None if p is None else p.cpu() for p in qparams)
+    grid = Grid.of(layer.quantizer.spec, cpu, tuple(weight.shape), layer.matrix.to_matrices)  # type: ignore[arg-type]
+    matrices = layer.matrix.to_matrices(weight.cpu()).float()
+    nearest = grid.places(matrices)
+    chosen = _places(matrices, moments, grid, how)
+    # Every row of outputs has an error of its own, so each takes the better codes.
+    errors = [output_error(matrices, grid.values(places), moments) for places in (nearest, chosen)]
+    places = torch.where((errors[1] < errors[0])[..., None], chosen, nearest)
+    offset = layer.matrix.from_matrices(offset_to(grid, matrices, places)).contiguous()
+    layer.quantizer.code_offset = offset.to(weight.device)
+    report.errors[layer.node.name] = (
+        _added_error(matrices, grid.values(nearest), moments),
+        _added_error(matrices, grid.values(places), moments),
+    )
+
+
+def _places(weight: Tensor, moments: InputMoments, grid: Grid, how: WeightRounding) -> Tensor:
+    if isinstance(how, AdaptiveRounding):
+        return adaptive_places(weight, moments, grid, how)
+    assert isinstance(how, GPTQRounding)
+    return gptq_places(weight, moments.quantized, grid, damping=how.damping, activation_order=how.activation_order)
+
+
+def _added_error(weight: Tensor, quantized: Tensor, moments: InputMoments) -> float:
+    """What rounding alone adds to the output, ``E[((q - w) x)^2] / E[(w x)^2]``."""
+    w, lost = weight.double(), quantized.double() - weight.double()
+    energy = float(((w @ moments.quantized) * w).sum())
+    return float(((lost @ moments.quantized) * lost).sum()) / energy if energy > 0 else 0.0
+
+
+def _correct_bias(layer: RefinableLayer, correction: Tensor, exact: StepwiseRun, rounded: StepwiseRun) -> None:
+    """Add to the bias what the mean of each output channel has lost."""
+    difference, count = torch.zeros(correction.shape, dtype=torch.float64), 0
+    for wanted, got in zip(exact.results(layer.node), rounded.results(layer.node), strict=True):
+        sums, elements = layer.channel_means(wanted)
+        difference += sums - layer.channel_means(got)[0]
+        count += elements
+    if count and bool(torch.isfinite(difference).all()):
+        correction += (difference / count).to(correction)
+
+
+def _rounded(module: fx.GraphModule) -> AbstractContextManager[Any]:
+    return switched(module, observer=False, fake_quant=True)
+
+
+@contextmanager
+def _exact(module: fx.GraphModule, buffers: Sequence[Tensor]) -> Iterator[None]:
+    """The float model: nothing rounded, nothing corrected."""
+    saved = [buffer.clone() for buffer in buffers]
+    for buffer in buffers:
+        buffer.zero_()
+    try:
+        with switched(module, observer=False, fake_quant=False):
+            yield
+    finally:
+        for buffer, value in zip(buffers, saved, strict=True):
+            buffer.copy_(value)

@@ -1,0 +1,152 @@
+"""Running a prepared model node by node over many batches, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from graphpress.quantization.expressions import ConstantExpression
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+Environment = dict[fx.Node, Any]
+
+
+@define(eq=False)
+class _Batch:
+    """Values of one batch up to a place in the graph; without an environment they are computed anew when asked for."""
+
+    inputs: Inputs
+    environment: Environment | None = field(factory=dict)
+    place: int = 0
+
+
+@define(eq=False)
+class StepwiseRun:
+    """The runs of a module over batches, stopped together before one node after the other.
+
+    Only values that later nodes read are kept. When those of all batches take more than `memory` bytes, some batches
+    keep none and are run from their inputs again each time: slower, not wrong.
+
+    What depends on parameters alone is computed when it is read, so that a change of weights shows in the next node.
+
+    Attributes:
+        module: what is run; it must not write to its own buffers before the last node asked for.
+        batches: the arguments of each run.
+        memory: most bytes of values to keep between nodes.
+        mode: a context in which nodes are run.
+    """
+
+    module: fx.GraphModule
+    batches: Sequence[Inputs]
+    memory: int
+    mode: Callable[[], AbstractContextManager[Any]]
+    _nodes: list[fx.Node] = field(init=False)
+    _places: dict[fx.Node, int] = field(init=False)
+    _last_use: dict[fx.Node, list[fx.Node]] = field(init=False)
+    _states: list[_Batch] = field(init=False)
+    _constant: set[fx.Node] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._nodes = list(self.module.graph.nodes)
+        self._places = {node: place for place, node in enumerate(self._nodes)}
+        self._constant = {node for node in self._nodes if is_constant_node(self.module, node)}
+        self._last_use = {}
+        for node in self._nodes:
+            if node.users and node not in self._constant:
+                last = max(node.users, key=self._places.__getitem__)
+                self._last_use.setdefault(last, []).append(node)
+        self._states = [_Batch(inputs) for inputs in self.batches]
+
+    def advance_to(self, node: fx.Node) -> None:
+        """Run every batch up to `node`, which is not run. Nodes must be asked for in their order."""
+        with self.mode(), torch.no_grad():
+            for state in self._states:
+                if state.environment is not None:
+                    self._run(state.inputs, state.environment, state.place, self._places[node])
+                    state.place = self._places[node]
+        self._stay_within_memory()
+
+    def operand(self, node: fx.Node, read: fx.Node) -> Iterator[Any]:
+        """For each batch, the value of `read` as `node` will see it. Call `advance_to` first."""
+        for environment in self._environments(node):
+            yield environment[read]
+
+    def results(self, node: fx.Node) -> Iterator[Any]:
+        """For each batch, what `node` gives, which is not kept. Call `advance_to` first."""
+        for environment in self._environments(node):
+            with self.mode(), torch.no_grad():
+                result = self._evaluate(node, environment)
+            yield result
+
+    def _environments(self, node: fx.Node) -> Iterator[Environment]:
+        for state in self._states:
+            environment = state.environment
+            if environment is None:
+                environment = {}
+                with self.mode(), torch.no_grad():
+                    self._run(state.inputs, environment, 0, self._places[node])
+            yield environment
+
+    def _run(self, inputs: Inputs, environment: Environment, start: int, end: int) -> None:
+        if start == 0 and end > 0:
+            placeholders = [node for node in self._nodes if node.op == "placeholder"]
+            environment.update(zip(placeholders, self._flat(inputs), strict=True))
+        for node in self._nodes[start:end]:
+            if node.op != "placeholder" and node not in self._constant:
+                environment[node] = self._evaluate(node, environment)
+            if not node.users:
+                environment.pop(node, None)
+            for finished in self._last_use.get(node, ()):
+                del environment[finished]
+
+    def _flat(self, inputs: Inputs) -> list[Any]:
+        if isinstance(self.module.graph._codegen, fx.graph._PyTreeCodeGen):
+            return pytree.tree_leaves(inputs)
+        return list(inputs[0])
+
+    def _evaluate(self, node: fx.Node, environment: Environment) -> Any:
+        def read(operand: fx.Node) -> Any:
+            return self._evaluate(operand, {}) if operand in self._constant else environment[operand]
+
+        args, kwargs = fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)
+        if node.op == "call_function":
+            assert callable(node.target)
+            return node.target(*args, **kwargs)
+        assert isinstance(node.target, str)
+        if node.op == "call_module":
+            return self.module.get_submodule(node.target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        owner, _, name = node.target.rpartition(".")
+        return getattr(self.module.get_submodule(owner), name)
+
+    def _stay_within_memory(self) -> None:
+        total = 0
+        for state in self._states:
+            if state.environment is not None:
+                total += _bytes(state.environment)
+                if total > self.memory:
+                    state.environment = None
+
+
+def is_constant_node(module: fx.GraphModule, node: fx.Node) -> bool:
+    """True for a parameter, a buffer, or an expression of them."""
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), ConstantExpression)
+    return node.op == "get_attr"
+
+
+def _bytes(environment: Environment) -> int:
+    leaves = [leaf for value in environment.values() for leaf in pytree.tree_leaves(value)]
+    storages = {
+        leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
+        for leaf in leaves
+        if isinstance(leaf, torch.Tensor)
+    }
+    return sum(storages.values())
