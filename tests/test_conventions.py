@@ -39,6 +39,11 @@ def test_modules_of_the_ir_and_the_passes_stay_small():
     assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
+def test_no_environment_is_part_of_the_project():
+    listed = subprocess.run(["git", "ls-files", ".venv*"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert listed == ""
+
+
 def test_every_module_has_a_name_that_says_what_it_holds(tracked):
     assert [str(path) for path in tracked if path.stem in ("util", "utils", "helpers", "misc", "common")] == []
 
