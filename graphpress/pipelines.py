@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.raising import RaiseFromCoreai
 from graphpress.backends.registry import lookup_backend
@@ -20,16 +22,27 @@ from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.share_quantizers import ShareQuantizers
+from graphpress.passes.store_caches import StoreCaches
 
 
-def prepare(config: QuantizerConfig | None = None, *, leave_indivisible: bool = False) -> Pipeline:
-    """From a captured graph to one with a fake-quantizer at every point the config asks for."""
+def prepare(
+    config: QuantizerConfig | None = None,
+    *,
+    leave_indivisible: bool = False,
+    silent_modules: Mapping[str, str] | None = None,
+) -> Pipeline:
+    """From a captured graph to one with a fake-quantizer at every point the config asks for.
+
+    Options are those of `AssignQuantizers`.
+    """
     return Pipeline(
         RaiseFromCoreai(),
         Canonicalize(),
         FoldBatchNorm(),
         AnnotateFusion(),
-        AssignQuantizers(config or QuantizerConfig(), leave_indivisible=leave_indivisible),
+        AssignQuantizers(
+            config or QuantizerConfig(), leave_indivisible=leave_indivisible, silent_modules=silent_modules or {}
+        ),
         ShareQuantizers(),
         InsertFakeQuant(),
         DedupFakeQuant(),
@@ -43,7 +56,15 @@ def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
     Raises:
         UnknownBackendError: when `backend` is a name that no backend has.
     """
-    return Pipeline(FoldConstants(), ConvertFakeQuant(), Cse(), Dce(), *lowering(backend), assume=[QUANTIZERS_INSERTED])
+    return Pipeline(
+        FoldConstants(),
+        ConvertFakeQuant(),
+        StoreCaches(),
+        Cse(),
+        Dce(),
+        *lowering(backend),
+        assume=[QUANTIZERS_INSERTED],
+    )
 
 
 def lowering(backend: ExportBackend | str) -> tuple[Pass, ...]:

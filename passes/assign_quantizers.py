@@ -11,14 +11,24 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values, root_constant
-from graphpress.passes.analysis.sites import site_of
+from graphpress.passes.analysis.sites import site_of, tensor_operands
 from graphpress.passes.analysis.value_preserving import only_moves_values
-from graphpress.passes.configs import ConfigResolver, Decision, OpSite, QuantizerConfig, report_unmatched
+from graphpress.passes.configs import (
+    ConfigResolver,
+    Decision,
+    ModuleLevel,
+    ModuleScope,
+    OpSite,
+    QuantizerConfig,
+    report_unmatched,
+)
 from graphpress.passes.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.fusion import FusionGroup, Role
+from graphpress.passes.quantization.boundaries import boundaries
+from graphpress.passes.quantization.caches import cache_update, sources
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.known_ranges import with_known_range
 from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
@@ -42,6 +52,8 @@ class AssignQuantizers(Pass):
     Attributes:
         config: which spec goes where.
         leave_indivisible: leave weights whole, with a report, whose blocks do not divide them; else that is an error.
+        silent_modules: path and class of the modules of the model in which no op runs, such as dropouts: an entry of
+            the config that means one of them is not misspelt.
     """
 
     needs = frozenset({FUSION_ANNOTATED})
@@ -49,6 +61,7 @@ class AssignQuantizers(Pass):
 
     config: QuantizerConfig = field(factory=QuantizerConfig, converter=_config)
     leave_indivisible: bool = False
+    silent_modules: Mapping[str, str] = field(factory=dict)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once."""
@@ -57,7 +70,7 @@ class AssignQuantizers(Pass):
             context.node = node
             assignment.visit(node)
         context.node = None
-        report_unmatched(self.config, assignment.sites)
+        assignment.report_unmatched()
         assignment.raise_errors()
 
 
@@ -68,6 +81,7 @@ class _Assignment:
         self._context = context
         self._resolver = ConfigResolver(options.config)
         self._constant = constant_values(graph)
+        self._boundaries = boundaries(graph, self._resolver, self._constant)
         self._anchors: dict[str, OpSite] = {}
         self._errors: list[str] = []
         self.sites: list[OpSite] = []
@@ -78,7 +92,10 @@ class _Assignment:
         if any(isinstance(attribute, Graph) for attribute in node.attributes.values()):
             self._context.report(node, "left whole: what it runs inside is not quantized")
         group = node.annotation(FusionGroup)
-        if group is not None:
+        cache = self._resolver.cache_entry(site)
+        if cache is not None:
+            points = self._cache_points(node, site, *cache)
+        elif group is not None:
             if group.role in (Role.ANCHOR, Role.WHOLE):
                 self._anchors[node.name] = site
             points = list(self._group_points(node, site, group))
@@ -86,9 +103,16 @@ class _Assignment:
             points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
         else:  # nothing computes this op on codes, but its weights can be stored as such
             points = list(self._weights(node, site))
+        if cache is None and self._resolver.has_boundaries:
+            points = self._with_boundaries(node, points)
         if points:
             self._rewriter.annotate(node, QuantizationPoints(tuple(points)))
             self._context.count("points", len(points))
+
+    def report_unmatched(self) -> None:
+        """Raise or warn about entries of the config that match nothing in the model."""
+        silent = [ModuleScope(path, (type_name,)) for path, type_name in self._options.silent_modules.items()]
+        report_unmatched(self._options.config, self.sites, silent, boundaries=self._boundaries.names)
 
     def raise_errors(self) -> None:
         if self._errors:
@@ -97,6 +121,44 @@ class _Assignment:
             raise QuantizationError(
                 f"{count} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
             )
+
+    def _cache_points(
+        self, node: Node, site: OpSite, spec: QuantizationSpec, source: str, key: int | str
+    ) -> list[Point]:
+        """New entries of a cache and the cache itself have one quantizer, whatever else the config says."""
+        names = site.inputs or ()
+        if not (key in names if isinstance(key, str) else key < len(names)):
+            accepted = ", ".join(f"{place} or {name!r}" for place, name in enumerate(names))
+            raise QuantizationError(f"{source} matches no input of {node.name} ({node.location}); accepted: {accepted}")
+        note = cache_update(node, spec)
+        self._rewriter.annotate(node, note)
+        rank = 10 * ModuleLevel.KV_CACHE
+        points = [
+            Point(Side.INPUT, Quantizer(f"{node.name}_{name}", spec, source=source, rank=rank), name, index)
+            for name, index in sources(node, note)
+        ]
+        return [*points, Point(Side.OUTPUT, Quantizer(f"{node.name}_output", spec, source=source, rank=rank), index=0)]
+
+    def _with_boundaries(self, node: Node, points: list[Point]) -> list[Point]:
+        """`points`, overwritten where a value enters or leaves a module whose config speaks of it."""
+        kept = {(point.side, point.operand, point.index): point for point in points}
+        for name, index, value in tensor_operands(node):
+            decision = self._boundaries.entering.get((id(node), name, index))
+            if decision is not None:
+                kept.pop((Side.INPUT, name, index), None)
+                if decision.spec is not None:
+                    quantizer = _activation(
+                        f"{node.name}_{name}" + ("" if index is None else f"_{index}"), decision, value
+                    )
+                    kept[Side.INPUT, name, index] = Point(Side.INPUT, quantizer, name, index)
+        for index, result in enumerate(node.results):
+            decision = self._boundaries.leaving.get(id(result))
+            if decision is not None:
+                kept.pop((Side.OUTPUT, "", index), None)
+                if decision.spec is not None:
+                    name = f"{node.name}_output" if len(node.results) == 1 else f"{node.name}_output_{index}"
+                    kept[Side.OUTPUT, "", index] = Point(Side.OUTPUT, _activation(name, decision, result), index=index)
+        return list(kept.values())
 
     def _group_points(self, node: Node, site: OpSite, group: FusionGroup) -> Iterator[Point]:
         if group.role in (Role.ANCHOR, Role.WHOLE):
@@ -110,7 +172,7 @@ class _Assignment:
     def _inputs(
         self, node: Node, site: OpSite, *, passive: bool = False, group: FusionGroup | None = None
     ) -> Iterator[Point]:
-        for position, (name, index, value) in enumerate(_tensor_operands(node)):
+        for position, (name, index, value) in enumerate(tensor_operands(node)):
             if id(value) in self._constant or not _is_float(value) or _is_inside(value, group):
                 continue
             decision = self._resolver.explain_input(site, position, name)
@@ -180,12 +242,6 @@ def _activation(name: str, decision: Decision, value: Value) -> Quantizer:
         block = tuple(-1 if size == extent else size for size, extent in zip(box, extents, strict=True))
     rank = 10 * int(decision.level) + int(decision.op_level or 0)
     return Quantizer(name, spec, block_size=block, source=decision.source, rank=rank)
-
-
-def _tensor_operands(node: Node) -> Iterator[tuple[str, int | None, Value]]:
-    order = {parameter.name: place for place, parameter in enumerate(node.op.parameters)}
-    operands = [item for item in node.operand_values() if isinstance(item[2].type, TensorType)]
-    return iter(sorted(operands, key=lambda item: (order.get(item[0], 0), item[1] or 0)))
 
 
 def _is_inside(value: Value, group: FusionGroup | None) -> bool:

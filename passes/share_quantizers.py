@@ -16,6 +16,7 @@ from graphpress.passes.facts import QUANTIZERS_ASSIGNED, QUANTIZERS_SHARED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.quantization.caches import CacheUpdate
 from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
 from graphpress.passes.specs import PerTensorGranularity, QuantizationScheme, QuantizationSpec
 
@@ -105,7 +106,7 @@ def _same_value(points: Points) -> Iterator[tuple[Key, Key]]:
 
 def _moved_values(graph: Graph, points: Points) -> Iterator[tuple[Key, Key]]:
     for node in graph.nodes:
-        if not only_moves_values(node):
+        if not only_moves_values(node) and node.annotation(CacheUpdate) is None:
             continue
         keys = [(id(node), place) for place in range(len(_points(node)))]
         keys = [key for key in keys if key in points and _is_per_tensor(points[key][1].quantizer.spec)]

@@ -12,7 +12,9 @@ from torch import fx, nn
 from graphpress import pipelines
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.graph import Graph
+from graphpress.ir.ops import Trait
 from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.configs.matching import qualified_name
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
@@ -51,7 +53,8 @@ class GraphExecution(Execution):
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
             graph = capture(model, example_inputs, dynamic_shapes)
-        self.result = Runner().run(graph, pipelines.prepare(self.config), in_place=True)
+        pipeline = pipelines.prepare(self.config, silent_modules=_silent_modules(model, graph))
+        self.result = Runner().run(graph, pipeline, in_place=True)
         self.graph = self.result.graph
         prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
         return prepared.eval()
@@ -79,6 +82,20 @@ class GraphExecution(Execution):
         graph = Runner().run(graph, attach, in_place=True).graph
         graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
         return emit_finalized(graph, mmap_dir=mmap_dir)
+
+
+def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:
+    """Path and class of the modules in which nothing runs but what canonicalizing may remove, such as dropout."""
+    running = {
+        scope.path
+        for node in graph.nodes
+        if not node.op.has(Trait.VALUE_PRESERVING)
+        for origin in node.location.origins
+        for scope in origin.scopes
+    }
+    return {
+        path: qualified_name(type(module)) for path, module in model.named_modules() if path and path not in running
+    }
 
 
 def _refuse_dynamic(quantizers: Iterable[FakeQuantizeImplBase]) -> None:

@@ -21,6 +21,7 @@ from graphpress.quantization.calibration_report import (
 from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.execution import Execution
 from graphpress.quantization.graph_mode import GraphExecution
+from graphpress.quantization.preserving import buffers_restored, preserve_attributes
 from graphpress.quantization.switching import quantizers_of, switched
 
 __all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
@@ -80,13 +81,14 @@ class Quantizer(Compressor[QuantizerConfig]):
         prepared = execution.prepare(
             self._model, example_inputs, dynamic_shapes, no_grad=export_with_no_grad, copy=copy
         )
+        preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         self._start_ranges(prepared, example_inputs)
         self._execution = execution
         return self._finish_preparing(prepared)
 
     def _start_ranges(self, prepared: nn.Module, example_inputs: Any) -> None:
-        """The example counts as one observation."""
-        with switched(prepared, observer=True, fake_quant=False), torch.no_grad():
+        """The example counts as one observation, and leaves nothing else behind."""
+        with switched(prepared, observer=True, fake_quant=False), buffers_restored(prepared), torch.no_grad():
             prepared(*flat_arguments(example_inputs))
 
     # modes
@@ -170,7 +172,9 @@ class Quantizer(Compressor[QuantizerConfig]):
         backend = ExportBackend.of(backend)
         assert self._execution is not None
         warn_about_calibration(quantizers_of(prepared))
-        return self._execution.finalize(prepared, backend, mmap_dir)
+        finalized = self._execution.finalize(prepared, backend, mmap_dir)
+        preserve_attributes(self._config.preserved_attributes, self._model, finalized)
+        return finalized
 
 
 def _execution(config: QuantizerConfig) -> Execution:

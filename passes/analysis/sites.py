@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 
-from graphpress.ir.graph import Node
+from graphpress.ir.graph import Node, Value
 from graphpress.ir.location import ModuleScope as LocationScope
+from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import root_constant
 from graphpress.passes.configs import ModuleScope, ModuleStack, OpSite
 from graphpress.passes.quantization.weights import is_weight
@@ -20,7 +21,31 @@ def site_of(node: Node, constant: Collection[int]) -> OpSite:
             root = root_constant(value)
             states += [name, *(n.rpartition(".")[2] for n in (root.names if root is not None else ()))]
             states += ["weight"] if is_weight(node, name, value) else []
-    return OpSite(node.name, node.op.family, _stack(node.location.scopes), states=tuple(dict.fromkeys(states)))
+    return OpSite(
+        node.name,
+        node.op.family,
+        stack_of(node),
+        tuple(name for name, _, _ in tensor_operands(node)),
+        _result_names(len(node.results)),
+        tuple(dict.fromkeys(states)),
+    )
+
+
+def stack_of(node: Node) -> ModuleStack:
+    """The modules that `node` runs in, the model itself first."""
+    return _stack(node.location.scopes)
+
+
+def tensor_operands(node: Node) -> list[tuple[str, int | None, Value]]:
+    """The tensors that `node` reads, in the order of the op's parameters: input 0 of a config, input 1, ..."""
+    order = {parameter.name: place for place, parameter in enumerate(node.op.parameters)}
+    operands = [item for item in node.operand_values() if isinstance(item[2].type, TensorType)]
+    return sorted(operands, key=lambda item: (order.get(item[0], 0), item[1] or 0))
+
+
+@lru_cache(maxsize=64)
+def _result_names(count: int) -> tuple[str, ...]:
+    return ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
 
 
 @lru_cache(maxsize=4096)

@@ -87,6 +87,10 @@ class ConfigResolver:
             )
             for op_type, item in getattr(config, "kv_cache_quant_configs", {}).items()
         }
+        every = [rules, *(item for _, _, item in self._types), *(item for _, _, item in self._names)]
+        self.has_boundaries = any(
+            item is not None and (item.module_inputs is not None or item.module_outputs is not None) for item in every
+        )
         self._governing: dict[ModuleStack, Governing] = {}
         self._op_rules: dict[tuple[ModuleStack, str, str], OpRules] = {}
 
@@ -141,6 +145,16 @@ class ConfigResolver:
     def explain_module_output(self, stack: ModuleStack, index: int, name: str | None = None) -> Decision:
         """The decision behind `module_output_spec`; where it is `explicit`, it overrides the specs of ops."""
         return self._explain_boundary(stack, "module_outputs", index, name)
+
+    def cache_entry(self, site: OpSite) -> tuple[Any, str, int | str] | None:
+        """The spec of the cache that an op updates, the path of its entry, and the input which that names; None for
+        other ops.
+        """
+        table = self._caches.get(canonical_op_type(site.op_type)) if self._caches else None
+        if table is None:
+            return None
+        key, spec, source = table.explicit[0]
+        return spec, source, key if isinstance(key, int) else key.text
 
     def governing(self, stack: ModuleStack) -> Governing:
         """The module entry that governs the innermost module of `stack` and the ops in it."""

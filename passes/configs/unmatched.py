@@ -7,7 +7,7 @@ models, so it is a warning. `CompressionConfig.on_unmatched` changes both.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -59,6 +59,8 @@ class UnmatchedConfigWarning(UserWarning):
     """An entry of a config that matches nothing in the model."""
 
 
+Boundaries = Mapping[ModuleScope, tuple[tuple[str, ...], tuple[str, ...]]]
+
 _WAY_OUT = "on_unmatched='warn' or 'ignore' in the config lets them pass"
 _default = OnUnmatched.DEFAULT
 
@@ -77,6 +79,7 @@ def report_unmatched(
     sites: Iterable[OpSite],
     modules: Iterable[ModuleScope] = (),
     on_unmatched: str | None = None,
+    boundaries: Boundaries | None = None,
 ) -> tuple[UnmatchedEntry, ...]:
     """Raise or warn about entries that match nothing, and return them.
 
@@ -85,6 +88,8 @@ def report_unmatched(
         sites: every op of the model.
         modules: modules of the model, for those in which no op runs.
         on_unmatched: what to do, instead of what the config says.
+        boundaries: by module, the names of its inputs and outputs, by position; modules that are not there are not
+            judged.
 
     Raises:
         UnmatchedConfigError: for entries by name; with ``"error"`` also for those by type.
@@ -93,7 +98,7 @@ def report_unmatched(
     action = _default if action is OnUnmatched.DEFAULT else action
     if action is OnUnmatched.IGNORE:
         return ()
-    entries = tuple(unmatched_entries(config, sites, modules))
+    entries = tuple(unmatched_entries(config, sites, modules, boundaries or {}))
     errors = [entry for entry in entries if _is_error(entry, action)]
     for entry in entries:
         if entry not in errors:
@@ -108,9 +113,13 @@ def _is_error(entry: UnmatchedEntry, action: OnUnmatched) -> bool:
 
 
 def unmatched_entries(
-    config: CompressionConfig, sites: Iterable[OpSite], modules: Iterable[ModuleScope] = ()
+    config: CompressionConfig,
+    sites: Iterable[OpSite],
+    modules: Iterable[ModuleScope] = (),
+    boundaries: Boundaries | None = None,
 ) -> Iterator[UnmatchedEntry]:
-    """The entries of `config` that match none of the ops and modules, in the config's order."""
+    """The entries of `config` that match none of the ops and modules, in the config's order. See `report_unmatched`."""
+    boundaries = boundaries or {}
     sites = list(dict.fromkeys(sites))
     by_scope: dict[ModuleScope, list[OpSite]] = {scope: [] for scope in modules}
     for site in sites:
@@ -118,8 +127,9 @@ def unmatched_entries(
             by_scope.setdefault(scope, []).append(site)
     if config.global_config is not None:
         yield from _in_module(config.global_config, "global_config", sites)
-    yield from _module_types(config, by_scope)
-    yield from _module_names(config, by_scope)
+        yield from _at_boundaries(config.global_config, "global_config", boundaries, list(boundaries))
+    yield from _module_types(config, by_scope, boundaries)
+    yield from _module_names(config, by_scope, boundaries)
     op_types = {canonical_op_type(site.op_type) for site in sites}
     for op_type in getattr(config, "kv_cache_quant_configs", {}):
         if canonical_op_type(op_type) not in op_types:
@@ -127,7 +137,9 @@ def unmatched_entries(
             yield UnmatchedEntry(source, "op of that type", True, suggestion(op_type, op_types))
 
 
-def _module_types(config: CompressionConfig, by_scope: dict[ModuleScope, list[OpSite]]) -> Iterator[UnmatchedEntry]:
+def _module_types(
+    config: CompressionConfig, by_scope: dict[ModuleScope, list[OpSite]], boundaries: Boundaries
+) -> Iterator[UnmatchedEntry]:
     for name, module_config in config.module_type_configs.items():
         source, pattern = f"module_type_configs[{name!r}]", TypePattern(name)
         scopes = [scope for scope in by_scope if pattern.matches(scope.type_names)]
@@ -138,9 +150,12 @@ def _module_types(config: CompressionConfig, by_scope: dict[ModuleScope, list[Op
             yield UnmatchedEntry(source, "module of that type", True, advice)
         elif module_config is not None:
             yield from _in_module(module_config, source, _sites_in(scopes, by_scope))
+            yield from _at_boundaries(module_config, source, boundaries, scopes)
 
 
-def _module_names(config: CompressionConfig, by_scope: dict[ModuleScope, list[OpSite]]) -> Iterator[UnmatchedEntry]:
+def _module_names(
+    config: CompressionConfig, by_scope: dict[ModuleScope, list[OpSite]], boundaries: Boundaries
+) -> Iterator[UnmatchedEntry]:
     for name, module_config in config.module_name_configs.items():
         source, pattern = f"module_name_configs[{name!r}]", NamePattern(name)
         scopes = [scope for scope in by_scope if pattern.matches(scope.path)]
@@ -152,6 +167,7 @@ def _module_names(config: CompressionConfig, by_scope: dict[ModuleScope, list[Op
             )
         elif module_config is not None:
             yield from _in_module(module_config, source, _sites_in(scopes, by_scope))
+            yield from _at_boundaries(module_config, source, boundaries, scopes)
 
 
 def _class_name(type_name: str) -> str:
@@ -184,6 +200,14 @@ def _in_module(config: ModuleCompressionConfig, source: str, sites: list[OpSite]
             yield UnmatchedEntry(place, "op", False, advice or suggestion(name, (site.name for site in sites)))
         elif op_config is not None:
             yield from _tables(op_config, place, matched)
+
+
+def _at_boundaries(
+    config: ModuleCompressionConfig, source: str, boundaries: Boundaries, scopes: Iterable[ModuleScope]
+) -> Iterator[UnmatchedEntry]:
+    known = [boundaries[scope] for scope in scopes if scope in boundaries]
+    yield from _table(config.module_input_spec, f"{source}.module_input_spec", [inputs for inputs, _ in known])
+    yield from _table(config.module_output_spec, f"{source}.module_output_spec", [outputs for _, outputs in known])
 
 
 def _tables(config: Any, source: str, sites: list[OpSite]) -> Iterator[UnmatchedEntry]:
