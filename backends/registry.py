@@ -46,7 +46,10 @@ class Backend(Protocol):
 B = TypeVar("B")
 
 _BACKENDS: dict[str, Backend] = {}
-_OWN = (EntryPoint("coreai", "graphpress.backends.coreai.backend:CoreaiBackend", ENTRY_POINT_GROUP),)
+_OWN = (
+    EntryPoint("coreai", "graphpress.backends.coreai.backend:CoreaiBackend", ENTRY_POINT_GROUP),
+    EntryPoint("coreml", "graphpress.backends.coreml.backend:CoremlBackend", ENTRY_POINT_GROUP),
+)
 _discovered = False
 
 

@@ -1,5 +1,6 @@
 """Core AI: convert torch models to `.aimodel` assets, read them back, run them, and check what they compute."""
 
+from graphpress.backends.comparison import CheckReport, OutputCheck
 from graphpress.backends.coreai.asset import (
     AssetInfo,
     ConstantInfo,
@@ -9,7 +10,7 @@ from graphpress.backends.coreai.asset import (
     stored_bytes,
     weight_bytes,
 )
-from graphpress.backends.coreai.check import CheckReport, OutputCheck, check
+from graphpress.backends.coreai.check import check
 from graphpress.backends.coreai.convert import convert
 from graphpress.backends.coreai.ops import register
 from graphpress.backends.coreai.runtime import LoadedModel, load

@@ -1,0 +1,19 @@
+"""Core ML: convert torch models to `.mlpackage`s with exact codes, read them back, and check what they compute."""
+
+from graphpress.backends.coreml.check import check
+from graphpress.backends.coreml.convert import convert
+from graphpress.backends.coreml.importing import from_mil, from_package
+from graphpress.backends.coreml.package import PackageInfo, StoredConstant, read
+from graphpress.backends.coreml.targets import Target, TargetError
+
+__all__ = [
+    "PackageInfo",
+    "StoredConstant",
+    "Target",
+    "TargetError",
+    "check",
+    "convert",
+    "from_mil",
+    "from_package",
+    "read",
+]

@@ -1,0 +1,60 @@
+"""Compare what a saved package computes with the torch model it was made from.
+
+Core ML predicts on Apple's systems only. Here its program is read back from the file, weights included, and evaluated
+by the interpreter of the IR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from graphpress.backends import exporting
+from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
+from graphpress.backends.coreml.importing import from_package
+from graphpress.ir.interpreter import run
+from graphpress.ir.types import TensorType
+
+
+def check(
+    path: str | PathLike[str],
+    model: torch.nn.Module | ExportedProgram,
+    inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any],
+    tolerance: float = 1e-5,
+) -> CheckReport:
+    """Evaluate the package at `path` and `model` on the same inputs and compare their outputs.
+
+    Args:
+        path: a saved package.
+        model: the module, run in eval mode, or the exported program the package was made from.
+        inputs: one tensor, a tuple of the arguments, or a dict by name.
+        tolerance: largest accepted absolute difference, in units of the torch output's range (max - min).
+
+    Raises:
+        AssetError: when there is no package, or it is damaged.
+        InterpreterError: when it holds an op that the IR has no translation for.
+    """
+    graph = from_package(path)
+    args, kwargs = exporting.arguments(inputs)
+    module = model.module() if isinstance(model, ExportedProgram) else model
+    with torch.no_grad(), exporting.in_eval_mode(module):
+        expected = tensors_in(module(*args, **kwargs))
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    fed = [leaf.to(_dtype(graph_input.value)) for leaf, graph_input in zip(leaves, graph.inputs, strict=True)]
+    stored = run(graph, fed)
+    if len(expected) != len(stored):
+        return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
+    names = [output.value.name if output.value is not None else "" for output in graph.outputs]
+    outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
+    return CheckReport(Path(path), tolerance, tuple(outputs))
+
+
+def _dtype(value: Any) -> torch.dtype:
+    assert isinstance(value.type, TensorType)
+    return value.type.dtype.torch_dtype

@@ -1,0 +1,120 @@
+"""Convert a model to a saved Core ML package, compressed values stored as the codes they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch.export import ExportedProgram
+
+from graphpress.backends import exporting, saving
+from graphpress.backends.coreai import ops as coreai_ops
+from graphpress.backends.coreml import translations
+from graphpress.backends.coreml.dependency import quiet, require
+from graphpress.backends.coreml.legality import require_legal
+from graphpress.backends.coreml.package import PackageInfo, read
+from graphpress.backends.coreml.targets import Target
+from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
+from graphpress.ir.torch_import import from_exported_program
+
+SUFFIX = ".mlpackage"
+
+
+def convert(
+    model_or_program: torch.nn.Module | ExportedProgram,
+    path: str | PathLike[str],
+    example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    *,
+    target: Target | str = Target.iOS18,
+) -> PackageInfo:
+    """Export, convert and save a model as a Core ML package, and return what was saved.
+
+    What is converted is the program for Core AI: a model finalized with ``ExportBackend.CoreAI``, or any other. Its
+    `coreai` ops become Core ML's compressed constants with the same codes. Numbers keep the precision they have in the
+    model; `graphpress.casting` makes a model of 16 bits first.
+
+    Args:
+        model_or_program: a module, exported in eval mode, or a program from `torch.export`. It is not changed.
+        path: where the package, a directory ending in `.mlpackage`, goes. One that is already there is replaced in
+            one step once the new one is complete, and is whole if anything fails before.
+        example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
+        dynamic_shapes: as `torch.export.export` takes them, for a module.
+        target: the oldest system the package is for.
+
+    Raises:
+        MissingDependencyError: when coremltools is not installed.
+        TargetError: when `target` is none.
+        LoweringError: when the target cannot store what the model holds; found before anything is converted.
+        AssetError: when nothing can be written at `path`.
+        ConversionError: when torch cannot export the model or coremltools refuses it.
+    """
+    wanted = Target.of(target)
+    require()
+    with suppress(MissingDependencyError):  # without the ops' package there is no program that has them
+        coreai_ops.register()
+    translations.register()
+    clock: dict[str, float] = {}
+    start = time.perf_counter()
+    with saving.replacing(Path(path), SUFFIX) as built:
+        program = _exported(model_or_program, example_inputs, dynamic_shapes)
+        start = _lap(clock, "export", start)
+        require_legal(from_exported_program(program), wanted)
+        start = _lap(clock, "check", start)
+        model = converted(program, wanted)
+        start = _lap(clock, "convert", start)
+        try:
+            model.save(str(built))
+        except Exception as error:
+            raise AssetError(f"cannot save the package for {path}: {error}") from error
+        start = _lap(clock, "save", start)
+        info = read(built)
+        _lap(clock, "read back", start)
+    return attrs.evolve(info, path=Path(path), seconds=clock)
+
+
+def converted(program: ExportedProgram, target: Target) -> Any:
+    """The coremltools model of a program, not saved yet.
+
+    Raises:
+        ConversionError: when coremltools refuses it.
+    """
+    coremltools = require()
+    try:
+        with quiet(), exporting.quiet():
+            decomposed = program.run_decompositions({})
+            return coremltools.convert(
+                decomposed,
+                minimum_deployment_target=getattr(coremltools.target, target.name),
+                compute_precision=coremltools.precision.FLOAT32,
+                convert_to="mlprogram",
+                skip_model_load=True,
+            )
+    except ConversionError:
+        raise
+    except Exception as error:
+        raise ConversionError(
+            f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
+        ) from error
+
+
+def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
+    if isinstance(model, ExportedProgram):
+        if dynamic_shapes is not None:
+            raise ConversionError("dynamic_shapes belong to the export: this program is exported already")
+        return model
+    if not isinstance(model, torch.nn.Module):
+        raise ConversionError(f"cannot convert a {type(model).__name__}: expected a module or an ExportedProgram")
+    return exporting.export(model, example_inputs, dynamic_shapes)
+
+
+def _lap(clock: dict[str, float], part: str, start: float) -> float:
+    now = time.perf_counter()
+    clock[part] = now - start
+    return now

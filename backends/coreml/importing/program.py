@@ -1,0 +1,53 @@
+"""From a package, or a MIL program in memory, to a graph."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from graphpress.backends.coreml.importing import arithmetic, compressed, layers, shapes
+from graphpress.backends.coreml.importing.reader import TRANSLATIONS, MilReader
+from graphpress.backends.coreml.package import load_program
+from graphpress.ir.graph import Graph
+from graphpress.ir.verifier import verify
+
+__all__ = ["from_mil", "from_package"]
+
+_TABLES = (arithmetic, compressed, layers, shapes)  # importing them fills TRANSLATIONS
+
+
+def from_package(path: str | PathLike[str], function: str = "main") -> Graph:
+    """The graph of a saved package: `aten` ops, and `quant` ops for its compressed constants.
+
+    An op that has no translation becomes an opaque ``mil.*`` node, which can be printed and compared, not run.
+
+    Raises:
+        AssetError: when there is no package, or it is damaged.
+    """
+    return from_mil(load_program(path), function, name=Path(path).stem)
+
+
+def from_mil(program: Any, function: str = "main", name: str = "main") -> Graph:
+    """The graph of a function of a coremltools program."""
+    body = program.functions[function]
+    graph = Graph(name)
+    reader = MilReader(graph)
+    for input_name, var in body.inputs.items():
+        made = graph.add_input(input_name, reader.type(var))
+        assert made.value is not None
+        reader.values[id(var)] = made.value
+    for op in body.operations:
+        if op.op_type == "const":
+            continue
+        translate = TRANSLATIONS.get(op.op_type)
+        results = translate(reader, op) if translate is not None else reader.opaque(op)
+        results = results if isinstance(results, tuple) else (results,)
+        for var, value in zip(op.outputs, results, strict=False):
+            reader.values[id(var)] = value
+            if value.node is not None and len(results) == 1:
+                reader.rewriter.rename(value.node, var.name)
+    for var in body.outputs:
+        graph.add_output(reader.value(var))
+    verify(graph)
+    return graph

@@ -1,0 +1,195 @@
+"""What a deployment target can store, checked on the lowered graph before anything is converted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attrs import field, frozen
+
+from graphpress.backends.coreml.targets import Target
+from graphpress.backends.errors import LoweringError
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.facts import Fact
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+
+STORABLE_IN_COREML = Fact("storable-in-coreml", "every compressed value has a stored form at the Core ML target")
+
+_TABLE_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
+_WEIGHTS = {
+    DType.INT8: Target.iOS16,
+    DType.UINT8: Target.iOS16,
+    DType.INT4: Target.iOS18,
+    DType.UINT4: Target.iOS18,
+}
+_ACTIVATIONS = (DType.INT8, DType.UINT8)
+
+
+@frozen
+class Violation:
+    """Something a target cannot store.
+
+    Attributes:
+        node: that needs it.
+        what: in words.
+        lowest: the oldest target that can; None when none can.
+    """
+
+    node: Node
+    what: str
+    lowest: Target | None
+
+    def __str__(self) -> str:
+        can = f"{self.lowest.name} can" if self.lowest is not None else "no target can"
+        return f"{self.node.name} ({self.node.location}): {self.what}; {can}"
+
+
+@register_pass
+@frozen
+class CheckCoremlTarget(Pass):
+    """Refuse a graph that holds compressed values which the target cannot store.
+
+    Everything is checked before the error is raised, so that it names all that is in the way, and the oldest target
+    that could store each. The graph is not changed.
+
+    Attributes:
+        target: the deployment target, such as ``iOS18``.
+    """
+
+    name = "check-coreml-target"
+    gives = frozenset({STORABLE_IN_COREML})
+
+    target: str = field(default="iOS18", converter=lambda value: Target.of(value).name)
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Look at every compressed value."""
+        require_legal(graph, Target.of(self.target))
+
+
+def require_legal(graph: Graph, target: Target) -> None:
+    """Raise where `target` cannot store what `graph` holds.
+
+    Raises:
+        LoweringError: naming each node, what is in the way, and the lowest target that can.
+    """
+    found = violations(graph, target)
+    if found:
+        lines = "".join(f"\n  {each}" for each in found)
+        possible = [each.lowest for each in found]
+        advice = "" if None in possible else f"\n{max(filter(None, possible)).name} can store all of it"
+        raise LoweringError(f"{target.name} cannot store {len(found)} compressed values:{lines}{advice}")
+
+
+def violations(graph: Graph, target: Target) -> list[Violation]:
+    """All that is in the way of storing `graph` for `target`, in order."""
+    return [each for each in _demands(graph) if each.lowest is None or each.lowest > target]
+
+
+def _demands(graph: Graph) -> Iterator[Violation]:
+    """What each compressed value asks for, and the oldest target that has it."""
+    for node in graph.nodes:
+        if node.op.dialect in ("coreai", "quant"):
+            demand = _DEMANDS.get(node.op.short_name)
+            if demand is not None:
+                yield Violation(node, *demand(node))
+
+
+def _table_demand(node: Node) -> tuple[str, Target | None]:
+    lut, indices = node.operands["lut"].tensor_type, node.operands["indices"].tensor_type
+    entries, width = lut.shape[-2:]
+    if entries not in _TABLE_BITS:
+        return f"a table of {entries} entries, where {_listed(_TABLE_BITS)} are possible", None
+    if lut.dtype not in (DType.FLOAT32, DType.FLOAT16, DType.INT8, DType.UINT8):
+        return f"a table of {lut.dtype.long_name}, where float32, float16, int8 and uint8 are possible", None
+    if lut.dtype.is_integer:
+        if not all(use.operand == "input" and _is_shift_scale(use.user) for use in node.result.uses):
+            return "a table of integers that nothing scales", None
+        return f"a table of {lut.dtype.long_name} entries", Target.iOS18
+    if width > 1:
+        return "a table of vectors", Target.iOS18
+    if any(extent != 1 for extent in lut.shape[:-2]):
+        return "a table for each group of channels", Target.iOS18
+    if entries == 8:
+        return "a table of 3 bits", Target.iOS18
+    if indices.rank < 1:
+        return "a table for a single number", None
+    return "a table", Target.iOS16
+
+
+def _weight_demand(node: Node) -> tuple[str, Target | None]:
+    data = node.operands["input"]
+    dtype = _code_dtype(node)
+    if node.operand("minval") is not None:
+        return "a minimum value beside the scale; the zero-point formulation is possible", None
+    maker = data.node.op.short_name if data.node is not None else None
+    if maker == "lut_to_dense":
+        floats = dtype.is_floating and dtype.bits >= 16
+        return "a scale beside a table", Target.iOS18 if floats or dtype in _WEIGHTS else None
+    if dtype not in _WEIGHTS:
+        return f"weights of {dtype.long_name}, where {_names(_WEIGHTS)} are possible", None
+    if maker == "sparse_to_dense":
+        return "sparse weights of integers", Target.iOS18
+    wide = [axis for axis, extent in enumerate(_shape(node.operands["scale"])) if extent != 1]
+    per_channel = len(wide) <= 1 and all(_shape(node.operands["scale"])[a] == _shape(data)[a] for a in wide)
+    if not per_channel:
+        return "a scale for each block", Target.iOS18
+    return f"weights of {dtype.long_name}", _WEIGHTS[dtype]
+
+
+def _activation_demand(node: Node) -> tuple[str, Target | None]:
+    dtype = _code_dtype(node)
+    if dtype not in _ACTIVATIONS:
+        return f"activations of {dtype.long_name}, where {_names(_ACTIVATIONS)} are possible", None
+    if node.operand("minval") is not None:
+        return "a minimum value beside the scale; the zero-point formulation is possible", None
+    return f"activations of {dtype.long_name}", Target.iOS17
+
+
+def _sparse_demand(node: Node) -> tuple[str, Target | None]:
+    values = node.operands.get("nonzero_data") or node.operands["values"]
+    dtype = values.tensor_type.dtype
+    if dtype in (DType.FLOAT32, DType.FLOAT16):
+        return "sparse weights", Target.iOS16
+    return f"sparse weights of {dtype.long_name}", Target.iOS18 if dtype in _WEIGHTS else None
+
+
+_DEMANDS = {
+    "lut_to_dense": _table_demand,
+    "blockwise_shift_scale": _weight_demand,
+    "constexpr_blockwise_shift_scale": _weight_demand,
+    "quantize": _activation_demand,
+    "dequantize": _activation_demand,
+    "sparse_to_dense": _sparse_demand,
+}
+
+
+def _code_dtype(node: Node) -> DType:
+    """The element type of the codes; without an argument that says it, that of the operand."""
+    for name in ("dtype", "input_dtype") if node.op.short_name != "quantize" else ("dtype", "output_dtype"):
+        given = node.attributes.get(name)
+        if given is not None:
+            return DType.of(given)
+    data: Value = node.operands["input"]
+    return data.tensor_type.dtype
+
+
+def _is_shift_scale(node: object) -> bool:
+    return isinstance(node, Node) and node.op.short_name in ("blockwise_shift_scale", "constexpr_blockwise_shift_scale")
+
+
+def _shape(value: Value) -> tuple[object, ...]:
+    type = value.type
+    assert isinstance(type, TensorType)
+    return type.shape
+
+
+def _names(dtypes: object) -> str:
+    return ", ".join(dtype.long_name for dtype in dtypes)  # type: ignore[attr-defined]
+
+
+def _listed(numbers: object) -> str:
+    return ", ".join(map(str, numbers))  # type: ignore[call-overload]

@@ -1,0 +1,184 @@
+"""Read a saved package back: its inputs and outputs, constants, operators, and what its weights cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+import numpy as np
+
+from graphpress.backends.coreml.dependency import quiet, require
+from graphpress.backends.errors import AssetError
+from graphpress.ir.dtypes import DType
+
+WEIGHTS = "weights/weight.bin"
+_HEADER, _ALIGNMENT = 64, 64
+
+
+@attrs.frozen
+class StoredConstant:
+    """A tensor in the weight file.
+
+    Attributes:
+        name: of the constant.
+        dtype: of its elements, at the bits they are stored with.
+        shape: of the tensor.
+        used_by: operator and operand of each use, such as ``constexpr_lut_to_dense.indices``.
+        offset: of its record in the weight file; constants with equal content share one.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    used_by: tuple[str, ...]
+    offset: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of its data: ``ceil(numel * bits / 8)``."""
+        bits = 1 if self.dtype is DType.BOOL else self.dtype.bits
+        return -(-int(np.prod(self.shape, dtype=np.int64)) * bits // 8)
+
+
+@attrs.frozen
+class PackageInfo:
+    """What a saved package holds.
+
+    Attributes:
+        path: its directory.
+        target: the specification version it was written for.
+        inputs, outputs: their names, in order.
+        constants: the tensors in the weight file; small ones are in the program itself.
+        operations: how many operators of each name, plain constants left out.
+        stored_bytes: bytes of all its files.
+        weight_file_bytes: bytes of the weight file.
+        seconds: wall seconds of each part of the conversion that made it; empty for one read from disk.
+    """
+
+    path: Path
+    target: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: tuple[StoredConstant, ...]
+    operations: Mapping[str, int]
+    stored_bytes: int
+    weight_file_bytes: int
+    seconds: Mapping[str, float] = MappingProxyType({})
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the data in the weight file, each record counted once."""
+        return sum(_records(self.constants).values())
+
+    @property
+    def weight_bytes_by_law(self) -> int:
+        """What the weight file must take: a header, and for each record a header and the data, padded to 64
+        bytes, the last one apart."""
+        sizes = [size for _, size in sorted(_records(self.constants).items())]
+        if not sizes:
+            return 0
+        padded = sum(_HEADER + -(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes[:-1])
+        return _HEADER + padded + _HEADER + sizes[-1]
+
+
+def _records(constants: tuple[StoredConstant, ...]) -> dict[int, int]:
+    return {constant.offset: constant.stored_bytes for constant in constants}
+
+
+def read(path: str | PathLike[str]) -> PackageInfo:
+    """Describe the package at `path` from its files alone.
+
+    Raises:
+        AssetError: when there is none, or it is damaged.
+        MissingDependencyError: when coremltools is not installed.
+    """
+    directory = Path(path)
+    spec = _spec(directory)
+    program = spec.mlProgram
+    (function,) = program.functions.values() if len(program.functions) == 1 else (program.functions["main"],)
+    block = function.block_specializations[function.opset]
+    uses: dict[str, list[str]] = {}
+    operations: Counter[str] = Counter()
+    for operation in block.operations:
+        if operation.type != "const":
+            operations[operation.type] += 1
+        for operand, argument in operation.inputs.items():
+            for binding in argument.arguments:
+                uses.setdefault(binding.name, []).append(f"{operation.type}.{operand}")
+    weights = _data_folder(directory) / WEIGHTS
+    return PackageInfo(
+        directory,
+        spec.specificationVersion,
+        tuple(each.name for each in spec.description.input),
+        tuple(each.name for each in spec.description.output),
+        tuple(_stored(block, uses)),
+        MappingProxyType(dict(operations.most_common())),
+        sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()),
+        weights.stat().st_size if weights.exists() else 0,
+    )
+
+
+def load_program(path: str | PathLike[str]) -> Any:
+    """The package's program as coremltools reads it, weights included.
+
+    Raises:
+        AssetError: when there is no package, or it is damaged.
+    """
+    directory = Path(path)
+    spec = _spec(directory)
+    loader = require("coremltools.converters.mil.frontend.milproto.load")
+    try:
+        with quiet():
+            return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
+    except Exception as error:
+        raise AssetError(f"the program of {directory} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _spec(directory: Path) -> Any:
+    coremltools = require()
+    if not directory.is_dir() or not (directory / "Manifest.json").is_file():
+        raise AssetError(f"{directory} is no Core ML package: it has no Manifest.json")
+    try:
+        with quiet():
+            spec = coremltools.utils.load_spec(str(directory))
+    except Exception as error:
+        raise AssetError(f"the program of {directory} cannot be read: {type(error).__name__}: {error}") from error
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise AssetError(f"{directory} holds a {spec.WhichOneof('Type')}, not an ML program")
+    return spec
+
+
+def _data_folder(directory: Path) -> Path:
+    return directory / "Data" / "com.apple.CoreML"
+
+
+def _stored(block: Any, uses: Mapping[str, list[str]]) -> Iterator[StoredConstant]:
+    for operation in block.operations:
+        for operand, value in _values(operation):
+            if not value.HasField("blobFileValue"):
+                continue
+            name = operation.outputs[0].name
+            used = (f"{operation.type}.{operand}",) if operation.type != "const" else tuple(uses.get(name, ()))
+            type = value.type.tensorType
+            shape = tuple(int(each.constant.size) for each in type.dimensions)
+            label = name if operation.type == "const" else f"{name}.{operand}"
+            yield StoredConstant(label, _element_type(type.dataType), shape, used, value.blobFileValue.offset)
+
+
+def _values(operation: Any) -> Iterator[tuple[str, Any]]:
+    yield from operation.attributes.items()
+    for operand, argument in operation.inputs.items():
+        for binding in argument.arguments:
+            if binding.HasField("value"):
+                yield operand, binding.value
+
+
+def _element_type(number: int) -> DType:
+    proto = require("coremltools.proto.MIL_pb2")
+    name = proto.DataType.Name(number).lower()
+    return DType.of({"float16": "float16", "bool": "bool"}.get(name, name))

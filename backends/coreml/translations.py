@@ -1,0 +1,244 @@
+"""Translate `torch.ops.coreai.*` for coremltools, so that the program for Core AI converts to Core ML as it is.
+
+Codes are stored as they are, not found again from floats. Each translation is registered with coremltools once, by the
+name of its op.
+
+Integer tables: iOS26 looks up integers and scales what was looked up. iOS18 wants tables of floats, so that the table
+is scaled before it is looked up; where the scale is finer than the table, the table is scaled by one, and what was
+looked up by the scale. All three compute ``(entry - zero point) * scale``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphpress.backends.coreml.dependency import require
+from graphpress.backends.coreml.targets import Target
+from graphpress.backends.errors import ConversionError
+
+_TABLE_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
+
+
+@cache
+def register() -> None:
+    """Teach coremltools the five operators. Safe to call any number of times."""
+    registry = require("coremltools.converters.mil.frontend.torch.torch_op_registry")
+    _name_small_integers()
+    for name, translate in _TRANSLATIONS.items():
+        registry._TORCH_OPS_REGISTRY.set_func_by_name(_translation(translate), f"coreai::{name}")
+
+
+def _name_small_integers() -> None:
+    """Give the exporter's front end numbers for torch's integers below 8 bits, by which it hands dtypes on."""
+    numbers = require("coremltools.converters.mil.frontend.torch.utils").TORCH_DTYPE_TO_NUM
+    for number, dtype in _CODE_DTYPES.items():
+        numbers.setdefault(dtype, number)
+
+
+_SMALL = [f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)]
+_FLOATS = ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float4_e2m1fn_x2", "bfloat16"]
+_CODE_DTYPES: dict[int, torch.dtype] = {1000 + at: getattr(torch, name) for at, name in enumerate([*_SMALL, *_FLOATS])}
+
+
+def _translation(translate: Callable[..., Any]) -> Callable[[Any, Any], None]:
+    """`translate` as coremltools calls it: with the values of the arguments, by the names of the schema."""
+
+    def convert(context: Any, node: Any) -> None:
+        packet = getattr(torch.ops.coreai, node.kind.partition("::")[2])
+        parameters = packet.default._schema.arguments
+        given = dict(zip((p.name for p in parameters), node.inputs, strict=False))
+        given |= {name: value[0] for name, value in (node.kwinputs or {}).items()}
+        arguments = {p.name: _value(context, given[p.name]) if p.name in given else p.default_value for p in parameters}
+        made = translate(_Builder(context, node.name), **arguments)
+        if made is not None:
+            context.add(made, torch_name=node.name)
+
+    return convert
+
+
+def _value(context: Any, argument: Any) -> Any:
+    """A value of the program, a table that waits for its scale, or a plain number."""
+    if not isinstance(argument, str):
+        return argument
+    waiting: dict[str, _Table] = getattr(context, "_graphpress_tables", {})
+    return waiting[argument] if argument in waiting else context[argument]
+
+
+class _Table:
+    """An integer table that waits for its scale."""
+
+    def __init__(self, indices: np.ndarray[Any, Any], lut: np.ndarray[Any, Any], axis: int) -> None:
+        self.indices, self.lut, self.axis = indices, lut, axis
+
+
+class _Builder:
+    """Makes ops of the Core ML program, at the target it is made for."""
+
+    def __init__(self, context: Any, name: str) -> None:
+        self.context, self.name = context, name
+        self.mb = require("coremltools.converters.mil.mil").Builder
+        self.types = require("coremltools.converters.mil.mil").types
+        opset = require("coremltools.converters.mil.mil.block").curr_opset_version()
+        self.target = Target.iOS15 if opset is None else Target.of(opset)
+
+    def codes(self, codes: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+        """`codes` typed as `dtype`, which may be narrower than numpy's."""
+        numpy_dtype = self.types.type_mapping.string_to_nptype(dtype)
+        return codes.astype(numpy_dtype)
+
+    def lookup(self, indices: np.ndarray[Any, Any], lut: Any, axis: int, vectors: int, name: str) -> Any:
+        """A table applied to its indices."""
+        bits = _TABLE_BITS[lut.shape[-2]]
+        if self.target < Target.iOS18:
+            packing = require("coremltools.optimize._utils")
+            packed = np.asarray(packing.pack_elements_into_bits(indices.reshape(-1), bits), dtype=np.uint8)
+            shape = np.asarray(indices.shape, dtype=np.uint32)
+            return self.mb.constexpr_lut_to_dense(indices=packed, lut=lut.reshape(-1), shape=shape, name=name)
+        typed = self.codes(indices, f"uint{bits}")
+        extra = {"vector_axis": np.int32(axis)} if vectors > 1 else {}
+        return self.mb.constexpr_lut_to_dense(indices=typed, lut=lut, name=name, **extra)
+
+    def shift_scale(self, data: Any, scale: np.ndarray[Any, Any], offset: Any, name: str) -> Any:
+        """``(data - offset) * scale``, block by block."""
+        extra = {} if offset is None else {"offset": offset}
+        return self.mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=name, **extra)
+
+
+def _array(value: Any, what: str) -> np.ndarray[Any, Any]:
+    found = getattr(value, "val", None)
+    if found is None:
+        raise ConversionError(f"Core ML stores {what} as a constant, but here it is computed")
+    return np.asarray(found)
+
+
+def _lut_to_dense(build: _Builder, indices: Any, lut: Any, axis: int) -> Any:
+    index_values, table = _array(indices, "indices"), _array(lut, "tables")
+    axis %= max(index_values.ndim, 1)
+    if table.dtype.kind in "iu":
+        waiting = build.context.__dict__.setdefault("_graphpress_tables", {})
+        waiting[build.name] = _Table(index_values, table, axis)
+        return None
+    return build.lookup(index_values, table, axis, table.shape[-1], build.name)
+
+
+def _shift_scale(
+    build: _Builder,
+    input: Any,
+    scale: Any,
+    zero_point: Any,
+    minval: Any,
+    input_dtype: int | None,
+    output_dtype: int | None,
+) -> Any:
+    scales = _array(scale, "scales")
+    offset = None if zero_point is None else _array(zero_point, "zero points")
+    if isinstance(input, _Table):
+        return _scaled_table(build, input, scales, offset)
+    if getattr(input, "op", None) is not None and input.op.op_type.startswith("constexpr_"):
+        return build.shift_scale(input, scales, offset, build.name)
+    codes = _array(input, "weights")
+    dtype = _code_name(input_dtype, codes)
+    if build.target < Target.iOS18:
+        return _affine(build, codes, scales, offset)
+    zero = None if offset is None else build.codes(np.broadcast_to(offset, scales.shape), dtype)
+    return build.shift_scale(build.codes(codes, dtype), scales, zero, build.name)
+
+
+def _scaled_table(build: _Builder, table: _Table, scale: np.ndarray[Any, Any], offset: Any) -> Any:
+    lut, width = table.lut, table.lut.shape[-1]
+    zero = None if offset is None else np.broadcast_to(offset, scale.shape)
+    if build.target >= Target.iOS26:
+        dense = build.lookup(table.indices, lut, table.axis, width, f"{build.name}_codes")
+        return build.shift_scale(dense, scale, None if zero is None else zero.astype(lut.dtype), build.name)
+    if all(groups % blocks == 0 for groups, blocks in zip(lut.shape, scale.shape, strict=False)):
+        typed = None if zero is None else zero[..., None, None].astype(lut.dtype)
+        entries = build.shift_scale(lut, scale[..., None, None], typed, f"{build.name}_lut")
+        return build.lookup(table.indices, entries, table.axis, width, build.name)
+    ones = np.ones([1] * lut.ndim, dtype=scale.dtype)
+    entries = build.shift_scale(lut, ones, None, f"{build.name}_lut")
+    dense = build.lookup(table.indices, entries, table.axis, width, f"{build.name}_codes")
+    return build.shift_scale(dense, scale, None if zero is None else zero.astype(scale.dtype), build.name)
+
+
+def _affine(build: _Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], offset: Any) -> Any:
+    """Weights of 8 bits as targets before iOS18 store them."""
+    wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
+    axis = wide[0] if wide else 0
+    zero = np.zeros_like(scale, dtype=codes.dtype) if offset is None else np.broadcast_to(offset, scale.shape)
+    flat = (lambda values: values.reshape(-1)) if wide else (lambda values: values.reshape(())[()])
+    return build.mb.constexpr_affine_dequantize(
+        quantized_data=codes,
+        zero_point=flat(zero.astype(codes.dtype)),
+        scale=flat(scale),
+        axis=np.int32(axis),
+        name=build.name,
+    )
+
+
+def _quantize(
+    build: _Builder, input: Any, scale: Any, output_dtype: int | None, zero_point: Any, minval: Any, axis: int
+) -> Any:
+    name = _code_name(output_dtype, None)
+    return build.mb.quantize(
+        input=input, output_dtype=name, name=build.name, **_parameters(input, scale, zero_point, axis, name)
+    )
+
+
+def _dequantize(
+    build: _Builder,
+    input: Any,
+    scale: Any,
+    zero_point: Any,
+    minval: Any,
+    axis: int,
+    input_dtype: int | None,
+    output_dtype: int | None,
+) -> Any:
+    name = _code_name(input_dtype, None)
+    return build.mb.dequantize(input=input, name=build.name, **_parameters(input, scale, zero_point, axis, name))
+
+
+def _parameters(input: Any, scale: Any, zero_point: Any, axis: int, dtype: str) -> dict[str, Any]:
+    """Scale and zero point as one number, or one for each index along an axis."""
+    scales = _array(scale, "scales").reshape(-1)
+    is_one = scales.size == 1
+    found: dict[str, Any] = {"scale": scales[0] if is_one else scales}
+    if zero_point is not None:
+        zeros = np.broadcast_to(_array(zero_point, "zero points").reshape(-1), scales.shape).astype(dtype)
+        found["zero_point"] = zeros[0] if is_one else zeros
+    if not is_one:
+        found["axis"] = np.int32(axis % len(input.shape))
+    return found
+
+
+def _sparse_to_dense(build: _Builder, nonzero_data: Any, mask: Any) -> Any:
+    values, places = _array(nonzero_data, "values"), _array(mask, "masks")
+    if build.target < Target.iOS18:
+        packing = require("coremltools.optimize._utils")
+        bits = np.asarray(packing.pack_elements_into_bits(places.reshape(-1).astype(np.uint8), 1), dtype=np.uint8)
+        shape = np.asarray(places.shape, dtype=np.uint32)
+        return build.mb.constexpr_sparse_to_dense(nonzero_data=values, mask=bits, shape=shape, name=build.name)
+    return build.mb.constexpr_sparse_to_dense(nonzero_data=values, mask=build.codes(places, "uint1"), name=build.name)
+
+
+def _code_name(number: int | None, codes: Any) -> str:
+    """The name of the element type of codes."""
+    if number is None:
+        return str(codes.dtype)
+    known = require("coremltools.converters.mil.frontend.torch.utils").NUM_TO_TORCH_DTYPE
+    dtype = _CODE_DTYPES.get(number, known.get(number))
+    return str(dtype).removeprefix("torch.")
+
+
+_TRANSLATIONS: dict[str, Callable[..., Any]] = {
+    "lut_to_dense": _lut_to_dense,
+    "constexpr_blockwise_shift_scale": _shift_scale,
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+    "sparse_to_dense": _sparse_to_dense,
+}
