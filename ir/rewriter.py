@@ -13,6 +13,7 @@ import torch
 from attrs import define, field
 
 from graphpress.ir.annotations import annotation_name
+from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, Value
 from graphpress.ir.inference import infer_types
 from graphpress.ir.location import Location
@@ -190,6 +191,21 @@ class Rewriter:
         constant.digest = None
         self.edits.constants += 1
 
+    def cast_constant(self, constant: Constant, dtype: DType) -> None:
+        """Round the data of `constant` to `dtype`, for every use of it; the caller sees to what reads it."""
+        self.rewrites.edit(f"cast constant {constant.name}", None)
+        tensor = constant.tensor.detach().to(dtype.torch_dtype)
+        constant._tensor = tensor if constant.kind != "parameter" else _parameter_like(constant.tensor, tensor)
+        constant.digest = None
+        constant.value.type = constant.type.with_dtype(dtype)
+        self.edits.constants += 1
+
+    def retype(self, value: Value, type: Type) -> None:
+        """Say that an input or a result is of another type, where the caller has changed what makes it."""
+        self.rewrites.edit(f"retype {value.name}", value.node)
+        value.type = type
+        self.edits.changed += 1
+
     def erase_constant(self, constant: Constant) -> None:
         """Forget a constant nobody reads."""
         self.rewrites.edit(f"erase constant {constant.name}", None)
@@ -213,6 +229,10 @@ class Rewriter:
         self.touched[node.name] = None
         if self.listener is not None:
             self.listener(node)
+
+
+def _parameter_like(parameter: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    return torch.nn.Parameter(data, requires_grad=parameter.requires_grad)
 
 
 def drop_defaults(op: OpDef, attributes: Mapping[str, Any]) -> dict[str, Any]:

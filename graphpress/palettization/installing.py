@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from graphpress.compressed_module import set_form
 from graphpress.palettization.forms import FakePalettized, tensors_of
+from graphpress.palettization.jobs import Found
 from graphpress.palettization.plan import PlannedWeight
-from graphpress.palettization.working import Found
 from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
 from graphpress.passes.specs import BlockSizeError
 

@@ -18,15 +18,16 @@ from graphpress.export_backend import ExportBackend
 from graphpress.palettization.calibration import SensitivityCalibration
 from graphpress.palettization.coreai_form import stored_for_coreai
 from graphpress.palettization.coreml_form import stored_for_coreml
-from graphpress.palettization.forms import fake_forms
+from graphpress.palettization.forms import FakePalettized, fake_forms
 from graphpress.palettization.installing import install, installable
+from graphpress.palettization.jobs import Job
 from graphpress.palettization.plan import plan
 from graphpress.palettization.running import Inputs, run_model
 from graphpress.palettization.sensitivities import Sensitivities
 from graphpress.palettization.training import PalettizationTraining
 from graphpress.palettization.working import clustered
 from graphpress.passes.configs import KMeansPalettizerConfig
-from graphpress.passes.palettization import PalettizationError, PalettizationWarning, palettize
+from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
@@ -42,6 +43,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
     def __init__(self, model: nn.Module, config: KMeansPalettizerConfig | None = None):
         super().__init__(model, config)
         self._seed = 0
+        self._num_workers = 1
         self._sensitivities: Sensitivities | None = None
         self._training: PalettizationTraining | None = None
 
@@ -69,7 +71,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 them, in eval mode, to see which ops read which parameters; None leaves that to the kinds of modules.
             sensitivity_path: a file that `save_sensitivities` wrote: errors of weights then count by their importance.
             num_workers: how many weights are clustered at a time, in threads.
-            executor: where to cluster instead; any `concurrent.futures.Executor`, of processes or of a cluster.
+            executor: where to cluster instead; any `concurrent.futures.Executor`, of processes or of a cluster. A
+                worker that is killed costs a retry and a warning.
             seed: of vector clustering.
             copy: False palettizes the model itself, which saves the memory of a copy.
             leave_indivisible: what to do with weights that groups or vectors do not divide. True leaves them whole,
@@ -80,6 +83,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             LifeCycleError: when this palettizer, or another one, has prepared the model already.
             UnmatchedConfigError: when the config names what the model does not have.
             PalettizationError: for weights that cannot be palettized, and for a model that cannot run.
+            WorkerError: when workers are lost again and again.
         """
         self._check_unprepared()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
@@ -91,10 +95,11 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         model = _copy_of(self.model) if copy else self.model
         planned = plan(model, self.config, None if example_inputs is None else lambda: run_model(model, example_inputs))
-        found = clustered(planned, sensitivities, seed, num_workers, executor)
+        jobs = (Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities) for each in planned)
+        found = [*clustered(jobs, num_workers, executor)]
         for weight, palettized in installable(planned, found, leave_indivisible):
             install(weight, palettized)
-        self._seed = seed
+        self._seed, self._num_workers = seed, num_workers
         return self._finish_preparing(model)
 
     def finalize(
@@ -202,17 +207,24 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             form.enabled = False
 
     def _cluster_again(self, prepared: nn.Module, sensitivities: Sensitivities) -> None:
-        seen: set[int] = set()
+        # Of tied parameters the first, by whose name the sensitivities go.
+        once: dict[int, tuple[str, nn.Module, FakePalettized]] = {}
         for path, module, form in fake_forms(prepared):
-            parameter = module._parameters[form.name]
-            assert parameter is not None
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            name = f"{path}.{form.name}" if path else form.name
-            importance = sensitivities.of(name, tuple(parameter.shape))
-            weight = palettize(parameter, form.spec, form.op_type, name=name, seed=self._seed, importance=importance)
-            form.replace(module, weight)
+            once.setdefault(id(module._parameters[form.name]), (path, module, form))
+        jobs = (
+            Job.of(
+                f"{path}.{form.name}" if path else form.name,
+                module._parameters[form.name],
+                form.spec,
+                form.op_type,
+                self._seed,
+                sensitivities,
+            )
+            for path, module, form in once.values()
+        )
+        for (_, module, form), found in zip(once.values(), clustered(jobs, self._num_workers, None), strict=True):
+            assert isinstance(found, PalettizedWeight)
+            form.replace(module, found)
 
 
 def _copy_of(model: nn.Module) -> nn.Module:
