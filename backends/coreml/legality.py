@@ -48,6 +48,10 @@ class Violation:
         return f"{self.node.name} ({self.node.location}): {self.what}; {can}"
 
 
+def _target_name(value: object) -> str:
+    return Target.of(value).name
+
+
 @register_pass
 @frozen
 class CheckCoremlTarget(Pass):
@@ -63,7 +67,7 @@ class CheckCoremlTarget(Pass):
     name = "check-coreml-target"
     gives = frozenset({STORABLE_IN_COREML})
 
-    target: str = field(default="iOS18", converter=lambda value: Target.of(value).name)
+    target: str = field(default="iOS18", converter=_target_name)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Look at every compressed value."""

@@ -83,7 +83,7 @@ class MilReader:
 
     def type(self, var: Any) -> TensorType:
         """The type of a MIL value; extents that are not known are 1."""
-        return TensorType(self.dtype(var), [n if isinstance(n, int | np.integer) else 1 for n in var.shape])
+        return TensorType(self.dtype(var), [int(n) if isinstance(n, int | np.integer) else 1 for n in var.shape])
 
 
 def number(var: Any, default: Any = None) -> Any:
