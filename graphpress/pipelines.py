@@ -13,15 +13,18 @@ from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.configs import KMeansPalettizerConfig, QuantizerConfig
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
+from graphpress.passes.correct_bias import CorrectBias
 from graphpress.passes.cse import Cse
 from graphpress.passes.dce import Dce
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
+from graphpress.passes.equalize_layers import EqualizeLayers
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.share_quantizers import ShareQuantizers
+from graphpress.passes.specs import BiasCorrection
 from graphpress.passes.store_caches import StoreCaches
 
 
@@ -35,17 +38,18 @@ def prepare(
 
     Options are those of `AssignQuantizers`.
     """
+    config = config or QuantizerConfig()
     return Pipeline(
         RaiseFromCoreai(),
         Canonicalize(),
         FoldBatchNorm(),
+        *((EqualizeLayers(),) if config.equalize_layers else ()),
         AnnotateFusion(),
-        AssignQuantizers(
-            config or QuantizerConfig(), leave_indivisible=leave_indivisible, silent_modules=silent_modules or {}
-        ),
+        AssignQuantizers(config, leave_indivisible=leave_indivisible, silent_modules=silent_modules or {}),
         ShareQuantizers(),
         InsertFakeQuant(),
         DedupFakeQuant(),
+        *((CorrectBias(),) if config.bias_correction is not BiasCorrection.NONE else ()),
         Dce(),
     )
 

@@ -32,9 +32,11 @@ def _no_fake_quantize(graph: Graph) -> Iterator[Violation]:
 
 CANONICAL = Fact("canonical", "each operation has one spelling", _no_alias_spellings)
 BATCH_NORM_FOLDED = Fact("batch-norm-folded", "no batch norm is left that folding can remove")
+LAYERS_EQUALIZED = Fact("layers-equalized", "consecutive layers share the ranges of the channels between them")
 FUSION_ANNOTATED = Fact("fusion-annotated", "nodes that a backend runs as one know their group")
 QUANTIZERS_ASSIGNED = Fact("quantizers-assigned", "nodes say which of their values are quantized, and how")
 QUANTIZERS_SHARED = Fact("quantizers-shared", "values that are the same data have the same quantizer")
 QUANTIZERS_INSERTED = Fact("quantizers-inserted", "every quantizer is a node", _all_quantizers_inserted)
 CONSTANTS_FOLDED = Fact("constants-folded", "no op depends on constants alone, compressed weights apart")
 QUANTIZERS_CONVERTED = Fact("quantizers-converted", "quantized values are codes, not rounded floats", _no_fake_quantize)
+BIASES_CORRECTABLE = Fact("biases-correctable", "layers with quantized weights have a correction of their bias")

@@ -24,7 +24,10 @@ from graphpress.quantization.expressions import ConstantExpression
 
 @frozen
 class FoldedNorm:
-    """The batch norm that was folded. The integers say which argument of the layer holds each of its tensors."""
+    """The batch norm that was folded. The integers say which argument of the layer holds each of its tensors.
+
+    `after` has what scales (True) or shifts (False) the channels of its output, in order.
+    """
 
     running_var: int
     running_mean: int
@@ -33,6 +36,7 @@ class FoldedNorm:
     layer_bias: int | None
     eps: float
     momentum: float
+    after: tuple[tuple[bool, int], ...] = ()
 
 
 class BatchNormLayer(nn.Module):
@@ -78,6 +82,8 @@ class BatchNormLayer(nn.Module):
         running_var, running_mean = parameters[norm.running_var], parameters[norm.running_mean]
         gain = None if norm.weight is None else parameters[norm.weight]
         factor = batch_norm_factor(running_var, gain, norm.eps)
+        for is_scale, place in norm.after:
+            factor = factor * parameters[place] if is_scale else factor
         output = self._run(input, weight, None)
         axis = -1 if self.op.short_name == "linear" and output.ndim == 2 else 1
         shape = [1] * output.ndim
@@ -88,9 +94,13 @@ class BatchNormLayer(nn.Module):
         if norm.layer_bias is not None:
             output = output + parameters[norm.layer_bias].reshape(shape)
         beta = None if norm.bias is None else parameters[norm.bias]
-        return functional.batch_norm(
+        output = functional.batch_norm(
             output, running_mean, running_var, gain, beta, training=True, momentum=norm.momentum, eps=norm.eps
         )
+        for is_scale, place in norm.after:
+            each = parameters[place].reshape(shape)
+            output = output * each if is_scale else output + each
+        return output
 
     def _run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bound: dict[str, Any] = {"input": input, "weight": weight}

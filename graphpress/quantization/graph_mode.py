@@ -20,15 +20,15 @@ from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.points import QuantizerNote
-from graphpress.passes.specs import FAKE_QUANTIZERS
+from graphpress.passes.specs import FAKE_QUANTIZERS, BiasCorrection
 from graphpress.quantization.calculators import StatelessQParamsCalculatorBase
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.outlining import emit_finalized, emit_prepared
 from graphpress.quantization.parameters import AttachParameters, read_back
-from graphpress.quantization.refinement.calibrating import refined_after, warn_when_unrefined
-from graphpress.quantization.refinement.refine import Refinement
+from graphpress.quantization.refinement.calibrating import refined_after, uncorrected_inside, warn_when_unrefined
+from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
 from graphpress.quantization.switching import quantizers_of
 
 
@@ -57,13 +57,19 @@ class GraphExecution(Execution):
         self.result = Runner().run(graph, pipeline, in_place=True)
         self.graph = self.result.graph
         prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
-        return prepared.eval()
+        prepared.eval()
+        if self.config.bias_correction is BiasCorrection.ANALYTIC:
+            with torch.no_grad():
+                correct_biases_without_data(prepared)
+        return prepared
 
     def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:
         """See the base class."""
-        if not self.config.learns_from_calibration:
+        if not self.config.learns_from_calibration and self.config.bias_correction is BiasCorrection.NONE:
             return nullcontext()
         assert isinstance(prepared, fx.GraphModule)
+        if not self.config.learns_from_calibration:
+            return uncorrected_inside(prepared)
         return refined_after(prepared, self.config, self._keep_refinement)
 
     def _keep_refinement(self, refinement: Refinement) -> None:

@@ -120,7 +120,7 @@ class _Outliner:
         weight, bias, input = node.operand("weight"), node.operand("bias"), node.operand("input")
         if layer is None or weight is None or bias is None or input is None or not self._is_expression(weight):
             return False
-        bias_node = bias.node
+        bias_node, after_norm = _through_channel_maps(bias)
         if bias_node is None or bias_node.op.name != "fold.batch_norm_bias" or id(input) in self._constant:
             return False
         factor = bias_node.operands["factor"].node
@@ -141,6 +141,7 @@ class _Outliner:
             layer_bias=_place_optional(layer_bias, arguments),
             eps=factor.attribute("eps"),
             momentum=factor.attribute("momentum"),
+            after=tuple((is_scale, _place(value, arguments)) for is_scale, value in after_norm),
         )
         module = BatchNormLayer(
             node.op,
@@ -228,6 +229,19 @@ class _Outliner:
         return self.graph.insert(
             _MODULE_CALL, operands, {"path": path}, types, name=like.name, location=like.location, before=before
         )
+
+
+def _through_channel_maps(bias: Value) -> tuple[Node | None, list[tuple[bool, Value]]]:
+    """What makes a bias before constants scaled (True) or shifted (False) its channels, and these, in order."""
+    node, maps = bias.node, list[tuple[bool, Value]]()
+    while node is not None and node.op.name in ("fold.scale_axis", "fold.shift_bias"):
+        is_scale = node.op.name == "fold.scale_axis"
+        value, before = node.operands["factor" if is_scale else "shift"], node.operand("input" if is_scale else "bias")
+        if value.constant is None or before is None:
+            return None, []
+        maps.insert(0, (is_scale, value))
+        node = before.node
+    return node, maps
 
 
 def integer_operands(node: Node) -> tuple[Node, Node] | None:

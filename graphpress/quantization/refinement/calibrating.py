@@ -13,7 +13,13 @@ from graphpress.passes.configs import QuantizerConfig
 from graphpress.quantization.calibration_report import UncalibratedWarning
 from graphpress.quantization.refinement.layers import correction_buffers
 from graphpress.quantization.refinement.recording import recorded
-from graphpress.quantization.refinement.refine import MEMORY, Refinement, kept, refine
+from graphpress.quantization.refinement.refine import (
+    MEMORY,
+    Refinement,
+    correct_biases_without_data,
+    kept,
+    refine,
+)
 from graphpress.quantization.switching import quantizers_of
 
 
@@ -45,6 +51,15 @@ def refined_after(
             return
         with torch.no_grad():
             done(refine(module, inputs.batches, config, memory))
+
+
+@contextmanager
+def uncorrected_inside(module: fx.GraphModule) -> Iterator[None]:
+    """Let `module` be the float model inside, and correct its biases without data again on leaving."""
+    with kept(module):
+        yield
+        with torch.no_grad():
+            correct_biases_without_data(module)
 
 
 def warn_when_unrefined(module: fx.GraphModule, config: QuantizerConfig) -> None:

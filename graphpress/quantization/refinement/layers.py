@@ -96,7 +96,7 @@ def _folded(module: fx.GraphModule, node: fx.Node, layer: BatchNormLayer) -> Ref
         return None
     arguments = [parameters[i] for i in layer.weight_arguments]
     shift = _shift(layer.bias, [parameters[i] for i in layer.bias_arguments])
-    correction = None if shift is None else _attribute(module, shift)
+    correction = None if shift is None else attribute(module, shift)
     return _make(module, node, input, layer.op, layer.attributes, layer.weight, arguments, correction)
 
 
@@ -121,7 +121,7 @@ def _make(
         quantizer.fake_quant_enabled = False
         try:
             with torch.no_grad():
-                return expression.compute(*(_attribute(module, argument) for argument in arguments)).detach()
+                return expression.compute(*(attribute(module, argument) for argument in arguments)).detach()
         finally:
             quantizer.fake_quant_enabled = before
 
@@ -147,7 +147,7 @@ def _expression(module: fx.GraphModule, node: fx.Node) -> ConstantExpression | N
 def _correction(module: fx.GraphModule, bias: fx.Node) -> Tensor | None:
     expression = _expression(module, bias)
     shift = None if expression is None else _shift(expression, list(bias.args))  # type: ignore[arg-type]
-    return None if shift is None else _attribute(module, shift)
+    return None if shift is None else attribute(module, shift)
 
 
 def _shift(expression: ConstantExpression, arguments: Sequence[fx.Node]) -> fx.Node | None:
@@ -158,7 +158,8 @@ def _shift(expression: ConstantExpression, arguments: Sequence[fx.Node]) -> fx.N
     return arguments[slot.index] if slot.is_argument else None
 
 
-def _attribute(module: fx.GraphModule, node: fx.Node) -> Tensor:
+def attribute(module: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The parameter or buffer that a node reads."""
     owner, _, name = str(node.target).rpartition(".")
     value: Tensor = getattr(module.get_submodule(owner), name)
     return value

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from graphpress.passes.configs import QuantizerConfig
 from graphpress.passes.specs import AdaptiveRounding, BiasCorrection, GPTQRounding, WeightRounding
 from graphpress.quantization.refinement.adaptive import adaptive_places
+from graphpress.quantization.refinement.analytic import analytic_shift
 from graphpress.quantization.refinement.gptq import gptq_places
 from graphpress.quantization.refinement.grid import Grid, offset_to
 from graphpress.quantization.refinement.layers import RefinableLayer, correction_buffers, refinable_layers
@@ -66,7 +67,21 @@ def refine(
                 report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is a user's own"
         if config.bias_correction is BiasCorrection.EMPIRICAL and layer.correction is not None:
             _correct_bias(layer, layer.correction, exact, rounded)
+        if config.bias_correction is BiasCorrection.ANALYTIC:
+            _correct_by_norm(module, layer)
     return report
+
+
+def correct_biases_without_data(module: fx.GraphModule) -> None:
+    """Correct the bias of every layer whose input comes from a batch norm, by what the norm says of it."""
+    for layer in refinable_layers(module):
+        _correct_by_norm(module, layer)
+
+
+def _correct_by_norm(module: fx.GraphModule, layer: RefinableLayer) -> None:
+    shift = analytic_shift(module, layer) if layer.correction is not None else None
+    if shift is not None and layer.correction is not None and bool(torch.isfinite(shift).all()):
+        layer.correction.copy_(-shift)
 
 
 def forget(module: fx.GraphModule) -> None:
