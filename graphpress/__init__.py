@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from graphpress import vocabulary as vocabulary
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.vocabularies import register_vocabulary
 
 if TYPE_CHECKING:
     from graphpress.aliasing import install_as_coreai_opt as install_as_coreai_opt
@@ -17,7 +17,9 @@ __version__ = "0.1.0"
 
 __all__ = ["ExportBackend", "GraphpressError", "__version__", "compile", "install_as_coreai_opt"]
 
-# What is imported when it is first asked for, so that `import graphpress` costs little more than torch.
+register_vocabulary("graphpress.vocabulary")
+
+# What is imported when it is first asked for, so that `import graphpress` costs next to nothing.
 _LATER = {"compile": "graphpress.compiling", "install_as_coreai_opt": "graphpress.aliasing"}
 
 

@@ -1,17 +1,14 @@
 """What graphs of this package speak of beyond the IR's own ops: annotations of passes, ops of backends.
 
-Importing the package imports this, so that a saved graph loads in any process, at whatever point of a pipeline it was
-saved.
+The IR imports this before it calls a name unknown, so that a saved graph loads in any process, at whatever point of a
+pipeline it was saved.
 """
 
 from __future__ import annotations
 
 from graphpress.ir.ops import lookup_op, register_dialect, with_evaluate
-from graphpress.passes.fusion import groups
-from graphpress.passes.quantization import points
-
-ANNOTATIONS = (groups.FusionGroup, points.QuantizationPoints, points.QuantizerNote)
-"""The notes that the standard pipelines leave on nodes. Their modules register them."""
+from graphpress.passes.fusion import groups as groups  # these modules register the notes they define
+from graphpress.passes.quantization import points as points
 
 
 def _load_coreai() -> None:

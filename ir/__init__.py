@@ -1,14 +1,22 @@
-"""Part of graphpress."""
+"""Graphs: import and export, text form, verifier, interpreter, storage.
 
-from graphpress.ir import quant_ops as quant_ops  # registers the ops that texts and passes name
-from graphpress.ir.equality import difference
-from graphpress.ir.interpreter import Execution, Interpreter, InterpreterError, run
-from graphpress.ir.parser import ParseError, parse_graph
-from graphpress.ir.printer import print_graph
-from graphpress.ir.storage import StorageError, load_graph, save_graph
-from graphpress.ir.torch_export import to_exported_program, to_graph_module
-from graphpress.ir.torch_import import ExportError, from_exported_program, from_module
-from graphpress.ir.verifier import VerificationError, verify
+What stands here is imported when it is first asked for, so that a part of the package that needs no torch costs none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphpress.ir.equality import difference
+    from graphpress.ir.interpreter import Execution, Interpreter, InterpreterError, run
+    from graphpress.ir.parser import ParseError, parse_graph
+    from graphpress.ir.printer import print_graph
+    from graphpress.ir.storage import StorageError, load_graph, save_graph
+    from graphpress.ir.torch_export import to_exported_program, to_graph_module
+    from graphpress.ir.torch_import import ExportError, from_exported_program, from_module
+    from graphpress.ir.verifier import VerificationError, verify
 
 __all__ = [
     "Execution",
@@ -30,3 +38,26 @@ __all__ = [
     "to_graph_module",
     "verify",
 ]
+
+_HOMES = {
+    "equality": ("difference",),
+    "interpreter": ("Execution", "Interpreter", "InterpreterError", "run"),
+    "parser": ("ParseError", "parse_graph"),
+    "printer": ("print_graph",),
+    "storage": ("StorageError", "load_graph", "save_graph"),
+    "torch_export": ("to_exported_program", "to_graph_module"),
+    "torch_import": ("ExportError", "from_exported_program", "from_module"),
+    "verifier": ("VerificationError", "verify"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.ir.vocabularies import load_vocabularies
 
 T = TypeVar("T", bound=type)
 
@@ -37,6 +38,8 @@ def annotation(name: str) -> Callable[[T], T]:
 
 def annotation_class(name: str) -> type:
     """The class registered under `name`."""
+    if name not in _CLASSES:
+        load_vocabularies()
     if name not in _CLASSES:
         raise AnnotationError(f"no annotation {name!r}{suggestion(name, _CLASSES)}")
     return _CLASSES[name]

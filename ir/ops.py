@@ -18,6 +18,7 @@ from attrs import evolve, field, frozen
 from graphpress.ir.aten_traits import Trait, traits_of_aten
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.symbolic_ops import SYMBOLIC_FUNCTIONS
+from graphpress.ir.vocabularies import load_vocabularies
 
 __all__ = ["OpDef", "OpError", "Parameter", "Trait", "lookup_op", "register_op", "registered_ops"]
 
@@ -154,8 +155,13 @@ class OpDef:
         return lookup_op, (self.name,)
 
 
+def _load_own() -> None:
+    from graphpress.ir import quant_ops as quant_ops  # registers its ops
+
+
 _OPS: dict[str, OpDef] = {}
-_DIALECTS: dict[str, Callable[[], None]] = {}
+_DIALECTS: dict[str, Callable[[], None]] = {"quant": _load_own, "fold": _load_own}
+_TORCH_DIALECTS = frozenset({"aten", "prims", "sym", "hop"})
 
 
 def register_op(op: OpDef) -> OpDef:
@@ -202,7 +208,10 @@ def lookup_op(name: str) -> OpDef:
     """
     found = _OPS.get(name)
     if found is None:
-        _load_dialect(name.partition(".")[0])
+        dialect = name.partition(".")[0]
+        if dialect not in _TORCH_DIALECTS:
+            load_vocabularies()
+        _load_dialect(dialect)
         found = _OPS.get(name) or _find(name)
         _OPS[name] = found
     return found
@@ -250,7 +259,7 @@ def _find(name: str) -> OpDef:
     overload = getattr(packet, overload_name or "default", None) if packet is not None else None
     if not isinstance(overload, torch._ops.OpOverload):
         near = suggestion(name, _OPS)
-        foreign = packet_name and dialect not in ("aten", "prims", "sym", "hop", *(op.dialect for op in _OPS.values()))
+        foreign = packet_name and dialect not in {*_TORCH_DIALECTS, *(op.dialect for op in _OPS.values())}
         advice = "; import the module that registers it first" if foreign and not near else near
         raise OpError(f"no op {name!r}{advice}")
     return _from_overload(name, overload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,13 +15,14 @@ from PIL import Image
 from graphpress.backends import coreai
 from graphpress.tools.demo import __main__ as demo
 from graphpress.tools.demo.measuring import Result, Stopwatch, measure
+from graphpress.tools.demo.pipeline_page import write_page
 from graphpress.tools.demo.report import HEADINGS, table_rows, write_report, write_strip
 from graphpress.tools.demo.rows import ROWS
 from graphpress.tools.edsr import EDSR
 from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr
 
 torch.set_num_threads(1)
-FILES = ["edsr-fp32.aimodel", "edsr-p4a8.aimodel", "edsr-w8a8.aimodel", "report.md", "strip.png"]
+FILES = ["edsr-fp32.aimodel", "edsr-p4a8.aimodel", "edsr-w8a8.aimodel", "joint-pipeline.html", "report.md", "strip.png"]
 STAGES = {
     "FP32": ["convert", "execute", "evaluate"],
     "W8A8": ["prepare", "calibrate", "finalize", "convert", "execute", "evaluate"],
@@ -87,7 +89,7 @@ def test_stored_weights_are_four_and_eight_times_smaller(measured):
 
 def test_the_report_tells_every_figure_of_the_table(measured, bicubic, pairs, tmp_path):
     results, _ = measured
-    write_report(tmp_path / "report.md", results, bicubic, tmp_path / "strip.png")
+    write_report(tmp_path / "report.md", results, bicubic, tmp_path / "strip.png", tmp_path / "joint.html")
     text = (tmp_path / "report.md").read_text()
     for row in table_rows(results, bicubic):
         assert f"| {' | '.join(row)} |" in text
@@ -96,6 +98,19 @@ def test_the_report_tells_every_figure_of_the_table(measured, bicubic, pairs, tm
     for result in results:
         assert f"`{result.path.name}`: {coreai.stored_bytes(result.path):,} bytes" in text
     assert "(strip.png)" in text
+    assert "(joint.html)" in text
+
+
+def test_the_page_tells_what_every_pass_of_the_joint_pipeline_did(tmp_path):
+    write_page(tmp_path / "joint.html", EDSR(blocks=2, features=16).eval(), calibration_images(1, 32)[0])
+    text = (tmp_path / "joint.html").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+    labels = [step["label"] for step in data["steps"]]
+    assert labels[0] == "captured"
+    assert {"palettize-weights#1", "share-quantizers#1", "insert-fake-quant#1"} <= set(labels)
+    palettized = next(step for step in data["steps"] if step["label"] == "palettize-weights#1")
+    tables = [constant["n"] for constant in palettized["delta"]["constants"] if constant["n"].endswith("_lut")]
+    assert len(tables) == len({node["n"] for node in data["steps"][0]["delta"]["nodes"] if "conv2d" in node["o"]})
 
 
 @pytest.mark.parametrize("crop", [16, 64, 1000])

@@ -13,6 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from graphpress.tools.demo.measuring import Result, measure
+from graphpress.tools.demo.pipeline_page import write_page
 from graphpress.tools.demo.report import HEADINGS, table_rows, write_report, write_strip
 from graphpress.tools.demo.rows import ROWS
 from graphpress.tools.edsr import load_trained
@@ -56,6 +57,10 @@ def main() -> None:
             show_stage = partial(_show_stage, progress, task, row.name)
             results.append(measure(row, model, calibration, pairs, options.out, show_stage))
             progress.update(task, description=f"{row.name}: done", total=1, completed=1)
+        task = progress.add_task("page of the joint pipeline", total=None)
+        page = options.out / "joint-pipeline.html"
+        write_page(page, model, calibration[0])
+        progress.update(task, total=1, completed=1)
 
     table = Table(*HEADINGS, title="EDSR 2x on held-out photographs")
     for cells in table_rows(results, bicubic):
@@ -64,8 +69,8 @@ def main() -> None:
     name = pairs[0][0]
     strip, report = options.out / "strip.png", options.out / "report.md"
     write_strip(strip, pairs[0], {"bicubic": upscaled[name], **{r.row.name: r.images[name] for r in results}})
-    write_report(report, results, bicubic, strip)
-    files = [*(result.path for result in results), strip, report]
+    write_report(report, results, bicubic, strip, page)
+    files = [*(result.path for result in results), strip, page, report]
     console.print("Left behind: " + ", ".join(str(path) for path in files))
 
 

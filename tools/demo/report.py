@@ -58,8 +58,10 @@ def write_strip(path: Path, pair: Pair, columns: Mapping[str, torch.Tensor], cro
     write_atomically(path, lambda target: strip.save(target, format="PNG"))
 
 
-def write_report(path: Path, results: Sequence[Result], bicubic: Mapping[str, float], strip: Path) -> None:
-    """The page."""
+def write_report(
+    path: Path, results: Sequence[Result], bicubic: Mapping[str, float], strip: Path, pipeline_page: Path
+) -> None:
+    """The report; `strip` and `pipeline_page` lie beside it, and it links to them."""
     lines = [
         "# EDSR, compressed",
         "",
@@ -74,6 +76,8 @@ def write_report(path: Path, results: Sequence[Result], bicubic: Mapping[str, fl
         "int8 activations.",
         '"Asset against module" is the largest difference between the saved asset, executed by the runtime, and the',
         "finalized module, as a part of the output's range.",
+        "",
+        f"[What each pass of the joint pipeline does to the model]({pipeline_page.name}): a page for a browser.",
         "",
         "## PSNR by image",
         "",

@@ -47,23 +47,24 @@ def quantize(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> 
 
 def palettize_and_quantize(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
     """4-bit weights by a table of int8 entries, then int8 activations."""
-    table = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)
-    palettization = KMeansPalettizerConfig(
-        global_config=ModuleKMeansPalettizerConfig(
-            op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=table)}
-        )
-    )
+    palettization, quantization = joint_configs()
     stage("palettize")
     palettizer = KMeansPalettizer(model, palettization)
     palettizer.prepare((images[0],))
     palettized = palettizer.finalize(backend=ExportBackend.CoreAI)
+    return _calibrate_and_finalize(Quantizer(palettized, quantization), images, stage)
+
+
+def joint_configs() -> tuple[KMeansPalettizerConfig, QuantizerConfig]:
+    """What the last row compresses weights and activations by."""
+    table = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)
+    weights = ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=table)})
     activations = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)
-    quantization = QuantizerConfig(
+    return KMeansPalettizerConfig(global_config=weights), QuantizerConfig(
         global_config=ModuleQuantizerConfig(
             op_state_spec=None, op_input_spec={"*": activations}, op_output_spec={"*": activations}
         )
     )
-    return _calibrate_and_finalize(Quantizer(palettized, quantization), images, stage)
 
 
 def _calibrate_and_finalize(quantizer: Quantizer, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
