@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphpress.observation import computed_parameter
+
 _FORMS = "_graphpress_forms"
 
 
@@ -102,7 +104,7 @@ def _made_class(base: type, names: tuple[str, ...], behaviours: tuple[type, ...]
 def _computed(name: str) -> property:
     def value(self: nn.Module) -> Tensor:
         form: ParameterForm = self.__dict__[_FORMS][name]
-        return form.value(self)
+        return computed_parameter(form.value, self)
 
     return property(value)
 

@@ -27,13 +27,14 @@ from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.fusion import FusionGroup, Role
+from graphpress.passes.quantization.activations import activation_block
 from graphpress.passes.quantization.boundaries import boundaries
 from graphpress.passes.quantization.caches import cache_update, sources
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.known_ranges import with_known_range
 from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
 from graphpress.passes.quantization.weights import is_weight, weight_block
-from graphpress.passes.specs import AxisError, BlockSizeError, PerTensorGranularity, QuantizationSpec
+from graphpress.passes.specs import AxisError, BlockSizeError, QuantizationSpec
 
 
 def _config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
@@ -234,12 +235,7 @@ class _Assignment:
 
 def _activation(name: str, decision: Decision, value: Value) -> Quantizer:
     spec: QuantizationSpec = decision.spec  # type: ignore[assignment]
-    block: tuple[int, ...] = ()
-    if not isinstance(spec.granularity, PerTensorGranularity):
-        shape = value.tensor_type.shape
-        extents = tuple(extent if isinstance(extent, int) else 1 for extent in shape)
-        box = spec.granularity.block_shape(extents, name)
-        block = tuple(-1 if size == extent else size for size, extent in zip(box, extents, strict=True))
+    block = activation_block(spec.granularity, value.tensor_type.shape, name)
     rank = 10 * int(decision.level) + int(decision.op_level or 0)
     return Quantizer(name, spec, block_size=block, source=decision.source, rank=rank)
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from attrs import define, field
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from graphpress.compressed_module import add_behaviour, drop_behaviour
+from graphpress.compressed_module import add_behaviour, behaviours_of, drop_behaviour
 from graphpress.eager.call_sites import CallSite, call_site
 from graphpress.eager.naming import ModuleCalls, module_calls
 from graphpress.eager.operators import Operator, operator_of
+from graphpress.observation import watching
 
 _LINK = "_graphpress_observed"
 
@@ -38,10 +38,11 @@ class CallObserver:
 
 @define(eq=False)
 class Link:
-    """What hangs on an observed module: its names, and who observes."""
+    """What hangs on an observed module: its names, who observes, and what the observer remembers of it."""
 
     calls: ModuleCalls
     observer: CallObserver
+    memory: dict[Any, Any] = field(factory=dict)
 
 
 @define(eq=False)
@@ -61,11 +62,10 @@ class Entered:
 
 
 class _Running(threading.local):
-    """The module calls under way in a thread, and whether its torch functions are observed."""
+    """The module calls under way in a thread."""
 
     def __init__(self) -> None:
         self.stack: list[Entered] = []
-        self.observers: list[CallObserver] = []
 
 
 _running = _Running()
@@ -82,14 +82,14 @@ class Observed(nn.Module):
         entered = Entered(self, link)
         _running.stack.append(entered)
         try:
-            if _running.observers and _running.observers[-1] is link.observer:
+            if watching.observers and watching.observers[-1] is link.observer:
                 return link.observer.call_module(self, super().__call__, args, kwargs)
-            _running.observers.append(link.observer)
+            watching.observers.append(link.observer)
             try:
                 with _Mode(link.observer):
                     return link.observer.call_module(self, super().__call__, args, kwargs)
             finally:
-                _running.observers.pop()
+                watching.observers.pop()
         finally:
             _running.stack.pop()
 
@@ -109,9 +109,9 @@ class _Mode(TorchFunctionMode):
         return self.observer.call(operator, args, kwargs or {})
 
 
-def innermost() -> Entered:
-    """The innermost module call under way in this thread. Observers may ask for it while they are told of a call."""
-    return _running.stack[-1]
+def calls_under_way() -> Sequence[Entered]:
+    """The module calls under way in this thread, outermost first."""
+    return _running.stack
 
 
 def name_of_call(op_type: str) -> tuple[Entered, str]:
@@ -127,22 +127,39 @@ def link_of(module: nn.Module) -> Link | None:
     return link
 
 
-def observe(model: nn.Module, observer: CallObserver, behaviour: type[Observed] = Observed) -> None:
-    """Tell `observer` of all that `model` calls from now on. Names of an earlier observation stay."""
+def observe(
+    model: nn.Module, observer: CallObserver, behaviour: Callable[[nn.Module], type[Observed]] = lambda _: Observed
+) -> None:
+    """Tell `observer` of all that `model` calls from now on. Names and memories of an earlier observation stay.
+
+    Args:
+        behaviour: what is mixed into each module.
+    """
     for module, calls in module_calls(model).items():
         link = link_of(module)
+        if link is not None:
+            link.observer = observer
+            continue
         try:
-            add_behaviour(module, behaviour)
+            add_behaviour(module, behaviour(module))
         except TypeError:
             continue  # a scripted module: what it calls is not seen, and it is part of the module round it
-        module.__dict__[_LINK] = Link(calls if link is None else link.calls, observer)
+        module.__dict__[_LINK] = Link(calls, observer)
 
 
-def detached(model: nn.Module, behaviour: type[Observed] = Observed) -> None:
+def detached(model: nn.Module) -> None:
     """Undo `observe`."""
+    unlink(model)
+    for module in model.modules():
+        for behaviour in behaviours_of(module):
+            if issubclass(behaviour, Observed):
+                drop_behaviour(module, behaviour)
+
+
+def unlink(model: nn.Module) -> None:
+    """Tell nobody of calls any more; what `observe` mixed into the modules stays."""
     for module in model.modules():
         module.__dict__.pop(_LINK, None)
-        drop_behaviour(module, behaviour)
 
 
 @contextmanager
@@ -153,19 +170,3 @@ def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
         yield
     finally:
         detached(model)
-
-
-def unobserved() -> Any:
-    """A context in which this thread's calls are not observed; free of cost where nobody observes."""
-    return torch._C.DisableTorchFunction() if _running.observers else _NOTHING
-
-
-class _Nothing:
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-_NOTHING = _Nothing()

@@ -43,9 +43,11 @@ class Operator:
         """The name of a positional argument."""
         return self.operands[position] if position < len(self.operands) else f"input_{position}"
 
-    def writes(self, kwargs: Mapping[str, Any]) -> bool:
-        """True when a call with these keyword arguments changes its first operand."""
-        return self.is_in_place or kwargs.get("inplace") is True
+    def writes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """True when a call with these arguments changes its first operand."""
+        if self.is_in_place or kwargs.get("inplace") is True:
+            return True
+        return "inplace" in self.operands and args[self.operands.index("inplace") :][:1] == (True,)
 
 
 @frozen
@@ -79,7 +81,12 @@ def _tensors(name: str, place: int | str, argument: Any) -> Iterator[Operand]:
     elif isinstance(argument, list | tuple):
         for index, item in enumerate(argument):
             if isinstance(item, Tensor):
-                yield Operand(f"{name}_{index}", (place, index), item)  # type: ignore[arg-type]
+                yield Operand(f"{name.removesuffix('_0')}_{index}", (place, index), item)  # type: ignore[arg-type]
+
+
+def signature(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """Which of the positional arguments are tensors (1), lists (2 and their length) or something else (0)."""
+    return tuple([1 if isinstance(a, Tensor) else 2 + len(a) if isinstance(a, list | tuple) else 0 for a in args])
 
 
 _LAYER = ("input", "weight", "bias")
@@ -92,7 +99,7 @@ _OPERANDS: dict[str, tuple[str, ...]] = {
     "addmm": ("input", "mat1", "mat2"),
     "baddbmm": ("input", "batch1", "batch2"),
     "bilinear": ("input1", "input2", "weight", "bias"),
-    "einsum": ("equation", "operands"),
+    "einsum": ("equation", *(f"operands_{index}" for index in range(8))),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
     **dict.fromkeys(("concat", "stack", "hstack", "vstack", "dstack"), ("tensors",)),
     "where": ("condition", "input", "other"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 import torch
-from attrs import define, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakIdKeyDictionary
 
 from graphpress.eager.naming import ModuleCalls
 from graphpress.eager.observing import CallObserver, link_of, name_of_call, observed_by
-from graphpress.eager.operators import Operator, Place, tensor_operands
+from graphpress.eager.operators import Operator, Place, signature, tensor_operands
+from graphpress.observation import is_state
 from graphpress.passes.configs import ModuleStack
 
 
@@ -28,6 +30,7 @@ class TensorUse:
         producer: the op that made it, with the index of the result; None where none of the recorded did.
         states: the parameters and buffers, by qualified name, that it is made of alone; None where it depends on data.
         is_view: True where it is one state itself, or a view of it, and nothing computed.
+        identity: the same number for the same tensor with the same values in it.
     """
 
     name: str
@@ -38,6 +41,7 @@ class TensorUse:
     producer: tuple[OpCall, int] | None = None
     states: tuple[str, ...] | None = None
     is_view: bool = False
+    identity: int = -1
 
 
 @define(eq=False, repr=False)
@@ -50,6 +54,8 @@ class OpCall:
         op_type: such as ``add``.
         operands, results: the tensors it reads and makes.
         module: the module itself.
+        signature: see `graphpress.eager.operators.signature`.
+        equation: of an einsum.
     """
 
     calls: ModuleCalls
@@ -58,6 +64,8 @@ class OpCall:
     operands: tuple[TensorUse, ...]
     results: tuple[TensorUse, ...]
     module: nn.Module
+    signature: tuple[int, ...] = ()
+    equation: str = ""
 
     @property
     def qualified_name(self) -> str:
@@ -110,6 +118,7 @@ class _Origin:
     producer: tuple[OpCall, int] | None = None
     states: frozenset[str] | None = None
     is_view: bool = False
+    identity: int = field(factory=count().__next__)
 
 
 class Recorder(CallObserver):
@@ -135,7 +144,7 @@ class Recorder(CallObserver):
     def _settled(self, use: TensorUse) -> TensorUse:
         if use.states is None or self._written.isdisjoint(use.states):
             return use
-        return TensorUse(use.name, use.place, use.shape, use.stride, use.dtype, use.producer)
+        return evolve(use, states=None, is_view=False)
 
     def call(self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """See the base class."""
@@ -145,10 +154,12 @@ class Recorder(CallObserver):
             for operand in tensor_operands(operator, args, kwargs)
         )
         result = operator.function(*args, **kwargs)
-        op = OpCall(entered.link.calls, name, operator.op_type, read, (), entered.module)
-        if operator.writes(kwargs) and args and isinstance(args[0], Tensor):
+        op = OpCall(entered.link.calls, name, operator.op_type, read, (), entered.module, signature(args))
+        if args and isinstance(args[0], str):
+            op.equation = args[0]
+        if operator.writes(args, kwargs) and args and isinstance(args[0], Tensor):
             self._note_written(args[0])
-        made = list(_tensors(result))
+        made = list(tensors_in(result))
         if not made:
             return result
         states, view = _combined(read), self._is_view(read, made)
@@ -168,25 +179,25 @@ class Recorder(CallObserver):
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """See the base class."""
-        names = forward_names(module)
-        entering = [
-            *((names[at] if at < len(names) else f"input_{at}", tensor) for at, tensor in _leaves(args)),
-            *((str(name), tensor) for name, value in kwargs.items() for tensor in _tensors(value)),
-        ]
+        entering = entering_tensors(module, args, kwargs)
         inputs = tuple(self._use(tensor, name, index) for index, (name, tensor) in enumerate(entering))
         result = forward(*args, **kwargs)
         link = link_of(module)
         assert link is not None
-        outputs = tuple(self._use(tensor, "output", index) for index, tensor in enumerate(_tensors(result)))
+        outputs = tuple(self._use(tensor, "output", index) for index, tensor in enumerate(tensors_in(result)))
         self._modules.append(ModuleCall(module, link.calls, inputs, outputs))
         return result
 
     def _use(self, tensor: Tensor, name: str, place: Place) -> TensorUse:
-        origin: _Origin = self._origins.get(tensor) or _Origin()
+        origin: _Origin | None = self._origins.get(tensor)
+        if origin is None:
+            origin = self._origins[tensor] = _Origin(states=frozenset() if is_state(tensor) else None)
         states = None if origin.states is None else tuple(sorted(origin.states))
         stride = tensor.stride() if tensor.layout is torch.strided else ()
         shape = tuple(tensor.shape)
-        return TensorUse(name, place, shape, stride, tensor.dtype, origin.producer, states, origin.is_view)
+        return TensorUse(
+            name, place, shape, stride, tensor.dtype, origin.producer, states, origin.is_view, origin.identity
+        )
 
     def _is_view(self, read: tuple[TensorUse, ...], made: list[Tensor]) -> bool:
         """True when the one state that was read is only looked at differently."""
@@ -215,19 +226,19 @@ def _combined(read: Iterable[TensorUse]) -> frozenset[str] | None:
     return frozenset(found)
 
 
-def forward_names(module: nn.Module) -> tuple[str, ...]:
-    """The names of the arguments of the module's forward, as far as it spells them out."""
+def entering_tensors(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    """The tensors that a call of `module` is given, in order, with the names of the arguments they are in."""
     code = getattr(type(module).forward, "__code__", None)
-    return () if code is None else tuple(code.co_varnames[1 : code.co_argcount])
-
-
-def _leaves(args: Iterable[Any]) -> Iterator[tuple[int, Tensor]]:
+    names = () if code is None else code.co_varnames[1 : code.co_argcount]
+    found = []
     for position, argument in enumerate(args):
-        for tensor in _tensors(argument):
-            yield position, tensor
+        name = names[position] if position < len(names) else f"input_{position}"
+        found += [(name, tensor) for tensor in tensors_in(argument)]
+    return found + [(name, tensor) for name, argument in kwargs.items() for tensor in tensors_in(argument)]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples, dictionaries and what else torch looks into, in order."""
     if isinstance(value, Tensor):
         yield value
     elif value is not None and not isinstance(value, int | float | str):

@@ -59,6 +59,16 @@ class QParamsCalculatorBase(nn.Module):
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """Scale, zero point and minimum value, for quantizing `data`; None when nothing was seen yet."""
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QParamsCalculatorBase:
+        """Ranges and scales move with the model and stay in float32 when it is cast."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            kept = before[name]
+            if buffer is not None and kept is not None and buffer.dtype is not kept.dtype:
+                self._buffers[name] = kept.to(buffer.device)
+        return self
+
     @property
     def has_observed(self) -> bool:
         """True when `qparams` rests on data."""

@@ -1,11 +1,12 @@
-"""Warnings about quantizers that saw too little, and about data that was no data."""
+"""What is wrong with the ranges of quantizers before they become final: too little data, none, none to keep."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
 
-from graphpress.quantization.calculators import StatefulQParamsCalculatorBase
+from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.quantization.calculators import StatefulQParamsCalculatorBase, StatelessQParamsCalculatorBase
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
@@ -41,6 +42,25 @@ def warn_about_calibration(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
             f"infinite): {_shown(skipped)}",
             NonFiniteCalibrationWarning,
             stacklevel=3,
+        )
+
+
+def refuse_dynamic(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
+    """Refuse activations whose parameters are computed at every run: no backend stores that.
+
+    Raises:
+        QuantizationError: naming them.
+    """
+    dynamic = [
+        quantizer.name
+        for quantizer in quantizers
+        if not quantizer.is_state and isinstance(quantizer.calculator, StatelessQParamsCalculatorBase)
+    ]
+    if dynamic:
+        raise QuantizationError(
+            f"the activations {_shown(dynamic)} have a calculator that computes parameters at every run, such as "
+            "'dynamic'; a finalized model has fixed ones; accepted there: 'moving_average', 'global_minmax', 'static', "
+            "'histogram', 'percentile', or a calculator with a state of its own"
         )
 
 

@@ -79,6 +79,14 @@ class FakeQuantizeImplBase(nn.Module):
         return f"{self.name!r}, observer={self.observer_enabled}, fake_quant={self.fake_quant_enabled}"
 
 
+def fake_quantizer(
+    name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False
+) -> FakeQuantizeImplBase:
+    """The fake-quantizer that `spec` names."""
+    made: FakeQuantizeImplBase = FAKE_QUANTIZERS.make(spec.fake_quantize_cls, name, spec, block_size, is_state=is_state)
+    return made
+
+
 @FakeQuantizeImplBase.register("default")
 class FakeQuantize(FakeQuantizeImplBase):
     """Rounding with a straight-through gradient: 1 where the value was representable, 0 where it was clipped."""

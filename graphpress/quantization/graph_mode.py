@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,13 +17,12 @@ from graphpress.passes.configs.matching import qualified_name
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
-from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.points import QuantizerNote
-from graphpress.passes.specs import FAKE_QUANTIZERS, BiasCorrection
-from graphpress.quantization.calculators import StatelessQParamsCalculatorBase
+from graphpress.passes.specs import BiasCorrection
+from graphpress.quantization.calibration_report import refuse_dynamic
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution
-from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_prepared
 from graphpress.quantization.parameters import AttachParameters, read_back
 from graphpress.quantization.refinement.calibrating import refined_after, uncorrected_inside, warn_when_unrefined
@@ -83,7 +81,7 @@ class GraphExecution(Execution):
         graph = self.graph.clone()
         read_back(graph, prepared)
         quantizers = {quantizer.name: quantizer for quantizer in quantizers_of(prepared)}
-        _refuse_dynamic(quantizers.values())
+        refuse_dynamic(quantizers.values())
         attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
         graph = Runner().run(graph, attach, in_place=True).graph
         graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
@@ -104,22 +102,6 @@ def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:
     }
 
 
-def _refuse_dynamic(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
-    """Activations whose parameters are computed at every run would silently stay whole: no backend stores that."""
-    dynamic = [
-        quantizer.name
-        for quantizer in quantizers
-        if not quantizer.is_state and isinstance(quantizer.calculator, StatelessQParamsCalculatorBase)
-    ]
-    if dynamic:
-        shown = ", ".join(dynamic[:5]) + (f" and {len(dynamic) - 5} more" if len(dynamic) > 5 else "")
-        raise QuantizationError(
-            f"the activations {shown} have a calculator that computes parameters at every run, such as 'dynamic'; a "
-            "finalized model has fixed ones; accepted there: 'moving_average', 'global_minmax', 'static', 'histogram', "
-            "'percentile', or a calculator with a state of its own"
-        )
-
-
 def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
     """A module for every quantizer of a prepared graph, by name."""
     made: dict[str, FakeQuantizeImplBase] = {}
@@ -128,11 +110,7 @@ def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
         if note is None or note.quantizer.name in made:
             continue
         quantizer = note.quantizer
-        made[quantizer.name] = FAKE_QUANTIZERS.make(
-            quantizer.spec.fake_quantize_cls,
-            quantizer.name,
-            quantizer.spec,
-            quantizer.block_size,
-            is_state=quantizer.is_state,
+        made[quantizer.name] = fake_quantizer(
+            quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state
         )
     return made

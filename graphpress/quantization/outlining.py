@@ -15,7 +15,7 @@ from torch import nn
 
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.emitted_module import EmittedModule
-from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.to_graph_module import to_graph_module
 from graphpress.passes.analysis.constants import constant_values
@@ -61,6 +61,15 @@ def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModul
     module = emit_prepared(graph, {}, copy_constants=False)
     module.requires_grad_(False)
     return module.eval()
+
+
+def constant_expression(value: Value) -> tuple[ConstantExpression, list[Constant]]:
+    """The module that computes a value which depends on constants alone, and those constants, its arguments."""
+    assert value.node is not None
+    assert value.node.graph is not None
+    arguments: list[Value] = []
+    expression = _Outliner(value.node.graph, {})._expression(value, arguments)
+    return expression, [argument.constant for argument in arguments if argument.constant is not None]
 
 
 @define(eq=False)

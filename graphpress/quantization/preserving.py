@@ -26,6 +26,8 @@ def preserve_attributes(names: Iterable[str] | None, source: nn.Module, target: 
         if not hasattr(source, name):
             known = [known for known in dir(source) if not known.startswith("_")]
             raise SpecError(f"the model has no attribute {name!r}{suggestion(name, known)}", path)
+        if isinstance(target, type(source)) and hasattr(target, name):
+            continue  # a copy of the model has what the model has
         value = getattr(source, name)
         if name in target._modules or name in target._parameters or name in target._buffers:
             continue  # it is there already, compressed

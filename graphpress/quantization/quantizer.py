@@ -19,14 +19,18 @@ from graphpress.quantization.calibration_report import (
     warn_about_calibration,
 )
 from graphpress.quantization.capture import flat_arguments
+from graphpress.quantization.eager import EagerExecution
 from graphpress.quantization.execution import Execution
 from graphpress.quantization.graph_mode import GraphExecution
 from graphpress.quantization.preserving import buffers_restored, preserve_attributes
-from graphpress.quantization.switching import quantizers_of, switched
+from graphpress.quantization.switching import quantizers_of, switched, switches_of
 
 __all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
 
-_EXECUTIONS: dict[ExecutionMode, type[Execution]] = {ExecutionMode.GRAPH: GraphExecution}
+_EXECUTIONS: dict[ExecutionMode, type[Execution]] = {
+    ExecutionMode.GRAPH: GraphExecution,
+    ExecutionMode.EAGER: EagerExecution,
+}
 
 
 class Quantizer(Compressor[QuantizerConfig]):
@@ -144,9 +148,9 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._switch(module, fake_quant=False)
 
     def _switch(self, module: nn.Module | None, observer: bool | None = None, fake_quant: bool | None = None) -> None:
-        for quantizer in quantizers_of(self.prepared_model if module is None else module):
-            quantizer.observer_enabled = quantizer.observer_enabled if observer is None else observer
-            quantizer.fake_quant_enabled = quantizer.fake_quant_enabled if fake_quant is None else fake_quant
+        for switch in switches_of(self.prepared_model if module is None else module):
+            switch.observer_enabled = switch.observer_enabled if observer is None else observer
+            switch.fake_quant_enabled = switch.fake_quant_enabled if fake_quant is None else fake_quant
 
     # finalizing
 
@@ -179,13 +183,7 @@ class Quantizer(Compressor[QuantizerConfig]):
 
 def _execution(config: QuantizerConfig) -> Execution:
     _check_mode(config)
-    cls = _EXECUTIONS.get(config.execution_mode)
-    if cls is None:
-        accepted = ", ".join(repr(mode.value) for mode in _EXECUTIONS)
-        raise InvalidExecutionModeError(
-            f"execution_mode {config.execution_mode.value!r} is not available; accepted: {accepted}"
-        )
-    return cls(config)
+    return _EXECUTIONS[config.execution_mode](config)
 
 
 def _check_mode(config: QuantizerConfig) -> None:

@@ -32,11 +32,9 @@ _NO_WEIGHTS = frozenset({"bias", "hx", "hidden", "b_ih", "b_hh"}) | {("addmm", "
 def is_weight(node: Node, operand: str, value: Value) -> bool:
     """True for a constant worth quantizing: floating, of two or more axes, and not compressed already."""
     type = value.type
-    if not isinstance(type, TensorType) or not type.dtype.is_floating or type.rank < 2 or type.dtype.bits < 16:
+    if not isinstance(type, TensorType) or not type.dtype.is_floating or type.dtype.bits < 16:
         return False
-    if node.op.family not in _FAMILIES or operand in _NO_WEIGHTS or (node.op.family, operand) in _NO_WEIGHTS:
-        return False
-    return not is_compressed(value)
+    return can_be_weight(node.op.family, operand, type.rank) and not is_compressed(value)
 
 
 def is_compressed(value: Value) -> bool:
@@ -57,32 +55,51 @@ def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[in
         AxisError: when an axis is needed and the op has no default.
         BlockSizeError: when a block size does not divide its axis.
     """
+    assert value.tensor_type.is_static
+    shape: tuple[int, ...] = value.tensor_type.shape  # type: ignore[assignment]
+    return weight_block_of(node.op.family, shape, granularity, value.name, _axes(node, value))
+
+
+def weight_block_of(
+    op_type: str, shape: tuple[int, ...], granularity: Granularity, name: str, axes: tuple[int, int] | None
+) -> tuple[int, ...]:
+    """As `weight_block`, for an op of which only the type is known, and `axes` where the type does not tell them.
+
+    `axes` are those of output and summed features, counted from the end: see `operand_axes`.
+    """
     if isinstance(granularity, PerTensorGranularity):
         return ()
-    shape = value.tensor_type.shape
-    assert value.tensor_type.is_static
-    name = value.name
-    axes = _axes(node, value)
     if axes is not None and getattr(granularity, "axis", None) is None:
         if isinstance(granularity, PerChannelGranularity):
             granularity = evolve(granularity, axis=axes[0])
         elif isinstance(granularity, PerBlockGranularity) and isinstance(granularity.block_size, int):
             granularity = evolve(granularity, axis=axes[1])
-        return granularity.block_shape(shape, name)  # type: ignore[arg-type]
-    if not has_default_axis(node.op.family) and getattr(granularity, "axis", 0) is not None:
-        return granularity.block_shape(shape, name)  # type: ignore[arg-type]
-    return weight_block_shape(granularity, shape, node.op.family, name)  # type: ignore[arg-type]
+        return granularity.block_shape(shape, name)
+    if not has_default_axis(op_type) and getattr(granularity, "axis", 0) is not None:
+        return granularity.block_shape(shape, name)
+    return weight_block_shape(granularity, shape, op_type, name)
+
+
+def operand_axes(op_type: str, operand: str) -> tuple[int, int] | None:
+    """The axes of output and summed features of an operand that is a weight; None where a table of the op has them."""
+    return _AXES.get((op_type, operand))
+
+
+def can_be_weight(op_type: str, operand: str, rank: int) -> bool:
+    """True for an operand of two or more axes that an op multiplies its input with or picks rows from."""
+    is_added = operand in _NO_WEIGHTS or (op_type, operand) in _NO_WEIGHTS
+    return rank >= 2 and op_type in _FAMILIES and not is_added
 
 
 def _axes(node: Node, value: Value) -> tuple[int, int] | None:
     """The axes of output and summed features, counted from the end; None where a table of the op has them."""
     operand, index = next((name, index) for name, index, read in node.operand_values() if read is value)
     if node.op.family == "einsum":
-        return _einsum_axes(node.attribute("equation"), index or 0)
-    return _AXES.get((node.op.family, operand))
+        return einsum_axes(node.attribute("equation"), index or 0)
+    return operand_axes(node.op.family, operand)
 
 
-def _einsum_axes(equation: str, index: int) -> tuple[int, int] | None:
+def einsum_axes(equation: str, index: int) -> tuple[int, int] | None:
     """The last axis that only this operand has and the result keeps, and the last axis that is summed over."""
     read, _, made = equation.replace(" ", "").partition("->")
     terms = read.split(",")

@@ -1,0 +1,134 @@
+"""Eager mode: the model stays a module; its calls are watched and its parameters computed."""
+
+from __future__ import annotations
+
+import copy as copying
+import warnings
+from typing import Any
+
+import attrs
+from torch import nn
+
+from graphpress.eager import CallObserver, OpCall, detached, module_scopes
+from graphpress.eager.observing import observe
+from graphpress.eager.recording import Recorder, Recording
+from graphpress.eager.undisturbed import undisturbed
+from graphpress.export_backend import ExportBackend
+from graphpress.passes.configs import (
+    ConfigResolver,
+    OpSite,
+    report_unmatched,
+)
+from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.quantization.capture import flat_arguments
+from graphpress.quantization.eager.coreai_form import stored_for_coreai
+from graphpress.quantization.eager.coreml_form import stored_for_coreml
+from graphpress.quantization.eager.covered import quantizes_activations
+from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, site_of
+from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
+from graphpress.quantization.eager.quantizing import BOUNDARY, QuantizingObserver
+from graphpress.quantization.eager.weights import StatePlan, install, plan_weights
+from graphpress.quantization.execution import Execution
+
+
+class WholeWeightsWarning(UserWarning):
+    """Weights that a config speaks of and that are left as they are."""
+
+
+class EagerExecution(Execution):
+    """Quantization of a module that stays one.
+
+    ``prepare`` runs a copy of the model once and writes down what it calls. Every op gets its quantizers by the config,
+    every weight a fake-quantizer through which it is read; the copy, its class, structure and names are the user's.
+    """
+
+    def prepare(
+        self, model: nn.Module, example_inputs: Any, dynamic_shapes: Any, *, no_grad: bool, copy: bool
+    ) -> nn.Module:
+        """See the base class. `dynamic_shapes` and `no_grad` are about capturing, which does not happen here."""
+        prepared = _copied(model, share=not copy).eval()
+        resolver = ConfigResolver(self.config)
+        recording = _record(prepared, flat_arguments(example_inputs))
+        states = plan_weights(prepared, recording, resolver)
+        self._report(prepared, recording, states)
+        if quantizes_activations(self.config):
+            observer = QuantizingObserver(self.config)
+            holder_in(prepared)
+            observe(prepared, observer, behaviour_for)
+            _place(recording, observer, resolver)
+        else:
+            detached(prepared)
+        for weight in states.weights:
+            install(weight)
+        return prepared
+
+    def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
+        """See the base class."""
+        if backend is ExportBackend.CoreML:
+            return stored_for_coreml(prepared, mmap_dir)
+        return stored_for_coreai(prepared, mmap_dir)
+
+    def _report(self, model: nn.Module, recording: Recording, states: StatePlan) -> None:
+        """Raise or warn about entries that match nothing, warn about weights that stay whole."""
+        sites: dict[str, OpSite] = {}
+        for site in (*(site_of(call) for call in recording.ops), *states.sites):
+            known = sites.get(site.name)
+            if known is not None and known.op_type == site.op_type:
+                site = attrs.evolve(known, states=tuple(dict.fromkeys((*(known.states or ()), *(site.states or ())))))
+            sites[site.name] = site
+        report_unmatched(self.config, sites.values(), module_scopes(model))
+        if states.left:
+            lines = "".join(f"\n  {line}" for line in states.left)
+            warnings.warn(f"{len(states.left)} weights are left whole:{lines}", WholeWeightsWarning, stacklevel=4)
+
+
+def _copied(model: nn.Module, *, share: bool) -> nn.Module:
+    """A copy of the model; with `share`, its parameters are those of the model."""
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()} if share else {}
+    try:
+        copied = copying.deepcopy(model, memo)
+    except Exception as error:
+        raise QuantizationError(f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})") from error
+    if any(isinstance(module, HeldQuantizers) for module in copied.modules()):
+        raise QuantizationError(
+            "the model is what a Quantizer prepared or finalized in eager mode; pass the model before preparation"
+        )
+    return copied
+
+
+def _record(model: nn.Module, arguments: tuple[Any, ...]) -> Recording:
+    """What one run calls. The model stays observed, so that ops keep the names they got."""
+    recorder = Recorder(model)
+    observe(model, recorder, behaviour_for)
+    try:
+        with undisturbed(model):
+            model(*arguments)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise QuantizationError(
+            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {reason}"
+        ) from error
+    observe(model, CallObserver(), behaviour_for)
+    return recorder.recording()
+
+
+def _place(recording: Recording, observer: QuantizingObserver, resolver: ConfigResolver) -> None:
+    """Give every op and module that was recorded its quantizers; boundaries have the last word."""
+    has_boundary = list(overridden(recording.modules, recording.ops, resolver))
+    read = {(id(op), use.place) for op, use, is_read in has_boundary if is_read}
+    made = {(id(op), use.place) for op, use, is_read in has_boundary if not is_read}
+    calls: dict[Any, list[OpCall]] = {}
+    for op in recording.ops:
+        calls.setdefault((op.module, (op.name, op.signature)), []).append(op)
+    for (module, key), ops in calls.items():
+        placement = place_op(ops[0], resolver)
+        for op in ops:
+            for use in op.operands:
+                if (id(op), use.place) in read:
+                    placement = placement.without_input(f"{op.name}_{use.name}")
+            for use in op.results:
+                if (id(op), use.place) in made and isinstance(use.place, int):
+                    placement = placement.without_output(use.place)
+        observer.place(module, key, placement)
+    for call in recording.modules:
+        observer.place(call.module, BOUNDARY, place_boundary(call, resolver))
