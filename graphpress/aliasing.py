@@ -16,6 +16,9 @@ from graphpress.passes.configs.unmatched import set_default_for_unmatched
 ALIAS = "coreai_opt"
 PACKAGE = "graphpress"
 
+# Modules outside the documented interface that toolchains import from all the same, ExecuTorch among them.
+_ELSEWHERE = {"common": "export_backend"}
+
 
 class AliasError(GraphpressError, ImportError):
     """The alias cannot be installed."""
@@ -53,7 +56,7 @@ class _AliasFinder(MetaPathFinder):
         top, _, rest = fullname.partition(".")
         if top != ALIAS:
             return None
-        real = f"{PACKAGE}.{rest}" if rest else PACKAGE
+        real = f"{PACKAGE}.{_ELSEWHERE.get(rest, rest)}" if rest else PACKAGE
         found = find_spec(real)
         if found is None:
             return None

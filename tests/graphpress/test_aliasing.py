@@ -33,6 +33,9 @@ assert quantization is graphpress.quantization
 assert graphpress.__spec__.name == "graphpress"
 assert graphpress.quantization.spec.__spec__.name == "graphpress.quantization.spec"
 
+from coreai_opt.common import ExportBackend  # where ExecuTorch's wrapper looks for it
+assert ExportBackend is graphpress.ExportBackend
+
 import importlib.util
 assert importlib.util.find_spec("coreai_opt.palettization.config") is not None
 assert importlib.util.find_spec("coreai_opt.no_such_module") is None

@@ -88,6 +88,7 @@ def test_groups_and_value_preserving_ops_decide_where_observers_are(prepared):
     assert len(observers(prepared)) == 5  # two weights, the input, the shared one from relu on, the output
 
 
+@pytest.mark.filterwarnings("ignore:The input of maxpool2d is not quantized")  # from torchao's own quantizer
 def test_the_converted_model_is_as_near_as_torchaos_own_flow_gets(net, data, prepared):
     own = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
     theirs = convert_pt2e(calibrated(net, own, data))
