@@ -173,13 +173,14 @@ class Graph:
 
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
         """Make `operand` (a value, a list, or None to remove it) what `node` reads under `name`."""
-        for _, index, value in values_in({name: node.operands.get(name)}):
-            del value._uses[id(node), name, index]
         operands: dict[str, Any] = node.operands  # type: ignore[assignment]
+        for _, index, value in values_in({name: operands[name]} if name in operands else {}):
+            del value._uses[id(node), name, index]
         if operand is None:
             operands.pop(name, None)
             return
-        operand = tuple(operand) if isinstance(operand, list | tuple) else operand
+        if isinstance(operand, list):
+            operand = tuple(operand)
         operands[name] = operand
         for _, index, value in values_in({name: operand}):
             value._uses[id(node), name, index] = Use(node, name, index)

@@ -24,12 +24,13 @@ from graphpress.ir.types import TensorType, Type
 
 @define
 class EditCounts:
-    """How much a rewriter changed."""
+    """How much a rewriter changed. Annotations count among what `changed`, and by themselves."""
 
     added: int = 0
     removed: int = 0
     changed: int = 0
     constants: int = 0
+    annotated: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed or self.constants)
@@ -164,6 +165,7 @@ class Rewriter:
         self.rewrites.edit(f"annotate with {name}", node)
         node.annotations[type(annotation)] = annotation
         self.edits.changed += 1
+        self.edits.annotated += 1
         self.touched[node.name] = None
 
     def remove_annotation(self, node: Node, kind: type) -> None:
@@ -172,6 +174,7 @@ class Rewriter:
             self.rewrites.edit(f"remove annotation {annotation_name(kind)}", node)
             del node.annotations[kind]
             self.edits.changed += 1
+            self.edits.annotated += 1
             self.touched[node.name] = None
 
     def add_constant(

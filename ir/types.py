@@ -15,7 +15,7 @@ def _shape(shape: Iterable[Dim]) -> tuple[Dim, ...]:
     return tuple(dim if isinstance(dim, SymDim) else int(dim) for dim in shape)
 
 
-@frozen
+@frozen(cache_hash=True)
 class TensorType:
     """A dense tensor: element type and shape. Printed as ``f32[1, 3, s0, s0]``."""
 
@@ -35,7 +35,7 @@ class TensorType:
     @property
     def is_static(self) -> bool:
         """True when no extent is symbolic."""
-        return all(isinstance(dim, int) for dim in self.shape)
+        return not any(isinstance(dim, SymDim) for dim in self.shape)
 
     def with_dtype(self, dtype: DType) -> TensorType:
         """The same shape with another element type."""

@@ -124,6 +124,7 @@ class Constant:
     digest: str | None = None
     frozen: bool = False
     value: Value = field(init=False)
+    _found_good: Any = field(default=None, init=False)  # what the verifier held against the type last
 
     @property
     def tensor(self) -> torch.Tensor:
@@ -173,6 +174,7 @@ class Node:
     graph: Graph | None = None
     _previous: Node | None = None
     _next: Node | None = None
+    _found_good: Any = field(default=None, init=False)  # what the verifier checked last, so that it need not again
 
     @property
     def result(self) -> Value:

@@ -5,10 +5,10 @@ A broken graph is a bug of the pass that made it, so messages name the node, its
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -17,6 +17,7 @@ from graphpress.ir.dims import SymDim
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value
 from graphpress.ir.inference import TypeInferenceError, infer_types, infer_types_at_hints
+from graphpress.ir.ops import OpDef
 from graphpress.ir.regions import bodies
 from graphpress.ir.tree_specs import TreeSpecError, leaf_count
 from graphpress.ir.types import ScalarType, TensorType, Type
@@ -47,9 +48,9 @@ class _Verifier:
         self._with_types = with_types
         self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
         self._known: set[int] = set()  # values that may be read here
-        self._uses: dict[int, dict[tuple[int, str, int | None], Node | Output]] = {}
+        self._reads: defaultdict[int, int] = defaultdict(int)  # how many of each value, by its id
         self._names: set[str] = set()
-        self._checked_types: set[Type] = set()
+        self._checked_types: set[int] = set()  # by their ids: values keep them alive
 
     def verify(self) -> None:
         for graph_input in self._graph.inputs:
@@ -71,7 +72,8 @@ class _Verifier:
         for output in self._graph.outputs:
             self._check_output(output, targets)
         for value in self._graph.values():
-            self._check_uses(value)
+            if len(value._uses) != self._reads[id(value)]:
+                raise _unread_use(value)
         self._check_signature()
 
     # definitions
@@ -104,12 +106,13 @@ class _Verifier:
 
     def _define(self, value: Value, node: Node | None) -> None:
         self._known.add(id(value))
-        if value.type not in self._checked_types:
-            for symbol in _symbols(value.type):
+        type = value.type
+        if id(type) not in self._checked_types:
+            for symbol in _symbols(type):
                 if symbol not in self._hints:
                     near = suggestion(symbol, self._hints)
-                    raise _fault(node, f"{value.name}: {value.type} has an undeclared symbol {symbol!r}{near}")
-            self._checked_types.add(value.type)
+                    raise _fault(node, f"{value.name}: {type} has an undeclared symbol {symbol!r}{near}")
+            self._checked_types.add(id(type))
 
     def _check_name(self, name: str, node: Node | None) -> None:
         if name in self._names:
@@ -126,26 +129,46 @@ class _Verifier:
         self._check_name(node.name, node)
         for name, index, value in node.operand_values():
             self._read(value, node, name, index)
-        self._check_schema(node)
         for index, result in enumerate(node.results):
             if result.producer is not node or result.index != index:
                 raise _fault(node, f"result {index} does not say that this node made it")
             self._define(result, node)
+        state = self._state(node)
+        if node._found_good == state:
+            return
+        self._check_schema(node)
         if self._with_types:
             self._check_types(node)
-        for body in bodies(node):
+        nested = list(bodies(node))
+        for body in nested:
             # Under autocast, torch's ops give other types than their operands tell.
             with_types = self._with_types and "autocast" not in node.op.name
             try:
                 _Verifier(body, with_types).verify()
             except VerificationError as error:
                 raise _fault(node, f"in its body {body.name!r}: {error}") from error
+        if not nested:
+            node._found_good = state
+
+    def _state(self, node: Node) -> _NodeState:
+        operands = {
+            name: operand.type if isinstance(operand, Value) else _type(operand)
+            for name, operand in node.operands.items()
+        }
+        results = [result.type if result._uses else None for result in node.results]
+        return node.op, operands, dict(node.attributes), results, self._with_types, self._hints
 
     def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
-        if id(value) not in self._known:
+        place = id(value)
+        if place not in self._known:
             node = user if isinstance(user, Node) else None
             raise _fault(node, f"{user.name} reads {value.name} as {operand!r}, {self._why_unknown(value)}")
-        self._uses.setdefault(id(value), {})[id(user), operand, index] = user
+        use = value._uses.get((id(user), operand, index))
+        if use is None:
+            raise _wrong_use(user, f"reads {value.name} as {operand!r}, which its use list lacks")
+        if use.user is not user or use.operand != operand or use.index != index:
+            raise _wrong_use(use.user, f"a use of {value.name} does not say who reads what")
+        self._reads[place] += 1
 
     def _why_unknown(self, value: Value) -> str:
         producer = value.producer
@@ -224,24 +247,6 @@ class _Verifier:
         if not self._agree(value.type, target.type):
             raise VerificationError(f"{value.name} ({value.type}) is written to {target.name} ({target.type})")
 
-    def _check_uses(self, value: Value) -> None:
-        expected = self._uses.get(id(value), {})
-        actual = value._uses
-        if expected.keys() == actual.keys():
-            wrong = next((use for key, use in actual.items() if not _is_use(use, key, expected[key])), None)
-            if wrong is None:
-                return
-            raise self._wrong_use(value, wrong.user, f"a use of {value.name} does not say who reads what")
-        for key, user in expected.items():
-            if key not in actual:
-                raise self._wrong_use(value, user, f"reads {value.name} as {key[1]!r}, which its use list lacks")
-        key = next(key for key in actual if key not in expected)
-        user = actual[key].user
-        raise self._wrong_use(value, user, f"is in the use list of {value.name} as {key[1]!r}, but does not read it")
-
-    def _wrong_use(self, value: Value, user: Node | Output, message: str) -> VerificationError:
-        return _fault(user, message) if isinstance(user, Node) else VerificationError(f"{user.name} {message}")
-
     def _check_signature(self) -> None:
         signature = self._graph.signature
         if signature is None:
@@ -258,8 +263,30 @@ class _Verifier:
                 raise VerificationError(f"graph {self._graph.name!r} has {count} {what}; its signature has {leaves}")
 
 
-def _is_use(use: Use, key: tuple[int, str, int | None], user: Node | Output) -> bool:
-    return use.user is user and (use.operand, use.index) == key[1:]
+def _unread_use(value: Value) -> VerificationError:
+    """Every read of `value` is in its use list; which use is no read?"""
+    for (_, operand, index), use in value._uses.items():
+        if not _is_read(use, operand, index, value):
+            return _wrong_use(use.user, f"is in the use list of {value.name} as {operand!r}, but does not read it")
+    return VerificationError(f"the use list of {value.name} has a use twice")
+
+
+def _is_read(use: Use, operand: str, index: int | None, value: Value) -> bool:
+    user = use.user
+    held = getattr(user, operand) if isinstance(user, Output) else user.operands.get(operand)
+    items = held if isinstance(held, tuple) else ()
+    return held is value if index is None else index < len(items) and items[index] is value
+
+
+def _wrong_use(user: Node | Output, message: str) -> VerificationError:
+    return _fault(user, message) if isinstance(user, Node) else VerificationError(f"{user.name} {message}")
+
+
+def _type(operand: Any) -> Any:
+    """`operand` with the types of values in their place."""
+    if isinstance(operand, Value):
+        return operand.type
+    return tuple(map(_type, operand)) if isinstance(operand, tuple) else operand
 
 
 @lru_cache(maxsize=512)
@@ -274,14 +301,14 @@ def _symbols(type: Type) -> Iterator[str]:
             yield from dim.symbols
 
 
-# Data that was found good: the tensor's identity and version, and the type it was held against.
-_GOOD_DATA: WeakKeyDictionary[Constant, tuple[int, int, TensorType]] = WeakKeyDictionary()
+# What schema and types of a node depend on; no values, so that it keeps no node alive.
+_NodeState = tuple[OpDef, dict[str, Any], dict[str, Any], list[Any], bool, dict[str, int]]
 
 
 def _check_data(constant: Constant) -> None:
     tensor, type = constant.tensor, constant.type
     state = (id(tensor), tensor._version if not tensor.is_inference() else 0, type)
-    if _GOOD_DATA.get(constant) == state:
+    if constant._found_good == state:
         return
     if tensor.dtype != type.dtype.torch_dtype or tuple(tensor.shape) != type.shape:
         raise VerificationError(f"constant {constant.name!r} is {type}, but its data is {TensorType.of(tensor)}")
@@ -291,7 +318,7 @@ def _check_data(constant: Constant) -> None:
         if lowest < minimum or highest > maximum:
             allowed = f"{type.dtype.value} has {minimum}..{maximum}"
             raise VerificationError(f"constant {constant.name!r} holds codes {lowest}..{highest}; {allowed}")
-    _GOOD_DATA[constant] = state
+    constant._found_good = state
 
 
 def _code_range(type: TensorType) -> tuple[int, int]:

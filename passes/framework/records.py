@@ -24,6 +24,7 @@ class StepRecord:
         added, removed: nodes.
         changed: operands, attributes, annotations and uses set anew.
         constants: constants added, replaced or removed.
+        annotated: how many of the changes are of annotations.
         rewrites: how many rewrites these edits make; see `graphpress.ir.rewrites`.
         touched: names of the nodes added or changed that are still there.
         seconds: what `Pass.run` took, hooks and checks not counted.
@@ -39,6 +40,7 @@ class StepRecord:
     removed: int = 0
     changed: int = 0
     constants: int = 0
+    annotated: int = 0
     rewrites: int = 0
     touched: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -62,6 +64,11 @@ class StepRecord:
     def edits(self) -> int:
         """Edits of all kinds."""
         return self.added + self.removed + self.changed + self.constants
+
+    @property
+    def changes_structure(self) -> bool:
+        """True when something else than annotations was edited."""
+        return self.edits > self.annotated
 
     def __str__(self) -> str:
         if self.skipped:

@@ -132,7 +132,8 @@ class _Run:
         record.seconds = perf_counter() - start
         edits = rewriter.edits
         record.added, record.removed, record.changed = edits.added, edits.removed, edits.changed
-        record.constants, record.rewrites = edits.constants, rewriter.rewrites.count
+        record.constants, record.annotated = edits.constants, edits.annotated
+        record.rewrites = rewriter.rewrites.count
         record.touched = tuple(rewriter.touched)
         record.statistics, record.reports = context.statistics, context.reports
         if not record.is_cut:

@@ -12,7 +12,10 @@ from graphpress.passes.framework.steps import Step
 
 @frozen
 class Verify(Hook):
-    """Run the verifier on the result of every step that edited the graph. The runner adds it by itself."""
+    """Run the verifier on the result of every step that edited more than annotations, which it does not look at.
+
+    The runner adds it by itself.
+    """
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
         """Verify `graph`.
@@ -22,5 +25,5 @@ class Verify(Hook):
         """
         from graphpress.ir.verifier import verify
 
-        if record.edits:
+        if record.changes_structure:
             verify(graph)
