@@ -43,7 +43,7 @@ from graphpress.palettization import KMeansPalettizerConfig, ModuleKMeansPaletti
 from graphpress.passes.framework import Runner
 from graphpress.passes.framework.hooks import Hook
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
-from graphpress.quantization import quantizer as quantizer_module
+from graphpress.quantization import graph_mode
 from graphpress.quantization.outlining import emit_finalized
 from graphpress.tools.models import MODELS
 from tests.ir.strategies import graphs, random_inputs
@@ -232,7 +232,7 @@ def graphs_of_a_quantization(
 ) -> tuple[dict[str, Graph], nn.Module]:
     """The graph after every step that preparing and finalizing take, in order, and the finalized model."""
     found: dict[str, Graph] = {}
-    monkeypatch.setattr(quantizer_module, "Runner", lambda: Runner([Collect(found)]))
+    monkeypatch.setattr(graph_mode, "Runner", lambda: Runner([Collect(found)]))
     quantizer = Quantizer(joined(), config)
     prepared = quantizer.prepare(IMAGES)
     with quantizer.calibration_mode():
