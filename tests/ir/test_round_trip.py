@@ -42,8 +42,7 @@ from graphpress.ir.tree_specs import TreeSpecError, load_spec
 from graphpress.palettization import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
 from graphpress.passes.framework import Runner
 from graphpress.passes.framework.hooks import Hook
-from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
-from graphpress.quantization import graph_mode
+from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig, graph_mode
 from graphpress.quantization.outlining import emit_finalized
 from graphpress.tools.models import MODELS
 from tests.ir.strategies import graphs, random_inputs
