@@ -26,6 +26,7 @@ class AnnotateFusion(Pass):
 
     needs = frozenset({CANONICAL})
     gives = frozenset({FUSION_ANNOTATED})
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Walk the graph once; patterns are indexed by the op type of their first place."""

@@ -59,6 +59,7 @@ class AssignQuantizers(Pass):
 
     needs = frozenset({FUSION_ANNOTATED})
     gives = frozenset({QUANTIZERS_ASSIGNED})
+    is_idempotent = True
 
     config: QuantizerConfig = field(factory=QuantizerConfig, converter=_config)
     leave_indivisible: bool = False

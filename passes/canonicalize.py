@@ -31,6 +31,7 @@ class Canonicalize(RewritePass):
 
     gives = frozenset({CANONICAL})
     effect = CLOSE(rtol=1e-5, atol=1e-6)
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once, own rules are found by op name; then apply added rules."""

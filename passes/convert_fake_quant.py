@@ -30,6 +30,7 @@ class ConvertFakeQuant(Pass):
     needs = frozenset({QUANTIZERS_INSERTED, CONSTANTS_FOLDED})
     gives = frozenset({QUANTIZERS_CONVERTED})
     effect = CLOSE(rtol=0, atol=0)
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every fake-quantizer once."""

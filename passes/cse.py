@@ -33,6 +33,7 @@ class Cse(Pass):
 
     tie_weights: bool = False
     effect = EXACT
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Merge constants, then nodes in execution order."""

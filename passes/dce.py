@@ -20,6 +20,7 @@ class Dce(Pass):
     """
 
     effect = EXACT
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Remove dead nodes, then unread constants."""

@@ -27,6 +27,7 @@ class DedupFakeQuant(Pass):
     """
 
     needs = frozenset({QUANTIZERS_INSERTED})
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every fake-quantizer once, in execution order."""

@@ -54,6 +54,7 @@ class FoldBatchNorm(Pass):
     needs = frozenset({CANONICAL})
     gives = frozenset({BATCH_NORM_FOLDED})
     effect = CLOSE(rtol=3e-4, atol=1e-5)  # a stored scale is rounded to 16 bits at every fold
+    is_idempotent = True
 
     split_shared: bool = True
 

@@ -32,6 +32,7 @@ class FoldConstants(Pass):
     """
 
     gives = frozenset({CONSTANTS_FOLDED})
+    is_idempotent = True
 
     growth: float = 4.0
 

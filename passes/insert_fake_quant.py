@@ -26,6 +26,7 @@ class InsertFakeQuant(Pass):
     needs = frozenset({QUANTIZERS_SHARED})
     gives = frozenset({QUANTIZERS_INSERTED})
     effect = LOSSY(against="the prepared model before calibration")
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once; what is inserted is behind or before the node being visited."""

@@ -53,6 +53,7 @@ class PalettizeWeights(Pass):
     """
 
     effect = LOSSY(against="the dequantized table")
+    is_idempotent = True
 
     config: KMeansPalettizerConfig = field(factory=KMeansPalettizerConfig, converter=_config)
     seed: int = 0

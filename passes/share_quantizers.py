@@ -44,6 +44,7 @@ class ShareQuantizers(Pass):
 
     needs = frozenset({QUANTIZERS_ASSIGNED})
     gives = frozenset({QUANTIZERS_SHARED})
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Build the constraint graph, decide each component, write the decisions back."""

@@ -40,6 +40,7 @@ class LowerToCoreai(Pass):
     name = "lower-to-coreai"
     needs = frozenset({QUANTIZERS_CONVERTED})
     gives = frozenset({LOWERED_TO_COREAI})
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once."""

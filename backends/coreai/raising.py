@@ -26,6 +26,7 @@ class RaiseFromCoreai(Pass):
     """
 
     name = "raise-from-coreai"
+    is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once."""

@@ -27,6 +27,7 @@ class Pass(ABC):
         gives: facts that hold after; those with a checker are checked on the result.
         breaks: facts that may no longer hold after.
         effect: how far the outputs of the graph may move.
+        is_idempotent: whether a second run right after the first changes nothing. Property tests hold passes to it.
     """
 
     name: ClassVar[str] = "pass"
@@ -34,6 +35,7 @@ class Pass(ABC):
     gives: ClassVar[frozenset[Fact]] = frozenset()
     breaks: ClassVar[frozenset[Fact]] = frozenset()
     effect: ClassVar[Effect] = EXACT
+    is_idempotent: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

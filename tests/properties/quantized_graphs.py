@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import torch
@@ -107,35 +106,3 @@ def _parameters(node: Node, note: QuantizerNote, low: float, high: float, rewrit
         for name, tensor in named
         if tensor is not None
     }
-
-
-def reordered(graph: Graph, shuffler: random.Random) -> Graph:
-    """`graph` with its nodes in another order that respects what they read. Names and annotations stay."""
-    made = graph.clone()
-    waiting = list(made.nodes)
-    ready = [value for value in made.values() if value.node is None]
-    known = {id(value) for value in ready}
-    order: list[Node] = []
-    while waiting:
-        free = [node for node in waiting if all(id(read) in known for _, _, read in node.operand_values())]
-        node = shuffler.choice(free)
-        waiting.remove(node)
-        known.update(id(result) for result in node.results)
-        order.append(node)
-    made._first, made._last = order[0], order[-1]
-    for node, before, after in zip(order, [None, *order[:-1]], [*order[1:], None], strict=True):
-        node._previous, node._next = before, after
-    return made
-
-
-def renamed(graph: Graph, shuffler: random.Random) -> Graph:
-    """`graph` with the names of its nodes changed at random. Operands are objects, so nothing else changes."""
-    made = graph.clone()
-    nodes = list(made.nodes)
-    names = [f"n{number}" for number in range(len(nodes))]
-    shuffler.shuffle(names)
-    for node, name in zip(nodes, names, strict=True):
-        node.name = name
-    made._names = {*names, *(graph_input.name for graph_input in made.inputs)}
-    made._suffixes = {}
-    return made

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 
 from graphpress.passes.canonicalize import Canonicalize
+from graphpress.passes.framework.testing import assert_effect, assert_idempotent
 from tests.graph_builder import GraphBuilder
 from tests.ir.strategies import random_inputs
-from tests.properties.effect import assert_effect, assert_idempotent
 from tests.properties.quantized_graphs import plain_graphs
 from tests.properties.spelled_graphs import spelled_graphs
 

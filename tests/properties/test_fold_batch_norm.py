@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.framework.testing import assert_effect, assert_idempotent
 from tests.graph_builder import GraphBuilder
 from tests.ir.strategies import graphs, random_inputs
-from tests.properties.effect import assert_effect, assert_idempotent
 from tests.properties.layer_graphs import STORED_FORMS, batch_norm, layer_graphs, stored_weight, with_own_names
 
 GENERAL = ("convolution", "batch_norm", "linear", "activation", "add", "transpose")

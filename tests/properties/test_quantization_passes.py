@@ -19,17 +19,15 @@ from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import EXACT
 from graphpress.passes.framework.hooks.numerics import compare, execute
+from graphpress.passes.framework.testing import assert_effect, assert_idempotent, renamed, reordered
 from graphpress.passes.quantization.points import QuantizationPoints
 from graphpress.passes.share_quantizers import ShareQuantizers
 from tests.graph_builder import GraphBuilder
 from tests.ir.strategies import random_inputs
-from tests.properties.effect import assert_effect, assert_idempotent
 from tests.properties.quantized_graphs import (
     calibrated,
     config_of,
     plain_graphs,
-    renamed,
-    reordered,
     run,
     specs,
     with_quantizers,

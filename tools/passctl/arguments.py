@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from graphpress.tools.passctl import completion, console
+from graphpress.tools.passctl.importing import import_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,7 +58,7 @@ def input_options(function: F) -> F:
 
 
 def pipeline_options(function: F) -> F:
-    """The options that say which pipeline."""
+    """The options that say which pipeline, and where its passes come from."""
     function = click.option(
         "--assume",
         "assumed",
@@ -78,7 +79,7 @@ def pipeline_options(function: F) -> F:
         shell_complete=completion.pipelines,
         help="Steps, such as 'canonicalize,repeat(cse,dce)', or a standard pipeline: prepare, finalize, palettize, "
         "joint.",
-    )(function)
+    )(import_option(function))
 
 
 def _remember_traceback(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

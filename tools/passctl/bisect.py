@@ -9,7 +9,6 @@ import click
 
 from graphpress.tools.passctl import console
 from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
-from graphpress.tools.passctl.importing import import_modules, import_option
 
 if TYPE_CHECKING:
     from graphpress.passes.framework import Pipeline
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Write the bad step as a reproducer to this folder, for `passctl repro` and `passctl reduce`.",
 )
-@import_option
 @input_options
 @click.pass_context
 def bisect(
@@ -57,7 +55,6 @@ def bisect(
     check: str,
     rtol: float | None,
     bundle: Path | None,
-    imports: tuple[str, ...],
     inputs_file: Path | None,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -70,7 +67,6 @@ def bisect(
         raise click.UsageError("bisect needs a --pipeline")
     if rtol is not None and (check != "numerics" or bundle is not None):
         raise click.UsageError("--rtol belongs to --check numerics and goes without --save: no one step is at fault")
-    import_modules(imports)
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
 

@@ -30,6 +30,7 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
         "gives": _facts(cls, instance, "gives"),
         "breaks": _facts(cls, instance, "breaks"),
         "effect": str(_declared(cls, instance, "effect")),
+        "idempotent": cls.is_idempotent,
         "rules": _rules(cls, instance),
         "package": provider(cls),
         "class": f"{cls.__module__}.{cls.__qualname__}",

@@ -9,7 +9,6 @@ import click
 
 from graphpress.tools.passctl import completion, console
 from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
-from graphpress.tools.passctl.importing import import_modules, import_option
 
 if TYPE_CHECKING:
     from graphpress.ir.graph import Graph
@@ -40,7 +39,6 @@ _ASSIGNING = "prepare"
     "--most", type=click.IntRange(min=1), default=10, show_default=True, help="How many near misses of each rule."
 )
 @pipeline_options
-@import_option
 @input_options
 def explain(
     model: str,
@@ -53,7 +51,6 @@ def explain(
     pipeline: str | None,
     config_file: Path | None,
     assumed: tuple[str, ...],
-    imports: tuple[str, ...],
     inputs_file: Path | None,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -71,7 +68,6 @@ def explain(
         raise click.UsageError("--before and --after need a --pipeline")
     if before and after:
         raise click.UsageError("--before and --after exclude each other")
-    import_modules(imports)
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
 

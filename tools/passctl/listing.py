@@ -8,6 +8,7 @@ import click
 
 from graphpress.tools.passctl import completion, console
 from graphpress.tools.passctl.arguments import command
+from graphpress.tools.passctl.importing import import_option
 
 if TYPE_CHECKING:
     from graphpress.passes.framework import Pass
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 @command("list", "passctl list", "passctl list fold-batch-norm", "passctl list --json")
 @click.argument("name", metavar="[PASS]", required=False, shell_complete=completion.passes)
+@import_option
 def list_passes(name: str | None, as_json: bool) -> None:
     """List all passes, or describe one: its options, facts, effect, and the package it comes from.
 
-    Passes of other packages are found by their entry points in the group `graphpress.passes`.
+    Passes of other packages are found by their entry points in the group `graphpress.passes`, or by --import.
     """
     from graphpress.passes.framework import lookup_pass, registered_passes
     from graphpress.tools.passctl.describing import describe

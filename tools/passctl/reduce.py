@@ -9,7 +9,7 @@ import click
 
 from graphpress.tools.passctl import console
 from graphpress.tools.passctl.arguments import command
-from graphpress.tools.passctl.importing import import_modules, import_option
+from graphpress.tools.passctl.importing import import_option
 
 if TYPE_CHECKING:
     from graphpress.passes.framework.reproduction import Case
@@ -36,14 +36,11 @@ if TYPE_CHECKING:
     "--max-trials", type=click.IntRange(min=1), default=1000, show_default=True, help="How many candidates to try."
 )
 @import_option
-def reduce(
-    bundle: Path, output: Path | None, check: str | None, max_trials: int, imports: tuple[str, ...], as_json: bool
-) -> None:
+def reduce(bundle: Path, output: Path | None, check: str | None, max_trials: int, as_json: bool) -> None:
     """Take away nodes, steps and extents from the reproducer BUNDLE as long as it fails in the same way.
 
     The small reproducer is written beside it; its graph is printed.
     """
-    import_modules(imports)
     from graphpress.ir.printer import print_graph
     from graphpress.passes.framework.bundles import Bundle
     from graphpress.passes.framework.reduction import ReductionError

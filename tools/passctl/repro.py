@@ -9,7 +9,7 @@ import click
 
 from graphpress.tools.passctl import console
 from graphpress.tools.passctl.arguments import command
-from graphpress.tools.passctl.importing import import_modules, import_option
+from graphpress.tools.passctl.importing import import_option
 
 if TYPE_CHECKING:
     from graphpress.passes.framework.bundles import Bundle
@@ -31,12 +31,11 @@ if TYPE_CHECKING:
 )
 @import_option
 @click.pass_context
-def repro(ctx: click.Context, bundle: Path, check: str | None, imports: tuple[str, ...], as_json: bool) -> None:
+def repro(ctx: click.Context, bundle: Path, check: str | None, as_json: bool) -> None:
     """Run the pipeline of the reproducer BUNDLE on its graph and inputs.
 
     Exit code 1 when it fails, 0 when it does not any more.
     """
-    import_modules(imports)
     from graphpress.passes.framework.bundles import Bundle
     from graphpress.tools.passctl.replay import failing
 

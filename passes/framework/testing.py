@@ -1,0 +1,140 @@
+"""Holding passes to what they promise: the harness that their properties are stated with.
+
+Each function takes any valid graph, so that a property test hands it generated ones. What is wrong is an
+`AssertionError`. Before believing a property, hand the harness a pass that breaks it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from graphpress.ir.graph import Graph, Node
+from graphpress.ir.verifier import verify
+from graphpress.passes.framework.effects import EXACT, Drift, Effect
+from graphpress.passes.framework.hooks.numerics import compare, execute
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.pipeline import Pipeline
+from graphpress.passes.framework.records import RunResult
+from graphpress.passes.framework.runner import Runner, run_pass
+
+
+def assert_effect(pass_: Pass, graph: Graph, inputs: Sequence[Any], *, changes: bool = True) -> RunResult:
+    """Run `pass_` over a copy of `graph` and check everything a pass promises.
+
+    The result must be valid; its outputs and writes must be within the pass's effect of those before; facts given are
+    checked by the runner; the input graph must be as before; every node must say where it comes from, if all did
+    before.
+
+    Args:
+        pass_: the pass.
+        graph: a valid graph.
+        inputs: flat inputs that reach what the pass changes.
+        changes: whether the pass must edit the graph: a property that holds because nothing happened says nothing.
+
+    Raises:
+        AssertionError: for the first promise that is broken.
+    """
+    verify(graph)
+    original = graph.clone()
+    had_locations = all(node.location.origins for node in graph.nodes)
+    before = execute(graph, inputs)
+    result = run_pass(pass_, graph)
+    assert graph == original, f"{pass_} changed its caller's graph"
+    if changes:
+        assert result.changed, f"{pass_} changed nothing"
+    if had_locations:
+        lost = [node.name for node in result.graph.nodes if not node.location.origins]
+        assert not lost, f"{pass_} made nodes that come from nowhere: {lost}"
+    drifts = compare(before, execute(result.graph, inputs), pass_.effect)
+    _assert_within(pass_.effect, drifts, str(pass_), result.graph)
+    result.records[0].drift = drifts
+    return result
+
+
+def assert_idempotent(pass_: Pass, graph: Graph) -> None:
+    """Check that a second run of `pass_` changes nothing.
+
+    Raises:
+        AssertionError: when it does; the message says how much.
+    """
+    once = run_pass(pass_, graph).graph
+    twice = run_pass(pass_, once)
+    assert not twice.changed, f"{pass_} is not idempotent: {twice.records[0]}"
+
+
+def assert_independent(
+    pipeline: Pipeline, graph: Graph, inputs: Sequence[Any], *, effect: Effect = EXACT, seed: int = 0
+) -> None:
+    """Check that the result of `pipeline` depends neither on what nodes are called nor on how independent ones are
+    ordered: the same ops are left, and the outputs are the same.
+
+    Args:
+        pipeline: the pipeline.
+        graph: a valid graph without random ops, whose numbers depend on their order.
+        inputs: flat inputs of it.
+        effect: how far the outputs may differ.
+        seed: for the names and the order.
+
+    Raises:
+        AssertionError: when it does; the message says on what.
+    """
+    shuffler = random.Random(seed)
+    expected = Runner().run(graph, pipeline).graph
+    outputs = execute(expected, inputs)
+    for what, other in (("names", renamed(graph, shuffler)), ("orders", reordered(graph, shuffler))):
+        found = Runner().run(other, pipeline).graph
+        same_ops = _ops(found) == _ops(expected)
+        assert same_ops, f"the ops left by {pipeline} depend on the {what} of nodes:\n{expected}\n{found}"
+        _assert_within(
+            effect, compare(outputs, execute(found, inputs), effect), f"{pipeline}, with other {what} of nodes,"
+        )
+
+
+def renamed(graph: Graph, shuffler: random.Random) -> Graph:
+    """A copy of `graph` whose nodes have other names. What nodes read are objects, so nothing else changes."""
+    made = graph.clone()
+    nodes = list(made.nodes)
+    names = [f"n{number}" for number in range(len(nodes))]
+    shuffler.shuffle(names)
+    taken = {graph_input.name for graph_input in made.inputs}
+    made._names, made._suffixes = set(taken), {}
+    for node, name in zip(nodes, names, strict=True):
+        node.name = made.fresh_name(name)
+    return made
+
+
+def reordered(graph: Graph, shuffler: random.Random) -> Graph:
+    """A copy of `graph` with its nodes in another order in which each comes after what it reads. Nodes with effects of
+    their own keep theirs."""
+    made = graph.clone()
+    waiting = list(made.nodes)
+    known = {id(value) for value in made.values() if value.node is None}
+    order: list[Node] = []
+    while waiting:
+        effect = next((node for node in waiting if not node.op.is_pure), None)
+        allowed = (node for node in waiting if node.op.is_pure or node is effect)
+        free = [node for node in allowed if all(id(read) in known for _, _, read in node.operand_values())]
+        node = shuffler.choice(free)
+        waiting.remove(node)
+        known.update(id(result) for result in node.results)
+        order.append(node)
+    if order:
+        made._first, made._last = order[0], order[-1]
+    for node, before, after in zip(order, [None, *order[:-1]], [*order[1:], None], strict=True):
+        node._previous, node._next = before, after
+    return made
+
+
+def _assert_within(effect: Effect, drifts: Sequence[Drift], who: str, graph: Graph | None = None) -> None:
+    for drift in drifts:
+        assert drift.is_held, (
+            f"{who} is {effect}, but moved output {drift.output!r} by {drift.error:.6g}, "
+            f"{drift.allowed:.6g} being allowed" + ("" if graph is None else f":\n{graph}")
+        )
+
+
+def _ops(graph: Graph) -> Counter[str]:
+    return Counter(node.op.name for node in graph.nodes)
