@@ -8,12 +8,19 @@ A page is run in a test of its own::
 
 Blocks are those fenced as ``python``; one fenced as ``python requires torchao`` is left out where torchao is not
 installed. Blocks in other languages, or indented ones, are for reading only; `Document.blocks` finds them too.
+
+A page that writes files and runs commands is followed instead, by `Document.follow`: a block whose first line is the
+name of a file, ``# my_passes.py``, is written to it, and the commands of ``sh`` blocks are run; the number in a comment
+behind one is its exit code.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +76,33 @@ class Document:
                 code = "\n" * block.line + block.code  # so that tracebacks name the document's lines
                 exec(compile(code, str(self.path), "exec"), namespace)
         return namespace
+
+    def follow(self, namespace: dict[str, Any] | None = None) -> list[str]:
+        """Do all that the page says, in the current directory; return what the commands print on stdout.
+
+        Tools are those installed beside this Python.
+        """
+        namespace = {} if namespace is None else namespace
+        namespace.setdefault("__name__", self.path.stem)
+        printed = []
+        for block in self._fenced():
+            name = re.match(r"# (\w+\.py)\n", block.code)
+            if block.language == "python" and name is not None:
+                Path(name[1]).write_text(block.code.partition("\n")[2], encoding="utf-8")
+            elif block.language == "python":
+                exec(compile("\n" * block.line + block.code, str(self.path), "exec"), namespace)
+            elif block.language == "sh":
+                printed += [self._run(command) for command in block.code.splitlines()]
+        return printed
+
+    def _run(self, command: str) -> str:
+        line, _, code = command.partition("  # ")
+        tool, *arguments = shlex.split(line)
+        done = subprocess.run(
+            [Path(sys.executable).with_name(tool), *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == int(code or 0), f"{line}\nexits with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout
 
     def _fenced(self) -> list[Block]:
         found = []

@@ -8,7 +8,9 @@ import torch
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import run_pass
+from graphpress.passes.framework.testing import assert_effect
 from tests.graph_builder import GraphBuilder, op_names
+from tests.ir.strategies import random_inputs
 from tests.passes.quantization_graphs import convolution, image, random, run
 from tests.properties.layer_graphs import batch_norm, stored_weight
 
@@ -55,6 +57,18 @@ def test_the_folded_weight_is_the_formula():
     expected = random(4, 4, 3, 3) * factor.reshape(-1, 1, 1, 1)
     assert torch.allclose(conv.operands["weight"].constant.tensor, expected, rtol=1e-6)
     assert torch.allclose(conv.operands["bias"].constant.tensor, (random(4) - mean) * factor + beta, atol=1e-6)
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["plain", "after a skip"])
+def test_a_norm_behind_a_layer_scale_stays_and_says_so(skip):
+    """Folding it into the convolution beyond the scale would forget the scale."""
+    b = GraphBuilder()
+    x = image(b)
+    scaled = b.op("aten.mul.Tensor", convolution(b, x, "conv"), b.constant("layer_scale", random(4, 1, 1)))
+    graph = b.output(norm(b, b.op("aten.add.Tensor", scaled, x) if skip else scaled))
+    result = assert_effect(FoldBatchNorm(), graph, random_inputs(graph), changes=False)
+    assert op_names(result.graph) == op_names(graph)
+    assert len(result.record("fold-batch-norm").reports) == 1
 
 
 def test_the_convolution_comes_from_both_places_then():
