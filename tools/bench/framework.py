@@ -85,7 +85,7 @@ def recorded() -> Iterator[list[Run]]:
         runs.append(Run(tuple(step.pass_.name for step in pipeline), result.seconds, total))
         return result
 
-    Runner.run = timed  # type: ignore[method-assign, assignment]
+    Runner.run = timed  # type: ignore[method-assign]
     try:
         yield runs
     finally:
