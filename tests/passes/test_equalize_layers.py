@@ -13,9 +13,9 @@ from graphpress.passes.equalize_layers import EqualizeLayers
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.framework.testing import assert_effect
 from tests.graph_builder import GraphBuilder
 from tests.ir.strategies import graphs, random_inputs
-from tests.properties.effect import assert_effect
 from tests.properties.layer_graphs import layer_graphs, with_own_names
 
 few = settings(max_examples=30, deadline=None)
