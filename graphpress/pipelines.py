@@ -25,6 +25,7 @@ from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.share_quantizers import ShareQuantizers
 from graphpress.passes.specs import BiasCorrection
+from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 from graphpress.passes.store_caches import StoreCaches
 
 
@@ -64,6 +65,7 @@ def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
         FoldConstants(),
         ConvertFakeQuant(),
         StoreCaches(),
+        SpellOutBatchNorm(),
         Cse(),
         Dce(),
         *lowering(backend),

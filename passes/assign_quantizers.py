@@ -33,7 +33,7 @@ from graphpress.passes.quantization.caches import cache_update, sources
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.known_ranges import with_known_range
 from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
-from graphpress.passes.quantization.weights import is_weight, weight_block
+from graphpress.passes.quantization.weights import is_compressed, is_weight, weight_block
 from graphpress.passes.specs import AxisError, BlockSizeError, QuantizationSpec
 
 
@@ -91,8 +91,9 @@ class _Assignment:
     def visit(self, node: Node) -> None:
         site = site_of(node, self._constant)
         self.sites.append(site)
-        if any(isinstance(attribute, Graph) for attribute in node.attributes.values()):
-            self._context.report(node, "left whole: what it runs inside is not quantized")
+        inner = [attribute for attribute in node.attributes.values() if isinstance(attribute, Graph)]
+        if inner:
+            self._context.report(node, "of what it runs inside only the weights are quantized")
         group = node.annotation(FusionGroup)
         cache = self._resolver.cache_entry(site)
         if cache is not None:
@@ -104,7 +105,7 @@ class _Assignment:
         elif only_moves_values(node):
             points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
         else:  # nothing computes this op on codes, but its weights can be stored as such
-            points = list(self._weights(node, site))
+            points = [*self._weights(node, site), *(point for graph in inner for point in self._inner(node, graph))]
         if cache is None and self._resolver.has_boundaries:
             points = self._with_boundaries(node, points)
         if points:
@@ -202,22 +203,60 @@ class _Assignment:
         for name, index, value in node.operand_values():
             if id(value) not in self._constant or not is_weight(node, name, value):
                 continue
-            decision = self._state_decision(site, name, value)
-            if decision.spec is None:
-                continue
-            try:
-                block = weight_block(node, value, decision.spec.granularity)
-            except (BlockSizeError, AxisError) as error:
-                self._leave(node, str(error), must_fit=decision.is_specific or isinstance(error, BlockSizeError))
-                continue
-            quantizer = Quantizer(
-                f"{node.name}_{name}" if index is None else f"{node.name}_{name}_{index}",
-                decision.spec,
-                block_size=block,
-                is_state=True,
-                source=decision.source,
-            )
-            yield Point(Side.INPUT, quantizer, name, index)
+            quantizer = self._weight(f"{node.name}_{name}", index, node, name, value, site)
+            if quantizer is not None:
+                yield Point(Side.INPUT, quantizer, name, index)
+
+    def _inner(self, node: Node, graph: Graph) -> Iterator[Point]:
+        """Weights that a subgraph reads are operands of the node that runs it: the last list of as many values."""
+        lists = [name for name, operand in node.operands.items() if isinstance(operand, tuple)]
+        name = next((name for name in reversed(lists) if len(node.operands[name]) == len(graph.inputs)), None)
+        if name is None:
+            return
+        given = node.operands[name]
+        places = {
+            id(entry.value): place
+            for place, entry in enumerate(graph.inputs)
+            if entry.value is not None and isinstance(given[place], Value) and id(given[place]) in self._constant
+        }
+        for inside in graph.nodes:
+            site = site_of(inside, places)
+            self.sites.append(site)
+            for operand, _, value in inside.operand_values():
+                place = places.get(id(value))
+                if place is None or not is_weight(inside, operand, value) or is_compressed(given[place]):
+                    continue
+                full = f"{node.name}_{given[place].name.replace('.', '_')}"
+                quantizer = self._weight(full, None, inside, operand, value, site, given[place])
+                if quantizer is not None:
+                    yield Point(Side.INPUT, quantizer, name, place)
+
+    def _weight(
+        self,
+        name: str,
+        index: int | None,
+        node: Node,
+        operand: str,
+        value: Value,
+        site: OpSite,
+        constant: Value | None = None,
+    ) -> Quantizer | None:
+        """The quantizer of a weight as `node` reads it; `constant` is the weight itself where `value` is passed in."""
+        decision = self._state_decision(site, operand, constant or value)
+        if decision.spec is None:
+            return None
+        try:
+            block = weight_block(node, value, decision.spec.granularity)
+        except (BlockSizeError, AxisError) as error:
+            self._leave(node, str(error), must_fit=decision.is_specific or isinstance(error, BlockSizeError))
+            return None
+        return Quantizer(
+            name if index is None else f"{name}_{index}",
+            decision.spec,
+            block_size=block,
+            is_state=True,
+            source=decision.source,
+        )
 
     def _state_decision(self, site: OpSite, operand: str, value: Value) -> Decision:
         """The config speaks of a weight by its name in its module, by the name of the operand, or as ``weight``."""

@@ -100,7 +100,18 @@ def _one_split(node: Node, rewriter: Rewriter) -> Value | None:
 
 
 def _multiply(node: Node, rewriter: Rewriter) -> Value | None:
-    """Times or divided by one, of the same type."""
+    """Times or divided by one, of the same type; and ``x * sigmoid(x)``, which is ``silu(x)``."""
+    if node.op.name == "aten.mul.Tensor":
+        pair = node.operand("self"), node.operand("other")
+        for value, gate in (pair, pair[::-1]):
+            sigmoid = None if gate is None else gate.node
+            if gate is None or sigmoid is None or sigmoid.op.name != "aten.sigmoid" or gate.use_count > 1:
+                continue
+            if value is not None and sigmoid.operand("self") is value and value.type == node.result.type:
+                made = rewriter.insert_before(node, "aten.silu", {"self": value}, location=node.location)
+                rewriter.replace([sigmoid, node], made.result)
+                rewriter.rename(made, node.name)
+                return None
     other = node.attributes.get("other")
     is_one = isinstance(other, int | float) and not isinstance(other, bool) and other == 1
     return _same_shape(node, rewriter) if is_one and node.attributes.get("rounding_mode") is None else None
