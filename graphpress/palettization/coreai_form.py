@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from graphpress.backends.coreai import register
 from graphpress.compressed_module import set_form
-from graphpress.palettization.finalizing import Mapped, copied
+from graphpress.mapped_tensors import Mapped
+from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import StoredTable, tensors_of
 
 

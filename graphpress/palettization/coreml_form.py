@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from graphpress.compressed_module import drop_form
 from graphpress.ir import reference
-from graphpress.palettization.finalizing import Mapped, copied
+from graphpress.mapped_tensors import Mapped
+from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import tensors_of
 from graphpress.passes.palettization import PalettizationError, PalettizedWeight
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -153,3 +155,8 @@ def test_results_are_those_of_the_model():
     torch.manual_seed(0)
     recorded(model, lambda: got.append(model(x)))
     assert torch.equal(got[0], expected)
+
+
+@pytest.mark.parametrize("package", ["eager", "quantization", "palettization", "search", "compressor"])
+def test_packages_can_be_imported_in_any_order(package):
+    subprocess.run([sys.executable, "-c", f"import graphpress.{package}"], check=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graphpress.compressed_module import drop_form
 from graphpress.ir.dtypes import DType
-from graphpress.palettization.finalizing import Mapped
+from graphpress.mapped_tensors import Mapped
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.quantization.calculators import QParams
 from graphpress.quantization.eager.finalizing import QuantizedParameter, copied, settle_activations
