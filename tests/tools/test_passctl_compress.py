@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from graphpress.backends import coreai
+from graphpress.backends import coreai, coreml
 from graphpress.tools.passctl.calibration import CalibrationData
 from graphpress.tools.passctl.errors import InputDataError
 from graphpress.tools.passctl.main import cli
@@ -88,6 +88,33 @@ def test_joint_compression_ends_in_a_checked_asset():
     with coreai.load("out.aimodel") as model:
         assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 6, 6)
     assert left_behind() == {*GIVEN, "out.aimodel"}
+
+
+def test_joint_compression_ends_in_a_checked_package_that_other_commands_take():
+    given = ("--config", "joint.yaml", "--calibration", "data.npz", "--backend", "coreml", "-o", "out.mlpackage")
+    data = json.loads(compress(*given, "--target", "iOS26", "--json").stdout)
+    assert data["check"]["ok"]
+    assert data["weight_bytes"] == coreml.read("out.mlpackage").weight_bytes
+    dumped = CliRunner().invoke(cli, ["dump", "out.mlpackage"])
+    assert dumped.exit_code == 0, dumped.output
+    assert "quant.lut_to_dense" in dumped.stdout
+    same = CliRunner().invoke(cli, ["diff", "out.mlpackage", "out.mlpackage"])
+    assert same.exit_code == 0, same.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--backend", "coreml", "--target", "iOS17"), "iOS18 can store all of it"),
+        (("--backend", "coreml", "--target", "ios18"), "no target 'ios18'"),
+        (("--target", "iOS18"), "--target is for --backend coreml"),
+    ],
+)
+def test_a_target_that_cannot_or_does_not_exist_is_said_and_nothing_is_left_behind(options, message):
+    output = "out.mlpackage" if "coreml" in options else "out.aimodel"
+    result = compress("--config", "joint.yaml", "-o", output, "--calibration", "data.npz", *options, code=2)
+    assert message in result.stderr
+    assert left_behind() == GIVEN
 
 
 def test_each_technique_goes_alone_and_the_old_asset_is_replaced():

@@ -12,6 +12,7 @@ from graphpress.tools.passctl.arguments import command, input_options, model_arg
 
 if TYPE_CHECKING:
     from graphpress.tools.passctl.compression_report import CompressionReport
+    from graphpress.tools.passctl.destinations import Destination
     from graphpress.tools.passctl.stages import Stages
 
 
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
 @click.option(
     "--config", "config_file", required=True, type=click.Path(path_type=Path), help="YAML: what to compress and how."
 )
-@click.option("--backend", type=click.Choice(["coreai"]), default="coreai", show_default=True, help="The runtime.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The asset, such as out.aimodel.")
+@click.option(
+    "--backend", type=click.Choice(["coreai", "coreml"]), default="coreai", show_default=True, help="The runtime."
+)
+@click.option("--target", help="For Core ML, the oldest system the package is for.  [default: iOS18]")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="What to save, such as out.aimodel or out.mlpackage.",
+)
 @click.option(
     "--calibration",
     "calibration_path",
@@ -46,6 +56,7 @@ def compress(
     model: str,
     config_file: Path,
     backend: str,
+    target: str | None,
     output: Path,
     calibration_path: Path | None,
     inputs_file: Path | None,
@@ -55,14 +66,17 @@ def compress(
     """Compress MODEL as a YAML file says, save it for a runtime, and check what was saved.
 
     The file has a `kmeans_palettization_config`, a `quantization_config`, or both: then weights are palettized first,
-    and quantizers are put on the result. The saved asset is executed and compared with the finalized module; a mismatch
-    ends with exit code 1. What was at the output before is whole until the new asset is complete.
+    and quantizers are put on the result. The saved asset is executed, a package of Core ML read back and evaluated,
+    and compared with the finalized module; a mismatch ends with exit code 1. What was at the output before is whole
+    until the new asset is complete.
     """
     from graphpress.backends import saving
+    from graphpress.tools.passctl.destinations import destination
     from graphpress.tools.passctl.stages import Stages
 
-    with saving.replacing(output) as built, Stages() as stages:
-        report = _compress(built, model, config_file, backend, calibration_path, inputs_file, input_shapes, stages)
+    saved_as = destination(backend, target)
+    with saving.replacing(output, saved_as.suffix) as built, Stages() as stages:
+        report = _compress(built, model, config_file, saved_as, calibration_path, inputs_file, input_shapes, stages)
     if as_json:
         console.print_json({"output": str(output), **report.data(), "warnings": console.warnings_shown()})
     else:
@@ -76,13 +90,12 @@ def _compress(
     built: Path,
     model: str,
     config_file: Path,
-    backend: str,
+    saved_as: Destination,
     calibration_path: Path | None,
     inputs_file: Path | None,
     input_shapes: tuple[str, ...],
     stages: Stages,
 ) -> CompressionReport:
-    from graphpress.backends import coreai
     from graphpress.export_backend import ExportBackend
     from graphpress.tools.passctl.calibration import CalibrationData
     from graphpress.tools.passctl.compression_report import CompressionReport, float_bytes, relative_error
@@ -98,10 +111,10 @@ def _compress(
             () if calibration_path is None else CalibrationData.open(calibration_path, subject.input_names, example)
         )
     module = subject.module()
-    finalized = compressed(module, example, recipe, ExportBackend.of(backend), batches, stages)
+    finalized = compressed(module, example, recipe, ExportBackend.CoreAI, batches, stages)
     with stages.stage("convert"):
-        info = coreai.convert(finalized, built, example)
+        info = saved_as.convert(finalized, built, example)
     with stages.stage("check"):
-        check = coreai.check(built, finalized, example)
+        check = saved_as.check(built, finalized, example)
         drift = relative_error(module, finalized, example)
     return CompressionReport(info.stored_bytes, info.weight_bytes, float_bytes(module), check, drift, stages.seconds)

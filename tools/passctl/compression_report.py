@@ -10,7 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import nn
 
-from graphpress.backends.coreai import CheckReport
+from graphpress.backends.comparison import CheckReport
 from graphpress.compressor import mode_restored
 
 
