@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from graphpress.backends.exact_convolution import exact_convolution
 from graphpress.ir.dtypes import DType
 
 _LONGEST_LOOP = 1 << 16  # longer sums are taken in float64: a loop in Python would not end soon
@@ -48,11 +49,6 @@ class RuntimeArithmetic(TorchDispatchMode):
 
 def _is_floating(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Any) -> torch.Tensor:
-    exact = aten.convolution(x.double(), weight.double(), None, *settings).to(x.dtype)
-    return exact if bias is None else exact + bias.reshape(-1, *[1] * (x.dim() - 2))
 
 
 def _matrix_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -214,7 +210,7 @@ def _of_c_library(name: str, otherwise: Any) -> Callable[[torch.Tensor], torch.T
 
 
 _RULES: dict[Any, Callable[..., Any]] = {
-    aten.convolution.default: _convolution,
+    aten.convolution.default: exact_convolution,
     aten.mm.default: _matrix_product,
     aten.bmm.default: _matrix_product,
     aten.addmm.default: _addmm,

@@ -1,6 +1,6 @@
 """Core ML: convert torch models to `.mlpackage`s with exact codes, read them back, and check what they compute."""
 
-from graphpress.backends.coreml.check import check
+from graphpress.backends.coreml.check import check, evaluate
 from graphpress.backends.coreml.convert import convert
 from graphpress.backends.coreml.importing import from_mil, from_package
 from graphpress.backends.coreml.package import PackageInfo, StoredConstant, read
@@ -13,6 +13,7 @@ __all__ = [
     "TargetError",
     "check",
     "convert",
+    "evaluate",
     "from_mil",
     "from_package",
     "read",

@@ -1,7 +1,7 @@
 """Compare what a saved package computes with the torch model it was made from.
 
 Core ML predicts on Apple's systems only. Here its program is read back from the file, weights included, and evaluated
-by the interpreter of the IR.
+by the interpreter of the IR, with convolutions summed exactly, as those of a finalized model are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from torch.utils import _pytree as pytree
 
 from graphpress.backends import exporting
 from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
-from graphpress.backends.coreml.importing import from_package
+from graphpress.backends.coreml.importing import from_mil
+from graphpress.backends.coreml.package import load_program
+from graphpress.backends.errors import AssetError
+from graphpress.backends.exact_convolution import ExactConvolutions
+from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import run
 from graphpress.ir.types import TensorType
 
@@ -40,19 +44,35 @@ def check(
         AssetError: when there is no package, or it is damaged.
         InterpreterError: when it holds an op that the IR has no translation for.
     """
-    graph = from_package(path)
     args, kwargs = exporting.arguments(inputs)
     module = model.module() if isinstance(model, ExportedProgram) else model
     with torch.no_grad(), exporting.in_eval_mode(module):
         expected = tensors_in(module(*args, **kwargs))
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    fed = [leaf.to(_dtype(graph_input.value)) for leaf, graph_input in zip(leaves, graph.inputs, strict=True)]
-    stored = run(graph, fed)
+    graph, stored = evaluate(path, leaves)
     if len(expected) != len(stored):
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     names = [output.value.name if output.value is not None else "" for output in graph.outputs]
     outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
     return CheckReport(Path(path), tolerance, tuple(outputs))
+
+
+def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple[Graph, list[Any]]:
+    """The package's program as a graph, and what it returns for flat `inputs`, cast to what it takes.
+
+    Raises:
+        AssetError: when there is no package, it is damaged, or it takes another number of inputs.
+        InterpreterError: when it holds an op that the IR has no translation for.
+    """
+    program = load_program(path)
+    names = list(program.functions["main"].inputs)
+    if len(names) != len(inputs):
+        raise AssetError(f"{path} takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
+    shapes = {name: tuple(value.shape) for name, value in zip(names, inputs, strict=True)}
+    graph = from_mil(program, name=Path(path).stem, shapes=shapes)
+    fed = [value.to(_dtype(graph_input.value)) for value, graph_input in zip(inputs, graph.inputs, strict=True)]
+    with ExactConvolutions():
+        return graph, run(graph, fed)
 
 
 def _dtype(value: Any) -> torch.dtype:

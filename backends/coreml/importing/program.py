@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from graphpress.backends.coreml.importing import arithmetic, compressed, layers,
 from graphpress.backends.coreml.importing.reader import TRANSLATIONS, MilReader
 from graphpress.backends.coreml.package import load_program
 from graphpress.ir.graph import Graph
+from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
 
 __all__ = ["from_mil", "from_package"]
@@ -17,24 +19,40 @@ __all__ = ["from_mil", "from_package"]
 _TABLES = (arithmetic, compressed, layers, shapes)  # importing them fills TRANSLATIONS
 
 
-def from_package(path: str | PathLike[str], function: str = "main") -> Graph:
+def from_package(
+    path: str | PathLike[str], function: str = "main", *, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Graph:
     """The graph of a saved package: `aten` ops, and `quant` ops for its compressed constants.
 
     An op that has no translation becomes an opaque ``mil.*`` node, which can be printed and compared, not run.
 
+    Args:
+        path: of the package.
+        function: of its program.
+        shapes: by the names of inputs, where the package leaves extents free; a free extent is 1 by default.
+
     Raises:
         AssetError: when there is no package, or it is damaged.
     """
-    return from_mil(load_program(path), function, name=Path(path).stem)
+    return from_mil(load_program(path), function, name=Path(path).stem, shapes=shapes)
 
 
-def from_mil(program: Any, function: str = "main", name: str = "main") -> Graph:
-    """The graph of a function of a coremltools program."""
+def from_mil(
+    program: Any,
+    function: str = "main",
+    name: str = "main",
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Graph:
+    """The graph of a function of a coremltools program; see `from_package`."""
     body = program.functions[function]
     graph = Graph(name)
     reader = MilReader(graph)
     for input_name, var in body.inputs.items():
-        made = graph.add_input(input_name, reader.type(var))
+        type = reader.type(var)
+        if shapes is not None and input_name in shapes:
+            type = TensorType(type.dtype, shapes[input_name])
+        made = graph.add_input(input_name, type)
         assert made.value is not None
         reader.values[id(var)] = made.value
     for op in body.operations:

@@ -11,9 +11,12 @@ from graphpress.ir.graph import Value
 
 @translates("reshape", "reshape_like")
 def _reshape(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    if op.op_type == "reshape_like" or number(op.shape) is None:
+    shape = None if op.op_type == "reshape_like" else number(op.shape)
+    if shape is None:
         return reader.opaque(op)
-    return reader.emit("aten.reshape", {"shape": tuple(int(n) for n in op.outputs[0].shape)}, self=reader.value(op.x))
+    x = reader.value(op.x)
+    kept = [x.tensor_type.shape[at] if n == 0 else n for at, n in enumerate(shape)]
+    return reader.emit("aten.reshape", {"shape": tuple(kept)}, self=x)
 
 
 @translates("transpose")
@@ -23,12 +26,18 @@ def _transpose(reader: MilReader, op: Any) -> Value:
 
 @translates("expand_dims")
 def _expand_dims(reader: MilReader, op: Any) -> Value:
-    return reader.emit("aten.reshape", {"shape": tuple(op.outputs[0].shape)}, self=reader.value(op.x))
+    x = reader.value(op.x)
+    rank = len(op.outputs[0].shape)
+    for axis in sorted(axis % rank for axis in number(op.axes)):
+        x = reader.emit("aten.unsqueeze", {"dim": axis}, self=x)
+    return x
 
 
 @translates("squeeze")
 def _squeeze(reader: MilReader, op: Any) -> Value:
-    return reader.emit("aten.reshape", {"shape": tuple(op.outputs[0].shape)}, self=reader.value(op.x))
+    axes = number(op.axes)
+    dims = {} if axes is None else {"dim": tuple(axes)}
+    return reader.emit("aten.squeeze" if axes is None else "aten.squeeze.dims", dims, self=reader.value(op.x))
 
 
 @translates("concat")
@@ -77,7 +86,8 @@ def _slice_by_index(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
                 "aten.slice.Tensor", {"dim": axis, "start": first, "end": last, "step": stride[axis]}, self=x
             )
     if any(squeezed):
-        x = reader.emit("aten.reshape", {"shape": tuple(op.outputs[0].shape)}, self=x)
+        axes = tuple(axis for axis in range(rank) if squeezed[axis])
+        x = reader.emit("aten.squeeze.dims", {"dim": axes}, self=x)
     return x
 
 
