@@ -29,7 +29,9 @@ class Saved(Protocol):
 class Destination(Protocol):
     """A runtime's files."""
 
-    suffix: str
+    @property
+    def suffix(self) -> str:
+        """How their names end."""
 
     def convert(self, model: nn.Module, path: Path, example_inputs: tuple[Any, ...]) -> Saved:
         """Save a finalized model."""
