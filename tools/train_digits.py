@@ -24,7 +24,7 @@ def main() -> None:
         torch.manual_seed(options.seed)
         model = network()
         model.train()
-        train(model, options.epochs, learning_rate=5e-3, seed=options.seed)
+        train(model, options.epochs, seed=options.seed)
         model.eval()
         held_out = accuracy(model, data.test_images, data.test_labels)
         state = {key: t.half() if t.is_floating_point() else t for key, t in model.state_dict().items()}
