@@ -23,6 +23,7 @@ from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
+from graphpress.passes.remove_dropout import RemoveDropout
 from graphpress.passes.share_quantizers import ShareQuantizers
 from graphpress.passes.specs import BiasCorrection
 from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
@@ -42,7 +43,7 @@ def prepare(
     config = config or QuantizerConfig()
     return Pipeline(
         RaiseFromCoreai(),
-        Canonicalize(),
+        Canonicalize(keep_dropout=True),
         FoldBatchNorm(),
         *((EqualizeLayers(),) if config.equalize_layers else ()),
         AnnotateFusion(),
@@ -63,6 +64,7 @@ def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
     """
     return Pipeline(
         FoldConstants(),
+        RemoveDropout(),
         ConvertFakeQuant(),
         StoreCaches(),
         SpellOutBatchNorm(),

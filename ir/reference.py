@@ -99,6 +99,17 @@ def _integer_codes(
     """Codes as whole numbers in float32."""
     low = dtype.minimum if quant_min is None else quant_min
     high = dtype.maximum if quant_max is None else quant_max
+    return _unclipped_codes(data, scale, zero_point, minval, offset, low).clamp_(low, high)
+
+
+def _unclipped_codes(
+    data: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    minval: Tensor | None,
+    offset: Tensor | None,
+    low: float,
+) -> Tensor:
     values = data.float()
     if minval is not None:
         values = values - repeat_blocks(minval.float(), data.shape)
@@ -109,7 +120,7 @@ def _integer_codes(
         codes = codes.add_(repeat_blocks(zero_point.float(), data.shape))
     if offset is not None:
         codes = codes.add_(offset)
-    return codes.clamp_(low, high)
+    return codes
 
 
 def dequantize(
@@ -149,6 +160,34 @@ def fake_quantize(
     else:
         codes = _integer_codes(data, scale, zero_point, minval, offset, dtype, quant_min, quant_max)
     return dequantize(codes, scale, zero_point, minval, dtype=dtype, quant_min=quant_min).to(data.dtype)
+
+
+def fake_quantize_and_mask(
+    data: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None = None,
+    minval: Tensor | None = None,
+    offset: Tensor | None = None,
+    *,
+    dtype: DType,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `fake_quantize` gives, and a bool tensor of the same shape that is true where nothing was clipped.
+
+    Integers are clipped after rounding, floats before.
+    """
+    if dtype.is_floating:
+        inside = (data.float() / repeat_blocks(scale.float(), data.shape)).abs() <= dtype.maximum
+        codes = quantize(data, scale, offset=offset, dtype=dtype)
+    else:
+        low = dtype.minimum if quant_min is None else quant_min
+        high = dtype.maximum if quant_max is None else quant_max
+        unclipped = _unclipped_codes(data, scale, zero_point, minval, offset, low)
+        codes = unclipped.clamp(low, high)
+        inside = codes == unclipped
+    result = dequantize(codes, scale, zero_point, minval, dtype=dtype, quant_min=quant_min)
+    return result.to(data.dtype), inside
 
 
 def lut_to_dense(indices: Tensor, lut: Tensor, axis: int = 0) -> Tensor:

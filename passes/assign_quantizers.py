@@ -11,6 +11,7 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values, root_constant
+from graphpress.passes.analysis.dropout import is_idle_dropout
 from graphpress.passes.analysis.sites import site_of, tensor_operands
 from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.configs import (
@@ -19,6 +20,7 @@ from graphpress.passes.configs import (
     ModuleLevel,
     ModuleScope,
     OpSite,
+    QATSchedule,
     QuantizerConfig,
     report_unmatched,
 )
@@ -102,6 +104,8 @@ class _Assignment:
             if group.role in (Role.ANCHOR, Role.WHOLE):
                 self._anchors[node.name] = site
             points = list(self._group_points(node, site, group))
+        elif is_idle_dropout(node):  # in evaluation it is not there; what reads it shares the quantizer before it
+            points = []
         elif only_moves_values(node):
             points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
         else:  # nothing computes this op on codes, but its weights can be stored as such
@@ -109,6 +113,9 @@ class _Assignment:
         if cache is None and self._resolver.has_boundaries:
             points = self._with_boundaries(node, points)
         if points:
+            anchor = site if group is None else self._anchors.get(group.anchor, site)
+            schedule = self._resolver.training_schedule(anchor.module_stack)
+            points = points if schedule is None else [_scheduled(point, schedule) for point in points]
             self._rewriter.annotate(node, QuantizationPoints(tuple(points)))
             self._context.count("points", len(points))
 
@@ -278,6 +285,10 @@ def _activation(name: str, decision: Decision, value: Value) -> Quantizer:
     block = activation_block(spec.granularity, value.tensor_type.shape, name)
     rank = 10 * int(decision.level) + int(decision.op_level or 0)
     return Quantizer(name, spec, block_size=block, source=decision.source, rank=rank)
+
+
+def _scheduled(point: Point, schedule: QATSchedule) -> Point:
+    return point.with_quantizer(evolve(point.quantizer, schedule=schedule))
 
 
 def _is_inside(value: Value, group: FusionGroup | None) -> bool:

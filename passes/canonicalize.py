@@ -9,6 +9,7 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.dropout import DROPOUTS
 from graphpress.passes.facts import CANONICAL
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.driver import apply_rules
@@ -27,11 +28,18 @@ class Canonicalize(RewritePass):
     Identities are exact. Batch norm in its several native forms, ``convolution`` and ``addmm`` become the high-level
     ops they are the same sum of products as; only the order of that sum may differ. Rules that users add see the one
     spelling, and run until none of them matches.
+
+    Attributes:
+        keep_dropout: leave the dropouts of a model that is to be trained, which are identities in evaluation. They
+            move behind a relu they are in front of, so that it is next to its layer; one between a layer and its
+            batch norm goes all the same.
     """
 
     gives = frozenset({CANONICAL})
     effect = CLOSE(rtol=1e-5, atol=1e-6)
     is_idempotent = True
+
+    keep_dropout: bool = False
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once, own rules are found by op name; then apply added rules."""
@@ -40,6 +48,9 @@ class Canonicalize(RewritePass):
             context.node = node
             rule = _RULES.get(node.op.short_name) if node.op.dialect == "aten" else None
             if rule is _copy and keeps_strides:
+                continue
+            if rule is _dropout and self.keep_dropout and not _stands_before_norm(node):
+                _move_behind_relu(node, rewriter, context)
                 continue
             if rule is not None:
                 _apply(rule, node, rewriter, context)
@@ -63,6 +74,29 @@ def _apply(rule: Rule, node: Node, rewriter: Rewriter, context: PassContext) -> 
 
 def _dropout(node: Node, rewriter: Rewriter) -> Value | None:
     return None if node.attribute("train") else node.operand("input")
+
+
+def _stands_before_norm(node: Node) -> bool:
+    users = node.result.users
+    return len(users) == node.result.use_count == 1 and users[0].op.family in _BATCH_NORMS
+
+
+def _move_behind_relu(node: Node, rewriter: Rewriter, context: PassContext) -> None:
+    """``relu(dropout(x))`` is ``dropout(relu(x))``: both multiply by a number that is not negative."""
+    uses = node.result.uses
+    source, relu = node.operand("input"), uses[0].user if len(uses) == 1 else None
+    if source is None or not isinstance(relu, Node) or relu.op.name not in ("aten.relu", "aten.leaky_relu"):
+        return
+    if node.op.family not in ("dropout", "feature_dropout") or node.attribute("train"):  # the others shift values
+        return
+    rewriter.set_operand(relu, uses[0].operand, source)
+    operands, attributes = {"input": relu.result}, dict(node.attributes)
+    moved = rewriter.insert_before(relu._next, node.op.name, operands, attributes, location=node.location)
+    rewriter.replace_uses(relu.result, moved.result, where=lambda use: use.user is not moved)
+    name = node.name
+    rewriter.erase(node)
+    rewriter.rename(moved, name)
+    context.count("moved")
 
 
 def _same_shape(node: Node, rewriter: Rewriter) -> Value | None:
@@ -192,8 +226,17 @@ _READS_STRIDES = frozenset(
     {"aten.as_strided", "aten.view.dtype", "aten.view_as", "aten.view_as_complex", "aten.view_as_real"}
 )
 
+_NATIVE_BATCH_NORMS = (
+    "_native_batch_norm_legit_no_training",
+    "native_batch_norm",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+    "_batch_norm_no_update",
+)
+_BATCH_NORMS = ("batch_norm", *_NATIVE_BATCH_NORMS)
+
 _RULES: Mapping[str, Rule] = (
-    dict.fromkeys(("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"), _dropout)
+    dict.fromkeys(DROPOUTS, _dropout)
     | dict.fromkeys(("reshape", "expand", "flatten", "alias", "detach", "squeeze"), _same_shape)
     | dict.fromkeys(("lift_fresh_copy", "lift_fresh", "expand_as"), _same_shape)
     | dict.fromkeys(("view", "view_as", "_unsafe_view"), _view)
@@ -202,14 +245,5 @@ _RULES: Mapping[str, Rule] = (
     | {"slice": _slice, "addmm": _addmm, "convolution": _convolution}
     | dict.fromkeys(("split", "chunk", "split_with_sizes"), _one_split)
     | dict.fromkeys(("conv1d", "conv2d", "conv3d"), _padded_convolution)
-    | dict.fromkeys(
-        (
-            "_native_batch_norm_legit_no_training",
-            "native_batch_norm",
-            "cudnn_batch_norm",
-            "miopen_batch_norm",
-            "_batch_norm_no_update",
-        ),
-        _batch_norm,
-    )
+    | dict.fromkeys(_NATIVE_BATCH_NORMS, _batch_norm)
 )

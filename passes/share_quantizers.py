@@ -11,7 +11,9 @@ from attrs import evolve, frozen
 
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.dropout import before_dropout
 from graphpress.passes.analysis.value_preserving import only_moves_values
+from graphpress.passes.configs import QATSchedule
 from graphpress.passes.facts import QUANTIZERS_ASSIGNED, QUANTIZERS_SHARED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
@@ -28,13 +30,14 @@ Key = tuple[int, int]  # id of a node, and the place of one of its points
 class ShareQuantizers(Pass):
     """Give one quantizer to the points that are about the same data.
 
-    Points are joined where one value is made and read, and across ops that only move values. Each connected component
-    gets one quantizer,
-    decided from the whole component at once, so the order of nodes plays no part:
+    Points are joined where one value is made and read, dropouts aside, and across ops that only move values. Each
+    connected component gets one quantizer, decided from the whole component at once, so the order of nodes plays no
+    part:
 
     - the most specific entry of the config wins, among equals that of the op that makes the value, among these that
       of the name that sorts first;
     - a known range stays only where every op that makes values of the component has it, else the range floats;
+    - the schedule of training is that of the op that reads the value, if there is one;
     - a component in which no op computes anything has no quantizer.
 
     A weight that several nodes read, such as a tied one, has one quantizer for those that quantize it alike.
@@ -98,7 +101,7 @@ def _points(node: Node) -> tuple[Point, ...]:
 def _same_value(points: Points) -> Iterator[tuple[Key, Key]]:
     first: dict[int, Key] = {}
     for key, (node, point) in points.items():
-        value = id(point.value(node))
+        value = id(before_dropout(point.value(node)))
         if value in first:
             yield first[value], key
         else:
@@ -136,6 +139,7 @@ def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
     makers = [point for _, point in active if point.side is Side.OUTPUT]
     points = [*makers, *(point for _, point in active if point.side is Side.INPUT)]
     winner = max(points, key=lambda point: point.quantizer.rank).quantizer
+    winner = evolve(winner, schedule=_schedule(points, winner))
     name = points[0].quantizer.name
     made = {id(point.value(node)) for node, point in active if point.side is Side.OUTPUT}
     fed = any(_enters(node, point, made) for node, point in members)
@@ -146,11 +150,17 @@ def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
     return evolve(winner, name=name, spec=spec, wanted=None)
 
 
+def _schedule(points: Iterable[Point], winner: Quantizer) -> QATSchedule | None:
+    """In training, the module that reads a value decides when it is quantized."""
+    reading = [point.quantizer.schedule for point in points if point.side is Side.INPUT]
+    return reading[0] if reading else winner.schedule
+
+
 def _enters(node: Node, point: Point, made: set[int]) -> bool:
     """True when `point` reads a value that no op of the component makes: an input, or the result of a float op."""
     if point.side is Side.OUTPUT:
         return False
-    value = point.value(node)
+    value = before_dropout(point.value(node))
     if id(value) in made:
         return False
     producer = value.node

@@ -6,12 +6,14 @@ from graphpress.quantization.config import (
     ModuleQuantizerConfig,
     QuantizerConfig,
 )
+from graphpress.quantization.learnable import LearnableFakeQuantize
 from graphpress.quantization.quantizer import Quantizer, UncalibratedWarning
 from graphpress.quantization.spec import QuantizationSpec
 
 __all__ = [
     "ExecutionMode",
     "InvalidExecutionModeError",
+    "LearnableFakeQuantize",
     "ModuleQuantizerConfig",
     "QuantizationSpec",
     "Quantizer",

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from attrs import frozen
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from graphpress.ir.inference import to_torch
 from graphpress.ir.ops import OpDef
 from graphpress.ir.reference import batch_norm_factor
 from graphpress.quantization.expressions import ConstantExpression
+from graphpress.quantization.norm_freezing import FreezableNorm
 
 
 @frozen
@@ -39,7 +40,7 @@ class FoldedNorm:
     after: tuple[tuple[bool, int], ...] = ()
 
 
-class BatchNormLayer(nn.Module):
+class BatchNormLayer(FreezableNorm):
     """``op(input, weight, bias)`` whose weight and bias are expressions over the parameters of a layer and its batch
     norm.
 
@@ -64,18 +65,9 @@ class BatchNormLayer(nn.Module):
     def forward(self, input: Tensor, *parameters: Tensor) -> Tensor:
         """The layer's output, normalized."""
         weight = self.weight(*(parameters[i] for i in self.weight_arguments))
-        if self.training and not self.norm_is_frozen:
+        if self.uses_batch_statistics:
             return self._with_batch_statistics(input, weight, parameters)
         return self._run(input, weight, self.bias(*(parameters[i] for i in self.bias_arguments)))
-
-    @property
-    def norm_is_frozen(self) -> bool:
-        """True when training uses the running statistics and leaves them as they are."""
-        return self.__dict__.get("_norm_is_frozen", False)
-
-    def freeze_norm(self, frozen: bool = True) -> None:
-        """Let training use the running statistics (and leave them), or the batch's."""
-        self.__dict__["_norm_is_frozen"] = frozen
 
     def _with_batch_statistics(self, input: Tensor, weight: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         norm = self.norm

@@ -53,8 +53,8 @@ class ConstantExpression(nn.Module):
             return self.compute(*arguments)
         # What is observed is a constant here: once is as good as at every step.
         switches = tuple((q.observer_enabled, q.fake_quant_enabled) for q in self._quantizers())
-        chosen = tuple(q.code_offset for q in self._quantizers() if q.code_offset is not None)
-        return self._value.get((*arguments, *chosen), lambda: self.compute(*arguments), switches)
+        reads = (*arguments, *self.parameters(), *self.buffers())  # those of the quantizers: scales that are learned
+        return self._value.get(reads, lambda: self.compute(*arguments), switches)
 
     def compute(self, *arguments: Tensor) -> Tensor:
         """The value, computed anew; an expression without steps is its argument."""

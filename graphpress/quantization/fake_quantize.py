@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir import reference
+from graphpress.passes.configs import QATSchedule
 from graphpress.passes.specs import FAKE_QUANTIZERS, QuantizationSpec
 from graphpress.quantization.calculators import QParams, QParamsCalculatorBase, calculator_for
 
@@ -26,10 +27,14 @@ class FakeQuantizeImplBase(nn.Module):
         spec: how it quantizes.
         is_state: True for a weight, False for an activation.
         observer_enabled, fake_quant_enabled: the two switches.
+        schedule: when they are on in training; None is always.
+        module_paths: the modules of the user's model that it was made for.
         code_offset: for a weight whose codes were chosen: the steps from the nearest code to the chosen one, int8, of
             the weight's shape; else None.
     """
 
+    schedule: QATSchedule | None = None
+    module_paths: tuple[str, ...] = ()
     code_offset: Tensor | None
 
     def __init__(self, name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False):
@@ -55,12 +60,16 @@ class FakeQuantizeImplBase(nn.Module):
         """`data`, observed and fake-quantized as the switches say."""
         if self.observer_enabled:
             with torch.no_grad():
-                self.calculator.observe(data.detach())
+                self.observe(data.detach())
         if not self.fake_quant_enabled:
             return data
         with torch.no_grad():
             qparams = self.qparams(data.detach())
         return data if qparams is None else self.quantize(data, qparams)
+
+    def observe(self, data: Tensor) -> None:
+        """Let the calculator see `data`."""
+        self.calculator.observe(data)
 
     @abstractmethod
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
@@ -93,13 +102,18 @@ class FakeQuantize(FakeQuantizeImplBase):
 
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
         """See the base class."""
-        how: dict[str, Any] = {"dtype": self.spec.element_type}
-        if not self.spec.element_type.is_floating:
-            how |= {"quant_min": int(self.spec.quant_min), "quant_max": int(self.spec.quant_max)}
+        how = codes_of(self.spec)
         if torch.is_grad_enabled() and data.requires_grad:
             result: Tensor = _StraightThrough.apply(data, *qparams, self.code_offset, how)
             return result
         return reference.fake_quantize(data, *qparams, self.code_offset, **how)
+
+
+def codes_of(spec: QuantizationSpec) -> dict[str, Any]:
+    """Type and limits of the codes of `spec`, as the formulas of `ir.reference` take them."""
+    if spec.element_type.is_floating:
+        return {"dtype": spec.element_type}
+    return {"dtype": spec.element_type, "quant_min": int(spec.quant_min), "quant_max": int(spec.quant_max)}
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -115,35 +129,11 @@ class _StraightThrough(torch.autograd.Function):
         offset: Tensor | None,
         how: dict[str, Any],
     ) -> Tensor:
-        result = reference.fake_quantize(data, scale, zero_point, minval, offset, **how)
-        low, high = representable_range(scale, zero_point, minval, data.shape, **how)
-        ctx.save_for_backward((data >= low) & (data <= high))
+        result, inside = reference.fake_quantize_and_mask(data, scale, zero_point, minval, offset, **how)
+        ctx.save_for_backward(inside)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (inside,) = ctx.saved_tensors
         return gradients[0] * inside, None, None, None, None, None
-
-
-def representable_range(
-    scale: Tensor,
-    zero_point: Tensor | None,
-    minval: Tensor | None,
-    shape: Sequence[int],
-    *,
-    dtype: Any,
-    quant_min: int | None = None,
-    quant_max: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The interval whose values round to a code without being clipped: half a step beyond the outermost codes."""
-    scale = reference.repeat_blocks(scale, shape)
-    if dtype.is_floating:
-        return scale * dtype.minimum, scale * dtype.maximum
-    low = (dtype.minimum if quant_min is None else quant_min) - 0.5
-    high = (dtype.maximum if quant_max is None else quant_max) + 0.5
-    if minval is not None:
-        offset = reference.repeat_blocks(minval, shape)
-        return offset - 0.5 * scale, offset + (high - low - 0.5) * scale
-    zero = 0.0 if zero_point is None else reference.repeat_blocks(zero_point, shape)
-    return (low - zero) * scale, (high - zero) * scale

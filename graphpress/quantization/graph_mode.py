@@ -107,10 +107,14 @@ def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
     made: dict[str, FakeQuantizeImplBase] = {}
     for node in graph.nodes:
         note = node.annotation(QuantizerNote)
-        if note is None or note.quantizer.name in made:
+        if note is None:
             continue
         quantizer = note.quantizer
-        made[quantizer.name] = fake_quantizer(
-            quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state
-        )
+        module = made.get(quantizer.name)
+        if module is None:
+            module = fake_quantizer(quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state)
+            module.schedule = quantizer.schedule
+            made[quantizer.name] = module
+        paths = [origin.module_path for origin in node.location.origins]
+        module.module_paths = tuple(dict.fromkeys((*module.module_paths, *paths)))
     return made

@@ -25,6 +25,7 @@ from graphpress.quantization.expressions import ConstantExpression, Slot, Step
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.integer_convolution import IntegerConvolution
 from graphpress.quantization.mapping import map_constants
+from graphpress.quantization.mode_ops import mode_op
 from graphpress.quantization.small_codes import SmallCodes
 
 # Stands for a submodule while the graph is emitted; it is in no op table.
@@ -37,7 +38,10 @@ def emit_prepared(
 ) -> EmittedModule:
     """The prepared model of `graph`, which is not changed. `quantizers` has the module of every quantizer, by name."""
     outlined = graph.clone()
-    outliner = _Outliner(outlined, quantizers)
+    return _emit(outlined, _Outliner(outlined, quantizers, follows_mode=True), copy_constants)
+
+
+def _emit(outlined: Graph, outliner: _Outliner, copy_constants: bool) -> EmittedModule:
     outliner.run()
 
     def module_for(node: Node) -> tuple[str, nn.Module, list[Value]] | None:
@@ -45,20 +49,22 @@ def emit_prepared(
             path = node.attributes["path"]
             return path, outliner.modules[path], [value for _, _, value in node.operand_values()]
         if node.op.name == "quant.fake_quantize":
-            quantizer = quantizers[node.attribute("quantizer")]
+            quantizer = outliner.quantizers[node.attribute("quantizer")]
             return f"quantizers.{quantizer.name}", quantizer, [node.operands["input"]]
         return None
 
     return to_graph_module(outlined, module_for=module_for, copy_constants=copy_constants)
 
 
+@holding_collector
 def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModule:
     """The finalized model of a lowered graph: stored weights are expanded once in evaluation, and inline when
     exported.
     """
     if mmap_dir is not None:
         map_constants(graph, mmap_dir)
-    module = emit_prepared(graph, {}, copy_constants=False)
+    outlined = graph.clone()
+    module = _emit(outlined, _Outliner(outlined, {}, follows_mode=False), copy_constants=False)
     module.requires_grad_(False)
     return module.eval()
 
@@ -68,7 +74,7 @@ def constant_expression(value: Value) -> tuple[ConstantExpression, list[Constant
     assert value.node is not None
     assert value.node.graph is not None
     arguments: list[Value] = []
-    expression = _Outliner(value.node.graph, {})._expression(value, arguments)
+    expression = _Outliner(value.node.graph, {}, follows_mode=False)._expression(value, arguments)
     return expression, [argument.constant for argument in arguments if argument.constant is not None]
 
 
@@ -76,6 +82,7 @@ def constant_expression(value: Value) -> tuple[ConstantExpression, list[Constant
 class _Outliner:
     graph: Graph
     quantizers: Mapping[str, FakeQuantizeImplBase]
+    follows_mode: bool  # ops that do something else in training become modules that do it
     modules: dict[str, nn.Module] = field(factory=dict)
     _constant: set[int] = field(init=False)
     _made: dict[int, Value] = field(factory=dict)
@@ -89,6 +96,7 @@ class _Outliner:
             if not (self._outline_layer(node) or self._outline_integers(node)):
                 self._outline_operands(node)
                 self._outline_small_codes(node)
+                self._outline_mode(node)
         for output in self.graph.outputs:
             if output.value is not None and self._is_expression(output.value):
                 self.graph.set_output(output, self._call_expression(output.value, None))
@@ -159,6 +167,7 @@ class _Outliner:
             (weight_module, weight_arguments),
             (bias_module, tuple(_place(value, arguments) for value in bias_reads)),
         )
+        module.module_paths = tuple(origin.module_path for origin in node.location.origins)
         call = self._call(f"layers.{node.name}", module, [input, *arguments], node, node)
         self.graph.replace_uses(node.result, call.result)
         return True
@@ -203,6 +212,16 @@ class _Outliner:
         values = [node.operands["input"], node.operands["scale"], *(value for value in optional if value is not None)]
         call = self._call(f"codes.{node.name}", module, values, node, node)
         self.graph.replace_uses(node.result, call.result)
+
+    def _outline_mode(self, node: Node) -> None:
+        """Replace an op that does something else in training by a module that follows the mode of the model."""
+        module = mode_op(node) if self.follows_mode else None
+        if module is None:
+            return
+        values = [value for _, _, value in node.operand_values()]
+        call = self._call(f"layers.{node.name}", module, values, node, node)
+        for old, new in zip(node.results, call.results, strict=True):
+            self.graph.replace_uses(old, new)
 
     def _expression(self, value: Value, arguments: list[Value]) -> ConstantExpression:
         """The module that computes `value`; the constants it reads are appended to `arguments`."""

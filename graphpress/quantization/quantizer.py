@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphpress.compressor import Compressor, mode_restored
+from graphpress.compressor import Compressor, LifeCycleError, mode_restored
 from graphpress.export_backend import ExportBackend
 from graphpress.passes.configs import ExecutionMode, InvalidExecutionModeError, QuantizerConfig
 from graphpress.passes.specs import BiasCorrection
+from graphpress.quantization.addressing import parts_for
 from graphpress.quantization.calibration_report import (
     NonFiniteCalibrationWarning,
     UncalibratedWarning,
@@ -22,8 +24,18 @@ from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.eager import EagerExecution
 from graphpress.quantization.execution import Execution
 from graphpress.quantization.graph_mode import GraphExecution
+from graphpress.quantization.norm_freezing import keep_frozen, norms_of, set_frozen
 from graphpress.quantization.preserving import buffers_restored, preserve_attributes
 from graphpress.quantization.switching import quantizers_of, switched, switches_of
+from graphpress.quantization.training import (
+    UnusedScheduleWarning,
+    advance_switches,
+    count_from_zero,
+    count_step,
+    set_switches,
+    steps_of,
+    stop_counting,
+)
 
 __all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
 
@@ -50,6 +62,7 @@ class Quantizer(Compressor[QuantizerConfig]):
     def __init__(self, model: nn.Module, config: QuantizerConfig | None = None):
         super().__init__(model, config)
         self._execution: Execution | None = None
+        self._trained = False
 
     # preparing
 
@@ -86,6 +99,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             self._model, example_inputs, dynamic_shapes, no_grad=export_with_no_grad, copy=copy
         )
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
+        count_from_zero(prepared)
         self._start_ranges(prepared, example_inputs)
         self._execution = execution
         return self._finish_preparing(prepared)
@@ -102,55 +116,116 @@ class Quantizer(Compressor[QuantizerConfig]):
         """Let quantizers observe the data that the prepared model is run on.
 
         Inside, nothing is fake-quantized, so the outputs are those of the float model, and no gradients are recorded.
-        Outside again, quantizers stop observing, and fake-quantize. Every module gets its mode back, after an
-        exception too.
+        Outside again, quantizers stop observing, and fake-quantize; inside `training_mode` they go on as before. Every
+        module gets its mode back, after an exception too.
 
         Where the config has a `weight_rounding` or `bias_correction` that needs data, the inputs are kept (1 GB of them
         at most), and on leaving, codes are chosen and biases corrected layer by layer, from these inputs alone.
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
+            after = None if "training_mode" in self._open else (False, True)
             assert self._execution is not None
             with (
                 self._execution.calibrating(prepared),
-                switched(prepared, observer=True, fake_quant=False, after=(False, True)),
+                switched(prepared, observer=True, fake_quant=False, after=after),
                 torch.no_grad(),
             ):
                 yield prepared
 
     @contextmanager
     def training_mode(self) -> Iterator[nn.Module]:
-        """Train the prepared model with fake-quantizers on and observing. Outside again, it is in eval mode, not
-        observing.
+        """Train the prepared model, with quantizers observing and fake-quantizing as the schedules say.
+
+        Without a schedule (`QATSchedule`), a quantizer does both. Outside again, after an exception too, the model is
+        in eval mode, and every quantizer fake-quantizes without observing.
+
+        Raises:
+            LifeCycleError: inside `calibration_mode`, which records no gradients.
         """
+        if "calibration_mode" in self._open:
+            raise LifeCycleError("calibration_mode is open, which records no gradients; leave it before training")
         with self._entered("training_mode") as prepared:
+            self._warn_about_schedules(prepared)
             prepared.train()
+            keep_frozen(prepared)
             try:
                 with switched(prepared, observer=True, fake_quant=True, after=(False, True)):
+                    set_switches(quantizers_of(prepared), steps_of(prepared))
                     yield prepared
             finally:
+                self._trained = True
                 prepared.eval()
 
+    def step(self) -> None:
+        """Count one step of training, and switch what the schedules switch at it.
+
+        The count is in the `state_dict` of the prepared model, so training resumes where it was saved. Call it once per
+        batch or once per epoch, whichever the schedules count. Switches set by hand stay until a schedule's turn comes.
+        """
+        prepared = self.prepared_model
+        steps = count_step(prepared)
+        if "training_mode" in self._open and "calibration_mode" not in self._open:
+            advance_switches(quantizers_of(prepared), steps)
+
+    def _warn_about_schedules(self, prepared: nn.Module) -> None:
+        scheduled = any(quantizer.schedule is not None for quantizer in quantizers_of(prepared))
+        if self._trained and scheduled and not steps_of(prepared):
+            warnings.warn(
+                "the config has training schedules, but step() was never called: they stay at their first step",
+                UnusedScheduleWarning,
+                stacklevel=4,
+            )
+
     def enable_observer(self, module: nn.Module | None = None) -> None:
-        """Let the quantizers in `module` (default: all) observe."""
+        """Let quantizers observe: all, or those in `module`, a submodule of the prepared model.
+
+        A path of the user's model is one of the prepared model, too, and stands for the quantizers of that module.
+
+        Raises:
+            NoSuchPartError: when `module` has no quantizers.
+        """
         self._switch(module, observer=True)
 
     def disable_observer(self, module: nn.Module | None = None) -> None:
-        """Let the quantizers in `module` (default: all) stop observing."""
+        """Let quantizers stop observing, which keeps their ranges; `module` as in `enable_observer`."""
         self._switch(module, observer=False)
 
     def enable_fake_quant(self, module: nn.Module | None = None) -> None:
-        """Let the quantizers in `module` (default: all) fake-quantize."""
+        """Let quantizers fake-quantize; `module` as in `enable_observer`."""
         self._switch(module, fake_quant=True)
 
     def disable_fake_quant(self, module: nn.Module | None = None) -> None:
-        """Let the quantizers in `module` (default: all) pass values through."""
+        """Let quantizers pass values through; `module` as in `enable_observer`."""
         self._switch(module, fake_quant=False)
 
     def _switch(self, module: nn.Module | None, observer: bool | None = None, fake_quant: bool | None = None) -> None:
-        for switch in switches_of(self.prepared_model if module is None else module):
+        for switch in parts_for(self.prepared_model, module, switches_of, "quantizers"):
             switch.observer_enabled = switch.observer_enabled if observer is None else observer
             switch.fake_quant_enabled = switch.fake_quant_enabled if fake_quant is None else fake_quant
+
+    def freeze_batch_norm(self, module: nn.Module | None = None) -> None:
+        """Let batch norms train with the running statistics they have, which stay as they are.
+
+        Norms that are folded into a convolution or linear layer are meant, too. Their weight and bias still learn. It
+        holds until `unfreeze_batch_norm`, whatever the mode of the model.
+
+        Args:
+            module: a submodule of the prepared model, whose norms are meant; None is all.
+
+        Raises:
+            NoSuchPartError: when `module` has no batch norms.
+        """
+        self._freeze(module, frozen=True)
+
+    def unfreeze_batch_norm(self, module: nn.Module | None = None) -> None:
+        """Let batch norms train with the statistics of the batch again; `module` as in `freeze_batch_norm`."""
+        self._freeze(module, frozen=False)
+
+    def _freeze(self, module: nn.Module | None, frozen: bool) -> None:
+        prepared = self.prepared_model
+        for norm in parts_for(prepared, module, norms_of, "batch norms"):
+            set_frozen(norm, frozen, training=prepared.training)
 
     # finalizing
 
@@ -178,6 +253,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         warn_about_calibration(quantizers_of(prepared))
         finalized = self._execution.finalize(prepared, backend, mmap_dir)
         preserve_attributes(self._config.preserved_attributes, self._model, finalized)
+        stop_counting(finalized)
         return finalized
 
 

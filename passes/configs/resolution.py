@@ -15,6 +15,7 @@ import attrs
 
 from graphpress.passes.configs.base import CompressionConfig, ModuleCompressionConfig
 from graphpress.passes.configs.matching import NamePattern, TypePattern, canonical_op_type
+from graphpress.passes.configs.quantization import ModuleQuantizerConfig, QATSchedule
 from graphpress.passes.configs.rules import ModuleLevel, ModuleRules, OpLevel, OpRules, SpecTable
 from graphpress.passes.configs.sites import ModuleStack, OpSite
 
@@ -162,6 +163,11 @@ class ConfigResolver:
         if known is None:
             known = self._governing[stack] = self._govern(stack)
         return known
+
+    def training_schedule(self, stack: ModuleStack) -> QATSchedule | None:
+        """When the quantizers of the ops in the innermost module of `stack` are on in training; None is always."""
+        config = self.governing(stack).config
+        return config.qat_schedule if isinstance(config, ModuleQuantizerConfig) else None
 
     def _govern(self, stack: ModuleStack) -> Governing:
         for pattern, source, rules in self._names:

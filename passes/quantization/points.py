@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 
 from graphpress.ir.annotations import annotation
 from graphpress.ir.graph import Node, Value
+from graphpress.passes.configs import QATSchedule
 from graphpress.passes.specs import QuantizationSpec
 
 
@@ -27,6 +28,7 @@ class Quantizer:
         is_state: True for a weight or other tensor of the model's own.
         source: the place in the config that asked for it.
         rank: how specific that place is; where two want one value, the higher wins.
+        schedule: when it observes and quantizes in training; None is from the first step to the last.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Quantizer:
     is_state: bool = False
     source: str = ""
     rank: int = 0
+    schedule: QATSchedule | None = None
 
     @property
     def asked(self) -> QuantizationSpec:

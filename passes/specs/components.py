@@ -179,7 +179,7 @@ AVERAGING_CONSTANT = Option(0.01, number(1e-9, 1.0))
 BINS_PER_OCTAVE = Option(128, one_of([2**bits for bits in range(3, 11)]))
 PERCENTILE = Option(99.99, number(50.0, 100.0))
 
-FAKE_QUANTIZERS = ComponentRegistry("fake_quantize_cls", {"default": {}}, arguments=("is_state",))
+FAKE_QUANTIZERS = ComponentRegistry("fake_quantize_cls", {"default": {}, "learnable": {}}, arguments=("is_state",))
 QPARAM_CALCULATORS = ComponentRegistry(
     "qparam_calculator_cls",
     {

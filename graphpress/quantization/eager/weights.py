@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graphpress.compressed_module import ParameterForm, forms_of, set_form
 from graphpress.eager import OpCall, Recording, TensorUse
 from graphpress.eager_sites import UNKNOWN_OP, StateSite, readers, state_sites
-from graphpress.passes.configs import ConfigResolver, Decision, OpSite
+from graphpress.passes.configs import ConfigResolver, Decision, OpSite, QATSchedule
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.weights import can_be_weight, einsum_axes, operand_axes, weight_block_of
 from graphpress.passes.specs import AxisError, BlockSizeError, Granularity, QuantizationSpec
@@ -38,7 +38,8 @@ class FakeQuantizedParameter(ParameterForm):
             quantized: Tensor = quantizer(parameter)
             return quantized
         switches = (quantizer.observer_enabled, quantizer.fake_quant_enabled)
-        return self._value.get([parameter], lambda: _outside_inference(quantizer, parameter), switches)
+        reads = (parameter, *quantizer.parameters(), *quantizer.buffers())  # scales may be learned
+        return self._value.get(reads, lambda: _outside_inference(quantizer, parameter), switches)
 
     def quantizer(self, module: nn.Module) -> FakeQuantizeImplBase:
         """The fake-quantizer."""
@@ -49,11 +50,14 @@ class FakeQuantizedParameter(ParameterForm):
 
 @frozen(eq=False)
 class PlannedWeight:
-    """A parameter to quantize: where it stands (several sites when it is tied), how, and the extents of a block."""
+    """A parameter to quantize: where it stands (several sites when it is tied), how, the extents of a block, and when
+    in training.
+    """
 
     places: tuple[StateSite, ...]
     spec: QuantizationSpec
     block_size: tuple[int, ...]
+    schedule: QATSchedule | None = None
 
 
 @frozen(eq=False)
@@ -101,7 +105,8 @@ def plan_weights(model: nn.Module, recording: Recording, resolver: ConfigResolve
             must_fit = decision.is_specific or isinstance(error, BlockSizeError)
             (errors if must_fit else left).append(f"{place.qualified_name}: {error}")
             continue
-        weights.append(PlannedWeight(tuple(places), decision.spec, block))
+        schedule = resolver.training_schedule(place.site.module_stack)
+        weights.append(PlannedWeight(tuple(places), decision.spec, block, schedule))
     if errors:
         lines = "".join(f"\n  {line}" for line in errors)
         raise QuantizationError(f"{len(errors)} weights cannot be cut as the config says:{lines}")
@@ -111,6 +116,7 @@ def plan_weights(model: nn.Module, recording: Recording, resolver: ConfigResolve
 def install(weight: PlannedWeight) -> None:
     """Let every module that has the parameter read it quantized, by one fake-quantizer."""
     quantizer = fake_quantizer(weight.places[0].qualified_name, weight.spec, weight.block_size, is_state=True)
+    quantizer.schedule = weight.schedule
     for place in weight.places:
         holder_in(place.module).add(place.name, quantizer)
         set_form(place.module, place.name, FakeQuantizedParameter(place.name))

@@ -1,0 +1,150 @@
+"""Fake-quantizers whose scales are trained with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.ir import reference
+from graphpress.passes.specs import QuantizationSpec
+from graphpress.passes.specs.errors import SpecError
+from graphpress.quantization.calculators import QParams
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, codes_of
+
+
+@FakeQuantizeImplBase.register("learnable")
+class LearnableFakeQuantize(FakeQuantizeImplBase):
+    """Learned step size quantization (LSQ): the loss decides on the scale, too (Esser et al., arXiv 1902.08153).
+
+    The spec's calculator gives the scale to start from, the zero point and the minimum value. While it observes in
+    evaluation mode, as in calibration, the scale follows it; in training it is learned instead. Both ends of
+    `float_range` fixed leave nothing to learn.
+
+    The scale is ``initial_scale * exp(scale_change)``, so what is trained is its logarithm (Jain et al., arXiv
+    1903.08066): scales differ by orders of magnitude, and a step of the logarithm changes each by the same share. The
+    gradient is LSQ's, carried to the logarithm by the chain rule: ``s * dL/ds``, as large as that of a gain. LSQ's
+    factor, which makes up for steps of the scale itself, has no place in it.
+
+    Parameter: `scale_change`, float32, one entry per block. Buffer: `initial_scale`, likewise.
+
+    Raises:
+        SpecError: for a power-of-two scale, or one that is computed from each tensor anew.
+    """
+
+    initial_scale: Tensor
+
+    def __init__(self, name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False):
+        super().__init__(name, spec, block_size, is_state=is_state)
+        if spec.scale_dtype is not None:
+            raise SpecError(
+                f"{name}: 'learnable' scales are float32, scale_dtype is {spec.scale_dtype}; accepted: 'default'",
+                "fake_quantize_cls",
+            )
+        if spec.qparam_calculator_cls == "dynamic":
+            raise SpecError(
+                f"{name}: 'dynamic' computes the scale from each tensor, so none can be learned; accepted: 'default'",
+                "fake_quantize_cls",
+            )
+        self.register_buffer("initial_scale", torch.zeros(()))
+        self.scale_change = nn.Parameter(torch.zeros(()), requires_grad=self._learns)
+
+    @property
+    def _learns(self) -> bool:
+        return None in self.spec.float_range
+
+    def observe(self, data: Tensor) -> None:
+        """In evaluation the scale follows what is observed; in training it is left to the optimizer."""
+        if self.training and self._has_started:
+            return
+        super().observe(data)
+        started = self.calculator.qparams(data)
+        if started is not None:
+            self._start(started[0])
+
+    @property
+    def _has_started(self) -> bool:
+        return bool((self.initial_scale > 0).all())
+
+    @torch.no_grad()
+    def _start(self, scale: Tensor) -> None:
+        if self.initial_scale.shape != scale.shape:  # known once a tensor was seen
+            self._resize(scale.shape)
+        if self.scale_change.any() or not self.initial_scale.equal(scale):
+            self.initial_scale.copy_(scale)
+            self.scale_change.zero_()
+
+    def _resize(self, shape: Sequence[int]) -> None:
+        self.initial_scale = self.initial_scale.new_zeros(shape)
+        self.scale_change = nn.Parameter(self.scale_change.new_zeros(shape), requires_grad=self._learns)
+
+    def scale(self) -> Tensor:
+        """The scale as it is now, float32, rounded as every scale is (`ir.reference.SCALE_BITS`)."""
+        return reference.round_scale_up((self.initial_scale * self.scale_change.detach().exp()).clamp(*_FINITE))
+
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """The learned scale; zero point and minimum value of the calculator."""
+        found = self.calculator.qparams(data)
+        if found is None or not self._learns or not self._has_started:
+            return found
+        return self.scale(), *found[1:]
+
+    def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
+        """See the base class."""
+        how = codes_of(self.spec)
+        wanted = data.requires_grad or self.scale_change.requires_grad
+        if not torch.is_grad_enabled() or not wanted or not self._has_started:
+            return reference.fake_quantize(data, *qparams, self.code_offset, **how)
+        result: Tensor = _LearnedScale.apply(data, self.scale_change, *qparams, self.code_offset, how)
+        return result
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(prefix + "initial_scale")
+        if saved is not None and saved.shape != self.initial_scale.shape:
+            self._resize(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+_FINITE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2)
+
+
+class _LearnedScale(torch.autograd.Function):
+    """``fake_quantize`` with a straight-through gradient to the data, and to the logarithm of the scale LSQ's (equation
+    3).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        data: Tensor,
+        scale_change: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        minval: Tensor | None,
+        offset: Tensor | None,
+        how: dict[str, Any],
+    ) -> Tensor:
+        result, inside = reference.fake_quantize_and_mask(data, scale, zero_point, minval, offset, **how)
+        ctx.save_for_backward(data, result, inside, minval)
+        ctx.counts = scale.shape
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        data, result, inside, minval = ctx.saved_tensors
+        gradient = gradients[0]
+        # With q the code less the zero point, the derivative by the scale s is q - x / s where nothing was clipped,
+        # else q. By its logarithm it is s times that: the rounding error, or the result (less the minimum value).
+        clipped = result if minval is None else result - reference.repeat_blocks(minval, result.shape)
+        by_scale = torch.where(inside, result - data, clipped).float()
+        return gradient * inside, _block_sum(gradient.float() * by_scale, ctx.counts), *[None] * 5
+
+
+def _block_sum(data: Tensor, counts: Sequence[int]) -> Tensor:
+    """The sum of each block, where ``counts[i]`` blocks divide axis i; without counts the sum of all, 0-d."""
+    if not counts:
+        return data.sum()
+    split = [size for extent, count in zip(data.shape, counts, strict=True) for size in (count, extent // count)]
+    return data.reshape(split).sum(tuple(range(1, len(split), 2)))

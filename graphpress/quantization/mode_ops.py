@@ -1,0 +1,92 @@
+"""Ops that do one thing in training and another in evaluation, as modules that follow their mode.
+
+A graph is captured in evaluation mode, where a dropout is an identity and a batch norm uses its running statistics.
+In a prepared model these ops are modules, so that ``train()`` and ``eval()`` mean what they mean in the user's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphpress.ir.graph import Node, Value
+from graphpress.ir.inference import to_torch
+from graphpress.ir.ops import OpDef
+from graphpress.passes.analysis.dropout import DROPOUTS
+from graphpress.quantization.norm_freezing import FreezableNorm
+
+# The argument that says whether the op trains.
+_FLAGS: Mapping[str, str] = (
+    dict.fromkeys(DROPOUTS, "train")
+    | dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "train")
+    | {"batch_norm": "training", "rrelu": "training", "instance_norm": "use_input_stats"}
+)
+_NORMS = frozenset({"batch_norm", "instance_norm"})
+
+
+class ModeOp(nn.Module):
+    """An op whose flag for training is the mode of the module. It is called with the operands of the node, flat.
+
+    Args:
+        op: the op.
+        attributes: what the op was captured with.
+        layout: name and number of values of each operand; None for one value that is no list.
+        flag: the name of the argument that says whether the op trains.
+    """
+
+    def __init__(
+        self, op: OpDef, attributes: Mapping[str, Any], layout: Sequence[tuple[str, int | None]], flag: str
+    ) -> None:
+        super().__init__()
+        self.op = op
+        self.attributes = dict(attributes)
+        self.layout = tuple(layout)
+        self.flag = flag
+
+    def forward(self, *values: Tensor) -> Any:
+        """What the op returns."""
+        remaining = list(values)
+        bound: dict[str, Any] = {name: to_torch(value) for name, value in self.attributes.items()}
+        for name, count in self.layout:
+            taken = remaining[: 1 if count is None else count]
+            del remaining[: len(taken)]
+            bound[name] = taken[0] if count is None else taken
+        bound[self.flag] = self.trains
+        args, kwargs = self.op.unbind(bound)
+        assert self.op.target is not None
+        return self.op.target(*args, **kwargs)
+
+    @property
+    def trains(self) -> bool:
+        """True when the op does what it does in training."""
+        return self.training
+
+    def extra_repr(self) -> str:
+        """The op."""
+        return self.op.name
+
+
+class NormOp(ModeOp, FreezableNorm):
+    """A norm that was not folded, and keeps running statistics."""
+
+    @property
+    def trains(self) -> bool:
+        """True when it uses the statistics of the batch."""
+        return self.uses_batch_statistics
+
+
+def mode_op(node: Node) -> ModeOp | None:
+    """A module that does what `node` does, in both modes; None where the modes do not differ."""
+    flag = _FLAGS.get(node.op.family) if node.op.dialect == "aten" and node.op.target is not None else None
+    if flag is None or flag not in {parameter.name for parameter in node.op.parameters} or node.attribute(flag):
+        return None
+    layout = [(name, None if isinstance(operand, Value) else len(operand)) for name, operand in node.operands.items()]
+    if node.op.family not in _NORMS:
+        return ModeOp(node.op, node.attributes, layout, flag)
+    if node.operand("running_mean") is None or node.operand("running_var") is None:
+        return None
+    norm = NormOp(node.op, node.attributes, layout, flag)
+    norm.module_paths = tuple(origin.module_path for origin in node.location.origins)
+    return norm
