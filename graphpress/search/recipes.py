@@ -11,11 +11,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from attrs import field, frozen
 from torch import nn
 
-from graphpress.passes.configs import CompressionConfig
 from graphpress.search import knapsack
 from graphpress.search.compression import Compression, with_entries
 from graphpress.search.errors import SearchError
@@ -35,14 +35,14 @@ class Recipe:
 
     Attributes:
         choices: the name of the candidate by layer; None leaves the layer whole.
-        config: for the compressor; ``config.to_yaml(path)`` saves it.
+        config: for the compressor, of its own class; ``config.to_yaml(path)`` saves it.
         weight_bytes: bytes of the layers' weights with tables, scales and zero points, as stored.
         weights: how many elements they have.
         predicted_cost: the sum of the choices' costs: how much worse the score should get.
     """
 
     choices: Mapping[str, str | None] = field(converter=_frozen)
-    config: CompressionConfig = field(repr=False)
+    config: Any = field(repr=False)
     weight_bytes: int
     weights: int
     predicted_cost: float

@@ -12,19 +12,21 @@ from safetensors.torch import load_file, save_file
 from graphpress.tools.bench.sides import Side, Worker
 from graphpress.tools.edsr.images import calibration_images, evaluation_pairs, psnr
 
-ROWS = {"fp32": "FP32", "w8a8": "W8 A8", "p4a8": "P4 (int8 table) A8"}
+ROWS = {"fp32": "FP32", "w8a8": "W8 A8", "p4": "P4", "p4a8": "P4 (int8 table) A8"}
 CALIBRATION_COUNT = 20
 
 
 def edsr_psnr(
-    sides: Sequence[Side], progress: Callable[[str], None] = lambda message: None
+    sides: Sequence[Side],
+    progress: Callable[[str], None] = lambda message: None,
+    rows: Sequence[str] = tuple(ROWS),
 ) -> dict[str, dict[str, float | str]]:
-    """Return mean PSNR in dB over the held-out photographs, by row of `ROWS` and side; a string is an error."""
+    """Return mean PSNR in dB over the held-out photographs, by row (of `ROWS`) and side; a string is an error."""
     results: dict[str, dict[str, float | str]] = {}
     with tempfile.TemporaryDirectory(prefix="graphpress-bench-") as directory:
         images, upscaled = Path(directory) / "images.safetensors", Path(directory) / "upscaled.safetensors"
         high = _write_images(images)
-        for row in ROWS:
+        for row in rows:
             results[row] = {}
             for side in sides:
                 progress(f"EDSR {ROWS[row]}: {side.name}")

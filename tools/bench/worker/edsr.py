@@ -14,14 +14,17 @@ from graphpress.tools.edsr.model import load_trained
 def upscale_with_edsr(package: str, task: dict[str, Any], exports: ExportClock) -> Outcome:
     """Upscale every `low.*` image of the file `task["images"]` and write the results to `task["upscaled"]`.
 
-    `task["row"]` is `fp32`, `w8a8` (the default configuration) or `p4a8` (4-bit tables of int8 entries, int8
-    activations). The `calibration.*` images calibrate, in order; the first of them is the example input.
+    `task["row"]` is `fp32`, `w8a8` (the default configuration), `p4` (4-bit tables, the default one) or `p4a8` (4-bit
+    tables of int8 entries, int8 activations). The `calibration.*` images calibrate, in order; the first of them is the
+    example input.
     """
     images = load_file(task["images"])
     calibration = [images[name] for name in _numbered(images, "calibration")]
     outcome = Outcome()
     model: nn.Module = load_trained()
-    if task["row"] != "fp32":
+    if task["row"] == "p4":
+        model = outcome.measure("prepare", lambda: _prepare_p4(package, model, (calibration[0],)))
+    elif task["row"] != "fp32":
         prepare = {"w8a8": _prepare_w8a8, "p4a8": _prepare_p4a8}[task["row"]]
         quantizer, model = outcome.measure("prepare", lambda: prepare(package, model, (calibration[0],)))
         outcome.measure("calibrate", lambda: _calibrate(quantizer, model, calibration))
@@ -35,6 +38,11 @@ def _prepare_w8a8(package: str, model: nn.Module, example: tuple[torch.Tensor, .
     quantization = importlib.import_module(f"{package}.quantization")
     quantizer = quantization.Quantizer(model, quantization.QuantizerConfig())
     return quantizer, quantizer.prepare(example, dynamic_shapes=_any_size())
+
+
+def _prepare_p4(package: str, model: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module:
+    palettization = importlib.import_module(f"{package}.palettization")
+    return palettization.KMeansPalettizer(model, palettization.KMeansPalettizerConfig()).prepare(example)
 
 
 def _prepare_p4a8(package: str, model: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[Any, nn.Module]:
