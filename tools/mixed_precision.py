@@ -95,9 +95,11 @@ def main(
     for name, points in curves.items():
         for point in points:
             console.print(_row(name, point, whole))
+    single = {"uniform": uniform}
     if with_peer:
-        with peer() as side:
-            console.print(edsr_psnr([side], progress.print, rows=("fp32", "p4")))
+        theirs = _peer_at_four_bits(progress.print)
+        single["uniform, coreai-opt"] = [theirs]
+        console.print(_row("4 bits everywhere, coreai-opt", theirs, whole))
 
     recipe = exact_recipe(sensitivities, bits_per_weight=TARGET)
     recipe.config.to_yaml(out / "recipe.yaml")
@@ -105,7 +107,7 @@ def main(
     plot_trade_off(
         out / "mixed-precision.png",
         {"mixed, exact": curves["exact"], "mixed, greedy": curves["greedy"]},
-        {"uniform": uniform},
+        single,
         whole,
         "PSNR on held-out photographs, dB",
         "EDSR x2, palettized: mixed precision against uniform",
@@ -150,6 +152,17 @@ def remembered(judge: Callable[[Recipe], float]) -> Callable[[Recipe], float]:
         return known[key]
 
     return judged
+
+
+def _peer_at_four_bits(progress: Callable[[str], None]) -> Point:
+    """The same weights in the peer's 4-bit tables, which have as many entries as ours."""
+    with peer() as side:
+        score = edsr_psnr([side], progress, rows=("p4",))["p4"]["peer"]
+    if isinstance(score, str):
+        raise click.ClickException(f"the peer failed: {score}")
+    weights = [parameter for parameter in load_trained().parameters() if parameter.ndim >= 2]
+    tables = 32 * 16 * len(weights)
+    return Point(4 + tables / sum(weight.numel() for weight in weights), score, "4 bits")
 
 
 def _row(name: str, point: Point, whole: float) -> str:

@@ -18,6 +18,7 @@ from graphpress.search.sensitivities import Sensitivities
 _INK, _FAINT = "#333333", "#dddddd"
 _COLOURS = ("#0b6e99", "#d1495b", "#4d8b31", "#8e5ea2", "#b07d12")
 _MARKS = ("o", "s", "^", "D", "v")
+_LINES = ("-", "--", ":", "-.")
 
 
 @frozen
@@ -89,8 +90,11 @@ def plot_trade_off(
     figure, axes = _empty_figure()
     for at, (name, points) in enumerate(groups):
         across, up = [point.bits_per_weight for point in points], [point.quality for point in points]
+        line = _LINES[at % len(_LINES)] if name in curves else "none"
         style = {"color": _COLOURS[at % len(_COLOURS)], "marker": _MARKS[at % len(_MARKS)], "label": name}
-        axes.plot(across, up, linewidth=1.6 if name in curves else 0, markersize=4.5 if name in curves else 7, **style)
+        # The first curve lies on top of the others.
+        size = 4.5 if name in curves else 7
+        axes.plot(across, up, linestyle=line, linewidth=1.6, markersize=size, zorder=3 - at / len(groups), **style)
         for point in points:
             axes.annotate(
                 point.label,
@@ -102,6 +106,7 @@ def plot_trade_off(
             )
     if float_quality is not None:
         axes.axhline(float_quality, color=_INK, linewidth=1, linestyle=(0, (4, 3)), label="uncompressed", zorder=1)
+    axes.margins(y=0.1)
     axes.set_xlabel("bits per weight, tables and scales included", color=_INK)
     axes.set_ylabel(quality, color=_INK)
     axes.set_title(title, color=_INK, fontsize=11, loc="left")
