@@ -88,7 +88,7 @@ class Document:
         for block in self._fenced():
             name = re.match(r"# (\w+\.py)\n", block.code)
             if block.language == "python" and name is not None:
-                Path(name[1]).write_text(block.code.partition("\n")[2], encoding="utf-8")
+                Path(name[1]).write_text(block.code, encoding="utf-8")
             elif block.language == "python":
                 exec(compile("\n" * block.line + block.code, str(self.path), "exec"), namespace)
             elif block.language == "sh":

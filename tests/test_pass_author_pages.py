@@ -39,12 +39,12 @@ def test_a_newcomer_gets_from_nothing_to_a_registered_pass_with_a_property_test(
 @pytest.mark.slow  # a dozen commands, each a process of its own
 def test_a_wrong_output_leads_to_the_guilty_rewrite_in_a_model_of_300_nodes_and_to_a_small_reproducer() -> None:
     verified, bisected, _, reproduced, *_ = page("docs/debugging.md").follow()
-    assert "fuse-scale#1" in verified
+    assert verified == "1 problem\n"
     assert (
         "first bad rewrite 12 of 60: scale-and-subtract\n  node: sub (aten.sub.Tensor)\n  module: 11 (Block)"
         in bisected
     )
-    assert "network.py:14" in bisected
+    assert "network.py:14\n" in bisected.partition("module: 11")[2][:99]
     assert reproduced.startswith("reproduced: NumericDrift in fuse-scale")
     assert len(Bundle.load("bad").graph.nodes) == 300
     assert len(Bundle.load("small").graph.nodes) == 2
