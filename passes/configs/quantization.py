@@ -242,9 +242,10 @@ class QuantizerPresets(Presets[Made]):
         """Weights int4, symmetric, per output channel."""
         return self._weights(_weight("int4"))
 
-    def w4_per_block(self) -> Made:
-        """Weights int4, symmetric, in blocks of 32 along the input channels."""
-        return self._weights(_weight("int4", granularity=PerBlockGranularity(block_size=32)))
+    def w4_per_block(self, scale_dtype: Any = None) -> Made:
+        """Weights int4, symmetric, in blocks of 32 along the input channels; scales in float32 or `scale_dtype`."""
+        block = PerBlockGranularity(block_size=32)
+        return self._weights(_weight("int4", granularity=block, scale_dtype=scale_dtype))
 
     def mxfp4(self) -> Made:
         """Weights float4 in blocks of 32 with power-of-two scales (OCP Microscaling formats, v1.0)."""

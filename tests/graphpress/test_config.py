@@ -136,6 +136,7 @@ def test_quantization_presets():
     assert weight(presets.w4()).dtype is torch.int4
     assert weight(presets.w4()).granularity == PerChannelGranularity()
     assert weight(presets.w4_per_block()).granularity == PerBlockGranularity(block_size=32)
+    assert weight(presets.w4_per_block(scale_dtype="float16")).scale_dtype is torch.float16
     assert weight(presets.mxfp4()).scale_dtype is torch.float8_e8m0fnu
     assert presets.w8a8() == QuantizerConfig()
     assert weight(presets.w4a8()).n_bits == 4
