@@ -275,6 +275,26 @@ def test_every_activation_runs_in_core_ai(tmp_path):
     assert_activations_run(ACTIVATIONS, tmp_path / "m.aimodel")
 
 
+@pytest.mark.parametrize("preset", ["mxfp4", "w4_per_block", "fp8"])
+def test_both_modes_store_the_same_scales(preset):
+    options = {"scale_dtype": "float16"} if preset == "w4_per_block" else {}
+    stored = []
+    for mode in ("graph", "eager"):
+        torch.manual_seed(0)
+        config = getattr(QuantizerConfig.presets, preset)(**options).set_execution_mode(mode)
+        quantizer = Quantizer(nn.Sequential(nn.Linear(64, 8)).eval(), config)
+        prepared = quantizer.prepare((torch.ones(2, 64),))
+        with quantizer.calibration_mode():
+            prepared(torch.ones(2, 64))
+        finalized = quantizer.finalize()
+        assert torch.equal(finalized(torch.ones(2, 64)), prepared(torch.ones(2, 64)))
+        tensors = [tensor for tensor in finalized.state_dict().values() if tensor.ndim == 2]
+        stored.append(sorted((str(tensor.dtype), tuple(tensor.shape)) for tensor in tensors))
+    assert stored[0] == stored[1]
+    scale = {"mxfp4": "torch.float8_e8m0fnu", "w4_per_block": "torch.float16", "fp8": "torch.float32"}[preset]
+    assert (scale, (8, 1 if preset == "fp8" else 2)) in stored[0]
+
+
 # what is illegal
 
 

@@ -29,6 +29,7 @@ from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.mapping import map_constants
 from graphpress.quantization.outlining import constant_expression
+from graphpress.quantization.parameters import stored_scale
 
 ACTIVATION_DTYPES = frozenset(
     {DType.INT4, DType.UINT4, DType.INT8, DType.UINT8, DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2}
@@ -196,7 +197,8 @@ def _add(graph: Graph, parameter: QuantizedParameter) -> None:
     spec, name = parameter.quantizer.spec, parameter.name
     data = parameter.data.cpu()
     operands = {"input": graph.add_constant(name, data).value}
-    for role, tensor in zip(("scale", "zero_point", "minval"), parameter.qparams, strict=True):
+    scale, *rest = parameter.qparams
+    for role, tensor in zip(("scale", "zero_point", "minval"), (stored_scale(scale, spec), *rest), strict=True):
         if tensor is not None:
             operands[role] = graph.add_constant(f"{name}_{role}", tensor.detach().cpu().clone()).value
     attributes: dict[str, Any] = {"dtype": spec.element_type, "quantizer": name}
