@@ -69,7 +69,7 @@ def test_what_enters_a_module_is_quantized_by_index_even_where_no_op_inside_is()
 
 def test_what_leaves_a_module_is_quantized_even_after_an_op_that_is_not():
     _, prepared = prepared_with(ModuleQuantizerConfig(**NOTHING, module_output_spec={"*": NARROW}))
-    assert quantizers(prepared) == {"sin_output": NARROW}
+    assert quantizers(prepared) == {"dropout_output": NARROW}
 
 
 def test_a_boundary_overwrites_what_ops_say_on_both_of_its_sides():
@@ -77,7 +77,7 @@ def test_a_boundary_overwrites_what_ops_say_on_both_of_its_sides():
     _, prepared = prepared_with(settings, rest=ModuleQuantizerConfig())
     found = quantizers(prepared)
     assert found["linear_output"] == NARROW  # the layer before, whose result enters
-    assert found["sin_output"] == WIDE  # also what the layer after reads
+    assert found["dropout_output"] == WIDE  # also what the layer after reads
     assert "linear_3_input" not in found
     assert found["linear_2_input"] == QuantizationSpec(qparam_calculator_cls="moving_average")
 
