@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -34,6 +35,9 @@ def check(
 ) -> CheckReport:
     """Evaluate the package at `path` and `model` on the same inputs and compare their outputs.
 
+    Where torch as it runs is not within the tolerance, the model is exported and evaluated once more with convolutions
+    summed exactly, as the package is: sums in another order fall on the other side of a rounding tie.
+
     Args:
         path: a saved package.
         model: the module, run in eval mode, or the exported program the package was made from.
@@ -54,7 +58,22 @@ def check(
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     names = [output.value.name if output.value is not None else "" for output in graph.outputs]
     outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
+    if any(output.max_error > tolerance for output in outputs):
+        again = _summed_exactly(model, args, kwargs)
+        outputs = [
+            evolve(output, max_error_in_runtime_arithmetic=compare_outputs(output.name, value, ours).max_error)
+            for output, value, ours in zip(outputs, stored, again, strict=True)
+        ]
     return CheckReport(Path(path), tolerance, tuple(outputs))
+
+
+def _summed_exactly(
+    model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """The outputs of the graph that is converted, with convolutions summed exactly."""
+    exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
+    with ExactConvolutions(), torch.no_grad():
+        return tensors_in(exported.module()(*args, **kwargs))
 
 
 def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple[Graph, list[Any]]:

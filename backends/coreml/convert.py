@@ -95,6 +95,7 @@ def converted(program: ExportedProgram, target: Target) -> Any:
                 compute_precision=coremltools.precision.FLOAT32,
                 convert_to="mlprogram",
                 skip_model_load=True,
+                pass_pipeline=_pipeline(coremltools),
             )
     except ConversionError:
         raise
@@ -102,6 +103,15 @@ def converted(program: ExportedProgram, target: Target) -> Any:
         raise ConversionError(
             f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
         ) from error
+
+
+def _pipeline(coremltools: Any) -> Any:
+    """coremltools' own pipeline without a pass that divides the scales around a sum by one of them: the quotients are
+    rounded, and values at ties become other codes.
+    """
+    pipeline = coremltools.PassPipeline()
+    pipeline.remove_passes({"common::distributive_quantized_binary_op_scale_normalization"})
+    return pipeline
 
 
 def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:

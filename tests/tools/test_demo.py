@@ -12,21 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from graphpress.backends import coreai
+from graphpress.backends import coreai, coreml
 from graphpress.tools.demo import __main__ as demo
 from graphpress.tools.demo.measuring import Result, Stopwatch, measure
 from graphpress.tools.demo.pipeline_page import write_page
-from graphpress.tools.demo.report import HEADINGS, table_rows, write_report, write_strip
+from graphpress.tools.demo.report import HEADINGS, package_rows, table_rows, write_report, write_strip
 from graphpress.tools.demo.rows import ROWS
 from graphpress.tools.edsr import EDSR
 from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr
 
 torch.set_num_threads(1)
 FILES = ["edsr-fp32.aimodel", "edsr-p4a8.aimodel", "edsr-w8a8.aimodel", "joint-pipeline.html", "report.md", "strip.png"]
+COREML = ["convert for Core ML", "evaluate for Core ML"]
 STAGES = {
-    "FP32": ["convert", "execute", "evaluate"],
-    "W8A8": ["prepare", "calibrate", "finalize", "convert", "execute", "evaluate"],
-    "P4A8": ["palettize", "prepare", "calibrate", "finalize", "convert", "execute", "evaluate"],
+    "FP32": ["convert", "execute", "evaluate", *COREML],
+    "W8A8": ["prepare", "calibrate", "finalize", "convert", "execute", "evaluate", *COREML],
+    "P4A8": ["palettize", "prepare", "calibrate", "finalize", "convert", "execute", "evaluate", *COREML],
 }
 
 
@@ -79,6 +80,16 @@ def test_the_table_has_a_row_for_bicubic_and_for_each_model(measured, bicubic):
         assert row[3] == f"{coreai.weight_bytes(result.path) / 1e6:.2f} MB"
     assert table[1][2] == ""
     assert table[2][2] == f"{results[0].mean_psnr - results[1].mean_psnr:.2f} dB"
+
+
+def test_packages_of_core_ml_score_the_same(measured):
+    for result in measured[0]:
+        package = result.package
+        assert package.mean_psnr == pytest.approx(result.mean_psnr, abs=0.01)
+        assert package.error <= 1e-5
+        assert package.weight_bytes == coreml.read(package.path).weight_bytes
+        assert abs(package.weight_bytes - result.weight_bytes) < 2048
+    assert [row[0] for row in package_rows(measured[0])] == ["FP32", "W8A8", "P4A8"]
 
 
 def test_stored_weights_are_four_and_eight_times_smaller(measured):

@@ -14,7 +14,14 @@ from rich.table import Table
 
 from graphpress.tools.demo.measuring import Result, measure
 from graphpress.tools.demo.pipeline_page import write_page
-from graphpress.tools.demo.report import HEADINGS, table_rows, write_report, write_strip
+from graphpress.tools.demo.report import (
+    HEADINGS,
+    PACKAGE_HEADINGS,
+    package_rows,
+    table_rows,
+    write_report,
+    write_strip,
+)
 from graphpress.tools.demo.rows import ROWS
 from graphpress.tools.edsr import load_trained
 from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr
@@ -66,11 +73,15 @@ def main() -> None:
     for cells in table_rows(results, bicubic):
         table.add_row(*cells)
     console.print(table)
+    packages = Table(*PACKAGE_HEADINGS, title="The same as packages of Core ML")
+    for cells in package_rows(results):
+        packages.add_row(*cells)
+    console.print(packages)
     name = pairs[0][0]
     strip, report = options.out / "strip.png", options.out / "report.md"
     write_strip(strip, pairs[0], {"bicubic": upscaled[name], **{r.row.name: r.images[name] for r in results}})
     write_report(report, results, bicubic, strip, page)
-    files = [*(result.path for result in results), strip, page, report]
+    files = [*(p for result in results for p in (result.path, result.package.path)), strip, page, report]
     console.print("Left behind: " + ", ".join(str(path) for path in files))
 
 

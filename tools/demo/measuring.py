@@ -10,8 +10,8 @@ import torch
 from attrs import define, field, frozen
 from torch import nn
 
-from graphpress.backends import coreai
-from graphpress.backends.coreai import CheckReport
+from graphpress.backends import coreai, coreml
+from graphpress.backends.comparison import CheckReport
 from graphpress.tools.demo.rows import Row
 from graphpress.tools.edsr.images import psnr
 
@@ -38,6 +38,34 @@ class Stopwatch:
 
 
 @frozen
+class Package:
+    """The same model as a package of Core ML, read back and evaluated.
+
+    Attributes:
+        psnr: in dB, by image.
+        weight_bytes: of the data in the weight file.
+        file_bytes: of the package on disk.
+        check: what was saved, read back and evaluated, against the finalized model.
+    """
+
+    path: Path
+    psnr: dict[str, float]
+    weight_bytes: int
+    file_bytes: int
+    check: CheckReport
+
+    @property
+    def error(self) -> float:
+        """Largest difference between package and module in parts of the output's range, sums in the same order."""
+        return _error(self.check)
+
+    @property
+    def mean_psnr(self) -> float:
+        """Mean over the images, in dB."""
+        return sum(self.psnr.values()) / len(self.psnr)
+
+
+@frozen
 class Result:
     """One row's figures.
 
@@ -48,6 +76,7 @@ class Result:
         check: the saved asset, executed by the runtime, against the finalized model.
         seconds: by stage.
         images: what the model makes of the evaluation images, by name.
+        package: the same for Core ML.
     """
 
     row: Row
@@ -58,13 +87,12 @@ class Result:
     check: CheckReport
     seconds: dict[str, float]
     images: dict[str, torch.Tensor]
+    package: Package
 
     @property
     def asset_error(self) -> float:
         """Largest difference between asset and module in parts of the output's range, sums in the same order."""
-        outputs = self.check.outputs
-        exact = (output.max_error_in_runtime_arithmetic for output in outputs)
-        return max(o.max_error if again is None else again for o, again in zip(outputs, exact, strict=True))
+        return _error(self.check)
 
     @property
     def mean_psnr(self) -> float:
@@ -96,7 +124,18 @@ def measure(
         for name, low, high in pairs:
             images[name] = finalized(low)
             scores[name] = psnr(images[name], high)
+    watch.stage("convert for Core ML")
+    package_path = path.with_suffix(".mlpackage")
+    info = coreml.convert(finalized, package_path, (calibration[0],), dynamic_shapes=({2: height, 3: width},))
+    watch.stage("evaluate for Core ML")
+    check = coreml.check(package_path, finalized, (small,))
+    package_scores = {name: psnr(coreml.evaluate(package_path, [low])[1][0], high) for name, low, high in pairs}
+    package = Package(package_path, package_scores, info.weight_bytes, info.stored_bytes, check)
     watch.stage(None)
-    return Result(
-        row, path, scores, coreai.weight_bytes(path), coreai.stored_bytes(path), report, watch.seconds, images
-    )
+    asset = coreai.read(path)
+    return Result(row, path, scores, asset.weight_bytes, asset.stored_bytes, report, watch.seconds, images, package)
+
+
+def _error(check: CheckReport) -> float:
+    exact = (output.max_error_in_runtime_arithmetic for output in check.outputs)
+    return max(o.max_error if again is None else again for o, again in zip(check.outputs, exact, strict=True))

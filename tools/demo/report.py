@@ -40,6 +40,23 @@ def table_rows(results: Sequence[Result], bicubic: Mapping[str, float]) -> list[
 HEADINGS = ("model", "PSNR", "drop", "weights in the asset", "smaller", "asset against module", "time")
 
 
+def package_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """The table for Core ML: name, PSNR, difference from the module's, stored weights, largest error."""
+    return [
+        (
+            result.row.name,
+            f"{result.package.mean_psnr:.2f} dB",
+            f"{abs(result.package.mean_psnr - result.mean_psnr):.4f} dB",
+            f"{result.package.weight_bytes / 1e6:.2f} MB",
+            f"{result.package.error:.1e}",
+        )
+        for result in results
+    ]
+
+
+PACKAGE_HEADINGS = ("model", "PSNR", "differs by", "weights in the package", "package against module")
+
+
 def write_strip(path: Path, pair: Pair, columns: Mapping[str, torch.Tensor], crop: int = 128) -> None:
     """A PNG of one held-out photograph's middle, at most `crop` pixels a side, once for each column, captioned."""
     _, low, high = pair
@@ -79,6 +96,13 @@ def write_report(
         "",
         f"[What each pass of the joint pipeline does to the model]({pipeline_page.name}): a page for a browser.",
         "",
+        "## The same as packages of Core ML",
+        "",
+        _markdown(PACKAGE_HEADINGS, package_rows(results)),
+        "",
+        "Core ML predicts on Apple's systems only, so each package is read back from its file and evaluated by the",
+        "interpreter of the IR, on every photograph.",
+        "",
         "## PSNR by image",
         "",
         _by_image(results, bicubic),
@@ -90,6 +114,7 @@ def write_report(
         "## Files",
         "",
         *(f"- `{result.path.name}`: {result.file_bytes:,} bytes on disk" for result in results),
+        *(f"- `{r.package.path.name}`: {r.package.file_bytes:,} bytes on disk" for r in results),
         "",
     ]
 

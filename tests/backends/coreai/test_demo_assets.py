@@ -51,6 +51,8 @@ def test_the_trained_assets_match_their_modules(trained):
         assert result.check.ok
         assert result.asset_error <= TOLERANCE
         assert result.check.max_error <= TOLERANCE
+        assert result.package.error <= TOLERANCE
+        assert abs(result.package.mean_psnr - result.mean_psnr) <= 0.01
 
 
 @pytest.mark.slow
