@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.raising import RaiseFromCoreai
+from graphpress.backends.coreml.lowering import LowerToCoreml
 from graphpress.backends.registry import lookup_backend
-from graphpress.export_backend import ExportBackend, ExportBackendError
+from graphpress.export_backend import ExportBackend
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.canonicalize import Canonicalize
@@ -78,15 +79,15 @@ def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
 def lowering(backend: ExportBackend | str) -> tuple[Pass, ...]:
     """The passes that spell compressed values in the ops of `backend`: a member, or the name of a registered one.
 
+    For `ExportBackend.CoreML` that is the form which coremltools reads off a torch model. The backend ``"coreml"``
+    converts the program for Core AI itself.
+
     Raises:
-        ExportBackendError: for Core ML, to which graphs are not lowered.
         UnknownBackendError: when `backend` is a name that no backend has.
     """
     if not isinstance(backend, ExportBackend):
         return tuple(lookup_backend(backend).lowering())
-    if backend is not ExportBackend.CoreAI:
-        raise ExportBackendError(f"graphs are not lowered to {backend.name}; accepted: ExportBackend.CoreAI")
-    return (LowerToCoreai(),)
+    return (LowerToCoreai(),) if backend is ExportBackend.CoreAI else (LowerToCoreml(),)
 
 
 def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pipeline:

@@ -9,17 +9,15 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from graphpress.backends.coreml.metadata import describe, palettized_entries, why_not_palettized
 from graphpress.compressed_module import drop_form
-from graphpress.ir import reference
 from graphpress.mapped_tensors import Mapped
 from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import tensors_of
-from graphpress.passes.palettization import PalettizationError, PalettizedWeight
-
-_PALETTIZED, _QUANTIZED = 2, 3
+from graphpress.palettization.restoring import keep
+from graphpress.passes.palettization import PalettizationError
 
 
 def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None = None) -> nn.Module:
@@ -32,7 +30,7 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     refused = [
         f"{path}.{form.name}: {reason}"
         for path, module, form in palettized
-        if (reason := _refusal(form.stored(module)))
+        if (reason := why_not_palettized(form.stored(module)))
     ]
     if refused:
         lines = "".join(f"\n  {line}" for line in refused)
@@ -48,51 +46,6 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
         if id(stored.indices) not in dense:
             dense[id(stored.indices)] = nn.Parameter(mapped(name, stored.dense()), requires_grad=False)
         module._parameters[form.name] = dense[id(stored.indices)]
-        for key, value in _metadata(stored).items():
-            module._buffers[f"_COREML_/{form.name}/{key}"] = value
-    if palettized:
-        model._buffers["_COREML_/metadata_version"] = torch.tensor(1)
+        describe(model, module, form.name, palettized_entries(stored))
+        keep(module, form.name, stored)
     return model.eval()
-
-
-def _refusal(weight: PalettizedWeight) -> str:
-    if weight.scale is None:
-        return ""
-    if weight.lut.dtype == weight.dtype:
-        scaled_vectors = weight.lut.shape[-1] > 1
-        return "vectors with a scale per channel; leave out one of the two" if scaled_vectors else ""
-    if weight.lut.is_floating_point():
-        return f"tables of {weight.lut_type.long_name} do not exist in Core ML; use int8 or uint8"
-    if weight.minval is not None:
-        return "minimum values do not exist in Core ML; use the zero-point formulation"
-    if weight.lut.shape[-1] > 1:
-        return "quantized tables of vectors; use cluster_dim=1 or leave the table in floats"
-    if weight.scale.numel() > 1:
-        return "quantized tables with a scale per channel; leave out one of the two"
-    return ""
-
-
-def _metadata(weight: PalettizedWeight) -> dict[str, Tensor]:
-    if weight.scale is None:
-        found = {"compression_type": torch.tensor([_PALETTIZED]), "lut": weight.lut}
-    elif weight.lut.dtype == weight.dtype:
-        found = {
-            "compression_type": torch.tensor([_PALETTIZED]),
-            "lut": weight.lut,
-            "palettization_scale": weight.scale.to(weight.dtype),
-        }
-    else:
-        scale, zero_point = (None if p is None else p[..., None, None] for p in (weight.scale, weight.zero_point))
-        assert scale is not None
-        values = reference.dequantize(weight.lut, scale, zero_point, dtype=weight.lut_type)
-        found = {
-            "compression_type": torch.tensor([_PALETTIZED, _QUANTIZED]),
-            "lut": values.to(weight.dtype),
-            "quantization_n_bits": torch.tensor(weight.lut_type.bits),
-            "quantization_scale": scale.to(weight.dtype),
-        }
-        if zero_point is not None:
-            found["zero_point"] = zero_point.to(weight.lut.dtype)
-    if weight.lut.shape[-1] > 1:
-        found["vector_axis"] = torch.tensor(weight.axis)
-    return {key: value.clone() for key, value in found.items()}

@@ -21,6 +21,7 @@ from graphpress.passes.quantization.points import QuantizerNote
 from graphpress.passes.specs import BiasCorrection
 from graphpress.quantization.calibration_report import refuse_dynamic
 from graphpress.quantization.capture import capture
+from graphpress.quantization.coreml_form import emit_for_coreml
 from graphpress.quantization.execution import Execution
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_prepared
@@ -85,6 +86,8 @@ class GraphExecution(Execution):
         attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
         graph = Runner().run(graph, attach, in_place=True).graph
         graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
+        if backend is ExportBackend.CoreML:
+            return emit_for_coreml(graph, mmap_dir)
         return emit_finalized(graph, mmap_dir=mmap_dir)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, field
 from torch import nn
 
+from graphpress.backends.coreml.metadata import ACTIVATIONS
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.emitted_module import EmittedModule
 from graphpress.ir.graph import Constant, Graph, Node, Value
@@ -27,6 +28,7 @@ from graphpress.quantization.integer_convolution import IntegerConvolution
 from graphpress.quantization.mapping import map_constants
 from graphpress.quantization.mode_ops import mode_op
 from graphpress.quantization.small_codes import SmallCodes
+from graphpress.quantization.torch_quantize import TorchQuantizeDequantize
 
 # Stands for a submodule while the graph is emitted; it is in no op table.
 _MODULE_CALL = OpDef("module.call", variadic=True)
@@ -51,6 +53,12 @@ def _emit(outlined: Graph, outliner: _Outliner, copy_constants: bool) -> Emitted
         if node.op.name == "quant.fake_quantize":
             quantizer = outliner.quantizers[node.attribute("quantizer")]
             return f"quantizers.{quantizer.name}", quantizer, [node.operands["input"]]
+        if node.op.name == "coreml.quantize_dequantize":
+            attributes = node.attributes
+            module = TorchQuantizeDequantize(
+                attributes["scale"], attributes["zero_point"], ACTIVATIONS[attributes["dtype"]]
+            )
+            return f"activations.{node.name}", module, [node.operands["input"]]
         return None
 
     return to_graph_module(outlined, module_for=module_for, copy_constants=copy_constants)

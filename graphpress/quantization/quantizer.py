@@ -94,9 +94,11 @@ class Quantizer(Compressor[QuantizerConfig]):
             QuantizationError, UnmatchedConfigError: when the config does not fit the model.
         """
         self._check_unprepared()
+        from graphpress.palettization.restoring import with_tables  # palettization builds on this package
+
         execution = _execution(self._config)
         prepared = execution.prepare(
-            self._model, example_inputs, dynamic_shapes, no_grad=export_with_no_grad, copy=copy
+            with_tables(self._model), example_inputs, dynamic_shapes, no_grad=export_with_no_grad, copy=copy
         )
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         count_from_zero(prepared)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from graphpress.backends.coreml.metadata import ACTIVATIONS, WEIGHTS, describe, quantized_entries
 from graphpress.compressed_module import drop_form
 from graphpress.ir.dtypes import DType
 from graphpress.mapped_tensors import Mapped
@@ -19,10 +20,7 @@ from graphpress.quantization.calculators import QParams
 from graphpress.quantization.eager.finalizing import QuantizedParameter, copied, settle_activations
 from graphpress.quantization.eager.quantized_module import HELD
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-
-_QUANTIZED = 3
-_WEIGHTS = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})
-_ACTIVATIONS = {DType.INT8: torch.qint8, DType.UINT8: torch.quint8}
+from graphpress.quantization.torch_quantize import TorchQuantizeDequantize
 
 
 def stored_for_coreml(prepared: nn.Module, mmap_dir: str | None = None) -> nn.Module:
@@ -32,15 +30,17 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | None = None) -> nn.Mo
         QuantizationError: naming the weights and activations that this form cannot describe.
     """
     model, parameters = copied(prepared)
-    refused = [f"{p.name}: {reason}" for p in parameters if (reason := _refusal(p.quantizer, p.qparams, _WEIGHTS))]
+    refused = [f"{p.name}: {reason}" for p in parameters if (reason := _refusal(p.quantizer, p.qparams, WEIGHTS))]
     activations: list[str] = []
 
     def settled(quantizer: FakeQuantizeImplBase, qparams: QParams) -> nn.Module:
-        reason = _refusal(quantizer, qparams, frozenset(_ACTIVATIONS)) or _activation_refusal(quantizer, qparams)
+        reason = _refusal(quantizer, qparams, frozenset(ACTIVATIONS)) or _activation_refusal(quantizer, qparams)
         if reason:
             activations.append(f"{quantizer.name}: {reason}")
             return nn.Identity()
-        return TorchQuantizeDequantize(quantizer, qparams)
+        scale, zero_point, _ = qparams
+        zero = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
+        return TorchQuantizeDequantize(float(scale.reshape(-1)[0]), zero, ACTIVATIONS[quantizer.spec.element_type])
 
     settle_activations(model, settled)
     if refused or activations:
@@ -52,26 +52,6 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | None = None) -> nn.Mo
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
-
-
-class TorchQuantizeDequantize(nn.Module):
-    """Quantization and dequantization by torch's own ops, whose parameters coremltools reads off the trace."""
-
-    def __init__(self, quantizer: FakeQuantizeImplBase, qparams: QParams):
-        super().__init__()
-        scale, zero_point, _ = qparams
-        zeros = torch.zeros_like(scale) if zero_point is None else zero_point
-        self.dtype = _ACTIVATIONS[quantizer.spec.element_type]
-        self.scale, self.zero_point = float(scale.reshape(-1)[0]), int(zeros.reshape(-1)[0])
-
-    def forward(self, data: Tensor) -> Tensor:
-        """`data` as its codes stand for it."""
-        codes = torch.quantize_per_tensor(data.float(), self.scale, self.zero_point, self.dtype)
-        return codes.dequantize().to(data.dtype)
-
-    def extra_repr(self) -> str:
-        """The dtype of the codes and their parameters."""
-        return f"{self.dtype}, scale={self.scale}, zero_point={self.zero_point}"
 
 
 def _refusal(quantizer: FakeQuantizeImplBase, qparams: QParams, dtypes: frozenset[DType]) -> str:
@@ -102,22 +82,7 @@ def _describe(model: nn.Module, parameters: list[QuantizedParameter], mapped: Ma
         drop_form(module, name)
         del module._modules[HELD]._modules[name]  # type: ignore[union-attr]
         module._parameters[name] = dense[id(parameter.quantizer)]
-        for key, value in _metadata(parameter).items():
-            module._buffers[f"_COREML_/{name}/{key}"] = value
-    if parameters:
-        model._buffers["_COREML_/metadata_version"] = torch.tensor(1)
-
-
-def _metadata(parameter: QuantizedParameter) -> dict[str, Tensor]:
-    scale, zero_point, _ = parameter.qparams
-    rank, dtype = parameter.data.ndim, parameter.quantizer.spec.element_type
-    shape = scale.shape if scale.ndim else (1,) * rank
-    found = {
-        "compression_type": torch.tensor([_QUANTIZED]),
-        "quantization_n_bits": torch.tensor(dtype.bits),
-        "quantization_scale": scale.reshape(shape).to(parameter.data.dtype).clone(),
-    }
-    if zero_point is not None or dtype.is_signed_integer:
-        zeros = torch.zeros_like(scale) if zero_point is None else zero_point
-        found["zero_point"] = zeros.reshape(shape).round().to(dtype.torch_dtype)
-    return found
+        scale, zero_point, _ = parameter.qparams
+        dtype = parameter.quantizer.spec.element_type
+        entries = quantized_entries(scale, zero_point, dtype, parameter.data.ndim, parameter.data.dtype)
+        describe(model, module, name, entries)

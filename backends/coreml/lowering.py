@@ -1,0 +1,207 @@
+"""Lower the `quant` dialect to what coremltools reads off a torch model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import frozen
+
+from graphpress.backends.coreml import ops as ops  # registers the dialect
+from graphpress.backends.coreml.metadata import (
+    ACTIVATIONS,
+    palettized_entries,
+    quantized_entries,
+    why_not_palettized,
+    why_not_quantized,
+)
+from graphpress.backends.errors import LoweringError
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.interpreter import evaluate_node
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.constants import root_constant
+from graphpress.passes.facts import QUANTIZERS_CONVERTED
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.effects import CLOSE
+from graphpress.passes.framework.facts import Fact
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.palettization import PalettizedWeight
+
+LOWERED_TO_COREML = Fact("lowered-to-coreml", "compressed weights are floats that describe how they were made")
+
+_WEIGHTS = ("blockwise_shift_scale", "lut_to_dense")
+_INDEX_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
+_SUFFIXES = ("_folded", "_quantized", "_indices", "_lut", "_codes", "_nonzero_data", "_mask")
+
+
+@register_pass
+@frozen
+class LowerToCoreml(Pass):
+    """Spell compressed weights as floats with coremltools' metadata, and quantized activations by torch's own ops.
+
+    Weights are exact: the float is what the codes stand for, by the formula of `graphpress.ir.reference`. torch
+    multiplies activations by the reciprocal of the scale where the reference divides, so that a value at a rounding tie
+    may become the other code.
+    """
+
+    name = "lower-to-coreml"
+    needs = frozenset({QUANTIZERS_CONVERTED})
+    gives = frozenset({LOWERED_TO_COREML})
+    effect = CLOSE(rtol=1e-2, atol=1e-6)
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Visit every node once; say everything that is refused in one error."""
+        refused: list[str] = []
+        for node in graph.nodes:
+            if node.op.dialect != "quant":
+                continue
+            context.node = node
+            try:
+                replaced = self._lowered(node, rewriter)
+            except LoweringError as error:
+                refused.append(str(error))
+                continue
+            if replaced is not None:
+                rewriter.replace(node, replaced)
+                context.count(node.op.short_name)
+        context.node = None
+        if refused:
+            lines = "".join(f"\n  {line}" for line in refused)
+            raise LoweringError(f"coremltools' compression metadata cannot describe {len(refused)} tensors:{lines}")
+        for node in reversed(graph.nodes):
+            if node.op.dialect == "quant" and node.is_dead:
+                rewriter.erase(node)
+        for constant in list(graph.constants.values()):
+            if not constant.value.use_count:
+                rewriter.erase_constant(constant)
+
+    def _lowered(self, node: Node, rewriter: Rewriter) -> Value | None:
+        name = node.op.short_name
+        if name == "quantize":
+            _check_activation(node)
+            return None  # goes with its dequantize
+        if name == "dequantize":
+            return _activation(node, rewriter)
+        if name not in _WEIGHTS:
+            raise _refusal(node, f"quant.{name} is not there in the metadata")
+        if name == "lut_to_dense" and all(_scales(use.user) for use in node.result.uses):
+            return None  # goes with its scale
+        return _weight(node, rewriter)
+
+
+def _weight(node: Node, rewriter: Rewriter) -> Value:
+    """The dense weight beside what describes it."""
+    table = node if node.op.short_name == "lut_to_dense" else _table_of(node)
+    if table is not None:
+        stored = _palettized(node, table)
+        reason = why_not_palettized(stored)
+        entries = {} if reason else palettized_entries(stored)
+    else:
+        dtype = node.attribute("dtype")
+        reason = why_not_quantized(dtype, node.operand("minval") is not None)
+        type = node.result.tensor_type
+        entries = (
+            {}
+            if reason
+            else quantized_entries(
+                _data(node, "scale"), _optional(node, "zero_point"), dtype, type.rank, type.dtype.torch_dtype
+            )
+        )
+    if reason:
+        raise _refusal(node, reason)
+    root = root_constant(node.result)
+    base = root.name if root is not None else node.name
+    for suffix in _SUFFIXES:
+        base = base.removesuffix(suffix)
+    dense = rewriter.add_constant(base, _dense(node.result), "parameter")
+    tensors = [rewriter.add_constant(f"{base}_{key}", tensor) for key, tensor in entries.items()]
+    return rewriter.insert_before(
+        node, "coreml.described", {"weight": dense, "entries": tensors}, {"keys": tuple(entries)}, name=node.name
+    ).result
+
+
+def _palettized(node: Node, table: Node) -> PalettizedWeight:
+    lut = _data(table, "lut")
+    scaled = node is not table
+    return PalettizedWeight(
+        _data(table, "indices"),
+        lut,
+        table.attribute("axis"),
+        _INDEX_BITS[lut.shape[-2]],
+        node.result.tensor_type.dtype.torch_dtype,
+        _ranked(_data(node, "scale"), table) if scaled else None,
+        _ranked(_optional(node, "zero_point"), table) if scaled else None,
+        _optional(node, "minval") if scaled else None,
+    )
+
+
+def _ranked(tensor: Any, table: Node) -> Any:
+    if tensor is None or tensor.ndim:
+        return tensor
+    return tensor.reshape((1,) * table.result.tensor_type.rank)
+
+
+def _activation(node: Node, rewriter: Rewriter) -> Value:
+    quantize = node.operands["input"].node
+    if quantize is None or quantize.op.name != "quant.quantize":
+        raise _refusal(node, "codes that come from elsewhere are not there in torch's own ops")
+    _check_activation(quantize)
+    data = quantize.operands["input"]
+    scale = _data(node, "scale").reshape(-1)[0].item()
+    zero_point = _optional(node, "zero_point")
+    attributes = {
+        "scale": scale,
+        "zero_point": 0 if zero_point is None else int(zero_point.reshape(-1)[0].item()),
+        "dtype": node.attribute("dtype"),
+    }
+    return rewriter.insert_before(
+        node, "coreml.quantize_dequantize", {"input": data}, attributes, name=node.name
+    ).result
+
+
+def _check_activation(node: Node) -> None:
+    dtype: DType = node.attribute("dtype")
+    if dtype not in ACTIVATIONS:
+        names = ", ".join(each.long_name for each in ACTIVATIONS)
+        raise _refusal(node, f"activations of {dtype.long_name} are not there in Core ML; accepted: {names}")
+    if node.operand("minval") is not None:
+        raise _refusal(node, "minimum values are not there in Core ML; use the zero-point formulation")
+    if _data(node, "scale").numel() > 1:
+        raise _refusal(node, "activations have one scale; use PerTensorGranularity")
+    if any(node.attributes.get(name) is not None for name in ("quant_min", "quant_max")):
+        raise _refusal(node, "activations use every code of their dtype; use the scheme 'symmetric'")
+
+
+def _table_of(node: Node) -> Node | None:
+    made = node.operands["input"].node
+    return made if made is not None and made.op.short_name == "lut_to_dense" else None
+
+
+def _scales(user: object) -> bool:
+    return isinstance(user, Node) and user.op.name == "quant.blockwise_shift_scale"
+
+
+def _dense(value: Value) -> torch.Tensor:
+    if value.node is None:
+        assert value.constant is not None
+        return value.constant.tensor
+    made: torch.Tensor = evaluate_node(value.node, _dense)[value.index]
+    return made
+
+
+def _data(node: Node, name: str) -> torch.Tensor:
+    value = node.operands[name]
+    if value.constant is None:
+        raise _refusal(node, f"its {name} is computed; run fold-constants first")
+    tensor: torch.Tensor = value.constant.tensor
+    return tensor
+
+
+def _optional(node: Node, name: str) -> torch.Tensor | None:
+    return None if node.operand(name) is None else _data(node, name)
+
+
+def _refusal(node: Node, reason: str) -> LoweringError:
+    return LoweringError(f"{node.name} ({node.location}): {reason}")

@@ -1,0 +1,102 @@
+"""coremltools' compression metadata, version 1: float parameters, and buffers that say how they were made.
+
+On each module there is ``_COREML_/<parameter>/<key>``, and on the model ``_COREML_/metadata_version``. coremltools
+finds the codes again from the parameter and these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
+from graphpress.passes.palettization import PalettizedWeight
+
+PREFIX = "_COREML_"
+WEIGHTS = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})
+ACTIVATIONS = {DType.INT8: torch.qint8, DType.UINT8: torch.quint8}
+"""Element types of activations, and the torch dtypes that quantize to them."""
+
+_PALETTIZED, _QUANTIZED = 2, 3
+
+
+def describe(model: nn.Module, module: nn.Module, parameter: str, entries: Mapping[str, Tensor]) -> None:
+    """Leave `entries` beside `parameter` of `module`, a module of `model`."""
+    for key, value in entries.items():
+        module._buffers[f"{PREFIX}/{parameter}/{key}"] = value
+    model._buffers[f"{PREFIX}/metadata_version"] = torch.tensor(1)
+
+
+def why_not_palettized(weight: PalettizedWeight) -> str:
+    """What in a palettized weight the metadata has no words for; empty when nothing."""
+    if weight.scale is None:
+        return ""
+    width = weight.lut.shape[-1]
+    if weight.lut.dtype == weight.dtype:
+        return "vectors with a scale per channel; leave out one of the two" if width > 1 else ""
+    if weight.lut.is_floating_point():
+        return f"tables of {weight.lut_type.long_name} do not exist in Core ML; use int8 or uint8"
+    if weight.minval is not None:
+        return "minimum values do not exist in Core ML; use the zero-point formulation"
+    return "quantized tables of vectors; use cluster_dim=1 or leave the table in floats" if width > 1 else ""
+
+
+def palettized_entries(weight: PalettizedWeight) -> dict[str, Tensor]:
+    """The entries of a palettized weight.
+
+    A quantized table with a scale per channel is described as a table of the codes themselves, in floats, with that
+    scale: the same values, and the codes are not stored in 8 bits.
+    """
+    if weight.scale is None:
+        found = {"compression_type": torch.tensor([_PALETTIZED]), "lut": weight.lut}
+    elif weight.lut.dtype == weight.dtype or weight.scale.numel() > 1:
+        lut = weight.lut.to(weight.dtype)
+        if weight.zero_point is not None:
+            lut = lut - weight.zero_point.reshape(-1)[0].to(weight.dtype)
+        found = {
+            "compression_type": torch.tensor([_PALETTIZED]),
+            "lut": lut,
+            "palettization_scale": weight.scale.to(weight.dtype),
+        }
+    else:
+        scale, zero_point = (None if p is None else p[..., None, None] for p in (weight.scale, weight.zero_point))
+        assert scale is not None
+        values = reference.dequantize(weight.lut, scale, zero_point, dtype=weight.lut_type)
+        found = {
+            "compression_type": torch.tensor([_PALETTIZED, _QUANTIZED]),
+            "lut": values.to(weight.dtype),
+            "quantization_n_bits": torch.tensor(weight.lut_type.bits),
+            "quantization_scale": scale.to(weight.dtype),
+        }
+        if zero_point is not None:
+            found["zero_point"] = zero_point.to(weight.lut.dtype)
+    if weight.lut.shape[-1] > 1:
+        found["vector_axis"] = torch.tensor(weight.axis)
+    return {key: value.clone() for key, value in found.items()}
+
+
+def why_not_quantized(dtype: DType, has_minval: bool) -> str:
+    """What in a quantized weight the metadata has no words for; empty when nothing."""
+    if dtype not in WEIGHTS:
+        names = ", ".join(sorted(each.long_name for each in WEIGHTS))
+        return f"{dtype.long_name} is not there in Core ML; accepted: {names}"
+    return "minimum values are not there in Core ML; use the zero-point formulation" if has_minval else ""
+
+
+def quantized_entries(
+    scale: Tensor, zero_point: Tensor | None, dtype: DType, rank: int, weight_dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """The entries of a quantized weight of `rank` axes and `weight_dtype`."""
+    shape = scale.shape if scale.ndim else (1,) * rank
+    found = {
+        "compression_type": torch.tensor([_QUANTIZED]),
+        "quantization_n_bits": torch.tensor(dtype.bits),
+        "quantization_scale": scale.reshape(shape).to(weight_dtype).clone(),
+    }
+    if zero_point is not None or dtype.is_signed_integer:
+        zeros = torch.zeros_like(scale) if zero_point is None else zero_point
+        found["zero_point"] = zeros.reshape(shape).round().to(dtype.torch_dtype)
+    return found
