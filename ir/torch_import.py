@@ -16,8 +16,8 @@ import torch
 from torch.export import ExportedProgram
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.from_exported_program import from_exported_program
 from graphpress.ir.graph import Graph
+from graphpress.ir.program_reader import from_exported_program
 from graphpress.ir.source_locations import NOT_USER_CODE
 
 _ADVICE = re.compile(r"\s*For more information\b.*?(?:https?://\S+|\.(?=\s|$)|$)|\s*Suggested fixes:.*")

@@ -48,6 +48,18 @@ def test_every_module_has_a_name_that_says_what_it_holds(tracked):
     assert [str(path) for path in tracked if path.stem in ("util", "utils", "helpers", "misc", "common")] == []
 
 
+def test_no_package_loads_lazily_a_name_that_one_of_its_modules_has(tracked):
+    # It would be the module, or what is asked for, by which of the two is imported first.
+    clashes = []
+    inits = [path for path in tracked if path.name == "__init__.py" and "def __getattr__" in text_of(path)]
+    assert inits
+    for init in inits:
+        exported = re.search(r"^__all__ = \[(.*?)\]", text_of(init), re.DOTALL | re.MULTILINE)
+        names = set(re.findall(r'"(\w+)"', exported[1])) if exported else set()
+        clashes += [str(path.relative_to(ROOT)) for path in init.parent.glob("*.py") if path.stem in names]
+    assert clashes == []
+
+
 def test_no_file_names_a_machine_or_a_package_host(tracked):
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"

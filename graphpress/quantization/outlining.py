@@ -17,8 +17,8 @@ from graphpress.backends.coreml.metadata import ACTIVATIONS
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.emitted_module import EmittedModule
 from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.graph_module_writer import to_graph_module
 from graphpress.ir.ops import OpDef
-from graphpress.ir.to_graph_module import to_graph_module
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.layers import layer_of
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm

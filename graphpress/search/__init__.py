@@ -26,7 +26,7 @@ from graphpress.search.recipes import (
 )
 from graphpress.search.sensitivities import Candidate, Measurement, Sensitivities
 from graphpress.search.sizes import stored_bytes
-from graphpress.search.trade_off import Point, plot_trade_off, trade_off
+from graphpress.search.trade_offs import Point, plot_trade_off, trade_off
 
 __all__ = [
     "Candidate",

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from graphpress.ir.dims import SymDim
 from graphpress.ir.graph import Graph, Input
-from graphpress.ir.to_graph_module import to_graph_module
+from graphpress.ir.graph_module_writer import to_graph_module
 from graphpress.ir.torch_import import ExportError, export_module
 from graphpress.ir.tree_specs import load_spec
 from graphpress.ir.types import ScalarType, TensorType
