@@ -121,7 +121,9 @@ def test_a_worker_that_dies_tells_its_last_words():
             worker.run({"do": "import"})
 
 
-@pytest.mark.parametrize("suite", [benchmarks.quantization(), benchmarks.palettization(), benchmarks.growth()])
+@pytest.mark.parametrize(
+    "suite", [benchmarks.quantization(), benchmarks.eager(), benchmarks.palettization(), benchmarks.growth()]
+)
 def test_every_ratio_of_a_suite_names_a_task_of_it(suite):
     for benchmark in suite:
         labels = {task.get("label") for process in benchmark.processes for task in process}

@@ -21,7 +21,7 @@ from graphpress.tools.bench.report import as_data, print_accuracy, print_compari
 from graphpress.tools.bench.sides import PEER_PYTHON, ours, peer
 from graphpress.tools.models import MODELS
 
-SUITES = ("quantization", "palettization", "growth", "edsr")
+SUITES = ("quantization", "eager", "palettization", "growth", "edsr")
 MODEL_NAMES = sorted([*MODELS, "edsr"])
 
 
@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Measure graphpress beside its peer, in fresh processes that take turns, and print ratios.
 
-    SUITE is any of quantization, palettization, growth, edsr; none means all. Times are medians on one thread.
+    SUITE is any of quantization, eager, palettization, growth, edsr; none means all. Times are medians on one thread.
     """
     console, progress = Console(), Console(stderr=True)
     results: dict[str, Any] = {"machine": _machine(), "comparisons": []}
@@ -96,6 +96,8 @@ def main(
 def _benchmarks(suite: str, models: tuple[str, ...], blocks: tuple[int, ...]) -> list[Benchmark]:
     if suite == "quantization":
         return benchmarks.quantization(models or benchmarks.QUANTIZED_MODELS)
+    if suite == "eager":
+        return benchmarks.eager(models or benchmarks.QUANTIZED_MODELS)
     if suite == "palettization":
         return [benchmark for model in models or ("edsr",) for benchmark in benchmarks.palettization(model)]
     return benchmarks.growth(blocks or benchmarks.CHAIN_BLOCKS)

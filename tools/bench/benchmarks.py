@@ -37,6 +37,21 @@ def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) ->
     return benchmarks
 
 
+def eager(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[Benchmark]:
+    """Return, for each model, the life of a default quantization in eager mode."""
+    steps = ("calibration step", "evaluation forward")
+    ratios = [(("warm", step), ("warm", f"float forward beside {step}")) for step in steps]
+    task = {"do": "quantize", "mode": "eager", "forwards": forwards}
+    return [
+        Benchmark(
+            f"eager quantization of {model}",
+            [[task | {"model": model, "label": "first"}, task | {"model": model, "label": "warm"}]],
+            ratios,
+        )
+        for model in models
+    ]
+
+
 def palettization(model: str = "edsr") -> list[Benchmark]:
     """Return the palettization settings of interest on one model, each in its own process."""
     benchmarks = []

@@ -1,4 +1,4 @@
-"""Quantization in graph mode: prepare, calibrate, evaluate, finalize."""
+"""Quantization in either mode: prepare, calibrate, evaluate, finalize."""
 
 import importlib
 import resource
@@ -15,14 +15,15 @@ def quantize_model(package: str, task: dict[str, Any], exports: ExportClock) -> 
     """Take the model through the default configuration.
 
     Optional arguments: `forwards` (default 5; 0 skips running the model) is how many calls the medians of the
-    forwards are over, and `finalize` (default true) whether to end with one.
+    forwards are over, `finalize` (default true) whether to end with one, and `mode` the execution mode.
     """
     quantization = importlib.import_module(f"{package}.quantization")
     backend = importlib.import_module(package).ExportBackend.CoreAI
     model, inputs = build_subject(task)
     outcome = Outcome()
 
-    quantizer = quantization.Quantizer(model, quantization.QuantizerConfig())
+    config = quantization.QuantizerConfig(execution_mode=quantization.ExecutionMode(task.get("mode", "graph")))
+    quantizer = quantization.Quantizer(model, config)
     with exports.seconds() as exporting:
         prepared = outcome.measure("prepare", lambda: quantizer.prepare(inputs))
     outcome.seconds["exports inside prepare"] = exporting
