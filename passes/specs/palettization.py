@@ -20,7 +20,12 @@ from graphpress.passes.specs.arguments import (
     tagged,
 )
 from graphpress.passes.specs.errors import SpecError
-from graphpress.passes.specs.granularity import Granularity, PerGroupedChannelGranularity, PerTensorGranularity
+from graphpress.passes.specs.granularity import (
+    Granularity,
+    PerChannelGranularity,
+    PerGroupedChannelGranularity,
+    PerTensorGranularity,
+)
 from graphpress.passes.specs.plain import plain_object
 from graphpress.passes.specs.quantization import QuantizationSpec
 
@@ -57,6 +62,12 @@ def _lut_qspec(value: Any) -> QuantizationSpec | None:
     if spec is not None and spec.dtype not in _LUT_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _LUT_DTYPES)
         raise SpecError(f"{spec.dtype} does not hold table entries; accepted: {names}", "dtype")
+    if spec is not None and not isinstance(spec.granularity, PerTensorGranularity | PerChannelGranularity):
+        raise SpecError(
+            "table entries have one scale for all tables (PerTensorGranularity) or one for each table "
+            f"(PerChannelGranularity), not {type(spec.granularity).__name__}",
+            "granularity",
+        )
     return spec
 
 

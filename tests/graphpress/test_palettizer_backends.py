@@ -1,7 +1,6 @@
 """What a finalized model becomes in the converters, the Core AI runtime, and the IR."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -72,31 +71,6 @@ def finalized(model, inputs, backend="coreai", specs=None, **spec):
     palettizer = KMeansPalettizer(model.eval(), config)
     palettizer.prepare(inputs)
     return palettizer.finalize(backend=backend)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tolerance", "specs"), [(torch.float32, 1e-5, SPECS), (torch.float16, 4e-3, SPECS[::5])]
-)
-def test_core_ai_computes_what_torch_computes(tmp_path, dtype, tolerance, specs):
-    coreai = pytest.importorskip("graphpress.backends.coreai")
-    pytest.importorskip("coreai_torch")
-    torch.manual_seed(0)
-    data = IMAGE.to(dtype)
-    model = finalized(Branches(dtype, len(specs)), (data,), specs=specs)
-    info = coreai.convert(model, tmp_path / "m.aimodel", (data,))
-    report = coreai.check(info.path, model, (data,), tolerance=tolerance)
-    assert report.ok, report
-    assert coreai.weight_bytes(info.path) == pytest.approx(stored_bytes(model, specs), abs=16)
-
-
-def stored_bytes(model, specs):
-    """The size law: every tensor that is more than one number repeated, at the bits of its element type."""
-    total = 0
-    for branch, spec in zip(model.branches, specs, strict=True):
-        for name, tensor in branch.named_buffers():
-            bits = spec.n_bits if name.endswith("indices") else DType.of(tensor.dtype).bits
-            total += math.ceil(tensor.numel() * bits / 8) if len(tensor.float().unique()) > 1 else 0
-    return total
 
 
 def test_a_finalized_model_is_raised_to_tables_with_their_names():
