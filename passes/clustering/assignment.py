@@ -36,9 +36,8 @@ def assign_scalar(values: Floats, centroids: Floats) -> np.ndarray:
             f"values have shape {rows.shape} and centroids {tables.shape}; one row of values per table is needed"
         )
     for array, what in ((tables, "centroids"), (rows, "values")):
-        finite = np.isfinite(array)
-        if not finite.all():
-            raise non_finite(array.size - int(np.count_nonzero(finite)), array.size, what)
+        if array.size and not np.isfinite([array.min(), array.max()]).all():  # without an array of answers
+            raise non_finite(int(np.count_nonzero(~np.isfinite(array))), array.size, what)
     if tables.ndim == 1:
         return assign_groups(rows.reshape(1, -1), tables[None]).reshape(rows.shape)
     return assign_groups(rows, tables)

@@ -24,27 +24,35 @@ class HalfFloats:
 
     Attributes:
         codes: uint16, shaped like the values.
-        decoded: float32 [65536], the value of each code.
+        is_bfloat16: True where they are those of bfloat16, False for float16.
     """
 
     codes: np.ndarray
-    decoded: np.ndarray
+    is_bfloat16: bool
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """The value of each code, float32 [65536]."""
+        return self._decode(np.arange(1 << 16, dtype=np.uint16))
 
     @property
     def floats(self) -> np.ndarray:
         """The values as float32."""
-        return self.decoded[self.codes]
+        return self._decode(self.codes)
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        if not self.is_bfloat16:
+            return codes.view(np.float16).astype(np.float32)
+        bits = codes.astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32)
 
 
 def read_values(values: Floats, what: str = "values") -> np.ndarray | HalfFloats:
     """Return `values` as C-ordered float32, or as `HalfFloats` when their dtype has 16 bits; a view if possible."""
     array, is_bfloat16 = _as_numpy(values, what)
-    if is_bfloat16:
-        decoded = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
-        return HalfFloats(np.ascontiguousarray(array), decoded)
-    if array.dtype == np.float16:
-        codes = np.arange(1 << 16, dtype=np.uint16)
-        return HalfFloats(np.ascontiguousarray(array).view(np.uint16), codes.view(np.float16).astype(np.float32))
+    if is_bfloat16 or array.dtype == np.float16:
+        return HalfFloats(np.ascontiguousarray(array).view(np.uint16), is_bfloat16)
     with np.errstate(over="ignore"):  # too large becomes infinite, which is refused with the infinite ones
         return np.ascontiguousarray(array, dtype=np.float32)
 

@@ -84,16 +84,17 @@ def _cluster_counted(values: HalfFloats, k: int, weights: np.ndarray | None, sna
     """Cluster rows of 16-bit values by their counts."""
     from graphpress.passes.clustering import half_kernels as kernels  # loads numba
 
-    finite = np.isfinite(values.decoded)
-    order = np.argsort(values.decoded, kind="stable")
+    decoded = values.decoded
+    finite = np.isfinite(decoded)
+    order = np.argsort(decoded, kind="stable")
     order = order[finite[order]].astype(np.uint16)
     if weights is None:
         weights = np.empty((len(values.codes), 0), np.float32)
-    distinct, masses, bad = kernels.count_rows(values.codes, weights, order, values.decoded)
+    distinct, masses, bad = kernels.count_rows(values.codes, weights, order, decoded)
     if bad:
         raise non_finite(bad, values.codes.size)
     centroids, errors = _fit(distinct, masses, k, snap)
-    every_value = np.where(finite, values.decoded, np.float32(0))
+    every_value = np.where(finite, decoded, np.float32(0))
     tables = assign_groups(np.tile(every_value, (len(centroids), 1)), centroids)
     return GroupedClusters(centroids, kernels.look_up_rows(values.codes, tables), errors)
 

@@ -7,8 +7,11 @@ import numpy as np
 from graphpress.passes.clustering.compile import kernel
 from graphpress.passes.clustering.fit import fit_table, nearest_means, table_error
 from graphpress.passes.clustering.sorted_values import summarize
-from graphpress.passes.clustering.sorting import ordered, sort_pairs, sort_values, unordered
+from graphpress.passes.clustering.sorting import ordered, sort_in_buckets, sort_pairs, sort_values, unordered
 from graphpress.passes.clustering.thresholds import assign_row
+
+# From so many values in a row on, a second copy of them is worth saving, and no longer fits the cache.
+LEAST_IN_BUCKETS = 1 << 18
 
 
 @kernel
@@ -16,6 +19,10 @@ def sort_rows(bits: np.ndarray) -> np.ndarray:
     """Return each row of floats in ascending order; bits as uint32 [groups, n] in and out."""
     groups, size = bits.shape
     out = np.empty((groups, size), np.uint32)
+    if size >= LEAST_IN_BUCKETS:
+        for group in range(groups):
+            sort_in_buckets(bits[group], out[group])
+        return out
     scratch = np.empty(size, np.uint32)
     for group in range(groups):
         sort_values(bits[group], out[group], scratch)

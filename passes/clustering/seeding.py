@@ -15,7 +15,7 @@ def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tupl
     A lightweight coreset (Bachem, Lucic and Krause, 2018): half of the chance of a vector goes by its weight, half by
     weight times squared distance to the mean, so that vectors far out are drawn too; a drawn vector weighs the
     inverse of its chance. `vectors` are float32 [n, d], `weights` float32 [n] or [0], and `draws` uniform numbers of
-    [0, 1), float64 [m].
+    [0, 1), float64 [m], ascending.
     """
     size, dimensions = vectors.shape
     mean = np.empty(dimensions)
@@ -32,18 +32,22 @@ def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tupl
         weight = np.float64(weights[place]) if weights.size else 1.0
         moment += weight * distance_to(vectors, place, mean)
     share = 0.5 / moment if moment > 0.0 else 0.0
-    cumulated = np.empty(size)
-    total = 0.0
+    chances = 0.0
     for place in range(size):
         weight = np.float64(weights[place]) if weights.size else 1.0
-        total += weight * (0.5 / mass + share * distance_to(vectors, place, mean))
-        cumulated[place] = total
+        chances += weight * (0.5 / mass + share * distance_to(vectors, place, mean))
     places = np.empty(draws.size, np.int64)
     masses = np.empty(draws.size)
-    for draw in range(draws.size):
-        place = min(first_above(cumulated, draws[draw] * total, NO_PLACE, size), size - 1)
-        places[draw] = place
-        masses[draw] = 1.0 / ((0.5 / mass + share * distance_to(vectors, place, mean)) * draws.size)
+    below = 0.0
+    draw = 0
+    for place in range(size):  # the draws ascend: one more pass finds all of them
+        weight = np.float64(weights[place]) if weights.size else 1.0
+        chance = 0.5 / mass + share * distance_to(vectors, place, mean)
+        below += weight * chance
+        while draw < draws.size and (below > draws[draw] * chances or place + 1 == size):
+            places[draw] = place
+            masses[draw] = 1.0 / (chance * draws.size)
+            draw += 1
     return places, masses
 
 

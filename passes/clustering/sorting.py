@@ -78,6 +78,70 @@ def sort_values(bits: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
 
 
 @helper
+def sort_in_buckets(bits: np.ndarray, out: np.ndarray) -> None:
+    """As `sort_values`, with scratch memory for the most frequent leading byte only, not for all values.
+
+    The leading byte goes first; what shares it is then sorted by the others, in cache as far as it fits.
+    """
+    counts = np.zeros(256, np.int64)
+    for i in range(bits.size):
+        counts[ordered(bits[i]) >> TOP] += 1
+    ends = np.empty(256, np.int64)
+    position = widest = np.int64(0)
+    for value in range(256):
+        ends[value] = position
+        position += counts[value]
+        widest = max(widest, counts[value])
+    for i in range(bits.size):
+        key = ordered(bits[i])
+        out[ends[key >> TOP]] = key
+        ends[key >> TOP] += 1
+    scratch = np.empty(widest, np.uint32)
+    for value in range(256):
+        low, high = ends[value] - counts[value], ends[value]
+        if low < high:
+            sort_bucket(out[low:high], scratch)
+
+
+@helper
+def sort_bucket(keys: np.ndarray, scratch: np.ndarray) -> None:
+    """Replace ordered `keys` that share their leading byte by the bits of their floats, in ascending order."""
+    size = keys.size
+    offsets = np.zeros((3, 256), np.int64)
+    for i in range(size):
+        key = keys[i]
+        offsets[0, key & BYTE] += 1
+        offsets[1, (key >> np.uint32(8)) & BYTE] += 1
+        offsets[2, (key >> np.uint32(16)) & BYTE] += 1
+    for digit in range(3):
+        start = np.int64(0)
+        for value in range(256):
+            count = offsets[digit, value]
+            offsets[digit, value] = start
+            start += count
+    for i in range(size):
+        key = keys[i]
+        digit = key & BYTE
+        position = offsets[0, digit]
+        offsets[0, digit] = position + 1
+        scratch[position] = key
+    for i in range(size):
+        key = scratch[i]
+        digit = (key >> np.uint32(8)) & BYTE
+        position = offsets[1, digit]
+        offsets[1, digit] = position + 1
+        keys[position] = key
+    for i in range(size):
+        key = keys[i]
+        digit = (key >> np.uint32(16)) & BYTE
+        position = offsets[2, digit]
+        offsets[2, digit] = position + 1
+        scratch[position] = unordered(key)
+    for i in range(size):
+        keys[i] = scratch[i]
+
+
+@helper
 def sort_pairs(keys: np.ndarray, weights: np.ndarray) -> None:
     """Sort ordered `keys`, uint32 [n], in place, their float32 `weights` along with them.
 

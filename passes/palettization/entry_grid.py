@@ -10,8 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from graphpress.ir import reference
-from graphpress.passes.palettization.errors import PalettizationError
-from graphpress.passes.specs import PerChannelGranularity, PerTensorGranularity, QuantizationScheme, QuantizationSpec
+from graphpress.passes.specs import PerChannelGranularity, QuantizationScheme, QuantizationSpec
 
 # What the range of the entries is multiplied by to make scales to choose from; the first is the plain scale.
 _STRETCHES = (1.0, *(0.7 + 0.01 * step for step in range(30)), *(1.0 + 0.02 * step for step in range(1, 21)))
@@ -52,14 +51,6 @@ class EntryGrid:
     def is_per_table(self) -> bool:
         """True where every table has its own scale."""
         return isinstance(self.spec.granularity, PerChannelGranularity)
-
-    def check(self, name: str) -> None:
-        """Raise unless the tables of `name` can be quantized so."""
-        if not isinstance(self.spec.granularity, PerTensorGranularity | PerChannelGranularity):
-            raise PalettizationError(
-                f"{name}: table entries have one scale for all tables (PerTensorGranularity) or one for each "
-                f"(PerChannelGranularity), not {type(self.spec.granularity).__name__}"
-            )
 
     def plain(self, tables: Tensor) -> QuantizedTables:
         """`tables` [tables, entries, width] on the grid that covers their range."""

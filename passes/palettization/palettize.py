@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 from torch import Tensor
 
 from graphpress.ir.reference import SCALE_BITS
-from graphpress.passes.clustering import cluster_groups, cluster_vectors
+from graphpress.passes.clustering import OrderedVectors, cluster_groups, padded
 from graphpress.passes.palettization.entry_grid import EntryGrid, QuantizedTables, round_up
 from graphpress.passes.palettization.errors import PalettizationError, TooSmallError
 from graphpress.passes.palettization.layout import Layout, channel_magnitudes, layout_of
 from graphpress.passes.palettization.quantized_tables import nearest_entries, scalar_tables, vector_tables
 from graphpress.passes.palettization.weight import PalettizedWeight
-from graphpress.passes.specs import PalettizationSpec
+from graphpress.passes.specs import PalettizationSpec, QuantizationSpec
 
 # Two scales of so many bits have a product of `SCALE_BITS`, exactly.
 _HALF_BITS = SCALE_BITS // 2
@@ -57,22 +58,8 @@ def palettize(
             f"{name} of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it "
             "is it takes less space"
         )
-    weight = tensor.detach().cpu()
-    counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
-    channel_scale = None
-    if spec.enable_per_channel_scale:
-        channel_scale = round_up(channel_magnitudes(weight, layout.channel_axis), _HALF_BITS)
-        weight = weight.float() / channel_scale
-        counts = None if counts is None else counts * channel_scale.square()
-    rows = layout.rows(weight)
-    row_counts = None if counts is None else layout.rows(counts)
-    if row_counts is not None and layout.width > 1:
-        row_counts = row_counts.mean(-1)  # the entries of a vector are moved together
-    if spec.lut_qspec is None:
-        found = _plain(rows, spec, layout, row_counts, seed, tensor.dtype, channel_scale)
-    else:
-        found = _quantized(rows, spec, layout, row_counts, seed, tensor.dtype, channel_scale, name)
-    return _on_device(found, tensor.device)
+    find = _scalars if layout.width == 1 else _vectors
+    return _on_device(find(_cut(tensor, importance, spec, layout), spec, layout, seed, tensor.dtype), tensor.device)
 
 
 def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_type: str = "linear") -> Tensor:
@@ -89,53 +76,92 @@ def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_t
     return layout.indices(nearest_entries(layout.rows(weight), tables)).to(tensor.device)
 
 
-def _plain(
-    rows: Tensor,
-    spec: PalettizationSpec,
-    layout: Layout,
-    counts: Tensor | None,
-    seed: int,
-    dtype: torch.dtype,
-    channel_scale: Tensor | None,
-) -> PalettizedWeight:
-    if layout.width == 1:
-        clusters = cluster_groups(rows, spec.n_clusters, counts, _snap_to(dtype))
+@frozen(eq=False)
+class _Cut:
+    """A weight as it is clustered.
+
+    Attributes:
+        rows: the elements of each table, see `Layout.rows`; of the weight's dtype, or float32 where they are scaled.
+        counts: how much the error of each entry counts, float32 [tables, per_table], or None.
+        channel_scale: what the weight was divided by, or None.
+    """
+
+    rows: Tensor
+    counts: Tensor | None
+    channel_scale: Tensor | None
+
+
+def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout) -> _Cut:
+    weight = tensor.detach().cpu()
+    counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
+    channel_scale = None
+    if spec.enable_per_channel_scale:
+        channel_scale = round_up(channel_magnitudes(weight, layout.channel_axis), _HALF_BITS)
+        weight = weight.float().div(channel_scale)
+        counts = None if counts is None else counts * channel_scale.square()
+    rows = layout.rows(weight)
+    del weight  # rows may be a copy: there should not be a third
+    row_counts = None if counts is None else layout.rows(counts)
+    if row_counts is not None and layout.width > 1:
+        row_counts = row_counts.mean(-1)  # the entries of a vector are moved together
+    return _Cut(rows, row_counts, channel_scale)
+
+
+def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
+    """Scalar clustering, which draws nothing, so the seed says nothing."""
+    if spec.lut_qspec is None:
+        clusters = cluster_groups(cut.rows, spec.n_clusters, cut.counts, _snap_to(dtype))
         tables = torch.from_numpy(clusters.centroids)[..., None]
-        indices = torch.from_numpy(clusters.indices)
-    else:
-        tables = _vector_centroids(rows, spec, counts, seed).to(dtype).float()
-        indices = nearest_entries(rows, tables)
+        return _plain(torch.from_numpy(clusters.indices), tables, cut, spec, layout, dtype)
+    quantized = scalar_tables(cut.rows, spec.n_clusters, cut.counts, _grid(spec.lut_qspec, cut, dtype))
+    return _quantized(nearest_entries(cut.rows, quantized.values), quantized, cut, spec, layout, dtype)
+
+
+def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
+    """Vector clustering, of each table's vectors from the same seed."""
+    counts = [None] * len(cut.rows) if cut.counts is None else cut.counts
+    vectors = [OrderedVectors.of(row, count) for row, count in zip(cut.rows, counts, strict=True)]
+    cut = evolve(cut, rows=cut.rows[:0], counts=None)  # they were copied
+    found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
+    tables = torch.from_numpy(np.stack(found))
+
+    def indices(values: Tensor) -> Tensor:
+        assigned = [each.assign(table.numpy())[0] for each, table in zip(vectors, values, strict=True)]
+        return torch.from_numpy(np.stack(assigned))
+
+    if spec.lut_qspec is None:
+        tables = tables.to(dtype)
+        return _plain(indices(tables.float()), tables, cut, spec, layout, dtype)
+    quantized = vector_tables(vectors, tables, _grid(spec.lut_qspec, cut, dtype))
+    return _quantized(indices(quantized.values), quantized, cut, spec, layout, dtype)
+
+
+def _grid(entries: QuantizationSpec, cut: _Cut, dtype: torch.dtype) -> EntryGrid:
+    """Where table entries may lie: with scales per channel in float32, which the scales are applied in."""
+    if cut.channel_scale is None:
+        return EntryGrid(entries, SCALE_BITS, dtype)
+    return EntryGrid(entries, _HALF_BITS, torch.float32)
+
+
+def _plain(
+    indices: Tensor, tables: Tensor, cut: _Cut, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
+) -> PalettizedWeight:
     return PalettizedWeight(
         layout.indices(indices),
         layout.lut(tables.to(dtype)),
         layout.channel_axis,
         spec.n_bits,
         dtype,
-        channel_scale,
+        cut.channel_scale,
     )
 
 
 def _quantized(
-    rows: Tensor,
-    spec: PalettizationSpec,
-    layout: Layout,
-    counts: Tensor | None,
-    seed: int,
-    dtype: torch.dtype,
-    channel_scale: Tensor | None,
-    name: str,
+    indices: Tensor, tables: QuantizedTables, cut: _Cut, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
 ) -> PalettizedWeight:
-    assert spec.lut_qspec is not None
-    bits = SCALE_BITS if channel_scale is None else _HALF_BITS
-    grid = EntryGrid(spec.lut_qspec, bits, dtype if channel_scale is None else torch.float32)
-    grid.check(name)
-    if layout.width == 1:
-        tables = scalar_tables(rows, spec.n_clusters, counts, grid)
-    else:
-        tables = vector_tables(rows, _vector_centroids(rows, spec, counts, seed), counts, grid)
-    scale, zero_point, minval = _of_weight(tables, layout, channel_scale)
+    scale, zero_point, minval = _of_weight(tables, layout, cut.channel_scale)
     return PalettizedWeight(
-        layout.indices(nearest_entries(rows, tables.values)),
+        layout.indices(indices),
         layout.lut(tables.codes),
         layout.channel_axis,
         spec.n_bits,
@@ -169,13 +195,6 @@ def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
     return parameters.reshape(shape)
 
 
-def _vector_centroids(rows: Tensor, spec: PalettizationSpec, counts: Tensor | None, seed: int) -> Tensor:
-    """Float centroids, float32 [tables, entries, width]."""
-    weights = [None] * len(rows) if counts is None else counts
-    found = [cluster_vectors(row, spec.n_clusters, seed, weight) for row, weight in zip(rows, weights, strict=True)]
-    return torch.stack([torch.from_numpy(clusters.centroids) for clusters in found])
-
-
 def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
     """Rounds tables to what a weight's dtype holds; None where it holds every float32."""
     if dtype in (torch.float32, torch.float64):
@@ -188,9 +207,9 @@ def _check(tensor: Tensor, name: str) -> None:
         raise PalettizationError(f"{name} has dtype {tensor.dtype}; floating weights of 16 bits or more are palettized")
     if not tensor.numel():
         raise TooSmallError(f"{name} of shape {tuple(tensor.shape)} has no elements")
-    finite = torch.isfinite(tensor.detach())
-    if not bool(finite.all()):
-        bad = tensor.numel() - int(finite.sum())
+    low, high = tensor.detach().aminmax()  # the ends show it: NaN wins over every number
+    if not math.isfinite(low) or not math.isfinite(high):
+        bad = tensor.numel() - int(torch.isfinite(tensor.detach()).sum())
         raise PalettizationError(f"{name}: {bad} of {tensor.numel()} elements are NaN or infinite; all must be finite")
 
 

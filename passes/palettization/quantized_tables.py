@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from graphpress.passes.clustering import assign_scalar, assign_vectors
+from graphpress.passes.clustering import OrderedVectors, assign_scalar, assign_vectors
 from graphpress.passes.palettization.entry_grid import EntryGrid, QuantizedTables
 
 MOST_STEPS = 4
@@ -48,25 +50,20 @@ def scalar_tables(rows: Tensor, entries: int, importance: Tensor | None, grid: E
     return best
 
 
-def vector_tables(rows: Tensor, centroids: Tensor, importance: Tensor | None, grid: EntryGrid) -> QuantizedTables:
-    """`centroids` [tables, entries, width] of `rows` [tables, n, width] on `grid`, and improved there as above."""
-    weights = torch.ones(rows.shape[:2]) if importance is None else importance.float()
+def vector_tables(vectors: Sequence[OrderedVectors], centroids: Tensor, grid: EntryGrid) -> QuantizedTables:
+    """`centroids` [tables, entries, width] of the vectors of each table on `grid`, and improved there as above."""
 
     def assigned(values: Tensor) -> tuple[float, Tensor, Tensor]:
         """The error of tables, the masses of their entries, and the means of what is nearest to them."""
-        total, masses, means = 0.0, [], []
-        for row, weight, table in zip(rows.float(), weights, values, strict=True):
-            nearest = torch.from_numpy(assign_vectors(row, table)).long()
-            total += float(((row - table[nearest]).double().square().sum(-1) * weight).sum())
-            mass = torch.zeros(len(table)).index_add_(0, nearest, weight)
-            sums = torch.zeros_like(table).index_add_(0, nearest, row * weight[:, None])
-            means.append(torch.where(mass[:, None] > 0, sums / mass.clamp(min=1e-38)[:, None], table))
-            masses.append(mass)
-        return total, torch.stack(masses).double(), torch.stack(means)
+        found = [each.sums(table.numpy()) for each, table in zip(vectors, values, strict=True)]
+        totals = torch.from_numpy(np.stack([sums for _, sums in found]))
+        masses = totals[..., -1]
+        means = torch.where(masses[..., None] > 0, totals[..., :-1] / masses[..., None], values.double())
+        return sum(error for error, _ in found), masses, means.float()
 
     _, masses, _ = assigned(centroids)
-    found = [(assigned(tables.values), tables) for tables in (grid.best(centroids, masses), grid.plain(centroids))]
-    (least, masses, means), best = min(found, key=lambda item: item[0][0])
+    either = [(assigned(tables.values), tables) for tables in (grid.best(centroids, masses), grid.plain(centroids))]
+    (least, masses, means), best = min(either, key=lambda item: item[0][0])
     for _ in range(MOST_STEPS):
         candidate = grid.best(means, masses)
         error, masses, means = assigned(candidate.values)
