@@ -50,7 +50,9 @@ class OrderedVectors:
         if importance is None or not importance.any():
             importance = np.empty(0, np.float32)
         order = cell_order(vectors)
-        return cls(vectors[order], importance[order] if importance.size else importance, order)
+        from graphpress.passes.clustering.cell_kernels import gathered  # loads numba
+
+        return cls(gathered(vectors, order), importance[order] if importance.size else importance, order)
 
     def centroids(self, k: int, seed: int) -> np.ndarray:
         """Centroids of small squared error, float64 [at most k, d]: fewer only where fewer vectors are distinct.

@@ -120,8 +120,10 @@ def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtyp
 def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
     """Vector clustering, of each table's vectors from the same seed."""
     counts = [None] * len(cut.rows) if cut.counts is None else cut.counts
-    vectors = [OrderedVectors.of(row, count) for row, count in zip(cut.rows, counts, strict=True)]
-    cut = evolve(cut, rows=cut.rows[:0], counts=None)  # they were copied
+    rows = cut.rows.float()
+    cut = evolve(cut, rows=rows[:0].clone(), counts=None)  # what is clustered is copied: nothing else should hold it
+    vectors = [OrderedVectors.of(row, count) for row, count in zip(rows, counts, strict=True)]
+    del rows
     found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
     tables = torch.from_numpy(np.stack(found))
 

@@ -78,6 +78,8 @@ DISTRIBUTIONS = {
     "heavy tails": rng.standard_t(2, 3000),
     "Cauchy": rng.standard_cauchy(3000),
     "all negative": -rng.exponential(size=3000),
+    "spread of 1e-4": normal * 1e-4,
+    "spread of 2e-5": normal * 2e-5,
     "tiny spread": normal * 1e-8,
     "tiny spread away from zero": 1 + normal * 1e-6,
     "huge": normal * 1e30,
@@ -88,6 +90,9 @@ DISTRIBUTIONS = {
     "mostly one far constant": np.where(rng.random(3000) < 0.6, 1.0, normal * 1e-9),
     "two far clumps": np.where(rng.random(3000) < 0.5, -1, 1) + normal * 1e-6,
     "rounded": normal.round(1),
+    "few distinct values": rng.choice([-3.0, -0.1, 0.0, 0.1, 7.0], 3000),
+    "all the same": np.full(3000, -0.3),
+    "an outlier among equals": np.r_[np.full(2999, 0.1), 1e6],
 }
 
 
