@@ -35,12 +35,16 @@ class GPTQRounding(WeightRounding):
     Attributes:
         damping: added to the diagonal of the Hessian, as a fraction of its mean, 0 to 1.
         activation_order: round the features with the largest activations first.
+        asymmetric: make up also for what layers before have lost: the layer's outputs are held to those of the float
+            model on its own inputs (Li et al., "GPTAQ", arXiv 2504.02692, pose the problem so), not to those of the
+            float weight on the inputs that the rounded model gives it.
     """
 
     type_name: ClassVar[str] = "gptq"
 
     damping: float = attrs.field(default=0.01, converter=checked(number(0.0, 1.0)))
     activation_order: bool = attrs.field(default=False, converter=checked(boolean))
+    asymmetric: bool = attrs.field(default=True, converter=checked(boolean))
 
 
 @strict_arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from attrs import define, field
 from torch import Tensor
 
@@ -45,6 +46,24 @@ class InputMoments:
 def _sum(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
     product = (left.transpose(1, 2) @ right).double().cpu()
     return product if total is None else total.add_(product)
+
+
+def fitted_weight(weight: Tensor, moments: InputMoments, damping: float) -> Tensor:
+    """The weight v whose outputs on the quantized model's inputs come closest to the float layer's on the float
+    model's: the least of ``E[(v x - w y)^2] + d |v - w|^2``, where d is `damping` times the mean of ``E[x^2]``.
+
+    Args:
+        weight: w, [groups, outputs, columns].
+
+    Returns:
+        float64, of the shape of `weight`.
+    """
+    mean = moments.quantized.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
+    if not bool((mean > 0).all()):
+        return weight.double()
+    ridge = max(damping, 1e-6) * mean * torch.eye(weight.shape[-1], dtype=torch.float64)
+    w = weight.double()
+    return w + torch.linalg.solve(moments.quantized + ridge, (w @ (moments.cross - moments.quantized)).mT).mT
 
 
 def output_error(weight: Tensor, quantized: Tensor, moments: InputMoments) -> Tensor:

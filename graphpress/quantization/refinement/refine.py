@@ -20,7 +20,7 @@ from graphpress.quantization.refinement.analytic import analytic_shift
 from graphpress.quantization.refinement.gptq import gptq_places
 from graphpress.quantization.refinement.grid import Grid, offset_to
 from graphpress.quantization.refinement.layers import RefinableLayer, correction_buffers, refinable_layers
-from graphpress.quantization.refinement.moments import InputMoments, output_error
+from graphpress.quantization.refinement.moments import InputMoments, fitted_weight, output_error
 from graphpress.quantization.refinement.running import Inputs, StepwiseRun
 from graphpress.quantization.switching import quantizers_of, switched
 
@@ -36,7 +36,7 @@ class Refinement:
 
     Attributes:
         errors: the squared error that rounding adds to the layer's output, with codes to nearest and with the chosen
-            ones, both over the energy of the output.
+            ones, both over the energy of the output. Where rounding is asymmetric, against the best unrounded weight.
         left: why a layer has its weights to nearest.
     """
 
@@ -58,7 +58,8 @@ def refine(
     exact = StepwiseRun(module, batches, memory, lambda: _exact(module, corrections))
     rounded = StepwiseRun(module, batches, memory, lambda: _rounded(module))
     for layer in layers:
-        exact.advance_to(layer.node)
+        if _needs_float_model(config):
+            exact.advance_to(layer.node)
         rounded.advance_to(layer.node)
         if isinstance(config.weight_rounding, GPTQRounding | AdaptiveRounding):
             if layer.takes_codes:
@@ -70,6 +71,14 @@ def refine(
         if config.bias_correction is BiasCorrection.ANALYTIC:
             _correct_by_norm(module, layer)
     return report
+
+
+def _needs_float_model(config: QuantizerConfig) -> bool:
+    return _is_asymmetric(config.weight_rounding) or config.bias_correction is BiasCorrection.EMPIRICAL
+
+
+def _is_asymmetric(how: WeightRounding) -> bool:
+    return isinstance(how, AdaptiveRounding) or (isinstance(how, GPTQRounding) and how.asymmetric)
 
 
 def correct_biases_without_data(module: fx.GraphModule) -> None:
@@ -121,10 +130,14 @@ def _choose_codes(
         report.left[layer.node.name] = "its quantizer has no range"
         return
     moments = InputMoments()
-    inputs = zip(rounded.operand(layer.node, layer.input), exact.operand(layer.node, layer.input), strict=True)
     most = max(LEAST_ROWS, ROWS_PER_COLUMN * layer.matrix.columns) // len(rounded.batches) + 1
-    for seen, wanted in inputs:
-        moments.add(layer.matrix.rows(seen, most), layer.matrix.rows(wanted, most))
+    if _is_asymmetric(how):
+        both = zip(rounded.operand(layer.node, layer.input), exact.operand(layer.node, layer.input), strict=True)
+        for seen, own in both:
+            moments.add(layer.matrix.rows(seen, most), layer.matrix.rows(own, most))
+    else:
+        for seen in rounded.operand(layer.node, layer.input):
+            moments.add(layer.matrix.rows(seen, most))
     if not moments.rows or not bool(torch.isfinite(moments.quantized).all() and torch.isfinite(moments.cross).all()):
         report.left[layer.node.name] = "its inputs are empty or not finite"
         return
@@ -132,27 +145,30 @@ def _choose_codes(
     grid = Grid.of(layer.quantizer.spec, cpu, tuple(weight.shape), layer.matrix.to_matrices)  # type: ignore[arg-type]
     matrices = layer.matrix.to_matrices(weight.cpu()).float()
     nearest = grid.places(matrices)
-    chosen = _places(matrices, moments, grid, how)
+    wanted = matrices.double()
+    if _is_asymmetric(how):
+        wanted = fitted_weight(matrices, moments, how.damping if isinstance(how, GPTQRounding) else 0.01)
+    chosen = _places(matrices, wanted, moments, grid, how)
     # Every row of outputs has an error of its own, so each takes the better codes.
     errors = [output_error(matrices, grid.values(places), moments) for places in (nearest, chosen)]
     places = torch.where((errors[1] < errors[0])[..., None], chosen, nearest)
     offset = layer.matrix.from_matrices(offset_to(grid, matrices, places)).contiguous()
     layer.quantizer.code_offset = offset.to(weight.device)
     report.errors[layer.node.name] = (
-        _added_error(matrices, grid.values(nearest), moments),
-        _added_error(matrices, grid.values(places), moments),
+        _added_error(wanted, grid.values(nearest), moments),
+        _added_error(wanted, grid.values(places), moments),
     )
 
 
-def _places(weight: Tensor, moments: InputMoments, grid: Grid, how: WeightRounding) -> Tensor:
+def _places(weight: Tensor, wanted: Tensor, moments: InputMoments, grid: Grid, how: WeightRounding) -> Tensor:
     if isinstance(how, AdaptiveRounding):
         return adaptive_places(weight, moments, grid, how)
     assert isinstance(how, GPTQRounding)
-    return gptq_places(weight, moments.quantized, grid, damping=how.damping, activation_order=how.activation_order)
+    return gptq_places(wanted, moments.quantized, grid, damping=how.damping, activation_order=how.activation_order)
 
 
 def _added_error(weight: Tensor, quantized: Tensor, moments: InputMoments) -> float:
-    """What rounding alone adds to the output, ``E[((q - w) x)^2] / E[(w x)^2]``."""
+    """What rounding adds to the output, ``E[((q - w) x)^2] / E[(w x)^2]``."""
     w, lost = weight.double(), quantized.double() - weight.double()
     energy = float(((w @ moments.quantized) * w).sum())
     return float(((lost @ moments.quantized) * lost).sum()) / energy if energy > 0 else 0.0

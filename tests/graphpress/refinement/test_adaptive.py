@@ -11,7 +11,7 @@ import torch
 from graphpress.passes.specs import AdaptiveRounding
 from graphpress.quantization.refinement import adaptive
 from graphpress.quantization.refinement.adaptive import adaptive_places
-from graphpress.quantization.refinement.moments import InputMoments, output_error
+from graphpress.quantization.refinement.moments import InputMoments, fitted_weight, output_error
 from tests.graphpress.refinement.test_gptq import grid_for
 
 
@@ -36,6 +36,15 @@ def test_moments_give_the_output_error():
     quantized = grid_for(weight[0], "int2", ()).values(grid_for(weight[0], "int2", ()).places(weight))
     error, energy = mean_squared(weight, quantized, inputs, exact)
     torch.testing.assert_close(output_error(weight, quantized, moments) + energy, error, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("damping", [0.01, 0.1])
+def test_the_fitted_weight_is_the_least_squares_solution(damping):
+    weight, inputs, exact, moments = problem(8, 5)
+    x, y, w = inputs[0].double(), exact[0].double(), weight[0].double()
+    ridge = (damping * x.square().mean(0).mean() * len(x)).sqrt() * torch.eye(8, dtype=torch.float64)
+    solution = torch.linalg.lstsq(torch.cat([x, ridge]), torch.cat([y @ w.T, ridge @ w.T])).solution.T
+    torch.testing.assert_close(fitted_weight(weight, moments, damping)[0], solution, rtol=1e-4, atol=1e-4)
 
 
 def by_autograd(weight, inputs, exact, scale, iterations, rate, regularization):
