@@ -264,11 +264,19 @@ class QuantizerPresets(Presets[Made]):
         return self._both(_weight("float8_e4m3fn"), _activation("float8_e4m3fn"))
 
     def best(self) -> Made:
-        """8 bits at the least error: int8 scales of least squared error, asymmetric activations from histograms."""
-        return self._both(
+        """8 bits at the least error: int8 scales of least squared error, asymmetric activations from histograms.
+
+        For a whole model, codes are chosen by GPTQ and biases corrected on leaving `calibration_mode()`; a module's
+        config has neither.
+        """
+        made = self._both(
             _weight("int8", qparam_calculator_cls="mse"),
             _activation("int8", qscheme="asymmetric", qparam_calculator_cls="histogram"),
         )
+        if isinstance(made, QuantizerConfig):
+            made.weight_rounding = GPTQRounding()
+            made.bias_correction = BiasCorrection.EMPIRICAL
+        return made
 
     def _weights(self, weight: QuantizationSpec) -> Made:
         return self._finish(

@@ -13,6 +13,7 @@ from graphpress.ir.errors import GraphpressError
 from graphpress.palettization import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
 from graphpress.palettization.config import OpKMeansPalettizerConfig, PATSchedule
 from graphpress.palettization.spec import default_weight_palettization_spec
+from graphpress.passes.specs.rounding import BiasCorrection, GPTQRounding
 from graphpress.pruning import (
     MagnitudePrunerConfig,
     ModuleMagnitudePrunerConfig,
@@ -143,6 +144,8 @@ def test_quantization_presets():
     assert presets.w4a8().global_config.op_input_spec["*"].n_bits == 8
     assert presets.fp8().global_config.op_output_spec["*"].dtype is torch.float8_e4m3fn
     assert weight(presets.best()).qparam_calculator_cls == "mse"
+    assert presets.best().weight_rounding == GPTQRounding()
+    assert presets.best().bias_correction is BiasCorrection.EMPIRICAL
 
 
 def test_palettization_presets():

@@ -18,6 +18,7 @@ def rows(text: str) -> dict[tuple[str, str], list[float]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_options_keep_more_of_the_logits_of_a_digits_model_at_four_bits():
     options = ("to nearest", "adaptive rounding", "GPTQ", "GPTQ, not asymmetric", "bias correction, empirical")
     arguments = ["--model", "conv_net", "--setting", "W4A8"]
