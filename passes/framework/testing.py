@@ -121,8 +121,9 @@ def reordered(graph: Graph, shuffler: random.Random) -> Graph:
         waiting.remove(node)
         known.update(id(result) for result in node.results)
         order.append(node)
-    if order:
-        made._first, made._last = order[0], order[-1]
+    if not order:
+        return made
+    made._first, made._last = order[0], order[-1]
     for node, before, after in zip(order, [None, *order[:-1]], [*order[1:], None], strict=True):
         node._previous, node._next = before, after
     return made

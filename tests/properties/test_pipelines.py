@@ -72,6 +72,12 @@ def test_no_result_depends_on_what_nodes_are_called_or_how_they_are_ordered(grap
     is_independent(graph, pipeline)
 
 
+def test_a_graph_of_no_nodes_has_one_order():
+    empty = GraphBuilder()
+    empty.graph.add_output(empty.input())
+    is_independent(empty.graph, Pipeline.parse("canonicalize"))
+
+
 @few
 @given(any_graph)
 def test_a_second_run_of_a_pass_that_says_so_changes_nothing(graph):
