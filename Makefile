@@ -8,7 +8,7 @@ EXTRAS := coreai,coreml,torchao,plot,dev
 # torch comes first and alone: later packages then find it installed, and pull no other build of it.
 TORCH := torch==2.13.0
 
-.PHONY: setup browser demo test test-slow lint bench clean
+.PHONY: setup browser demo test test-slow test-matrix lint bench clean
 
 setup: $(READY)
 
@@ -36,10 +36,14 @@ demo: $(READY)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15
 
 test: $(READY)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not matrix"
 
 test-slow: $(READY)
 	$(PYTEST) -m slow
+
+# Every way of compressing, on every backend and target that holds it.
+test-matrix: $(READY)
+	$(PYTEST) -m matrix --dist load
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -68,7 +68,20 @@ def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
         if node.operand("minval") is None
         else _ranked(node.operands["minval"], data, "minval", rewriter),
     }
+    _spread_alike(operands, rewriter)
     return _insert_dequantizing(node, "coreai.constexpr_blockwise_shift_scale", operands, {}, rewriter)
+
+
+def _spread_alike(operands: dict[str, Any], rewriter: Rewriter) -> None:
+    """Give scale, zero point and minimum value one shape: a folded norm leaves more scales than zero points."""
+    given = [name for name in ("scale", "zero_point", "minval") if operands[name] is not None]
+    shape = torch.broadcast_shapes(*(_constant(operands[name]).tensor.shape for name in given))
+    for name in given:
+        constant = _constant(operands[name])
+        if constant.tensor.shape != shape:
+            tensor = constant.tensor.expand(shape).contiguous()
+            type = TensorType(constant.type.dtype, tuple(shape))
+            operands[name] = _once(rewriter, constant, name, tensor, type)
 
 
 def _packed_float4(node: Node, rewriter: Rewriter) -> Value:

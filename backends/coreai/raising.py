@@ -35,7 +35,7 @@ class RaiseFromCoreai(Pass):
             if raised is None:
                 continue
             operands = {raised[1].get(name, name): value for name, value in node.operands.items()}
-            if _is_packed_float4(node):
+            if is_packed_float4(node):
                 operands["input"] = _unpacked(node, rewriter)
             made = rewriter.insert_before(
                 node,
@@ -61,14 +61,14 @@ def _attributes(node: Node) -> dict[str, Any]:
         return {"axis": node.attribute("axis")}
     if node.op.short_name == "sparse_to_dense":
         return {}
-    dtype = DType.FLOAT4_E2M1FN if _is_packed_float4(node) else node.attributes.get("input_dtype")
+    dtype = DType.FLOAT4_E2M1FN if is_packed_float4(node) else node.attributes.get("input_dtype")
     if dtype is None:
         dtype = node.operands["input"].tensor_type.dtype
     dtype = DType.of(dtype) if isinstance(dtype, torch.dtype | str) else dtype
     return {"dtype": dtype, "output_dtype": node.result.tensor_type.dtype}
 
 
-def _is_packed_float4(node: Node) -> bool:
+def is_packed_float4(node: Node) -> bool:
     """Core AI knows float4, two codes to a byte, by its type and that of the scale."""
     if node.op.name != "coreai.constexpr_blockwise_shift_scale":
         return False

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from attrs import field, frozen
 
+from graphpress.backends.coreai.raising import is_packed_float4
 from graphpress.backends.coreml.targets import Target
 from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
@@ -173,6 +174,8 @@ _DEMANDS = {
 
 def _code_dtype(node: Node) -> DType:
     """The element type of the codes; without an argument that says it, that of the operand."""
+    if is_packed_float4(node):
+        return DType.FLOAT4_E2M1FN
     for name in ("dtype", "input_dtype") if node.op.short_name != "quantize" else ("dtype", "output_dtype"):
         given = node.attributes.get(name)
         if given is not None:

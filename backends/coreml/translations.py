@@ -139,7 +139,10 @@ def _shift_scale(
     offset = None if zero_point is None else _array(zero_point, "zero points")
     if isinstance(input, _Table):
         return _scaled_table(build, input, scales, offset)
-    if getattr(input, "op", None) is not None and input.op.op_type.startswith("constexpr_"):
+    maker = getattr(input, "op", None)
+    if maker is not None and maker.op_type.startswith("constexpr_"):
+        if _are_scaled_vectors(maker, scales) and build.target < Target.iOS26:
+            return _scaled_vectors(build, maker, scales)
         return build.shift_scale(input, scales, offset, build.name)
     codes = _array(input, "weights")
     dtype = _code_name(input_dtype, codes)
@@ -163,6 +166,30 @@ def _scaled_table(build: _Builder, table: _Table, scale: np.ndarray[Any, Any], o
     entries = build.shift_scale(lut, ones, None, f"{build.name}_lut")
     dense = build.lookup(table.indices, entries, table.axis, width, f"{build.name}_codes")
     return build.shift_scale(dense, scale, None if zero is None else zero.astype(scale.dtype), build.name)
+
+
+def _are_scaled_vectors(maker: Any, scale: np.ndarray[Any, Any]) -> bool:
+    """True for a float table of vectors whose channels have scales of their own."""
+    axis = getattr(maker, "vector_axis", None)
+    return maker.op_type == "constexpr_lut_to_dense" and axis is not None and scale.shape[axis.val] != 1
+
+
+def _scaled_vectors(build: _Builder, maker: Any, scale: np.ndarray[Any, Any]) -> Any:
+    """A table for each group of channels that share a vector, with the scales in its entries.
+
+    Before iOS26 coremltools moves the scale into the table and takes each of its blocks for a block of indices, which
+    are fewer along the axis of the vectors.
+    """
+    indices, lut, axis = np.asarray(maker.indices.val), np.asarray(maker.lut.val), int(maker.vector_axis.val)
+    width = lut.shape[-1]
+    extents = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
+    extents[axis] = indices.shape[axis]
+    for at, extent in enumerate(extents):
+        lut = np.repeat(lut, extent // lut.shape[at], axis=at)
+        scale = np.repeat(scale, extent * (width if at == axis else 1) // scale.shape[at], axis=at)
+    parted = scale.reshape(*extents[:axis], extents[axis], width, *extents[axis + 1 :])
+    entries = lut * np.moveaxis(parted, axis + 1, -1)[..., None, :]
+    return build.lookup(indices, entries, axis, width, build.name)
 
 
 def _affine(build: _Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], offset: Any) -> Any:

@@ -22,7 +22,9 @@ from graphpress.tools.edsr import EDSR
 from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr
 
 torch.set_num_threads(1)
-FILES = ["edsr-fp32.aimodel", "edsr-p4a8.aimodel", "edsr-w8a8.aimodel", "joint-pipeline.html", "report.md", "strip.png"]
+ASSETS = [f"edsr-{row}.aimodel" for row in ("fp32", "p4a8", "w8a8")]
+PACKAGES = [name.replace(".aimodel", ".mlpackage") for name in ASSETS]
+FILES = sorted([*ASSETS, *PACKAGES, "joint-pipeline.html", "report.md", "strip.png"])
 COREML = ["convert for Core ML", "evaluate for Core ML"]
 STAGES = {
     "FP32": ["convert", "execute", "evaluate", *COREML],
@@ -173,8 +175,10 @@ def test_the_demo_prints_its_table_and_leaves_its_files(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     report = (tmp_path / "out" / "report.md").read_text()
-    for name in FILES[:3]:
-        assert name in report
-        assert coreai.read(tmp_path / "out" / name).function().outputs
+    for asset, package in zip(ASSETS, PACKAGES, strict=True):
+        assert asset in report
+        assert package in report
+        assert coreai.read(tmp_path / "out" / asset).function().outputs
+        assert coreml.read(tmp_path / "out" / package).outputs
     with Image.open(tmp_path / "out" / "strip.png") as strip:
         strip.load()

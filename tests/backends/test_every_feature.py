@@ -1,0 +1,153 @@
+"""Every way of compressing a model, on every backend and target: held exactly, or refused before it is converted."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from graphpress import ExportBackend, GraphpressError
+from graphpress.backends import coreai, coreml, exporting
+from graphpress.backends.coreml import Target
+from graphpress.backends.coreml.legality import require_legal
+from graphpress.backends.errors import LoweringError
+from graphpress.ir import from_module
+from graphpress.ir.graph import Graph
+from graphpress.ir.interpreter import evaluate_node
+
+from .features import ACTIVATIONS, IMAGE, WEIGHTS, compressed, oldest
+
+coremltools = pytest.importorskip("coremltools")
+pytest.importorskip("coreai_torch")
+
+LAYERS = ("conv2d", "conv_transpose2d", "convolution", "linear")
+JOINT = [None, *ACTIVATIONS]
+EVERY = [(weight, activation) for weight in WEIGHTS for activation in JOINT]
+NEWEST = max(Target)
+finalized = cache(compressed)
+
+
+def identifier(value: object) -> str:
+    return value.name if isinstance(value, Target) else "floats" if value is None else str(value)
+
+
+def over(rows: list[tuple[object, ...]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("weight", "activation", "target"), rows, ids=lambda each: identifier(each))
+
+
+def held(form: str) -> list[tuple[object, ...]]:
+    return [
+        (weight, activation, target)
+        for weight, activation in EVERY
+        for target in Target
+        if (first := oldest(weight, activation, form)) is not None and target >= first
+    ]
+
+
+def refused(form: str) -> list[tuple[object, ...]]:
+    return [
+        (weight, activation, target)
+        for weight, activation in EVERY
+        for target in Target
+        if (first := oldest(weight, activation, form)) is None or target < first
+    ]
+
+
+def weights_of(graph: Graph) -> list[torch.Tensor]:
+    """What each layer's weight is when it runs, in order."""
+
+    def dense(value):
+        if value.constant is not None:
+            return value.constant.tensor
+        return evaluate_node(value.node, dense)[value.index]
+
+    layers = [node for node in graph.nodes if node.op.family in LAYERS]
+    return [dense(node.operand("weight")).detach() for node in layers]
+
+
+def assert_holds(path, model: nn.Module, folded: bool) -> None:
+    """The package computes what the model does, has its weights bit for bit, and takes the bytes it must."""
+    report = coreml.check(path, model, (IMAGE,))
+    assert report.ok, report
+    info = coreml.read(path)
+    assert info.weight_file_bytes == info.weight_bytes_by_law
+    if not folded:
+        stored, meant = weights_of(coreml.from_package(path)), weights_of(from_module(model, (IMAGE,)))
+        assert len(stored) == len(meant) == 5
+        assert all(torch.equal(a, b) for a, b in zip(stored, meant, strict=True))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("weight", "activation"), EVERY)
+def test_core_ai_runs(weight, activation, tmp_path):
+    assert WEIGHTS[weight].coreai
+    model = finalized(weight, activation, ExportBackend.CoreAI)
+    info = coreai.convert(model, tmp_path / "m.aimodel", (IMAGE,))
+    report = coreai.check(tmp_path / "m.aimodel", model, (IMAGE,))
+    assert report.ok, report
+    assert info.weight_bytes == sum(constant.stored_bytes for constant in info.constants)
+
+
+@pytest.mark.matrix
+@over(held("package"))
+def test_packages_hold(weight, activation, target, tmp_path):
+    model = finalized(weight, activation, ExportBackend.CoreAI)
+    coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target=target)
+    # coremltools folds a norm that is beside float weights into them.
+    assert_holds(tmp_path / "m.mlpackage", model, folded=weight == "float")
+
+
+def test_ios17_holds_a_table_per_tensor_beside_quantized_activations_where_no_norm_scales_it(tmp_path):
+    model = compressed("tables of 4 bits", "int8", ExportBackend.CoreAI, norm=False)
+    coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target="iOS17")
+    assert_holds(tmp_path / "m.mlpackage", model, folded=False)
+
+
+@over(refused("package"))
+def test_packages_cannot_hold(weight, activation, target, program):
+    lowest = oldest(weight, activation, "package")
+    with pytest.raises(LoweringError, match=f"{target.name} cannot store") as caught:
+        require_legal(program(weight, activation), target)
+    assert ("no target can" if lowest is None else f"{lowest.name} can store all of it") in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def program():
+    @cache
+    def made(weight: str, activation: str | None) -> Graph:
+        return from_module(finalized(weight, activation, ExportBackend.CoreAI), (IMAGE,))
+
+    return made
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("by", ["trace", "export"])
+@over(held("described"))
+def test_coremltools_understands(weight, activation, target, by, tmp_path):
+    model = finalized(weight, activation, ExportBackend.CoreML)
+    with exporting.quiet():
+        if by == "trace":
+            source = torch.jit.trace(model, (IMAGE,))
+            options = {"inputs": [coremltools.TensorType(shape=IMAGE.shape)]}
+        else:
+            source, options = torch.export.export(model, (IMAGE,)).run_decompositions({}), {}
+        converted = coremltools.convert(
+            source,
+            minimum_deployment_target=getattr(coremltools.target, target.name),
+            compute_precision=coremltools.precision.FLOAT32,
+            convert_to="mlprogram",
+            skip_model_load=True,
+            **options,
+        )
+    converted.save(str(tmp_path / "m.mlpackage"))
+    assert_holds(tmp_path / "m.mlpackage", model, folded=weight == "float")
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation"), [each for each in EVERY if oldest(*each, "described") is None], ids=identifier
+)
+def test_what_the_metadata_cannot_say_is_refused(weight, activation):
+    with pytest.raises(GraphpressError, match=r"cannot describe|not there|do not exist|leave out|use "):
+        compressed(weight, activation, ExportBackend.CoreML)
