@@ -33,8 +33,7 @@ class SensitivityCalibration:
         for path, module, form in self._forms:
             parameter = module._parameters[form.name]
             assert parameter is not None
-            name = f"{path}.{form.name}" if path else form.name
-            self._parameters.setdefault(id(parameter), (name, parameter))
+            self._parameters.setdefault(id(parameter), (form.qualified_name(path), parameter))
         self._sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in self._named()}
 
     def step(self, output: Any, target: Any) -> Tensor:

@@ -28,7 +28,7 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     """
     model, palettized = copied(prepared)
     refused = [
-        f"{path}.{form.name}: {reason}"
+        f"{form.qualified_name(path)}: {reason}"
         for path, module, form in palettized
         if (reason := why_not_palettized(form.stored(module)))
     ]
@@ -42,7 +42,7 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
         drop_form(module, form.name)
         for part in tensors_of(stored):
             del module._buffers[f"{form.name}_{part}"]
-        name = f"{path}.{form.name}" if path else form.name
+        name = form.qualified_name(path)
         if id(stored.indices) not in dense:
             dense[id(stored.indices)] = nn.Parameter(mapped(name, stored.dense()), requires_grad=False)
         module._parameters[form.name] = dense[id(stored.indices)]

@@ -46,6 +46,10 @@ class FakePalettized(ParameterForm):
         """True where the gradient reaches the float parameter, and its indices follow it."""
         return isinstance(self.spec.training_strategy_spec, StraightThroughTrainingSpec)
 
+    def qualified_name(self, path: str) -> str:
+        """The parameter's name in the model, where `path` is that of its module."""
+        return f"{path}.{self.name}" if path else self.name
+
     def value(self, module: nn.Module) -> Tensor:
         """The palettized parameter, or, while not enabled, the float one."""
         parameter = module._parameters[self.name]

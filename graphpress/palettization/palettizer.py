@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphpress.compressor import ArgumentTypeError, Compressor, LifeCycleError, mode_restored
 from graphpress.eager_sites import SUPPORTED_MODULES
 from graphpress.export_backend import ExportBackend
+from graphpress.palettization.activations import ActivationCalibration
 from graphpress.palettization.calibration import SensitivityCalibration
 from graphpress.palettization.coreai_form import stored_for_coreai
 from graphpress.palettization.coreml_form import stored_for_coreml
@@ -99,7 +100,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         found = [*clustered(jobs, num_workers, executor)]
         for weight, palettized in installable(planned, found, leave_indivisible):
             install(weight, palettized)
-        self._seed, self._num_workers = seed, num_workers
+        self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
         return self._finish_preparing(model)
 
     def finalize(
@@ -122,6 +123,13 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             PalettizationError: for weights that the backend cannot store.
         """
         prepared = self._prepared_or(model)
+        if self._sensitivities is None and self.is_activation_aware:
+            warnings.warn(
+                "activation_aware had no data: all elements of weights count alike; run data through the prepared "
+                "model inside calibration_mode(), or give prepare a sensitivity_path",
+                PalettizationWarning,
+                stacklevel=2,
+            )
         if ExportBackend.of(backend) is ExportBackend.CoreAI:
             return stored_for_coreai(prepared, mmap_dir)
         return stored_for_coreml(prepared, mmap_dir)
@@ -129,29 +137,42 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
     @contextmanager
     def calibration_mode(
         self,
-        loss_fn: Callable[[Any, Any], Tensor],
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
         sensitivity_path: str | PathLike[str] | None = None,
-    ) -> Iterator[SensitivityCalibration]:
-        """Measure how much each weight matters, then cluster anew with that as importance.
+    ) -> Iterator[SensitivityCalibration | ActivationCalibration]:
+        """Measure how much each element of each weight matters, then cluster anew with that as importance.
 
-        Inside, the model runs in eval mode with its float weights; call ``step(output, target)`` on what is yielded
-        for each batch. On exit, unless by an exception, tables are found again by k-means weighted with the mean of the
-        squared gradients (arXiv 2306.07629).
+        Inside, the model runs in eval mode with its float weights. With a loss, call ``step(output, target)`` on what
+        is yielded for each batch: elements count by the mean of their squared gradients (arXiv 2306.07629). Without
+        one, run the prepared model on each batch, with or without gradients: elements of weights whose spec is
+        `activation_aware` count by the second moments of the inputs that they multiply, all others alike. On exit,
+        unless by an exception, tables are found again by weighted k-means.
 
         Args:
-            loss_fn: maps output and target to a loss.
-            sensitivity_path: where to save the sensitivities on exit.
+            loss_fn: maps output and target to a loss; None asks for second moments of inputs.
+            sensitivity_path: where to save the importances on exit, for `prepare`.
+
+        Raises:
+            LifeCycleError: before `prepare`, inside itself, and without a loss where no spec is `activation_aware`.
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
-            calibration = SensitivityCalibration(prepared, loss_fn)
+            calibration: SensitivityCalibration | ActivationCalibration
+            if loss_fn is not None:
+                calibration = SensitivityCalibration(prepared, loss_fn)
+            elif self.is_activation_aware:
+                calibration = ActivationCalibration(prepared)
+            else:
+                raise LifeCycleError(
+                    "calibration_mode has nothing to measure: pass loss_fn, from whose gradients it learns what "
+                    "matters, or set activation_aware=True in a PalettizationSpec, for which data suffice"
+                )
             with calibration.float_weights():
                 yield calibration
         if not calibration.steps:
+            wanted = "step(output, target)" if loss_fn is not None else "run of the prepared model"
             warnings.warn(
-                "calibration_mode saw no step(output, target): the tables stay as they were",
-                PalettizationWarning,
-                stacklevel=3,
+                f"calibration_mode saw no {wanted}: the tables stay as they were", PalettizationWarning, stacklevel=3
             )
             return
         self._sensitivities = calibration.sensitivities()
@@ -159,8 +180,17 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         if sensitivity_path is not None:
             self.save_sensitivities(sensitivity_path)
 
+    @property
+    def is_activation_aware(self) -> bool:
+        """True where `calibration_mode` takes data alone: where the spec of a weight is `activation_aware`.
+
+        Raises:
+            LifeCycleError: before `prepare`.
+        """
+        return any(form.spec.activation_aware for _, _, form in fake_forms(self.prepared_model))
+
     def save_sensitivities(self, path: str | PathLike[str]) -> None:
-        """Write what the last `calibration_mode` measured to a file that `prepare` takes.
+        """Write what the last `calibration_mode` measured, or `prepare` was given, to a file that `prepare` takes.
 
         Raises:
             LifeCycleError: when nothing was measured.
@@ -213,7 +243,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             once.setdefault(id(module._parameters[form.name]), (path, module, form))
         jobs = (
             Job.of(
-                f"{path}.{form.name}" if path else form.name,
+                form.qualified_name(path),
                 module._parameters[form.name],
                 form.spec,
                 form.op_type,

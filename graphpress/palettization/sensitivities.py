@@ -8,7 +8,6 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -19,12 +18,17 @@ from graphpress.passes.palettization import PalettizationError
 
 @frozen(eq=False)
 class Sensitivities:
-    """Mean squared gradients by the qualified name of the parameter, each of the parameter's shape."""
+    """How much the squared error of each element counts, by the qualified name of the parameter.
+
+    Mean squared gradients have the parameter's shape; moments of inputs one that expands to it, ``[1, columns]`` for a
+    linear layer, and a single element where all count alike.
+    """
 
     by_name: Mapping[str, Tensor]
 
-    def of(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """The importance of the elements of a parameter, scaled to a mean of 1.
+    def of(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+        """The importance of the elements of a parameter, float32 scaled to a mean of 1, in a shape that expands to
+        `shape`; None where all count alike.
 
         Raises:
             PalettizationError: when there is none of that name and shape.
@@ -32,10 +36,10 @@ class Sensitivities:
         found = self.by_name.get(name)
         if found is None:
             raise PalettizationError(f"no sensitivities for {name!r}{suggestion(name, self.by_name)}")
-        if tuple(found.shape) != shape:
+        if found.ndim != len(shape) or any(n not in (1, extent) for n, extent in zip(found.shape, shape, strict=True)):
             raise PalettizationError(f"sensitivities of {name!r} have shape {tuple(found.shape)}, the weight {shape}")
         mean = float(found.double().mean())
-        return (found.double() / mean).float() if mean > 0 else torch.ones(shape)
+        return (found.double() / mean).float() if mean > 0 and found.numel() > 1 else None
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file; an interrupted write leaves the old file whole."""

@@ -44,7 +44,8 @@ def palettize(
         op_type: of the op that reads it, such as ``conv2d``, which tells its output channels from its input channels.
         name: for errors.
         seed: of vector clustering; scalar clustering draws nothing.
-        importance: how much the squared error of each element counts, of the weight's shape, not negative.
+        importance: how much the squared error of each element counts, not negative, of a shape that expands to the
+            weight's.
 
     Raises:
         PalettizationError: for values that are not finite, tensors without elements, or dtypes that are not floating.

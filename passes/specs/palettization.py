@@ -84,6 +84,8 @@ class PalettizationSpec:
         cluster_dim: values in one table entry; above 1 the clustering is of vectors.
         enable_per_channel_scale: divide each output channel by its largest magnitude before clustering.
         training_strategy_spec: how the weight behaves in training.
+        activation_aware: in a calibration without a loss, let the squared error of each element count by the second
+            moment of the input that it multiplies; False counts all alike.
 
     Raises:
         SpecError: for a value that cannot be; the message names those that can.
@@ -107,6 +109,7 @@ class PalettizationSpec:
         factory=DefaultTrainingSpec,
         converter=checked(tagged(DefaultTrainingSpec, StraightThroughTrainingSpec, what="training strategy")),
     )
+    activation_aware: bool = attrs.field(default=False, converter=checked(boolean))
 
     @property
     def n_clusters(self) -> int:

@@ -90,6 +90,21 @@ def test_joint_compression_ends_in_a_checked_asset():
     assert left_behind() == {*GIVEN, "out.aimodel"}
 
 
+def test_activation_aware_tables_are_found_with_the_calibration_data():
+    Path("aware.yaml").write_text(
+        "kmeans_palettization_config:\n"
+        "  global_config: {op_state_spec: {weight: {n_bits: 2, activation_aware: true}}}\n"
+    )
+    given = ("--config", "aware.yaml", "-o", "out.aimodel", "--json")
+    data = json.loads(compress(*given, "--calibration", "data.npz").stdout)
+    assert data["check"]["ok"]
+    assert data["warnings"] == []
+    assert "weigh by activations" in data["seconds"]
+    without = json.loads(compress(*given).stdout)
+    assert any("activation_aware had no data" in warning for warning in without["warnings"])
+    assert without["relative_error_against_float"] != data["relative_error_against_float"]
+
+
 def test_joint_compression_ends_in_a_checked_package_that_other_commands_take():
     given = ("--config", "joint.yaml", "--calibration", "data.npz", "--backend", "coreml", "-o", "out.mlpackage")
     data = json.loads(compress(*given, "--target", "iOS26", "--json").stdout)

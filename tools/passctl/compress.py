@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     "--calibration",
     "calibration_path",
     type=click.Path(path_type=Path),
-    help="Data for the quantizers: a file of arrays named as the model's inputs, or a folder of such files.",
+    help="Data for quantizers and activation-aware tables: a file of arrays named as the model's inputs, or a folder "
+    "of such files.",
 )
 @input_options
 @click.pass_context

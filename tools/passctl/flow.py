@@ -34,33 +34,34 @@ def compress(
     if recipe.palettization is not None:
         palettizer = KMeansPalettizer(model, recipe.palettization)
         with stages.stage("palettize"):
-            palettizer.prepare(example_inputs)
+            palettized = palettizer.prepare(example_inputs)
+        if palettizer.is_activation_aware:
+            with stages.stage("weigh by activations"), palettizer.calibration_mode():
+                _run(palettized, batches, stages)
         with stages.stage("finalize weights"):
             model = palettizer.finalize(backend=backend)
     if recipe.quantization is not None:
         quantizer = Quantizer(model, recipe.quantization)
         with stages.stage("prepare quantizers"):
             prepared = quantizer.prepare(example_inputs)
-        with stages.stage("calibrate"):
-            _calibrate(quantizer, prepared, batches, stages)
+        with stages.stage("calibrate"), quantizer.calibration_mode():
+            _run(prepared, batches, stages)
         with stages.stage("finalize"):
             model = quantizer.finalize(backend=backend)
     return model
 
 
-def _calibrate(
-    quantizer: Quantizer, prepared: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], stages: Stages
-) -> None:
-    with quantizer.calibration_mode():
-        for number, batch in enumerate(batches, start=1):
-            stages.note(f"calibrate, batch {number}")
-            try:
+def _run(prepared: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], stages: Stages) -> None:
+    for number, batch in enumerate(batches, start=1):
+        stages.note(f"calibrate, batch {number}")
+        try:
+            with torch.no_grad():
                 prepared(*batch)
-            except GraphpressError:
-                raise
-            except Exception as error:
-                shapes = ", ".join("x".join(map(str, each.shape)) for each in batch)
-                reason = str(error).strip().split("\n")[0]
-                raise InputDataError(
-                    f"the model does not run on calibration batch {number} ({shapes}): {reason}"
-                ) from error
+        except GraphpressError:
+            raise
+        except Exception as error:
+            shapes = ", ".join("x".join(map(str, each.shape)) for each in batch)
+            reason = str(error).strip().split("\n")[0]
+            raise InputDataError(
+                f"the model does not run on calibration batch {number} ({shapes}): {reason}"
+            ) from error

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
+from graphpress.layer_inputs.moments import InputMoments, output_error
 from graphpress.passes.specs import AdaptiveRounding
 from graphpress.quantization.refinement.grid import Grid
-from graphpress.quantization.refinement.moments import InputMoments, output_error
 
 # The rectified sigmoid reaches beyond 0 and 1 so that it can be either (eq. 23).
 STRETCH_HIGH, STRETCH_LOW = 1.1, -0.1

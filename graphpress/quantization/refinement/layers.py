@@ -11,10 +11,10 @@ from attrs import evolve, frozen
 from torch import Tensor, fx
 
 from graphpress.ir.ops import OpDef, OpError, op_of_target
+from graphpress.layer_inputs.layer_matrix import LayerMatrix
 from graphpress.quantization.batch_norm import BatchNormLayer
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
-from graphpress.quantization.refinement.layer_matrix import LayerMatrix
 from graphpress.quantization.refinement.running import is_constant_node
 
 LAYERS = frozenset({"linear"} | {f"conv{d}d" for d in (1, 2, 3)} | {f"conv_transpose{d}d" for d in (1, 2, 3)})

@@ -13,6 +13,7 @@ import torch
 from attrs import define, field
 from torch import Tensor, fx
 
+from graphpress.layer_inputs.moments import InputMoments, fitted_weight, output_error
 from graphpress.passes.configs import QuantizerConfig
 from graphpress.passes.specs import AdaptiveRounding, BiasCorrection, GPTQRounding, WeightRounding
 from graphpress.quantization.refinement.adaptive import adaptive_places
@@ -20,7 +21,6 @@ from graphpress.quantization.refinement.analytic import analytic_shift
 from graphpress.quantization.refinement.gptq import gptq_places
 from graphpress.quantization.refinement.grid import Grid, offset_to
 from graphpress.quantization.refinement.layers import RefinableLayer, correction_buffers, refinable_layers
-from graphpress.quantization.refinement.moments import InputMoments, fitted_weight, output_error
 from graphpress.quantization.refinement.running import Inputs, StepwiseRun
 from graphpress.quantization.switching import quantizers_of, switched
 

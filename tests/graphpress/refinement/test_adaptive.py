@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
+from graphpress.layer_inputs.moments import InputMoments, fitted_weight, output_error
 from graphpress.passes.specs import AdaptiveRounding
 from graphpress.quantization.refinement import adaptive
 from graphpress.quantization.refinement.adaptive import adaptive_places
-from graphpress.quantization.refinement.moments import InputMoments, fitted_weight, output_error
 from tests.graphpress.refinement.test_gptq import grid_for
 
 

@@ -73,6 +73,11 @@ class LayerMatrix:
             return self.shape[0] // self.groups * math.prod(self.shape[2:])
         return math.prod(self.shape[1:])
 
+    @property
+    def outputs(self) -> int:
+        """Output features of a group."""
+        return self.shape[1] if self.is_transposed else self.shape[0] // self.groups
+
     def to_matrices(self, weight: Tensor) -> Tensor:
         """A tensor of the weight's shape as ``[groups, outputs of a group, columns]``."""
         if not self.is_transposed:
@@ -106,6 +111,14 @@ class LayerMatrix:
         else:
             rows = seen[torch.unravel_index(picked.to(data.device), positions)].reshape(len(picked), self.groups, -1)
         return rows.transpose(0, 1)
+
+    def column_energies(self, data: Tensor) -> Tensor:
+        """The sum of squares of each column of `rows`: ``[groups, columns]``, float64. No row is made."""
+        squares = data.float().square()
+        if not self.spatial:
+            return squares.reshape(-1, data.shape[-1]).sum(0, dtype=torch.float64)[None]
+        sums = self._seen(squares).sum(tuple(range(1 + self.spatial)), dtype=torch.float64)
+        return sums.reshape(self.groups, -1)
 
     def _seen(self, data: Tensor) -> Tensor:
         """What each position of the output sees, ``[batch, *positions, channels, *kernel]``, as a view."""

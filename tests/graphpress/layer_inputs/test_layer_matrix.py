@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from graphpress.quantization.refinement.layer_matrix import LayerMatrix
+from graphpress.layer_inputs.layer_matrix import LayerMatrix
 
 LAYERS = {
     "linear": ("linear", (5, 8), (3, 4, 8), {}),
@@ -62,3 +62,10 @@ def test_some_rows_are_rows_of_all(layer):
     for row in some.transpose(0, 1):
         assert (every.transpose(0, 1) == row).flatten(1).all(1).any()
     assert torch.equal(some, matrix.rows(data, 3))
+
+
+def test_energies_are_the_diagonal_of_the_second_moments(layer):
+    matrix, _, data, _ = layer
+    rows = matrix.rows(data)
+    moments = rows.transpose(1, 2) @ rows
+    torch.testing.assert_close(matrix.column_energies(data), moments.diagonal(dim1=1, dim2=2), rtol=1e-5, atol=1e-5)

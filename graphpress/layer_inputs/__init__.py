@@ -1,0 +1,1 @@
+"""Layers as products of matrices, and moments of their inputs."""
