@@ -7,6 +7,8 @@ import copy
 from torch import nn
 
 from graphpress.palettization.forms import FakePalettized, fake_forms
+from graphpress.palettization.learning import stop_learning
+from graphpress.training_steps import stop_counting
 
 Palettized = list[tuple[str, nn.Module, FakePalettized]]
 
@@ -19,4 +21,8 @@ def copied(prepared: nn.Module) -> tuple[nn.Module, Palettized]:
         floats.append(module._parameters[form.name])
     memo = {id(parameter): parameter for parameter in floats}
     model: nn.Module = copy.deepcopy(prepared, memo)
-    return model, fake_forms(model)
+    stop_counting(model)
+    palettized = fake_forms(model)
+    for _, module, form in palettized:
+        stop_learning(module, form.name)
+    return model, palettized

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
-from attrs import define
+from attrs import astuple, define
 from torch import Tensor, nn
 
 from graphpress.backends.coreai import register
 from graphpress.compressed_module import ParameterForm, forms_of
-from graphpress.passes.palettization import PalettizedWeight, assign
-from graphpress.passes.specs import PalettizationSpec, StraightThroughTrainingSpec
+from graphpress.palettization.learning import learned_tables, parts_of, with_gradients
+from graphpress.passes.palettization import Layout, LearnedTables, PalettizedWeight, assign, layout_of
+from graphpress.passes.specs import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
 from graphpress.quantization.remembering import Remembered
 
 _PARTS = ("indices", "lut", "scale", "zero_point", "minval")
@@ -39,12 +41,21 @@ class FakePalettized(ParameterForm):
     start: int = 0
     enabled: bool = True
     _dense: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
+    _made: Remembered[bool] = attrs.field(factory=Remembered, init=False, repr=False)
     _assigned: Remembered[bool] = attrs.field(factory=Remembered, init=False, repr=False)
 
     @property
     def is_trained(self) -> bool:
         """True where the gradient reaches the float parameter, and its indices follow it."""
-        return isinstance(self.spec.training_strategy_spec, StraightThroughTrainingSpec)
+        strategy = self.spec.training_strategy_spec
+        if isinstance(strategy, TableTrainingSpec):
+            return strategy.assignments == "nearest"
+        return isinstance(strategy, StraightThroughTrainingSpec)
+
+    @property
+    def learns_tables(self) -> bool:
+        """True where the gradient reaches the entries of the tables."""
+        return isinstance(self.spec.training_strategy_spec, TableTrainingSpec)
 
     def qualified_name(self, path: str) -> str:
         """The parameter's name in the model, where `path` is that of its module."""
@@ -59,16 +70,25 @@ class FakePalettized(ParameterForm):
         self.follow(module)
         stored = self.stored(module)
         dense = self._dense.get([*tensors_of(stored).values()], lambda: _outside_inference(stored))
+        if self.learns_tables and torch.is_grad_enabled():
+            tables, layout = learned_tables(module, self.name), self._layout(parameter)
+            return with_gradients(parameter, tables, dense, stored.indices, self.spec, layout, self.is_trained)
         if self.is_trained and torch.is_grad_enabled() and parameter.requires_grad:
             passed: Tensor = _PassGradient.apply(parameter, dense)
             return passed
         return dense
 
     def follow(self, module: nn.Module) -> None:
-        """Give each element the entry nearest to it, where training may have moved it since."""
+        """Store the tables as training may have moved them, and give each element the entry nearest to it."""
         parameter = module._parameters[self.name]
-        if self.is_trained and parameter is not None:
-            self._assigned.get([parameter], lambda: self._reassign(module, parameter))
+        if parameter is None:
+            return
+        if self.learns_tables:
+            learned = learned_tables(module, self.name)
+            self._made.get([t for t in astuple(learned, recurse=False) if t is not None], lambda: self._make(module))
+        if self.is_trained:
+            tables = [t for part, t in tensors_of(self.stored(module)).items() if part != "indices"]
+            self._assigned.get([parameter, *tables], lambda: self._reassign(module, parameter))
 
     def stored(self, module: nn.Module) -> PalettizedWeight:
         """The buffers of `module` as one palettized weight."""
@@ -76,20 +96,36 @@ class FakePalettized(ParameterForm):
         return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, **parts)
 
     def replace(self, module: nn.Module, weight: PalettizedWeight) -> None:
-        """Overwrite the buffers; modules tied to this one, which have the same ones, follow."""
-        with torch.no_grad():
-            for part, tensor in tensors_of(weight).items():
-                held = module._buffers[f"{self.name}_{part}"]
-                assert held is not None
-                held.copy_(tensor)
+        """Overwrite the buffers, and what is trained; modules tied to this one, which have the same ones, follow."""
+        _overwrite(module._buffers, {f"{self.name}_{part}": tensor for part, tensor in tensors_of(weight).items()})
+        if self.learns_tables:
+            parts = {f"{self.name}_{part}": tensor for part, tensor in self.trained_parts(module, weight).items()}
+            _overwrite({**module._parameters, **module._buffers}, parts)
+
+    def trained_parts(self, module: nn.Module, weight: PalettizedWeight) -> dict[str, nn.Parameter | Tensor]:
+        """What training of the tables starts from, by name; nothing where they stay."""
+        parameter = module._parameters[self.name]
+        assert parameter is not None
+        if not self.learns_tables:
+            return {}
+        return parts_of(LearnedTables.of(weight, parameter, self.spec, self.op_type))
+
+    def _layout(self, parameter: Tensor) -> Layout:
+        return layout_of(tuple(parameter.shape), self.spec, self.op_type, self.name)
+
+    def _make(self, module: nn.Module) -> bool:
+        """Store the tables as they are now."""
+        with torch.inference_mode(False), torch.no_grad():
+            before, parameter = self.stored(module), module._parameters[self.name]
+            assert parameter is not None
+            tables = learned_tables(module, self.name)
+            weight = tables.stored(before.indices, self.spec, self._layout(parameter), self.dtype)
+        _overwrite(module._buffers, {f"{self.name}_{part}": tensor for part, tensor in tensors_of(weight).items()})
+        return True
 
     def _reassign(self, module: nn.Module, parameter: Tensor) -> bool:
-        with torch.no_grad():
-            indices = assign(parameter, self.stored(module), self.spec, self.op_type)
-            held = module._buffers[f"{self.name}_indices"]
-            assert held is not None
-            if not torch.equal(held, indices):
-                held.copy_(indices)
+        indices = assign(parameter, self.stored(module), self.spec, self.op_type)
+        _overwrite(module._buffers, {f"{self.name}_indices": indices})
         return True
 
 
@@ -150,6 +186,20 @@ class _PassGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return gradients[0], None
+
+
+def _overwrite(held: Mapping[str, Tensor | None], tensors: Mapping[str, Tensor]) -> None:
+    """Write to those of the tensors held that differ. Outside inference mode, so that the writing shows."""
+    with torch.inference_mode(False), torch.no_grad():
+        for name, tensor in tensors.items():
+            kept = held[name]
+            assert kept is not None
+            if kept is not tensor and not _same_bits(kept, tensor):
+                kept.copy_(tensor)
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    return torch.equal(left.contiguous().view(torch.uint8), right.to(left.dtype).contiguous().view(torch.uint8))
 
 
 def tensors_of(weight: PalettizedWeight) -> dict[str, Tensor]:

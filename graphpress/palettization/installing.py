@@ -5,9 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from graphpress.compressed_module import set_form
 from graphpress.palettization.forms import FakePalettized, tensors_of
 from graphpress.palettization.jobs import Found
+from graphpress.palettization.learning import start_learning
 from graphpress.palettization.plan import PlannedWeight
 from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
 from graphpress.passes.specs import BlockSizeError
@@ -46,6 +49,7 @@ def install(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
     Raises:
         PalettizationError: when a module has something under the name of a buffer.
     """
+    trained: dict[str, nn.Parameter | Tensor] = {}
     for place in weight.places:
         for part, tensor in tensors_of(palettized).items():
             name = f"{place.name}_{part}"
@@ -56,6 +60,8 @@ def install(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
         form = FakePalettized(
             place.name, weight.spec, weight.op_type, palettized.axis, palettized.dtype, start=weight.start
         )
+        trained = trained or form.trained_parts(place.module, palettized)
+        start_learning(place.module, place.name, trained)
         set_form(place.module, place.name, form)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy as copying
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from os import PathLike
@@ -19,16 +19,18 @@ from graphpress.palettization.activations import ActivationCalibration
 from graphpress.palettization.calibration import SensitivityCalibration
 from graphpress.palettization.coreai_form import stored_for_coreai
 from graphpress.palettization.coreml_form import stored_for_coreml
-from graphpress.palettization.forms import FakePalettized, fake_forms
+from graphpress.palettization.forms import fake_forms
 from graphpress.palettization.installing import install, installable
 from graphpress.palettization.jobs import Job
+from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.plan import plan
 from graphpress.palettization.running import Inputs, run_model
 from graphpress.palettization.sensitivities import Sensitivities
-from graphpress.palettization.training import PalettizationTraining
+from graphpress.palettization.training import PalettizationTraining, Placed
 from graphpress.palettization.working import clustered
 from graphpress.passes.configs import KMeansPalettizerConfig
 from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
+from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
@@ -47,6 +49,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         self._num_workers = 1
         self._sensitivities: Sensitivities | None = None
         self._training: PalettizationTraining | None = None
+        self._trained = False
 
     @staticmethod
     def supported_modules() -> tuple[type[nn.Module], ...]:
@@ -101,6 +104,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         for weight, palettized in installable(planned, found, leave_indivisible):
             install(weight, palettized)
         self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
+        count_from_zero(model)
         return self._finish_preparing(model)
 
     def finalize(
@@ -176,7 +180,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
             return
         self._sensitivities = calibration.sensitivities()
-        self._cluster_again(prepared, self._sensitivities)
+        self._cluster_again(fake_forms(prepared))
         if sensitivity_path is not None:
             self.save_sensitivities(sensitivity_path)
 
@@ -201,30 +205,64 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
     @contextmanager
     def training_mode(self) -> Iterator[PalettizationTraining]:
-        """Train mode with palettized weights, from the step on that each weight's schedule says.
+        """Train with palettized weights, each from the step on that its schedule says.
 
-        Call ``step()`` on what is yielded, or on the palettizer, after each step of the optimizer. Gradients reach
-        weights whose spec has a `StraightThroughTrainingSpec`; their indices follow them, the tables stay. On exit all
-        weights are palettized ones and each module is in the mode it was in.
+        What learns, beside the rest of the model, says `training_strategy_spec`: nothing of the palettized weights
+        (`DefaultTrainingSpec`), the weights, whose indices follow them (`StraightThroughTrainingSpec`), or the entries
+        of the tables and the scales of channels (`TableTrainingSpec`), which are parameters of the prepared model.
+        Weights that their schedule does not palettize yet are float; when their turn comes they are clustered anew.
+
+        Call ``step()`` on what is yielded, or on the palettizer, after each step of the optimizer or each epoch. On
+        exit, after an exception too, the model is in evaluation mode with all weights palettized.
+
+        Raises:
+            LifeCycleError: before `prepare`, and inside itself.
         """
-        with self._entered("training_mode") as prepared, mode_restored(prepared):
+        with self._entered("training_mode") as prepared:
+            self._warn_about_schedules(prepared)
             prepared.train()
-            self._training = PalettizationTraining(prepared)
+            self._training = PalettizationTraining(prepared, self._cluster_again)
             try:
                 yield self._training
             finally:
                 self._training.finish()
-                self._training = None
+                self._training, self._trained = None, True
+                prepared.eval()
 
     def step(self) -> None:
-        """Advance the schedule by one training step.
+        """Count one step of training, and palettize the weights whose schedule says so.
+
+        The count is in the `state_dict` of the prepared model, so training resumes where it was saved. Call it once per
+        batch or once per epoch, whichever the schedules count.
 
         Raises:
-            LifeCycleError: outside `training_mode`.
+            LifeCycleError: before `prepare`.
         """
         if self._training is None:
-            raise LifeCycleError("step() counts training steps: call it inside training_mode")
-        self._training.step()
+            count_step(self.prepared_model)
+        else:
+            self._training.step()
+
+    def table_parameters(self) -> list[nn.Parameter]:
+        """What a `TableTrainingSpec` trains: entries of tables and changes of scales; for an optimizer of their own.
+
+        Raises:
+            LifeCycleError: before `prepare`.
+        """
+        found: dict[int, nn.Parameter] = {}
+        for _, module, form in fake_forms(self.prepared_model):
+            for parameter in trained_parameters(module, form.name):
+                found.setdefault(id(parameter), parameter)
+        return list(found.values())
+
+    def _warn_about_schedules(self, prepared: nn.Module) -> None:
+        scheduled = any(form.start for _, _, form in fake_forms(prepared))
+        if self._trained and scheduled and not steps_of(prepared):
+            warnings.warn(
+                "the config has training schedules, but step() was never called: they stay at their first step",
+                UnusedScheduleWarning,
+                stacklevel=4,
+            )
 
     def enable_fake_palettize(self, module: nn.Module | None = None) -> None:
         """Let the prepared model, or a submodule of it, compute with palettized weights."""
@@ -236,11 +274,12 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         for _, _, form in fake_forms(self.prepared_model if module is None else module):
             form.enabled = False
 
-    def _cluster_again(self, prepared: nn.Module, sensitivities: Sensitivities) -> None:
+    def _cluster_again(self, placed: Sequence[Placed]) -> None:
+        """Find the tables of these weights anew, with what was measured last as importance."""
         # Of tied parameters the first, by whose name the sensitivities go.
-        once: dict[int, tuple[str, nn.Module, FakePalettized]] = {}
-        for path, module, form in fake_forms(prepared):
-            once.setdefault(id(module._parameters[form.name]), (path, module, form))
+        once: dict[int, Placed] = {}
+        for each in placed:
+            once.setdefault(id(each[1]._parameters[each[2].name]), each)
         jobs = (
             Job.of(
                 form.qualified_name(path),
@@ -248,7 +287,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 form.spec,
                 form.op_type,
                 self._seed,
-                sensitivities,
+                self._sensitivities,
             )
             for path, module, form in once.values()
         )

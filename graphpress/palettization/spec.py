@@ -6,6 +6,7 @@ from graphpress.passes.specs import (
     PerGroupedChannelGranularity,
     PerTensorGranularity,
     StraightThroughTrainingSpec,
+    TableTrainingSpec,
     TrainingStrategySpec,
     default_weight_palettization_spec,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "PerGroupedChannelGranularity",
     "PerTensorGranularity",
     "StraightThroughTrainingSpec",
+    "TableTrainingSpec",
     "TrainingStrategySpec",
     "default_weight_palettization_spec",
 ]

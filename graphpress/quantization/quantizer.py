@@ -27,15 +27,8 @@ from graphpress.quantization.graph_mode import GraphExecution
 from graphpress.quantization.norm_freezing import keep_frozen, norms_of, set_frozen
 from graphpress.quantization.preserving import buffers_restored, preserve_attributes
 from graphpress.quantization.switching import quantizers_of, switched, switches_of
-from graphpress.quantization.training import (
-    UnusedScheduleWarning,
-    advance_switches,
-    count_from_zero,
-    count_step,
-    set_switches,
-    steps_of,
-    stop_counting,
-)
+from graphpress.quantization.training import advance_switches, set_switches
+from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of, stop_counting
 
 __all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
 

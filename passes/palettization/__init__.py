@@ -2,11 +2,13 @@
 
 from graphpress.passes.palettization.errors import PalettizationError, PalettizationWarning, TooSmallError
 from graphpress.passes.palettization.layout import Layout, layout_of
+from graphpress.passes.palettization.learned_tables import LearnedTables
 from graphpress.passes.palettization.palettize import assign, palettize
 from graphpress.passes.palettization.weight import PalettizedWeight
 
 __all__ = [
     "Layout",
+    "LearnedTables",
     "PalettizationError",
     "PalettizationWarning",
     "PalettizedWeight",

@@ -56,7 +56,7 @@ class EntryGrid:
         """`tables` [tables, entries, width] on the grid that covers their range."""
         scale, zero_point, minval = (_first(each) for each in self._candidates(tables))
         assert scale is not None
-        return self._on_grid(tables, scale, zero_point, minval)
+        return self.on_grid(tables, scale, zero_point, minval)
 
     def best(self, tables: Tensor, masses: Tensor) -> QuantizedTables:
         """`tables` on the grid of least squared error; `masses` [tables, entries] say how much each entry counts."""
@@ -68,7 +68,7 @@ class EntryGrid:
         choice = (errors if self.is_per_table else errors.sum(-1, keepdim=True)).argmin(0)
         chosen = [None if p is None else p.gather(0, choice[None])[0] for p in (scale, zero_point, minval)]
         assert chosen[0] is not None
-        quantized = self._on_grid(tables, chosen[0], chosen[1], chosen[2])
+        quantized = self.on_grid(tables, chosen[0], chosen[1], chosen[2])
         return self._without_repetition(quantized, masses)
 
     def _candidates(self, tables: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -91,9 +91,10 @@ class EntryGrid:
             scale = torch.exp2(scale.log2().ceil())
         return round_up(scale, self.scale_bits), zero_point, minval
 
-    def _on_grid(
+    def on_grid(
         self, tables: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
     ) -> QuantizedTables:
+        """`tables` [tables, entries, width] on the grid of these parameters, each float32 [tables or 1]."""
         codes = reference.quantize(tables, *_ranked(scale, zero_point, minval), **self._codes)
         return self._quantized(codes, scale, zero_point, minval)
 
@@ -125,6 +126,31 @@ class EntryGrid:
             rows.append(codes)
         codes = torch.stack(rows)[..., None].to(tables.codes.dtype)
         return self._quantized(codes, tables.scale, tables.zero_point, tables.minval)
+
+    def grown(self, tables: Tensor, scale: Tensor, minval: Tensor | None, ends: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale and minimum of the grid, multiplied by what it takes to reach the entries beyond its `ends`.
+
+        A grid that reaches all of them stays as it is, bit for bit; so does one whose range the spec fixes.
+        """
+        if self.spec.float_range != (None, None):
+            return scale, minval
+        beyond = torch.where(tables > 0, tables / ends[1].clamp_min(0), tables / ends[0].clamp_max(0))
+        beyond = torch.where(torch.isfinite(beyond), beyond, 1.0).flatten(1).amax(1).clamp_min(1.0)
+        growth = beyond if self.is_per_table else beyond.amax(0, keepdim=True)
+        if self.spec.scale_dtype is not None:
+            growth = torch.exp2(growth.log2().ceil())
+        return round_up(scale * growth, self.scale_bits), None if minval is None else minval * growth
+
+    def ends(self, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None) -> Tensor:
+        """The lowest and the highest value on the grid, float32 [2, tables or 1, 1, 1]."""
+        dtype = self.spec.element_type
+        low, high = (dtype.minimum, dtype.maximum) if dtype.is_floating else (self.spec.quant_min, self.spec.quant_max)
+        codes = torch.tensor([low, high], dtype=torch.float32, device=scale.device)[:, None]
+        if minval is not None:
+            values = (codes - low) * scale + minval
+        else:
+            values = (codes if zero_point is None else codes - zero_point) * scale
+        return values[..., None, None]
 
     @property
     def _codes(self) -> dict[str, Any]:

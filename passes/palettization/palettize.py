@@ -10,17 +10,14 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from graphpress.ir.reference import SCALE_BITS
 from graphpress.passes.clustering import OrderedVectors, cluster_groups, padded
-from graphpress.passes.palettization.entry_grid import EntryGrid, QuantizedTables, round_up
+from graphpress.passes.palettization.entry_grid import round_up
 from graphpress.passes.palettization.errors import PalettizationError, TooSmallError
 from graphpress.passes.palettization.layout import Layout, channel_magnitudes, layout_of
 from graphpress.passes.palettization.quantized_tables import nearest_entries, scalar_tables, vector_tables
+from graphpress.passes.palettization.storing import HALF_BITS, entry_grid, plain_weight, quantized_weight
 from graphpress.passes.palettization.weight import PalettizedWeight
-from graphpress.passes.specs import PalettizationSpec, QuantizationSpec
-
-# Two scales of so many bits have a product of `SCALE_BITS`, exactly.
-_HALF_BITS = SCALE_BITS // 2
+from graphpress.passes.specs import PalettizationSpec
 
 
 def palettize(
@@ -97,7 +94,7 @@ def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, lay
     counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
     channel_scale = None
     if spec.enable_per_channel_scale:
-        channel_scale = round_up(channel_magnitudes(weight, layout.channel_axis), _HALF_BITS)
+        channel_scale = round_up(channel_magnitudes(weight, layout.channel_axis), HALF_BITS)
         weight = weight.float().div(channel_scale)
         counts = None if counts is None else counts * channel_scale.square()
     rows = layout.rows(weight)
@@ -113,9 +110,11 @@ def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtyp
     if spec.lut_qspec is None:
         clusters = cluster_groups(cut.rows, spec.n_clusters, cut.counts, _snap_to(dtype))
         tables = torch.from_numpy(clusters.centroids)[..., None]
-        return _plain(torch.from_numpy(clusters.indices), tables, cut, spec, layout, dtype)
-    quantized = scalar_tables(cut.rows, spec.n_clusters, cut.counts, _grid(spec.lut_qspec, cut, dtype))
-    return _quantized(nearest_entries(cut.rows, quantized.values), quantized, cut, spec, layout, dtype)
+        indices = layout.indices(torch.from_numpy(clusters.indices))
+        return plain_weight(indices, tables, cut.channel_scale, spec, layout, dtype)
+    quantized = scalar_tables(cut.rows, spec.n_clusters, cut.counts, entry_grid(spec, dtype))
+    indices = layout.indices(nearest_entries(cut.rows, quantized.values))
+    return quantized_weight(indices, quantized, cut.channel_scale, spec, layout, dtype)
 
 
 def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
@@ -130,72 +129,13 @@ def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtyp
 
     def indices(values: Tensor) -> Tensor:
         assigned = [each.assign(table.numpy())[0] for each, table in zip(vectors, values, strict=True)]
-        return torch.from_numpy(np.stack(assigned))
+        return layout.indices(torch.from_numpy(np.stack(assigned)))
 
     if spec.lut_qspec is None:
         tables = tables.to(dtype)
-        return _plain(indices(tables.float()), tables, cut, spec, layout, dtype)
-    quantized = vector_tables(vectors, tables, _grid(spec.lut_qspec, cut, dtype))
-    return _quantized(indices(quantized.values), quantized, cut, spec, layout, dtype)
-
-
-def _grid(entries: QuantizationSpec, cut: _Cut, dtype: torch.dtype) -> EntryGrid:
-    """Where table entries may lie: with scales per channel in float32, which the scales are applied in."""
-    if cut.channel_scale is None:
-        return EntryGrid(entries, SCALE_BITS, dtype)
-    return EntryGrid(entries, _HALF_BITS, torch.float32)
-
-
-def _plain(
-    indices: Tensor, tables: Tensor, cut: _Cut, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
-) -> PalettizedWeight:
-    return PalettizedWeight(
-        layout.indices(indices),
-        layout.lut(tables.to(dtype)),
-        layout.channel_axis,
-        spec.n_bits,
-        dtype,
-        cut.channel_scale,
-    )
-
-
-def _quantized(
-    indices: Tensor, tables: QuantizedTables, cut: _Cut, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
-) -> PalettizedWeight:
-    scale, zero_point, minval = _of_weight(tables, layout, cut.channel_scale)
-    return PalettizedWeight(
-        layout.indices(indices),
-        layout.lut(tables.codes),
-        layout.channel_axis,
-        spec.n_bits,
-        dtype,
-        scale,
-        zero_point,
-        minval,
-    )
-
-
-def _of_weight(
-    tables: QuantizedTables, layout: Layout, channel_scale: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Scale, zero point and minimum of the tables, in the weight's rank and times the scale of each channel."""
-    scale = _ranked(tables.scale, layout)
-    zero_point = None if tables.zero_point is None else _ranked(tables.zero_point, layout)
-    minval = None if tables.minval is None else _ranked(tables.minval, layout)
-    if channel_scale is not None:
-        scale = scale * channel_scale
-        minval = None if minval is None else minval * channel_scale
-        zero_point = None if zero_point is None else zero_point.expand(scale.shape).contiguous()
-    return scale, zero_point, minval
-
-
-def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
-    """Parameters [tables or 1] in the weight's rank: one, or one for each channel along the group axis."""
-    shape = [1] * len(layout.shape)
-    if len(parameters) > 1:
-        shape[layout.group_axis] = layout.shape[layout.group_axis]
-        parameters = parameters.repeat_interleave(shape[layout.group_axis] // layout.tables)
-    return parameters.reshape(shape)
+        return plain_weight(indices(tables.float()), tables, cut.channel_scale, spec, layout, dtype)
+    quantized = vector_tables(vectors, tables, entry_grid(spec, dtype))
+    return quantized_weight(indices(quantized.values), quantized, cut.channel_scale, spec, layout, dtype)
 
 
 def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -28,6 +28,7 @@ from graphpress.passes.specs.palettization import (
     DefaultTrainingSpec,
     PalettizationSpec,
     StraightThroughTrainingSpec,
+    TableTrainingSpec,
     TrainingStrategySpec,
     default_weight_palettization_spec,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "SparsitySchedule",
     "SpecError",
     "StraightThroughTrainingSpec",
+    "TableTrainingSpec",
     "TrainingStrategySpec",
     "Unstructured",
     "WeightRounding",

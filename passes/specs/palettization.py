@@ -51,10 +51,31 @@ class DefaultTrainingSpec(TrainingStrategySpec):
 class StraightThroughTrainingSpec(TrainingStrategySpec):
     """Each forward pass sees the weight at its nearest table entries; the gradient goes to the weight itself.
 
+    Tables stay as they are.
+
     Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons" (2013).
     """
 
     type_name: ClassVar[str] = "straight_through"
+
+
+@strict_arguments
+@attrs.frozen
+class TableTrainingSpec(TrainingStrategySpec):
+    """The entries of the tables are trained, and the scales of channels where there are any.
+
+    An entry takes the sum of the gradients of the elements that look it up; rounding to codes or to the weight's dtype
+    passes gradients through. Han, Mao and Dally, "Deep compression" (arXiv 1510.00149), section 3.3.
+
+    Attributes:
+        assignments: ``fixed`` leaves every element at the entry that clustering gave it. With ``nearest`` the weight is
+            trained as well, as by `StraightThroughTrainingSpec`, and each element takes the entry nearest to it as both
+            move.
+    """
+
+    type_name: ClassVar[str] = "tables"
+
+    assignments: str = attrs.field(default="fixed", converter=checked(one_of(("fixed", "nearest"))))
 
 
 def _lut_qspec(value: Any) -> QuantizationSpec | None:
@@ -107,7 +128,9 @@ class PalettizationSpec:
     enable_per_channel_scale: bool = attrs.field(default=False, converter=checked(boolean))
     training_strategy_spec: TrainingStrategySpec = attrs.field(
         factory=DefaultTrainingSpec,
-        converter=checked(tagged(DefaultTrainingSpec, StraightThroughTrainingSpec, what="training strategy")),
+        converter=checked(
+            tagged(DefaultTrainingSpec, StraightThroughTrainingSpec, TableTrainingSpec, what="training strategy")
+        ),
     )
     activation_aware: bool = attrs.field(default=False, converter=checked(boolean))
 

@@ -18,7 +18,8 @@ from graphpress.quantization.config import QATSchedule
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.mode_ops import ModeOp
 from graphpress.quantization.quantizer import Quantizer
-from graphpress.quantization.training import UnusedScheduleWarning, switches_at
+from graphpress.quantization.training import switches_at
+from graphpress.training_steps import UnusedScheduleWarning
 
 
 class Net(nn.Module):

@@ -1,0 +1,103 @@
+"""Tables of a module that are trained: parameters beside the float one, from which the stored tables are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.passes.palettization import Layout, LearnedTables
+from graphpress.passes.specs import PalettizationSpec
+
+# In the module each has the name of the float parameter before it: `weight_entries`.
+TRAINED = ("entries", "scale_change")
+_STARTS = ("channel_scale", "grid_scale", "grid_zero_point", "grid_minval")
+
+
+def learned_tables(module: nn.Module, name: str) -> LearnedTables:
+    """What `module` holds of its parameter `name`."""
+    parts: dict[str, Any] = {part: module._parameters.get(f"{name}_{part}") for part in TRAINED}
+    parts |= {part: module._buffers.get(f"{name}_{part}") for part in _STARTS}
+    return LearnedTables(**parts)
+
+
+def trained_parameters(module: nn.Module, name: str) -> list[nn.Parameter]:
+    """What of the tables of its parameter `name` is trained."""
+    parts = (module._parameters.get(f"{name}_{part}") for part in TRAINED)
+    return [parameter for parameter in parts if parameter is not None]
+
+
+def start_learning(module: nn.Module, name: str, tables: dict[str, nn.Parameter | Tensor]) -> None:
+    """Give `module` what `parts_of` made; modules that share the parameter share this."""
+    for part, tensor in tables.items():
+        held: dict[str, Any] = module._parameters if part in TRAINED else module._buffers
+        held[f"{name}_{part}"] = tensor
+
+
+def stop_learning(module: nn.Module, name: str) -> None:
+    """Take off `module` what only training needs."""
+    for part in TRAINED:
+        module._parameters.pop(f"{name}_{part}", None)
+    for part in _STARTS:
+        module._buffers.pop(f"{name}_{part}", None)
+
+
+def parts_of(tables: LearnedTables) -> dict[str, nn.Parameter | Tensor]:
+    """What there is of `tables`, by name, as parameters and buffers."""
+    found: dict[str, nn.Parameter | Tensor] = {}
+    for part in (*TRAINED, *_STARTS):
+        tensor = getattr(tables, part)
+        if tensor is not None:
+            found[part] = nn.Parameter(tensor.detach().clone()) if part in TRAINED else tensor.detach().clone()
+    return found
+
+
+def with_gradients(
+    parameter: Tensor,
+    tables: LearnedTables,
+    dense: Tensor,
+    indices: Tensor,
+    spec: PalettizationSpec,
+    layout: Layout,
+    weight_learns: bool,
+) -> Tensor:
+    """`dense`, which `tables` and `indices` stand for, with gradients to what is trained of them.
+
+    Args:
+        weight_learns: whether the float `parameter` takes the gradient of the weight, too.
+    """
+    given = tables, spec, layout, weight_learns
+    found: Tensor = _TableGradient.apply(parameter, tables.entries, tables.scale_change, dense, indices, given)
+    return found
+
+
+class _TableGradient(torch.autograd.Function):
+    """The palettized weight, with gradients to its entries, scales of channels, and, if wanted, to the float weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: Tensor,
+        entries: Tensor,
+        scale_change: Tensor | None,
+        dense: Tensor,
+        indices: Tensor,
+        given: tuple[LearnedTables, PalettizationSpec, Layout, bool],
+    ) -> Tensor:
+        ctx.save_for_backward(dense, indices, entries, scale_change)
+        ctx.given = given
+        return dense.view_as(dense)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        dense, indices, entries, scale_change = ctx.saved_tensors  # refuses those written to since
+        tables, spec, layout, weight_learns = ctx.given
+        (gradient,) = gradients
+        by_entry = by_scale = None
+        if ctx.needs_input_grad[1]:
+            by_entry = tables.entry_gradient(gradient, indices, spec, layout, dense.dtype).to(entries.dtype)
+        if scale_change is not None and ctx.needs_input_grad[2]:
+            by_scale = tables.scale_gradient(gradient, dense, layout).to(scale_change.dtype)
+        return gradient if weight_learns else None, by_entry, by_scale, None, None, None
