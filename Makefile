@@ -8,6 +8,9 @@ EXTRAS := coreai,coreml,torchao,plot,dev
 # torch comes first and alone: later packages then find it installed, and pull no other build of it.
 TORCH := torch==2.13.0
 
+# Every command that a test starts would compile the whole package again without its bytecode on disk.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup browser demo test test-slow test-matrix lint bench clean
 
 setup: $(READY)

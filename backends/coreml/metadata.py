@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from graphpress.backends.coreml.scaled_vectors import scaled_vectors
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
 from graphpress.passes.palettization import PalettizedWeight
@@ -36,7 +37,7 @@ def why_not_palettized(weight: PalettizedWeight) -> str:
         return ""
     width = weight.lut.shape[-1]
     if weight.lut.dtype == weight.dtype:
-        return "vectors with a scale per channel; leave out one of the two" if width > 1 else ""
+        return ""
     if weight.lut.is_floating_point():
         return f"tables of {weight.lut_type.long_name} do not exist in Core ML; use int8 or uint8"
     if weight.minval is not None:
@@ -48,10 +49,14 @@ def palettized_entries(weight: PalettizedWeight) -> dict[str, Tensor]:
     """The entries of a palettized weight.
 
     A quantized table with a scale per channel is described as a table of the codes themselves, in floats, with that
-    scale: the same values, and the codes are not stored in 8 bits.
+    scale: the same values, and the codes are not stored in 8 bits. Vectors with a scale per channel become a table for
+    each group of channels that share a vector.
     """
     if weight.scale is None:
         found = {"compression_type": torch.tensor([_PALETTIZED]), "lut": weight.lut}
+    elif weight.lut.dtype == weight.dtype and weight.lut.shape[-1] > 1:
+        lut = scaled_vectors(weight.lut, weight.scale, weight.axis, weight.indices.shape[weight.axis])
+        found = {"compression_type": torch.tensor([_PALETTIZED]), "lut": lut}
     elif weight.lut.dtype == weight.dtype or weight.scale.numel() > 1:
         lut = weight.lut.to(weight.dtype)
         if weight.zero_point is not None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from graphpress.backends.coreml.dependency import require
+from graphpress.backends.coreml.scaled_vectors import scaled_vectors
 from graphpress.backends.coreml.targets import Target
 from graphpress.backends.errors import ConversionError
 
@@ -175,21 +176,9 @@ def _are_scaled_vectors(maker: Any, scale: np.ndarray[Any, Any]) -> bool:
 
 
 def _scaled_vectors(build: _Builder, maker: Any, scale: np.ndarray[Any, Any]) -> Any:
-    """A table for each group of channels that share a vector, with the scales in its entries.
-
-    Before iOS26 coremltools moves the scale into the table and takes each of its blocks for a block of indices, which
-    are fewer along the axis of the vectors.
-    """
     indices, lut, axis = np.asarray(maker.indices.val), np.asarray(maker.lut.val), int(maker.vector_axis.val)
-    width = lut.shape[-1]
-    extents = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
-    extents[axis] = indices.shape[axis]
-    for at, extent in enumerate(extents):
-        lut = np.repeat(lut, extent // lut.shape[at], axis=at)
-        scale = np.repeat(scale, extent * (width if at == axis else 1) // scale.shape[at], axis=at)
-    parted = scale.reshape(*extents[:axis], extents[axis], width, *extents[axis + 1 :])
-    entries = lut * np.moveaxis(parted, axis + 1, -1)[..., None, :]
-    return build.lookup(indices, entries, axis, width, build.name)
+    entries = scaled_vectors(torch.from_numpy(lut), torch.from_numpy(scale), axis, indices.shape[axis]).numpy()
+    return build.lookup(indices, entries, axis, lut.shape[-1], build.name)
 
 
 def _affine(build: _Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], offset: Any) -> Any:

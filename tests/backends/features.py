@@ -115,7 +115,7 @@ WEIGHTS: dict[str, Feature] = {
     ),
     "int8 tables of vectors": tables(True, IOS18, None, 4, lut_qspec=INT8, cluster_dim=2),
     "tables of vectors with a scale per channel": tables(
-        True, IOS18, None, 4, cluster_dim=2, enable_per_channel_scale=True
+        True, IOS18, IOS18, 4, cluster_dim=2, enable_per_channel_scale=True
     ),
     "float8 e4m3 tables": tables(True, None, None, 4, lut_qspec=E4M3),
 }

@@ -136,7 +136,6 @@ def test_core_ml_stores_the_same_weights():
         ({"lut_qspec": TABLES["e4m3"]}, "float8_e4m3fn"),
         ({"lut_qspec": TABLES["minval"]}, "zero-point"),
         ({"lut_qspec": TABLES["int8"], "cluster_dim": 2}, "cluster_dim=1"),
-        ({"cluster_dim": 2, "enable_per_channel_scale": True}, "vectors with a scale"),
     ],
 )
 def test_what_core_ml_metadata_cannot_say_is_named(spec, said):
