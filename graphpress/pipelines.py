@@ -12,7 +12,7 @@ from graphpress.export_backend import ExportBackend
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.canonicalize import Canonicalize
-from graphpress.passes.configs import KMeansPalettizerConfig, QuantizerConfig
+from graphpress.passes.configs import KMeansPalettizerConfig, MagnitudePrunerConfig, QuantizerConfig
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
 from graphpress.passes.correct_bias import CorrectBias
 from graphpress.passes.cse import Cse
@@ -100,6 +100,20 @@ def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pi
         FoldBatchNorm(),
         FoldConstants(),
         PalettizeWeights(config or KMeansPalettizerConfig(), seed=seed),
+        Dce(),
+    )
+
+
+def prune(config: MagnitudePrunerConfig | None = None) -> Pipeline:
+    """Weights only, as a graph pipeline: batch norms are folded before magnitudes are compared."""
+    from graphpress.passes.prune_weights import PruneWeights
+
+    return Pipeline(
+        RaiseFromCoreai(),
+        Canonicalize(),
+        FoldBatchNorm(),
+        FoldConstants(),
+        PruneWeights(config or MagnitudePrunerConfig()),
         Dce(),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -13,10 +13,9 @@ from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.sites import site_of
-from graphpress.passes.analysis.value_preserving import preserves_values
+from graphpress.passes.analysis.weight_readers import WeightReader, rank_of, weight_readers
 from graphpress.passes.configs import (
     ConfigResolver,
-    Decision,
     KMeansPalettizerConfig,
     OpSite,
     report_unmatched,
@@ -26,7 +25,6 @@ from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.palettization import PalettizationError, PalettizedWeight, TooSmallError, palettize
-from graphpress.passes.quantization.weights import is_weight
 from graphpress.passes.specs import BlockSizeError
 
 
@@ -64,12 +62,12 @@ class PalettizeWeights(Pass):
         resolver = ConfigResolver(self.config)
         constant = constant_values(graph)
         sites: list[OpSite] = []
-        readers: dict[str, list[_Reader]] = {}
+        readers: dict[str, list[WeightReader]] = {}
         for node in graph.nodes:
             context.node = node
             site = site_of(node, constant)
             sites.append(site)
-            for reader in _readers(node, site, resolver, constant):
+            for reader in weight_readers(node, site, resolver, constant):
                 if reader.constant is None:
                     context.report(
                         node, f"left whole: {reader.value.name} is computed; fold-constants makes it a weight"
@@ -80,7 +78,7 @@ class PalettizeWeights(Pass):
         report_unmatched(self.config, sites)
         errors: list[str] = []
         for group in readers.values():
-            chosen = max(group, key=_rank)
+            chosen = max(group, key=rank_of)
             if chosen.decision.spec is not None:
                 self._palettize(chosen, group[0].node, rewriter, context, errors)
         if errors:
@@ -91,7 +89,7 @@ class PalettizeWeights(Pass):
             )
 
     def _palettize(
-        self, reader: _Reader, first: Node, rewriter: Rewriter, context: PassContext, errors: list[str]
+        self, reader: WeightReader, first: Node, rewriter: Rewriter, context: PassContext, errors: list[str]
     ) -> None:
         weight, node, spec = reader.constant, reader.node, reader.decision.spec
         assert weight is not None
@@ -110,54 +108,6 @@ class PalettizeWeights(Pass):
             return
         _replace(weight, palettized, first, rewriter)
         context.count("palettized")
-
-
-@frozen(eq=False)
-class _Reader:
-    """A node that reads a weight, and what the config says about it there. `constant` is None for computed weights."""
-
-    node: Node
-    value: Value
-    constant: Constant | None
-    op_type: str
-    decision: Decision
-
-
-def _readers(node: Node, site: OpSite, resolver: ConfigResolver, constant: set[int]) -> Iterator[_Reader]:
-    for name, _, value in node.operand_values():
-        if id(value) not in constant or not is_weight(node, name, value):
-            continue
-        root, moved = _behind_views(value)
-        decision = _decision(resolver, site, name, root)
-        if root is not None and root.type.dtype.is_floating and root.type.rank >= 2:
-            yield _Reader(node, value, root, "" if moved else node.op.family, decision)
-        elif root is None and decision.spec is not None:
-            yield _Reader(node, value, None, node.op.family, decision)
-
-
-def _behind_views(value: Value) -> tuple[Constant | None, bool]:
-    """The constant that `value` is, or has the elements of; and whether they are arranged in another way."""
-    moved = False
-    while value.node is not None:
-        operands = [operand for _, _, operand in value.node.operand_values()]
-        if len(operands) != 1 or not preserves_values(value.node):
-            return None, moved
-        value, moved = operands[0], True
-    return value.constant, moved
-
-
-def _decision(resolver: ConfigResolver, site: OpSite, operand: str, root: Constant | None) -> Decision:
-    """The config speaks of a parameter by its name in its module; the name of the operand does as well."""
-    decision = resolver.explain_state(site, operand)
-    for name in root.names if root is not None else ():
-        if decision.spec is None and not (decision.explicit and decision.is_specific):
-            decision = resolver.explain_state(site, name.rpartition(".")[2])
-    return decision
-
-
-def _rank(reader: _Reader) -> tuple[bool, int, int]:
-    decision = reader.decision
-    return decision.explicit, int(decision.level), int(decision.op_level or 0)
 
 
 def _replace(weight: Constant, palettized: PalettizedWeight, first: Node, rewriter: Rewriter) -> None:

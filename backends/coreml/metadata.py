@@ -21,7 +21,10 @@ WEIGHTS = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})
 ACTIVATIONS = {DType.INT8: torch.qint8, DType.UINT8: torch.quint8}
 """Element types of activations, and the torch dtypes that quantize to them."""
 
-_PALETTIZED, _QUANTIZED = 2, 3
+PRUNING_THRESHOLD = float(torch.finfo(torch.float16).eps)
+"""coremltools takes elements of pruned weights up to this magnitude for zeros."""
+
+_PRUNED, _PALETTIZED, _QUANTIZED = 1, 2, 3
 
 
 def describe(model: nn.Module, module: nn.Module, parameter: str, entries: Mapping[str, Tensor]) -> None:
@@ -29,6 +32,11 @@ def describe(model: nn.Module, module: nn.Module, parameter: str, entries: Mappi
     for key, value in entries.items():
         module._buffers[f"{PREFIX}/{parameter}/{key}"] = value
     model._buffers[f"{PREFIX}/metadata_version"] = torch.tensor(1)
+
+
+def pruned_entries() -> dict[str, Tensor]:
+    """The entries of a weight that is pruned, and nothing else."""
+    return {"compression_type": torch.tensor([_PRUNED])}
 
 
 def why_not_palettized(weight: PalettizedWeight) -> str:

@@ -11,9 +11,9 @@ from graphpress.compressed_module import set_form
 from graphpress.palettization.forms import FakePalettized, tensors_of
 from graphpress.palettization.jobs import Found
 from graphpress.palettization.learning import start_learning
-from graphpress.palettization.plan import PlannedWeight
 from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
 from graphpress.passes.specs import BlockSizeError
+from graphpress.weight_plan import PlannedWeight
 
 
 def installable(
@@ -49,6 +49,8 @@ def install(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
     Raises:
         PalettizationError: when a module has something under the name of a buffer.
     """
+    schedule = getattr(weight.module_config, "pat_schedule", None)
+    start = 0 if schedule is None else schedule.enable_fake_palettize
     trained: dict[str, nn.Parameter | Tensor] = {}
     for place in weight.places:
         for part, tensor in tensors_of(palettized).items():
@@ -57,9 +59,7 @@ def install(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
                 raise PalettizationError(f"module {place.path!r} has {name!r} already, where the {part} would go")
             place.module._buffers[name] = tensor
             place.module._non_persistent_buffers_set.discard(name)
-        form = FakePalettized(
-            place.name, weight.spec, weight.op_type, palettized.axis, palettized.dtype, start=weight.start
-        )
+        form = FakePalettized(place.name, weight.spec, weight.op_type, palettized.axis, palettized.dtype, start=start)
         trained = trained or form.trained_parts(place.module, palettized)
         start_learning(place.module, place.name, trained)
         set_form(place.module, place.name, form)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from graphpress.compressor import ArgumentTypeError, Compressor, LifeCycleError, mode_restored
 from graphpress.eager_sites import SUPPORTED_MODULES
+from graphpress.example_run import Inputs, run_model
 from graphpress.export_backend import ExportBackend
 from graphpress.palettization.activations import ActivationCalibration
 from graphpress.palettization.calibration import SensitivityCalibration
@@ -23,14 +24,13 @@ from graphpress.palettization.forms import fake_forms
 from graphpress.palettization.installing import install, installable
 from graphpress.palettization.jobs import Job
 from graphpress.palettization.learning import trained_parameters
-from graphpress.palettization.plan import plan
-from graphpress.palettization.running import Inputs, run_model
 from graphpress.palettization.sensitivities import Sensitivities
 from graphpress.palettization.training import PalettizationTraining, Placed
 from graphpress.palettization.working import clustered
 from graphpress.passes.configs import KMeansPalettizerConfig
 from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
 from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of
+from graphpress.weight_plan import plan_weights
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
@@ -98,7 +98,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         model = _copy_of(self.model) if copy else self.model
-        planned = plan(model, self.config, None if example_inputs is None else lambda: run_model(model, example_inputs))
+        run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
+        planned = plan_weights(model, self.config, run, PalettizationWarning)
         jobs = (Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities) for each in planned)
         found = [*clustered(jobs, num_workers, executor)]
         for weight, palettized in installable(planned, found, leave_indivisible):

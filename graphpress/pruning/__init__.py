@@ -5,6 +5,8 @@ from graphpress.pruning.config import (
     ModuleMagnitudePrunerConfig,
     OpMagnitudePrunerConfig,
 )
+from graphpress.pruning.errors import PruningError, PruningWarning
+from graphpress.pruning.pruner import MagnitudePruner
 from graphpress.pruning.spec import (
     ChannelStructured,
     ConstantSparsitySchedule,
@@ -16,10 +18,13 @@ from graphpress.pruning.spec import (
 __all__ = [
     "ChannelStructured",
     "ConstantSparsitySchedule",
+    "MagnitudePruner",
     "MagnitudePrunerConfig",
     "ModuleMagnitudePrunerConfig",
     "OpMagnitudePrunerConfig",
     "PolynomialDecaySchedule",
+    "PruningError",
     "PruningSpec",
+    "PruningWarning",
     "Unstructured",
 ]

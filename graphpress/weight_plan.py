@@ -1,4 +1,4 @@
-"""Which parameters of a model are palettized, and how: the config, resolved."""
+"""Which parameters of a model are compressed, and how: the config, resolved."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from torch import Tensor, nn
 
 from graphpress.compressed_module import forms_of
 from graphpress.eager_sites import UNKNOWN_OP, StateSite, layer_sites, module_scopes, state_sites
-from graphpress.passes.configs import ConfigResolver, Decision, KMeansPalettizerConfig, report_unmatched
-from graphpress.passes.palettization import PalettizationWarning
-from graphpress.passes.specs import PalettizationSpec
+from graphpress.passes.configs import CompressionConfig, ConfigResolver, Decision, report_unmatched
 
 
 @frozen(eq=False)
 class PlannedWeight:
-    """One parameter to palettize.
+    """One parameter to compress.
 
     Attributes:
         places: where it stands: several sites for a tied parameter.
         spec: how.
         op_type: of the op that reads it.
         is_specific: True when the config means this weight, not just every weight.
-        start: the training step from which the palettized weight is used.
+        module_config: what the config says about its module; it has the schedule of training.
     """
 
     places: tuple[StateSite, ...]
-    spec: PalettizationSpec
+    spec: Any
     op_type: str
     is_specific: bool
-    start: int
+    module_config: Any
 
     @property
     def name(self) -> str:
@@ -45,8 +43,10 @@ class PlannedWeight:
         return self.places[0].parameter
 
 
-def plan(model: nn.Module, config: KMeansPalettizerConfig, run: Callable[[], Any] | None) -> list[PlannedWeight]:
-    """Resolve `config` for `model`, which `run` runs.
+def plan_weights(
+    model: nn.Module, config: CompressionConfig, run: Callable[[], Any] | None, warning: type[Warning]
+) -> list[PlannedWeight]:
+    """Resolve `config` for `model`, which `run` runs; weights that are left whole are reported as a `warning`.
 
     Raises:
         UnmatchedConfigError: when entries of the config match nothing.
@@ -57,7 +57,7 @@ def plan(model: nn.Module, config: KMeansPalettizerConfig, run: Callable[[], Any
     by_parameter: dict[int, list[StateSite]] = {}
     for each in sites:
         by_parameter.setdefault(id(each.parameter), []).append(each)
-    _report_computed(model, resolver)
+    _report_computed(model, resolver, warning)
     planned = (_planned(places, resolver) for places in by_parameter.values())
     return [each for each in planned if each is not None]
 
@@ -69,12 +69,10 @@ def _planned(places: Sequence[StateSite], resolver: ConfigResolver) -> PlannedWe
     if decision.spec is None or not _is_meant(place, decision):
         return None
     config = resolver.governing(place.site.module_stack).config
-    schedule = getattr(config, "pat_schedule", None)
-    start = 0 if schedule is None else schedule.enable_fake_palettize
-    return PlannedWeight(tuple(places), decision.spec, place.site.op_type, decision.is_specific, start)
+    return PlannedWeight(tuple(places), decision.spec, place.site.op_type, decision.is_specific, config)
 
 
-def _report_computed(model: nn.Module, resolver: ConfigResolver) -> None:
+def _report_computed(model: nn.Module, resolver: ConfigResolver, warning: type[Warning]) -> None:
     """Warn about layers whose weight the config speaks of, but which is no parameter, or is written to in forward."""
     left = []
     for place in layer_sites(model):
@@ -87,7 +85,7 @@ def _report_computed(model: nn.Module, resolver: ConfigResolver) -> None:
             left.append(f"{place.path}.weight: it is computed, by a parametrization; remove that first")
     if left:
         lines = "".join(f"\n  {line}" for line in left)
-        warnings.warn(f"{len(left)} weights are left whole:{lines}", PalettizationWarning, stacklevel=4)
+        warnings.warn(f"{len(left)} weights are left whole:{lines}", warning, stacklevel=4)
 
 
 def _rank(decision: Decision) -> tuple[bool, int, int]:

@@ -8,17 +8,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphpress.eager.undisturbed import undisturbed
-from graphpress.passes.palettization import PalettizationError
+from graphpress.ir.errors import GraphpressError
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any] | None
 """A tensor, the positional arguments, or the arguments by name."""
 
 
-def run_model(model: nn.Module, inputs: Inputs) -> None:
+def run_model(model: nn.Module, inputs: Inputs, error_class: type[GraphpressError]) -> None:
     """Run `model` once in eval mode; buffers, modes and torch's random numbers are then as before.
 
     Raises:
-        PalettizationError: when it does not run.
+        GraphpressError: of the class `error_class`, when it does not run.
     """
     named = dict(inputs) if isinstance(inputs, Mapping) else {}
     args = () if isinstance(inputs, Mapping) else (inputs,) if isinstance(inputs, Tensor) else inputs
@@ -29,6 +29,6 @@ def run_model(model: nn.Module, inputs: Inputs) -> None:
             model(*args, **named)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise PalettizationError(
+        raise error_class(
             f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {reason}"
         ) from error

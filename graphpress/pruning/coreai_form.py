@@ -1,0 +1,45 @@
+"""A pruned model in the form that `torch.export` and the Core AI converter keep sparse."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from graphpress.backends.coreai import register
+from graphpress.compressed_module import set_form
+from graphpress.mapped_tensors import Mapped
+from graphpress.passes.pruning import is_smaller_sparse
+from graphpress.pruning.finalizing import PrunedModel
+from graphpress.pruning.forms import MASK, VALUES, StoredSparse
+
+
+def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None = None) -> nn.Module:
+    """A copy of `prepared` that stores kept elements and masks; where these take more space, floats with zeros.
+
+    Raises:
+        MissingDependencyError: when the Core AI converter is not installed.
+    """
+    register()
+    copied = PrunedModel(prepared)
+    mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
+    kept: dict[int, Tensor] = {}
+    dense: dict[int, nn.Parameter] = {}
+    for path, module, form in copied.places:
+        mask, name = copied.mask(form), form.qualified_name(path)
+        pruned = copied.pruned(module, form)
+        if not is_smaller_sparse(mask, pruned.element_size() * 8):
+            if id(mask) not in dense:
+                dense[id(mask)] = nn.Parameter(mapped(name, pruned), requires_grad=False)
+            module._parameters[form.name] = dense[id(mask)]
+            continue
+        if id(mask) not in kept:
+            kept[id(mask)] = pruned[mask]
+        module._buffers[f"{form.name}_{VALUES}"] = mapped(f"{name}_{VALUES}", kept[id(mask)])
+        module._buffers[f"{form.name}_{MASK}"] = mapped(f"{name}_{MASK}", mask)
+        del module._parameters[form.name]
+        set_form(module, form.name, StoredSparse(form.name))
+    for parameter in copied.model.parameters():
+        parameter.grad = None
+    return copied.model.eval()

@@ -1,0 +1,162 @@
+"""The pruner: the smallest elements of weights, or their smallest channels, become zeros."""
+
+from __future__ import annotations
+
+import copy as copying
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import ClassVar
+
+from torch import nn
+
+from graphpress.compressor import Compressor, LifeCycleError
+from graphpress.eager_sites import SUPPORTED_MODULES
+from graphpress.example_run import Inputs, run_model
+from graphpress.export_backend import ExportBackend
+from graphpress.passes.configs import MagnitudePrunerConfig
+from graphpress.passes.pruning import PruningError, PruningWarning
+from graphpress.pruning.coreai_form import stored_for_coreai
+from graphpress.pruning.coreml_form import stored_for_coreml
+from graphpress.pruning.forms import fake_forms
+from graphpress.pruning.installing import install
+from graphpress.pruning.training import PruningTraining
+from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of
+from graphpress.weight_plan import plan_weights
+
+
+class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
+    """Prunes the weights of a model: ``prepare`` puts masks before them, ``finalize`` stores what is left.
+
+    Args:
+        model: any module; it is never changed.
+        config: which weights and how; None is half of the elements of every weight.
+    """
+
+    config_class: ClassVar[type[MagnitudePrunerConfig]] = MagnitudePrunerConfig
+
+    def __init__(self, model: nn.Module, config: MagnitudePrunerConfig | None = None):
+        super().__init__(model, config)
+        self._training: PruningTraining | None = None
+        self._trained = False
+
+    @staticmethod
+    def supported_modules() -> tuple[type[nn.Module], ...]:
+        """Module classes whose weights are pruned by default. Parameters of others can be named in the config."""
+        return SUPPORTED_MODULES
+
+    def prepare(self, example_inputs: Inputs = None, copy: bool = True) -> nn.Module:
+        """Choose what stays of each weight; what is returned computes with the pruned ones, at their target sparsity.
+
+        Args:
+            example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on
+                them, in eval mode, to see which ops read which parameters; None leaves that to the kinds of modules.
+            copy: False prunes the model itself, which saves the memory of a copy.
+
+        Raises:
+            LifeCycleError: when this pruner, or another one, has prepared the model already.
+            UnmatchedConfigError: when the config names what the model does not have.
+            PruningError: for weights that cannot be pruned, and for a model that cannot run.
+        """
+        self._check_unprepared()
+        if any(fake_forms(self.model)):
+            raise LifeCycleError(
+                "the model is what a MagnitudePruner prepared; pass the one it finalized, or the original"
+            )
+        model = _copy_of(self.model) if copy else self.model
+        run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
+        for weight in plan_weights(model, self.config, run, PruningWarning):
+            install(weight)
+        count_from_zero(model)
+        return self._finish_preparing(model)
+
+    def finalize(
+        self,
+        model: nn.Module | None = None,
+        backend: ExportBackend | str = ExportBackend.CoreAI,
+        *,
+        mmap_dir: str | PathLike[str] | None = None,
+    ) -> nn.Module:
+        """A model that holds the pruned weights as `backend` stores them; the prepared model stays as it is.
+
+        Weights of which a mask would take more space than it saves stay floats with zeros.
+
+        Args:
+            model: the prepared model or a copy of it; None is the prepared model.
+            backend: for Core AI the weights become kept elements and masks that `torch.export` and the converter keep;
+                for Core ML the buffers that coremltools reads.
+            mmap_dir: a folder in which they are written as they are made, and from which they are mapped.
+
+        Raises:
+            LifeCycleError: before `prepare`, or for a model that this pruner did not prepare.
+        """
+        prepared = self._prepared_or(model)
+        if ExportBackend.of(backend) is ExportBackend.CoreAI:
+            return stored_for_coreai(prepared, mmap_dir)
+        return stored_for_coreml(prepared, mmap_dir)
+
+    @contextmanager
+    def training_mode(self) -> Iterator[PruningTraining]:
+        """Train with pruned weights, each as sparse as its schedule says; zeros get no gradient.
+
+        Call ``step()`` on what is yielded, or on the pruner, after each step of the optimizer or each epoch, whichever
+        the schedules count. On exit, after an exception too, the model is in evaluation mode and every weight has its
+        target sparsity.
+
+        Raises:
+            LifeCycleError: before `prepare`, and inside itself.
+        """
+        with self._entered("training_mode") as prepared:
+            self._warn_about_schedules(prepared)
+            prepared.train()
+            self._training = PruningTraining(prepared)
+            try:
+                yield self._training
+            finally:
+                training, self._training, self._trained = self._training, None, True
+                prepared.eval()
+                training.finish()
+
+    def step(self) -> None:
+        """Count one step of training, and let sparsities follow their schedules.
+
+        The count is in the `state_dict` of the prepared model, as are the masks, so training resumes where it was
+        saved.
+
+        Raises:
+            LifeCycleError: before `prepare`.
+        """
+        if self._training is None:
+            count_step(self.prepared_model)
+        else:
+            self._training.step()
+
+    def enable_fake_prune(self, module: nn.Module | None = None) -> None:
+        """Let the prepared model, or a submodule of it, compute with pruned weights."""
+        for _, _, form in fake_forms(self.prepared_model if module is None else module):
+            form.enabled = True
+
+    def disable_fake_prune(self, module: nn.Module | None = None) -> None:
+        """Let the prepared model, or a submodule of it, compute with float weights."""
+        for _, _, form in fake_forms(self.prepared_model if module is None else module):
+            form.enabled = False
+
+    def _warn_about_schedules(self, prepared: nn.Module) -> None:
+        scheduled = any(form.schedule is not None for _, _, form in fake_forms(prepared))
+        if self._trained and scheduled and not steps_of(prepared):
+            warnings.warn(
+                "the config has sparsity schedules, but step() was never called: they stay at their first step",
+                UnusedScheduleWarning,
+                stacklevel=4,
+            )
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    try:
+        return copying.deepcopy(model)
+    except Exception as error:
+        raise PruningError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); prepare(copy=False) "
+            "prunes the model itself"
+        ) from error
