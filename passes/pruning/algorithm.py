@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,14 +13,16 @@ from graphpress.passes.pruning.errors import PruningError
 from graphpress.passes.specs.components import PRUNING_ALGORITHMS
 from graphpress.passes.specs.pruning import PruningScheme, PruningSpec
 
+C = TypeVar("C", bound=type)
+
 
 class PruningAlgorithm(ABC):
-    """Chooses what stays. A class of this kind is named by `PruningSpec.pruning_algo`, itself or by its key.
+    """Chooses what stays. A class of this kind is named by `PruningSpec.pruning_algo`, itself or by its key."""
 
-    `PruningAlgorithm.register("key")` is the decorator that gives it one.
-    """
-
-    register = PRUNING_ALGORITHMS.register
+    @staticmethod
+    def register(key: str) -> Callable[[C], C]:
+        """Class decorator: specs may name the class by `key`."""
+        return PRUNING_ALGORITHMS.register(key)
 
     @abstractmethod
     def mask(self, weight: Tensor, sparsity: float, scheme: PruningScheme) -> Tensor:
