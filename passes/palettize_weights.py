@@ -41,6 +41,8 @@ class PalettizeWeights(Pass):
     ``blockwise_shift_scale(lut_to_dense(w_indices, w_lut), w_scale, w_zero_point)``. A weight that several layers use
     is clustered and stored once. Lossy against the weight; every node computes exactly with the dequantized table.
 
+    `activation_aware` of a spec is reported and changes nothing: a pass has no data.
+
     A batch norm that is folded later goes into the scale beside the table; folded before, it is clustered along.
 
     Attributes:
@@ -106,6 +108,8 @@ class PalettizeWeights(Pass):
             else:
                 context.report(node, f"left whole: {error}")
             return
+        if spec.activation_aware:
+            context.report(node, f"{weight.name}: activation_aware needs data, which a pass has none of")
         _replace(weight, palettized, first, rewriter)
         context.count("palettized")
 

@@ -6,9 +6,9 @@ import copy as copying
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 from torch import Tensor, nn
 
@@ -139,12 +139,22 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             return stored_for_coreai(prepared, mmap_dir)
         return stored_for_coreml(prepared, mmap_dir)
 
+    @overload
+    def calibration_mode(
+        self, loss_fn: Callable[[Any, Any], Tensor], sensitivity_path: str | PathLike[str] | None = None
+    ) -> AbstractContextManager[SensitivityCalibration]: ...
+
+    @overload
+    def calibration_mode(
+        self, loss_fn: None = None, sensitivity_path: str | PathLike[str] | None = None
+    ) -> AbstractContextManager[ActivationCalibration]: ...
+
     @contextmanager
     def calibration_mode(
         self,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         sensitivity_path: str | PathLike[str] | None = None,
-    ) -> Iterator[SensitivityCalibration | ActivationCalibration]:
+    ) -> Iterator[Any]:
         """Measure how much each element of each weight matters, then cluster anew with that as importance.
 
         Inside, the model runs in eval mode with its float weights. With a loss, call ``step(output, target)`` on what

@@ -252,3 +252,28 @@ def test_results_that_are_reasons_travel_too():
     assert isinstance(back, Outcome)
     assert str(back.found) == str(small.run())
     assert "tiny of shape (3, 2)" in str(back.found)
+
+
+# What elements count travels along
+
+
+def test_importances_of_any_shape_give_the_same_bits_in_processes(processes, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(16, 16, 3), nn.Linear(20, 32)).eval()
+    each = {"weight": PalettizationSpec(n_bits=3, cluster_dim=2, activation_aware=True)}
+    wanted = KMeansPalettizerConfig(global_config=ModuleKMeansPalettizerConfig(op_state_spec=each))
+    data = torch.randn(4, 16, 22) * torch.logspace(-1, 1, 16)[:, None]
+    states = []
+    for workers in (1, 3):
+        palettizer = KMeansPalettizer(model, wanted)
+        ready = palettizer.prepare((data,), num_workers=workers)
+        with palettizer.calibration_mode(sensitivity_path=tmp_path / "moments"):
+            ready(data)
+        states.append(ready.state_dict())
+    with ProcessPoolExecutor(2, mp_context=processes) as pool:
+        elsewhere = KMeansPalettizer(model, wanted).prepare((data,), tmp_path / "moments", executor=pool)
+    states.append(elsewhere.state_dict())
+    plain = KMeansPalettizer(model, wanted).prepare((data,)).state_dict()
+    assert not torch.equal(plain["0.weight_lut"], states[0]["0.weight_lut"])
+    for name, tensor in states[0].items():
+        assert all(torch.equal(other[name], tensor) for other in states[1:]), name

@@ -451,3 +451,18 @@ def test_a_wrong_gradient_would_be_seen(monkeypatch):
     monkeypatch.setattr(learning.LearnedTables, "entry_gradient", lambda *given: right(*given) / 7)
     with pytest.raises(AssertionError, match="not close"):
         test_gradients_of_entries_and_scales_are_those_of_plain_indexing("one table")
+
+
+def test_trained_tables_run_in_core_ai(tmp_path):
+    coreai = pytest.importorskip("graphpress.backends.coreai")
+    pytest.importorskip("coreai_torch")
+    wanted = config("nearest", n_bits=3, lut_qspec=QuantizationSpec(), enable_per_channel_scale=True)
+    wanted.set_module_name("up", config(n_bits=3).global_config)
+    palettizer, model = prepared(wanted)
+    untrained = coreai.convert(palettizer.finalize(), tmp_path / "untrained.aimodel", (DATA,))
+    train(palettizer, model, 4, torch.optim.Adam(model.parameters(), lr=1e-2))
+    finalized = palettizer.finalize()
+    info = coreai.convert(finalized, tmp_path / "m.aimodel", (DATA,))
+    report = coreai.check(info.path, finalized, (DATA,), tolerance=1e-5)
+    assert report.ok, report
+    assert info.weight_bytes == untrained.weight_bytes
