@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from attrs import define, field
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -76,6 +77,8 @@ class Observed(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's call, reported to the observer of the model."""
+        if torch.compiler.is_dynamo_compiling():
+            return _call_uncompiled(self, args, kwargs)
         link: Link | None = self.__dict__.get(_LINK)
         if link is None:
             return super().__call__(*args, **kwargs)
@@ -92,6 +95,12 @@ class Observed(nn.Module):
                 watching.observers.pop()
         finally:
             _running.stack.pop()
+
+
+@torch._disable_dynamo  # imports the compiler at its first call only, where `torch.compiler.disable` would do it now
+def _call_uncompiled(module: Observed, args: Any, kwargs: Any) -> Any:
+    """A call under `torch.compile`, which cannot look into an observed one: the module runs as it does without."""
+    return module(*args, **kwargs)
 
 
 class _Mode(TorchFunctionMode):

@@ -74,6 +74,10 @@ class QParamsCalculatorBase(nn.Module):
         """True when `qparams` rests on data."""
         return self.qparams() is not None
 
+    def traced_condition(self) -> Tensor | None:
+        """A bool tensor, 0-d: whether to quantize by `qparams`, where torch compiles and can't ask; None for surely."""
+        return None
+
     def from_range(self, low: Tensor, high: Tensor) -> QParams:
         """The parameters that cover a range, by the spec's scheme and formulation; `float_range` overrides it."""
         fixed_low, fixed_high = self.spec.float_range
@@ -183,7 +187,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
         return self._known.get(state, self._from_running_range)
 
     def _from_running_range(self) -> QParams | None:
-        if not self.has_observed or self.is_mask:
+        if not torch.compiler.is_compiling() and (not self.has_observed or self.is_mask):
             return None
         return self.from_range(self.running_min, self.running_max)
 
@@ -191,6 +195,12 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
     def has_observed(self) -> bool:
         """True when a tensor was seen, or the spec fixes both ends."""
         return None not in self.spec.float_range or self.observations.item() > 0
+
+    def traced_condition(self) -> Tensor | None:
+        """See the base class."""
+        if None not in self.spec.float_range:
+            return None
+        return (self.observations > 0) & ~((self.edges > 0) & (2 * self.edges >= self.observations))
 
     @property
     def is_mask(self) -> bool:
@@ -207,6 +217,32 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
 class RunningRangeMixin(StatefulQParamsCalculatorBase):
     """A stateful calculator whose range is updated by a rule: override `update_running_range`."""
+
+    def observe(self, data: Tensor) -> None:
+        """See the base class."""
+        if torch.compiler.is_compiling():
+            self._observe_traced(data)
+        else:
+            super().observe(data)
+
+    def _observe_traced(self, data: Tensor) -> None:
+        """`observe` without a branch on what is in `data`, so that torch compiles the model as one graph."""
+        if None not in self.spec.float_range or data.numel() == 0:
+            return
+        edge = torch.finfo(data.dtype).min / 2
+        low, high = self.range_calculator(data, self.block_size)
+        is_good = (low > edge).all() & torch.isfinite(high).all()
+        is_skipped = ~torch.isfinite(high).all() | (data <= edge).all()
+        low, high = self.range_calculator(torch.where(data > edge, data, 0), self.block_size)
+        self.skipped += is_skipped
+        self.edges += ~(is_good | is_skipped)
+        self.observations += ~is_skipped
+        updated = self.update_running_range(low, high)
+        before = self.running_min, self.running_max
+        for old, first, later in zip(before, (low, high), updated, strict=True):
+            new = torch.where(self.observations == 1, first, later)
+            kept = torch.where(is_skipped, old.expand_as(new), new)
+            setattr(self, "running_min" if old is before[0] else "running_max", kept)
 
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
         """The first range is kept as it is, later ones by the rule."""
@@ -247,8 +283,12 @@ class MovingAverageQParamsCalculator(RunningRangeMixin):
 
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        constant = self.averaging_constant
-        weight = constant / (1 - (1 - constant) ** int(self.observations))
+        constant, count = self.averaging_constant, self.observations
+        weight: Any = constant / (
+            1 - (1 - constant) ** (count.double() if torch.compiler.is_compiling() else int(count))
+        )
+        if torch.compiler.is_compiling():
+            weight = weight.float()
         return self.running_min + weight * (low - self.running_min), self.running_max + weight * (
             high - self.running_max
         )

@@ -65,7 +65,13 @@ class FakeQuantizeImplBase(nn.Module):
             return data
         with torch.no_grad():
             qparams = self.qparams(data.detach())
-        return data if qparams is None else self.quantize(data, qparams)
+        if qparams is None:
+            return data
+        result = self.quantize(data, qparams)
+        if not torch.compiler.is_compiling():
+            return result
+        condition = self.calculator.traced_condition()
+        return result if condition is None else torch.where(condition, result, data)
 
     def observe(self, data: Tensor) -> None:
         """Let the calculator see `data`."""

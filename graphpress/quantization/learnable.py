@@ -49,6 +49,7 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
                 "fake_quantize_cls",
             )
         self.register_buffer("initial_scale", torch.zeros(()))
+        self._is_known_to_have_started = False  # a plain flag, so that a compiled model need not read the buffer
         self.scale_change = nn.Parameter(torch.zeros(()), requires_grad=self._learns)
 
     @property
@@ -66,7 +67,13 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
 
     @property
     def _has_started(self) -> bool:
-        return bool((self.initial_scale > 0).all())
+        if not self._is_known_to_have_started:
+            self._find_whether_started()
+        return self._is_known_to_have_started
+
+    def _find_whether_started(self) -> None:
+        known = not self.initial_scale.is_meta
+        self._is_known_to_have_started = known and bool((self.initial_scale > 0).all())
 
     @torch.no_grad()
     def _start(self, scale: Tensor) -> None:
@@ -75,6 +82,7 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
         if self.scale_change.any() or not self.initial_scale.equal(scale):
             self.initial_scale.copy_(scale)
             self.scale_change.zero_()
+            self._find_whether_started()
 
     def _resize(self, shape: Sequence[int]) -> None:
         self.initial_scale = self.initial_scale.new_zeros(shape)
@@ -105,6 +113,7 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
         if saved is not None and saved.shape != self.initial_scale.shape:
             self._resize(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._find_whether_started()
 
 
 _FINITE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2)
