@@ -97,7 +97,7 @@ class Observed(nn.Module):
             _running.stack.pop()
 
 
-@torch._disable_dynamo  # imports the compiler at its first call only, where `torch.compiler.disable` would do it now
+@torch._disable_dynamo  # type: ignore[attr-defined] # `torch.compiler.disable` would import the compiler at once
 def _call_uncompiled(module: Observed, args: Any, kwargs: Any) -> Any:
     """A call under `torch.compile`, which cannot look into an observed one: the module runs as it does without."""
     return module(*args, **kwargs)
