@@ -66,6 +66,11 @@ class Compressor(ABC, Generic[C]):
         return self._config
 
     @property
+    def calibrates_on_data(self) -> bool:
+        """True where `calibration_mode()` learns from runs of the prepared model alone, without a loss."""
+        return True
+
+    @property
     def is_prepared(self) -> bool:
         """True once `prepare` has returned."""
         return self._prepared is not None

@@ -17,6 +17,7 @@ from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.torch_import import from_module
 from graphpress.ir.types import TensorType
+from graphpress.palettization.learning import TRAINED
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import Pipeline, Runner
@@ -82,8 +83,9 @@ def _count_modules(model: nn.Module, count: _Count) -> None:
         tables = [name for name in names if module._buffers.get(f"{name}_indices") is not None]
         for name in tables:
             _count_table(module, name, count)
+        trained = {f"{name}_{part}" for name in tables for part in TRAINED}
         for name, parameter in module._parameters.items():
-            if parameter is None or name in tables or not _is_weight(parameter):
+            if parameter is None or name in tables or name in trained or not _is_weight(parameter):
                 continue
             table = module._buffers.get(f"{_COREML}{name}/lut")
             bits: float = parameter.numel() * _width(parameter)

@@ -128,7 +128,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             PalettizationError: for weights that the backend cannot store.
         """
         prepared = self._prepared_or(model)
-        if self._sensitivities is None and self.is_activation_aware:
+        if self._sensitivities is None and self.calibrates_on_data:
             warnings.warn(
                 "activation_aware had no data: all elements of weights count alike; run data through the prepared "
                 "model inside calibration_mode(), or give prepare a sensitivity_path",
@@ -175,7 +175,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             calibration: SensitivityCalibration | ActivationCalibration
             if loss_fn is not None:
                 calibration = SensitivityCalibration(prepared, loss_fn)
-            elif self.is_activation_aware:
+            elif self.calibrates_on_data:
                 calibration = ActivationCalibration(prepared)
             else:
                 raise LifeCycleError(
@@ -196,7 +196,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             self.save_sensitivities(sensitivity_path)
 
     @property
-    def is_activation_aware(self) -> bool:
+    def calibrates_on_data(self) -> bool:
         """True where `calibration_mode` takes data alone: where the spec of a weight is `activation_aware`.
 
         Raises:

@@ -33,7 +33,8 @@ class Compression:
         compressor: the class, such as `KMeansPalettizer` or `Quantizer`.
         example_inputs: for `prepare`.
         calibration: inputs to run in `calibration_mode` after `prepare`, each a tensor, a tuple of arguments or a
-            dictionary of them by name. With none the mode is not entered.
+            dictionary of them by name. With none, or where the config learns nothing from data, the mode is not
+            entered.
         base: what happens to everything that is not searched, and settings such as `execution_mode`; by default a
             config that leaves everything whole.
         options: more arguments of `prepare`.
@@ -63,7 +64,7 @@ class Compression:
         """Compress a copy of `model`."""
         compressor = self.compressor(model, config)
         prepared = compressor.prepare(self.example_inputs, **self.options)  # type: ignore[attr-defined]
-        if self.calibration:
+        if self.calibration and compressor.calibrates_on_data:
             with compressor.calibration_mode():  # type: ignore[attr-defined]
                 for inputs in self.calibration:
                     run(prepared, inputs)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from graphpress import ExportBackend
+from graphpress.inspection import bits_per_weight
 from graphpress.palettization import (
     KMeansPalettizer,
     KMeansPalettizerConfig,
@@ -300,6 +301,14 @@ def test_a_whole_prepared_model_is_saved_and_trains_on():
     loss_of(loaded).backward()
     assert loaded.conv.weight_entries.grad.abs().sum() > 0
     assert torch.equal(palettizer.finalize(loaded)(DATA), model(DATA))
+
+
+def test_what_is_trained_is_not_counted_as_weights():
+    wanted = {
+        strategy: config(training_strategy_spec=strategy, **SPECS["int8, scaled"]) for strategy in ("default", "tables")
+    }
+    counted = {strategy: bits_per_weight(prepared(each)[1]) for strategy, each in wanted.items()}
+    assert counted["tables"] == counted["default"] == bits_per_weight(prepared(wanted["tables"])[0].finalize())
 
 
 def test_shared_weights_share_their_tables_and_gradients_add_up():

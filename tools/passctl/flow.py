@@ -35,7 +35,7 @@ def compress(
         palettizer = KMeansPalettizer(model, recipe.palettization)
         with stages.stage("palettize"):
             palettized = palettizer.prepare(example_inputs)
-        if palettizer.is_activation_aware:
+        if palettizer.calibrates_on_data:
             with stages.stage("weigh by activations"), palettizer.calibration_mode():
                 _run(palettized, batches, stages)
         with stages.stage("finalize weights"):

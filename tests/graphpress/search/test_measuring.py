@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphpress.palettization import KMeansPalettizer, PalettizationSpec
+from graphpress.palettization import KMeansPalettizer, ModuleKMeansPalettizerConfig, PalettizationSpec
 from graphpress.palettization.spec import PerGroupedChannelGranularity
 from graphpress.quantization import ModuleQuantizerConfig, Quantizer, QuantizerConfig
 from graphpress.search import (
@@ -265,6 +265,24 @@ def test_calibration_data_reach_the_quantizers() -> None:
         found = measure_sensitivities(model, compression, everything, against(model, INPUTS), layers=["stem"])
         costs.append(found.cost(found.candidate("stem", "int8")))
     assert costs[1] > 50 * costs[0] > 0
+
+
+def test_candidates_of_palettization_may_heed_activations() -> None:
+    model = Pictures().eval()
+    candidates = {
+        name: ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=2, activation_aware=on)})
+        for name, on in {"alike": False, "aware": True}.items()
+    }
+    compression = Compression(compressor=KMeansPalettizer, example_inputs=(DATA[:2],), calibration=[DATA])
+    found = measure_sensitivities(model, compression, candidates, against(model, INPUTS), layers=["stem"])
+    config = KMeansPalettizer.config_class(module_name_configs={"stem": candidates["aware"]})
+    palettizer = KMeansPalettizer(model, config)
+    prepared = palettizer.prepare((DATA[:2],))
+    with palettizer.calibration_mode():
+        prepared(DATA)
+    with torch.no_grad():
+        assert against(model, INPUTS)(prepared) == found.cost(found.candidate("stem", "aware"))
+    assert found.cost(found.candidate("stem", "aware")) != found.cost(found.candidate("stem", "alike"))
 
 
 def test_candidates_that_do_not_fit_are_named_and_are_no_options() -> None:
