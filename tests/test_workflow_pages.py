@@ -9,7 +9,14 @@ import pytest
 from tests.documents import page
 
 
-@pytest.mark.parametrize("name", ["weight-only", "calibration"])
-def test_the_pages_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    page(f"docs/{name}.md").run()
+
+
+def test_the_page_about_weights_alone_runs() -> None:
+    page("docs/weight-only.md").run()
+
+
+def test_the_page_about_calibration_runs() -> None:
+    page("docs/calibration.md").run()
