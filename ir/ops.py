@@ -109,6 +109,11 @@ class OpDef:
         """True when a run leaves nothing behind but its results."""
         return Trait.EFFECT not in self.traits and Trait.IN_PLACE not in self.traits
 
+    @cached_property
+    def is_repeatable(self) -> bool:
+        """True when the same operands always give the same results, and nothing else happens."""
+        return self.is_pure and self.traits.isdisjoint((Trait.RANDOM, Trait.OPAQUE, Trait.SYMBOLIC))
+
     def has(self, trait: Trait) -> bool:
         """True when passes may assume `trait`."""
         return trait in self.traits

@@ -5,7 +5,6 @@ A broken graph is a bug of the pass that made it, so messages name the node, its
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -47,8 +46,9 @@ class _Verifier:
         self._graph = graph
         self._with_types = with_types
         self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
-        self._known: set[int] = set()  # values that may be read here
-        self._reads: defaultdict[int, int] = defaultdict(int)  # how many of each value, by its id
+        self._known: set[int] = set()  # values that may be read here, by their ids
+        self._values: list[Value] = []  # the same
+        self._reads = 0
         self._names: set[str] = set()
         self._checked_types: set[int] = set()  # by their ids: values keep them alive
 
@@ -71,9 +71,9 @@ class _Verifier:
         targets: set[int] = set()
         for output in self._graph.outputs:
             self._check_output(output, targets)
-        for value in self._graph.values():
-            if len(value._uses) != self._reads[id(value)]:
-                raise _unread_use(value)
+        # Each read was found in a use list, in a place of its own: as many uses as reads are the reads.
+        if sum([len(value._uses) for value in self._values]) != self._reads:
+            raise _unread_use(self._graph)
         self._check_signature()
 
     # definitions
@@ -84,14 +84,14 @@ class _Verifier:
             return
         if graph_input.value.producer is not graph_input:
             raise VerificationError(f"input {graph_input.name!r}: its value says that {graph_input.value.name} made it")
-        self._define(graph_input.value, None)
+        self._define(graph_input.value)
 
     def _check_constant(self, name: str, constant: Constant) -> None:
         if constant.name != name or constant.value.producer is not constant:
             raise VerificationError(f"constant {name!r} is stored under another name or has another's value")
         if not constant.value.use_count:
             raise VerificationError(f"constant {name!r} is dangling: nothing reads it")
-        self._define(constant.value, None)
+        self._define(constant.value)
         if constant.has_data:
             _check_data(constant)
 
@@ -104,15 +104,19 @@ class _Verifier:
                         f"constants {owners[name]!r} and {constant.name!r} have one qualified name, {name!r}"
                     )
 
-    def _define(self, value: Value, node: Node | None) -> None:
+    def _define(self, value: Value) -> None:
         self._known.add(id(value))
+        self._values.append(value)
+        if id(value.type) not in self._checked_types:
+            self._check_symbols(value, None)
+
+    def _check_symbols(self, value: Value, node: Node | None) -> None:
         type = value.type
-        if id(type) not in self._checked_types:
-            for symbol in _symbols(type):
-                if symbol not in self._hints:
-                    near = suggestion(symbol, self._hints)
-                    raise _fault(node, f"{value.name}: {type} has an undeclared symbol {symbol!r}{near}")
-            self._checked_types.add(id(type))
+        for symbol in () if isinstance(type, TensorType) and type.is_static else _symbols(type):
+            if symbol not in self._hints:
+                near = suggestion(symbol, self._hints)
+                raise _fault(node, f"{value.name}: {type} has an undeclared symbol {symbol!r}{near}")
+        self._checked_types.add(id(type))
 
     def _check_name(self, name: str, node: Node | None) -> None:
         if name in self._names:
@@ -126,15 +130,19 @@ class _Verifier:
     def _check_node(self, node: Node) -> None:
         if node.graph is not self._graph:
             raise _fault(node, f"is in the node list of graph {self._graph.name!r} but says it is not")
-        self._check_name(node.name, node)
-        for name, index, value in node.operand_values():
-            self._read(value, node, name, index)
+        name = node.name
+        if name in self._names or name not in self._graph._names:
+            self._check_name(name, node)  # tells what is wrong
+        self._names.add(name)
+        self._read_operands(node)
         for index, result in enumerate(node.results):
             if result.producer is not node or result.index != index:
                 raise _fault(node, f"result {index} does not say that this node made it")
-            self._define(result, node)
-        state = self._state(node)
-        if node._found_good == state:
+            self._known.add(id(result))
+            self._values.append(result)
+            if id(result.type) not in self._checked_types:
+                self._check_symbols(result, node)
+        if self._is_found_good(node):
             return
         self._check_schema(node)
         if self._with_types:
@@ -148,15 +156,44 @@ class _Verifier:
             except VerificationError as error:
                 raise _fault(node, f"in its body {body.name!r}: {error}") from error
         if not nested:
-            node._found_good = state
+            operands = {name: _type(operand) for name, operand in node.operands.items()}
+            results = [result.type if result._uses else None for result in node.results]
+            node._found_good = node.op, operands, dict(node.attributes), results, self._with_types, self._hints
 
-    def _state(self, node: Node) -> _NodeState:
-        operands = {
-            name: operand.type if isinstance(operand, Value) else _type(operand)
-            for name, operand in node.operands.items()
-        }
-        results = [result.type if result._uses else None for result in node.results]
-        return node.op, operands, dict(node.attributes), results, self._with_types, self._hints
+    def _is_found_good(self, node: Node) -> bool:
+        """True when all that schema and types depend on is as it was when they were found good."""
+        good: _NodeState | None = node._found_good
+        if good is None:
+            return False
+        op, operands, attributes, results, with_types, hints = good
+        if op is not node.op or with_types is not self._with_types or len(results) != len(node.results):
+            return False
+        for result, was in zip(node.results, results, strict=True):
+            now = result.type if result._uses else None
+            if now is not was and now != was:
+                return False
+        if operands.keys() != node.operands.keys():
+            return False
+        for name, operand in node.operands.items():
+            type, was = _type(operand), operands[name]
+            if type is not was and type != was:
+                return False
+        return attributes == node.attributes and hints == self._hints
+
+    def _read_operands(self, node: Node) -> None:
+        known, user = self._known, id(node)
+        for name, operand in node.operands.items():
+            if isinstance(operand, Value):
+                place = id(operand)
+                use = operand._uses.get((user, name, None))
+                if place not in known or use is None or _says_other(use, node, name):
+                    self._read(operand, node, name, None)  # tells what is wrong
+                else:
+                    self._reads += 1
+            elif isinstance(operand, tuple):
+                for index, value in enumerate(operand):
+                    if isinstance(value, Value):
+                        self._read(value, node, name, index)
 
     def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
         place = id(value)
@@ -168,7 +205,7 @@ class _Verifier:
             raise _wrong_use(user, f"reads {value.name} as {operand!r}, which its use list lacks")
         if use.user is not user or use.operand != operand or use.index != index:
             raise _wrong_use(use.user, f"a use of {value.name} does not say who reads what")
-        self._reads[place] += 1
+        self._reads += 1
 
     def _why_unknown(self, value: Value) -> str:
         producer = value.producer
@@ -263,12 +300,15 @@ class _Verifier:
                 raise VerificationError(f"graph {self._graph.name!r} has {count} {what}; its signature has {leaves}")
 
 
-def _unread_use(value: Value) -> VerificationError:
-    """Every read of `value` is in its use list; which use is no read?"""
-    for (_, operand, index), use in value._uses.items():
-        if not _is_read(use, operand, index, value):
-            return _wrong_use(use.user, f"is in the use list of {value.name} as {operand!r}, but does not read it")
-    return VerificationError(f"the use list of {value.name} has a use twice")
+def _unread_use(graph: Graph) -> VerificationError:
+    """There are more uses than reads; which use is no read?"""
+    for value in graph.values():
+        for (_, operand, index), use in value._uses.items():
+            if not _is_read(use, operand, index, value):
+                return _wrong_use(use.user, f"is in the use list of {value.name} as {operand!r}, but does not read it")
+    return VerificationError(
+        f"graph {graph.name!r}: a use list has a use twice, or one of a node that is not in the graph"
+    )
 
 
 def _is_read(use: Use, operand: str, index: int | None, value: Value) -> bool:
@@ -276,6 +316,10 @@ def _is_read(use: Use, operand: str, index: int | None, value: Value) -> bool:
     held = getattr(user, operand) if isinstance(user, Output) else user.operands.get(operand)
     items = held if isinstance(held, tuple) else ()
     return held is value if index is None else index < len(items) and items[index] is value
+
+
+def _says_other(use: Use, user: Node, operand: str) -> bool:
+    return use.user is not user or use.operand != operand or use.index is not None
 
 
 def _wrong_use(user: Node | Output, message: str) -> VerificationError:
@@ -307,8 +351,9 @@ _NodeState = tuple[OpDef, dict[str, Any], dict[str, Any], list[Any], bool, dict[
 
 def _check_data(constant: Constant) -> None:
     tensor, type = constant.tensor, constant.type
-    state = (id(tensor), tensor._version if not tensor.is_inference() else 0, type)
-    if constant._found_good == state:
+    version = 0 if tensor.is_inference() else tensor._version
+    good = constant._found_good
+    if good is not None and good[0] == id(tensor) and good[1] == version and good[2] == type:
         return
     if tensor.dtype != type.dtype.torch_dtype or tuple(tensor.shape) != type.shape:
         raise VerificationError(f"constant {constant.name!r} is {type}, but its data is {TensorType.of(tensor)}")
@@ -318,7 +363,7 @@ def _check_data(constant: Constant) -> None:
         if lowest < minimum or highest > maximum:
             allowed = f"{type.dtype.value} has {minimum}..{maximum}"
             raise VerificationError(f"constant {constant.name!r} holds codes {lowest}..{highest}; {allowed}")
-    constant._found_good = state
+    constant._found_good = id(tensor), version, type
 
 
 def _code_range(type: TensorType) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from graphpress import pipelines
 from graphpress.export_backend import ExportBackend
+from graphpress.ir.collector import collector_held, holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.passes.configs import QuantizerConfig
@@ -52,10 +53,11 @@ class GraphExecution(Execution):
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
             graph = capture(model, example_inputs, dynamic_shapes)
-        pipeline = pipelines.prepare(self.config, silent_modules=_silent_modules(model, graph))
-        self.result = Runner().run(graph, pipeline, in_place=True)
-        self.graph = self.result.graph
-        prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
+        with collector_held():
+            pipeline = pipelines.prepare(self.config, silent_modules=_silent_modules(model, graph))
+            self.result = Runner().run(graph, pipeline, in_place=True)
+            self.graph = self.result.graph
+            prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
         prepared.eval()
         if self.config.bias_correction is BiasCorrection.ANALYTIC:
             with torch.no_grad():
@@ -74,6 +76,7 @@ class GraphExecution(Execution):
     def _keep_refinement(self, refinement: Refinement) -> None:
         self.refinement = refinement
 
+    @holding_collector
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """See the base class."""
         assert self.graph is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from graphpress.ir.graph import Constant, Graph, Node, Value
-from graphpress.ir.ops import Trait
 
 
 def constant_values(graph: Graph) -> set[int]:
@@ -12,10 +11,19 @@ def constant_values(graph: Graph) -> set[int]:
 
     A buffer that running the graph writes to is not one: its value is not known before the run.
     """
-    found = {id(c.value) for c in graph.constants.values() if not c.is_mutated}
+    mutated = {id(output.target) for output in graph.outputs}
+    found = {id(constant.value) for constant in graph.constants.values()} - mutated
     for node in graph.nodes:
-        if is_foldable(node) and all(id(value) in found for _, _, value in node.operand_values()):
-            found.update(id(result) for result in node.results)
+        if not node.op.is_repeatable:
+            continue
+        reads = False
+        for _, _, value in node.operand_values():
+            if id(value) not in found:
+                break
+            reads = True
+        else:
+            if reads:
+                found.update(map(id, node.results))
     return found
 
 
@@ -28,12 +36,7 @@ def is_constant(value: Value) -> bool:
 
 def is_foldable(node: Node) -> bool:
     """True when `node` gives the same results for the same operands, has no effect, and reads at least one operand."""
-    op = node.op
-    return (
-        op.is_pure
-        and not (op.has(Trait.RANDOM) or op.has(Trait.OPAQUE) or op.has(Trait.SYMBOLIC))
-        and next(node.operand_values(), None) is not None
-    )
+    return node.op.is_repeatable and next(node.operand_values(), None) is not None
 
 
 def root_constant(value: Value) -> Constant | None:
