@@ -61,6 +61,7 @@ class FakePalettized(ParameterForm):
         """The parameter's name in the model, where `path` is that of its module."""
         return f"{path}.{self.name}" if path else self.name
 
+    @torch._disable_dynamo  # type: ignore[attr-defined] # a compiled model takes the weight as it is kept, and gradients as they are written here
     def value(self, module: nn.Module) -> Tensor:
         """The palettized parameter, or, while not enabled, the float one."""
         parameter = module._parameters[self.name]

@@ -475,3 +475,20 @@ def test_trained_tables_run_in_core_ai(tmp_path):
     report = coreai.check(info.path, finalized, (DATA,), tolerance=1e-5)
     assert report.ok, report
     assert info.weight_bytes == untrained.weight_bytes
+
+
+def test_a_compiled_model_computes_and_learns_the_same():
+    palettizer, model = prepared(config("nearest", enable_per_channel_scale=True))
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(DATA), model(DATA))
+    with palettizer.training_mode():
+        loss_of(compiled).backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        loss_of(model).backward()
+    assert len(gradients) == 10
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+    torch.compiler.reset()
