@@ -86,6 +86,7 @@ MODEL is one of
   resnet50              a model of graphpress.tools.models
   model.pt2             what torch.export.save wrote
   graph.gir             what `passctl run -o` wrote
+  model.aimodel         what was saved for Core AI, or a .mlpackage for Core ML
 
 Text and JSON go to stdout, everything else to stderr. Exit codes: 0 same or ok, 1 differs or fails, 2 error.
 

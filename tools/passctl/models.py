@@ -82,6 +82,10 @@ def resolve(name: str, inputs_file: Path | None = None, input_shapes: Sequence[s
         from graphpress.backends.coreml import from_package
 
         return _GraphSubject(name, from_package(name), given, where)
+    if suffix == ".aimodel":
+        from graphpress.backends.coreai import from_asset
+
+        return _GraphSubject(name, from_asset(name), given, where)
     if ":" in name:
         made = make(name)
     elif name in MODELS:
@@ -237,8 +241,10 @@ def _without_logs() -> Iterator[None]:
 def _hint(name: str, folder: Path | None = None) -> str:
     folder = Path(name).parent if folder is None else folder
     files = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    near = suggestion(Path(name).name, [*MODELS, *(f for f in files if f.endswith((SUFFIX, ".pt2", ".mlpackage")))])
+    near = suggestion(
+        Path(name).name, [*MODELS, *(f for f in files if f.endswith((SUFFIX, ".pt2", ".mlpackage", ".aimodel")))]
+    )
     return near or (
-        f"; accepted: package.module:name, a .pt2, .mlpackage or {SUFFIX} file, or one of the example models "
+        f"; accepted: package.module:name, a .pt2, .mlpackage, .aimodel or {SUFFIX} file, or one of the example models "
         + ", ".join(MODELS)
     )
