@@ -20,3 +20,7 @@ def test_the_page_about_weights_alone_runs() -> None:
 
 def test_the_page_about_calibration_runs() -> None:
     page("docs/calibration.md").run()
+
+
+def test_the_page_about_training_runs() -> None:
+    page("docs/qat.md").run()

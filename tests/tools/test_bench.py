@@ -12,6 +12,7 @@ from graphpress.tools.bench.comparison import Benchmark, Comparison, compare
 from graphpress.tools.bench.report import as_data, print_comparison
 from graphpress.tools.bench.sides import BenchmarkError, Side, Worker, peer
 from graphpress.tools.bench.worker.clock import ExportClock
+from graphpress.tools.bench.worker.train import train_model
 
 A, B = Side("ours", "a", "python"), Side("peer", "b", "python")
 ONE_TASK = Benchmark("sleep", [[{"do": "sleep", "label": "first"}]], [(("first", "nap"), ("first", "blink"))])
@@ -122,9 +123,22 @@ def test_a_worker_that_dies_tells_its_last_words():
 
 
 @pytest.mark.parametrize(
-    "suite", [benchmarks.quantization(), benchmarks.eager(), benchmarks.palettization(), benchmarks.growth()]
+    "suite",
+    [
+        benchmarks.quantization(),
+        benchmarks.eager(),
+        benchmarks.training(),
+        benchmarks.palettization(),
+        benchmarks.growth(),
+    ],
 )
 def test_every_ratio_of_a_suite_names_a_task_of_it(suite):
     for benchmark in suite:
         labels = {task.get("label") for process in benchmark.processes for task in process}
         assert {label for ratio in benchmark.ratios for label, _ in ratio} <= labels
+
+
+def test_a_training_step_is_timed_beside_the_float_models():
+    outcome = train_model("graphpress", {"do": "train", "model": "small_resnet", "steps": 1}, None)
+    assert set(outcome.seconds) == {"training step", "float training step"}
+    assert all(seconds["cpu"] > 0 for seconds in outcome.seconds.values())

@@ -21,7 +21,7 @@ from graphpress.tools.bench.report import as_data, print_accuracy, print_compari
 from graphpress.tools.bench.sides import PEER_PYTHON, ours, peer
 from graphpress.tools.models import MODELS
 
-SUITES = ("quantization", "eager", "palettization", "growth", "edsr")
+SUITES = ("quantization", "eager", "training", "palettization", "growth", "edsr")
 MODEL_NAMES = sorted([*MODELS, "edsr"])
 
 
@@ -59,7 +59,8 @@ def main(
 ) -> None:
     """Measure graphpress beside its peer, in fresh processes that take turns, and print ratios.
 
-    SUITE is any of quantization, eager, palettization, growth, edsr; none means all. Times are medians on one thread.
+    SUITE is any of quantization, eager, training, palettization, growth, edsr; none means all. Times are medians on one
+    thread.
     """
     console, progress = Console(), Console(stderr=True)
     results: dict[str, Any] = {"machine": _machine(), "comparisons": []}
@@ -98,6 +99,8 @@ def _benchmarks(suite: str, models: tuple[str, ...], blocks: tuple[int, ...]) ->
         return benchmarks.quantization(models or benchmarks.QUANTIZED_MODELS)
     if suite == "eager":
         return benchmarks.eager(models or benchmarks.QUANTIZED_MODELS)
+    if suite == "training":
+        return benchmarks.training(models or benchmarks.TRAINED_MODELS)
     if suite == "palettization":
         return [benchmark for model in models or ("edsr",) for benchmark in benchmarks.palettization(model)]
     return benchmarks.growth(blocks or benchmarks.CHAIN_BLOCKS)

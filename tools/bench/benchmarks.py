@@ -8,6 +8,7 @@ from typing import Any
 from graphpress.tools.bench.comparison import Benchmark
 
 QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "conv_bn_relu_chain")
+TRAINED_MODELS = ("mobilenet_v2", "vit_small")
 CHAIN_BLOCKS = (200, 2000)
 PALETTE_SETTINGS = {
     "4 bits per tensor": {"bits": 4},
@@ -48,6 +49,15 @@ def eager(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[B
             [[task | {"model": model, "label": "first"}, task | {"model": model, "label": "warm"}]],
             ratios,
         )
+        for model in models
+    ]
+
+
+def training(models: Sequence[str] = TRAINED_MODELS, steps: int = 5) -> list[Benchmark]:
+    """Return, for each model, a step of quantization-aware training by the default configuration."""
+    ratio = (("warm", "training step"), ("warm", "float training step"))
+    return [
+        Benchmark(f"training of {model}", [[{"do": "train", "model": model, "steps": steps, "label": "warm"}]], [ratio])
         for model in models
     ]
 

@@ -18,11 +18,13 @@ from graphpress.tools.bench.worker.edsr import upscale_with_edsr
 from graphpress.tools.bench.worker.export import export_model, import_package
 from graphpress.tools.bench.worker.palettize import palettize_model
 from graphpress.tools.bench.worker.quantize import quantize_model
+from graphpress.tools.bench.worker.train import train_model
 
 TASKS: dict[str, Callable[[str, dict[str, Any], ExportClock], Outcome]] = {
     "import": import_package,
     "export": export_model,
     "quantize": quantize_model,
+    "train": train_model,
     "palettize": palettize_model,
     "edsr": upscale_with_edsr,
 }
