@@ -167,6 +167,15 @@ SPARSE_TO_DENSE = register_op(
     OpDef("quant.sparse_to_dense", _parameters("values mask"), evaluate=reference.sparse_to_dense, infer=_dense)
 )
 
+KEPT_ELEMENTS = register_op(
+    OpDef(
+        "quant.kept_elements",  # the inverse of sparse_to_dense; how many there are is told by `count`
+        _parameters("input mask", count=REQUIRED),
+        evaluate=lambda input, mask, *, count: reference.kept_elements(input, mask),
+        infer=lambda types, attributes: [TensorType(types["input"].dtype, [attributes["count"]])],
+    )
+)
+
 BATCH_NORM_FACTOR = register_op(
     OpDef(
         "fold.batch_norm_factor",
@@ -215,6 +224,18 @@ SCALE_AXIS = register_op(
             input, factor, axis, groups, is_scale
         ),
         infer=_scaled,
+    )
+)
+
+
+SCALE_KEPT = register_op(
+    OpDef(
+        "fold.scale_kept",
+        _parameters("values mask factor", axis=REQUIRED, groups=1),
+        evaluate=lambda values, mask, factor, *, axis, groups=1: reference.scale_kept(
+            values, mask, factor, axis, groups
+        ),
+        infer=lambda types, attributes: [types["values"]],
     )
 )
 

@@ -215,9 +215,13 @@ def lut_to_dense(indices: Tensor, lut: Tensor, axis: int = 0) -> Tensor:
 
 def sparse_to_dense(values: Tensor, mask: Tensor) -> Tensor:
     """`values` put where `mask` is true, in row-major order, zero elsewhere."""
-    dense = torch.zeros(mask.shape, dtype=values.dtype)
-    dense[mask.bool()] = values
-    return dense
+    dense = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
+    return dense.masked_scatter(mask.bool(), values)
+
+
+def kept_elements(dense: Tensor, mask: Tensor) -> Tensor:
+    """The elements of `dense` where `mask` is true, 1-D in row-major order."""
+    return dense[mask.bool()]
 
 
 def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -354,6 +358,11 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
     shape = [1] * data.ndim
     shape[axis] = -1
     return (data * factor.reshape(shape)).to(data.dtype)
+
+
+def scale_kept(values: Tensor, mask: Tensor, factor: Tensor, axis: int, groups: int = 1) -> Tensor:
+    """The kept elements of ``scale_axis(sparse_to_dense(values, mask), factor, axis, groups)``."""
+    return scale_axis(sparse_to_dense(values, mask), factor, axis, groups)[mask.bool()]
 
 
 def input_shift_bias(weight: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:

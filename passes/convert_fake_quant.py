@@ -6,7 +6,6 @@ import torch
 from attrs import frozen
 
 from graphpress.ir import reference
-from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
@@ -16,6 +15,8 @@ from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.pruning import is_smaller_sparse
+from graphpress.passes.quantization.weights import sparse_parts
 
 
 @register_pass
@@ -44,38 +45,78 @@ class ConvertFakeQuant(Pass):
                 context.report(node, "no data reached this quantizer, so its value stays as it is")
                 rewriter.replace(node, value)
             elif value.constant is not None and not value.constant.is_mutated:
-                rewriter.replace(node, self._stored(node, value.constant, rewriter))
+                rewriter.replace(node, self._stored(node, value.constant, value.constant.tensor, rewriter))
+                context.count("weights")
+            elif (parts := sparse_parts(value)) is not None and all(part.constant is not None for part in parts):
+                rewriter.replace(node, self._sparse(node, *parts, rewriter))
                 context.count("weights")
             else:
                 rewriter.replace(node, self._computed(node, value, rewriter))
                 context.count("activations")
+        for node in reversed(graph.nodes):
+            if node.op.name == "quant.sparse_to_dense" and node.is_dead:
+                rewriter.erase(node)
         for constant in list(graph.constants.values()):
             if not constant.value.use_count:
                 rewriter.erase_constant(constant)
 
-    def _stored(self, node: Node, weight: Constant, rewriter: Rewriter) -> Value:
-        root = root_constant(weight.value)
-        assert root is not None
-        base = root.name.removesuffix("_folded")
-        scale, zero_point, minval = _parameters(node)
-        dtype: DType = node.attribute("dtype")
-        codes = reference.quantize(
-            weight.tensor.detach(),
-            scale.tensor,
-            None if zero_point is None else zero_point.tensor,
-            None if minval is None else minval.tensor,
-            _offset(node),
-            dtype=dtype,
-            **_code_bounds(node),
+    def _stored(self, node: Node, weight: Constant, tensor: torch.Tensor, rewriter: Rewriter) -> Value:
+        """The codes of `tensor`, which is what `weight` stands for."""
+        base, codes = _base(weight), _codes(node, tensor)
+        stored = rewriter.add_constant(
+            f"{base}_quantized", codes, type=TensorType(node.attribute("dtype"), codes.shape)
         )
-        stored = rewriter.add_constant(f"{base}_quantized", codes, type=TensorType(dtype, codes.shape))
         return _dequantize("quant.blockwise_shift_scale", node, stored, f"{base}_dequantized", rewriter)
+
+    def _sparse(self, node: Node, values: Value, places: Value, rewriter: Rewriter) -> Value:
+        """The codes of a pruned weight: of kept elements only, where the code of zero is 0 and a mask is worth it."""
+        kept, mask = values.constant, places.constant
+        assert kept is not None
+        assert mask is not None
+        dense, dtype = reference.sparse_to_dense(kept.tensor.detach(), mask.tensor), node.attribute("dtype")
+        if node.operand("minval") is not None or not _is_zero(node.operand("zero_point")):
+            return self._stored(node, kept, dense, rewriter)
+        if not is_smaller_sparse(mask.tensor, dtype.bits):
+            return self._stored(node, kept, dense, rewriter)
+        base, codes = _base(kept), _codes(node, dense)[mask.tensor.bool()]
+        operands = {
+            "values": rewriter.add_constant(f"{base}_codes", codes, type=TensorType(dtype, codes.shape)),
+            "mask": mask.value,
+        }
+        sparse = rewriter.insert_before(
+            node, "quant.sparse_to_dense", operands, name=f"{base}_sparse".replace(".", "_")
+        )
+        return _dequantize("quant.blockwise_shift_scale", node, sparse.result, f"{base}_dequantized", rewriter)
 
     def _computed(self, node: Node, value: Value, rewriter: Rewriter) -> Value:
         operands = {"input": value, **_codes_operands(node, rewriter)}
         attributes = {"dtype": node.attribute("dtype"), **_code_bounds(node)}
         codes = rewriter.insert_before(node, "quant.quantize", operands, attributes, name=f"{node.name}_quantize")
         return _dequantize("quant.dequantize", node, codes.result, f"{node.name}_dequantize", rewriter)
+
+
+def _base(weight: Constant) -> str:
+    """The name of the parameter that a constant was made from."""
+    root = root_constant(weight.value)
+    assert root is not None
+    return root.name.removesuffix("_folded").removesuffix("_nonzero_data")
+
+
+def _codes(node: Node, tensor: torch.Tensor) -> torch.Tensor:
+    scale, zero_point, minval = _parameters(node)
+    return reference.quantize(
+        tensor.detach(),
+        scale.tensor,
+        None if zero_point is None else zero_point.tensor,
+        None if minval is None else minval.tensor,
+        _offset(node),
+        dtype=node.attribute("dtype"),
+        **_code_bounds(node),
+    )
+
+
+def _is_zero(zero_point: Value | None) -> bool:
+    return zero_point is None or (zero_point.constant is not None and not bool(zero_point.constant.tensor.any()))
 
 
 def _dequantize(op: str, node: Node, codes: Value, name: str, rewriter: Rewriter) -> Value:

@@ -31,7 +31,7 @@ from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.weights import is_compressed
+from graphpress.passes.quantization.weights import is_compressed, is_sparse
 
 # Positively homogeneous and channelwise: in each of them channel c of the result comes from channel c of the input.
 _POOLS = {f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3)}
@@ -142,7 +142,7 @@ def _unusable(layer: Layer) -> str | None:
             continue
         if not is_constant(value):
             return f"the {operand} of {name} is computed by the model, not a constant"
-        if operand == "weight" and is_compressed(value):
+        if operand == "weight" and (is_compressed(value) or is_sparse(value)):
             return f"the weight of {name} is stored in compressed form"
         if operand == "weight" and value.use_count != 1:
             return f"the weight of {name} is read by other ops too"

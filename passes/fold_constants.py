@@ -17,6 +17,9 @@ from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 
+# Buffers that are weights, or what is left of pruned ones.
+_WEIGHTS = ("_folded", "_nonzero_data")
+
 
 @register_pass
 @frozen
@@ -85,7 +88,7 @@ def _tensor(value: Value, known: Mapping[int, torch.Tensor]) -> torch.Tensor | N
 def _name(node: Node) -> str:
     """After the parameter it is made from; what the statistics of a norm become is named after the node."""
     root = root_constant(node.results[0])
-    if root is None or (node.op.dialect == "fold" and root.kind == "buffer" and not root.name.endswith("_folded")):
+    if root is None or (node.op.dialect == "fold" and root.kind == "buffer" and not root.name.endswith(_WEIGHTS)):
         return node.name
     return f"{root.name.removesuffix('_folded')}_folded"
 

@@ -9,7 +9,7 @@ import torch
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.layers import Layer
-from graphpress.passes.quantization.weights import is_compressed
+from graphpress.passes.quantization.weights import is_compressed, is_sparse, sparse_parts
 
 
 class FoldError(Exception):
@@ -23,10 +23,12 @@ def require_foldable(layer: Layer) -> None:
         FoldError: when its stored form cannot absorb them.
     """
     name, producer = layer.node.name, _producer(layer)
+    if is_sparse(_weight(layer)) and sparse_parts(_weight(layer)) is None:
+        raise FoldError(f"the weight of {name} is pruned and goes through other ops")
     if not is_compressed(_weight(layer)):
         return
     assert producer is not None
-    if producer.op.name not in _SCALABLE:
+    if producer.op.name not in _SCALABLE or (_is_sparse_form(producer) and _is_grouped_transposed(layer)):
         how = "is stored as" if producer.op.dialect == "quant" else "is stored in compressed form and goes through"
         raise FoldError(f"the weight of {name} {how} {producer.op.name}")
     if _is_grouped_transposed(layer) and producer.op.name == "quant.blockwise_shift_scale":
@@ -41,9 +43,13 @@ def scaled_weight(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
     compressed. Ask `require_foldable` first.
     """
     producer, weight = _producer(layer), _weight(layer)
+    if sparse_parts(weight) is not None:
+        return _scaled_sparse(weight, layer, factor, rewriter)
     if producer is None or not is_compressed(weight):
         return _scale_axis(weight, layer, factor, rewriter)
-    if producer.op.name == "quant.lut_to_dense":
+    if _is_sparse_form(producer):
+        scaled = _scale_beside(producer.result, layer, factor, rewriter)
+    elif producer.op.name == "quant.lut_to_dense":
         scaled = _scaled_table(producer, layer, factor, rewriter)
     else:
         scaled = _scale_operands(producer, ("scale", "minval"), layer, factor, rewriter)
@@ -59,7 +65,7 @@ def require_dense(layer: Layer) -> None:
     Raises:
         FoldError: when the weight is stored in compressed form, which has no parameters for input channels.
     """
-    if is_compressed(_weight(layer)):
+    if is_compressed(_weight(layer)) or is_sparse(_weight(layer)):
         raise FoldError(f"the weight of {layer.node.name} after it is stored in compressed form")
 
 
@@ -89,8 +95,12 @@ def _times_inputs(layer: Layer, factor: Value, name: str, rewriter: Rewriter) ->
     return rewriter.insert_before(layer.node, "fold.scale_axis", operands, attributes, name=name).result
 
 
-_SCALABLE = ("quant.blockwise_shift_scale", "quant.lut_to_dense")
+_SCALABLE = ("quant.blockwise_shift_scale", "quant.lut_to_dense", "quant.sparse_to_dense")
 _CASTS = ("aten.to.dtype", "aten._to_copy")
+
+
+def _is_sparse_form(producer: Node) -> bool:
+    return producer.op.name == "quant.sparse_to_dense"
 
 
 def _weight(layer: Layer) -> Value:
@@ -117,13 +127,31 @@ def _has_every_group(parameters: Value, layer: Layer) -> bool:
     return len(shape) > 1 and shape[0] % layer.groups == 0 and shape[1] == _weight(layer).tensor_type.shape[1]  # type: ignore[operator]
 
 
+def _scaled_sparse(weight: Value, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
+    """The kept elements times the factors of their output channels, in the same places."""
+    node = weight.node
+    assert node is not None
+    operands = {**node.operands, "factor": factor}
+    attributes = {"axis": layer.out_axis, "groups": layer.groups if layer.is_transposed else 1}
+    values = rewriter.insert_before(
+        layer.node, "fold.scale_kept", operands, attributes, name=f"{layer.node.name}_weight"
+    ).result
+    return rewriter.insert_before(
+        layer.node, node.op, {"values": values, "mask": node.operands["mask"]}, name=node.name
+    ).result
+
+
 def _scaled_table(node: Node, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
     lut = node.operand("lut")
     assert lut is not None
     if lut.tensor_type.shape[layer.out_axis] == factor.tensor_type.shape[0] and not _is_grouped_transposed(layer):
         return _scale_operands(node, ("lut",), layer, factor, rewriter)
-    # The table stands for several channels: a scale beside it takes the factor.
-    dense = node.result
+    # The table stands for several channels.
+    return _scale_beside(node.result, layer, factor, rewriter)
+
+
+def _scale_beside(dense: Value, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
+    """A scale beside a stored weight takes the factor."""
     ones = rewriter.add_constant(f"{layer.node.name}.weight_scale", _ones(dense), "buffer")
     scale = _scaled_parameter(ones, layer, factor, rewriter, is_scale=True)
     dtype = dense.tensor_type.dtype

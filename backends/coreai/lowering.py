@@ -170,12 +170,30 @@ def _lower_dequantize(node: Node, rewriter: Rewriter) -> Value:
 
 
 def _lower_sparse_to_dense(node: Node, rewriter: Rewriter) -> Value:
-    base = _base_name(node)
+    values, mask = node.operands["values"], node.operands["mask"]
+    base, dtype = _base_name(node), values.tensor_type.dtype
+    if values.constant is not None and dtype.is_integer and dtype.bits < 8:
+        return _small_sparse(node, values.constant, _constant(mask), rewriter)
     operands = {
-        "nonzero_data": _renamed(node.operands["values"], f"{base}_nonzero_data", rewriter),
-        "mask": _renamed(node.operands["mask"], f"{base}_mask", rewriter),
+        "nonzero_data": values if values.constant is None else _renamed(values, f"{base}_nonzero_data", rewriter),
+        "mask": _renamed(mask, f"{base}_mask", rewriter),
     }
     return _insert(node, "coreai.sparse_to_dense", operands, {}, rewriter)
+
+
+def _small_sparse(node: Node, values: Constant, mask: Constant, rewriter: Rewriter) -> Value:
+    """Codes of less than 8 bits, of which kept ones take 8 in Core AI, or all of them as they are, what is less."""
+    kept, type = values.tensor.numel(), node.result.tensor_type
+    base = _base_name(node)
+    if not mask.tensor.numel() + 8 * kept < mask.tensor.numel() * type.dtype.bits:
+        codes = reference.sparse_to_dense(values.tensor, mask.tensor)
+        return rewriter.add_constant(f"{base}_codes_dense", codes, type=type)
+    operands = {
+        "nonzero_data": rewriter.add_constant(f"{base}_nonzero_data", values.tensor),
+        "mask": _renamed(mask.value, f"{base}_mask", rewriter),
+    }
+    held = TensorType(DType.of(values.tensor.dtype), type.shape)
+    return rewriter.insert_before(node, "coreai.sparse_to_dense", operands, types=[held], name=node.name).result
 
 
 _LOWERINGS = {
@@ -256,7 +274,7 @@ def _renamed(value: Value, name: str, rewriter: Rewriter) -> Value:
 def _base_name(node: Node) -> str:
     root = root_constant(node.result)
     name = root.name if root is not None else node.name
-    for suffix in ("_folded", "_indices", "_lut", "_codes"):
+    for suffix in ("_folded", "_indices", "_lut", "_codes", "_nonzero_data"):
         name = name.removesuffix(suffix)
     return name
 

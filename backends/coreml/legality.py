@@ -10,7 +10,7 @@ from graphpress.backends.coreai.raising import is_packed_float4
 from graphpress.backends.coreml.targets import Target
 from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.graph import Graph, Node, Use, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.framework.context import PassContext
@@ -111,7 +111,7 @@ def _table_demand(node: Node) -> tuple[str, Target | None]:
     if lut.dtype not in (DType.FLOAT32, DType.FLOAT16, DType.INT8, DType.UINT8):
         return f"a table of {lut.dtype.long_name}, where float32, float16, int8 and uint8 are possible", None
     if lut.dtype.is_integer:
-        if not all(use.operand == "input" and _is_shift_scale(use.user) for use in node.result.uses):
+        if not all(_is_scaled(use) for use in node.result.uses):
             return "a table of integers that nothing scales", None
         return f"a table of {lut.dtype.long_name} entries", Target.iOS18
     if width > 1:
@@ -122,6 +122,8 @@ def _table_demand(node: Node) -> tuple[str, Target | None]:
         return "a table of 3 bits", Target.iOS18
     if indices.rank < 1:
         return "a table for a single number", None
+    if any(isinstance(user := use.user, Node) and user.op.short_name == "sparse_to_dense" for use in node.result.uses):
+        return "a table for the kept elements of a pruned weight", Target.iOS18
     return "a table", Target.iOS16
 
 
@@ -131,12 +133,16 @@ def _weight_demand(node: Node) -> tuple[str, Target | None]:
     if node.operand("minval") is not None:
         return "a minimum value beside the scale; the zero-point formulation is possible", None
     maker = data.node.op.short_name if data.node is not None else None
-    if maker == "lut_to_dense":
+    sparse = data.node is not None and maker == "sparse_to_dense"
+    of_table = sparse and (kept := _kept_of(data)).node is not None and kept.node.op.short_name == "lut_to_dense"
+    if maker == "lut_to_dense" or of_table:
         floats = dtype.is_floating and dtype.bits >= 16
         return "a scale beside a table", Target.iOS18 if floats or dtype in _WEIGHTS else None
     if dtype not in _WEIGHTS:
         return f"weights of {dtype.long_name}, where {_names(_WEIGHTS)} are possible", None
     if maker == "sparse_to_dense":
+        if node.operand("zero_point") is not None:
+            return "a zero point for kept elements; symmetric codes are possible", None
         return "sparse weights of integers", Target.iOS18
     wide = [axis for axis, extent in enumerate(_shape(node.operands["scale"])) if extent != 1]
     per_channel = len(wide) <= 1 and all(_shape(node.operands["scale"])[a] == _shape(data)[a] for a in wide)
@@ -155,11 +161,17 @@ def _activation_demand(node: Node) -> tuple[str, Target | None]:
 
 
 def _sparse_demand(node: Node) -> tuple[str, Target | None]:
-    values = node.operands.get("nonzero_data") or node.operands["values"]
-    dtype = values.tensor_type.dtype
+    dtype = _kept_of(node.result).tensor_type.dtype
     if dtype in (DType.FLOAT32, DType.FLOAT16):
         return "sparse weights", Target.iOS16
     return f"sparse weights of {dtype.long_name}", Target.iOS18 if dtype in _WEIGHTS else None
+
+
+def _kept_of(dense: Value) -> Value:
+    """The kept elements that `dense` puts in their places."""
+    node = dense.node
+    assert node is not None
+    return node.operands.get("nonzero_data") or node.operands["values"]
 
 
 _DEMANDS = {
@@ -182,6 +194,13 @@ def _code_dtype(node: Node) -> DType:
             return DType.of(given)
     data: Value = node.operands["input"]
     return data.tensor_type.dtype
+
+
+def _is_scaled(use: Use) -> bool:
+    """True where a scale follows, perhaps after the places of kept elements."""
+    if isinstance(use.user, Node) and use.user.op.short_name == "sparse_to_dense":
+        return all(_is_scaled(next_use) for next_use in use.user.result.uses)
+    return use.operand == "input" and _is_shift_scale(use.user)
 
 
 def _is_shift_scale(node: object) -> bool:

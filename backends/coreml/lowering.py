@@ -14,6 +14,7 @@ from graphpress.backends.coreml.metadata import (
     quantized_entries,
     why_not_palettized,
     why_not_quantized,
+    with_pruning,
 )
 from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
@@ -31,7 +32,7 @@ from graphpress.passes.palettization import PalettizedWeight
 
 LOWERED_TO_COREML = Fact("lowered-to-coreml", "compressed weights are floats that describe how they were made")
 
-_WEIGHTS = ("blockwise_shift_scale", "lut_to_dense")
+_WEIGHTS = ("blockwise_shift_scale", "lut_to_dense", "sparse_to_dense")
 _INDEX_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
 _SUFFIXES = ("_folded", "_quantized", "_indices", "_lut", "_codes", "_nonzero_data", "_mask")
 
@@ -86,22 +87,24 @@ class LowerToCoreml(Pass):
             return _activation(node, rewriter)
         if name not in _WEIGHTS:
             raise _refusal(node, f"quant.{name} is not there in the metadata")
-        if name == "lut_to_dense" and all(_scales(use.user) for use in node.result.uses):
-            return None  # goes with its scale
+        if name != "blockwise_shift_scale" and all(_goes_with(use.user) for use in node.result.uses):
+            return None  # goes with its scale, or its places
         return _weight(node, rewriter)
 
 
 def _weight(node: Node, rewriter: Rewriter) -> Value:
     """The dense weight beside what describes it."""
-    table = node if node.op.short_name == "lut_to_dense" else _table_of(node)
+    table, dense = _table_of(node), _dense(node.result)
     if table is not None:
         stored = _palettized(node, table)
         reason = why_not_palettized(stored)
         entries = {} if reason else palettized_entries(stored)
+        bits = stored.n_bits
+    elif node.op.short_name == "sparse_to_dense":
+        reason, entries, bits = "", {}, node.result.tensor_type.dtype.bits
     else:
-        dtype = node.attribute("dtype")
-        reason = why_not_quantized(dtype, node.operand("minval") is not None)
-        type = node.result.tensor_type
+        dtype, type = node.attribute("dtype"), node.result.tensor_type
+        reason, bits = why_not_quantized(dtype, node.operand("minval") is not None), dtype.bits
         entries = (
             {}
             if reason
@@ -109,38 +112,43 @@ def _weight(node: Node, rewriter: Rewriter) -> Value:
                 _data(node, "scale"), _optional(node, "zero_point"), dtype, type.rank, type.dtype.torch_dtype
             )
         )
+    sparse = _sparse_of(node)
+    if sparse is not None and not reason:
+        entries = with_pruning(entries, dense, _data(sparse, "mask").bool(), bits)
     if reason:
         raise _refusal(node, reason)
     root = root_constant(node.result)
     base = root.name if root is not None else node.name
     for suffix in _SUFFIXES:
         base = base.removesuffix(suffix)
-    dense = rewriter.add_constant(base, _dense(node.result), "parameter")
+    weight = rewriter.add_constant(base, dense, "parameter")
     tensors = [rewriter.add_constant(f"{base}_{key}", tensor) for key, tensor in entries.items()]
     return rewriter.insert_before(
-        node, "coreml.described", {"weight": dense, "entries": tensors}, {"keys": tuple(entries)}, name=node.name
+        node, "coreml.described", {"weight": weight, "entries": tensors}, {"keys": tuple(entries)}, name=node.name
     ).result
 
 
 def _palettized(node: Node, table: Node) -> PalettizedWeight:
-    lut = _data(table, "lut")
-    scaled = node is not table
+    lut, rank = _data(table, "lut"), node.result.tensor_type.rank
+    scaled = node.op.short_name == "blockwise_shift_scale"
+    if _sparse_of(node) is not None:  # one table for the kept elements
+        lut = lut.reshape((1,) * rank + lut.shape[-2:])
     return PalettizedWeight(
         _data(table, "indices"),
         lut,
         table.attribute("axis"),
         _INDEX_BITS[lut.shape[-2]],
         node.result.tensor_type.dtype.torch_dtype,
-        _ranked(_data(node, "scale"), table) if scaled else None,
-        _ranked(_optional(node, "zero_point"), table) if scaled else None,
+        _ranked(_data(node, "scale"), rank) if scaled else None,
+        _ranked(_optional(node, "zero_point"), rank) if scaled else None,
         _optional(node, "minval") if scaled else None,
     )
 
 
-def _ranked(tensor: Any, table: Node) -> Any:
+def _ranked(tensor: Any, rank: int) -> Any:
     if tensor is None or tensor.ndim:
         return tensor
-    return tensor.reshape((1,) * table.result.tensor_type.rank)
+    return tensor.reshape((1,) * rank)
 
 
 def _activation(node: Node, rewriter: Rewriter) -> Value:
@@ -175,12 +183,25 @@ def _check_activation(node: Node) -> None:
 
 
 def _table_of(node: Node) -> Node | None:
-    made = node.operands["input"].node
-    return made if made is not None and made.op.short_name == "lut_to_dense" else None
+    """The lookup that the weight `node` makes is of, perhaps for kept elements only."""
+    for _ in range(3):
+        if node.op.short_name == "lut_to_dense":
+            return node
+        made = node.operands["input" if node.op.short_name == "blockwise_shift_scale" else "values"].node
+        if made is None or made.op.short_name not in _WEIGHTS:
+            return None
+        node = made
+    return None
 
 
-def _scales(user: object) -> bool:
-    return isinstance(user, Node) and user.op.name == "quant.blockwise_shift_scale"
+def _sparse_of(node: Node) -> Node | None:
+    """What puts the kept elements of the weight that `node` makes in their places."""
+    made = node.operands["input"].node if node.op.short_name == "blockwise_shift_scale" else node
+    return made if made is not None and made.op.short_name == "sparse_to_dense" else None
+
+
+def _goes_with(user: object) -> bool:
+    return isinstance(user, Node) and user.op.name in ("quant.blockwise_shift_scale", "quant.sparse_to_dense")
 
 
 def _dense(value: Value) -> torch.Tensor:

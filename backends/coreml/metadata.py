@@ -15,6 +15,7 @@ from graphpress.backends.coreml.scaled_vectors import scaled_vectors
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
 from graphpress.passes.palettization import PalettizedWeight
+from graphpress.passes.pruning import is_smaller_sparse
 
 PREFIX = "_COREML_"
 WEIGHTS = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})
@@ -34,9 +35,25 @@ def describe(model: nn.Module, module: nn.Module, parameter: str, entries: Mappi
     model._buffers[f"{PREFIX}/metadata_version"] = torch.tensor(1)
 
 
-def pruned_entries() -> dict[str, Tensor]:
-    """The entries of a weight that is pruned, and nothing else."""
-    return {"compression_type": torch.tensor([_PRUNED])}
+def with_pruning(entries: Mapping[str, Tensor], dense: Tensor, mask: Tensor, bits: int) -> dict[str, Tensor]:
+    """`entries` of a weight that is pruned, too, where the metadata can say so and the mask saves space.
+
+    coremltools finds the mask again from the floats, `dense`: it is left out where kept ones are within the threshold,
+    and beside tables that are quantized or scaled, which have no sparse form there.
+
+    Args:
+        entries: of its codes or tables; empty for floats.
+        dense: the weight.
+        mask: true for its kept elements.
+        bits: of a kept element.
+    """
+    types = entries["compression_type"].tolist() if entries else []
+    found = dense.abs() > PRUNING_THRESHOLD
+    is_said = types in ([], [_PALETTIZED], [_QUANTIZED]) and "palettization_scale" not in entries
+    is_lost = bool((dense[~found] != 0).any())
+    if not is_said or is_lost or not is_smaller_sparse(mask, bits):
+        return dict(entries)
+    return {**entries, "compression_type": torch.tensor([_PRUNED, *types])}
 
 
 def why_not_palettized(weight: PalettizedWeight) -> str:

@@ -6,6 +6,9 @@ name of its op.
 Integer tables: iOS26 looks up integers and scales what was looked up. iOS18 wants tables of floats, so that the table
 is scaled before it is looked up; where the scale is finer than the table, the table is scaled by one, and what was
 looked up by the scale. All three compute ``(entry - zero point) * scale``.
+
+Pruned weights: what of the kept elements is codes or indices is expanded by the ops for sparse operands, and put in
+its places last, as coremltools itself does.
 """
 
 from __future__ import annotations
@@ -77,6 +80,14 @@ class _Table:
         self.indices, self.lut, self.axis = indices, lut, axis
 
 
+class _SparseTable(_Table):
+    """An integer table, applied to the kept elements of a pruned weight, that waits for its scale."""
+
+    def __init__(self, table: _Table, mask: np.ndarray[Any, Any]) -> None:
+        super().__init__(table.indices, table.lut, table.axis)
+        self.mask = mask
+
+
 class _Builder:
     """Makes ops of the Core ML program, at the target it is made for."""
 
@@ -109,6 +120,30 @@ class _Builder:
         extra = {} if offset is None else {"offset": offset}
         return self.mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=name, **extra)
 
+    def sparse(self, values: Any, mask: Any, name: str) -> Any:
+        """Kept elements in the places of a mask."""
+        return self.mb.constexpr_sparse_to_dense(nonzero_data=values, mask=mask, name=name)
+
+    def sparse_lookup(self, indices: Any, lut: Any, mask: Any, name: str) -> tuple[Any, Any]:
+        """The mask, and what a table of the rank of the mask has for the kept elements."""
+        rank, entries = np.ndim(mask), lut.shape[-2]
+        if isinstance(lut, np.ndarray):
+            lut = lut.reshape([1] * rank + [entries, 1])
+        found: tuple[Any, Any] = self.mb.constexpr_lut_to_sparse(
+            indices_mask=self.codes(mask, "uint1"),
+            indices_nonzero_data=self.codes(indices, f"uint{_TABLE_BITS[entries]}"),
+            lut=lut,
+            name=name,
+        )
+        return found
+
+    def sparse_shift_scale(self, values: Any, mask: Any, scale: np.ndarray[Any, Any], name: str) -> Any:
+        """``values * scale`` in the places of a mask, block by block."""
+        places, scaled = self.mb.constexpr_sparse_blockwise_shift_scale(
+            data_mask=mask, nonzero_data=values, scale=scale, name=f"{name}_kept"
+        )
+        return self.sparse(scaled, places, name)
+
 
 def _array(value: Any, what: str) -> np.ndarray[Any, Any]:
     found = getattr(value, "val", None)
@@ -138,12 +173,19 @@ def _shift_scale(
 ) -> Any:
     scales = _array(scale, "scales")
     offset = None if zero_point is None else _array(zero_point, "zero points")
+    if isinstance(input, _SparseTable):
+        return _scaled_sparse_table(build, input, scales)
     if isinstance(input, _Table):
         return _scaled_table(build, input, scales, offset)
     maker = getattr(input, "op", None)
     if maker is not None and maker.op_type.startswith("constexpr_"):
         if _are_scaled_vectors(maker, scales) and build.target < Target.iOS26:
             return _scaled_vectors(build, maker, scales)
+        if maker.op_type == "constexpr_sparse_to_dense" and offset is None:
+            values, mask = maker.nonzero_data, maker.mask
+            if values.val is not None and values.val.dtype.kind in "iu":
+                values = build.codes(values.val, _code_name(input_dtype, values.val))
+            return build.sparse_shift_scale(values, mask, scales, build.name)
         return build.shift_scale(input, scales, offset, build.name)
     codes = _array(input, "weights")
     dtype = _code_name(input_dtype, codes)
@@ -167,6 +209,20 @@ def _scaled_table(build: _Builder, table: _Table, scale: np.ndarray[Any, Any], o
     entries = build.shift_scale(lut, ones, None, f"{build.name}_lut")
     dense = build.lookup(table.indices, entries, table.axis, width, f"{build.name}_codes")
     return build.shift_scale(dense, scale, None if zero is None else zero.astype(scale.dtype), build.name)
+
+
+def _scaled_sparse_table(build: _Builder, table: _SparseTable, scale: np.ndarray[Any, Any]) -> Any:
+    lut = table.lut.reshape([1] * table.mask.ndim + [-1, 1])
+    if build.target < Target.iOS26:
+        one = scale.size == 1
+        by = scale[..., None, None] if one else np.ones([1] * lut.ndim, dtype=scale.dtype)
+        entries = build.shift_scale(lut, by, None, f"{build.name}_lut")
+        mask, values = build.sparse_lookup(table.indices, entries, table.mask, f"{build.name}_codes")
+        if one:
+            return build.sparse(values, mask, build.name)
+    else:
+        mask, values = build.sparse_lookup(table.indices, lut, table.mask, f"{build.name}_codes")
+    return build.sparse_shift_scale(values, mask, scale, build.name)
 
 
 def _are_scaled_vectors(maker: Any, scale: np.ndarray[Any, Any]) -> bool:
@@ -233,7 +289,15 @@ def _parameters(input: Any, scale: Any, zero_point: Any, axis: int, dtype: str) 
 
 
 def _sparse_to_dense(build: _Builder, nonzero_data: Any, mask: Any) -> Any:
-    values, places = _array(nonzero_data, "values"), _array(mask, "masks")
+    places = _array(mask, "masks")
+    if isinstance(nonzero_data, _Table):
+        build.context.__dict__["_graphpress_tables"][build.name] = _SparseTable(nonzero_data, places)
+        return None
+    maker = getattr(nonzero_data, "op", None)
+    if maker is not None and maker.op_type == "constexpr_lut_to_dense":
+        found = build.sparse_lookup(maker.indices.val, np.asarray(maker.lut.val), places, f"{build.name}_kept")
+        return build.sparse(found[1], found[0], build.name)
+    values = _array(nonzero_data, "values")
     if build.target < Target.iOS18:
         packing = require("coremltools.optimize._utils")
         bits = np.asarray(packing.pack_elements_into_bits(places.reshape(-1).astype(np.uint8), 1), dtype=np.uint8)

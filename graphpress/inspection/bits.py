@@ -21,12 +21,14 @@ from graphpress.palettization.learning import TRAINED
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.quantization.weights import is_compressed, is_weight
+from graphpress.passes.pruning import is_smaller_sparse
+from graphpress.passes.quantization.weights import is_compressed, is_sparse, is_weight
 from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 _PARTS = ("scale", "zero_point", "minval")
-_COREML = "_COREML_/"
+_COREML, _PRUNED = "_COREML_/", 1
+_KEPT = "_nonzero_data"
 
 
 class NoWeightsError(GraphpressError, ValueError):
@@ -84,14 +86,28 @@ def _count_modules(model: nn.Module, count: _Count) -> None:
         for name in tables:
             _count_table(module, name, count)
         trained = {f"{name}_{part}" for name in tables for part in TRAINED}
+        for name in [name.removesuffix(_KEPT) for name in module._parameters if name.endswith(_KEPT)]:
+            values, mask = module._parameters[f"{name}{_KEPT}"], module._buffers.get(f"{name}_mask")
+            if values is not None and mask is not None:
+                count.add(mask.numel(), mask.numel() + values.numel() * _width(values), values)
         for name, parameter in module._parameters.items():
             if parameter is None or name in tables or name in trained or not _is_weight(parameter):
                 continue
-            table = module._buffers.get(f"{_COREML}{name}/lut")
-            bits: float = parameter.numel() * _width(parameter)
-            if table is not None:
-                bits = _coreml_bits(module, name, parameter, table)
-            count.add(parameter.numel(), bits, parameter)
+            count.add(parameter.numel(), _parameter_bits(module, name, parameter), parameter)
+
+
+def _parameter_bits(module: nn.Module, name: str, parameter: Tensor) -> float:
+    """What a float parameter takes, by the mask before it or by what coremltools is told of it."""
+    mask, table = module._buffers.get(f"{name}_mask"), module._buffers.get(f"{_COREML}{name}/lut")
+    types = module._buffers.get(f"{_COREML}{name}/compression_type")
+    if mask is not None and mask.shape == parameter.shape:
+        return _sparse_bits(mask, _width(parameter))
+    is_pruned = types is not None and int(types.reshape(-1)[0]) == _PRUNED
+    if table is not None:
+        bits = _coreml_bits(module, name, parameter, table)
+        zeros = int((parameter == 0).sum())
+        return bits + parameter.numel() - zeros * _index_bits(table) if is_pruned else bits
+    return _sparse_bits(parameter != 0, _width(parameter)) if is_pruned else parameter.numel() * _width(parameter)
 
 
 def _count_table(module: nn.Module, name: str, count: _Count) -> None:
@@ -100,7 +116,17 @@ def _count_table(module: nn.Module, name: str, count: _Count) -> None:
     assert table is not None
     parts = (module._buffers.get(f"{name}_{part}") for part in _PARTS)
     bits = indices.numel() * _index_bits(table) + _bits_of([table, *parts])
-    count.add(indices.numel() * table.shape[-1], bits, indices)
+    mask = module._buffers.get(f"{name}_mask")
+    if mask is not None and indices.ndim == 1:  # of kept elements
+        count.add(mask.numel(), mask.numel() + bits, indices)
+    else:
+        count.add(indices.numel() * table.shape[-1], bits, indices)
+
+
+def _sparse_bits(mask: Tensor, width: float) -> float:
+    """What kept elements and their mask take, or all elements, where that is less."""
+    kept = int(mask.sum())
+    return mask.numel() + kept * width if is_smaller_sparse(mask, int(width)) else mask.numel() * width if kept else 0
 
 
 def _coreml_bits(module: nn.Module, name: str, parameter: Tensor, table: Tensor) -> float:
@@ -157,7 +183,7 @@ def _count_graph(graph: Graph, count: _Count) -> None:
         for operand, _, value in node.operand_values():
             if id(value) not in constant:
                 continue
-            if is_weight(node, operand, value):
+            if is_weight(node, operand, value) and not is_sparse(value):
                 count.add(_elements(value), _elements(value) * value.tensor_type.dtype.bits, value)
             elif _is_stored_weight(value):
                 _count_stored(value, count)
@@ -174,7 +200,12 @@ def _count_stored(value: Value, count: _Count) -> None:
 
 def _is_stored_weight(value: Value) -> bool:
     type = value.type
-    return isinstance(type, TensorType) and type.rank > 1 and type.dtype.is_floating and is_compressed(value)
+    return (
+        isinstance(type, TensorType)
+        and type.rank > 1
+        and type.dtype.is_floating
+        and (is_compressed(value) or is_sparse(value))
+    )
 
 
 def _parts(value: Value) -> dict[Constant, float]:
@@ -200,6 +231,8 @@ def _stored_width(node: Node | None, operand: str, constant: Constant) -> float:
     if node.op.name == "quant.lut_to_dense" and operand == "indices":
         entries = node.operands["lut"].tensor_type.shape[-2]
         return log2(entries)
+    if node.op.name == "quant.sparse_to_dense" and operand == "mask":
+        return 1
     return constant.type.dtype.bits
 
 

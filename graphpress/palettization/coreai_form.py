@@ -12,6 +12,8 @@ from graphpress.compressed_module import set_form
 from graphpress.mapped_tensors import Mapped
 from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import StoredTable, tensors_of
+from graphpress.palettization.pruned import sparse_parts
+from graphpress.pruning.forms import MASK
 
 
 def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None = None) -> nn.Module:
@@ -24,8 +26,16 @@ def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     model, palettized = copied(prepared)
     mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
     zero_points: dict[int, Tensor] = {}
+    once: dict[tuple[str, int], Tensor] = {}  # tied modules have one tensor between them
     for path, module, form in palettized:
-        stored = form.stored(module)
+        stored, mask = form.stored(module), form.mask(module)
+        if mask is not None:
+            sparse = sparse_parts(stored, mask)
+            if sparse is None:
+                del module._buffers[f"{form.name}_{MASK}"]
+            for part, tensor in (sparse or {}).items():
+                module._buffers[f"{form.name}_{part}"] = once.setdefault((part, id(mask)), tensor)
+            stored = form.stored(module)
         for part, tensor in tensors_of(stored).items():
             if part == "zero_point":  # a code, as the op wants it; tied modules have one between them
                 codes = tensor.round().to(stored.lut.dtype)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from torch import nn
 
-from graphpress.backends.coreml.metadata import describe, palettized_entries, why_not_palettized
+from graphpress.backends.coreml.metadata import describe, palettized_entries, why_not_palettized, with_pruning
 from graphpress.compressed_module import drop_form
 from graphpress.mapped_tensors import Mapped
 from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import tensors_of
 from graphpress.palettization.restoring import keep
 from graphpress.passes.palettization import PalettizationError
+from graphpress.pruning.forms import MASK
 
 
 def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None = None) -> nn.Module:
@@ -38,7 +39,8 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
     dense: dict[int, nn.Parameter] = {}
     for path, module, form in palettized:
-        stored = form.stored(module)
+        stored, mask = form.stored(module), form.mask(module)
+        module._buffers.pop(f"{form.name}_{MASK}", None)
         drop_form(module, form.name)
         for part in tensors_of(stored):
             del module._buffers[f"{form.name}_{part}"]
@@ -46,6 +48,9 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
         if id(stored.indices) not in dense:
             dense[id(stored.indices)] = nn.Parameter(mapped(name, stored.dense()), requires_grad=False)
         module._parameters[form.name] = dense[id(stored.indices)]
-        describe(model, module, form.name, palettized_entries(stored))
+        entries = palettized_entries(stored)
+        if mask is not None:
+            entries = with_pruning(entries, stored.dense(), mask, stored.n_bits)
+        describe(model, module, form.name, entries)
         keep(module, form.name, stored)
     return model.eval()

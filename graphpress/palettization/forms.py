@@ -15,9 +15,12 @@ from graphpress.compressed_module import ParameterForm, forms_of
 from graphpress.palettization.learning import learned_tables, parts_of, with_gradients
 from graphpress.passes.palettization import Layout, LearnedTables, PalettizedWeight, assign, layout_of
 from graphpress.passes.specs import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
+from graphpress.pruning.forms import MASK
+from graphpress.pruning.restoring import mask_beside
 from graphpress.quantization.remembering import Remembered
 
 _PARTS = ("indices", "lut", "scale", "zero_point", "minval")
+_STORED = (*_PARTS, MASK)
 
 
 @define(eq=False, slots=False)
@@ -68,6 +71,16 @@ class FakePalettized(ParameterForm):
         assert parameter is not None
         if not self.enabled:
             return parameter
+        mask = self.mask(module)
+        if mask is not None and self.is_trained and torch.is_grad_enabled():
+            return torch.where(mask, self._palettized(module, parameter), torch.zeros_like(parameter))
+        return self._palettized(module, parameter)
+
+    def mask(self, module: nn.Module) -> Tensor | None:
+        """Where a pruned parameter is kept, which is where it may learn; None for others."""
+        return mask_beside(module, self.name)
+
+    def _palettized(self, module: nn.Module, parameter: Tensor) -> Tensor:
         self.follow(module)
         stored = self.stored(module)
         dense = self._dense.get([*tensors_of(stored).values()], lambda: _outside_inference(stored))
@@ -136,7 +149,8 @@ class StoredTable(ParameterForm):
 
     Attributes:
         name: of the parameter; its buffers are ``<name>_indices``, ``<name>_lut`` and, for quantized or scaled tables,
-            ``<name>_scale``, ``<name>_zero_point``, ``<name>_minval``.
+            ``<name>_scale``, ``<name>_zero_point``, ``<name>_minval``; of a pruned parameter that is stored sparse
+            there are indices of kept elements only, and ``<name>_mask``.
         axis: along which the values of an entry are laid.
         dtype: of the parameter.
     """
@@ -155,7 +169,7 @@ class StoredTable(ParameterForm):
 
     def value(self, module: nn.Module) -> Tensor:
         """The expanded parameter; kept while the buffers stay the same, except in traces."""
-        parts: dict[str, Any] = {part: getattr(module, f"{self.name}_{part}", None) for part in _PARTS}
+        parts: dict[str, Any] = {part: getattr(module, f"{self.name}_{part}", None) for part in _STORED}
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return self._expand(**parts)
         tensors = [tensor for tensor in parts.values() if tensor is not None]
@@ -166,10 +180,18 @@ class StoredTable(ParameterForm):
             return self._expand(**parts)
 
     def _expand(
-        self, indices: Tensor, lut: Tensor, scale: Tensor | None, zero_point: Tensor | None, minval: Tensor | None
+        self,
+        indices: Tensor,
+        lut: Tensor,
+        scale: Tensor | None,
+        zero_point: Tensor | None,
+        minval: Tensor | None,
+        mask: Tensor | None,
     ) -> Tensor:
         ops: Any = torch.ops.coreai
-        dense: Tensor = ops.lut_to_dense(indices, lut, self.axis)
+        dense: Tensor = ops.lut_to_dense(indices, lut, 0 if mask is not None else self.axis)
+        if mask is not None:
+            dense = ops.sparse_to_dense(dense, mask)
         if scale is None:
             return dense
         # The runtime computes in the dtype of the scale, float32, whatever output dtype it is asked for.

@@ -38,6 +38,7 @@ class Job(_Portable):
     name: str
     seed: int
     importance: Tensor | None
+    mask: Tensor | None = None
 
     @classmethod
     def of(
@@ -48,15 +49,16 @@ class Job(_Portable):
         op_type: str,
         seed: int,
         sensitivities: Sensitivities | None,
+        mask: Tensor | None = None,
     ) -> Job:
-        """The job of a parameter, whose elements count by `sensitivities` where there are any.
+        """The job of a parameter, whose elements count by `sensitivities` where there are any; a pruned one has a mask.
 
         Raises:
             PalettizationError: when the sensitivities are those of another model.
         """
         assert parameter is not None
         importance = None if sensitivities is None else sensitivities.of(name, tuple(parameter.shape))
-        return cls(parameter.detach(), spec, op_type, name, seed, importance)
+        return cls(parameter.detach(), spec, op_type, name, seed, importance, mask)
 
     def run(self) -> Found:
         """Cluster the weight here.
@@ -66,7 +68,13 @@ class Job(_Portable):
         """
         try:
             return palettize(
-                self.tensor, self.spec, self.op_type, name=self.name, seed=self.seed, importance=self.importance
+                self.tensor,
+                self.spec,
+                self.op_type,
+                name=self.name,
+                seed=self.seed,
+                importance=self.importance,
+                mask=self.mask,
             )
         except (TooSmallError, BlockSizeError) as error:
             return error

@@ -24,11 +24,13 @@ from graphpress.palettization.forms import fake_forms
 from graphpress.palettization.installing import install, installable
 from graphpress.palettization.jobs import Job
 from graphpress.palettization.learning import trained_parameters
+from graphpress.palettization.pruned import check_pruned, mask_of
 from graphpress.palettization.sensitivities import Sensitivities
 from graphpress.palettization.training import PalettizationTraining, Placed
 from graphpress.palettization.working import clustered
 from graphpress.passes.configs import KMeansPalettizerConfig
 from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
+from graphpress.pruning.restoring import with_masked_floats
 from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of
 from graphpress.weight_plan import plan_weights
 
@@ -97,10 +99,14 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 "the model is what a KMeansPalettizer prepared; pass the one it finalized, or the original"
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
-        model = _copy_of(self.model) if copy else self.model
+        model = with_masked_floats(_copy_of(self.model) if copy else self.model)
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
         planned = plan_weights(model, self.config, run, PalettizationWarning)
-        jobs = (Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities) for each in planned)
+        check_pruned(planned)
+        jobs = (
+            Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, mask_of(each))
+            for each in planned
+        )
         found = [*clustered(jobs, num_workers, executor)]
         for weight, palettized in installable(planned, found, leave_indivisible):
             install(weight, palettized)
@@ -299,6 +305,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 form.op_type,
                 self._seed,
                 self._sensitivities,
+                form.mask(module),
             )
             for path, module, form in once.values()
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from graphpress.backends.coreai import register
 from graphpress.compressed_module import set_form
@@ -24,7 +24,7 @@ def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     register()
     copied = PrunedModel(prepared)
     mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, nn.Parameter] = {}
     dense: dict[int, nn.Parameter] = {}
     for path, module, form in copied.places:
         mask, name = copied.mask(form), form.qualified_name(path)
@@ -34,11 +34,13 @@ def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
                 dense[id(mask)] = nn.Parameter(mapped(name, pruned), requires_grad=False)
             module._parameters[form.name] = dense[id(mask)]
             continue
+        parameter = module._parameters.pop(form.name)
+        assert parameter is not None
         if id(mask) not in kept:
-            kept[id(mask)] = pruned[mask]
-        module._buffers[f"{form.name}_{VALUES}"] = mapped(f"{name}_{VALUES}", kept[id(mask)])
+            values = mapped(f"{name}_{VALUES}", pruned[mask])
+            kept[id(mask)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        module._parameters[f"{form.name}_{VALUES}"] = kept[id(mask)]
         module._buffers[f"{form.name}_{MASK}"] = mapped(f"{name}_{MASK}", mask)
-        del module._parameters[form.name]
         set_form(module, form.name, StoredSparse(form.name))
     for parameter in copied.model.parameters():
         parameter.grad = None

@@ -83,7 +83,7 @@ class StoredSparse(ParameterForm):
     """A parameter that exists only as its kept elements and their mask, expanded by the op that Core AI stores.
 
     Attributes:
-        name: of the parameter; its buffers are ``<name>_nonzero_data`` and ``<name>_mask``.
+        name: of the parameter; there is a parameter ``<name>_nonzero_data`` and a buffer ``<name>_mask``.
     """
 
     name: str

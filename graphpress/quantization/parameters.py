@@ -16,6 +16,7 @@ from graphpress.ir.types import TensorType
 from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
+from graphpress.passes.quantization.weights import dense_weight
 from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
@@ -69,8 +70,7 @@ class AttachParameters(Pass):
 def _constants(
     node: Node, quantizer: FakeQuantizeImplBase, rewriter: Rewriter, context: PassContext
 ) -> dict[str, object]:
-    value = node.operands["input"]
-    data = value.constant.tensor if value.constant is not None else None
+    data = dense_weight(node.operands["input"])
     with torch.no_grad():
         qparams = quantizer.qparams(data)
     if qparams is None:

@@ -88,10 +88,15 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         self._check_unprepared()
         from graphpress.palettization.restoring import with_tables  # palettization builds on this package
+        from graphpress.pruning.restoring import with_kept_elements  # and so does pruning
 
         execution = _execution(self._config)
         prepared = execution.prepare(
-            with_tables(self._model), example_inputs, dynamic_shapes, no_grad=export_with_no_grad, copy=copy
+            with_kept_elements(with_tables(self._model)),
+            example_inputs,
+            dynamic_shapes,
+            no_grad=export_with_no_grad,
+            copy=copy,
         )
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         count_from_zero(prepared)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from graphpress.ir import reference
@@ -31,6 +31,14 @@ class QuantizedTables:
     scale: Tensor
     zero_point: Tensor | None
     minval: Tensor | None
+
+    def with_zero(self) -> QuantizedTables:
+        """The same scalar tables with one more entry, zero, in ascending order. There is no minimum value."""
+        zero = torch.zeros_like(self.values[:, :1])
+        code = zero if self.zero_point is None else zero + self.zero_point.reshape(-1, 1, 1)
+        values, order = torch.cat([self.values, zero], 1).sort(1)
+        codes = torch.cat([self.codes.float(), code], 1).gather(1, order).to(self.codes.dtype)
+        return evolve(self, codes=codes, values=values)
 
 
 @frozen

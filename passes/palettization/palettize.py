@@ -17,7 +17,7 @@ from graphpress.passes.palettization.layout import Layout, channel_magnitudes, l
 from graphpress.passes.palettization.quantized_tables import nearest_entries, scalar_tables, vector_tables
 from graphpress.passes.palettization.storing import HALF_BITS, entry_grid, plain_weight, quantized_weight
 from graphpress.passes.palettization.weight import PalettizedWeight
-from graphpress.passes.specs import PalettizationSpec
+from graphpress.passes.specs import PalettizationSpec, QuantizationFormulation
 
 
 def palettize(
@@ -28,6 +28,7 @@ def palettize(
     name: str = "weight",
     seed: int = 0,
     importance: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> PalettizedWeight:
     """Cluster a weight and store it as indices into tables.
 
@@ -43,9 +44,12 @@ def palettize(
         seed: of vector clustering; scalar clustering draws nothing.
         importance: how much the squared error of each element counts, not negative, of a shape that expands to the
             weight's.
+        mask: true for the elements that a pruned weight keeps, of its shape. The others are zeros, which stay exact:
+            one entry of each table is zero, and the others are found for the kept elements.
 
     Raises:
-        PalettizationError: for values that are not finite, tensors without elements, or dtypes that are not floating.
+        PalettizationError: for values that are not finite, tensors without elements, dtypes that are not floating, and
+            for pruned weights where tables cannot hold a zero beside what they are for.
         TooSmallError: for fewer values than a table has entries.
         AxisError, BlockSizeError: when the weight cannot be cut as the spec says.
     """
@@ -56,8 +60,13 @@ def palettize(
             f"{name} of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it "
             "is it takes less space"
         )
+    if mask is not None:
+        _check_zero(spec, name)
+        kept = mask.detach().cpu().float()
+        importance = kept if importance is None else importance.detach().cpu().float() * kept
     find = _scalars if layout.width == 1 else _vectors
-    return _on_device(find(_cut(tensor, importance, spec, layout), spec, layout, seed, tensor.dtype), tensor.device)
+    cut = _cut(tensor, importance, spec, layout, mask is not None)
+    return _on_device(find(cut, spec, layout, seed, tensor.dtype), tensor.device)
 
 
 def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_type: str = "linear") -> Tensor:
@@ -82,14 +91,16 @@ class _Cut:
         rows: the elements of each table, see `Layout.rows`; of the weight's dtype, or float32 where they are scaled.
         counts: how much the error of each entry counts, float32 [tables, per_table], or None.
         channel_scale: what the weight was divided by, or None.
+        has_zeros: whether an entry of each table is to be zero.
     """
 
     rows: Tensor
     counts: Tensor | None
     channel_scale: Tensor | None
+    has_zeros: bool = False
 
 
-def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout) -> _Cut:
+def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout, has_zeros: bool) -> _Cut:
     weight = tensor.detach().cpu()
     counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
     channel_scale = None
@@ -102,17 +113,24 @@ def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, lay
     row_counts = None if counts is None else layout.rows(counts)
     if row_counts is not None and layout.width > 1:
         row_counts = row_counts.mean(-1)  # the entries of a vector are moved together
-    return _Cut(rows, row_counts, channel_scale)
+    return _Cut(rows, row_counts, channel_scale, has_zeros)
 
 
 def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
     """Scalar clustering, which draws nothing, so the seed says nothing."""
+    entries = spec.n_clusters - cut.has_zeros
     if spec.lut_qspec is None:
-        clusters = cluster_groups(cut.rows, spec.n_clusters, cut.counts, _snap_to(dtype))
+        clusters = cluster_groups(cut.rows, entries, cut.counts, _snap_to(dtype))
         tables = torch.from_numpy(clusters.centroids)[..., None]
-        indices = layout.indices(torch.from_numpy(clusters.indices))
+        if cut.has_zeros:
+            tables = torch.cat([tables, torch.zeros_like(tables[:, :1])], 1).sort(1).values
+            indices = layout.indices(nearest_entries(cut.rows, tables))
+        else:
+            indices = layout.indices(torch.from_numpy(clusters.indices))
         return plain_weight(indices, tables, cut.channel_scale, spec, layout, dtype)
-    quantized = scalar_tables(cut.rows, spec.n_clusters, cut.counts, entry_grid(spec, dtype))
+    quantized = scalar_tables(cut.rows, entries, cut.counts, entry_grid(spec, dtype))
+    if cut.has_zeros:
+        quantized = quantized.with_zero()
     indices = layout.indices(nearest_entries(cut.rows, quantized.values))
     return quantized_weight(indices, quantized, cut.channel_scale, spec, layout, dtype)
 
@@ -143,6 +161,19 @@ def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
     if dtype in (torch.float32, torch.float64):
         return None
     return lambda tables: torch.from_numpy(tables).to(dtype).float().numpy()
+
+
+def _check_zero(spec: PalettizationSpec, name: str) -> None:
+    """Refuse tables that cannot hold an exact zero, or whose entries are more than one number."""
+    if spec.cluster_dim > 1:
+        raise PalettizationError(
+            f"{name} is pruned, and zeros are single elements; cluster_dim is {spec.cluster_dim}, accepted: 1"
+        )
+    if spec.lut_qspec is not None and spec.lut_qspec.qformulation is QuantizationFormulation.MINVAL:
+        raise PalettizationError(
+            f"{name} is pruned, and codes that count from a minimum value have none for zero; qformulation of "
+            "lut_qspec: accepted is 'zp'"
+        )
 
 
 def _check(tensor: Tensor, name: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from attrs import evolve
+from torch import Tensor
 
+from graphpress.ir import reference
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.types import TensorType
 from graphpress.passes.specs import (
@@ -38,14 +40,46 @@ def is_weight(node: Node, operand: str, value: Value) -> bool:
 
 
 def is_compressed(value: Value) -> bool:
-    """True when `value` is a stored form of fewer bits, expanded."""
+    """True when `value` is a stored form of fewer bits, expanded. Kept elements of a pruned weight are not, as long as
+    they are floats themselves.
+    """
     node = value.node
     while node is not None:
         if node.op.dialect == "quant" and node.op.name != "quant.fake_quantize":
+            return sparse_parts(node.result) is None
+        first = next(node.operand_values(), None)
+        node = None if first is None else first[2].node
+    return False
+
+
+def sparse_parts(value: Value) -> tuple[Value, Value] | None:
+    """The kept elements and the mask of a pruned weight in floats; None for anything else."""
+    if value.node is None or value.node.op.name != "quant.sparse_to_dense":
+        return None
+    values, mask = value.node.operands["values"], value.node.operands["mask"]
+    is_wide = values.tensor_type.dtype.is_floating and values.tensor_type.dtype.bits >= 16
+    return (values, mask) if is_wide and not is_compressed(values) else None
+
+
+def is_sparse(value: Value) -> bool:
+    """True when `value` is a pruned weight in floats, expanded, or made of one."""
+    node = value.node
+    while node is not None:
+        if sparse_parts(node.results[0]) is not None:
             return True
         first = next(node.operand_values(), None)
         node = None if first is None else first[2].node
     return False
+
+
+def dense_weight(value: Value) -> Tensor | None:
+    """The data of a weight that is a constant, or the kept elements of a pruned one; None where it is computed."""
+    if value.constant is not None:
+        return value.constant.tensor
+    values, mask = (part.constant for part in sparse_parts(value) or (value, value))
+    if values is None or mask is None:
+        return None
+    return reference.sparse_to_dense(values.tensor, mask.tensor)
 
 
 def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[int, ...]:

@@ -131,10 +131,6 @@ REASONS = {
         lambda b: norm(b, b.op("aten.linear", b.input("x", (2, 3, 8)), b.constant("w", random(5, 8)))),
         "normalizes axis 1, the features of linear are on the last axis",
     ),
-    "sparse weight": (
-        lambda b: norm(b, b.op("aten.conv2d", image(b), stored_weight(b, random(4, 4, 3, 3), 0, "sparse"))),
-        "stored as quant.sparse_to_dense",
-    ),
     "weight of the model's own making": (
         lambda b: norm(b, b.op("aten.conv2d", image(b), b.input("weight", (4, 4, 3, 3)))),
         "weight of conv2d is computed by the model",

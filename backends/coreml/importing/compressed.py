@@ -59,6 +59,35 @@ def _sparse_to_dense(reader: MilReader, op: Any) -> Value:
     return reader.emit("quant.sparse_to_dense", values=values, mask=mask)
 
 
+@translates("constexpr_sparse_blockwise_shift_scale")
+def _sparse_shift_scale(reader: MilReader, op: Any) -> tuple[Value, ...]:
+    """Mask and kept elements, of codes that are expanded in their places."""
+    mask, scale = reader.value(op.data_mask), reader.value(op.scale)
+    values = reader.value(op.nonzero_data)
+    zero = {} if op.offset is None else {"zero_point": reader.value(op.offset)}
+    codes = reader.emit("quant.sparse_to_dense", values=values, mask=mask)
+    attributes = {"dtype": values.tensor_type.dtype, "output_dtype": scale.tensor_type.dtype}
+    dense = reader.emit("quant.blockwise_shift_scale", attributes, input=codes, scale=scale, **zero)
+    return mask, _kept(reader, dense, op)
+
+
+@translates("constexpr_lut_to_sparse")
+def _lut_to_sparse(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """Mask and kept elements, of indices that are looked up in their places."""
+    lut = reader.value(op.lut)
+    if lut.tensor_type.shape[-1] != 1:
+        return reader.opaque(op)
+    mask, indices = reader.value(op.indices_mask), reader.value(op.indices_nonzero_data)
+    places = reader.emit("quant.sparse_to_dense", values=indices, mask=mask)
+    return mask, _kept(reader, reader.emit("quant.lut_to_dense", indices=places, lut=lut), op)
+
+
+def _kept(reader: MilReader, dense: Value, op: Any) -> Value:
+    count = int(op.outputs[1].shape[0])
+    mask = reader.value(op.data_mask if op.op_type.endswith("scale") else op.indices_mask)
+    return reader.emit("quant.kept_elements", {"count": count}, input=dense, mask=mask)
+
+
 @translates("constexpr_cast")
 def _cast(reader: MilReader, op: Any) -> Value:
     return reader.emit("aten._to_copy", {"dtype": DType.FLOAT32}, self=reader.value(op.source_val))
