@@ -171,7 +171,7 @@ KEPT_ELEMENTS = register_op(
     OpDef(
         "quant.kept_elements",  # the inverse of sparse_to_dense; how many there are is told by `count`
         _parameters("input mask", count=REQUIRED),
-        evaluate=lambda input, mask, *, count: reference.kept_elements(input, mask),
+        evaluate=lambda input, mask, *, count: input[mask.bool()],
         infer=lambda types, attributes: [TensorType(types["input"].dtype, [attributes["count"]])],
     )
 )
@@ -232,9 +232,10 @@ SCALE_KEPT = register_op(
     OpDef(
         "fold.scale_kept",
         _parameters("values mask factor", axis=REQUIRED, groups=1),
-        evaluate=lambda values, mask, factor, *, axis, groups=1: reference.scale_kept(
-            values, mask, factor, axis, groups
-        ),
+        # The kept elements of what `scale_axis` makes of the dense weight.
+        evaluate=lambda values, mask, factor, *, axis, groups=1: reference.scale_axis(
+            reference.sparse_to_dense(values, mask), factor, axis, groups
+        )[mask.bool()],
         infer=lambda types, attributes: [types["values"]],
     )
 )

@@ -219,11 +219,6 @@ def sparse_to_dense(values: Tensor, mask: Tensor) -> Tensor:
     return dense.masked_scatter(mask.bool(), values)
 
 
-def kept_elements(dense: Tensor, mask: Tensor) -> Tensor:
-    """The elements of `dense` where `mask` is true, 1-D in row-major order."""
-    return dense[mask.bool()]
-
-
 def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The least and greatest element of each block.
 
@@ -358,11 +353,6 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
     shape = [1] * data.ndim
     shape[axis] = -1
     return (data * factor.reshape(shape)).to(data.dtype)
-
-
-def scale_kept(values: Tensor, mask: Tensor, factor: Tensor, axis: int, groups: int = 1) -> Tensor:
-    """The kept elements of ``scale_axis(sparse_to_dense(values, mask), factor, axis, groups)``."""
-    return scale_axis(sparse_to_dense(values, mask), factor, axis, groups)[mask.bool()]
 
 
 def input_shift_bias(weight: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:
