@@ -19,6 +19,7 @@ from graphpress.ir.collector import holding_collector
 from graphpress.ir.dtypes import DType
 from graphpress.ir.emitted_module import EmittedModule, pytree_codegen
 from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
+from graphpress.ir.lazy_copy import lazy_copy
 from graphpress.ir.ops import Trait, lookup_op
 from graphpress.ir.source_locations import location_meta
 from graphpress.ir.tree_specs import load_spec
@@ -44,7 +45,7 @@ def to_graph_module(
         graph: what to emit; it is not changed.
         module_for: asked about every node; to let a submodule stand for the node, it returns its qualified name, the
             module, and the values to call it with.
-        copy_constants: give the module its own tensors; otherwise it shares them with `graph`.
+        copy_constants: give the module its own tensors, whose memory is taken on the first write; otherwise it shares them with `graph`.
     """
     return _Emitter(graph, copy_constants).emit(module_for or (lambda node: None))
 
@@ -289,9 +290,9 @@ def _owned(constant: Constant, copy: bool) -> torch.Tensor:
     tensor = constant.tensor
     if constant.kind != "parameter":
         tensor = tensor.detach() if isinstance(tensor, nn.Parameter) else tensor
-        return tensor.detach().clone() if copy else tensor
+        return lazy_copy(tensor) if copy else tensor
     if copy:
-        tensor = tensor.detach().clone()
+        tensor = lazy_copy(tensor)
     elif isinstance(tensor, nn.Parameter):
         return tensor
     return nn.Parameter(tensor, requires_grad=constant.is_trainable)

@@ -79,11 +79,22 @@ class ConstantExpression(nn.Module):
     def _quantizers(self) -> Sequence[FakeQuantizeImplBase]:
         return list(self.quantizers)  # type: ignore[arg-type]
 
-    def _apply(self, *args: Any, **kwargs: Any) -> ConstantExpression:
+    def forget(self) -> None:
+        """Drop the result that is kept."""
         self._value.forget()
+
+    def _apply(self, *args: Any, **kwargs: Any) -> ConstantExpression:
+        self.forget()
         super()._apply(*args, **kwargs)
         return self
 
     def extra_repr(self) -> str:
         """The ops, in order."""
         return " -> ".join(step.op.short_name for step in self.steps)
+
+
+def forget_results(model: nn.Module) -> None:
+    """Drop what the constant expressions of `model` keep; each is computed again when it is next read."""
+    for module in model.modules():
+        if isinstance(module, ConstantExpression):
+            module.forget()

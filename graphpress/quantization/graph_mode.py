@@ -24,6 +24,7 @@ from graphpress.quantization.calibration_report import refuse_dynamic
 from graphpress.quantization.capture import capture
 from graphpress.quantization.coreml_form import emit_for_coreml
 from graphpress.quantization.execution import Execution
+from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_prepared
 from graphpress.quantization.parameters import AttachParameters, read_back
@@ -82,6 +83,7 @@ class GraphExecution(Execution):
         assert self.graph is not None
         assert isinstance(prepared, fx.GraphModule)
         warn_when_unrefined(prepared, self.config)
+        forget_results(prepared)  # they would lie in memory beside the weights that are stored now
         graph = self.graph.clone()
         read_back(graph, prepared)
         quantizers = {quantizer.name: quantizer for quantizer in quantizers_of(prepared)}
