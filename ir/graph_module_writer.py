@@ -45,7 +45,8 @@ def to_graph_module(
         graph: what to emit; it is not changed.
         module_for: asked about every node; to let a submodule stand for the node, it returns its qualified name, the
             module, and the values to call it with.
-        copy_constants: give the module its own tensors, whose memory is taken on the first write; otherwise it shares them with `graph`.
+        copy_constants: give the module its own tensors, whose memory is taken on the first write; otherwise it
+            shares them with `graph`.
     """
     return _Emitter(graph, copy_constants).emit(module_for or (lambda node: None))
 

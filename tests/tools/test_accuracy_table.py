@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from graphpress.tools.bench import accuracy_table
-from graphpress.tools.bench.accuracy_table import METHODS, OPTIONS, SETTINGS, Method, main
+from graphpress.tools.bench.accuracy_table import CALCULATORS, METHODS, OPTIONS, SETTINGS, Method, main
 
 
 def rows(text: str) -> dict[tuple[str, str], list[float]]:
@@ -43,4 +43,17 @@ def test_other_techniques_add_rows(monkeypatch):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_setting_has_rows(setting):
     options = {method.option for method in METHODS if method.setting == setting}
-    assert options == ({"as it is"} if setting == "best" else set(OPTIONS))
+    calculators = set(CALCULATORS) if setting in ("W8A8", "W4A8") else set()
+    assert options == ({"as it is"} if setting == "best" else set(OPTIONS) | calculators)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["conv_net", "transformer"])
+def test_the_preset_best_is_no_worse_than_the_default(model):
+    arguments = ["--model", model, "--setting", "W8A8", "--setting", "best"]
+    result = CliRunner().invoke(main, [*arguments, "--option", "to nearest", "--option", "as it is"])
+    found = rows(result.stdout)
+    accuracy, logits = found["best", "as it is"][:2]
+    default_accuracy, default_logits = found["W8A8", "to nearest"][:2]
+    assert logits > default_logits
+    assert accuracy >= default_accuracy

@@ -6,7 +6,7 @@ Every row is a `Method`, every column a figure of a `Subject`; append to `METHOD
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -92,6 +92,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "GPTQ, bias correction": {"weight_rounding": "gptq", "bias_correction": "empirical"},
     "adaptive, bias correction": {"weight_rounding": "adaptive", "bias_correction": "empirical"},
 }
+CALCULATORS: dict[str, dict[str, dict[str, str]]] = {
+    "ranges from histograms": {"activations": {"qparam_calculator_cls": "histogram"}},
+    "asymmetric, from histograms": {"activations": {"qparam_calculator_cls": "histogram", "qscheme": "asymmetric"}},
+    "ranges from percentiles": {"activations": {"qparam_calculator_cls": "percentile"}},
+    "weights of least error": {"weights": {"qparam_calculator_cls": "mse"}},
+}
 SETTINGS: dict[str, Callable[[], QuantizerConfig]] = {
     "W8A8": QuantizerConfig.presets.w8a8,
     "W8A8 per tensor": lambda: _per_tensor(QuantizerConfig.presets.w8a8()),
@@ -105,6 +111,26 @@ def _per_tensor(config: QuantizerConfig) -> QuantizerConfig:
     spec = evolve(config.global_config.op_state_spec["weight"], granularity="per_tensor")
     config.global_config.op_state_spec = {"weight": spec}
     return config
+
+
+def _with_calculators(
+    make: Callable[[], QuantizerConfig], activations: Mapping[str, str] = {}, weights: Mapping[str, str] = {}
+) -> Callable[[], QuantizerConfig]:
+    """`make` with other calculators or schemes for all of its activations or weights."""
+
+    def made() -> QuantizerConfig:
+        config = make()
+        module = config.global_config
+        module.op_input_spec = _changed(module.op_input_spec, activations)
+        module.op_output_spec = _changed(module.op_output_spec, activations)
+        module.op_state_spec = _changed(module.op_state_spec, weights)
+        return config
+
+    return made
+
+
+def _changed(specs: Mapping[Any, Any] | None, changes: Mapping[str, str]) -> dict[Any, Any] | None:
+    return None if specs is None else {key: evolve(spec, **changes) for key, spec in specs.items()}
 
 
 def quantized(make: Callable[[], QuantizerConfig], options: dict[str, Any]) -> Callable[..., nn.Module]:
@@ -128,6 +154,10 @@ METHODS: list[Method] = [
     Method(setting, option, quantized(make, options))
     for setting, make in SETTINGS.items()
     for option, options in (OPTIONS.items() if setting != "best" else [("as it is", {})])
+] + [
+    Method(setting, option, quantized(_with_calculators(SETTINGS[setting], **changes), {}))
+    for setting in ("W8A8", "W4A8")
+    for option, changes in CALCULATORS.items()
 ]
 
 

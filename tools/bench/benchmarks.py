@@ -7,7 +7,7 @@ from typing import Any
 
 from graphpress.tools.bench.comparison import Benchmark
 
-QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "conv_bn_relu_chain")
+QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "vit_small", "gpt")
 TRAINED_MODELS = ("mobilenet_v2", "vit_small")
 CHAIN_BLOCKS = (200, 2000)
 PALETTE_SETTINGS = {
