@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from graphpress.quantization import ModuleQuantizerConfig, Quantizer, QuantizerConfig
+from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.tools.digits import NETWORKS, accuracy, digits, load_trained, train
 
 PRESETS = QuantizerConfig.presets
@@ -71,3 +71,52 @@ def test_training_at_four_bit_weights_and_eight_bit_activations_holds_the_bar_of
     bar = held_out(load_trained(network)) - 0.0034
     assert held_out(prepared) >= bar
     assert held_out(quantizer.finalize()) >= bar
+
+
+# training at four bits
+
+
+def four_bits():
+    activation = QuantizationSpec(dtype="int4", fake_quantize_cls="learnable")
+    weight = QuantizationSpec(dtype="int4", granularity="per_channel", fake_quantize_cls="learnable")
+    return QuantizerConfig(
+        global_config=ModuleQuantizerConfig(
+            op_input_spec={"*": activation}, op_output_spec={"*": activation}, op_state_spec={"weight": weight}
+        )
+    )
+
+
+def trained_at_four_bits(mode, **training):
+    """What calibration loses, the share of it that two epochs regain, and what was trained."""
+    quantizer, prepared = calibrated("conv_net", four_bits(), mode)
+    before, whole = held_out(prepared), held_out(load_trained("conv_net"))
+    torch.manual_seed(0)
+    with quantizer.training_mode():
+        train(prepared, epochs=2, after_step=quantizer.step, **training)
+    return whole - before, (held_out(prepared) - before) / (whole - before), quantizer
+
+
+def test_two_epochs_at_four_bits_regain_nine_tenths_of_what_calibration_loses():
+    # There is little to regain: five of 897 images, of which single seeds miss up to two.
+    lost, regained, quantizer = trained_at_four_bits("graph", learning_rate=1e-3)
+    assert lost > 0.005
+    assert regained >= 0.9
+    assert held_out(quantizer.finalize()) >= held_out(load_trained("conv_net")) - 0.1 * lost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_two_epochs_regain_most_where_calibration_loses_a_sixth_of_the_images(seed):
+    lost, regained, _ = trained_at_four_bits("eager", learning_rate=7e-3, batch=8, seed=seed)
+    assert lost > 0.15
+    assert regained > 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_training_at_four_bits_repeats_bit_for_bit_by_seed(mode):
+    first, second, other = (
+        trained_at_four_bits(mode, learning_rate=1e-3, seed=seed)[2].prepared_model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
