@@ -29,6 +29,7 @@ COMMANDS = {
     "repro": "graphpress.tools.passctl.repro:repro",
     "run": "graphpress.tools.passctl.run:run",
     "verify": "graphpress.tools.passctl.verify:verify",
+    "verify-artifact": "graphpress.tools.passctl.verify_artifact:verify_artifact",
 }
 
 _INTERRUPTED = 130

@@ -202,13 +202,24 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise ModelArgumentError(f"no file {str(path)!r}{_hint(path.name, path.parent)}")
     try:
-        with _without_code(), _without_logs():
-            return torch.export.load(path)
+        try:
+            return _loaded(path)
+        except Exception:
+            # The operators of finalized models are registered by a package that takes time to import.
+            from graphpress.backends import coreai
+
+            coreai.register()
+            return _loaded(path)
     except GraphpressError:
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelArgumentError(f"{path} is no exported program that can be loaded: {reason}") from error
+
+
+def _loaded(path: Path) -> torch.export.ExportedProgram:
+    with _without_code(), _without_logs():
+        return torch.export.load(path)
 
 
 @contextmanager

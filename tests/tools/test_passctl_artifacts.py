@@ -1,0 +1,130 @@
+"""Saved models in passctl, as installed: compared with the model they were made from, printed, and compared with each
+other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from graphpress import ExportBackend
+from graphpress.backends import coreai, coreml
+from graphpress.ir import from_module, parse_graph
+from tests.backends.features import IMAGE, compressed, network
+from tests.backends.test_every_feature import weights_of
+
+pytest.importorskip("coreai_torch")
+pytest.importorskip("coremltools")
+
+PASSCTL = Path(sys.executable).with_name("passctl")
+KINDS = ("aimodel", "mlpackage")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model in a `.pt2`, what it was saved as for both runtimes, inputs, and a model of the same layers."""
+    made = tmp_path_factory.mktemp("artifacts")
+    model = compressed("int8 tables with a scale per channel", "int8", ExportBackend.CoreAI)
+    coreai.convert(model, made / "m.aimodel", (IMAGE,))
+    coreml.convert(model, made / "m.mlpackage", (IMAGE,), target="iOS26")
+    torch.export.save(torch.export.export(model, (IMAGE,)), made / "m.pt2")
+    np.savez(made / "x.npz", input=IMAGE.flip(0).numpy())
+    with torch.no_grad():
+        next(buffer for name, buffer in model.named_buffers() if "scale" in name and buffer.numel() == 16).mul_(1.01)
+    torch.export.save(torch.export.export(model, (IMAGE,)), made / "other.pt2")
+    return made
+
+
+@pytest.fixture
+def passctl(folder):
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        plain = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [PASSCTL, *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=plain)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_artifact_holds_what_its_model_does(passctl, kind):
+    done = passctl("verify-artifact", f"m.{kind}", "--against", "m.pt2", "--inputs", "x.npz", "--json")
+    found = json.loads(done.stdout)
+    assert found["ok"]
+    assert found["problems"] == []
+    assert [each["same"] for each in found["weights"]] == [True] * 5
+    assert found["outputs"][0]["max_error"] <= 1e-5 or found["outputs"][0]["max_error_in_runtime_arithmetic"] <= 1e-5
+    counts = found["compressing"]
+    assert counts["artifact"] == counts["model"]
+    assert counts["model"] == {"blockwise_shift_scale": 5, "lut_to_dense": 5, "quantize": 6, "dequantize": 6}
+    assert found["operations"]["quantize"] == 6
+    sizes = found["weight_bytes"]
+    assert abs(sizes["artifact"] - sizes["model"]) < 1024
+    assert found["file_bytes"]["artifact"] <= found["file_bytes"]["accounted_for"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scale_that_differs_by_a_hundredth_is_found(passctl, kind):
+    done = passctl("verify-artifact", f"m.{kind}", "--against", "other.pt2", "--inputs", "x.npz", code=1)
+    assert done.stdout.endswith("problems\n") or done.stdout == "1 problem\n"
+    assert "is not in the artifact, bit for bit" in done.stderr
+    assert "MISMATCH" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_artifact_that_lost_its_compression_is_found(passctl, folder):
+    tables = compressed("int8 tables", None, ExportBackend.CoreAI, norm=False)
+    torch.export.save(torch.export.export(tables, (IMAGE,)), folder / "tables.pt2")
+    floats = network(norm=False)  # the very floats that the tables stand for
+    layers = [layer for layer in floats if hasattr(layer, "weight")]
+    with torch.no_grad():
+        for layer, weight in zip(layers, weights_of(from_module(tables, (IMAGE,))), strict=True):
+            layer.weight.copy_(weight)
+    coreai.convert(floats, folder / "floats.aimodel", (IMAGE,))
+    done = passctl("verify-artifact", "floats.aimodel", "--against", "tables.pt2", "--json", code=1)
+    found = json.loads(done.stdout)
+    assert all(each["same"] for each in found["weights"])
+    assert found["outputs"][0]["ok"]
+    assert len(found["problems"]) == 3
+    assert "0 ops lut_to_dense, but the model has 5" in found["problems"]
+    assert "bytes, but the model's take" in found["problems"][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_artifacts_are_printed_and_compared_like_any_model(passctl, kind):
+    graph = parse_graph(passctl("dump", f"m.{kind}").stdout)
+    assert sum(node.op.name == "quant.blockwise_shift_scale" for node in graph.nodes) == 5
+    passctl("diff", f"m.{kind}", f"m.{kind}")
+    assert passctl("diff", f"m.{kind}", "m.pt2", code=1).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_truncated_or_damaged_artifact_is_an_error_of_ours(passctl, folder, kind, tmp_path):
+    path = tmp_path / f"m.{kind}"
+    files = ["main.mlirb"] if kind == "aimodel" else ["Data/com.apple.CoreML/weights/weight.bin"]
+    for name in files:
+        for spoil in (lambda data: data[: len(data) // 2], lambda data: data[:40] + b"\xff" * 40 + data[80:]):
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(folder / f"m.{kind}", path)
+            (path / name).write_bytes(spoil((path / name).read_bytes()))
+            done = passctl("verify-artifact", str(path), "--against", "m.pt2", code=2)
+            assert done.stdout == ""
+            assert "Traceback" not in done.stderr
+            assert path.name in done.stderr
+
+
+def test_what_is_no_artifact_is_told(passctl):
+    done = passctl("verify-artifact", "m.pt2", "--against", "m.pt2", code=2)
+    assert "'m.pt2' names no artifact; accepted: an .aimodel or an .mlpackage" in done.stderr
+    assert passctl("verify-artifact", "missing.aimodel", "--against", "m.pt2", code=2).stdout == ""

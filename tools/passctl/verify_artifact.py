@@ -1,0 +1,69 @@
+"""`passctl verify-artifact`: does a saved model compute and hold what the model it was made from does?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from graphpress.tools.passctl import console
+from graphpress.tools.passctl.arguments import command, input_options, model_argument
+
+if TYPE_CHECKING:
+    from graphpress.tools.passctl.artifacts import ArtifactVerdict
+
+
+@command(
+    "verify-artifact",
+    "passctl verify-artifact out.aimodel --against finalized.pt2",
+    "passctl verify-artifact model.mlpackage --against model.pt2 --inputs x.npz --json",
+)
+@model_argument("artifact")
+@click.option(
+    "--against", required=True, metavar="MODEL", help="The model that was converted: a MODEL, such as a .pt2."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-5,
+    show_default=True,
+    help="Largest accepted difference of an output, in units of that output's range.",
+)
+@input_options
+@click.pass_context
+def verify_artifact(
+    ctx: click.Context,
+    artifact: str,
+    against: str,
+    tolerance: float,
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compare a saved ARTIFACT, an .aimodel or an .mlpackage, with the model it was made from.
+
+    Outputs: an .aimodel is executed by its runtime, the program of an .mlpackage is read back and evaluated. Weights:
+    each has to be in the file bit for bit, once unpacked. Operators that unpack weights and quantize activations: no
+    fewer than the model has. Bytes: those that the stored constants account for, and no more than the model's own take.
+
+    Exit code 1 when something differs, 2 when the artifact is damaged or something else goes wrong.
+    """
+    from graphpress.tools.passctl.artifacts import verify
+    from graphpress.tools.passctl.models import resolve
+
+    verdict = verify(Path(artifact), resolve(against, inputs_file, input_shapes), tolerance)
+    if as_json:
+        console.print_json(verdict.data())
+    else:
+        _report(verdict)
+    ctx.exit(0 if verdict.ok else 1)
+
+
+def _report(verdict: ArtifactVerdict) -> None:
+    console.report(str(verdict.outputs))
+    console.report_table("", ("", "artifact", "model", ""), verdict.rows())
+    for problem in verdict.problems:
+        console.report(problem)
+    problems = len(verdict.problems)
+    console.print_text("ok" if verdict.ok else f"{problems} problem{'s' if problems > 1 else ''}")
