@@ -73,6 +73,48 @@ def _value(context: Any, argument: Any) -> Any:
     return waiting[argument] if argument in waiting else context[argument]
 
 
+class _Constant:
+    """An array in place of a value of the program."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.val = array
+
+
+class _Waiting:
+    """What the context of coremltools' front end is for here: tables that wait for their scale."""
+
+
+def builder(name: str) -> _Builder:
+    """A builder of ops at the place where coremltools builds now, for `sparse_weight` and its like."""
+    return _Builder(_Waiting(), name)
+
+
+def quantized_weight(build: _Builder, codes: Any, scale: Any, zero_point: Any, dtype: str) -> Any:
+    """Codes of 4 or 8 bits with their scale, of the rank of the weight."""
+    number = next((number for number, each in _CODE_DTYPES.items() if str(each) == f"torch.{dtype}"), None)
+    zero = None if zero_point is None else _Constant(zero_point)
+    return _shift_scale(build, _Constant(codes), _Constant(scale), zero, None, number, None)
+
+
+def sparse_weight(build: _Builder, values: Any, mask: Any) -> Any:
+    """Kept elements and where they stand."""
+    return _sparse_to_dense(build, _Constant(values), _Constant(mask))
+
+
+def palettized_weight(build: _Builder, indices: Any, lut: Any, axis: int, scale: Any, zero_point: Any) -> Any:
+    """Indices into tables, with what their entries are scaled by, or None."""
+    name = build.name
+    if scale is not None:
+        build.name = f"{name}_table"
+    looked_up = _lut_to_dense(build, _Constant(indices), _Constant(lut), axis)
+    if scale is None:
+        return looked_up
+    table = looked_up if looked_up is not None else build.context.__dict__["_graphpress_tables"][build.name]
+    build.name = name
+    zero = None if zero_point is None else _Constant(zero_point)
+    return _shift_scale(build, table, _Constant(scale), zero, None, None, None)
+
+
 class _Table:
     """An integer table that waits for its scale."""
 
