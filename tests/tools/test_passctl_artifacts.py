@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 from graphpress import ExportBackend
 from graphpress.backends import coreai, coreml
 from graphpress.ir import from_module, parse_graph
+from graphpress.tools.passctl.main import cli
 from tests.backends.features import IMAGE, compressed, network
 from tests.backends.test_every_feature import weights_of
 
@@ -43,21 +45,36 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def passctl(folder):
-    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def installed(folder):
+    """Runs the console script."""
+
+    def run(*arguments: str) -> str:
         plain = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [PASSCTL, *arguments]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=plain)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def passctl(folder, monkeypatch):
+    """Runs the same in this process, which spares the imports."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, list(arguments))
+        assert result.exit_code == code, result.output
+        return result
 
     return run
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_artifact_holds_what_its_model_does(passctl, kind):
-    done = passctl("verify-artifact", f"m.{kind}", "--against", "m.pt2", "--inputs", "x.npz", "--json")
-    found = json.loads(done.stdout)
+def test_an_artifact_holds_what_its_model_does(installed, kind):
+    done = installed("verify-artifact", f"m.{kind}", "--against", "m.pt2", "--inputs", "x.npz", "--json")
+    found = json.loads(done)
     assert found["ok"]
     assert found["problems"] == []
     assert [each["same"] for each in found["weights"]] == [True] * 5
@@ -71,7 +88,6 @@ def test_an_artifact_holds_what_its_model_does(passctl, kind):
     assert found["file_bytes"]["artifact"] <= found["file_bytes"]["accounted_for"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_scale_that_differs_by_a_hundredth_is_found(passctl, kind):
     done = passctl("verify-artifact", f"m.{kind}", "--against", "other.pt2", "--inputs", "x.npz", code=1)
@@ -80,7 +96,6 @@ def test_a_scale_that_differs_by_a_hundredth_is_found(passctl, kind):
     assert "MISMATCH" in done.stderr
 
 
-@pytest.mark.slow
 def test_an_artifact_that_lost_its_compression_is_found(passctl, folder):
     tables = compressed("int8 tables", None, ExportBackend.CoreAI, norm=False)
     torch.export.save(torch.export.export(tables, (IMAGE,)), folder / "tables.pt2")
@@ -99,7 +114,6 @@ def test_an_artifact_that_lost_its_compression_is_found(passctl, folder):
     assert "bytes, but the model's take" in found["problems"][-1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_artifacts_are_printed_and_compared_like_any_model(passctl, kind):
     graph = parse_graph(passctl("dump", f"m.{kind}").stdout)
@@ -108,7 +122,6 @@ def test_artifacts_are_printed_and_compared_like_any_model(passctl, kind):
     assert passctl("diff", f"m.{kind}", "m.pt2", code=1).stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_truncated_or_damaged_artifact_is_an_error_of_ours(passctl, folder, kind, tmp_path):
     path = tmp_path / f"m.{kind}"
