@@ -129,6 +129,7 @@ def test_a_worker_that_dies_tells_its_last_words():
         benchmarks.eager(),
         benchmarks.training(),
         benchmarks.palettization(),
+        benchmarks.palettization(["edsr"], ["4 bits per tensor"]),
         benchmarks.growth(),
     ],
 )

@@ -35,6 +35,13 @@ MODEL_NAMES = sorted([*MODELS, "edsr"])
     help="Instead of a suite's own models; repeatable.",
 )
 @click.option("--blocks", multiple=True, type=click.IntRange(min=1), help="Chain lengths of the growth suite.")
+@click.option(
+    "--setting",
+    "settings",
+    multiple=True,
+    type=click.Choice(list(benchmarks.PALETTE_SETTINGS)),
+    help="Instead of all settings of the palettization suite; repeatable.",
+)
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Runs per side.")
 @click.option(
     "--side",
@@ -51,6 +58,7 @@ def main(
     suites: tuple[str, ...],
     models: tuple[str, ...],
     blocks: tuple[int, ...],
+    settings: tuple[str, ...],
     repeats: int,
     only: str,
     peer_growth: bool,
@@ -83,7 +91,7 @@ def main(
                 chosen = sides
                 if suite == "growth" and not peer_growth:
                     chosen = [side for side in sides if side.name == "ours"]
-                for benchmark in _benchmarks(suite, models, blocks):
+                for benchmark in _benchmarks(suite, models, blocks, settings):
                     comparison = compare(benchmark, chosen, repeats, say) if chosen else None
                     if comparison is not None:
                         print_comparison(console, comparison)
@@ -94,7 +102,9 @@ def main(
         json_file.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def _benchmarks(suite: str, models: tuple[str, ...], blocks: tuple[int, ...]) -> list[Benchmark]:
+def _benchmarks(
+    suite: str, models: tuple[str, ...], blocks: tuple[int, ...], settings: tuple[str, ...]
+) -> list[Benchmark]:
     if suite == "quantization":
         return benchmarks.quantization(models or benchmarks.QUANTIZED_MODELS)
     if suite == "eager":
@@ -102,7 +112,7 @@ def _benchmarks(suite: str, models: tuple[str, ...], blocks: tuple[int, ...]) ->
     if suite == "training":
         return benchmarks.training(models or benchmarks.TRAINED_MODELS)
     if suite == "palettization":
-        return [benchmark for model in models or ("edsr",) for benchmark in benchmarks.palettization(model)]
+        return benchmarks.palettization(models, settings)
     return benchmarks.growth(blocks or benchmarks.CHAIN_BLOCKS)
 
 

@@ -10,13 +10,21 @@ from graphpress.tools.bench.comparison import Benchmark
 QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "vit_small", "gpt")
 TRAINED_MODELS = ("mobilenet_v2", "vit_small")
 CHAIN_BLOCKS = (200, 2000)
-PALETTE_SETTINGS = {
+SCALAR_SETTINGS = {
     "4 bits per tensor": {"bits": 4},
+    "8 bits per tensor": {"bits": 8},
     "4 bits, groups of 16": {"bits": 4, "group": 16},
     "6 bits, groups of 16": {"bits": 6, "group": 16},
-    "8 bits per tensor": {"bits": 8},
-    "16 centroids of 2": {"bits": 4, "vector": 2},
 }
+VECTOR_SETTINGS = {
+    "16 centroids of 2": {"bits": 4, "vector": 2},
+    "256 centroids of 2": {"bits": 8, "vector": 2},
+    "16 centroids of 4": {"bits": 4, "vector": 4},
+    "256 centroids of 4": {"bits": 8, "vector": 4},
+}
+PALETTE_SETTINGS = SCALAR_SETTINGS | VECTOR_SETTINGS
+SCALAR_MODELS = ("resnet50", "gpt")
+VECTOR_MODEL = "edsr"
 
 
 def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[Benchmark]:
@@ -62,18 +70,33 @@ def training(models: Sequence[str] = TRAINED_MODELS, steps: int = 5) -> list[Ben
     ]
 
 
-def palettization(model: str = "edsr") -> list[Benchmark]:
-    """Return the palettization settings of interest on one model, each in its own process."""
+def palettization(models: Sequence[str] = (), settings: Sequence[str] = ()) -> list[Benchmark]:
+    """Return palettizations by model and setting, each in its own process.
+
+    Scalars are clustered on `SCALAR_MODELS` and vectors on `VECTOR_MODEL`, unless `models` says otherwise.
+    """
     benchmarks = []
-    for title, setting in PALETTE_SETTINGS.items():
+    chosen = settings or tuple(PALETTE_SETTINGS)
+    for model, title in _palettizations(models, chosen):
+        setting = PALETTE_SETTINGS[title]
         tasks = [
             # What compiles at first use compiles here, on a model that costs nothing.
             {"do": "palettize", "model": "small_transformer"} | setting,
             {"do": "palettize", "model": model, "label": "warm"} | setting,
         ]
-        ratio = (("warm", "finalized forward"), ("warm", "float forward beside finalized forward"))
-        benchmarks.append(Benchmark(f"palettization of {model}, {title}", [tasks], [ratio]))
+        ratios = [
+            (("warm", "prepare"), ("warm", "sort and assignment")),
+            (("warm", "finalized forward"), ("warm", "float forward beside finalized forward")),
+        ]
+        benchmarks.append(Benchmark(f"palettization of {model}, {title}", [tasks], ratios))
     return benchmarks
+
+
+def _palettizations(models: Sequence[str], settings: Sequence[str]) -> list[tuple[str, str]]:
+    if models:
+        return [(model, setting) for model in models for setting in settings]
+    scalars = [(model, setting) for model in SCALAR_MODELS for setting in settings if setting in SCALAR_SETTINGS]
+    return scalars + [(VECTOR_MODEL, setting) for setting in settings if setting in VECTOR_SETTINGS]
 
 
 def growth(blocks: Sequence[int] = CHAIN_BLOCKS) -> list[Benchmark]:

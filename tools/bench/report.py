@@ -33,7 +33,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     table.add_section()
     for measured in comparison.names("facts"):
         facts = [comparison.median("facts", side, measured) for side in sides]
-        table.add_row(_title(measured), *("-" if fact is None else f"{fact:.0f}" for fact in facts))
+        cells = ["-" if fact is None else f"{fact:.7g}" for fact in facts]
+        table.add_row(_title(measured), *cells, *_quotient(facts, 5))
     console.print(table)
     for side, errors in comparison.errors.items():
         for label, error in errors.items():
@@ -83,12 +84,12 @@ def _title(measured: Measured) -> str:
     return f"{name}, {label}"
 
 
-def _quotient(values: list[float | None]) -> list[str]:
+def _quotient(values: list[float | None], digits: int = 2) -> list[str]:
     if len(values) != 2:
         return []
     first, second = values
-    return [_times(second / first if first and second else None)]
+    return [_times(second / first if first and second else None, digits)]
 
 
-def _times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
+def _times(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}x"

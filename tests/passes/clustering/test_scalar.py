@@ -97,7 +97,7 @@ DISTRIBUTIONS = {
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-@pytest.mark.parametrize("k", [2, 16, 64])
+@pytest.mark.parametrize("k", [2, 16, 64, pytest.param(256, marks=pytest.mark.slow)])
 def test_adversarial_distributions_are_clustered_near_the_optimum(name, k):
     values = DISTRIBUTIONS[name].astype(np.float32)
     clusters = cluster_scalar(values, k)
