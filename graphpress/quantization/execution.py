@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -27,7 +29,14 @@ class Execution(ABC):
 
     @abstractmethod
     def prepare(
-        self, model: nn.Module, example_inputs: Any, dynamic_shapes: Any, *, no_grad: bool, copy: bool
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        dynamic_shapes: Any,
+        *,
+        no_grad: bool,
+        copy: bool,
+        leave_indivisible: bool,
     ) -> nn.Module:
         """The prepared model, in eval mode, every quantizer a submodule. Arguments are those of `Quantizer.prepare`.
 
@@ -41,3 +50,14 @@ class Execution(ABC):
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """The form of `prepared`, which stays as it is, that `backend` converts."""
+
+
+class WholeWeightsWarning(UserWarning):
+    """Weights that a config speaks of and that are left as they are."""
+
+
+def warn_of_whole_weights(left: Sequence[str]) -> None:
+    """Name the weights that a config speaks of and that are left as they are, each with the reason."""
+    if left:
+        lines = "".join(f"\n  {line}" for line in left)
+        warnings.warn(f"{len(left)} weights are left whole:{lines}", WholeWeightsWarning, stacklevel=5)

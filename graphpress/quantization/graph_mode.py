@@ -23,7 +23,7 @@ from graphpress.passes.specs import BiasCorrection
 from graphpress.quantization.calibration_report import refuse_dynamic
 from graphpress.quantization.capture import capture
 from graphpress.quantization.coreml_form import emit_for_coreml
-from graphpress.quantization.execution import Execution
+from graphpress.quantization.execution import Execution, warn_of_whole_weights
 from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_prepared
@@ -49,16 +49,27 @@ class GraphExecution(Execution):
         self.refinement: Refinement | None = None
 
     def prepare(
-        self, model: nn.Module, example_inputs: Any, dynamic_shapes: Any, *, no_grad: bool, copy: bool
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        dynamic_shapes: Any,
+        *,
+        no_grad: bool,
+        copy: bool,
+        leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
             graph = capture(model, example_inputs, dynamic_shapes)
         with collector_held():
-            pipeline = pipelines.prepare(self.config, silent_modules=_silent_modules(model, graph))
+            pipeline = pipelines.prepare(
+                self.config, leave_indivisible=leave_indivisible, silent_modules=_silent_modules(model, graph)
+            )
             self.result = Runner().run(graph, pipeline, in_place=True)
             self.graph = self.result.graph
             prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
+        if leave_indivisible:
+            _warn_of_whole_weights(self.result)
         prepared.eval()
         if self.config.bias_correction is BiasCorrection.ANALYTIC:
             with torch.no_grad():
@@ -94,6 +105,11 @@ class GraphExecution(Execution):
         if backend is ExportBackend.CoreML:
             return emit_for_coreml(graph, mmap_dir)
         return emit_finalized(graph, mmap_dir=mmap_dir)
+
+
+def _warn_of_whole_weights(result: RunResult) -> None:
+    reports = [str(report) for record in result.records for report in record.reports]
+    warn_of_whole_weights([report for report in reports if "left whole: " in report])
 
 
 def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:

@@ -66,6 +66,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         export_with_no_grad: bool = True,
         *,
         copy: bool = True,
+        leave_indivisible: bool = False,
     ) -> nn.Module:
         """The model with a fake-quantizer at every point of the config, its ranges started by the example.
 
@@ -77,6 +78,8 @@ class Quantizer(Compressor[QuantizerConfig]):
                 with a dynamic batch where it would otherwise be bound to the batch of the example.
             export_with_no_grad: capture under ``torch.no_grad()``.
             copy: False lets the prepared model share its parameters with the user's model, to save memory.
+            leave_indivisible: what to do with weights that blocks do not divide. True leaves them whole, with a
+                `WholeWeightsWarning` that names them; False makes them an error.
 
         Returns:
             a module in eval mode, called like the model.
@@ -97,6 +100,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             dynamic_shapes,
             no_grad=export_with_no_grad,
             copy=copy,
+            leave_indivisible=leave_indivisible,
         )
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         count_from_zero(prepared)

@@ -17,7 +17,7 @@ from graphpress.quantization import (
     QuantizerConfig,
 )
 from graphpress.quantization.config import KVCacheQuantConfig, OpQuantizerConfig
-from graphpress.quantization.eager.eager_mode import WholeWeightsWarning
+from graphpress.quantization.execution import WholeWeightsWarning
 from graphpress.quantization.spec import PerBlockGranularity, PerChannelGranularity
 from tests.graphpress.eager_models import Branching, ConvNet, Runs, eager, names, prepared, random, seeded
 

@@ -15,8 +15,9 @@ from graphpress.ir import from_module
 from graphpress.ir.errors import GraphpressError
 from graphpress.passes.configs import UnmatchedConfigError
 from graphpress.passes.specs import BlockSizeError, SpecError
-from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
+from graphpress.quantization import ExecutionMode, ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.config import OpQuantizerConfig
+from graphpress.quantization.execution import WholeWeightsWarning
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.quantizer import UncalibratedWarning
 
@@ -296,6 +297,23 @@ def test_a_block_that_does_not_divide_names_the_layers_and_sizes_that_would():
     ) as caught:
         calibrated(nn.Sequential(nn.Linear(36, 8)), image(shape=(2, 36)), config=QuantizerConfig.presets.w4_per_block())
     assert not isinstance(caught.value, BlockSizeError), "one error for all layers"
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_blocks_that_do_not_divide_leave_a_weight_whole_by_a_switch_with_a_report(mode):
+    model = nn.Sequential(nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    config = QuantizerConfig.presets.w4_per_block()
+    config.execution_mode = ExecutionMode(mode)
+    quantizer = Quantizer(model, config)
+    x = image(shape=(2, 36))
+    with pytest.raises(ValueError, match="leave_indivisible=True leaves them whole"):
+        quantizer.prepare((x,))
+    with pytest.warns(WholeWeightsWarning, match="1 weights are left whole:\n.*36"):
+        quantizer.prepare((x,), leave_indivisible=True)
+    finalized = quantizer.finalize()
+    sizes = sorted(tensor.numel() for tensor in finalized.state_dict().values() if tensor.dtype is torch.float32)
+    assert 36 * 32 in sizes
+    assert 32 * 8 not in sizes
 
 
 def test_a_config_is_plain_data_and_the_callers_is_left_alone():

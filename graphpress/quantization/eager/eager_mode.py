@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy as copying
-import warnings
 from typing import Any
 
 import attrs
@@ -28,11 +27,7 @@ from graphpress.quantization.eager.placing import overridden, place_boundary, pl
 from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
 from graphpress.quantization.eager.quantizing import BOUNDARY, QuantizingObserver
 from graphpress.quantization.eager.weights import StatePlan, install, plan_weights
-from graphpress.quantization.execution import Execution
-
-
-class WholeWeightsWarning(UserWarning):
-    """Weights that a config speaks of and that are left as they are."""
+from graphpress.quantization.execution import Execution, warn_of_whole_weights
 
 
 class EagerExecution(Execution):
@@ -43,13 +38,22 @@ class EagerExecution(Execution):
     """
 
     def prepare(
-        self, model: nn.Module, example_inputs: Any, dynamic_shapes: Any, *, no_grad: bool, copy: bool
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        dynamic_shapes: Any,
+        *,
+        no_grad: bool,
+        copy: bool,
+        leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class. `dynamic_shapes` and `no_grad` are about capturing, which does not happen here."""
-        prepared = _copied(model, share=not copy).eval()
+        from graphpress.pruning.restoring import with_masked_floats  # pruning builds on this package
+
+        prepared = with_masked_floats(_copied(model, share=not copy)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, flat_arguments(example_inputs))
-        states = plan_weights(prepared, recording, resolver)
+        states = plan_weights(prepared, recording, resolver, leave_indivisible=leave_indivisible)
         self._report(prepared, recording, states)
         if quantizes_activations(self.config):
             observer = QuantizingObserver(self.config)
@@ -77,9 +81,7 @@ class EagerExecution(Execution):
                 site = attrs.evolve(known, states=tuple(dict.fromkeys((*(known.states or ()), *(site.states or ())))))
             sites[site.name] = site
         report_unmatched(self.config, sites.values(), module_scopes(model))
-        if states.left:
-            lines = "".join(f"\n  {line}" for line in states.left)
-            warnings.warn(f"{len(states.left)} weights are left whole:{lines}", WholeWeightsWarning, stacklevel=4)
+        warn_of_whole_weights(states.left)
 
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:

@@ -75,8 +75,12 @@ class StatePlan:
     left: tuple[str, ...]
 
 
-def plan_weights(model: nn.Module, recording: Recording, resolver: ConfigResolver) -> StatePlan:
+def plan_weights(
+    model: nn.Module, recording: Recording, resolver: ConfigResolver, *, leave_indivisible: bool
+) -> StatePlan:
     """Resolve the config for the parameters of `model`, of which one run was recorded.
+
+    Weights that blocks do not divide are left whole where `leave_indivisible`, and are an error else.
 
     Raises:
         QuantizationError: naming the weights that cannot be cut as the config says.
@@ -102,14 +106,16 @@ def plan_weights(model: nn.Module, recording: Recording, resolver: ConfigResolve
         try:
             block = _block(place, decision.spec.granularity, read_by.get(identity))
         except (BlockSizeError, AxisError) as error:
-            must_fit = decision.is_specific or isinstance(error, BlockSizeError)
+            must_fit = not leave_indivisible and (decision.is_specific or isinstance(error, BlockSizeError))
             (errors if must_fit else left).append(f"{place.qualified_name}: {error}")
             continue
         schedule = resolver.training_schedule(place.site.module_stack)
         weights.append(PlannedWeight(tuple(places), decision.spec, block, schedule))
     if errors:
         lines = "".join(f"\n  {line}" for line in errors)
-        raise QuantizationError(f"{len(errors)} weights cannot be cut as the config says:{lines}")
+        raise QuantizationError(
+            f"{len(errors)} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
+        )
     return StatePlan(tuple(weights), tuple(sites), tuple(left))
 
 

@@ -9,6 +9,7 @@ from graphpress.backends import coreai, coreml
 from graphpress.backends.errors import LoweringError
 from graphpress.inspection import bits_per_weight
 from graphpress.ir import from_module, run
+from graphpress.ir.dtypes import DType
 from graphpress.palettization import (
     KMeansPalettizer,
     KMeansPalettizerConfig,
@@ -30,7 +31,7 @@ from graphpress.pruning import (
     PruningSpec,
     PruningWarning,
 )
-from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
+from graphpress.quantization import ExecutionMode, ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.spec import PerChannelGranularity
 
 INPUTS, OUTPUTS = 32, 64
@@ -339,3 +340,20 @@ def test_passes_do_the_same_as_compressors():
     each = ModuleMagnitudePrunerConfig(op_state_spec={"weight": PruningSpec(target_sparsity=0.75)})
     pipeline = pipelines.prune(MagnitudePrunerConfig(global_config=each))
     assert torch.equal(run(Runner().run(graph, pipeline).graph, (EYE,))[0].T, weight_of(pruned()))
+
+
+@pytest.mark.parametrize("backend", list(ExportBackend)[:2], ids=lambda backend: backend.name)
+def test_eager_mode_quantizes_what_is_kept_too_and_stores_it_dense(backend, tmp_path):
+    each = ModuleQuantizerConfig(
+        op_state_spec={"weight": QuantizationSpec(granularity=PerChannelGranularity())},
+        op_input_spec=None,
+        op_output_spec=None,
+    )
+    made = Quantizer(pruned(backend), QuantizerConfig(global_config=each, execution_mode=ExecutionMode.EAGER))
+    prepared = made.prepare((EYE,))
+    weight = prepared(EYE).T
+    assert not weight[~kept_places(None)].any()
+    assert all(len(row.unique()) <= 256 for row in weight)
+    info = coreai.convert(made.finalize(), tmp_path / "m.aimodel", (EYE,))
+    assert sum(each.stored_bytes for each in info.constants if each.dtype is DType.INT8) == COUNT
+    assert coreai.check(tmp_path / "m.aimodel", made.finalize(), (EYE,)).ok

@@ -21,7 +21,7 @@ def palettize_model(package: str, task: dict[str, Any], exports: ExportClock) ->
     spec = importlib.import_module(f"{package}.palettization.spec")
     backend = importlib.import_module(package).ExportBackend.CoreAI
     model, inputs = build_subject(task)
-    before = {name: model.get_submodule(name).weight.detach().clone() for name in _names(model)}
+    before = {name: model.get_parameter(f"{name}.weight").detach().clone() for name in _names(model)}
     outcome = Outcome()
 
     group = task.get("group")
