@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import nn
 
 from graphpress import ExportBackend
@@ -20,6 +20,7 @@ from graphpress.palettization import (
     PalettizationSpec,
 )
 from graphpress.palettization.spec import PerGroupedChannelGranularity
+from graphpress.pruning import MagnitudePruner, MagnitudePrunerConfig, ModuleMagnitudePrunerConfig, PruningSpec
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.spec import PerBlockGranularity, PerChannelGranularity, PerTensorGranularity
 
@@ -54,6 +55,7 @@ class Feature:
         described: the same for models that coremltools converts by what their metadata says.
         tables: options of the palettization of the weights.
         spec: of the quantization of the weights or activations.
+        sparse: whether three quarters of each weight are pruned before.
     """
 
     coreai: bool = True
@@ -61,6 +63,7 @@ class Feature:
     described: Target | None = None
     tables: Mapping[str, object] | None = field(default=None, kw_only=True)
     spec: QuantizationSpec | None = field(default=None, kw_only=True)
+    sparse: bool = field(default=False, kw_only=True)
 
 
 def weights(coreai: bool, package: Target | None, described: Target | None, dtype: str, **options: object) -> Feature:
@@ -118,6 +121,9 @@ WEIGHTS: dict[str, Feature] = {
         True, IOS18, IOS18, 4, cluster_dim=2, enable_per_channel_scale=True
     ),
     "float8 e4m3 tables": tables(True, None, None, 4, lut_qspec=E4M3),
+    "sparse floats": Feature(True, IOS16, IOS16, sparse=True),
+    "sparse int8 per channel": evolve(weights(True, IOS18, IOS18, "int8"), sparse=True),
+    "sparse tables of 4 bits": evolve(tables(True, IOS18, IOS18, 4), sparse=True),
 }
 """By what the weights are."""
 
@@ -134,6 +140,11 @@ ACTIVATIONS: dict[str, Feature] = {
 def compressed(weight: str, activation: str | None, backend: ExportBackend, norm: bool = True) -> nn.Module:
     """The network with its weights, and its activations where asked for, compressed so; finalized for `backend`."""
     model, feature = network(norm), WEIGHTS[weight]
+    if feature.sparse:
+        kept = ModuleMagnitudePrunerConfig(op_state_spec={"weight": PruningSpec(target_sparsity=0.75)})
+        pruner = MagnitudePruner(model, MagnitudePrunerConfig(global_config=kept))
+        pruner.prepare((IMAGE,))
+        model = pruner.finalize(backend=backend)
     if feature.tables is not None:
         each = ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(**feature.tables)})
         palettizer = KMeansPalettizer(model, KMeansPalettizerConfig(global_config=each))

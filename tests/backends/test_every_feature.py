@@ -105,6 +105,7 @@ def test_ios17_holds_a_table_per_tensor_beside_quantized_activations_where_no_no
     assert_holds(tmp_path / "m.mlpackage", model, folded=False)
 
 
+@pytest.mark.matrix
 @over(refused("package"))
 def test_packages_cannot_hold(weight, activation, target, program):
     lowest = oldest(weight, activation, "package")
@@ -145,6 +146,7 @@ def test_coremltools_understands(weight, activation, target, by, tmp_path):
     assert_holds(tmp_path / "m.mlpackage", model, folded=weight == "float")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("weight", "activation"), [each for each in EVERY if oldest(*each, "described") is None], ids=identifier
 )

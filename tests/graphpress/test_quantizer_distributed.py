@@ -80,6 +80,7 @@ def results(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_both_processes_get_the_gradients_of_the_whole_batch(case, results):
     one, other = (result[case]["gradients"] for result in results)
@@ -95,6 +96,7 @@ def test_both_processes_get_the_gradients_of_the_whole_batch(case, results):
         torch.testing.assert_close(trained[name], parameter.detach(), rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_ranges_and_statistics_are_those_of_the_first_process_from_the_next_step_on(case, results):
     apart, together = ([result[case][when] for result in results] for when in ("apart", "together"))

@@ -173,10 +173,9 @@ class DedupAcrossAverages(DedupFakeQuant):
 class ConvertByFloor(ConvertFakeQuant):
     """Rounds weights down."""
 
-    def _stored(self, node, weight, rewriter):
+    def _stored(self, node, weight, tensor, rewriter):
         scale = node.operands["scale"].constant.tensor
-        weight._tensor = (weight.tensor / scale).floor() * scale
-        return super()._stored(node, weight, rewriter)
+        return super()._stored(node, weight, (tensor / scale).floor() * scale, rewriter)
 
 
 class ConvertWithoutZeroPoint(ConvertFakeQuant):

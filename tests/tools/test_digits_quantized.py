@@ -61,6 +61,7 @@ def test_a_headline_configuration_holds_its_bar_prepared_and_finalized(network, 
     assert held_out(quantizer.finalize()) >= bar
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_training_at_four_bit_weights_and_eight_bit_activations_holds_the_bar_of_eight_bits(network, mode):

@@ -90,6 +90,28 @@ def test_joint_compression_ends_in_a_checked_asset():
     assert left_behind() == {*GIVEN, "out.aimodel"}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "weight_rounding: {type: gptq, activation_order: true}",
+        "weight_rounding: {type: adaptive, iterations: 20}",
+        "bias_correction: analytic",
+        "bias_correction: empirical",
+        "equalize_layers: true",
+    ],
+)
+def test_accuracy_options_are_a_line_of_the_file(options):
+    state = "{weight: {dtype: int4, granularity: {type: per_channel}}}"
+    for name, line in (("plain", ""), ("better", options)):
+        text = f"quantization_config:\n  {line}\n  global_config: {{op_state_spec: {state}}}\n"
+        Path(f"{name}.yaml").write_text(text)
+        given = ("--config", f"{name}.yaml", "-o", f"{name}.aimodel", "--calibration", "data.npz", "--json")
+        assert json.loads(compress(*given).stdout)["check"]["ok"]
+    inputs = torch.from_numpy(np.load("data.npz")["input"][:1]).float()
+    with coreai.load("plain.aimodel") as plain, coreai.load("better.aimodel") as better:
+        assert not torch.equal(plain(inputs), better(inputs))
+
+
 def test_activation_aware_tables_are_found_with_the_calibration_data():
     Path("aware.yaml").write_text(
         "kmeans_palettization_config:\n"
