@@ -123,8 +123,9 @@ def test_dump_as_text_and_json_and_dot(passctl, tmp_path):
     changed = passctl(*fold, "--changed").stdout
     assert re.findall(r"^// (.*?);? .*$", changed, re.MULTILINE)[0].startswith("captured") or "// captured" in changed
     assert "// after fold-batch-norm#1" in changed
-    near = passctl("dump", "net.gir", "--focus", "relu", "--hops", "1").stdout
-    assert len(parse_graph(near).nodes) == 3
+    for hops, count in (("1", 3), ("2", 5)):
+        near = passctl("dump", "net.gir", "--focus", "relu", "--hops", hops).stdout
+        assert len(parse_graph(near).nodes) == count
     assert data(passctl("dump", "net.gir", "--format", "json")) == data(passctl("dump", "net.gir", "--json"))
     drawings = pydot.graph_from_dot_data(passctl(*fold, "--changed", "--format", "dot").stdout)
     assert len(drawings) == 3
@@ -190,6 +191,9 @@ def test_verify(passctl):
 @slow
 def test_explain_a_rule_and_a_value(passctl):
     assert "batch_norm" in passctl("explain", "net.gir", "fold-batch-norm").stdout
+    at = passctl("explain", "net.gir", "fold-batch-norm", "--node", "batch_norm").stdout
+    assert "batch_norm" in at
+    assert "did you mean" in passctl("explain", "net.gir", "fold-batch-norm", "--node", "batch_nrm", code=2).stderr
     value = passctl("explain", "net.gir", "--value", "relu").stdout
     assert "is quantized" in value
     assert "global_config.op_output_spec" in value
@@ -207,6 +211,13 @@ def test_bisect_repro_and_reduce(passctl, tmp_path):
     assert "turn-relu#1" in found
     assert "first bad rewrite 1 of 2" in found or "insert aten.tanh" in found
     assert passctl("bisect", "net.gir", "-p", "canonicalize,dce").stdout == "nothing is bad\n"
+    (tmp_path / "check.py").write_text(
+        "import sys\n"
+        "from graphpress.ir import load_graph\n"
+        "sys.exit(any(node.op.short_name == 'tanh' for node in load_graph(sys.argv[-1]).nodes))\n"
+    )
+    checked = passctl(*faulty, "--check", f"{sys.executable} {tmp_path / 'check.py'}", "--json", code=1)
+    assert "turn-relu#1" in json.dumps(data(checked))
     assert "reproduced" in passctl("repro", bad, "--import", "faulty", code=1).stdout
     reduced = parse_graph(passctl("reduce", bad, "--import", "faulty").stdout)
     assert [node.op.short_name for node in reduced.nodes] == ["relu"]
