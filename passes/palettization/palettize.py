@@ -65,8 +65,9 @@ def palettize(
         kept = mask.detach().cpu().float()
         importance = kept if importance is None else importance.detach().cpu().float() * kept
     find = _scalars if layout.width == 1 else _vectors
-    cut = _cut(tensor, importance, spec, layout, mask is not None)
-    return _on_device(find(cut, spec, layout, seed, tensor.dtype), tensor.device)
+    # Held by no name here: what is clustered is given up as soon as it has been copied.
+    found = find(_cut(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype)
+    return _on_device(found, tensor.device)
 
 
 def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_type: str = "linear") -> Tensor:
