@@ -34,11 +34,15 @@ class AnnotateFusion(Pass):
         for pattern in fusion_patterns():
             for family in pattern.chain[0]:
                 by_first.setdefault(family, []).append(pattern)
-        constant = constant_values(graph)
+        constant: set[int] | None = None  # found when it is first asked for: most nodes begin no pattern
         for node in graph.nodes:
-            if node.annotation(FusionGroup) or not _computes(node) or id(node.results[0]) in constant:
+            patterns = by_first.get(node.op.family)
+            if patterns is None or node.annotation(FusionGroup) or not _computes(node):
                 continue
-            for pattern in by_first.get(node.op.family, ()):
+            constant = constant_values(graph) if constant is None else constant
+            if id(node.results[0]) in constant:
+                continue
+            for pattern in patterns:
                 chain = _match(node, pattern)
                 if chain is not None:
                     _mark(chain, pattern, rewriter)
