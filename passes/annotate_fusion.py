@@ -37,7 +37,7 @@ class AnnotateFusion(Pass):
         constant: set[int] | None = None  # found when it is first asked for: most nodes begin no pattern
         for node in graph.nodes:
             patterns = by_first.get(node.op.family)
-            if patterns is None or node.annotation(FusionGroup) or not _computes(node):
+            if patterns is None or node.annotation(FusionGroup) is not None or not _computes(node):
                 continue
             constant = constant_values(graph) if constant is None else constant
             if id(node.results[0]) in constant:
