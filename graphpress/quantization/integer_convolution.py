@@ -3,8 +3,8 @@
 The Core AI runtime convolves dequantized values exactly and rounds once; torch adds float32 products in an order of
 its own, and a last bit that differs becomes a whole step where the result is quantized next. Codes are small
 integers, so float32 sums of their products are exact as long as they stay below 2^24. The scales have `SCALE_BITS`
-significant bits, which makes ``code * scale`` exact as well, and one multiplication at the end is then the same as
-one at each element.
+significant bits, which makes ``code * scale`` exact as well: dividing by the scale gives the code back, and one
+multiplication at the end is the same as one at each element.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class IntegerConvolution(nn.Module):
         op, attributes: the convolution.
         weight: the dense weight, from the stored constants.
         codes: the codes of the weight, from the stored constants.
-        has_bias, has_zero_point: whether these are among the arguments.
+        scale: which of the constants is the scale of the weight.
+        has_bias: whether a bias is among the arguments.
     """
 
     def __init__(
@@ -41,7 +42,6 @@ class IntegerConvolution(nn.Module):
         codes: tuple[ConstantExpression, tuple[int, ...]],
         scale: int,
         *,
-        has_zero_point: bool,
         has_bias: bool,
     ):
         super().__init__()
@@ -50,35 +50,31 @@ class IntegerConvolution(nn.Module):
         self.weight, self.weight_arguments = weight
         self.codes, self.codes_arguments = codes
         self.scale = scale
-        self.has_zero_point = has_zero_point
         self.has_bias = has_bias
         self._pieces = Remembered[tuple[tuple[Tensor, ...], int]]()
 
-    def forward(self, values: Tensor, codes: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+    def forward(self, values: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
         """The convolution.
 
         Args:
-            values: the dequantized input, which an exported program reads.
-            codes: the input's codes, which eager evaluation reads.
+            values: the input, dequantized codes.
             scale: the input's scale, one entry.
-            rest: the input's zero point and the bias, where there are such, then the constants of the weight.
+            rest: the bias, where there is one, then the constants of the weight.
         """
         arguments = list(rest)
-        zero_point = arguments.pop(0) if self.has_zero_point else None
         bias = arguments.pop(0) if self.has_bias else None
         if torch.compiler.is_compiling() or values.dtype is not torch.float32 or values.requires_grad:
             return self._run(values, self.weight(*(arguments[i] for i in self.weight_arguments)), bias)
-        total = self._exact_sum(codes, zero_point, arguments)
+        total = self._exact_sum(torch.round(values / scale), arguments)
         channels = [1, -1, *[1] * (total.ndim - 2)]
         factor = scale.double() * arguments[self.scale].double()
         result = (total.double() * factor.reshape(channels)).float()
         return result if bias is None else result + bias.reshape(channels)
 
-    def _exact_sum(self, codes: Tensor, zero_point: Tensor | None, arguments: list[Tensor]) -> Tensor:
-        """The convolution of the codes; over as many input channels at a time as keep float32 sums exact."""
+    def _exact_sum(self, numbers: Tensor, arguments: list[Tensor]) -> Tensor:
+        """The convolution of codes, float32; over as many input channels at a time as keep float32 sums exact."""
         weight = self.codes(*(arguments[i] for i in self.codes_arguments))
         pieces, channels = self._pieces.get([weight], lambda: self._split(weight))
-        numbers = codes.float() if zero_point is None else codes.float() - zero_point.float()
         if len(pieces) == 1:
             return self._run(numbers, pieces[0], None)
         parts = zip(numbers.split(channels, 1), pieces, strict=True)

@@ -21,6 +21,7 @@ from graphpress.ir.graph_module_writer import to_graph_module
 from graphpress.ir.ops import OpDef
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.layers import layer_of
+from graphpress.passes.analysis.value_preserving import preserves_values
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
 from graphpress.quantization.expressions import ConstantExpression, Slot, Step
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -185,23 +186,22 @@ class _Outliner:
         found = integer_operands(node)
         if found is None or not self._is_expression(node.operands["weight"]):
             return False
-        dequantize, shift_scale = found
+        scale, shift_scale = found
         constants: list[Value] = []
         weight = self._expression(shift_scale.result, constants)
         weight_arguments = tuple(range(len(constants)))
         codes = self._expression(shift_scale.operands["input"], code_reads := list[Value]())
-        zero_point, bias = dequantize.operand("zero_point"), node.operand("bias")
+        bias = node.operand("bias")
         module = IntegerConvolution(
             node.op,
             node.attributes,
             (weight, weight_arguments),
             (codes, tuple(_place(value, constants) for value in code_reads)),
             _place(shift_scale.operands["scale"], constants),
-            has_zero_point=zero_point is not None,
             has_bias=bias is not None,
         )
-        activation = [dequantize.result, dequantize.operands["input"], dequantize.operands["scale"]]
-        optional = [value for value in (zero_point, bias) if value is not None]
+        activation = [node.operands["input"], scale]
+        optional = [] if bias is None else [bias]
         call = self._call(f"layers.{node.name}", module, [*activation, *optional, *constants], node, node)
         self.graph.replace_uses(node.result, call.result)
         return True
@@ -280,27 +280,46 @@ def _through_channel_maps(bias: Value) -> tuple[Node | None, list[tuple[bool, Va
     return node, maps
 
 
-def integer_operands(node: Node) -> tuple[Node, Node] | None:
-    """The nodes that dequantize input and weight of a lowered convolution, where both are integers and scales allow it.
+def integer_operands(node: Node) -> tuple[Value, Node] | None:
+    """The input's scale and the node that dequantizes the weight of a lowered convolution of integers.
 
     The input has one scale, the weight one for each output channel at most.
     """
     if node.op.name not in ("aten.conv1d", "aten.conv2d"):
         return None
-    dequantize, shift_scale = (node.operands[name].node for name in ("input", "weight"))
-    bias = node.operand("bias")
-    if dequantize is None or dequantize.op.name != "coreai.dequantize" or dequantize.operand("minval") is not None:
+    scale, shift_scale, bias = grid_of(node.operands["input"]), node.operands["weight"].node, node.operand("bias")
+    if scale is None or shift_scale is None or shift_scale.op.name != "coreai.constexpr_blockwise_shift_scale":
         return None
-    if shift_scale is None or shift_scale.op.name != "coreai.constexpr_blockwise_shift_scale":
+    if shift_scale.operand("zero_point") is not None or not _are_integers(shift_scale):
         return None
-    if shift_scale.operand("zero_point") is not None or shift_scale.operand("minval") is not None:
-        return None
-    # The type of codes is stated where they are integers.
-    integers = all(n.attributes.get("input_dtype") is not None for n in (dequantize, shift_scale))
-    one_scale = dequantize.operands["scale"].tensor_type.shape in ((), (1,))
     per_channel = all(extent == 1 for extent in shift_scale.operands["scale"].tensor_type.shape[1:])
     constant_bias = bias is None or bias.constant is not None
-    return (dequantize, shift_scale) if integers and one_scale and per_channel and constant_bias else None
+    return (scale, shift_scale) if per_channel and constant_bias else None
+
+
+def grid_of(value: Value) -> Value | None:
+    """The one scale of which every element of a lowered `value` is a whole multiple, through ops that move values."""
+    scales: dict[int, Value] = {}
+    seen, pending = set[int](), [value]
+    while pending:
+        value = pending.pop()
+        node = value.node
+        if id(value) in seen or not value.tensor_type.dtype.is_floating:  # indices choose among elements
+            continue
+        seen.add(id(value))
+        if node is not None and node.op.name == "coreai.dequantize" and _are_integers(node):
+            scales[id(node.operands["scale"])] = node.operands["scale"]
+        elif node is not None and preserves_values(node):
+            pending.extend(read for _, _, read in node.operand_values())
+        else:
+            return None
+    scale = next(iter(scales.values())) if len(scales) == 1 else None
+    return scale if scale is not None and scale.tensor_type.shape in ((), (1,)) else None
+
+
+def _are_integers(dequantize: Node) -> bool:
+    """True where what is dequantized are codes, whose type is stated then, and no float is added to their multiples."""
+    return dequantize.attributes.get("input_dtype") is not None and dequantize.operand("minval") is None
 
 
 def _place(item: Any, items: list[Any]) -> int:

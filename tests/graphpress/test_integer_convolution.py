@@ -25,6 +25,23 @@ class Stack(nn.Module):
         return self.grouped(x)
 
 
+class Moved(nn.Module):
+    """Between convolutions, ops that move values: pooling, padding, a shuffle and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 64, 3, padding=1)
+        self.second = nn.Conv2d(64, 64, 3)
+        self.third = nn.Conv2d(16, 64, 3)
+        self.last = nn.Conv2d(128, 64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.max_pool2d(self.first(x), 2)
+        x = self.second(nn.functional.pad(x, (1, 2, 1, 2)))
+        x = self.third(nn.functional.pixel_shuffle(x, 2)).relu()
+        return self.last(torch.cat([x, x.flip(-1)], 1))
+
+
 def finalized(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
     quantizer = Quantizer(model)
     prepared = quantizer.prepare(inputs)
@@ -49,6 +66,18 @@ def test_torch_and_the_runtime_agree_to_the_last_bit(stack: tuple[nn.Module, tor
     model, x = stack
     coreai.convert(model, tmp_path / "stack.aimodel", (x,))
     with coreai.load(tmp_path / "stack.aimodel") as asset:
+        for seed in range(2):
+            other = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+            assert torch.equal(asset(other), model(other))
+
+
+def test_codes_are_followed_through_ops_that_move_values(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 40, 40)
+    model = finalized(Moved().eval(), (x,))
+    assert sum(isinstance(m, IntegerConvolution) for m in model.modules()) == 4
+    coreai.convert(model, tmp_path / "moved.aimodel", (x,))
+    with coreai.load(tmp_path / "moved.aimodel") as asset:
         for seed in range(2):
             other = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
             assert torch.equal(asset(other), model(other))
