@@ -11,8 +11,8 @@ from graphpress.passes.clustering.refinement import refine
 from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, first_above, mass_and_mean, squared_error
 from graphpress.passes.clustering.thresholds import threshold_between
 
-BINS_PER_CLUSTER = 16
-MORE_BINS = 128
+BINS_PER_CLUSTER = 8
+MORE_BINS = 256
 MOST_STEPS = 16
 
 

@@ -7,9 +7,12 @@ import numpy as np
 from graphpress.passes.clustering.compile import helper
 from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, sums_below
 
-# Candidates on each side of a bound, and how far the outermost lies, as a share of the cluster there.
-RADIUS = 3
-SPANS = (0.5, 0.5, 0.125, 0.03)
+# Candidates on each side of a bound, and how far the outermost lies, as a share of the cluster there. A few bounds can
+# afford more of both, and are nearer to the optimum for it.
+FEW = 16
+WIDE, NARROW = 8, 3
+SPANS = (0.9, 0.9, 0.5, 0.5, 0.25, 0.125, 0.06, 0.03)
+WIDE_SPANS = 2  # how many of them only a few bounds have
 
 
 @helper
@@ -21,7 +24,8 @@ def refine(data: SortedValues, bounds: np.ndarray) -> None:
     Rounds go from coarse to fine.
     """
     clusters = bounds.size - 1
-    width = 2 * RADIUS + 1
+    radius = WIDE if clusters <= FEW else NARROW
+    width = 2 * radius + 1
     places = np.empty((clusters + 1, width), np.int64)
     mass = np.empty((clusters + 1, width))
     first = np.empty((clusters + 1, width))
@@ -29,14 +33,15 @@ def refine(data: SortedValues, bounds: np.ndarray) -> None:
     high_mass, high_moment = sums_below(data, data.values.size)
     total = high_mass - low_mass
     center = (high_moment - low_moment) / total
-    for span in SPANS:
+    for turn in range(0 if clusters <= FEW else WIDE_SPANS, len(SPANS)):
+        span = SPANS[turn]
         for bound in range(clusters + 1):
             for candidate in range(width):
                 place = bounds[bound]
                 if 0 < bound < clusters:
-                    side = bound - 1 if candidate < RADIUS else bound
-                    step = (bounds[side + 1] - bounds[side]) * span / RADIUS
-                    place += int((candidate - RADIUS) * step)
+                    side = bound - 1 if candidate < radius else bound
+                    step = (bounds[side + 1] - bounds[side]) * span / radius
+                    place += int((candidate - radius) * step)
                 places[bound, candidate] = place
                 if candidate and place == places[bound, candidate - 1]:
                     mass[bound, candidate] = mass[bound, candidate - 1]
@@ -71,9 +76,10 @@ def choose(places: np.ndarray, mass: np.ndarray, first: np.ndarray, least_mass: 
                     low = start
             current[end] = best
             choice[bound, end] = low
-    if not current[RADIUS] < np.inf:
+    middle = width // 2
+    if not current[middle] < np.inf:
         return
-    candidate = RADIUS
+    candidate = middle
     for bound in range(clusters, 0, -1):
         candidate = choice[bound, candidate]
         bounds[bound - 1] = places[bound - 1, candidate]
