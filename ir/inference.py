@@ -50,13 +50,21 @@ def infer_types_at_hints(
     hints = {name: symbol.hint for name, symbol in symbols.items()}
     try:
         bound = {name: _example_type(operand, hints) for name, operand in operands.items()} | dict(attributes)
-        key = (op.name, tuple(bound.items()))
-        hash(key)
+        key = (op.name, exact(tuple(bound.items())))
+        known = key in _ANSWERS
     except (_Unknown, TypeError):
         return None
-    if key not in _ANSWERS:
+    if not known:
         _ANSWERS[key] = _ask_torch(op, bound)
     return _ANSWERS[key]
+
+
+def exact(value: Any) -> Any:
+    """`value` as a key: equal only where it is of one type, too, as 1, 1.0 and True are not."""
+    kind = type(value)
+    if kind is tuple:
+        return tuple(map(exact, value))
+    return (kind, value) if kind is float or kind is bool else value
 
 
 class _Unknown(Exception):
@@ -130,4 +138,4 @@ def to_torch(value: Any) -> Any:
     return value
 
 
-__all__ = ["TypeInferenceError", "infer_types", "infer_types_at_hints", "to_torch"]
+__all__ = ["TypeInferenceError", "exact", "infer_types", "infer_types_at_hints", "to_torch"]

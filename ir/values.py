@@ -174,7 +174,7 @@ class Node:
     graph: Graph | None = None
     _previous: Node | None = None
     _next: Node | None = None
-    _found_good: Any = field(default=None, init=False)  # what the verifier checked last, so that it need not again
+    _found_good: Any = field(default=None, init=False)  # the state the verifier found good last
 
     @property
     def result(self) -> Value:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from types import NoneType
 from typing import Any
 
 import torch
@@ -15,13 +16,18 @@ from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
 from graphpress.ir.dims import SymDim
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value
-from graphpress.ir.inference import TypeInferenceError, infer_types, infer_types_at_hints
-from graphpress.ir.ops import OpDef
+from graphpress.ir.inference import TypeInferenceError, exact, infer_types, infer_types_at_hints
 from graphpress.ir.regions import bodies
 from graphpress.ir.tree_specs import TreeSpecError, leaf_count
 from graphpress.ir.types import ScalarType, TensorType, Type
 
 _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
+
+# All that schema and types of a node depend on, where they were found good: models repeat their layers, and most
+# nodes stay as they are from one step to the next. No values are in it, so it keeps no graph alive.
+_FOUND_GOOD: set[tuple[Any, ...]] = set()
+_MOST_STATES = 100_000
+_PLAIN = frozenset({int, str, NoneType})
 
 
 class VerificationError(GraphpressError):
@@ -46,6 +52,7 @@ class _Verifier:
         self._graph = graph
         self._with_types = with_types
         self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
+        self._context = with_types, tuple(self._hints.items())
         self._known: set[int] = set()  # values that may be read here, by their ids
         self._values: list[Value] = []  # the same
         self._reads = 0
@@ -134,66 +141,67 @@ class _Verifier:
         if name in self._names or name not in self._graph._names:
             self._check_name(name, node)  # tells what is wrong
         self._names.add(name)
-        self._read_operands(node)
-        for index, result in enumerate(node.results):
+        state: list[Any] = [node.op, self._context, len(node.operands)]
+        self._read_operands(node, state)
+        self._define_results(node, state)
+        for name, value in node.attributes.items():
+            state += name, value if type(value) in _PLAIN else exact(value)
+        found = tuple(state)
+        if found == node._found_good:
+            return
+        try:
+            is_good = found in _FOUND_GOOD
+        except TypeError:  # a nested graph, or what else may change in place
+            self._check_schema_and_types(node)
+            return
+        if not is_good:
+            self._check_schema_and_types(node)
+            if len(_FOUND_GOOD) >= _MOST_STATES:
+                _FOUND_GOOD.clear()
+            _FOUND_GOOD.add(found)
+        node._found_good = found
+
+    def _read_operands(self, node: Node, state: list[Any]) -> None:
+        """Check that each operand may be read and is in the use list; add names and types to `state`."""
+        known, user = self._known, id(node)
+        for name, operand in node.operands.items():
+            if isinstance(operand, Value):
+                use = operand._uses.get((user, name, None))
+                if id(operand) not in known or use is None or _says_other(use, node, name):
+                    self._read(operand, node, name, None)  # tells what is wrong
+                else:
+                    self._reads += 1
+                state += name, operand.type
+            else:
+                for index, value in enumerate(operand if isinstance(operand, tuple) else ()):
+                    if isinstance(value, Value):
+                        self._read(value, node, name, index)
+                state += name, exact(_type(operand))
+
+    def _define_results(self, node: Node, state: list[Any]) -> None:
+        """Let the results be read from here on; add their types to `state`."""
+        results = node.results
+        for index, result in enumerate(results):
             if result.producer is not node or result.index != index:
                 raise _fault(node, f"result {index} does not say that this node made it")
             self._known.add(id(result))
             self._values.append(result)
-            if id(result.type) not in self._checked_types:
+            type = result.type
+            if id(type) not in self._checked_types:
                 self._check_symbols(result, node)
-        if self._is_found_good(node):
-            return
+            state.append(type if result._uses or len(results) == 1 else None)
+
+    def _check_schema_and_types(self, node: Node) -> None:
         self._check_schema(node)
         if self._with_types:
             self._check_types(node)
-        nested = list(bodies(node))
-        for body in nested:
+        for body in bodies(node):
             # Under autocast, torch's ops give other types than their operands tell.
             with_types = self._with_types and "autocast" not in node.op.name
             try:
                 _Verifier(body, with_types).verify()
             except VerificationError as error:
                 raise _fault(node, f"in its body {body.name!r}: {error}") from error
-        if not nested:
-            operands = {name: _type(operand) for name, operand in node.operands.items()}
-            results = [result.type if result._uses else None for result in node.results]
-            node._found_good = node.op, operands, dict(node.attributes), results, self._with_types, self._hints
-
-    def _is_found_good(self, node: Node) -> bool:
-        """True when all that schema and types depend on is as it was when they were found good."""
-        good: _NodeState | None = node._found_good
-        if good is None:
-            return False
-        op, operands, attributes, results, with_types, hints = good
-        if op is not node.op or with_types is not self._with_types or len(results) != len(node.results):
-            return False
-        for result, was in zip(node.results, results, strict=True):
-            now = result.type if result._uses else None
-            if now is not was and now != was:
-                return False
-        if operands.keys() != node.operands.keys():
-            return False
-        for name, operand in node.operands.items():
-            type, was = _type(operand), operands[name]
-            if type is not was and type != was:
-                return False
-        return attributes == node.attributes and hints == self._hints
-
-    def _read_operands(self, node: Node) -> None:
-        known, user = self._known, id(node)
-        for name, operand in node.operands.items():
-            if isinstance(operand, Value):
-                place = id(operand)
-                use = operand._uses.get((user, name, None))
-                if place not in known or use is None or _says_other(use, node, name):
-                    self._read(operand, node, name, None)  # tells what is wrong
-                else:
-                    self._reads += 1
-            elif isinstance(operand, tuple):
-                for index, value in enumerate(operand):
-                    if isinstance(value, Value):
-                        self._read(value, node, name, index)
 
     def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
         place = id(value)
@@ -343,10 +351,6 @@ def _symbols(type: Type) -> Iterator[str]:
     for dim in dims:
         if isinstance(dim, SymDim):
             yield from dim.symbols
-
-
-# What schema and types of a node depend on; no values, so that it keeps no node alive.
-_NodeState = tuple[OpDef, dict[str, Any], dict[str, Any], list[Any], bool, dict[str, int]]
 
 
 def _check_data(constant: Constant) -> None:

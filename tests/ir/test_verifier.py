@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from graphpress.ir import VerificationError, verify
+from graphpress.ir import VerificationError, from_module, verify
 from graphpress.ir.dims import SymDim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Use
@@ -228,3 +228,26 @@ def test_a_signature_must_fit():
     graph.add_output(graph.outputs[0].value)
     with pytest.raises(VerificationError, match="user outputs; its signature has"):
         verify(graph)
+
+
+def test_numbers_that_python_calls_equal_are_told_apart():
+    class Sums(torch.nn.Module):
+        def forward(self, x):
+            return x + 1, x + 1.0, x * 2, x * 2.0, x * True
+
+    verify(from_module(Sums(), (torch.arange(4),)))
+    graph = from_module(Sums(), (torch.arange(4),))
+    verify(graph)
+    next(iter(graph.nodes)).attributes["other"] = 1.0  # a sum of floats, declared to be integers
+    with pytest.raises(VerificationError, match=r"is declared i64\[4\], but aten.add.Tensor gives f32\[4\]"):
+        verify(graph)
+
+
+def test_what_was_found_good_in_one_graph_is_still_checked_in_another():
+    graph, other = small_graph(), small_graph()
+    verify(graph)
+    node = other.nodes[0]
+    node.results[0].type = TensorType(DType.FLOAT32, (7, 7, 7))
+    with pytest.raises(VerificationError, match="is declared"):
+        verify(other)
+    verify(graph)
