@@ -43,17 +43,21 @@ class Canonicalize(RewritePass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every node once, own rules are found by op name; then apply added rules."""
-        keeps_strides = any(node.op.name in _READS_STRIDES for node in graph.nodes)
+        keeps_strides: bool | None = None  # found when it is first asked for: few graphs have copies
         for node in graph.nodes:
-            context.node = node
-            rule = _RULES.get(node.op.short_name) if node.op.dialect == "aten" else None
-            if rule is _copy and keeps_strides:
+            rule = _RULES.get(node.op.short_name)
+            if rule is None or node.op.dialect != "aten":
                 continue
+            context.node = node
+            if rule is _copy:
+                if keeps_strides is None:
+                    keeps_strides = any(each.op.name in _READS_STRIDES for each in graph.nodes)
+                if keeps_strides:
+                    continue
             if rule is _dropout and self.keep_dropout and not _stands_before_norm(node):
                 _move_behind_relu(node, rewriter, context)
                 continue
-            if rule is not None:
-                _apply(rule, node, rewriter, context)
+            _apply(rule, node, rewriter, context)
         context.node = None
         added = self.all_rules()
         if added:
