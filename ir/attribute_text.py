@@ -15,13 +15,15 @@ attrs class                           ``range(minimum=0.0, maximum=6.0)``
 ====================================  =============================================
 
 Attrs classes and enums are found by the declared type of the field that holds them, or, for classes, as registered
-annotations. Reading makes only such objects and never runs or imports anything.
+annotations. Fields that are as their class has them by default are left out. Reading makes only such objects and never
+runs or imports anything.
 """
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -112,11 +114,12 @@ def format_object(value: Any, extra: Extra = lambda value: None, classes: Mappin
             f"no way to find the class {cls.__qualname__} again: name it in the type of the field that holds it, or "
             "register it with graphpress.ir.annotation"
         )
-    allowed = field_classes(cls)
-    fields = (
-        f"{field.alias}={format_value(getattr(value, field.name), extra, allowed[field.alias])}"
-        for field in _init_fields(cls)  # type: ignore[arg-type]
-    )
+    allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]
+    fields = []
+    for field in _init_fields(cls):  # type: ignore[arg-type]
+        text = format_value(getattr(value, field.name), extra, allowed[field.alias])
+        if text != defaults.get(field.alias):
+            fields.append(f"{field.alias}={text}")
     return f"{name_text(name)}({', '.join(fields)})"
 
 
@@ -136,6 +139,19 @@ def _is_registered(cls: type) -> bool:
 @lru_cache(maxsize=1024)
 def _init_fields(cls: type) -> tuple[Any, ...]:
     return tuple(field for field in attrs.fields(cls) if field.init)
+
+
+@lru_cache(maxsize=1024)
+def _default_texts(cls: type) -> dict[str, str]:
+    """By field of an attrs class: its default as the text form writes it, which a converter takes as it does text."""
+    allowed, found = field_classes(cls), {}
+    for field in _init_fields(cls):
+        default = field.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = attrs.NOTHING if default.takes_self else default.factory()
+        with suppress(TextFormError):
+            found[field.alias] = format_value(default, classes=allowed[field.alias])
+    return found
 
 
 def field_classes(cls: type) -> dict[str, dict[str, type]]:

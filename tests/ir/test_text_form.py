@@ -181,8 +181,7 @@ def test_the_text_is_this() -> None:
         "graph @main {\n"
         "  input %x: f32[1, 4]\n"
         f'  const @conv.weight: f32[2] parameter names("conv.weight", "tied") sha256("{digest}")\n'
-        '  %relu: f32[1, 4] = aten.relu(self=%x) ["text-form.note"(bits=4, inner=Inner(limit=1.0, '
-        "direction=Direction.UP), more=[], by_name={}, hidden=none)] loc(0)\n"
+        '  %relu: f32[1, 4] = aten.relu(self=%x) ["text-form.note"(bits=4, inner=Inner(limit=1.0))] loc(0)\n'
         "  return %relu\n"
         "}\n"
         "locations {\n"
