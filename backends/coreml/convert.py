@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -88,9 +89,8 @@ def converted(program: ExportedProgram, target: Target) -> Any:
     coremltools = require()
     try:
         with quiet(), exporting.quiet():
-            decomposed = program.run_decompositions({})
             return coremltools.convert(
-                decomposed,
+                program.run_decompositions({torch.ops.aten.gelu.default: _gelu}),
                 minimum_deployment_target=getattr(coremltools.target, target.name),
                 compute_precision=coremltools.precision.FLOAT32,
                 convert_to="mlprogram",
@@ -103,6 +103,13 @@ def converted(program: ExportedProgram, target: Target) -> Any:
         raise ConversionError(
             f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
         ) from error
+
+
+def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
+    """The approximation by tanh, spelled out: coremltools does not see it in the gelu of an exported program."""
+    if approximate == "none":
+        return NotImplemented
+    return x * (0.5 * (torch.tanh(((0.044715 * x**3) + x) * (2 / math.pi) ** 0.5) + 1))
 
 
 def _pipeline(coremltools: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from graphpress.backends.coreai.importing.constants import Held
 from graphpress.backends.coreai.importing.reader import AssetReader, tensor_type, translates
+from graphpress.backends.importing.layers import shape_along_axis
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 
@@ -45,7 +46,7 @@ def _activation(reader: AssetReader, op: Any) -> Value | None:
         return None
     at, rank = reader.number(axis), tensor_type(data.type).rank
     operands = {
-        name: reader.constant(_ranked(each.tensor, at, rank), each.dtype)
+        name: reader.constant(each.tensor.reshape(shape_along_axis(each.tensor.numel(), at, rank)), each.dtype)
         for name, each in {"scale": steps, **shift}.items()
     }
     result = tensor_type(op.results[0].type).dtype
@@ -85,12 +86,3 @@ def _shift(reader: AssetReader, zero_point: Any, minval: Any) -> dict[str, Held]
 
 def _values(held: Held) -> torch.Tensor:
     return held.tensor if held.dtype.is_integer else held.tensor.float()
-
-
-def _ranked(tensor: torch.Tensor, axis: Any, rank: int) -> torch.Tensor:
-    """An entry for each index along `axis`, or one for all, in the rank of the data."""
-    if tensor.numel() == 1:
-        return tensor.reshape(())
-    shape = [1] * rank
-    shape[axis] = tensor.numel()
-    return tensor.reshape(shape)

@@ -6,6 +6,7 @@ from typing import Any
 
 from graphpress.backends.coreai.importing.constants import Held
 from graphpress.backends.coreai.importing.reader import AssetReader, Read, short_name, tensor_type, translates
+from graphpress.backends.importing.layers import REDUCTIONS
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 
@@ -52,7 +53,6 @@ _BINARY = {
     "bitwise_or": "bitwise_or.Tensor",
     "bitwise_xor": "bitwise_xor.Tensor",
 }
-_REDUCTIONS = {"reduce_sum": "sum.dim_IntList", "reduce_mean": "mean.dim", "reduce_max": "amax", "reduce_min": "amin"}
 _SCANS = {0: "cumsum", 1: "cumprod"}  # the dialect's numbers of its combiners
 
 
@@ -98,14 +98,14 @@ def _cast(reader: AssetReader, op: Any) -> Read:
     return reader.cast(reader.value(op.operands[0]), dtype)
 
 
-@translates(*_REDUCTIONS)
+@translates(*REDUCTIONS)
 def _reduction(reader: AssetReader, op: Any) -> Value | None:
     x, axes = op.operands
     dims = reader.number(axes)
     if dims is None:
         return None
     attributes = {"dim": tuple(dims), "keepdim": True}
-    made = reader.emit(f"aten.{_REDUCTIONS[short_name(op)]}", attributes, self=reader.value(x))
+    made = reader.emit(f"aten.{REDUCTIONS[short_name(op)]}", attributes, self=reader.value(x))
     return reader.cast(made, tensor_type(op.results[0].type).dtype)
 
 

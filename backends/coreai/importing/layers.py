@@ -5,44 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 from graphpress.backends.coreai.importing.reader import AssetReader, short_name, translates, word
+from graphpress.backends.importing.layers import convolution
 from graphpress.ir.graph import Value
 
 
 @translates("conv2d", "conv3d")
 def _conv(reader: AssetReader, op: Any) -> Value | None:
-    x, weight, stride, dilation, groups = op.operands
-    numbers = [reader.number(each) for each in (stride, dilation, groups)]
-    return None if None in numbers else _convolution(reader, x, weight, *numbers)
+    x, weight, *operands = op.operands
+    numbers = [reader.number(each) for each in operands]
+    if None in numbers:
+        return None
+    stride, dilation, groups = numbers
+    return convolution(
+        reader,
+        reader.value(x),
+        reader.value(weight),
+        None,
+        stride=stride,
+        padding=(0,) * len(stride),
+        dilation=dilation,
+        groups=groups,
+    )
 
 
 @translates("conv_transpose2d", "conv_transpose3d")
 def _conv_transpose(reader: AssetReader, op: Any) -> Value | None:
-    x, weight, stride, padding, dilation, extra, groups = op.operands
-    numbers = [reader.number(each) for each in (stride, dilation, groups, padding, extra)]
-    return None if None in numbers else _convolution(reader, x, weight, *numbers)
-
-
-def _convolution(
-    reader: AssetReader,
-    x: Any,
-    weight: Any,
-    stride: list[int],
-    dilation: list[int],
-    groups: int,
-    padding: list[int] | None = None,
-    output_padding: list[int] | None = None,
-) -> Value:
-    none = (0,) * len(stride)
-    attributes = {
-        "stride": tuple(stride),
-        "padding": tuple(padding or none),
-        "dilation": tuple(dilation),
-        "transposed": padding is not None,
-        "output_padding": tuple(output_padding or none),
-        "groups": groups,
-        "bias": None,
-    }
-    return reader.emit("aten.convolution", attributes, input=reader.value(x), weight=reader.value(weight))
+    x, weight, *operands = op.operands
+    numbers = [reader.number(each) for each in operands]
+    if None in numbers:
+        return None
+    stride, padding, dilation, output_padding, groups = numbers
+    return convolution(
+        reader,
+        reader.value(x),
+        reader.value(weight),
+        None,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output_padding=output_padding,
+    )
 
 
 @translates("batch_matmul")

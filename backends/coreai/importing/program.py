@@ -11,7 +11,7 @@ from typing import Any
 from graphpress.backends.coreai.asset import open_asset
 from graphpress.backends.coreai.importing import compressed, elementwise, layers, shapes
 from graphpress.backends.coreai.importing.constants import blobs, held
-from graphpress.backends.coreai.importing.reader import TRANSLATIONS, AssetReader, Read, short_name, tensor_type
+from graphpress.backends.coreai.importing.reader import AssetReader, Read, short_name, tensor_type, translates
 from graphpress.backends.errors import AssetError
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
@@ -19,7 +19,7 @@ from graphpress.ir.verifier import verify
 
 __all__ = ["from_asset"]
 
-_TABLES = (compressed, elementwise, layers, shapes)  # importing them fills TRANSLATIONS
+_TABLES = (compressed, elementwise, layers, shapes)  # importing them fills `translates`
 
 
 def from_asset(
@@ -115,7 +115,7 @@ def _symbol(attribute: Any) -> str:
 
 
 def _translate(op: Any, name: str, reader: AssetReader) -> None:
-    translate = TRANSLATIONS.get(name)
+    translate = translates.get(name)
     found: Read | tuple[Read, ...] | None = translate(reader, op) if translate is not None else None
     if found is None:
         found = reader.opaque(op)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,28 +12,18 @@ from attrs import define, field
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.asset import element_type
 from graphpress.backends.coreai.importing.constants import Held
+from graphpress.backends.importing.reader import Reader, Translations, opaque_op
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Value
+from graphpress.ir.graph import Value
 from graphpress.ir.interpreter import evaluate_node
-from graphpress.ir.ops import OpDef, Trait, lookup_op, register_op
-from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType
 
 Read = Value | Held
 Translation = Callable[["AssetReader", Any], Read | tuple[Read, ...] | None]
 
-TRANSLATIONS: dict[str, Translation] = {}
+translates: Translations[Translation] = Translations()
 """By the name of the op, as `short_name` gives it; None declines, and the op stays opaque."""
-
-
-def translates(*names: str) -> Callable[[Translation], Translation]:
-    """Decorator: the function translates the ops of these names."""
-
-    def register(function: Translation) -> Translation:
-        TRANSLATIONS.update(dict.fromkeys(names, function))
-        return function
-
-    return register
 
 
 def short_name(op: Any) -> str:
@@ -42,18 +32,13 @@ def short_name(op: Any) -> str:
 
 
 @define(eq=False)
-class AssetReader:
+class AssetReader(Reader):
     """Reads the operands of ops, and makes nodes. A constant enters the graph when a node reads it."""
 
-    graph: Graph
     blobs: dict[str, bytes]
-    rewriter: Rewriter = field(init=False)
     known: dict[Any, Read] = field(factory=dict, init=False)
     states: dict[Any, Value] = field(factory=dict, init=False)
     _entered: dict[Held, Value] = field(factory=dict, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.rewriter = Rewriter(self.graph)
 
     def value(self, operand: Any) -> Value:
         """The IR's value of an operand."""
@@ -79,26 +64,12 @@ class AssetReader:
         tensor = self.tensor(operand)
         return None if tensor is None else tensor.tolist()
 
-    def emit(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> Value:
-        """A node with one result."""
-        return self.emit_all(op, attributes, **operands)[0]
-
-    def emit_all(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> tuple[Value, ...]:
-        """A node with all its results."""
-        return self.rewriter.insert_before(None, op, operands, dict(attributes or {})).results
-
-    def cast(self, value: Value, dtype: DType) -> Value:
-        """`value` as `dtype`."""
-        return value if value.tensor_type.dtype is dtype else self.emit("aten._to_copy", {"dtype": dtype}, self=value)
-
     def opaque(self, op: Any) -> tuple[Value, ...]:
         """A node for an op without translation: it can be looked at, but not run."""
         operands = tuple(self.value(operand) for operand in op.operands if operand in self.known)
         types = [tensor_type(result.type) for result in op.results if _is_tensor(result.type)]
-        made = self.rewriter.insert_before(
-            None, _opaque_op(short_name(op), len(types)), {"operands": operands}, types=types
-        )
-        return made.results
+        kind = opaque_op(f"aimodel.{short_name(op)}", len(types))
+        return self.rewriter.insert_before(None, kind, {"operands": operands}, types=types).results
 
 
 def tensor_type(type: Any) -> TensorType:
@@ -130,13 +101,3 @@ def _computed(value: Value) -> torch.Tensor | None:
 
 def _is_tensor(type: Any) -> bool:
     return str(type).startswith("tensor<")
-
-
-def _opaque_op(name: str, results: int) -> OpDef:
-    full = f"aimodel.{name}"
-    try:
-        return lookup_op(full)
-    except LookupError:
-        return register_op(
-            OpDef(full, variadic=True, traits={Trait.OPAQUE}, result_count=results, returns_sequence=results != 1)
-        )

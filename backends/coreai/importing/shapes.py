@@ -8,6 +8,7 @@ import torch
 
 from graphpress.backends.coreai.importing.constants import Held
 from graphpress.backends.coreai.importing.reader import AssetReader, Read, tensor_type, translates, word
+from graphpress.backends.importing.layers import padded, split, unsqueezed
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 
@@ -31,12 +32,8 @@ def _transpose(reader: AssetReader, op: Any) -> Value | None:
 @translates("expand_dims")
 def _expand_dims(reader: AssetReader, op: Any) -> Value | None:
     axes = reader.number(op.operands[1])
-    if axes is None:
-        return None
-    x, rank = _first(reader, op), tensor_type(op.results[0].type).rank
-    for axis in sorted(axis % rank for axis in axes):
-        x = reader.emit("aten.unsqueeze", {"dim": axis}, self=x)
-    return x
+    rank = tensor_type(op.results[0].type).rank
+    return None if axes is None else unsqueezed(reader, _first(reader, op), axes, rank)
 
 
 @translates("shrink_dims")
@@ -62,15 +59,10 @@ def _split(reader: AssetReader, op: Any) -> tuple[Value, ...] | None:
     x, sizes, axis = _first(reader, op), reader.number(op.operands[1]), reader.number(op.operands[2])
     if sizes is None or axis is None:
         return None
-    extent = _extent(x, axis)
-    if isinstance(sizes, int):
-        sizes = [sizes] * len(list(op.results))
-    found, start = [], 0
-    for size in sizes:
-        end = min(start + size, extent)
-        found.append(reader.emit("aten.slice.Tensor", {"dim": axis, "start": start, "end": end}, self=x))
-        start = end
-    return tuple(found)
+    if isinstance(sizes, int):  # the last part may have less
+        extent = _extent(x, axis)
+        sizes = [min(sizes, extent - start) for start in range(0, extent, sizes)]
+    return split(reader, x, axis, sizes)
 
 
 @translates("slice")
@@ -130,17 +122,9 @@ def _pad(reader: AssetReader, op: Any) -> Value | None:
     mode = word(op, "padding_mode") or word(op, "mode")
     if flat is None or mode not in ("constant", "reflect", "replicate", "circular"):
         return None
-    pairs = [flat[at : at + 2] for at in range(0, len(flat), 2)]
-    pad = tuple(amount for pair in reversed(pairs) for amount in pair)
-    if mode == "constant":
-        return (
-            None
-            if fill is None
-            else reader.emit("aten.constant_pad_nd", {"pad": pad, "value": fill}, self=_first(reader, op))
-        )
-    while pad[-2:] == (0, 0):
-        pad = pad[:-2]
-    return reader.emit("aten.pad", {"pad": pad, "mode": mode}, self=_first(reader, op))
+    if mode == "constant" and fill is None:
+        return None
+    return padded(reader, _first(reader, op), flat, mode, fill)
 
 
 @translates("gather_along_axis")

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
+from graphpress.backends.importing.layers import REDUCTIONS
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
-from graphpress.ir.types import TensorType
 
 _UNARY = {
     "abs": "abs",
@@ -57,7 +57,6 @@ _BINARY = {
     "logical_or": "logical_or",
     "logical_xor": "logical_xor",
 }
-_REDUCTIONS = {"reduce_sum": "sum.dim_IntList", "reduce_mean": "mean.dim", "reduce_max": "amax", "reduce_min": "amin"}
 _CASTS = {"fp16": DType.FLOAT16, "fp32": DType.FLOAT32, "bool": DType.BOOL}
 
 
@@ -171,13 +170,13 @@ def _identity(reader: MilReader, op: Any) -> Value:
     return reader.value(op.x)
 
 
-@translates(*_REDUCTIONS)
+@translates(*REDUCTIONS)
 def _reduction(reader: MilReader, op: Any) -> Value:
     x = reader.value(op.x)
     axes = number(op.axes)
     attributes = {"dim": tuple(range(x.tensor_type.rank)) if axes is None else tuple(axes)}
-    made = reader.emit(f"aten.{_REDUCTIONS[op.op_type]}", attributes | {"keepdim": number(op.keep_dims)}, self=x)
-    return _as_before(reader, made, x.tensor_type.dtype)
+    made = reader.emit(f"aten.{REDUCTIONS[op.op_type]}", attributes | {"keepdim": number(op.keep_dims)}, self=x)
+    return reader.cast(made, x.tensor_type.dtype)
 
 
 @translates("reduce_sum_square", "reduce_l2_norm", "reduce_l1_norm", "reduce_log_sum_exp")
@@ -198,7 +197,7 @@ def _composed_reduction(reader: MilReader, op: Any) -> Value:
 def _position(reader: MilReader, op: Any) -> Value:
     name = op.op_type.removeprefix("reduce_")
     attributes = {"dim": number(op.axis), "keepdim": number(op.keep_dims)}
-    return _as_before(reader, reader.emit(f"aten.{name}", attributes, self=reader.value(op.x)), DType.INT32)
+    return reader.cast(reader.emit(f"aten.{name}", attributes, self=reader.value(op.x)), DType.INT32)
 
 
 @translates("softmax")
@@ -211,17 +210,11 @@ def _cumsum(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
     if number(op.exclusive, False) or number(op.reverse, False):
         return reader.opaque(op)
     x = reader.value(op.x)
-    return _as_before(reader, reader.emit("aten.cumsum", {"dim": number(op.axis)}, self=x), x.tensor_type.dtype)
+    return reader.cast(reader.emit("aten.cumsum", {"dim": number(op.axis)}, self=x), x.tensor_type.dtype)
 
 
 @translates("topk")
 def _topk(reader: MilReader, op: Any) -> tuple[Value, ...]:
     attributes = {"k": number(op.k), "dim": number(op.axis), "largest": not number(op.ascending)}
     found, places = reader.emit_all("aten.topk", attributes, self=reader.value(op.x))
-    return found, _as_before(reader, places, DType.INT32)
-
-
-def _as_before(reader: MilReader, value: Value, dtype: DType) -> Value:
-    """Core ML's integers have 32 bits where torch widens to 64."""
-    assert isinstance(value.type, TensorType)
-    return value if value.type.dtype is dtype else reader.emit("aten._to_copy", {"dtype": dtype}, self=value)
+    return found, reader.cast(places, DType.INT32)

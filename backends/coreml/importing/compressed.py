@@ -9,6 +9,7 @@ import numpy as np
 
 from graphpress.backends.coreml.dependency import require
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
+from graphpress.backends.importing.layers import shape_along_axis
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 
@@ -113,11 +114,8 @@ def _ranked(reader: MilReader, op: Any, data: Value, scale: Any, zero_point: Any
     """Scale and zero point in the rank of the data, each under its own name."""
     found = {}
     for name, var in (("scale", scale), ("zero_point", zero_point)):
-        if var is None:
-            continue
-        held = np.asarray(var.val)
-        shape = [1] * data.tensor_type.rank
-        if held.size > 1:
-            shape[axis] = held.size
-        found[name] = reader.constant(var.name, held.reshape(shape if held.ndim else ()), reader.dtype(var))
+        if var is not None:
+            held = np.asarray(var.val)
+            shape = shape_along_axis(held.size, axis, data.tensor_type.rank)
+            found[name] = reader.constant(var.name, held.reshape(shape), reader.dtype(var))
     return found

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
+from graphpress.backends.importing.layers import convolution, padded
 from graphpress.ir.graph import Value
 
 
@@ -16,20 +17,15 @@ def _conv(reader: MilReader, op: Any) -> Value:
     kernel = [int(n) for n in op.weight.shape[2:]]
     pairs = _padding(op, spatial, kernel, strides, dilations)
     x, padding = _padded(reader, reader.value(op.x), pairs)
-    return reader.emit(
-        "aten.convolution",
-        {
-            "stride": tuple(strides),
-            "padding": padding,
-            "dilation": tuple(dilations),
-            "transposed": False,
-            "output_padding": (0,) * spatial,
-            "groups": number(op.groups, 1),
-            "bias": None,
-        },
-        input=x,
-        weight=reader.value(op.weight),
-        **_bias(reader, op),
+    return convolution(
+        reader,
+        x,
+        reader.value(op.weight),
+        _bias(reader, op),
+        stride=strides,
+        padding=padding,
+        dilation=dilations,
+        groups=number(op.groups, 1),
     )
 
 
@@ -48,26 +44,22 @@ def _conv_transpose(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
         - ((int(op.x.shape[2 + at]) - 1) * strides[at] - 2 * padding[at] + dilations[at] * (kernel[at] - 1) + 1)
         for at in range(spatial)
     ]
-    return reader.emit(
-        "aten.convolution",
-        {
-            "stride": tuple(strides),
-            "padding": tuple(padding),
-            "dilation": tuple(dilations),
-            "transposed": True,
-            "output_padding": tuple(extra),
-            "groups": number(op.groups, 1),
-            "bias": None,
-        },
-        input=reader.value(op.x),
-        weight=reader.value(op.weight),
-        **_bias(reader, op),
+    return convolution(
+        reader,
+        reader.value(op.x),
+        reader.value(op.weight),
+        _bias(reader, op),
+        stride=strides,
+        padding=padding,
+        dilation=dilations,
+        groups=number(op.groups, 1),
+        output_padding=extra,
     )
 
 
 @translates("linear")
 def _linear(reader: MilReader, op: Any) -> Value:
-    return reader.emit("aten.linear", input=reader.value(op.x), weight=reader.value(op.weight), **_bias(reader, op))
+    return reader.emit("aten.linear", input=reader.value(op.x), weight=reader.value(op.weight), bias=_bias(reader, op))
 
 
 @translates("matmul")
@@ -152,8 +144,8 @@ def _instance_norm(reader: MilReader, op: Any) -> Value:
     return reader.emit("aten.instance_norm", attributes | missing, input=reader.value(op.x), **affine)
 
 
-def _bias(reader: MilReader, op: Any) -> dict[str, Value]:
-    return {} if op.bias is None else {"bias": reader.value(op.bias)}
+def _bias(reader: MilReader, op: Any) -> Value | None:
+    return None if op.bias is None else reader.value(op.bias)
 
 
 def _padding(op: Any, spatial: int, kernel: Any, strides: Any, dilations: Any) -> list[tuple[int, int]]:
@@ -179,5 +171,5 @@ def _padded(reader: MilReader, x: Value, pairs: list[tuple[int, int]]) -> tuple[
     """`x` and the padding that a convolution takes itself, which is the same on both sides."""
     if all(before == after for before, after in pairs):
         return x, tuple(before for before, _ in pairs)
-    pad = tuple(amount for pair in reversed(pairs) for amount in pair)
-    return reader.emit("aten.constant_pad_nd", {"pad": pad}, self=x), (0,) * len(pairs)
+    flat = [0] * 4 + [amount for pair in pairs for amount in pair]
+    return padded(reader, x, flat, "constant"), (0,) * len(pairs)

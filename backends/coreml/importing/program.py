@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphpress.backends.coreml.importing import arithmetic, compressed, layers, shapes
-from graphpress.backends.coreml.importing.reader import TRANSLATIONS, MilReader
+from graphpress.backends.coreml.importing.reader import MilReader, translates
 from graphpress.backends.coreml.package import load_program
 from graphpress.ir.graph import Graph
 from graphpress.ir.types import TensorType
@@ -16,7 +16,7 @@ from graphpress.ir.verifier import verify
 
 __all__ = ["from_mil", "from_package"]
 
-_TABLES = (arithmetic, compressed, layers, shapes)  # importing them fills TRANSLATIONS
+_TABLES = (arithmetic, compressed, layers, shapes)  # importing them fills `translates`
 
 
 def from_package(
@@ -58,7 +58,7 @@ def from_mil(
     for op in body.operations:
         if op.op_type == "const":
             continue
-        translate = TRANSLATIONS.get(op.op_type)
+        translate = translates.get(op.op_type)
         results = translate(reader, op) if translate is not None else reader.opaque(op)
         results = results if isinstance(results, tuple) else (results,)
         for var, value in zip(op.outputs, results, strict=False):

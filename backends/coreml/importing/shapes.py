@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
+from graphpress.backends.importing.layers import padded, split, unsqueezed
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 
@@ -26,11 +27,7 @@ def _transpose(reader: MilReader, op: Any) -> Value:
 
 @translates("expand_dims")
 def _expand_dims(reader: MilReader, op: Any) -> Value:
-    x = reader.value(op.x)
-    rank = len(op.outputs[0].shape)
-    for axis in sorted(axis % rank for axis in number(op.axes)):
-        x = reader.emit("aten.unsqueeze", {"dim": axis}, self=x)
-    return x
+    return unsqueezed(reader, reader.value(op.x), number(op.axes), len(op.outputs[0].shape))
 
 
 @translates("squeeze")
@@ -55,13 +52,7 @@ def _stack(reader: MilReader, op: Any) -> Value:
 @translates("split")
 def _split(reader: MilReader, op: Any) -> tuple[Value, ...]:
     axis = number(op.axis)
-    x = reader.value(op.x)
-    found, start = [], 0
-    for out in op.outputs:
-        size = int(out.shape[axis])
-        found.append(reader.emit("aten.slice.Tensor", {"dim": axis, "start": start, "end": start + size}, self=x))
-        start += size
-    return tuple(found)
+    return split(reader, reader.value(op.x), axis, [int(out.shape[axis]) for out in op.outputs])
 
 
 @translates("slice_by_index")
@@ -105,18 +96,7 @@ def _slice_by_size(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
 
 @translates("pad")
 def _pad(reader: MilReader, op: Any) -> Value:
-    flat = number(op.pad)
-    pairs = [flat[at : at + 2] for at in range(0, len(flat), 2)]
-    pad = tuple(amount for pair in reversed(pairs) for amount in pair)
-    mode = number(op.mode, "constant")
-    if mode == "constant":
-        return reader.emit(
-            "aten.constant_pad_nd", {"pad": pad, "value": number(op.constant_val)}, self=reader.value(op.x)
-        )
-    while pad[-2:] == (0, 0):
-        pad = pad[:-2]
-    attributes = {"pad": pad, "mode": {"reflect": "reflect", "replicate": "replicate"}[mode]}
-    return reader.emit("aten.pad", attributes, self=reader.value(op.x))
+    return padded(reader, reader.value(op.x), number(op.pad), number(op.mode, "constant"), number(op.constant_val))
 
 
 @translates("tile")
@@ -129,6 +109,15 @@ def _reverse(reader: MilReader, op: Any) -> Value:
     axes = number(op.axes)
     x = reader.value(op.x)
     return reader.emit("aten.flip", {"dims": tuple(range(x.tensor_type.rank)) if axes is None else tuple(axes)}, self=x)
+
+
+@translates("band_part")
+def _band_part(reader: MilReader, op: Any) -> Value:
+    """The last two axes around their diagonal; a negative number of diagonals is all of them."""
+    x, lower, upper = reader.value(op.x), number(op.lower), number(op.upper)
+    if lower >= 0:
+        x = reader.emit("aten.triu", {"diagonal": -lower}, self=x)
+    return x if upper < 0 else reader.emit("aten.tril", {"diagonal": upper}, self=x)
 
 
 @translates("crop")

@@ -1,0 +1,74 @@
+"""Ops that every format has, in the spelling that passes look for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from graphpress.backends.importing.reader import Reader
+from graphpress.ir.graph import Value
+
+REDUCTIONS = {"reduce_sum": "sum.dim_IntList", "reduce_mean": "mean.dim", "reduce_max": "amax", "reduce_min": "amin"}
+"""The `aten` op of a reduction over several axes, by the name that both formats have for it."""
+
+
+def convolution(
+    reader: Reader,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    output_padding: Sequence[int] | None = None,
+) -> Value:
+    """A convolution over as many axes as `stride` has, a transposed one where there is `output_padding`."""
+    attributes: dict[str, Any] = {
+        "stride": tuple(stride),
+        "padding": tuple(padding),
+        "dilation": tuple(dilation),
+        "groups": groups,
+    }
+    name = "conv"
+    if output_padding is not None:
+        name, attributes["output_padding"] = "conv_transpose", tuple(output_padding)
+    variant = ".input" if name == "conv_transpose" and len(stride) > 1 else ""
+    return reader.emit(f"aten.{name}{len(stride)}d{variant}", attributes, input=x, weight=weight, bias=bias)
+
+
+def unsqueezed(reader: Reader, x: Value, axes: Iterable[int], rank: int) -> Value:
+    """`x` with more `axes` of one element, which count in the result of `rank` axes."""
+    for axis in sorted(axis % rank for axis in axes):
+        x = reader.emit("aten.unsqueeze", {"dim": axis}, self=x)
+    return x
+
+
+def split(reader: Reader, x: Value, axis: int, sizes: Iterable[int]) -> tuple[Value, ...]:
+    """`x` in parts along `axis`."""
+    found, start = [], 0
+    for size in sizes:
+        found.append(reader.emit("aten.slice.Tensor", {"dim": axis, "start": start, "end": start + size}, self=x))
+        start += size
+    return tuple(found)
+
+
+def padded(reader: Reader, x: Value, flat: Sequence[int], mode: str, fill: Any = None) -> Value:
+    """`x` with elements before and after each axis: `flat` has both numbers of the first axis, then of the next."""
+    pairs = [flat[at : at + 2] for at in range(0, len(flat), 2)]
+    pad = tuple(amount for pair in reversed(pairs) for amount in pair)
+    if mode == "constant":
+        return reader.emit("aten.constant_pad_nd", {"pad": pad} | ({} if fill is None else {"value": fill}), self=x)
+    while pad[-2:] == (0, 0):
+        pad = pad[:-2]
+    return reader.emit("aten.pad", {"pad": pad, "mode": mode}, self=x)
+
+
+def shape_along_axis(count: int, axis: int, rank: int) -> tuple[int, ...]:
+    """The shape of scales or zero points of data with `rank` axes: one for each index along `axis`, or one for all."""
+    if count == 1:
+        return ()
+    shape = [1] * rank
+    shape[axis] = count
+    return tuple(shape)

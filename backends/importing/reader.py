@@ -1,0 +1,61 @@
+"""What the translations of single ops work with, whatever the format they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from attrs import define, field
+
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Value
+from graphpress.ir.ops import OpDef, Trait, lookup_op, register_op
+from graphpress.ir.rewriter import Rewriter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Translations(dict[str, F], Generic[F]):
+    """Functions by the names of the ops they translate; called with names, a decorator that adds one."""
+
+    def __call__(self, *names: str) -> Callable[[F], F]:
+        """Decorator: the function translates the ops of these names."""
+
+        def register(function: F) -> F:
+            self.update(dict.fromkeys(names, function))
+            return function
+
+        return register
+
+
+@define(eq=False)
+class Reader:
+    """Makes the nodes of a graph, in the order they are asked for."""
+
+    graph: Graph
+    rewriter: Rewriter = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.rewriter = Rewriter(self.graph)
+
+    def emit(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> Value:
+        """A node with one result."""
+        return self.emit_all(op, attributes, **operands)[0]
+
+    def emit_all(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> tuple[Value, ...]:
+        """A node with all its results."""
+        return self.rewriter.insert_before(None, op, operands, attributes).results
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        """`value` as `dtype`."""
+        return value if value.tensor_type.dtype is dtype else self.emit("aten._to_copy", {"dtype": dtype}, self=value)
+
+
+def opaque_op(name: str, results: int) -> OpDef:
+    """An op that can be looked at, not run, for one that has no translation; `name` with its dialect."""
+    try:
+        return lookup_op(name)
+    except LookupError:
+        return register_op(
+            OpDef(name, variadic=True, traits={Trait.OPAQUE}, result_count=results, returns_sequence=results != 1)
+        )
