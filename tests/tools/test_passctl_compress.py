@@ -139,6 +139,40 @@ def test_joint_compression_ends_in_a_checked_package_that_other_commands_take():
     assert same.exit_code == 0, same.output
 
 
+PRUNED = "pruning_config: {global_config: {op_state_spec: {weight: {target_sparsity: 0.75}}}}\n"
+TABLES = "kmeans_palettization_config: {global_config: {op_state_spec: {weight: {n_bits: 4}}}}\n"
+CODES = (
+    "quantization_config: {global_config: {op_state_spec: {weight: {dtype: int8, granularity: {type: per_channel}}},"
+    " op_input_spec: null, op_output_spec: null}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("then", "coreai_op", "coreml_op"),
+    [
+        ("", "build_sparse_with_bitmask", "constexpr_sparse_to_dense"),
+        (TABLES, "lut_to_dense", "constexpr_lut_to_sparse"),
+        (CODES, "blockwise_shift_scale", "constexpr_sparse_blockwise_shift_scale"),
+    ],
+    ids=["alone", "with tables", "with codes"],
+)
+def test_pruning_goes_alone_and_before_the_others(then, coreai_op, coreml_op):
+    Path("sparse.yaml").write_text(PRUNED + then)
+    given = ("--config", "sparse.yaml", "--json")
+    asset = json.loads(compress(*given, "-o", "out.aimodel").stdout)
+    package = json.loads(compress(*given, "--backend", "coreml", "-o", "out.mlpackage").stdout)
+    assert asset["check"]["ok"]
+    assert package["check"]["ok"]
+    assert "prune" in asset["seconds"]
+    found = coreai.read("out.aimodel").operations, coreml.read("out.mlpackage").operations
+    assert found[0]["build_sparse_with_bitmask"] == 2
+    assert found[0][coreai_op] == found[1][coreml_op] == 2
+    with coreai.load("out.aimodel") as model:
+        assert torch.allclose(
+            model(image := torch.randn(1, 3, 8, 8)), coreml.evaluate("out.mlpackage", [image])[1][0], atol=1e-5
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -191,7 +225,8 @@ def test_an_impossible_output_is_found_before_the_model_is_looked_at():
     [
         ("{}", "asks for nothing"),
         ("quantisation_config: {}", "did you mean 'quantization_config'"),
-        ("pruning_config: {}", "'pruning_config' cannot be applied here"),
+        ("prunning_config: {}", "did you mean 'pruning_config'"),
+        ("pruning_config: {global_config: {op_state_spec: {weight: {target_sparsity: 2}}}}", "target_sparsity"),
         ("quantization_config: {global_confg: null}", "did you mean 'global_config'"),
         ("quantization_config: [", "no YAML"),
     ],

@@ -103,6 +103,24 @@ def test_misuse_is_code_2_and_leaves_stdout_empty(passctl):
 # the rows
 
 
+@pytest.mark.parametrize(("backend", "suffix"), [("coreai", "aimodel"), ("coreml", "mlpackage")])
+def test_compress_prunes_and_palettizes(passctl, folder, backend, suffix):
+    pytest.importorskip("coreai_torch")
+    pytest.importorskip("coremltools")
+    (folder / "sparse.yaml").write_text(
+        "pruning_config: {global_config: {op_state_spec: {weight: {target_sparsity: 0.75}}}}\n"
+        "kmeans_palettization_config: {global_config: {op_state_spec: {weight: {n_bits: 4}}}}\n"
+    )
+    output = f"sparse.{suffix}"
+    found = data(
+        passctl("compress", "net.gir", "--config", "sparse.yaml", "--backend", backend, "-o", output, "--json")
+    )
+    assert found["check"]["ok"]
+    assert found["output"] == output
+    dumped = passctl("dump", output).stdout
+    assert dumped.count(" = quant.lut_to_dense(") == dumped.count(" = quant.sparse_to_dense(") == 2
+
+
 @slow
 def test_list(passctl):
     assert re.search(r"^fold-batch-norm +Fold each batch norm", passctl("list").stdout, re.MULTILINE)

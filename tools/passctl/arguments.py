@@ -77,8 +77,8 @@ def pipeline_options(function: F) -> F:
         "--pipeline",
         metavar="PIPELINE",
         shell_complete=completion.pipelines,
-        help="Steps, such as 'canonicalize,repeat(cse,dce)', or a standard pipeline: prepare, finalize, palettize, "
-        "joint.",
+        help="Steps, such as 'canonicalize,repeat(cse,dce)', or a standard pipeline: prepare, finalize, prune, "
+        "palettize, joint.",
     )(import_option(function))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-STANDARD_PIPELINES = ("prepare", "finalize", "palettize", "joint")
+STANDARD_PIPELINES = ("prepare", "finalize", "prune", "palettize", "joint")
 
 
 def models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

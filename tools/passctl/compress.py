@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     "        op_state_spec: {weight: {n_bits: 4, lut_qspec: {dtype: int8}}}",
     "    quantization_config:",
     "      global_config: {op_state_spec: null}",
+    "",
+    "  sparse.yaml: half of each weight zeros, the others in tables of 16 entries",
+    "    pruning_config:",
+    "      global_config: {op_state_spec: {weight: {target_sparsity: 0.5}}}",
+    "    kmeans_palettization_config:",
+    "      global_config: {op_state_spec: {weight: {n_bits: 4}}}",
 )
 @model_argument()
 @click.option(
@@ -66,10 +72,10 @@ def compress(
 ) -> None:
     """Compress MODEL as a YAML file says, save it for a runtime, and check what was saved.
 
-    The file has a `kmeans_palettization_config`, a `quantization_config`, or both: then weights are palettized first,
-    and quantizers are put on the result. The saved asset is executed, a package of Core ML read back and evaluated,
-    and compared with the finalized module; a mismatch ends with exit code 1. What was at the output before is whole
-    until the new asset is complete.
+    The file has a `pruning_config`, a `kmeans_palettization_config`, a `quantization_config`, or several: weights are
+    pruned first, then what is kept of them is palettized, and quantizers are put on the result. The saved asset is
+    executed, a package of Core ML read back and evaluated, and compared with the finalized module; a mismatch ends
+    with exit code 1. What was at the output before is whole until the new asset is complete.
     """
     from graphpress.backends import saving
     from graphpress.tools.passctl.destinations import destination

@@ -1,4 +1,4 @@
-"""The flow of a compression: palettize, finalize, quantize, calibrate, finalize."""
+"""The flow of a compression: prune, palettize, quantize, calibrate, each finalized before the next."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 from graphpress.palettization import KMeansPalettizer
+from graphpress.pruning import MagnitudePruner
 from graphpress.quantization import Quantizer
 from graphpress.tools.passctl.errors import InputDataError
 from graphpress.tools.passctl.recipe import Recipe
@@ -25,12 +26,18 @@ def compress(
     batches: Iterable[tuple[torch.Tensor, ...]],
     stages: Stages,
 ) -> nn.Module:
-    """The finalized model, with weights palettized and then activations quantized, as the recipe says.
+    """The finalized model: weights pruned, what is kept of them palettized, then what is left quantized, as the recipe
+    says.
 
     Raises:
         GraphpressError: what the compressors raise.
         InputDataError: when the model does not run on a batch.
     """
+    if recipe.pruning is not None:
+        with stages.stage("prune"):
+            pruner = MagnitudePruner(model, recipe.pruning)
+            pruner.prepare(example_inputs)
+            model = pruner.finalize(backend=backend)
     if recipe.palettization is not None:
         palettizer = KMeansPalettizer(model, recipe.palettization)
         with stages.stage("palettize"):

@@ -15,6 +15,7 @@ from graphpress.tools.passctl.recipe import Recipe
 _STANDARD: dict[str, Callable[[Recipe], Pipeline]] = {
     "prepare": lambda recipe: pipelines.prepare(recipe.quantization),
     "finalize": lambda recipe: pipelines.finalize(),
+    "prune": lambda recipe: pipelines.prune(recipe.pruning),
     "palettize": lambda recipe: pipelines.palettize(recipe.palettization),
     "joint": lambda recipe: pipelines.joint(recipe.palettization, recipe.quantization),
 }

@@ -1,4 +1,4 @@
-"""What a YAML file asks for: palettization, quantization, or both."""
+"""What a YAML file asks for: pruning, palettization, quantization, or several of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from graphpress.passes.configs.base import CompressionConfig
 from graphpress.tools.passctl.errors import PassctlError
 
 _CONFIGS: dict[str, type[CompressionConfig]] = {
+    "pruning": MagnitudePrunerConfig,
     "palettization": KMeansPalettizerConfig,
     "quantization": QuantizerConfig,
 }
@@ -22,6 +23,7 @@ _KEYS = {key: technique for technique, cls in _CONFIGS.items() for key in cls.to
 class Recipe:
     """The configs of a compression; a technique without one is not applied."""
 
+    pruning: MagnitudePrunerConfig | None = None
     palettization: KMeansPalettizerConfig | None = None
     quantization: QuantizerConfig | None = None
 
@@ -40,6 +42,7 @@ class Recipe:
         if not given:
             raise PassctlError(f"{path} asks for nothing: it has none of {', '.join(map(repr, _KEYS))} at its top")
         return cls(
+            pruning=MagnitudePrunerConfig.from_dict(data) if "pruning" in given else None,
             palettization=KMeansPalettizerConfig.from_dict(data) if "palettization" in given else None,
             quantization=QuantizerConfig.from_dict(data) if "quantization" in given else None,
         )
@@ -47,8 +50,6 @@ class Recipe:
 
 def _check_key(key: str, path: Path) -> None:
     """Anchors may live under any key, so only one that is nearly a config's is taken for a mistake."""
-    if key in MagnitudePrunerConfig.top_keys:
-        raise PassctlError(f"{path}: {key!r} cannot be applied here; accepted: {', '.join(map(repr, _KEYS))}")
     near = get_close_matches(key, _KEYS, n=1, cutoff=0.8)
     if near and key not in _KEYS:
         raise PassctlError(f"{path}: no technique is configured under {key!r}; did you mean {near[0]!r}?")
