@@ -50,6 +50,15 @@ class Reader:
         """`value` as `dtype`."""
         return value if value.tensor_type.dtype is dtype else self.emit("aten._to_copy", {"dtype": dtype}, self=value)
 
+    def erase_unused(self) -> None:
+        """Drop nodes that no output needs, such as shapes that were worked out, and constants that only they read."""
+        for node in reversed(list(self.graph.nodes)):
+            if not any(result.use_count for result in node.results):
+                self.rewriter.erase(node)
+        for constant in list(self.graph.constants.values()):
+            if not constant.value.use_count:
+                self.rewriter.erase_constant(constant)
+
 
 def opaque_op(name: str, results: int) -> OpDef:
     """An op that can be looked at, not run, for one that has no translation; `name` with its dialect."""

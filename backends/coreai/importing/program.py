@@ -80,7 +80,7 @@ def _read(function: Any, graphs: Mapping[str, Any], reader: AssetReader, shapes:
     for state, before in written.items():
         if reader.states[state] is not before:
             reader.graph.add_output(reader.states[state])
-    _erase_unused(reader)
+    reader.erase_unused()
 
 
 def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> list[Value]:
@@ -122,13 +122,3 @@ def _translate(op: Any, name: str, reader: AssetReader) -> None:
     found = found if isinstance(found, tuple) else (found,)
     tensors = [result for result in op.results if str(result.type).startswith("tensor<")]
     reader.known.update(zip(tensors, found, strict=True))
-
-
-def _erase_unused(reader: AssetReader) -> None:
-    """Shapes that were worked out, and constants that only they read."""
-    for node in reversed(list(reader.graph.nodes)):
-        if not any(result.use_count for result in node.results):
-            reader.rewriter.erase(node)
-    for constant in list(reader.graph.constants.values()):
-        if not constant.value.use_count:
-            reader.rewriter.erase_constant(constant)

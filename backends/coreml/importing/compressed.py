@@ -11,7 +11,7 @@ from graphpress.backends.coreml.dependency import require
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
 from graphpress.backends.importing.layers import shape_along_axis
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Value
+from graphpress.ir.graph import Node, Value
 
 
 @translates("constexpr_lut_to_dense")
@@ -24,18 +24,55 @@ def _lut_to_dense(reader: MilReader, op: Any) -> Value:
         indices = reader.constant(op.indices.name, codes.astype(np.uint8), DType.of(f"uint{bits}"))
         table = reader.constant(op.lut.name, entries.reshape([1] * len(shape) + [-1, 1]), reader.dtype(op.lut))
         return reader.emit("quant.lut_to_dense", indices=indices, lut=table)
-    lut = reader.value(op.lut)
-    return reader.emit(
-        "quant.lut_to_dense", {"axis": number(op.vector_axis, 0)}, indices=reader.value(op.indices), lut=lut
-    )
+    return _looked_up(reader, reader.value(op.indices), reader.value(op.lut), number(op.vector_axis, 0))
+
+
+def _looked_up(reader: MilReader, indices: Value, lut: Value, axis: int) -> Value:
+    """A table applied to indices; where its entries are scaled first, as for iOS18, what they look up is scaled."""
+    scaled = lut.node
+    if scaled is None or not _scales_tables(scaled):
+        return reader.emit("quant.lut_to_dense", {"axis": axis}, indices=indices, lut=lut)
+    codes = reader.emit("quant.lut_to_dense", {"axis": axis}, indices=indices, lut=scaled.operands["input"])
+    parameters = {name: _of_blocks(reader, scaled.operand(name)) for name in ("scale", "zero_point")}
+    return _scaled(reader, codes, **parameters)
+
+
+def _scales_tables(node: Node) -> bool:
+    """True for one scale, perhaps with a zero point, for all entries of a table."""
+    if node.op.name != "quant.blockwise_shift_scale":
+        return False
+    given = [node.operand(name) for name in ("scale", "zero_point")]
+    return all(v is None or (v.constant is not None and v.tensor_type.shape[-2:] == (1, 1)) for v in given)
+
+
+def _of_blocks(reader: MilReader, value: Value | None) -> Value | None:
+    """Parameters of tables as those of what the tables look up, without the axes of entries and vectors."""
+    if value is None or value.constant is None:
+        return None
+    constant = value.constant
+    return reader.constant(constant.name, constant.tensor[..., 0, 0].numpy(), constant.type.dtype)
 
 
 @translates("constexpr_blockwise_shift_scale")
 def _shift_scale(reader: MilReader, op: Any) -> Value:
-    data, scale = reader.value(op.data), reader.value(op.scale)
-    zero = {} if op.offset is None else {"zero_point": reader.value(op.offset)}
+    zero_point = None if op.offset is None else reader.value(op.offset)
+    return _scaled(reader, reader.value(op.data), reader.value(op.scale), zero_point)
+
+
+def _scaled(reader: MilReader, data: Value, scale: Value | None, zero_point: Value | None) -> Value:
+    """``(data - zero_point) * scale``; what is floats only because it was multiplied by 1 is codes still."""
+    assert scale is not None
+    if data.node is not None and _multiplies_by_one(data.node):
+        data = data.node.operands["input"]
     attributes = {"dtype": data.tensor_type.dtype, "output_dtype": scale.tensor_type.dtype}
-    return reader.emit("quant.blockwise_shift_scale", attributes, input=data, scale=scale, **zero)
+    return reader.emit("quant.blockwise_shift_scale", attributes, input=data, scale=scale, zero_point=zero_point)
+
+
+def _multiplies_by_one(node: Node) -> bool:
+    if node.op.name != "quant.blockwise_shift_scale" or node.operand("zero_point") is not None:
+        return False
+    scale = node.operands["scale"].constant
+    return scale is not None and bool((scale.tensor == 1).all())
 
 
 @translates("constexpr_affine_dequantize")
@@ -57,7 +94,21 @@ def _sparse_to_dense(reader: MilReader, op: Any) -> Value:
         mask = reader.constant(op.mask.name, places.astype(np.uint8), DType.UINT1)
     else:
         mask = reader.value(op.mask)
-    return reader.emit("quant.sparse_to_dense", values=values, mask=mask)
+    whole = _put_back(values, mask)
+    return reader.emit("quant.sparse_to_dense", values=values, mask=mask) if whole is None else whole
+
+
+def _put_back(values: Value, mask: Value) -> Value | None:
+    """What `values` were taken out of, when it has them in the same places and zeros in all others."""
+    kept = values.node
+    if kept is None or kept.op.name != "quant.kept_elements" or kept.operands["mask"] is not mask:
+        return None
+    dense: Value = kept.operands["input"]
+    scaled = dense.node
+    if scaled is None or scaled.op.name != "quant.blockwise_shift_scale" or scaled.operand("zero_point") is not None:
+        return None
+    codes = scaled.operands["input"].node
+    return dense if codes is not None and codes.op.name == "quant.sparse_to_dense" else None
 
 
 @translates("constexpr_sparse_blockwise_shift_scale")
@@ -74,13 +125,27 @@ def _sparse_shift_scale(reader: MilReader, op: Any) -> tuple[Value, ...]:
 
 @translates("constexpr_lut_to_sparse")
 def _lut_to_sparse(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    """Mask and kept elements, of indices that are looked up in their places."""
+    """Mask and kept elements: looked up as they are in one table, or in their places where there are several."""
     lut = reader.value(op.lut)
     if lut.tensor_type.shape[-1] != 1:
         return reader.opaque(op)
     mask, indices = reader.value(op.indices_mask), reader.value(op.indices_nonzero_data)
+    if all(extent == 1 for extent in lut.tensor_type.shape[:-2]):
+        return mask, _looked_up(reader, indices, _flat(reader, lut), 0)
     places = reader.emit("quant.sparse_to_dense", values=indices, mask=mask)
     return mask, _kept(reader, reader.emit("quant.lut_to_dense", indices=places, lut=lut), op)
+
+
+def _flat(reader: MilReader, lut: Value) -> Value:
+    """A table of any rank as one for indices along one axis."""
+    if lut.node is not None and _scales_tables(lut.node):
+        parts = {name: lut.node.operand(name) for name in ("input", "scale", "zero_point")}
+        flat = {name: None if part is None else _flat(reader, part) for name, part in parts.items()}
+        return reader.emit("quant.blockwise_shift_scale", lut.node.attributes, **flat)
+    if lut.constant is None:
+        return reader.emit("aten.reshape", {"shape": (1, *lut.tensor_type.shape[-2:])}, self=lut)
+    name, tensor, dtype = lut.constant.name, lut.constant.tensor, lut.tensor_type.dtype
+    return reader.constant(name, tensor.reshape(1, *tensor.shape[-2:]).numpy(), dtype)
 
 
 def _kept(reader: MilReader, dense: Value, op: Any) -> Value:

@@ -67,5 +67,6 @@ def from_mil(
                 reader.rewriter.rename(value.node, var.name)
     for var in body.outputs:
         graph.add_output(reader.value(var))
+    reader.erase_unused()
     verify(graph)
     return graph
