@@ -12,6 +12,7 @@ from graphpress.tools.bench.comparison import Benchmark, Comparison, compare
 from graphpress.tools.bench.report import as_data, print_comparison
 from graphpress.tools.bench.sides import BenchmarkError, Side, Worker, peer
 from graphpress.tools.bench.worker.clock import ExportClock
+from graphpress.tools.bench.worker.palettize import palettize_model
 from graphpress.tools.bench.worker.train import train_model
 
 A, B = Side("ours", "a", "python"), Side("peer", "b", "python")
@@ -87,6 +88,29 @@ def test_the_ratio_column_is_the_peer_over_ours(scripted):
     console = Console(file=io.StringIO(), width=100)
     print_comparison(console, compare(ONE_TASK, [A, B], repeats=1))
     assert "2.50x" in console.file.getvalue()
+
+
+def test_errors_are_compared_over_the_weights_that_both_sides_compressed(scripted):
+    ours = replies({"nap": 1.0}) | {"weights": {"a": (1.0, 10.0), "b": (4.0, 10.0), "c": (50.0, 60.0)}}
+    theirs = replies({"nap": 1.0}) | {"weights": {"a": (2.0, 10.0), "b": (2.0, 10.0)}}
+    scripted({"ours": [ours], "peer": [theirs]})
+    result = compare(ONE_TASK, [A, B], repeats=1)
+    assert result.shared_weights() == ["a", "b"]
+    assert [result.weight_error(side, ["a", "b"]) for side in result.sides] == [0.25, 0.2]
+    assert as_data(result)["sides"]["ours"]["weights"]["c"] == (50.0, 60.0)
+    console = Console(file=io.StringIO(), width=100)
+    print_comparison(console, result)
+    rows = [" ".join(line.replace("\u2502", " ").split()) for line in console.file.getvalue().splitlines()]
+    assert "weights compressed 3 2" in rows
+    assert "squared error / squares, 2 weights 0.25 0.2 0.800000x" in rows
+    assert "the least peer / ours, b 0.4 0.2 0.500000x" in rows
+
+
+def test_what_palettizing_did_to_each_weight_is_told():
+    outcome = palettize_model("graphpress", {"do": "palettize", "model": "small_transformer", "bits": 4}, None)
+    assert len(outcome.weights) == outcome.facts["weights"]
+    assert all(0 < error < 0.1 * squares for error, squares in outcome.weights.values())
+    assert outcome.seconds["prepare"]["cpu"] > 0
 
 
 def test_a_ratio_over_a_zero_or_missing_time_is_not_drawn():

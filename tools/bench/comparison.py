@@ -29,13 +29,17 @@ class Benchmark:
 
 @attrs.define
 class Comparison:
-    """What one benchmark measured: per side, per (label, name), the value of every run."""
+    """What one benchmark measured: per side, per (label, name), the value of every run.
+
+    `weights` holds, per side, the squared error and the sum of squares of each weight that the last run compressed.
+    """
 
     benchmark: Benchmark
     sides: list[str]
     cpu: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
     wall: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
     facts: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    weights: dict[str, dict[str, tuple[float, float]]] = attrs.field(factory=dict)
     errors: dict[str, dict[str, str]] = attrs.field(factory=dict)
 
     def median(self, clock: str, side: str, measured: Measured) -> float | None:
@@ -48,6 +52,18 @@ class Comparison:
         runs = self.cpu.get(side, {})
         pairs = list(zip(runs.get(numerator, []), runs.get(denominator, []), strict=False))
         return statistics.median(a / b for a, b in pairs) if pairs and all(b for _, b in pairs) else None
+
+    def shared_weights(self) -> list[str]:
+        """Return the weights that every side compressed, in order."""
+        by_side = [self.weights.get(side, {}) for side in self.sides]
+        return [name for name in by_side[0] if all(name in weights for weights in by_side)]
+
+    def weight_error(self, side: str, names: Sequence[str]) -> float | None:
+        """Return the squared error of these weights together over their sum of squares, None without any."""
+        if not names:
+            return None
+        errors, squares = zip(*(self.weights[side][name] for name in names), strict=True)
+        return sum(errors) / sum(squares)
 
     def names(self, clock: str) -> list[Measured]:
         """Return what was measured by `clock`, in the order it was."""
@@ -63,6 +79,8 @@ class Comparison:
                 getattr(self, clock).setdefault(side, {}).setdefault((label, name), []).append(seconds[clock])
         for name, fact in reply["facts"].items():
             self.facts.setdefault(side, {}).setdefault((label, name), []).append(fact)
+        if reply.get("weights"):
+            self.weights[side] = reply["weights"]
 
 
 def compare(

@@ -33,12 +33,32 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     table.add_section()
     for measured in comparison.names("facts"):
         facts = [comparison.median("facts", side, measured) for side in sides]
-        cells = ["-" if fact is None else f"{fact:.7g}" for fact in facts]
-        table.add_row(_title(measured), *cells, *_quotient(facts, 5))
+        table.add_row(_title(measured), *map(_digits, facts), *_quotient(facts, 5))
+    _add_weights(table, comparison)
     console.print(table)
     for side, errors in comparison.errors.items():
         for label, error in errors.items():
             console.print(f"[red]{side}, {label}: {error}", highlight=False)
+
+
+def _add_weights(table: Table, comparison: Comparison) -> None:
+    """Add how many weights each side compressed, and the errors of those that all did: together, and at the worst."""
+    sides, shared = comparison.sides, comparison.shared_weights()
+    if not shared:
+        return
+    table.add_row("weights compressed", *(str(len(comparison.weights[side])) for side in sides))
+    errors = [comparison.weight_error(side, shared) for side in sides]
+    table.add_row(f"squared error / squares, {len(shared)} weights", *map(_digits, errors), *_quotient(errors, 6))
+    if len(sides) == 2:
+        least, name = min((_worse(comparison, name), name) for name in shared)
+        each = [comparison.weight_error(side, [name]) for side in sides]
+        table.add_row(f"the least {sides[1]} / {sides[0]}, {name}", *map(_digits, each), _times(least, 6))
+
+
+def _worse(comparison: Comparison, name: str) -> float:
+    """The second side's error of a weight over the first's; infinite where the first has none."""
+    first, second = (comparison.weights[side][name][0] for side in comparison.sides)
+    return second / first if first else float("inf")
 
 
 def print_accuracy(console: Console, results: dict[str, dict[str, float | str]]) -> None:
@@ -73,7 +93,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
                 }
                 for clock in ("cpu", "wall", "facts")
             }
-            | {"errors": comparison.errors.get(side, {})}
+            | {"errors": comparison.errors.get(side, {}), "weights": comparison.weights.get(side, {})}
             for side in comparison.sides
         },
     }
@@ -82,6 +102,10 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 def _title(measured: Measured) -> str:
     label, name = measured
     return f"{name}, {label}"
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.7g}"
 
 
 def _quotient(values: list[float | None], digits: int = 2) -> list[str]:

@@ -1,7 +1,7 @@
 """Run tasks for the harness: `python -m graphpress.tools.bench.worker PACKAGE`.
 
 One JSON object per line comes in on stdin, one goes out on stdout. A task has a `do` (see `TASKS`) and its
-arguments; a reply has `seconds` (name to cpu and wall) and `facts`, or `error`.
+arguments; a reply has `seconds` (name to cpu and wall), `facts` and `weights`, or `error`.
 """
 
 import json
@@ -48,7 +48,7 @@ def _run(package: str, task: dict[str, Any], exports: ExportClock) -> dict[str, 
     except Exception as error:
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"seconds": outcome.seconds, "facts": outcome.facts}
+    return {"seconds": outcome.seconds, "facts": outcome.facts, "weights": outcome.weights}
 
 
 if __name__ == "__main__":

@@ -16,10 +16,14 @@ Seconds = dict[str, float]
 
 @attrs.define
 class Outcome:
-    """What a task measured: `seconds[name]` holds `cpu` and `wall`, `facts[name]` a count or a size."""
+    """What a task measured: `seconds[name]` holds `cpu` and `wall`, `facts[name]` a count or a size.
+
+    `weights[name]` holds, of each weight that was compressed, its squared error and its sum of squares.
+    """
 
     seconds: dict[str, Seconds] = attrs.field(factory=dict)
     facts: dict[str, float] = attrs.field(factory=dict)
+    weights: dict[str, tuple[float, float]] = attrs.field(factory=dict)
 
     def measure(self, name: str, call: Callable[[], T]) -> T:
         """Time one call under `name` and return what it returned."""

@@ -14,8 +14,7 @@ from graphpress.tools.bench.worker.subject import build_subject
 def palettize_model(package: str, task: dict[str, Any], exports: ExportClock) -> Outcome:
     """Palettize every weight with `task["bits"]`, in groups of `task["group"]` output channels if given.
 
-    `task["vector"]` (default 1) is the length of a centroid. The error is the sum of squared errors of all weights over
-    their sum of squares.
+    `task["vector"]` (default 1) is the length of a centroid.
     """
     palettization = importlib.import_module(f"{package}.palettization")
     spec = importlib.import_module(f"{package}.palettization.spec")
@@ -37,8 +36,12 @@ def palettize_model(package: str, task: dict[str, Any], exports: ExportClock) ->
         palettizer = palettization.KMeansPalettizer(model, config)
         prepared = outcome.measure("prepare", lambda: palettizer.prepare(inputs))
         after = {name: prepared.get_submodule(name).weight.detach() for name in before}
-        error = sum(float((after[name].double() - weight.double()).square().sum()) for name, weight in before.items())
-        outcome.facts["relative squared error"] = error / sum(float(w.double().square().sum()) for w in before.values())
+        outcome.facts["weights"] = len(before)
+        outcome.weights = {
+            name: (_squares(after[name].double() - weight.double()), _squares(weight.double()))
+            for name, weight in before.items()
+            if not torch.equal(after[name], weight)
+        }
         if package == "graphpress" and weight.cluster_dim == 1:
             _measure_floor(outcome, before, after, group)
         del before, after
@@ -57,6 +60,10 @@ def _names(model: nn.Module) -> list[str]:
         if isinstance(weight, Tensor) and weight.dim() > 1:
             found.setdefault(weight.data_ptr(), name)
     return list(found.values())
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(tensor.square().sum())
 
 
 def _measure_floor(outcome: Outcome, before: dict[str, Tensor], after: dict[str, Tensor], group: int | None) -> None:
