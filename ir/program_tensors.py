@@ -24,13 +24,13 @@ class ProgramTensors:
         literal = {s.target for s in program.graph_signature.input_specs if s.kind is InputKind.CONSTANT_TENSOR}
         for name, tensor in self._tensors.items():
             if isinstance(tensor, torch.Tensor) and name not in literal:
-                self._groups.setdefault(_identity(tensor), []).append(name)
+                self._groups.setdefault(tensor_identity(tensor), []).append(name)
         self._constants: dict[Any, Constant] = {}
 
     def constant(self, graph: Graph, spec: Any) -> Constant:
         """The constant of `graph` for an input spec."""
         tensor = self._tensors[spec.target]
-        key = spec.target if spec.kind is InputKind.CONSTANT_TENSOR else _identity(tensor)
+        key = spec.target if spec.kind is InputKind.CONSTANT_TENSOR else tensor_identity(tensor)
         if key not in self._constants:
             if spec.kind is InputKind.CONSTANT_TENSOR:
                 made = graph.add_constant(spec.target, tensor, "literal")
@@ -45,7 +45,7 @@ class ProgramTensors:
     def constant_named(self, graph: Graph, name: str) -> Constant:
         """The constant that the program calls `name`; made when nothing reads it."""
         tensor = self._tensors[name]
-        key = _identity(tensor)
+        key = tensor_identity(tensor)
         if key not in self._constants:
             names = self._groups[key]
             persistent = any(n not in self._non_persistent for n in names)
@@ -53,7 +53,7 @@ class ProgramTensors:
         return self._constants[key]
 
 
-def _identity(tensor: torch.Tensor) -> Any:
+def tensor_identity(tensor: torch.Tensor) -> Any:
     """Equal for two tensors that are the same elements of the same memory."""
     if tensor.numel() == 0 or tensor.layout is not torch.strided or tensor.device.type == "meta":
         return id(tensor)

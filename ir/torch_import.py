@@ -63,7 +63,7 @@ def export_module(
         args = (args,)
     if not isinstance(args, list | tuple):
         raise ExportError(f"example inputs: expected a tuple of positional inputs, got {type(args).__name__}")
-    with _eval_mode(module):
+    with left_as_found(module):
         try:
             return torch.export.export(
                 module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
@@ -73,7 +73,7 @@ def export_module(
 
 
 @contextmanager
-def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
+def left_as_found(module: torch.nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule is as it was, attributes that `forward` has set included.
 
     The mode is a plain flag here: `train()` of exported modules refuses, and that of users' modules may change weights.

@@ -7,32 +7,65 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphpress.ir.graph import Graph
+from graphpress.ir.generalize import NotProven, prove
+from graphpress.ir.graph import Graph, Node
 from graphpress.ir.torch_import import ExportError, from_module
 
 # Ops whose attributes spell out extents of the result.
 _SHAPED = frozenset(
     {"view", "reshape", "expand", "_unsafe_view", "view_as", "zeros", "ones", "full", "arange", "repeat"}
 )
+# Ops with a number that may have been computed from one.
+_NUMBERED = frozenset(
+    {
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rsub",
+        "pow",
+        "remainder",
+        "floor_divide",
+        "arange",
+        "linspace",
+        "eye",
+        "full",
+        "full_like",
+        "slice",
+        "narrow",
+        "select",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "repeat_interleave",
+    }
+)
 
 
 def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> Graph:
     """`model` as a graph, captured in eval mode.
 
-    Where no dynamic shapes are given and the graph spells out the batch of the example, it is captured again with a
-    dynamic batch, if torch can.
+    Where no dynamic shapes are given and the graph spells out numbers that may be the batch of the example, these
+    become symbolic: by proof (`graphpress.ir.generalize`), or else by another capture with a dynamic batch, if torch
+    can.
 
     Raises:
         ExportError: when torch cannot capture the model.
     """
     arguments = flat_arguments(example_inputs)
     graph = from_module(model, arguments, dynamic_shapes=dynamic_shapes)
-    if dynamic_shapes is not None or not _spells_out_batch(graph):
+    spells_out_batch = any(map(_spells_out_batch, graph.nodes))
+    if dynamic_shapes is not None or not (spells_out_batch or any(map(_has_numbers, graph.nodes))):
         return graph
     try:
-        return from_module(model, _with_batch_of_two(arguments), dynamic_shapes=_dynamic_batch(arguments))
-    except (ExportError, RuntimeError):
-        return graph
+        found = prove(graph, model, arguments)
+    except NotProven as reason:
+        if not spells_out_batch and not reason.asked:
+            return graph
+        return _captured_dynamically(model, arguments) or graph
+    if spells_out_batch or found.is_needed:
+        found.apply()
+    return graph
 
 
 def flat_arguments(example_inputs: Any) -> tuple[Any, ...]:
@@ -46,13 +79,27 @@ def flat_arguments(example_inputs: Any) -> tuple[Any, ...]:
     )
 
 
-def _spells_out_batch(graph: Graph) -> bool:
-    return any(
+def _spells_out_batch(node: Node) -> bool:
+    return (
         node.op.dialect == "aten"
         and node.op.short_name in _SHAPED
         and any(isinstance(a, tuple) and a and isinstance(a[0], int) and a[0] > 0 for a in node.attributes.values())
-        for node in graph.nodes
     )
+
+
+def _has_numbers(node: Node) -> bool:
+    return (
+        node.op.dialect == "aten"
+        and node.op.short_name in _NUMBERED
+        and any(type(a) in (int, float) and a > 0 for name, a in node.attributes.items() if not name.startswith("dim"))
+    )
+
+
+def _captured_dynamically(model: nn.Module, arguments: tuple[Any, ...]) -> Graph | None:
+    try:
+        return from_module(model, _with_batch_of_two(arguments), dynamic_shapes=_dynamic_batch(arguments))
+    except (ExportError, RuntimeError):
+        return None
 
 
 def _dynamic_batch(arguments: tuple[Any, ...]) -> Any:

@@ -1,0 +1,128 @@
+"""Models that spell out their batch, prepared at one batch and used at others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graphpress.backends import coreai
+from graphpress.ir.interpreter import run
+from graphpress.quantization import Quantizer
+from graphpress.quantization.capture import capture
+from graphpress.tools.models import MODELS
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def exports(monkeypatch):
+    """The number of times that torch.export ran."""
+    count = []
+    original = torch.export.export
+
+    def counted(*args, **kwargs):
+        count.append(kwargs.get("dynamic_shapes"))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    return count
+
+
+@pytest.mark.parametrize("name", ["gpt_small", "small_transformer", "small_resnet"])
+def test_models_are_exported_once(name, exports):
+    entry = MODELS[name]
+    model, inputs = entry.build(), entry.example_inputs()
+    graph = capture(model, inputs)
+    assert exports == [None]
+    more = torch.cat([inputs[0]] * 3).flip(1)
+    with torch.no_grad():
+        torch.testing.assert_close(run(graph, [more])[0], model(more), rtol=1e-4, atol=1e-4)
+
+
+class Branching(nn.Module):
+    """Does one thing with one row, and another with more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(x.shape[0], -1)
+        return x * 2 if x.shape[0] == 1 else x * 3
+
+
+def test_what_cannot_be_proven_is_captured_with_a_dynamic_batch(exports):
+    graph = capture(Branching(), (noise(2, 3, 4),))
+    assert len(exports) == 2
+    assert torch.equal(run(graph, [noise(5, 3, 4)])[0], Branching()(noise(5, 3, 4)))
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, 12) + torch.arange(24.0).view(2, 12)
+
+
+def test_a_model_that_has_one_batch_keeps_it():
+    graph = capture(FixedBatch(), (noise(2, 3, 4),))
+    assert graph.inputs[0].value.tensor_type.shape == (2, 3, 4)
+    assert torch.equal(run(graph, [noise(2, 3, 4, seed=1)])[0], FixedBatch()(noise(2, 3, 4, seed=1)))
+
+
+class MeanByHand(nn.Module):
+    """No size of the batch is in any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.sum(0) / x.shape[0]
+
+
+@pytest.mark.parametrize("example", [1, 2])
+def test_a_number_that_is_the_batch_is_one_at_other_batches(example):
+    graph = capture(MeanByHand(), (noise(example, 4),))
+    torch.testing.assert_close(run(graph, [noise(5, 4)])[0], MeanByHand()(noise(5, 4)))
+
+
+class TwoInputs(nn.Module):
+    """A sequence and its padding mask, of one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.head(self.encoder(x, src_key_padding_mask=padding).view(x.shape[0], -1))
+
+
+@pytest.mark.parametrize("example", [1, 3])
+def test_several_inputs_of_one_batch_are_quantized_at_another(example):
+    model = TwoInputs().eval()
+    quantizer = Quantizer(model)
+    quantizer.prepare((noise(example, 3, 8), torch.zeros(example, 3, dtype=torch.bool)))
+    with quantizer.calibration_mode() as prepared:
+        for batch in (4, 1, 6):
+            prepared(noise(batch, 3, 8, seed=batch), torch.zeros(batch, 3, dtype=torch.bool))
+    finalized = quantizer.finalize()
+    x, padding = noise(5, 3, 8), torch.zeros(5, 3, dtype=torch.bool)
+    with torch.no_grad():
+        assert (finalized(x, padding) - model(x, padding)).abs().median() < 0.05
+
+
+def test_a_model_prepared_at_one_batch_runs_in_core_ai_at_others(tmp_path):
+    pytest.importorskip("coreai_torch")
+    entry = MODELS["small_transformer"]
+    (tokens,) = entry.example_inputs()
+    quantizer = Quantizer(entry.build())
+    quantizer.prepare((tokens,))
+    with quantizer.calibration_mode() as prepared:
+        prepared(torch.cat([tokens, tokens.flip(1)]))
+    finalized = quantizer.finalize()
+    path = tmp_path / "model.aimodel"
+    batch = torch.export.Dim("batch", min=1, max=8)
+    coreai.convert(finalized, path, (torch.cat([tokens, tokens]),), dynamic_shapes=({0: batch},))
+    model = coreai.load(path)
+    for count in (1, 3):
+        more = torch.cat([tokens, tokens.flip(1), tokens])[:count]
+        with torch.no_grad():
+            wanted = finalized(more)
+        step = float(wanted.unique().diff().clamp(min=1e-6).min())
+        torch.testing.assert_close(model(more), wanted, atol=max(0.05, 1.01 * step), rtol=0.05)
