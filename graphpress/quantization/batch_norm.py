@@ -21,6 +21,7 @@ from graphpress.ir.ops import OpDef
 from graphpress.ir.reference import batch_norm_factor
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.norm_freezing import FreezableNorm
+from graphpress.quantization.uncompiled import uncompiled
 
 
 @frozen
@@ -64,6 +65,13 @@ class BatchNormLayer(FreezableNorm):
 
     def forward(self, input: Tensor, *parameters: Tensor) -> Tensor:
         """The layer's output, normalized."""
+        if torch.compiler.is_compiling() and not self.weight.is_traceable:
+            # As a whole: a graph that ends at the quantizer keeps for its gradient a variance that the norm updates.
+            result: Tensor = uncompiled(self._apply_layer, input, *parameters)
+            return result
+        return self._apply_layer(input, *parameters)
+
+    def _apply_layer(self, input: Tensor, *parameters: Tensor) -> Tensor:
         weight = self.weight(*(parameters[i] for i in self.weight_arguments))
         if self.uses_batch_statistics:
             return self._with_batch_statistics(input, weight, parameters)

@@ -34,7 +34,13 @@ class QParamsCalculatorBase(nn.Module):
     Register one with ``@QParamsCalculatorBase.register("key")`` and name it in a spec. A calculator is made for one
     quantizer: `spec` says what it computes for, `block_size` the extent of a block along each axis (empty for one
     block). Keyword-only parameters of its constructor are options, which a spec gives as ``"key{name=value}"``.
+
+    Attributes:
+        is_traceable: whether torch can compile it: no branch on what a tensor holds, nothing but torch. A quantizer
+            whose calculator is not runs as it does without a compiler.
     """
+
+    is_traceable: ClassVar[bool] = False
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
         super().__init__()
@@ -119,6 +125,8 @@ class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
     An activation is none: there ``"static"`` is the range of the last one seen (`LastRangeQParamsCalculator`).
     """
 
+    is_traceable = True
+
     def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
         """See the class."""
         return self if is_state else LastRangeQParamsCalculator(self.spec, self.block_size)
@@ -127,6 +135,8 @@ class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
 @QParamsCalculatorBase.register("dynamic")
 class DynamicQParamsCalculator(StatelessQParamsCalculatorBase):
     """The range of the tensor itself, computed at every run."""
+
+    is_traceable = True
 
 
 class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
@@ -217,6 +227,8 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
 class RunningRangeMixin(StatefulQParamsCalculatorBase):
     """A stateful calculator whose range is updated by a rule: override `update_running_range`."""
+
+    is_traceable = True
 
     def observe(self, data: Tensor) -> None:
         """See the base class."""

@@ -76,6 +76,11 @@ class ConstantExpression(nn.Module):
         result: Tensor = step.op.target(*args, **kwargs)
         return result
 
+    @property
+    def is_traceable(self) -> bool:
+        """Whether torch can compile it; see `FakeQuantizeImplBase.is_traceable`."""
+        return all(quantizer.is_traceable for quantizer in self._quantizers())
+
     def _quantizers(self) -> Sequence[FakeQuantizeImplBase]:
         return list(self.quantizers)  # type: ignore[arg-type]
 

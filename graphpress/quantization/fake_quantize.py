@@ -13,6 +13,7 @@ from graphpress.ir import reference
 from graphpress.passes.configs import QATSchedule
 from graphpress.passes.specs import FAKE_QUANTIZERS, QuantizationSpec
 from graphpress.quantization.calculators import QParams, QParamsCalculatorBase, calculator_for
+from graphpress.quantization.uncompiled import uncompiled
 
 C = TypeVar("C", bound=type)
 
@@ -58,6 +59,17 @@ class FakeQuantizeImplBase(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """`data`, observed and fake-quantized as the switches say."""
+        if torch.compiler.is_compiling() and not self.is_traceable:
+            result: Tensor = uncompiled(self._run, data)
+            return result
+        return self._run(data)
+
+    @property
+    def is_traceable(self) -> bool:
+        """Whether torch can compile what the quantizer now does; else it runs between two compiled graphs."""
+        return self.calculator.is_traceable
+
+    def _run(self, data: Tensor) -> Tensor:
         if self.observer_enabled:
             with torch.no_grad():
                 self.observe(data.detach())

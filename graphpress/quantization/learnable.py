@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir import reference
-from graphpress.passes.specs import QuantizationSpec
+from graphpress.passes.specs import QuantizationFormulation, QuantizationScheme, QuantizationSpec
 from graphpress.passes.specs.errors import SpecError
-from graphpress.quantization.calculators import QParams
+from graphpress.quantization.calculators import QParams, StatelessQParamsCalculatorBase
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, codes_of
 
 
@@ -94,10 +94,34 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """The learned scale; zero point and minimum value of the calculator."""
+        if not self._learns or not self._has_started:
+            return self.calculator.qparams(data)
+        if self._needs_no_calculator(data):
+            scale = self.scale()
+            return scale, *self.calculator.from_range(-scale, scale)[1:]
         found = self.calculator.qparams(data)
-        if found is None or not self._learns or not self._has_started:
-            return found
-        return self.scale(), *found[1:]
+        return None if found is None else (self.scale(), *found[1:])
+
+    def _needs_no_calculator(self, data: Tensor | None) -> bool:
+        """True when the zero point follows from the spec, so that nothing is searched only to be thrown away.
+
+        Without a compiler an activation asks nevertheless: it may be a mask, and what is known is kept.
+        """
+        is_weight = data is not None and isinstance(self.calculator, StatelessQParamsCalculatorBase)
+        return self._has_fixed_zero_point and (is_weight or torch.compiler.is_compiling())
+
+    @property
+    def _has_fixed_zero_point(self) -> bool:
+        is_symmetric = self.spec.qscheme is not QuantizationScheme.ASYMMETRIC
+        return is_symmetric and self.spec.qformulation is QuantizationFormulation.ZP
+
+    @property
+    def is_traceable(self) -> bool:
+        """See the base class: once it has started, it learns without a calculator."""
+        calculates = not self._learns or not self._is_known_to_have_started or not self._has_fixed_zero_point
+        observes = self.observer_enabled and not self.training
+        # Not `super().is_traceable`: a property read that way is always true where torch traces.
+        return self.calculator.is_traceable or not (calculates or observes)
 
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
         """See the base class."""
