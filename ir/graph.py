@@ -15,6 +15,7 @@ from attrs import define, field
 
 from graphpress.ir.dims import Symbol
 from graphpress.ir.location import UNKNOWN, Location
+from graphpress.ir.op_index import OpIndex
 from graphpress.ir.ops import OpDef
 from graphpress.ir.types import TensorType, Type
 from graphpress.ir.values import Constant, GraphError, Input, Node, Output, Scalar, Use, Value, values_in
@@ -49,6 +50,7 @@ class Graph:
     _count: int = 0
     _names: set[str] = field(factory=set)
     _suffixes: dict[str, int] = field(factory=dict)
+    _op_index: OpIndex | None = field(default=None, init=False)  # until a node comes or goes
 
     # reading
 
@@ -56,6 +58,16 @@ class Graph:
     def nodes(self) -> NodeList:
         """The nodes in execution order: iterable, sized, reversible. Safe against erasing the node just visited."""
         return NodeList(self)
+
+    def nodes_of(self, wanted: Callable[[OpDef], object]) -> Iterator[Node]:
+        """The nodes whose op is `wanted`, in execution order, those erased before their turn left out.
+
+        Nodes made during the iteration are not visited. The first call after a node came or went walks the graph;
+        later ones touch only what they return.
+        """
+        if self._op_index is None:
+            self._op_index = OpIndex.of(self.nodes)
+        return (node for node in self._op_index.select(wanted) if node.graph is self)
 
     def node(self, name: str) -> Node:
         """The node called `name`."""
@@ -227,7 +239,7 @@ class Graph:
         else:
             after._previous = before
         # `node._next` stays: an iteration standing on the erased node can go on.
-        node.graph = None
+        node.graph = self._op_index = None
         self._count -= 1
         self._names.discard(node.name)
 
@@ -250,6 +262,7 @@ class Graph:
             self._last = node
         else:
             before._previous = node
+        self._op_index = None
         self._count += 1
 
     # whole graphs

@@ -29,20 +29,19 @@ class AnnotateFusion(Pass):
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Walk the graph once; patterns are indexed by the op type of their first place."""
+        """Visit once every node whose op begins a pattern."""
         by_first: dict[str, list[FusionPattern]] = {}
         for pattern in fusion_patterns():
             for family in pattern.chain[0]:
                 by_first.setdefault(family, []).append(pattern)
         constant: set[int] | None = None  # found when it is first asked for: most nodes begin no pattern
-        for node in graph.nodes:
-            patterns = by_first.get(node.op.family)
-            if patterns is None or node.annotation(FusionGroup) is not None or not _computes(node):
+        for node in graph.nodes_of(lambda op: op.family in by_first):
+            if node.annotation(FusionGroup) is not None or not _computes(node):
                 continue
             constant = constant_values(graph) if constant is None else constant
             if id(node.results[0]) in constant:
                 continue
-            for pattern in patterns:
+            for pattern in by_first[node.op.family]:
                 chain = _match(node, pattern)
                 if chain is not None:
                     _mark(chain, pattern, rewriter)

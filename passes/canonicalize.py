@@ -8,6 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.ops import OpDef
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.dropout import DROPOUTS
 from graphpress.passes.facts import CANONICAL
@@ -42,18 +43,13 @@ class Canonicalize(RewritePass):
     keep_dropout: bool = False
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once, own rules are found by op name; then apply added rules."""
-        keeps_strides: bool | None = None  # found when it is first asked for: few graphs have copies
-        for node in graph.nodes:
-            rule = _RULES.get(node.op.short_name)
-            if rule is None or node.op.dialect != "aten":
+        """Visit once every node whose op has a rule, then apply added rules."""
+        keeps_strides = any(graph.nodes_of(lambda op: op.name in _READS_STRIDES))
+        for node in graph.nodes_of(_rule_of):
+            rule = _rule_of(node.op)
+            if rule is None or (rule is _copy and keeps_strides):
                 continue
             context.node = node
-            if rule is _copy:
-                if keeps_strides is None:
-                    keeps_strides = any(each.op.name in _READS_STRIDES for each in graph.nodes)
-                if keeps_strides:
-                    continue
             if rule is _dropout and self.keep_dropout and not _stands_before_norm(node):
                 _move_behind_relu(node, rewriter, context)
                 continue
@@ -62,6 +58,11 @@ class Canonicalize(RewritePass):
         added = self.all_rules()
         if added:
             apply_rules(added, graph, rewriter, context)
+
+
+def _rule_of(op: OpDef) -> Rule | None:
+    dialect, _, name = op.name.partition(".")
+    return (_RULES.get(name) or _RULES.get(op.short_name)) if dialect == "aten" else None
 
 
 def _apply(rule: Rule, node: Node, rewriter: Rewriter, context: PassContext) -> None:
@@ -101,6 +102,7 @@ def _move_behind_relu(node: Node, rewriter: Rewriter, context: PassContext) -> N
     rewriter.erase(node)
     rewriter.rename(moved, name)
     context.count("moved")
+    _move_behind_relu(moved, rewriter, context)  # of another relu
 
 
 def _same_shape(node: Node, rewriter: Rewriter) -> Value | None:
@@ -203,8 +205,6 @@ def _convolution(node: Node, rewriter: Rewriter) -> Value | None:
 
 def _padded_convolution(node: Node, rewriter: Rewriter) -> Value | None:
     """``padding="valid"`` and ``"same"`` as numbers, where the padding is the same on both sides."""
-    if not node.op.name.endswith(".padding"):
-        return None
     spatial = node.operands["weight"].tensor_type.rank - 2
     kernel = node.operands["weight"].tensor_type.shape[2:]
     dilation = _per_axis(node.attribute("dilation"), spatial)
@@ -248,6 +248,6 @@ _RULES: Mapping[str, Rule] = (
     | dict.fromkeys(("mul", "div"), _multiply)
     | {"slice": _slice, "addmm": _addmm, "convolution": _convolution}
     | dict.fromkeys(("split", "chunk", "split_with_sizes"), _one_split)
-    | dict.fromkeys(("conv1d", "conv2d", "conv3d"), _padded_convolution)
+    | dict.fromkeys(("conv1d.padding", "conv2d.padding", "conv3d.padding"), _padded_convolution)
     | dict.fromkeys(_NATIVE_BATCH_NORMS, _batch_norm)
 )

@@ -68,11 +68,12 @@ class _Driver:
     count: int = 0
 
     def run(self) -> int:
-        """Sweep over all nodes until one changes nothing: the worklist alone misses what rules read from afar."""
+        """Sweep over the nodes that a rule may start at until nothing changes: the worklist misses what rules read from
+        afar."""
         before = -1
         while before != self.count:
             before = self.count
-            self.enqueue(self.graph.nodes)
+            self.enqueue(self.graph.nodes_of(self.index.rules_at))
             self.drain()
         return self.count
 

@@ -93,14 +93,17 @@ class RuleIndex:
         self.depth = max((rule.depth for rule in self.rules), default=1)
         self._by_op: dict[OpDef, tuple[tuple[Rule, tuple[Op, ...]], ...]] = {}
 
+    def rules_at(self, op: OpDef) -> tuple[tuple[Rule, tuple[Op, ...]], ...]:
+        """The rules whose root `op` fits, each with the ops it wants right under the root."""
+        rules = self._by_op.get(op)
+        if rules is None:
+            rules = self._by_op[op] = tuple((r, _wanted(r, op)) for r in self.rules if r.may_start_at(op))
+        return rules
+
     def candidates(self, node: Node) -> Iterator[Rule]:
         """The rules that may match with their root at `node`: the op fits, and for each op the root wants as an operand
         there is an operand made by such an op."""
-        rules = self._by_op.get(node.op)
-        if rules is None:
-            rules = self._by_op[node.op] = tuple(
-                (r, _wanted(r, node.op)) for r in self.rules if r.may_start_at(node.op)
-            )
+        rules = self.rules_at(node.op)
         if rules:
             ops = [v.producer.op for _, _, v in node.operand_values() if isinstance(v.producer, Node)]
             for rule, wanted in rules:

@@ -123,7 +123,7 @@ def reordered(graph: Graph, shuffler: random.Random) -> Graph:
         order.append(node)
     if not order:
         return made
-    made._first, made._last = order[0], order[-1]
+    made._first, made._last, made._op_index = order[0], order[-1], None
     for node, before, after in zip(order, [None, *order[:-1]], [*order[1:], None], strict=True):
         node._previous, node._next = before, after
     return made

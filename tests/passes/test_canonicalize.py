@@ -178,3 +178,11 @@ def test_copies_stay_where_an_op_sees_how_a_tensor_lies_in_memory():
     turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
     value = b.op("aten.as_strided", turned, (4, 4), (4, 1))
     assert op_names(canonical(b, value)) == ["transpose", "contiguous", "as_strided"]
+
+
+def test_a_kept_dropout_moves_behind_all_activations_at_once():
+    b = GraphBuilder()
+    x = b.op("aten.relu", b.op("aten.relu", b.op("aten.dropout", image(b), 0.5, False)))
+    graph = run(b.output(x), Canonicalize(keep_dropout=True))
+    assert op_names(graph) == ["relu", "relu", "dropout"]
+    assert run(graph, Canonicalize(keep_dropout=True)) == graph
