@@ -1,11 +1,12 @@
-"""Where the nodes of each op stand, so that who looks for some ops visits no others."""
+"""Which node has which op, side by side, so that who looks for some ops touches no other nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable
 
+import numpy as np
 from attrs import frozen
+from numpy.typing import NDArray
 
 from graphpress.ir.ops import OpDef
 from graphpress.ir.values import Node
@@ -13,21 +14,20 @@ from graphpress.ir.values import Node
 
 @frozen(eq=False)
 class OpIndex:
-    """The nodes of a graph as it was, and the places of each op among them."""
+    """The nodes of a graph as it was, in execution order, and the number of each one's op among the `ops` there are."""
 
     nodes: tuple[Node, ...]
-    places: Mapping[OpDef, list[int]]
+    ops: tuple[OpDef, ...]
+    numbers: NDArray[np.int32]
 
     @classmethod
     def of(cls, nodes: Iterable[Node]) -> OpIndex:
-        """Index `nodes`, given in execution order, in one walk."""
-        nodes, places = tuple(nodes), dict[OpDef, list[int]]()
-        for place, node in enumerate(nodes):
-            places.setdefault(node.op, []).append(place)
-        return cls(nodes, places)
+        """Index `nodes` in one walk."""
+        nodes, known = tuple(nodes), dict[OpDef, int]()
+        numbers = [known.setdefault(node.op, len(known)) for node in nodes]
+        return cls(nodes, tuple(known), np.array(numbers, np.int32))
 
     def select(self, wanted: Callable[[OpDef], object]) -> list[Node]:
-        """The nodes whose op is `wanted`, in execution order; each op of the graph is asked about once."""
-        found = [places for op, places in self.places.items() if wanted(op)]
-        places = found[0] if len(found) == 1 else sorted(chain.from_iterable(found))
-        return [self.nodes[place] for place in places]
+        """The nodes whose op is `wanted`, in execution order; each op is asked about once."""
+        is_wanted = np.array([bool(wanted(op)) for op in self.ops], np.bool_)
+        return [self.nodes[place] for place in np.flatnonzero(is_wanted[self.numbers]).tolist()]

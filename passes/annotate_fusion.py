@@ -36,7 +36,7 @@ class AnnotateFusion(Pass):
                 by_first.setdefault(family, []).append(pattern)
         constant: set[int] | None = None  # found when it is first asked for: most nodes begin no pattern
         for node in graph.nodes_of(lambda op: op.family in by_first):
-            if node.annotation(FusionGroup) is not None or not _computes(node):
+            if FusionGroup in node.annotations or not _computes(node):  # `in` reads no note
                 continue
             constant = constant_values(graph) if constant is None else constant
             if id(node.results[0]) in constant:
@@ -62,7 +62,7 @@ def _match(anchor: Node, pattern: FusionPattern) -> list[Node] | None:
         if len(last.results) != 1 or len(uses) != 1 or not isinstance(uses[0].user, Node):
             return None
         following = uses[0].user
-        if following.op.family not in families or following.annotation(FusionGroup) is not None:
+        if following.op.family not in families or FusionGroup in following.annotations:
             return None
         chain.append(following)
     return chain

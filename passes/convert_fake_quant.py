@@ -35,9 +35,7 @@ class ConvertFakeQuant(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every fake-quantizer once."""
-        for node in graph.nodes:
-            if node.op.name != "quant.fake_quantize":
-                continue
+        for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
             context.node = node
             value = node.operand("input")
             assert value is not None

@@ -11,9 +11,8 @@ from graphpress.passes.framework.facts import Fact, Violation
 def _no_alias_spellings(graph: Graph) -> Iterator[Violation]:
     from graphpress.ir.ops import Trait
 
-    for node in graph.nodes:
-        if node.op.has(Trait.IN_PLACE):
-            yield Violation(f"{node.op.name} writes to its operand", node)
+    for node in graph.nodes_of(lambda op: op.has(Trait.IN_PLACE)):
+        yield Violation(f"{node.op.name} writes to its operand", node)
 
 
 def _all_quantizers_inserted(graph: Graph) -> Iterator[Violation]:
@@ -25,9 +24,8 @@ def _all_quantizers_inserted(graph: Graph) -> Iterator[Violation]:
 
 
 def _no_fake_quantize(graph: Graph) -> Iterator[Violation]:
-    for node in graph.nodes:
-        if node.op.name == "quant.fake_quantize":
-            yield Violation("a fake-quantizer is left", node)
+    for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
+        yield Violation("a fake-quantizer is left", node)
 
 
 CANONICAL = Fact("canonical", "each operation has one spelling", _no_alias_spellings)

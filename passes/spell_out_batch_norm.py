@@ -28,8 +28,8 @@ class SpellOutBatchNorm(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every norm once."""
-        for node in graph.nodes:
-            if node.op.name != "aten.batch_norm" or node.attribute("training"):
+        for node in graph.nodes_of(lambda op: op.name == "aten.batch_norm"):
+            if node.attribute("training"):
                 continue
             context.node = node
             tensors = _statistics(node)

@@ -29,11 +29,9 @@ class RaiseFromCoreai(Pass):
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once."""
-        for node in graph.nodes:
-            raised = _RAISED.get(node.op.name)
-            if raised is None:
-                continue
+        """Visit once every node that has an ATen form."""
+        for node in graph.nodes_of(lambda op: op.name in _RAISED):
+            raised = _RAISED[node.op.name]
             operands = {raised[1].get(name, name): value for name, value in node.operands.items()}
             if is_packed_float4(node):
                 operands["input"] = _unpacked(node, rewriter)

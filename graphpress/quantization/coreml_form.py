@@ -12,9 +12,7 @@ from graphpress.quantization.outlining import emit_finalized
 def emit_for_coreml(graph: Graph, mmap_dir: str | None = None) -> nn.Module:
     """The finalized model: weights are float parameters, described by buffers beside them."""
     described: dict[str, dict[str, Value]] = {}
-    for node in graph.nodes:
-        if node.op.name != "coreml.described":
-            continue
+    for node in graph.nodes_of(lambda op: op.name == "coreml.described"):
         weight = node.operands["weight"]
         described[weight.constant.name] = dict(zip(node.attribute("keys"), node.operands["entries"], strict=True))
         graph.replace_uses(node.result, weight)

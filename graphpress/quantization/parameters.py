@@ -54,9 +54,7 @@ class AttachParameters(Pass):
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Visit every fake-quantizer once; those of one quantizer share their constants."""
         shared: dict[str, dict[str, object]] = {}
-        for node in graph.nodes:
-            if node.op.name != "quant.fake_quantize":
-                continue
+        for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
             context.node = node
             quantizer = self.quantizers[node.attribute("quantizer")]
             operands = shared.get(quantizer.name)
