@@ -37,7 +37,7 @@ class Use:
     index: int | None = None
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, weakref_slot=False)  # there are many: with one more slot they take a quarter more
 class Value:
     """One SSA value: a type, the thing that defines it, and the uses that read it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from attrs import frozen
@@ -60,6 +61,7 @@ class Canonicalize(RewritePass):
             apply_rules(added, graph, rewriter, context)
 
 
+@cache
 def _rule_of(op: OpDef) -> Rule | None:
     dialect, _, name = op.name.partition(".")
     return (_RULES.get(name) or _RULES.get(op.short_name)) if dialect == "aten" else None
