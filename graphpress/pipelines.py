@@ -104,6 +104,20 @@ def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pi
     )
 
 
+def quantize_weights(config: QuantizerConfig | None = None) -> Pipeline:
+    """Weights only and without data, as a graph pipeline: batch norms are folded before ranges are taken."""
+    from graphpress.passes.quantize_weights import QuantizeWeights
+
+    return Pipeline(
+        RaiseFromCoreai(),
+        Canonicalize(),
+        FoldBatchNorm(),
+        FoldConstants(),
+        QuantizeWeights(config or QuantizerConfig()),
+        Dce(),
+    )
+
+
 def prune(config: MagnitudePrunerConfig | None = None) -> Pipeline:
     """Weights only, as a graph pipeline: batch norms are folded before magnitudes are compared."""
     from graphpress.passes.prune_weights import PruneWeights

@@ -8,14 +8,13 @@ from attrs import frozen
 from graphpress.ir import reference
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import root_constant
 from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_CONVERTED, QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.pruning import is_smaller_sparse
+from graphpress.passes.quantization.storing import stored_codes
 from graphpress.passes.quantization.weights import sparse_parts
 
 
@@ -60,31 +59,23 @@ class ConvertFakeQuant(Pass):
 
     def _stored(self, node: Node, weight: Constant, tensor: torch.Tensor, rewriter: Rewriter) -> Value:
         """The codes of `tensor`, which is what `weight` stands for."""
-        base, codes = _base(weight), _codes(node, tensor)
-        stored = rewriter.add_constant(
-            f"{base}_quantized", codes, type=TensorType(node.attribute("dtype"), codes.shape)
-        )
-        return _dequantize("quant.blockwise_shift_scale", node, stored, f"{base}_dequantized", rewriter)
+        return self._dequantized(node, weight, tensor, None, rewriter)
 
     def _sparse(self, node: Node, values: Value, places: Value, rewriter: Rewriter) -> Value:
         """The codes of a pruned weight: of kept elements only, where the code of zero is 0 and a mask is worth it."""
         kept, mask = values.constant, places.constant
         assert kept is not None
         assert mask is not None
-        dense, dtype = reference.sparse_to_dense(kept.tensor.detach(), mask.tensor), node.attribute("dtype")
-        if node.operand("minval") is not None or not _is_zero(node.operand("zero_point")):
-            return self._stored(node, kept, dense, rewriter)
-        if not is_smaller_sparse(mask.tensor, dtype.bits):
-            return self._stored(node, kept, dense, rewriter)
-        base, codes = _base(kept), _codes(node, dense)[mask.tensor.bool()]
-        operands = {
-            "values": rewriter.add_constant(f"{base}_codes", codes, type=TensorType(dtype, codes.shape)),
-            "mask": mask.value,
-        }
-        sparse = rewriter.insert_before(
-            node, "quant.sparse_to_dense", operands, name=f"{base}_sparse".replace(".", "_")
-        )
-        return _dequantize("quant.blockwise_shift_scale", node, sparse.result, f"{base}_dequantized", rewriter)
+        has_zero = node.operand("minval") is None and _is_zero(node.operand("zero_point"))
+        dense = reference.sparse_to_dense(kept.tensor.detach(), mask.tensor)
+        return self._dequantized(node, kept, dense, mask if has_zero else None, rewriter)
+
+    def _dequantized(
+        self, node: Node, weight: Constant, tensor: torch.Tensor, mask: Constant | None, rewriter: Rewriter
+    ) -> Value:
+        base = _base(weight)
+        stored = stored_codes(_codes(node, tensor), node.attribute("dtype"), base, mask, node, rewriter)
+        return _dequantize("quant.blockwise_shift_scale", node, stored, f"{base}_dequantized", rewriter)
 
     def _computed(self, node: Node, value: Value, rewriter: Rewriter) -> Value:
         operands = {"input": value, **_codes_operands(node, rewriter)}

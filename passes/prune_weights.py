@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from attrs import field, frozen
+from attrs.validators import ge
 from torch import Tensor
 
-from graphpress.ir.graph import Constant, Graph, Node
+from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.constants import constant_values
-from graphpress.passes.analysis.sites import site_of
-from graphpress.passes.analysis.weight_readers import WeightReader, rank_of, weight_readers
-from graphpress.passes.configs import ConfigResolver, MagnitudePrunerConfig, OpSite, report_unmatched
+from graphpress.passes.analysis.weight_readers import ReadWeight, read_weights, replace_weight
+from graphpress.passes.configs import MagnitudePrunerConfig
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass
@@ -22,7 +21,7 @@ from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.pruning import is_smaller_sparse, pruning_mask
 
 
-def _config(value: MagnitudePrunerConfig | Mapping[str, Any]) -> MagnitudePrunerConfig:
+def _as_config(value: MagnitudePrunerConfig | Mapping[str, Any]) -> MagnitudePrunerConfig:
     return value if isinstance(value, MagnitudePrunerConfig) else MagnitudePrunerConfig.from_dict(value)
 
 
@@ -37,65 +36,40 @@ class PruneWeights(Pass):
 
     Attributes:
         config: which weights, and how. Schedules are for training; here every weight reaches its target.
+        weight_num_threshold: weights of that many elements or fewer stay.
     """
 
     effect = LOSSY(against="the pruned weight")
     is_idempotent = True
 
-    config: MagnitudePrunerConfig = field(factory=MagnitudePrunerConfig, converter=_config)
+    config: MagnitudePrunerConfig = field(factory=MagnitudePrunerConfig, converter=_as_config)
+    weight_num_threshold: int = field(default=0, validator=ge(0))
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Look at every node once, then prune every weight once."""
-        resolver = ConfigResolver(self.config)
-        constant = constant_values(graph)
-        sites: list[OpSite] = []
-        readers: dict[str, list[WeightReader]] = {}
-        for node in graph.nodes:
-            context.node = node
-            site = site_of(node, constant)
-            sites.append(site)
-            for reader in weight_readers(node, site, resolver, constant):
-                if reader.constant is not None:
-                    readers.setdefault(reader.constant.name, []).append(reader)
-                elif not _is_sparse(reader):
-                    context.report(
-                        node, f"left whole: {reader.value.name} is computed; fold-constants makes it a weight"
-                    )
-        context.node = None
-        report_unmatched(self.config, sites)
-        for group in readers.values():
-            chosen = max(group, key=rank_of)
-            weight, spec = chosen.constant, chosen.decision.spec
-            if weight is None or spec is None:
+        for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
+            if weight.spec is None or weight.mask is not None:
                 continue
-            context.node = chosen.node
-            _replace(weight, pruning_mask(weight.tensor, spec, name=weight.name), group[0].node, rewriter)
+            context.node = weight.chosen.node
+            _prune(weight, pruning_mask(weight.tensor, weight.spec, name=weight.constant.name), rewriter)
             context.count("pruned")
 
 
-def _is_sparse(reader: WeightReader) -> bool:
-    made = reader.value.node
-    return made is not None and made.op.name == "quant.sparse_to_dense"
-
-
-def _replace(weight: Constant, mask: Tensor, first: Node, rewriter: Rewriter) -> None:
+def _prune(weight: ReadWeight, mask: Tensor, rewriter: Rewriter) -> None:
     """Let every use of `weight` read the pruned one, expanded before the first of them."""
-    values = weight.tensor.detach()
-    if not is_smaller_sparse(mask, weight.type.dtype.bits):
+    values = weight.tensor
+    if not is_smaller_sparse(mask, weight.constant.type.dtype.bits):
         pruned = torch.where(mask, values, torch.zeros_like(values))
         if not torch.equal(pruned, values):
-            rewriter.replace_constant(weight, pruned)
+            rewriter.replace_constant(weight.constant, pruned)
         return
-    base = weight.name.removesuffix("_folded")
+    base = weight.base_name
     operands = {
         "values": rewriter.add_constant(f"{base}_nonzero_data", values[mask]),
         "mask": rewriter.add_constant(f"{base}_mask", mask),
     }
-    users = {user.name for user in weight.value.users}
-    anchor = next((node for node in rewriter.graph.nodes if node.name in users), first)
-    dense = rewriter.insert_before(
-        anchor, "quant.sparse_to_dense", operands, name=f"{base.replace('.', '_')}_dense"
-    ).result
-    rewriter.replace_uses(weight.value, dense)
-    if not weight.value.use_count:
-        rewriter.erase_constant(weight)
+    name = f"{base.replace('.', '_')}_dense"
+    anchor = weight.anchor(rewriter.graph)
+    replace_weight(
+        weight, rewriter.insert_before(anchor, "quant.sparse_to_dense", operands, name=name).result, rewriter
+    )

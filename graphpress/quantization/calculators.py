@@ -13,19 +13,16 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from graphpress.ir.dtypes import DType
-from graphpress.ir.reference import qparams_from_range
+from graphpress.passes.quantization.qparams import QParams, qparams_for
 from graphpress.passes.specs import (
     QPARAM_CALCULATORS,
     RANGE_CALCULATORS,
-    QuantizationScheme,
     QuantizationSpec,
 )
 from graphpress.quantization.ranges import RangeCalculatorBase
 from graphpress.quantization.remembering import Remembered
 
 C = TypeVar("C", bound=type)
-QParams = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class QParamsCalculatorBase(nn.Module):
@@ -86,19 +83,7 @@ class QParamsCalculatorBase(nn.Module):
 
     def from_range(self, low: Tensor, high: Tensor) -> QParams:
         """The parameters that cover a range, by the spec's scheme and formulation; `float_range` overrides it."""
-        fixed_low, fixed_high = self.spec.float_range
-        low = low if fixed_low is None else torch.full_like(low, fixed_low)
-        high = high if fixed_high is None else torch.full_like(high, fixed_high)
-        return qparams_from_range(
-            low,
-            high,
-            dtype=self.spec.element_type,
-            symmetric=self.spec.qscheme is not QuantizationScheme.ASYMMETRIC,
-            formulation=self.spec.qformulation.value,
-            quant_min=None if self.spec.element_type.is_floating else int(self.spec.quant_min),
-            quant_max=None if self.spec.element_type.is_floating else int(self.spec.quant_max),
-            scale_dtype=DType.FLOAT32 if self.spec.scale_dtype is None else DType.of(self.spec.scale_dtype),
-        )
+        return qparams_for(low, high, self.spec)
 
     def extra_repr(self) -> str:
         """The spec, in short."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from graphpress.ir import reference
 from graphpress.passes.configs import QATSchedule
+from graphpress.passes.quantization.qparams import QParams
 from graphpress.passes.specs import FAKE_QUANTIZERS, QuantizationSpec
-from graphpress.quantization.calculators import QParams, QParamsCalculatorBase, calculator_for
+from graphpress.quantization.calculators import QParamsCalculatorBase, calculator_for
 from graphpress.quantization.uncompiled import uncompiled
 
 C = TypeVar("C", bound=type)

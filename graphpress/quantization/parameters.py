@@ -8,16 +8,14 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from graphpress.ir import reference
-from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.passes import Pass
+from graphpress.passes.quantization.qparams import stored_scale
 from graphpress.passes.quantization.weights import dense_weight
-from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
@@ -83,17 +81,3 @@ def _constants(
         for name, tensor in named
         if tensor is not None
     }
-
-
-def stored_scale(scale: Tensor, spec: QuantizationSpec) -> Tensor:
-    """The scale of a weight in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold
-    it.
-    """
-    if spec.scale_dtype is None:
-        return scale
-    symmetric = spec.qscheme is not QuantizationScheme.ASYMMETRIC
-    if DType.of(spec.scale_dtype) is DType.FLOAT16 and not reference.fits_float16(
-        scale, spec.element_type, symmetric=symmetric
-    ):
-        return scale
-    return scale.to(spec.scale_dtype)

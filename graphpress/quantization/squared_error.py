@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from graphpress.ir import reference
+from graphpress.passes.quantization.qparams import QParams
 from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
-from graphpress.quantization.calculators import QParams, QParamsCalculatorBase, StatelessQParamsCalculatorBase
+from graphpress.quantization.calculators import QParamsCalculatorBase, StatelessQParamsCalculatorBase
 from graphpress.quantization.range_search import least_error_range
 from graphpress.quantization.remembering import Remembered
 

@@ -22,14 +22,13 @@ from graphpress.ir.types import TensorType
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
 from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.quantization.calculators import QParams
+from graphpress.passes.quantization.qparams import QParams, stored_scale
 from graphpress.quantization.eager.finalizing import QuantizedParameter, copied, settle_activations
 from graphpress.quantization.eager.quantized_module import HELD
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.mapping import map_constants
 from graphpress.quantization.outlining import constant_expression
-from graphpress.quantization.parameters import stored_scale
 
 ACTIVATION_DTYPES = frozenset(
     {DType.INT4, DType.UINT4, DType.INT8, DType.UINT8, DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2}

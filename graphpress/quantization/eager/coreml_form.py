@@ -16,7 +16,7 @@ from graphpress.compressed_module import drop_form
 from graphpress.ir.dtypes import DType
 from graphpress.mapped_tensors import Mapped
 from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.quantization.calculators import QParams
+from graphpress.passes.quantization.qparams import QParams
 from graphpress.quantization.eager.finalizing import QuantizedParameter, copied, settle_activations
 from graphpress.quantization.eager.quantized_module import HELD
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase

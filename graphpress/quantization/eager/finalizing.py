@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphpress.compressed_module import drop_form
 from graphpress.eager.observing import link_of, unlink
-from graphpress.quantization.calculators import QParams
+from graphpress.passes.quantization.qparams import QParams
 from graphpress.quantization.calibration_report import refuse_dynamic
 from graphpress.quantization.eager.quantized_module import HELD, HeldQuantizers
 from graphpress.quantization.eager.quantizing import QuantizingObserver

@@ -10,8 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from graphpress.ir import reference
+from graphpress.passes.quantization.qparams import QParams
 from graphpress.passes.specs import QuantizationSpec
-from graphpress.quantization.calculators import QParams
 
 Arrange = Callable[[Tensor], Tensor]
 

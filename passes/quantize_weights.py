@@ -1,0 +1,96 @@
+"""Replace weight constants by integers, or small floats, with scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+from attrs.validators import ge
+
+from graphpress.ir.graph import Graph, Value
+from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
+from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.framework.context import PassContext
+from graphpress.passes.framework.effects import LOSSY
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.passes.quantization.storing import QuantizedWeight, quantize_weight, stored_codes
+from graphpress.passes.quantization.weights import weight_block, weight_block_of
+from graphpress.passes.specs import AxisError, BlockSizeError
+
+
+def _as_config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
+    return value if isinstance(value, QuantizerConfig) else QuantizerConfig.from_dict(value)
+
+
+@register_pass
+@frozen
+class QuantizeWeights(Pass):
+    """Store the weights of layers as codes with scales, as the config says, from the weights alone.
+
+    A weight ``w`` becomes ``blockwise_shift_scale(w_quantized, w_scale, w_zero_point)``. A weight that several layers
+    use is quantized and stored once; of a pruned weight the kept elements, where the code of zero is 0. What the config
+    says about activations needs data and is passed over: `prepare` is the pipeline for them. Lossy against the weight;
+    every node computes exactly with the dequantized codes.
+
+    Attributes:
+        config: which weights, and how.
+        leave_indivisible: True leaves weights whole, with a report, that blocks do not divide or whose axes are not
+            known; False makes them an error; None makes them one where the config means them in particular.
+        weight_num_threshold: weights of that many elements or fewer stay.
+    """
+
+    effect = LOSSY(against="the dequantized codes")
+    is_idempotent = True
+
+    config: QuantizerConfig = field(factory=QuantizerConfig, converter=_as_config)
+    leave_indivisible: bool | None = None
+    weight_num_threshold: int = field(default=0, validator=ge(0))
+
+    def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Look at every node once, then quantize every weight once."""
+        errors: list[str] = []
+        for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
+            if weight.spec is None:
+                continue
+            node = context.node = weight.chosen.node
+            try:
+                block = _block(weight)
+            except (AxisError, BlockSizeError) as error:
+                if weight.must_be_cut(self.leave_indivisible):
+                    errors.append(f"{error} ({node.location})")
+                else:
+                    context.report(node, f"left whole: {error}")
+                continue
+            quantized = quantize_weight(weight.tensor, weight.spec, block, name=weight.constant.name)
+            replace_weight(weight, _stored(weight, quantized, rewriter), rewriter)
+            context.count("quantized")
+        if errors:
+            raise QuantizationError(cannot_be_cut(errors))
+
+
+def _block(weight: ReadWeight) -> tuple[int, ...]:
+    reader, granularity = weight.chosen, weight.spec.granularity
+    if reader.op_type:
+        return weight_block(reader.node, reader.value, granularity)
+    shape: Any = weight.source.tensor_type.shape
+    return weight_block_of(reader.op_type, shape, granularity, weight.constant.name, None)
+
+
+def _stored(weight: ReadWeight, quantized: QuantizedWeight, rewriter: Rewriter) -> Value:
+    """The dequantized codes, placed before the first use of the weight."""
+    base, anchor = weight.base_name, weight.anchor(rewriter.graph)
+    has_zero = quantized.minval is None and (quantized.zero_point is None or not bool(quantized.zero_point.any()))
+    mask = weight.mask if has_zero else None
+    operands: dict[str, Value | None] = {
+        "input": stored_codes(quantized.codes, quantized.dtype, base, mask, anchor, rewriter)
+    }
+    for part in ("scale", "zero_point", "minval"):
+        tensor = getattr(quantized, part)
+        operands[part] = None if tensor is None else rewriter.add_constant(f"{base}_{part}", tensor)
+    attributes = {"dtype": quantized.dtype, "output_dtype": quantized.weight_dtype}
+    name = f"{base}_dequantized".replace(".", "_")
+    return rewriter.insert_before(anchor, "quant.blockwise_shift_scale", operands, attributes, name=name).result
