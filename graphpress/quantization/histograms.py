@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphpress.passes.quantization.qparams import QParams
 from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
 from graphpress.quantization.calculators import (
-    QParams,
     QParamsCalculatorBase,
     StatefulQParamsCalculatorBase,
     StatelessQParamsCalculatorBase,

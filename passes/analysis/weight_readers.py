@@ -122,7 +122,7 @@ def read_weights(
         for reader in _readers(node, site, resolver, constant):
             if reader.source is None:
                 context.report(node, f"left whole: {reader.value.name} is computed; fold-constants makes it a weight")
-            elif prod(reader.source.tensor_type.shape) > weight_num_threshold:
+            elif _numel(reader.source) > weight_num_threshold:
                 readers.setdefault(id(reader.source), []).append(reader)
     context.node = None
     report_unmatched(config, sites)
@@ -160,6 +160,11 @@ def _readers(node: Node, site: OpSite, resolver: ConfigResolver, constant: set[i
             yield WeightReader(node, value, source, "" if moved else node.op.family, decision)
         elif source is None and decision.spec is not None:
             yield WeightReader(node, value, None, node.op.family, decision)
+
+
+def _numel(value: Value) -> int:
+    shape: tuple[int, ...] = value.tensor_type.shape  # type: ignore[assignment]  # that of a constant
+    return prod(shape)
 
 
 def _behind_views(value: Value) -> tuple[Value | None, bool]:

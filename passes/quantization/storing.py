@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -66,7 +68,7 @@ def quantize_weight(
     low, high = reference.block_range(values, block_size)
     scale, zero_point, minval = qparams_for(low, high, spec)
     stored = _half(scale) if spec.scale_dtype is None and values.dtype is torch.float16 else stored_scale(scale, spec)
-    bounds = {}
+    bounds: dict[str, Any] = {}
     if spec.element_type.is_integer:
         bounds = {"quant_min": int(spec.quant_min), "quant_max": int(spec.quant_max)}
     codes = reference.quantize(values, stored, zero_point, minval, dtype=spec.element_type, **bounds)
