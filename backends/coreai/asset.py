@@ -15,6 +15,7 @@ import attrs
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.errors import AssetError
+from graphpress.backends.importing.reading import understanding
 from graphpress.ir.dtypes import DType
 
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"
@@ -121,12 +122,12 @@ def read(path: str | PathLike[str]) -> AssetInfo:
         MissingDependencyError: when `coreai-core` is not installed.
     """
     asset = open_asset(path)
-    try:
+    constants: list[ConstantInfo] = []
+    functions: list[FunctionInfo] = []
+    operations: Counter[str] = Counter()
+    with understanding(path):
         # The module's wrapper owns the context: it must live as long as the operations that are walked.
         program = asset.program
-        constants: list[ConstantInfo] = []
-        functions: list[FunctionInfo] = []
-        operations: Counter[str] = Counter()
         for operation in _walk(program._module._mlir_module.operation):
             name = operation.name.removeprefix("coreai.").removeprefix("decomposable.")
             if name == "graph":
@@ -136,10 +137,6 @@ def read(path: str | PathLike[str]) -> AssetInfo:
                 constants.append(_constant(operation, len(constants)))
             elif name != "output":
                 operations[name] += 1
-    except AssetError:
-        raise
-    except Exception as error:
-        raise AssetError(f"the program of {path} cannot be understood: {error}") from error
     return AssetInfo(
         Path(path),
         tuple(functions),

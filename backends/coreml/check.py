@@ -22,6 +22,7 @@ from graphpress.backends.coreml.importing import from_mil
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
 from graphpress.backends.exact_convolution import ExactConvolutions
+from graphpress.backends.importing.reading import understanding
 from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import run
 from graphpress.ir.types import TensorType
@@ -84,11 +85,13 @@ def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple
         InterpreterError: when it holds an op that the IR has no translation for.
     """
     program = load_program(path)
-    names = list(program.functions["main"].inputs)
+    with understanding(path):
+        names = list(program.functions["main"].inputs)
     if len(names) != len(inputs):
         raise AssetError(f"{path} takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
     shapes = {name: tuple(value.shape) for name, value in zip(names, inputs, strict=True)}
-    graph = from_mil(program, name=Path(path).stem, shapes=shapes)
+    with understanding(path):
+        graph = from_mil(program, name=Path(path).stem, shapes=shapes)
     fed = [value.to(_dtype(graph_input.value)) for value, graph_input in zip(inputs, graph.inputs, strict=True)]
     with ExactConvolutions():
         return graph, run(graph, fed)

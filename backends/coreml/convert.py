@@ -18,6 +18,7 @@ from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.dependency import quiet, require
+from graphpress.backends.coreml.digests import add_digests
 from graphpress.backends.coreml.legality import require_legal
 from graphpress.backends.coreml.package import PackageInfo, read
 from graphpress.backends.coreml.targets import Target
@@ -72,6 +73,7 @@ def convert(
         start = _lap(clock, "convert", start)
         try:
             model.save(str(built))
+            add_digests(built, model.get_spec())
         except Exception as error:
             raise AssetError(f"cannot save the package for {path}: {error}") from error
         start = _lap(clock, "save", start)

@@ -13,7 +13,9 @@ import attrs
 import numpy as np
 
 from graphpress.backends.coreml.dependency import quiet, require
+from graphpress.backends.coreml.digests import MANIFEST, check_digests
 from graphpress.backends.errors import AssetError
+from graphpress.backends.importing.reading import understanding
 from graphpress.ir.dtypes import DType
 
 WEIGHTS = "weights/weight.bin"
@@ -99,6 +101,41 @@ def read(path: str | PathLike[str]) -> PackageInfo:
     """
     directory = Path(path)
     spec = _spec(directory)
+    with understanding(directory):
+        return _described(spec, directory)
+
+
+def load_program(path: str | PathLike[str]) -> Any:
+    """The package's program as coremltools reads it, weights included.
+
+    Raises:
+        AssetError: when there is no package, or it is damaged.
+    """
+    directory = Path(path)
+    spec = _spec(directory)
+    loader = require("coremltools.converters.mil.frontend.milproto.load")
+    with understanding(directory), quiet():
+        return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
+
+
+def _spec(directory: Path) -> Any:
+    """The specification in a package that is what its digests say, where it has some.
+
+    Raises:
+        AssetError: when there is no package, it is damaged, or it holds no ML program.
+    """
+    coremltools = require()
+    if not directory.is_dir() or not (directory / MANIFEST).is_file():
+        raise AssetError(f"{directory} is no Core ML package: it has no {MANIFEST}")
+    with understanding(directory), quiet():
+        spec = coremltools.utils.load_spec(str(directory))
+    check_digests(directory, spec)
+    if spec.WhichOneof("Type") != "mlProgram":
+        raise AssetError(f"{directory} holds a {spec.WhichOneof('Type')}, not an ML program")
+    return spec
+
+
+def _described(spec: Any, directory: Path) -> PackageInfo:
     program = spec.mlProgram
     (function,) = program.functions.values() if len(program.functions) == 1 else (program.functions["main"],)
     block = function.block_specializations[function.opset]
@@ -121,36 +158,6 @@ def read(path: str | PathLike[str]) -> PackageInfo:
         sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()),
         weights.stat().st_size if weights.exists() else 0,
     )
-
-
-def load_program(path: str | PathLike[str]) -> Any:
-    """The package's program as coremltools reads it, weights included.
-
-    Raises:
-        AssetError: when there is no package, or it is damaged.
-    """
-    directory = Path(path)
-    spec = _spec(directory)
-    loader = require("coremltools.converters.mil.frontend.milproto.load")
-    try:
-        with quiet():
-            return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
-    except Exception as error:
-        raise AssetError(f"the program of {directory} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _spec(directory: Path) -> Any:
-    coremltools = require()
-    if not directory.is_dir() or not (directory / "Manifest.json").is_file():
-        raise AssetError(f"{directory} is no Core ML package: it has no Manifest.json")
-    try:
-        with quiet():
-            spec = coremltools.utils.load_spec(str(directory))
-    except Exception as error:
-        raise AssetError(f"the program of {directory} cannot be read: {type(error).__name__}: {error}") from error
-    if spec.WhichOneof("Type") != "mlProgram":
-        raise AssetError(f"{directory} holds a {spec.WhichOneof('Type')}, not an ML program")
-    return spec
 
 
 def _data_folder(directory: Path) -> Path:

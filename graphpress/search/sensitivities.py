@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -191,7 +192,8 @@ class Sensitivities:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a JSON file; an interrupted write leaves the old file whole."""
-        text = json.dumps(self._plain(), indent=1, allow_nan=False)
+        plain = self._plain()
+        text = json.dumps({**plain, "sha256": _digest(plain)}, indent=1, allow_nan=False)
         try:
             write_atomically(Path(path), lambda beside: _write(beside, text))
         except OSError as error:
@@ -202,7 +204,7 @@ class Sensitivities:
         """Read what `save` wrote. Nothing else is needed to make recipes of it.
 
         Raises:
-            SearchError: when there is no such file, or it holds something else.
+            SearchError: when there is no such file, it holds something else, or something in it changed since.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -214,6 +216,12 @@ class Sensitivities:
             raise SearchError(f"{str(path)!r} holds no sensitivities")
         if data.get("version") != _VERSION:
             raise SearchError(f"{str(path)!r} has version {data.get('version')!r} of its format; known: {_VERSION}")
+        told = data.pop("sha256", None)
+        if told is not None and told != _digest(data):
+            raise SearchError(
+                f"{str(path)!r} is damaged: it is not what its 'sha256' was made of; who changed it by hand takes that "
+                "line out"
+            )
         try:
             return cls._of(data)
         except (KeyError, TypeError, AttributeError, ValueError, SpecError) as error:
@@ -263,6 +271,10 @@ class Sensitivities:
             candidates,
             tuple(data["module_names"]),
         )
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(measurement: Measurement | None) -> dict[str, Any] | None:

@@ -208,7 +208,8 @@ class CompressionConfig(PlainConfig):
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
         """The config in YAML text or in a file. Anchors may live under any other top key. Raises as `from_dict`."""
-        return cls.from_dict(documents.read(source))
+        with documents.reading(source) as data:
+            return cls.from_dict(data)
 
 
 def _with_entry(table: Table, key: Any, config: Any) -> Table:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def read(source: str | Path) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise SpecError(f"{where} has {data!r} at its top, not a dictionary")
     return data
+
+
+@contextmanager
+def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
+    """What `read` gives; errors of what is built from it name the file."""
+    data = read(source)
+    try:
+        yield data
+    except SpecError as error:
+        if _is_text(source):
+            raise
+        raise error.in_file(str(source)) from None
 
 
 def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
@@ -76,8 +89,8 @@ def section(data: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]
 
 
 def _text(source: str | Path) -> tuple[str, str]:
-    if isinstance(source, str) and ("\n" in source or ": " in source or source.rstrip().endswith(":")):
-        return source, "the text"
+    if _is_text(source):
+        return str(source), "the text"
     path = Path(source)
     try:
         return path.read_text(encoding="utf-8"), str(path)
@@ -85,6 +98,10 @@ def _text(source: str | Path) -> tuple[str, str]:
         raise SpecError(f"{str(path)!r} is no text in UTF-8: {error.reason} at byte {error.start}") from None
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise SpecError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _is_text(source: str | Path) -> bool:
+    return isinstance(source, str) and ("\n" in source or ": " in source or source.rstrip().endswith(":"))
 
 
 class _Loader(yaml.SafeLoader):

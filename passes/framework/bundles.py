@@ -29,6 +29,7 @@ from attrs import field, frozen
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from graphpress.ir.digest import fresh_tensor_digest
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph
@@ -199,7 +200,9 @@ def _write_inputs(folder: Path, inputs: Sequence[Any] | None) -> list[dict[str, 
     if tensors:
         save_file(to_archive(tensors), folder / "inputs.safetensors")
     return [
-        {"tensor": DType.of(given.dtype).value} if isinstance(given, torch.Tensor) else {"value": given}
+        {"tensor": DType.of(given.dtype).value, "sha256": fresh_tensor_digest(given)}
+        if isinstance(given, torch.Tensor)
+        else {"value": given}
         for given in inputs
     ]
 
@@ -209,9 +212,17 @@ def _read_inputs(folder: Path, entries: list[dict[str, Any]] | None) -> list[Any
         return None
     tensors = load_file(folder / "inputs.safetensors") if any("tensor" in entry for entry in entries) else {}
     return [
-        from_archive(tensors[str(place)], DType.of(entry["tensor"])) if "tensor" in entry else entry["value"]
+        _checked(from_archive(tensors[str(place)], DType.of(entry["tensor"])), entry, place)
+        if "tensor" in entry
+        else entry["value"]
         for place, entry in enumerate(entries)
     ]
+
+
+def _checked(tensor: torch.Tensor, entry: dict[str, Any], place: int) -> torch.Tensor:
+    if entry.get("sha256", digest := fresh_tensor_digest(tensor)) != digest:
+        raise ValueError(f"input {place} in inputs.safetensors is not what was saved")
+    return tensor
 
 
 def installed_versions() -> dict[str, str]:

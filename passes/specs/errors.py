@@ -13,19 +13,25 @@ class SpecError(GraphpressError, ValueError):
     Attributes:
         problem: what is wrong, and what would be accepted.
         path: where, from the outermost object built, such as ``global_config.op_state_spec.weight.n_bits``.
+        file: the file it stands in, if in one.
     """
 
-    def __init__(self, problem: str, path: str = ""):
-        super().__init__(problem, path)
+    def __init__(self, problem: str, path: str = "", file: str = ""):
+        super().__init__(problem, path, file)
         self.problem = problem
         self.path = path
+        self.file = file
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}" if self.path else self.problem
+        return ": ".join(part for part in (self.file, self.path, self.problem) if part)
 
     def under(self, key: str | int) -> Self:
         """The same error, seen from the object that holds the offending one under `key`."""
-        return type(self)(self.problem, join_path(key, self.path))
+        return type(self)(self.problem, join_path(key, self.path), self.file)
+
+    def in_file(self, file: str) -> Self:
+        """The same error, in an object that was read from `file`."""
+        return type(self)(self.problem, self.path, file)
 
 
 class ArgumentError(SpecError, TypeError):

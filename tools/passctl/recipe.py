@@ -35,17 +35,17 @@ class Recipe:
             PassctlError: when it asks for nothing, or a key at its top looks like a misspelled config.
             SpecError: when the file cannot be read, or naming the path of a wrong entry.
         """
-        data = documents.read(path)
-        for key in map(str, data):
-            _check_key(key, path)
-        given = {technique for key, technique in _KEYS.items() if key in data}
-        if not given:
-            raise PassctlError(f"{path} asks for nothing: it has none of {', '.join(map(repr, _KEYS))} at its top")
-        return cls(
-            pruning=MagnitudePrunerConfig.from_dict(data) if "pruning" in given else None,
-            palettization=KMeansPalettizerConfig.from_dict(data) if "palettization" in given else None,
-            quantization=QuantizerConfig.from_dict(data) if "quantization" in given else None,
-        )
+        with documents.reading(path) as data:
+            for key in map(str, data):
+                _check_key(key, path)
+            given = {technique for key, technique in _KEYS.items() if key in data}
+            if not given:
+                raise PassctlError(f"{path} asks for nothing: it has none of {', '.join(map(repr, _KEYS))} at its top")
+            return cls(
+                pruning=MagnitudePrunerConfig.from_dict(data) if "pruning" in given else None,
+                palettization=KMeansPalettizerConfig.from_dict(data) if "palettization" in given else None,
+                quantization=QuantizerConfig.from_dict(data) if "quantization" in given else None,
+            )
 
 
 def _check_key(key: str, path: Path) -> None:

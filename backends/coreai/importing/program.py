@@ -13,6 +13,7 @@ from graphpress.backends.coreai.importing import compressed, elementwise, layers
 from graphpress.backends.coreai.importing.constants import blobs, held
 from graphpress.backends.coreai.importing.reader import AssetReader, Read, short_name, tensor_type, translates
 from graphpress.backends.errors import AssetError
+from graphpress.backends.importing.reading import understanding
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
@@ -41,7 +42,7 @@ def from_asset(
     """
     # The module's wrapper owns the context: it must live as long as the operations that are walked.
     program = open_asset(path).program
-    try:
+    with understanding(path):
         module = program._module._mlir_module.operation
         graphs = {each.attributes["sym_name"].value: each for each in module.regions[0].blocks[0].operations}
         public = [name for name, each in graphs.items() if "priv" not in each.attributes]
@@ -49,11 +50,7 @@ def from_asset(
             raise AssetError(f"{path} has no function {function!r}, only {public}")
         graph = Graph(Path(path).stem)
         _read(graphs[function], graphs, AssetReader(graph, blobs(module)), shapes or {})
-    except AssetError:
-        raise
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
-        raise AssetError(f"the program of {path} cannot be read: {type(error).__name__}: {error}") from error
-    verify(graph)
+        verify(graph)
     return graph
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from graphpress.backends.coreml.importing import arithmetic, compressed, layers, shapes
 from graphpress.backends.coreml.importing.reader import MilReader, translates
 from graphpress.backends.coreml.package import load_program
+from graphpress.backends.errors import AssetError
+from graphpress.backends.importing.reading import understanding
 from graphpress.ir.graph import Graph
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
@@ -32,9 +34,13 @@ def from_package(
         shapes: by the names of inputs, where the package leaves extents free; a free extent is 1 by default.
 
     Raises:
-        AssetError: when there is no package, or it is damaged.
+        AssetError: when there is no package, it is damaged, or it has no such function.
     """
-    return from_mil(load_program(path), function, name=Path(path).stem, shapes=shapes)
+    program = load_program(path)
+    if function not in program.functions:
+        raise AssetError(f"{path} has no function {function!r}, only {list(program.functions)}")
+    with understanding(path):
+        return from_mil(program, function, name=Path(path).stem, shapes=shapes)
 
 
 def from_mil(
