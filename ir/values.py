@@ -84,6 +84,11 @@ class Value:
         return self.type
 
     @property
+    def is_floating(self) -> bool:
+        """True for a tensor of floats of any width."""
+        return isinstance(self.type, TensorType) and self.type.dtype.is_floating
+
+    @property
     def name(self) -> str:
         """The producer's name; ``#i`` is appended for one of several results."""
         if isinstance(self.producer, Node) and len(self.producer.results) > 1:

@@ -6,7 +6,6 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.facts import CANONICAL, FUSION_ANNOTATED
 from graphpress.passes.framework.context import PassContext
@@ -50,8 +49,7 @@ class AnnotateFusion(Pass):
 
 
 def _computes(node: Node) -> bool:
-    type = node.results[0].type if node.results else None
-    return isinstance(type, TensorType) and type.dtype.is_floating
+    return bool(node.results) and node.results[0].is_floating
 
 
 def _match(anchor: Node, pattern: FusionPattern) -> list[Node] | None:

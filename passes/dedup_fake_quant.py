@@ -6,7 +6,6 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.value_preserving import adds_zeros, preserves_values
 from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.framework.context import PassContext
@@ -68,12 +67,8 @@ def _counts_from_minimum(node: Node) -> bool:
 
 def _common_grid(node: Node, grids: dict[int, frozenset[str]]) -> frozenset[str]:
     """The grids that all tensors of numbers which `node` reads are on; indices among its operands do not count."""
-    values: list[Value] = [value for _, _, value in node.operand_values() if _is_float(value)]
+    values: list[Value] = [value for _, _, value in node.operand_values() if value.is_floating]
     common = grids.get(id(values[0]), frozenset()) if values else frozenset()
     for value in values[1:]:
         common &= grids.get(id(value), frozenset())
     return common
-
-
-def _is_float(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.dtype.is_floating

@@ -304,7 +304,7 @@ def grid_of(value: Value) -> Value | None:
     while pending:
         value = pending.pop()
         node = value.node
-        if id(value) in seen or not value.tensor_type.dtype.is_floating:  # indices choose among elements
+        if id(value) in seen or not value.is_floating:  # indices and sizes choose and place elements
             continue
         seen.add(id(value))
         if node is not None and node.op.name == "coreai.dequantize" and _are_integers(node):

@@ -6,7 +6,6 @@ from attrs import frozen
 
 from graphpress.ir.annotations import annotation
 from graphpress.ir.graph import Constant, Node, Output
-from graphpress.ir.types import TensorType
 from graphpress.passes.fusion import FusionGroup
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.specs import QuantizationSpec
@@ -60,8 +59,4 @@ def cache_update(node: Node, spec: QuantizationSpec) -> CacheUpdate:
 
 def sources(node: Node, note: CacheUpdate) -> list[tuple[str, int | None]]:
     """The operands with the new entries: every float tensor but the cache."""
-    return [
-        (name, index)
-        for name, index, value in node.operand_values()
-        if name != note.cache and isinstance(value.type, TensorType) and value.type.dtype.is_floating
-    ]
+    return [(name, index) for name, index, value in node.operand_values() if name != note.cache and value.is_floating]

@@ -37,6 +37,8 @@ class Moved(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = nn.functional.max_pool2d(self.first(x), 2)
+        batch, channels, *size = x.shape  # numbers of the graph when the batch is any
+        x = x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(batch, channels, *size)
         x = self.second(nn.functional.pad(x, (1, 2, 1, 2)))
         x = self.third(nn.functional.pixel_shuffle(x, 2)).relu()
         return self.last(torch.cat([x, x.flip(-1)], 1))
