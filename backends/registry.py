@@ -39,7 +39,8 @@ class Backend(Protocol):
         ...
 
     def convert(self, model: Any, path: str | PathLike[str], example_inputs: Any = None) -> Any:
-        """Save `model`, a module or an exported program whose graph was lowered, at `path`; returns a description."""
+        """Save `model` at `path`: a module or an exported program whose graph was lowered, or, where the backend takes
+        one, a graph; returns a description."""
         ...
 
 

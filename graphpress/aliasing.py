@@ -17,7 +17,7 @@ ALIAS = "coreai_opt"
 PACKAGE = "graphpress"
 
 # Modules outside the documented interface that toolchains import from all the same, ExecuTorch among them.
-_ELSEWHERE = {"common": "export_backend"}
+_ELSEWHERE = {"common": "export_backend", "coreai_utils.common": "coreai_utils.vocabulary"}
 
 
 class AliasError(GraphpressError, ImportError):

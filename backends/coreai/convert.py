@@ -16,14 +16,15 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from graphpress.backends import exporting, saving
+from graphpress.backends import exporting, programs, saving
 from graphpress.backends.coreai import ops, packing, program
 from graphpress.backends.coreai.asset import AssetInfo, read
 from graphpress.backends.errors import AssetError, ConversionError
+from graphpress.ir.graph import Graph
 
 
 def convert(
-    model_or_exported_program: torch.nn.Module | ExportedProgram,
+    model_or_exported_program: torch.nn.Module | ExportedProgram | Graph,
     path: str | PathLike[str],
     example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
@@ -31,10 +32,10 @@ def convert(
     """Export, convert and save a model as a Core AI asset, and return what was saved.
 
     Compressed constants (`torch.ops.coreai.*`) are stored packed: tables of 1, 2, 3, 4, 6 and 8 bits,
-    integers of 2, 4 and 8. The model and an exported program passed in are not changed.
+    integers of 2, 4 and 8. What is passed in is not changed.
 
     Args:
-        model_or_exported_program: a module, exported in eval mode, or a program from `torch.export`.
+        model_or_exported_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR.
         path: where the asset, a directory ending in `.aimodel`, goes. An asset that is already there is
             replaced in one step once the new one is complete, and is whole if anything fails before.
         example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
@@ -47,13 +48,14 @@ def convert(
         MissingDependencyError: when the converter is not installed.
         AssetError: when nothing can be written at `path`; found before any conversion work.
         ConversionError: when torch cannot export the model or the converter refuses it.
+        FactError, LoweringError: for a graph with fake-quantizers, or compressed values that Core AI cannot store.
     """
     ops.register()
     target = Path(path)
     clock = _Clock()
     with saving.replacing(target) as built:
         with clock.timing("export"):
-            exported = _exported(model_or_exported_program, example_inputs, dynamic_shapes)
+            exported = programs.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
             decomposed = program.decompose(exported)
         with clock.timing("settle"):
@@ -68,16 +70,6 @@ def convert(
         with clock.timing("read back"):
             info = read(built)
     return attrs.evolve(info, path=target, seconds=clock.seconds)
-
-
-def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
-    if isinstance(model, ExportedProgram):
-        if dynamic_shapes is not None:
-            raise ConversionError("dynamic_shapes belong to the export: this program is exported already")
-        return model
-    if not isinstance(model, torch.nn.Module):
-        raise ConversionError(f"cannot convert a {type(model).__name__}: expected a module or an ExportedProgram")
-    return exporting.export(model, example_inputs, dynamic_shapes)
 
 
 def _converted(settled: ExportedProgram) -> Any:

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch.export import ExportedProgram
 
-from graphpress.backends import exporting, saving
+from graphpress.backends import exporting, programs, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.dependency import quiet, require
@@ -23,13 +23,14 @@ from graphpress.backends.coreml.legality import require_legal
 from graphpress.backends.coreml.package import PackageInfo, read
 from graphpress.backends.coreml.targets import Target
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
+from graphpress.ir.graph import Graph
 from graphpress.ir.torch_import import from_exported_program
 
 SUFFIX = ".mlpackage"
 
 
 def convert(
-    model_or_program: torch.nn.Module | ExportedProgram,
+    model_or_program: torch.nn.Module | ExportedProgram | Graph,
     path: str | PathLike[str],
     example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
@@ -43,7 +44,8 @@ def convert(
     model; `graphpress.casting` makes a model of 16 bits first.
 
     Args:
-        model_or_program: a module, exported in eval mode, or a program from `torch.export`. It is not changed.
+        model_or_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR. It is
+            not changed.
         path: where the package, a directory ending in `.mlpackage`, goes. One that is already there is replaced in
             one step once the new one is complete, and is whole if anything fails before.
         example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
@@ -54,6 +56,7 @@ def convert(
         MissingDependencyError: when coremltools is not installed.
         TargetError: when `target` is none.
         LoweringError: when the target cannot store what the model holds; found before anything is converted.
+        FactError: for a graph with fake-quantizers.
         AssetError: when nothing can be written at `path`.
         ConversionError: when torch cannot export the model or coremltools refuses it.
     """
@@ -65,7 +68,7 @@ def convert(
     clock: dict[str, float] = {}
     start = time.perf_counter()
     with saving.replacing(Path(path), SUFFIX) as built:
-        program = _exported(model_or_program, example_inputs, dynamic_shapes)
+        program = programs.exported(model_or_program, example_inputs, dynamic_shapes)
         start = _lap(clock, "export", start)
         require_legal(from_exported_program(program), wanted)
         start = _lap(clock, "check", start)
@@ -121,16 +124,6 @@ def _pipeline(coremltools: Any) -> Any:
     pipeline = coremltools.PassPipeline()
     pipeline.remove_passes({"common::distributive_quantized_binary_op_scale_normalization"})
     return pipeline
-
-
-def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
-    if isinstance(model, ExportedProgram):
-        if dynamic_shapes is not None:
-            raise ConversionError("dynamic_shapes belong to the export: this program is exported already")
-        return model
-    if not isinstance(model, torch.nn.Module):
-        raise ConversionError(f"cannot convert a {type(model).__name__}: expected a module or an ExportedProgram")
-    return exporting.export(model, example_inputs, dynamic_shapes)
 
 
 def _lap(clock: dict[str, float], part: str, start: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from attrs import field, frozen
 
@@ -91,12 +91,25 @@ def require_legal(graph: Graph, target: Target) -> None:
 
 def violations(graph: Graph, target: Target) -> list[Violation]:
     """All that is in the way of storing `graph` for `target`, in order."""
-    return [each for each in _demands(graph) if each.lowest is None or each.lowest > target]
+    return [each for each in _demands(graph.nodes) if each.lowest is None or each.lowest > target]
 
 
-def _demands(graph: Graph) -> Iterator[Violation]:
+def lowest_target(nodes: Iterable[Node]) -> Target:
+    """The oldest target that can store what `nodes` are.
+
+    Raises:
+        LoweringError: when none can.
+    """
+    demands = list(_demands(nodes))
+    impossible = "".join(f"\n  {each}" for each in demands if each.lowest is None)
+    if impossible:
+        raise LoweringError(f"Core ML cannot store these compressed values:{impossible}")
+    return max((each.lowest for each in demands if each.lowest is not None), default=Target.iOS15)
+
+
+def _demands(nodes: Iterable[Node]) -> Iterator[Violation]:
     """What each compressed value asks for, and the oldest target that has it."""
-    for node in graph.nodes:
+    for node in nodes:
         if node.op.dialect in ("coreai", "quant"):
             demand = _DEMANDS.get(node.op.short_name)
             if demand is not None:

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from os import PathLike
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.dependency import quiet, require
+from graphpress.backends.coreml.importing.program import sketch
+from graphpress.backends.coreml.legality import lowest_target
 from graphpress.backends.coreml.package import load_program
+from graphpress.backends.coreml.stored_weights import stored_weight
 from graphpress.backends.coreml.targets import Target
 from graphpress.backends.errors import AssetError, ConversionError
+from graphpress.backends.importing.weights import StoredWeight, compress
+from graphpress.passes.framework import Pipeline
 
-Replace = Callable[[Tensor, str, str], "Callable[[Any], Any] | None"]
-"""From a weight, the type of the op that reads it, and its name, to what makes its stored form with a builder."""
-
-_READERS = {
-    ("conv", "weight"): "conv{}d",
-    ("conv_transpose", "weight"): "conv_transpose{}d",
-    ("linear", "weight"): "linear",
-    ("gather", "x"): "embedding",
-    ("matmul", "y"): "linear",
-    ("matmul", "x"): "linear",
-}
-_VERSIONS = {Target.iOS16: 7, Target.iOS17: 8, Target.iOS18: 9, Target.iOS26: 10}
+_VERSIONS = {Target.iOS15: 6, Target.iOS16: 7, Target.iOS17: 8, Target.iOS18: 9, Target.iOS26: 10}
 
 
-def rewrite(model: Any, replace: Replace, threshold: int, lowest: Target) -> Any:
-    """A coremltools model like `model`, whose weights of more than `threshold` elements are what `replace` makes.
+def rewrite(model: Any, pipeline: Pipeline) -> Any:
+    """A coremltools model like `model`, whose weights are what the passes of `pipeline` make of them.
+
+    The passes run over what is imported of each function; what they replace is replaced in the program, all else stays
+    as it is: free extents, states and ops that have no translation among it. A model for a target that has no form for
+    such weights becomes one for the oldest that has.
 
     Args:
         model: a coremltools model of a program, or the path of a package. It is not changed.
-        replace: see `Replace`; None leaves the weight.
-        threshold: of elements.
-        lowest: the oldest target that has the forms that `replace` makes. A model for an older one becomes one for it.
+        pipeline: passes that replace weights, such as `quantize-weights`.
 
     Raises:
         AssetError: when there is no package, or it is damaged, or `model` is none.
+        LoweringError: when no target can store such weights.
         ConversionError: when coremltools refuses what was made.
+        GraphpressError: what a pass raises about its options or a weight.
     """
+    model = _opened(model)
+    spec = model.get_spec()
+    loader = require("coremltools.converters.mil.frontend.milproto.load")
+    with quiet():
+        program = loader.load(spec, spec.specificationVersion, model.weights_dir)
+    weights = {name: compress(*sketch(program, name), pipeline) for name in program.functions}
+    lowest = lowest_target(node for each in weights.values() for weight in each for node in weight.nodes)
+    try:
+        with quiet():
+            return require("coremltools.models.utils")._apply_graph_pass(
+                model, _pass(weights), spec_version=_VERSIONS[lowest], skip_model_load=True
+            )
+    except Exception as error:
+        raise ConversionError(f"coremltools cannot store the program: {type(error).__name__}: {error}") from error
+
+
+def _opened(model: Any) -> Any:
     coremltools = require()
     if isinstance(model, str | PathLike):
         load_program(model)  # says what is wrong with it
@@ -52,62 +61,33 @@ def rewrite(model: Any, replace: Replace, threshold: int, lowest: Target) -> Any
         raise AssetError(
             f"a {type(model).__name__} is no Core ML program; expected an MLModel or the path of a package"
         )
-    rewriting = _pass(replace, threshold)
-    try:
-        with quiet():
-            return require("coremltools.models.utils")._apply_graph_pass(
-                model, rewriting, spec_version=_VERSIONS[lowest], skip_model_load=True
-            )
-    except Exception as error:
-        if isinstance(error, AssetError):
-            raise
-        raise ConversionError(f"coremltools cannot store the program: {type(error).__name__}: {error}") from error
+    return model
 
 
-def _pass(replace: Replace, threshold: int) -> Any:
-    """A pass of coremltools over every function of a program."""
+def _pass(weights: dict[str, list[StoredWeight]]) -> Any:
+    """A pass of coremltools that replaces constants of every function, which `weights` names."""
     base = require("coremltools.converters.mil.mil.passes.graph_pass").AbstractGraphPass
 
-    class CompressWeights(base):  # type: ignore[misc, valid-type]
+    class StoreWeights(base):  # type: ignore[misc, valid-type]
         def apply(self, program: Any) -> None:
-            for function in program.functions.values():
+            for name, function in program.functions.items():
                 with function:
-                    for op, op_type in list(_weights(function, threshold)):
-                        _compress(op, op_type, replace)
+                    _replace(function, {weight.origin: weight for weight in weights[name]})
 
-    return CompressWeights()
+    return StoreWeights()
 
 
-def _weights(block: Any, threshold: int) -> Iterator[tuple[Any, str]]:
-    """Constants that ops read as weights, with the type of the op as torch names it."""
+def _replace(block: Any, weights: dict[str, StoredWeight]) -> None:
+    mb = require("coremltools.converters.mil.mil").Builder
     for op in list(block.operations):
         for inner in op.blocks:
-            yield from _weights(inner, threshold)
-        if op.op_type != "const" or op.outputs[0] in block.outputs:
+            with inner:
+                _replace(inner, weights)
+        weight = weights.get(op.outputs[0].name) if op.op_type == "const" else None
+        if weight is None:
             continue
-        value = op.outputs[0].val
-        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim < 2 or value.size <= threshold:
-            continue
-        types = {_op_type(child, op.outputs[0]) for child in op.outputs[0].child_ops}
-        if len(types) == 1 and None not in types:
-            yield op, str(types.pop())
-
-
-def _op_type(child: Any, var: Any) -> str | None:
-    for (kind, operand), name in _READERS.items():
-        if child.op_type == kind and child.inputs.get(operand) is var:
-            return name.format(len(var.shape) - 2)
-    return None
-
-
-def _compress(op: Any, op_type: str, replace: Replace) -> None:
-    var = op.outputs[0]
-    make = replace(torch.from_numpy(np.array(var.val)), op_type, var.name)
-    if make is None:
-        return
-    mb = require("coremltools.converters.mil.mil").Builder
-    with mb.set_before_op(op):
-        made = make(translations.builder(f"{var.name}_compressed"))
-    block = op.enclosing_block
-    block.replace_uses_of_var_after_op(anchor_op=op, old_var=var, new_var=made, no_check_var_types=True)
-    block.remove_ops([op])
+        before = op.outputs[0]
+        with mb.set_before_op(op):
+            made = stored_weight(weight.value, f"{before.name}_compressed")
+        block.replace_uses_of_var_after_op(anchor_op=op, old_var=before, new_var=made, no_check_var_types=True)
+        block.remove_ops([op])

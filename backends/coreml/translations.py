@@ -33,7 +33,7 @@ def register() -> None:
     """Teach coremltools the five operators. Safe to call any number of times."""
     registry = require("coremltools.converters.mil.frontend.torch.torch_op_registry")
     _name_small_integers()
-    for name, translate in _TRANSLATIONS.items():
+    for name, translate in TRANSLATIONS.items():
         registry._TORCH_OPS_REGISTRY.set_func_by_name(_translation(translate), f"coreai::{name}")
 
 
@@ -58,7 +58,7 @@ def _translation(translate: Callable[..., Any]) -> Callable[[Any, Any], None]:
         given = dict(zip((p.name for p in parameters), node.inputs, strict=False))
         given |= {name: value[0] for name, value in (node.kwinputs or {}).items()}
         arguments = {p.name: _value(context, given[p.name]) if p.name in given else p.default_value for p in parameters}
-        made = translate(_Builder(context, node.name), **arguments)
+        made = translate(Builder(context, node.name), **arguments)
         if made is not None:
             context.add(made, torch_name=node.name)
 
@@ -73,46 +73,26 @@ def _value(context: Any, argument: Any) -> Any:
     return waiting[argument] if argument in waiting else context[argument]
 
 
-class _Constant:
+def dtype_number(name: str) -> int | None:
+    """The number by which coremltools' front end hands on a dtype; None for one that an array itself can have."""
+    return next((number for number, each in _CODE_DTYPES.items() if str(each) == f"torch.{name}"), None)
+
+
+class Constant:
     """An array in place of a value of the program."""
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
         self.val = array
 
 
-class _Waiting:
-    """What the context of coremltools' front end is for here: tables that wait for their scale."""
+class Waiting:
+    """What the context of coremltools' front end is for where there is none: tables that wait for their scale."""
 
-
-def builder(name: str) -> _Builder:
-    """A builder of ops at the place where coremltools builds now, for `sparse_weight` and its like."""
-    return _Builder(_Waiting(), name)
-
-
-def quantized_weight(build: _Builder, codes: Any, scale: Any, zero_point: Any, dtype: str) -> Any:
-    """Codes of 4 or 8 bits with their scale, of the rank of the weight."""
-    number = next((number for number, each in _CODE_DTYPES.items() if str(each) == f"torch.{dtype}"), None)
-    zero = None if zero_point is None else _Constant(zero_point)
-    return _shift_scale(build, _Constant(codes), _Constant(scale), zero, None, number, None)
-
-
-def sparse_weight(build: _Builder, values: Any, mask: Any) -> Any:
-    """Kept elements and where they stand."""
-    return _sparse_to_dense(build, _Constant(values), _Constant(mask))
-
-
-def palettized_weight(build: _Builder, indices: Any, lut: Any, axis: int, scale: Any, zero_point: Any) -> Any:
-    """Indices into tables, with what their entries are scaled by, or None."""
-    name = build.name
-    if scale is not None:
-        build.name = f"{name}_table"
-    looked_up = _lut_to_dense(build, _Constant(indices), _Constant(lut), axis)
-    if scale is None:
-        return looked_up
-    table = looked_up if looked_up is not None else build.context.__dict__["_graphpress_tables"][build.name]
-    build.name = name
-    zero = None if zero_point is None else _Constant(zero_point)
-    return _shift_scale(build, table, _Constant(scale), zero, None, None, None)
+    @property
+    def tables(self) -> dict[str, Any]:
+        """By the names of the ops."""
+        found: dict[str, Any] = self.__dict__.setdefault("_graphpress_tables", {})
+        return found
 
 
 class _Table:
@@ -130,7 +110,7 @@ class _SparseTable(_Table):
         self.mask = mask
 
 
-class _Builder:
+class Builder:
     """Makes ops of the Core ML program, at the target it is made for."""
 
     def __init__(self, context: Any, name: str) -> None:
@@ -139,6 +119,18 @@ class _Builder:
         self.types = require("coremltools.converters.mil.mil").types
         opset = require("coremltools.converters.mil.mil.block").curr_opset_version()
         self.target = Target.iOS15 if opset is None else Target.of(opset)
+
+    def plain(self, array: np.ndarray[Any, Any]) -> Any:
+        """A constant that is not compressed."""
+        return self.mb.const(val=array, name=self.name)
+
+    def cast(self, value: Any, dtype: str) -> Any:
+        """A float value as `dtype`, which coremltools calls by its bits."""
+        wanted = {"float32": "fp32", "float16": "fp16"}.get(dtype)
+        has = self.types.builtin_to_string(value.dtype)
+        if wanted is None or has == wanted or has not in ("fp16", "fp32"):
+            return value
+        return self.mb.cast(x=value, dtype=wanted, name=f"{self.name}_cast")
 
     def codes(self, codes: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
         """`codes` typed as `dtype`, which may be narrower than numpy's."""
@@ -194,7 +186,7 @@ def _array(value: Any, what: str) -> np.ndarray[Any, Any]:
     return np.asarray(found)
 
 
-def _lut_to_dense(build: _Builder, indices: Any, lut: Any, axis: int) -> Any:
+def _lut_to_dense(build: Builder, indices: Any, lut: Any, axis: int) -> Any:
     index_values, table = _array(indices, "indices"), _array(lut, "tables")
     axis %= max(index_values.ndim, 1)
     if table.dtype.kind in "iu":
@@ -205,7 +197,7 @@ def _lut_to_dense(build: _Builder, indices: Any, lut: Any, axis: int) -> Any:
 
 
 def _shift_scale(
-    build: _Builder,
+    build: Builder,
     input: Any,
     scale: Any,
     zero_point: Any,
@@ -237,7 +229,7 @@ def _shift_scale(
     return build.shift_scale(build.codes(codes, dtype), scales, zero, build.name)
 
 
-def _scaled_table(build: _Builder, table: _Table, scale: np.ndarray[Any, Any], offset: Any) -> Any:
+def _scaled_table(build: Builder, table: _Table, scale: np.ndarray[Any, Any], offset: Any) -> Any:
     lut, width = table.lut, table.lut.shape[-1]
     zero = None if offset is None else np.broadcast_to(offset, scale.shape)
     if build.target >= Target.iOS26:
@@ -253,7 +245,7 @@ def _scaled_table(build: _Builder, table: _Table, scale: np.ndarray[Any, Any], o
     return build.shift_scale(dense, scale, None if zero is None else zero.astype(scale.dtype), build.name)
 
 
-def _scaled_sparse_table(build: _Builder, table: _SparseTable, scale: np.ndarray[Any, Any]) -> Any:
+def _scaled_sparse_table(build: Builder, table: _SparseTable, scale: np.ndarray[Any, Any]) -> Any:
     lut = table.lut.reshape([1] * table.mask.ndim + [-1, 1])
     if build.target < Target.iOS26:
         one = scale.size == 1
@@ -273,13 +265,13 @@ def _are_scaled_vectors(maker: Any, scale: np.ndarray[Any, Any]) -> bool:
     return maker.op_type == "constexpr_lut_to_dense" and axis is not None and scale.shape[axis.val] != 1
 
 
-def _scaled_vectors(build: _Builder, maker: Any, scale: np.ndarray[Any, Any]) -> Any:
+def _scaled_vectors(build: Builder, maker: Any, scale: np.ndarray[Any, Any]) -> Any:
     indices, lut, axis = np.asarray(maker.indices.val), np.asarray(maker.lut.val), int(maker.vector_axis.val)
     entries = scaled_vectors(torch.from_numpy(lut), torch.from_numpy(scale), axis, indices.shape[axis]).numpy()
     return build.lookup(indices, entries, axis, lut.shape[-1], build.name)
 
 
-def _affine(build: _Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], offset: Any) -> Any:
+def _affine(build: Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], offset: Any) -> Any:
     """Weights of 8 bits as targets before iOS18 store them."""
     wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
     axis = wide[0] if wide else 0
@@ -295,7 +287,7 @@ def _affine(build: _Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any,
 
 
 def _quantize(
-    build: _Builder, input: Any, scale: Any, output_dtype: int | None, zero_point: Any, minval: Any, axis: int
+    build: Builder, input: Any, scale: Any, output_dtype: int | None, zero_point: Any, minval: Any, axis: int
 ) -> Any:
     name = _code_name(output_dtype, None)
     return build.mb.quantize(
@@ -304,7 +296,7 @@ def _quantize(
 
 
 def _dequantize(
-    build: _Builder,
+    build: Builder,
     input: Any,
     scale: Any,
     zero_point: Any,
@@ -330,7 +322,7 @@ def _parameters(input: Any, scale: Any, zero_point: Any, axis: int, dtype: str) 
     return found
 
 
-def _sparse_to_dense(build: _Builder, nonzero_data: Any, mask: Any) -> Any:
+def _sparse_to_dense(build: Builder, nonzero_data: Any, mask: Any) -> Any:
     places = _array(mask, "masks")
     if isinstance(nonzero_data, _Table):
         build.context.__dict__["_graphpress_tables"][build.name] = _SparseTable(nonzero_data, places)
@@ -357,7 +349,7 @@ def _code_name(number: int | None, codes: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-_TRANSLATIONS: dict[str, Callable[..., Any]] = {
+TRANSLATIONS: dict[str, Callable[..., Any]] = {
     "lut_to_dense": _lut_to_dense,
     "constexpr_blockwise_shift_scale": _shift_scale,
     "quantize": _quantize,

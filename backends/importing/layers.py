@@ -38,6 +38,31 @@ def convolution(
     return reader.emit(f"aten.{name}{len(stride)}d{variant}", attributes, input=x, weight=weight, bias=bias)
 
 
+def product(reader: Reader, x: Value, y: Value) -> Value:
+    """``x @ y``; where `y` is a stored weight, transposed, the linear layer that it is."""
+    weight = _transposed(y)
+    if weight is not None and _is_stored(weight):
+        return reader.emit("aten.linear", input=x, weight=weight)
+    return reader.emit("aten.matmul", self=x, other=y)
+
+
+def _transposed(value: Value) -> Value | None:
+    """What `value`, of two axes, is the transpose of."""
+    node = value.node
+    if node is None or value.tensor_type.rank != 2:
+        return None
+    if node.op.name == "aten.permute":
+        is_transpose = [dim % 2 for dim in node.attribute("dims")] == [1, 0]
+    else:
+        is_transpose = node.op.name == "aten.transpose.int" and (node.attribute("dim0") - node.attribute("dim1")) % 2
+    return node.operands["self"] if is_transpose else None
+
+
+def _is_stored(value: Value) -> bool:
+    expansions = ("quant.lut_to_dense", "quant.blockwise_shift_scale", "quant.sparse_to_dense")
+    return value.constant is not None or (value.node is not None and value.node.op.name in expansions)
+
+
 def unsqueezed(reader: Reader, x: Value, axes: Iterable[int], rank: int) -> Value:
     """`x` with more `axes` of one element, which count in the result of `rank` axes."""
     for axis in sorted(axis % rank for axis in axes):

@@ -8,9 +8,11 @@ from typing import Any, Generic, TypeVar
 from attrs import define, field
 
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Value
+from graphpress.ir.graph import Graph, GraphError, Value
+from graphpress.ir.inference import TypeInferenceError
 from graphpress.ir.ops import OpDef, Trait, lookup_op, register_op
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,9 +32,19 @@ class Translations(dict[str, F], Generic[F]):
 
 @define(eq=False)
 class Reader:
-    """Makes the nodes of a graph, in the order they are asked for."""
+    """Makes the nodes of a graph, in the order they are asked for.
+
+    Attributes:
+        graph: that is made.
+        is_sketch: True for a graph that is looked at only, to plan what becomes of weights: extents that are free have
+            some number, states are inputs, bodies of control flow stand beside what they belong to, and an op that does
+            not fit such numbers has the types that the program declares.
+        declared: those types, for the op that is read.
+    """
 
     graph: Graph
+    is_sketch: bool = False
+    declared: tuple[TensorType, ...] = field(default=(), init=False)
     rewriter: Rewriter = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -44,7 +56,12 @@ class Reader:
 
     def emit_all(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> tuple[Value, ...]:
         """A node with all its results."""
-        return self.rewriter.insert_before(None, op, operands, attributes).results
+        try:
+            return self.rewriter.insert_before(None, op, operands, attributes).results
+        except (TypeInferenceError, GraphError):
+            if not self.is_sketch or len(self.declared) != 1:
+                raise
+            return self.rewriter.insert_before(None, op, operands, attributes, types=self.declared).results
 
     def cast(self, value: Value, dtype: DType) -> Value:
         """`value` as `dtype`."""

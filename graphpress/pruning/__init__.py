@@ -8,19 +8,23 @@ from graphpress.pruning.config import (
 from graphpress.pruning.errors import PruningError, PruningWarning
 from graphpress.pruning.pruner import MagnitudePruner
 from graphpress.pruning.spec import (
+    BlockStructured,
     ChannelStructured,
     ConstantSparsitySchedule,
+    NMStructured,
     PolynomialDecaySchedule,
     PruningSpec,
     Unstructured,
 )
 
 __all__ = [
+    "BlockStructured",
     "ChannelStructured",
     "ConstantSparsitySchedule",
     "MagnitudePruner",
     "MagnitudePrunerConfig",
     "ModuleMagnitudePrunerConfig",
+    "NMStructured",
     "OpMagnitudePrunerConfig",
     "PolynomialDecaySchedule",
     "PruningError",

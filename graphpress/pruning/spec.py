@@ -1,8 +1,10 @@
 """Specs of pruning: how one weight is pruned."""
 
 from graphpress.passes.specs import (
+    BlockStructured,
     ChannelStructured,
     ConstantSparsitySchedule,
+    NMStructured,
     PolynomialDecaySchedule,
     PruningScheme,
     PruningSpec,
@@ -12,8 +14,10 @@ from graphpress.passes.specs import (
 )
 
 __all__ = [
+    "BlockStructured",
     "ChannelStructured",
     "ConstantSparsitySchedule",
+    "NMStructured",
     "PolynomialDecaySchedule",
     "PruningScheme",
     "PruningSpec",

@@ -181,12 +181,13 @@ def _behind_views(value: Value) -> tuple[Value | None, bool]:
 
 
 def _decision(resolver: ConfigResolver, site: OpSite, operand: str, source: Value | None) -> Decision:
-    """The config speaks of a parameter by its name in its module; the name of the operand does as well."""
+    """The config speaks of a parameter by its name in its module; the name of the operand, and "weight", do too."""
     decision = resolver.explain_state(site, operand)
     constant = None if source is None else source.constant
-    for name in constant.names if constant is not None else ():
+    names = [name.rpartition(".")[2] for name in constant.names] if constant is not None else []
+    for name in (*names, "weight"):
         if decision.spec is None and not (decision.explicit and decision.is_specific):
-            decision = resolver.explain_state(site, name.rpartition(".")[2])
+            decision = resolver.explain_state(site, name)
     return decision
 
 

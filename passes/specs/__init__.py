@@ -34,8 +34,10 @@ from graphpress.passes.specs.palettization import (
 )
 from graphpress.passes.specs.plain import plain
 from graphpress.passes.specs.pruning import (
+    BlockStructured,
     ChannelStructured,
     ConstantSparsitySchedule,
+    NMStructured,
     PolynomialDecaySchedule,
     PruningScheme,
     PruningSpec,
@@ -68,12 +70,14 @@ __all__ = [
     "AxisError",
     "BiasCorrection",
     "BlockSizeError",
+    "BlockStructured",
     "ChannelStructured",
     "ComponentRegistry",
     "ConstantSparsitySchedule",
     "DefaultTrainingSpec",
     "GPTQRounding",
     "Granularity",
+    "NMStructured",
     "NearestRounding",
     "PalettizationSpec",
     "PerBlockGranularity",

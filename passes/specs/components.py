@@ -194,7 +194,7 @@ QPARAM_CALCULATORS = ComponentRegistry(
     },
 )
 RANGE_CALCULATORS = ComponentRegistry("range_calculator_cls", {"minmax": {}})
-PRUNING_ALGORITHMS = ComponentRegistry("pruning_algo", {"default": {}, "magnitude": {}})
+PRUNING_ALGORITHMS = ComponentRegistry("pruning_algo", {"default": {}, "magnitude": {}, "magnitude_floor": {}})
 
 _REGISTRIES = (FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS, PRUNING_ALGORITHMS)
 

@@ -37,14 +37,44 @@ class ChannelStructured(PruningScheme):
 
 
 @strict_arguments
+@attrs.frozen(kw_only=True)
+class BlockStructured(PruningScheme):
+    """Blocks of `block_size` elements along `axis`: those of least norm. A last block may have fewer."""
+
+    type_name: ClassVar[str] = "block_structured"
+
+    block_size: int = attrs.field(converter=checked(integer(1)))
+    axis: int = attrs.field(default=0, converter=checked(integer()))
+
+
+@strict_arguments
+@attrs.frozen(kw_only=True)
+class NMStructured(PruningScheme):
+    """As many zeros in every `m` elements along `axis`: of each, those of least magnitude.
+
+    At a sparsity of n / m that is n:m sparsity. Where m does not divide the axis, elements that are missing in the last
+    group count as its first zeros. Mishra et al., "Accelerating sparse deep neural networks" (arXiv 2104.08378).
+    """
+
+    type_name: ClassVar[str] = "n_m_structured"
+
+    m: int = attrs.field(converter=checked(integer(1)))
+    axis: int = attrs.field(default=1, converter=checked(integer()))
+
+
+_SCHEMES = (Unstructured, ChannelStructured, BlockStructured, NMStructured)
+
+
+@strict_arguments
 @attrs.frozen
 class PruningSpec:
     """How one weight is pruned.
 
     Attributes:
         target_sparsity: fraction of zeros in the end, from 0 to 1.
-        pruning_scheme: `Unstructured` or `ChannelStructured`, or its plain form.
-        pruning_algo: a registered key, or a class; ``"default"`` is by magnitude.
+        pruning_scheme: `Unstructured`, `ChannelStructured`, `BlockStructured` or `NMStructured`, or its plain form.
+        pruning_algo: a registered key, or a class; ``"default"`` is by magnitude, the number of zeros rounded half to
+            even; ``"magnitude_floor"`` rounds it down.
 
     Raises:
         SpecError: for a value that cannot be; the message names those that can.
@@ -53,7 +83,7 @@ class PruningSpec:
     target_sparsity: float = attrs.field(default=0.5, converter=checked(number(0, 1)))
     pruning_scheme: PruningScheme = attrs.field(
         factory=Unstructured,
-        converter=checked(tagged(Unstructured, ChannelStructured, what="pruning scheme")),
+        converter=checked(tagged(*_SCHEMES, what="pruning scheme")),
     )
     pruning_algo: str | type = attrs.field(default="default", converter=checked(PRUNING_ALGORITHMS.name))
 

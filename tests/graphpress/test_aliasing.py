@@ -36,6 +36,11 @@ assert graphpress.quantization.spec.__spec__.name == "graphpress.quantization.sp
 from coreai_opt.common import ExportBackend  # where ExecuTorch's wrapper looks for it
 assert ExportBackend is graphpress.ExportBackend
 
+import coreai_opt.coreai_utils, graphpress.coreai_utils
+from coreai_opt.coreai_utils.common import CompressionGranularity, DType, QScheme
+assert coreai_opt.coreai_utils is graphpress.coreai_utils
+assert DType is graphpress.coreai_utils.DType and QScheme is graphpress.coreai_utils.QScheme
+
 import importlib.util
 assert importlib.util.find_spec("coreai_opt.palettization.config") is not None
 assert importlib.util.find_spec("coreai_opt.no_such_module") is None

@@ -1,5 +1,5 @@
-"""Read a saved asset into the IR."""
+"""Read a saved asset, or a program in memory, into the IR."""
 
-from graphpress.backends.coreai.importing.program import from_asset
+from graphpress.backends.coreai.importing.program import from_asset, from_program
 
-__all__ = ["from_asset"]
+__all__ = ["from_asset", "from_program"]

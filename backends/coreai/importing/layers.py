@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphpress.backends.coreai.importing.reader import AssetReader, short_name, translates, word
-from graphpress.backends.importing.layers import convolution
+from graphpress.backends.importing.layers import convolution, product
 from graphpress.ir.graph import Value
 
 
@@ -51,7 +51,7 @@ def _conv_transpose(reader: AssetReader, op: Any) -> Value | None:
 @translates("batch_matmul")
 def _matmul(reader: AssetReader, op: Any) -> Value:
     x, y = op.operands
-    return reader.emit("aten.matmul", self=reader.value(x), other=reader.value(y))
+    return product(reader, reader.value(x), reader.value(y))
 
 
 @translates("max_pool_2d", "max_pool_3d", "sum_pool_2d", "sum_pool_3d")

@@ -40,18 +40,49 @@ def from_asset(
         AssetError: when there is no asset, it is damaged, or it has no such function.
         MissingDependencyError: when `coreai-core` is not installed.
     """
-    # The module's wrapper owns the context: it must live as long as the operations that are walked.
+    # The program owns the context: it must live as long as the operations that are walked.
     program = open_asset(path).program
     with understanding(path):
-        module = program._module._mlir_module.operation
-        graphs = {each.attributes["sym_name"].value: each for each in module.regions[0].blocks[0].operations}
-        public = [name for name, each in graphs.items() if "priv" not in each.attributes]
-        if function not in public:
-            raise AssetError(f"{path} has no function {function!r}, only {public}")
-        graph = Graph(Path(path).stem)
-        _read(graphs[function], graphs, AssetReader(graph, blobs(module)), shapes or {})
-        verify(graph)
-    return graph
+        return from_program(program, function, Path(path).stem, shapes=shapes)
+
+
+def from_program(
+    program: Any, function: str = "main", name: str = "main", *, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Graph:
+    """The graph of a function of an `AIProgram`, of the converter or of an asset; see `from_asset`."""
+    graphs, data = functions(program), blobs(program._module._mlir_module.operation)
+    reader = AssetReader(Graph(name), blobs=data)
+    _read(_public(function, graphs, name), graphs, reader, shapes or {})
+    verify(reader.graph)
+    return reader.graph
+
+
+def sketch(program: Any, function: str) -> tuple[Graph, dict[Value, Any]]:
+    """A graph of a function to look at only (see `Reader.is_sketch`), and the value in the program that each of its
+    constants is.
+    """
+    graphs, data = functions(program), blobs(program._module._mlir_module.operation)
+    reader = AssetReader(Graph(function), is_sketch=True, blobs=data)
+    with understanding("memory"):
+        _read(graphs[function], graphs, reader, {})
+    return reader.graph, {value: origin for value, origin in reader.origins() if value.use_count}
+
+
+def functions(program: Any) -> dict[str, Any]:
+    """The functions of a program by name, bodies of composite operators included, which are private."""
+    module = program._module._mlir_module.operation
+    return {each.attributes["sym_name"].value: each for each in module.regions[0].blocks[0].operations}
+
+
+def public(graphs: Mapping[str, Any]) -> list[str]:
+    """The names of those that are no bodies of composite operators."""
+    return [name for name, each in graphs.items() if "priv" not in each.attributes]
+
+
+def _public(function: str, graphs: Mapping[str, Any], where: str) -> Any:
+    if function not in public(graphs):
+        raise AssetError(f"{where} has no function {function!r}, only {public(graphs)}")
+    return graphs[function]
 
 
 def _read(function: Any, graphs: Mapping[str, Any], reader: AssetReader, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -85,7 +116,8 @@ def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> l
     for op in block.operations:
         name = short_name(op)
         if name == "constant":
-            reader.known[op.results[0]] = held(op.attributes["value"], reader.blobs)
+            if op.results[0] not in reader.known:  # a body that is invoked twice has its constants once
+                reader.known[op.results[0]] = held(op.attributes["value"], reader.blobs)
         elif name == "output":
             return [reader.value(operand) for operand in op.operands if operand in reader.known]
         elif name == "invoke":
@@ -100,7 +132,20 @@ def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> l
             reader.states[op.operands[0]] = reader.value(op.operands[1])
         elif name not in ("create_token", "join_token"):
             _translate(op, name, reader)
+            if reader.is_sketch:
+                _sketch_bodies(op, graphs, reader)
     return []
+
+
+def _sketch_bodies(op: Any, graphs: Mapping[str, Any], reader: AssetReader) -> None:
+    """Read the bodies of control flow, whose arguments become inputs."""
+    for region in op.regions:
+        for block in region.blocks:
+            for argument in block.arguments:
+                made = reader.graph.add_input(f"body_{len(reader.graph.inputs)}", tensor_type(argument.type)).value
+                assert made is not None
+                reader.known[argument] = made
+            _operations(block, graphs, reader)
 
 
 def _symbol(attribute: Any) -> str:
@@ -113,9 +158,15 @@ def _symbol(attribute: Any) -> str:
 
 def _translate(op: Any, name: str, reader: AssetReader) -> None:
     translate = translates.get(name)
-    found: Read | tuple[Read, ...] | None = translate(reader, op) if translate is not None else None
+    tensors = [result for result in op.results if str(result.type).startswith("tensor<")]
+    reader.declared = tuple(tensor_type(result.type) for result in tensors) if reader.is_sketch else ()
+    found: Read | tuple[Read, ...] | None = None
+    try:
+        found = translate(reader, op) if translate is not None else None
+    except Exception:
+        if not reader.is_sketch:
+            raise
     if found is None:
         found = reader.opaque(op)
     found = found if isinstance(found, tuple) else (found,)
-    tensors = [result for result in op.results if str(result.type).startswith("tensor<")]
     reader.known.update(zip(tensors, found, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def short_name(op: Any) -> str:
 class AssetReader(Reader):
     """Reads the operands of ops, and makes nodes. A constant enters the graph when a node reads it."""
 
-    blobs: dict[str, bytes]
+    blobs: dict[str, bytes] = field(factory=dict, kw_only=True)
     known: dict[Any, Read] = field(factory=dict, init=False)
     states: dict[Any, Value] = field(factory=dict, init=False)
     _entered: dict[Held, Value] = field(factory=dict, init=False)
@@ -53,6 +53,12 @@ class AssetReader(Reader):
         """A constant of the graph."""
         name = f"constant_{len(self.graph.constants)}"
         return self.graph.add_constant(name, tensor, "buffer", type=TensorType(dtype, tensor.shape)).value
+
+    def origins(self) -> Iterator[tuple[Value, Any]]:
+        """The constants of the graph, each with the value of the program that it is."""
+        for operand, found in self.known.items():
+            if isinstance(found, Held) and found in self._entered:
+                yield self._entered[found], operand
 
     def tensor(self, operand: Any) -> torch.Tensor | None:
         """What an operand holds where that depends on constants alone, else None."""

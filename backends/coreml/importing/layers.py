@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
-from graphpress.backends.importing.layers import convolution, padded
+from graphpress.backends.importing.layers import convolution, padded, product
 from graphpress.ir.graph import Value
 
 
@@ -69,7 +69,7 @@ def _matmul(reader: MilReader, op: Any) -> Value:
         x = reader.emit("aten.transpose.int", {"dim0": -2, "dim1": -1}, self=x)
     if number(op.transpose_y, False):
         y = reader.emit("aten.transpose.int", {"dim0": -2, "dim1": -1}, self=y)
-    return reader.emit("aten.matmul", self=x, other=y)
+    return product(reader, x, y)
 
 
 @translates("einsum")

@@ -12,7 +12,7 @@ from graphpress.backends.coreml.importing.reader import MilReader, translates
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reading import understanding
-from graphpress.ir.graph import Graph
+from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
 
@@ -61,18 +61,51 @@ def from_mil(
         made = graph.add_input(input_name, type)
         assert made.value is not None
         reader.values[id(var)] = made.value
-    for op in body.operations:
-        if op.op_type == "const":
-            continue
-        translate = translates.get(op.op_type)
-        results = translate(reader, op) if translate is not None else reader.opaque(op)
-        results = results if isinstance(results, tuple) else (results,)
-        for var, value in zip(op.outputs, results, strict=False):
-            reader.values[id(var)] = value
-            if value.node is not None and len(results) == 1:
-                reader.rewriter.rename(value.node, var.name)
+    _operations(body, reader)
     for var in body.outputs:
         graph.add_output(reader.value(var))
     reader.erase_unused()
     verify(graph)
     return graph
+
+
+def sketch(program: Any, function: str) -> tuple[Graph, dict[Value, str]]:
+    """A graph of a function to look at only (see `Reader.is_sketch`), and the name in the program of each of its
+    constants.
+    """
+    body = program.functions[function]
+    reader = MilReader(Graph(function), is_sketch=True)
+    for name, var in body.inputs.items():
+        reader.enter(name, var)
+    _operations(body, reader)
+    for var in body.outputs:
+        reader.graph.add_output(reader.value(var))
+    return reader.graph, {value: name for name, value in reader.constants.items() if value.use_count}
+
+
+def _operations(body: Any, reader: MilReader) -> None:
+    """Translate the ops of a block."""
+    for op in body.operations:
+        if op.op_type == "const":
+            continue
+        results = _translated(op, reader)
+        for var, value in zip(op.outputs, results, strict=False):
+            reader.values[id(var)] = value
+            if value.node is not None and len(results) == 1:
+                reader.rewriter.rename(value.node, var.name)
+        for block in op.blocks if reader.is_sketch else ():
+            for var in block.inputs:
+                reader.enter(var.name, var)
+            _operations(block, reader)
+
+
+def _translated(op: Any, reader: MilReader) -> tuple[Value, ...]:
+    translate = translates.get(op.op_type)
+    try:
+        reader.declared = tuple(reader.type(out) for out in op.outputs) if reader.is_sketch else ()
+        found = translate(reader, op) if translate is not None else reader.opaque(op)
+    except Exception:
+        if not reader.is_sketch:
+            raise
+        found = reader.unread(op)
+    return found if isinstance(found, tuple) else (found,)

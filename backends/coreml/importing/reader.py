@@ -25,13 +25,25 @@ class MilReader(Reader):
     """Reads the operands of MIL ops, and makes nodes."""
 
     values: dict[int, Value] = field(factory=dict, init=False)
+    constants: dict[str, Value] = field(factory=dict, init=False)
 
     def value(self, var: Any) -> Value:
         """The IR's value of a MIL value; a constant is made when it is first read."""
         key = id(var)
         if key not in self.values:
-            self.values[key] = self.constant(var.name, np.asarray(var.val), self.dtype(var))
+            made = self.constant(var.name, np.asarray(var.val), self.dtype(var))
+            self.values[key] = self.constants[var.name] = made
         return self.values[key]
+
+    def enter(self, name: str, var: Any) -> None:
+        """An input, of a function or of a body."""
+        try:
+            type = self.type(var)
+        except (AttributeError, TypeError, ValueError):  # a state
+            type = TensorType(DType.FLOAT32, ())
+        made = self.graph.add_input(name, type).value
+        assert made is not None
+        self.values[id(var)] = made
 
     def constant(self, name: str, array: Any, dtype: DType) -> Value:
         """A constant that holds `array` as `dtype`."""
@@ -54,6 +66,11 @@ class MilReader(Reader):
         types = [self.type(out) for out in op.outputs]
         kind = opaque_op(f"mil.{op.op_type}", len(types))
         return self.rewriter.insert_before(None, kind, operands, types=types).results
+
+    def unread(self, op: Any) -> tuple[Value, ...]:
+        """A node for a MIL op of which not even the operands can be read."""
+        types = [TensorType(DType.FLOAT32, ()) for _ in op.outputs]
+        return self.rewriter.insert_before(None, opaque_op(f"mil.{op.op_type}", len(types)), {}, types=types).results
 
     def type(self, var: Any) -> TensorType:
         """The type of a MIL value; extents that are not known are 1."""

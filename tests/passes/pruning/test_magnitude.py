@@ -1,5 +1,6 @@
 """Masks by magnitude, against the formulas written out."""
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphpress.passes.pruning import PruningAlgorithm, PruningError, pruning_mask
-from graphpress.passes.specs import ChannelStructured, PruningSpec
+from graphpress.passes.specs import BlockStructured, ChannelStructured, NMStructured, PruningSpec
 from graphpress.passes.specs.components import PRUNING_ALGORITHMS
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -83,3 +84,38 @@ def test_an_algorithm_that_gives_no_mask_is_refused():
 
     with pytest.raises(PruningError, match=r"bool tensor of shape \(2, 4\)"):
         pruning_mask(torch.ones(2, 4), PruningSpec(pruning_algo=Floats))
+
+
+def test_of_every_m_elements_as_many_go_as_the_sparsity_says():
+    torch.manual_seed(0)
+    weight = torch.randn(6, 10, 2)
+    kept = pruning_mask(weight, PruningSpec(target_sparsity=0.5, pruning_scheme=NMStructured(m=4)))
+    for start in (0, 4):
+        group = weight[:, start : start + 4].abs()
+        assert torch.equal(kept[:, start : start + 4], group >= group.sort(dim=1).values[:, 2:3])
+    assert kept[:, 8:].all()  # the two that the last group lacks are its zeros
+
+
+def test_blocks_of_least_norm_go_whole():
+    torch.manual_seed(0)
+    weight = torch.randn(7, 3)
+    scheme = BlockStructured(block_size=3)
+    kept = pruning_mask(weight, PruningSpec(pruning_scheme=scheme, pruning_algo="magnitude_floor"))
+    norms = torch.stack([weight[start : start + 3].norm(dim=0) for start in (0, 3, 6)])
+    expected = norms >= norms.flatten().sort().values[4]  # floor(9 / 2)
+    assert torch.equal(kept, expected.repeat_interleave(3, 0)[:7])
+
+
+def test_the_number_of_zeros_is_rounded_down_where_asked():
+    weight = torch.arange(1.0, 11.0)
+    for sparsity, zeros in ((0.29, 2), (0.3, 3), (0.39, 3), (1.0, 10)):
+        mask = pruning_mask(weight, PruningSpec(target_sparsity=sparsity, pruning_algo="magnitude_floor"))
+        assert int((~mask).sum()) == zeros
+
+
+@pytest.mark.parametrize("scheme", [BlockStructured(block_size=2, axis=1), NMStructured(m=4, axis=0)])
+def test_schemes_survive_as_plain_data(scheme):
+    spec = PruningSpec(pruning_scheme=scheme)
+    assert PruningSpec.from_dict(spec.to_dict()) == spec
+    with pytest.raises(PruningError, match=r"axis .* is none of shape"):
+        pruning_mask(torch.randn(4), PruningSpec(pruning_scheme=attrs.evolve(scheme, axis=3)))
