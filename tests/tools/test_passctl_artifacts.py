@@ -48,12 +48,13 @@ def folder(tmp_path_factory) -> Path:
 def installed(folder):
     """Runs the console script."""
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, code: int = 0) -> str:
         plain = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [PASSCTL, *arguments]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=plain)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr if code == 2 else done.stdout
 
     return run
 
@@ -120,6 +121,55 @@ def test_artifacts_are_printed_and_compared_like_any_model(passctl, kind):
     assert sum(node.op.name == "quant.blockwise_shift_scale" for node in graph.nodes) == 5
     passctl("diff", f"m.{kind}", f"m.{kind}")
     assert passctl("diff", f"m.{kind}", "m.pt2", code=1).stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dump_as_installed_gives_the_graph_as_data(installed, kind):
+    (snapshot,) = json.loads(installed("dump", f"m.{kind}", "--json"))["snapshots"]
+    graph = snapshot["graph"]
+    assert [each["name"] for each in graph["inputs"]] == ["input"]
+    ops = [node["op"] for node in graph["nodes"]]
+    assert ops.count("quant.lut_to_dense") == ops.count("quant.blockwise_shift_scale") == 5
+    assert sum(each["type"].startswith("u3[") for each in graph["constants"]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_diff_as_installed_ends_with_0_for_what_is_the_same(installed, kind):
+    found = json.loads(installed("diff", f"m.{kind}", f"m.{kind}", "--json"))
+    assert found["same"]
+
+
+def test_diff_as_installed_compares_one_model_in_both_formats(installed):
+    found = json.loads(installed("diff", "m.aimodel", "m.mlpackage", "--json", code=1))
+    assert not found["same"]
+    # What is stored compressed is the same in both; they differ in how layers are spelled around it.
+    assert not any("quant." in node["op"] for which in ("removed", "added") for node in found[which])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_diff_as_installed_compares_an_artifact_with_its_model(installed, kind):
+    found = json.loads(installed("diff", f"m.{kind}", "m.pt2", "--json", code=1))
+    assert {node["op"] for node in found["added"]} >= {"coreai.quantize", "coreai.lut_to_dense"}
+    assert "coreai.lut_to_dense" in installed("diff", f"m.{kind}", "m.pt2", code=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_as_installed_end_with_2_for_a_damaged_artifact(installed, folder, kind):
+    path = folder / f"damaged.{kind}"
+    shutil.copytree(folder / f"m.{kind}", path)
+    file = path / ("main.mlirb" if kind == "aimodel" else "Data/com.apple.CoreML/model.mlmodel")
+    file.write_bytes(file.read_bytes()[:-100])
+    for command in (
+        ["dump", path.name],
+        ["dump", path.name, "--json"],
+        ["diff", path.name, f"m.{kind}"],
+        ["diff", "m.pt2", path.name, "--json"],
+        ["verify-artifact", path.name, "--against", "m.pt2"],
+    ):
+        assert path.name in installed(*command, code=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
