@@ -117,12 +117,20 @@ def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
     return x * (0.5 * (torch.tanh(((0.044715 * x**3) + x) * (2 / math.pi) ** 0.5) + 1))
 
 
+_CARELESS_PASSES = {
+    "common::distributive_quantized_binary_op_scale_normalization",
+    "common::int_op_canonicalization",
+    "common::dequantize_quantize_pair_elimination",
+}
+"""Passes of coremltools that change what quantized activations are. The first divides the scales around a sum by one
+of them: the quotients are rounded, and values at ties become other codes. The second makes ``dequantize, reshape,
+quantize`` a reshape of the codes, whatever the scales; the third drops ``dequantize, quantize`` whatever the types."""
+
+
 def _pipeline(coremltools: Any) -> Any:
-    """coremltools' own pipeline without a pass that divides the scales around a sum by one of them: the quotients are
-    rounded, and values at ties become other codes.
-    """
+    """coremltools' own pipeline without the careless passes."""
     pipeline = coremltools.PassPipeline()
-    pipeline.remove_passes({"common::distributive_quantized_binary_op_scale_normalization"})
+    pipeline.remove_passes(_CARELESS_PASSES)
     return pipeline
 
 
