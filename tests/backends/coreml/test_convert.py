@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from graphpress import ExportBackend
 from graphpress.backends import coreml
 from graphpress.backends.coreml import TargetError
 from graphpress.backends.errors import AssetError, ConversionError, LoweringError
 from graphpress.ir import run
+from graphpress.quantization import Quantizer, QuantizerConfig
 from tests.backends.features import IMAGE, compressed, network
 from tests.backends.test_every_feature import assert_holds
 
@@ -35,6 +37,21 @@ def test_packages_hold_what_the_model_computes(weight, activation, target, tmp_p
     info = coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target=target)
     assert activation is None or info.operations["quantize"] >= 5
     assert_holds(tmp_path / "m.mlpackage", model, folded=weight == "float")
+
+
+def test_codes_are_not_reshaped_where_the_scales_around_them_differ(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(512, 4)).eval()
+    spec = {"dtype": "int8", "granularity": {"type": "per_channel", "axis": 1}}
+    activations = {"op_input_spec": {"*": spec}, "op_output_spec": {"*": spec}, "op_state_spec": None}
+    config = QuantizerConfig.from_dict({"quantization_config": {"global_config": activations}})
+    quantizer = Quantizer(model, config)
+    prepared = quantizer.prepare((IMAGE,))
+    with quantizer.calibration_mode():
+        prepared(IMAGE)
+    finalized = quantizer.finalize()
+    coreml.convert(finalized, tmp_path / "m.mlpackage", (IMAGE,), target="iOS18")
+    assert coreml.check(tmp_path / "m.mlpackage", finalized, (IMAGE,)).ok
 
 
 @pytest.mark.parametrize(
