@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from torch.export import ExportedProgram
 from graphpress.backends import exporting, programs, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreml import translations
+from graphpress.backends.coreml.decompositions import DECOMPOSITIONS
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.digests import add_digests
 from graphpress.backends.coreml.legality import require_legal
@@ -95,7 +95,7 @@ def converted(program: ExportedProgram, target: Target) -> Any:
     try:
         with quiet(), exporting.quiet():
             return coremltools.convert(
-                program.run_decompositions({torch.ops.aten.gelu.default: _gelu}),
+                program.run_decompositions(dict(DECOMPOSITIONS)),
                 minimum_deployment_target=getattr(coremltools.target, target.name),
                 compute_precision=coremltools.precision.FLOAT32,
                 convert_to="mlprogram",
@@ -108,13 +108,6 @@ def converted(program: ExportedProgram, target: Target) -> Any:
         raise ConversionError(
             f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
         ) from error
-
-
-def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
-    """The approximation by tanh, spelled out: coremltools does not see it in the gelu of an exported program."""
-    if approximate == "none":
-        return NotImplemented
-    return x * (0.5 * (torch.tanh(((0.044715 * x**3) + x) * (2 / math.pi) ** 0.5) + 1))
 
 
 _CARELESS_PASSES = {

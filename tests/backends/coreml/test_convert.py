@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from graphpress import ExportBackend
 from graphpress.backends import coreml
@@ -12,6 +13,7 @@ from graphpress.backends.coreml import TargetError
 from graphpress.backends.errors import AssetError, ConversionError, LoweringError
 from graphpress.ir import run
 from graphpress.quantization import Quantizer, QuantizerConfig
+from tests.backends.every_op import Lambda
 from tests.backends.features import IMAGE, compressed, network
 from tests.backends.test_every_feature import assert_holds
 
@@ -120,3 +122,20 @@ def test_a_package_prints_as_a_graph_and_runs(tmp_path):
     graph = coreml.from_package(tmp_path / "m.mlpackage")
     assert "quant.lut_to_dense" in str(graph)
     assert torch.equal(run(graph, [IMAGE])[0], model(IMAGE))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x.abs() + 0.1).reciprocal(),
+        lambda x: x.var() + x.std() + x.var(unbiased=False) + x.var((1, -1), keepdim=True) + x.std(0),
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: F.max_pool1d(x.flatten(2), 2),
+        lambda x: F.max_pool3d(x[:, None], 2, ceil_mode=True),
+    ],
+    ids=["reciprocal", "variance", "max_pool2d", "max_pool1d", "max_pool3d"],
+)
+def test_ops_that_coremltools_lacks_or_computes_otherwise_are_spelled_out(function, tmp_path):
+    model = Lambda(function)
+    coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target="iOS18")
+    assert coreml.check(tmp_path / "m.mlpackage", model, (IMAGE,)).ok
