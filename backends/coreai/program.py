@@ -11,6 +11,33 @@ from torch.export import ExportedProgram
 from graphpress.backends.coreai.ops import require
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import head, place, quiet
+from graphpress.backends.moments import variance, variance_and_mean
+
+
+def _norm_without_parameters(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    var: torch.Tensor,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """The converter wants both parameters of a batch norm, or none of the op."""
+    if weight is not None and bias is not None:
+        return NotImplemented
+    scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    return x * scale.reshape(shape) + shift.reshape(shape), x.new_empty(0), x.new_empty(0)
+
+
+_SPELLED_OUT = {
+    torch.ops.aten.var.correction: variance,
+    torch.ops.aten.var_mean.correction: variance_and_mean,
+    torch.ops.aten._native_batch_norm_legit_no_training.default: _norm_without_parameters,
+}
+"""What torch decomposes to ops that the converter lacks, and what it takes in one form only."""
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
@@ -19,7 +46,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     Raises:
         ConversionError: when an operator is left that the converter does not have, with its places.
     """
-    table = require("coreai_torch").get_decomp_table()
+    table = {**require("coreai_torch").get_decomp_table(), **_SPELLED_OUT}
     try:
         with quiet():
             program = program.run_decompositions(table)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from graphpress.backends.moments import deviation, variance
+
 aten = torch.ops.aten
 
 
@@ -23,22 +25,6 @@ def _reciprocal(x: torch.Tensor) -> Any:
     return torch.full((), 1.0, dtype=x.dtype) / x if x.is_floating_point() else NotImplemented
 
 
-def _var(
-    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
-) -> torch.Tensor:
-    """The sum of squares over the elements less `correction`, which coremltools forgets where no axes are given."""
-    axes = list(range(x.dim())) if not dim else [axis % x.dim() for axis in dim]
-    count = math.prod(x.shape[axis] for axis in axes)
-    centered = x - x.mean(axes, keepdim=True)
-    return (centered * centered).sum(axes, keepdim=keepdim) / (count - (1 if correction is None else correction))
-
-
-def _std(
-    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
-) -> torch.Tensor:
-    return _var(x, dim, correction=correction, keepdim=keepdim).sqrt()
-
-
 def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     """With the stride in place, which is the kernel's size when there is none: coremltools wants it given."""
 
@@ -51,8 +37,8 @@ def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
 DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
     aten.gelu.default: _gelu,
     aten.reciprocal.default: _reciprocal,
-    aten.var.correction: _var,
-    aten.std.correction: _std,
+    aten.var.correction: variance,  # coremltools forgets the correction where no axes are given
+    aten.std.correction: deviation,
     aten.max_pool1d.default: _max_pool(aten.max_pool1d.default),
     aten.max_pool2d.default: _max_pool(aten.max_pool2d.default),
     aten.max_pool3d.default: _max_pool(aten.max_pool3d.default),

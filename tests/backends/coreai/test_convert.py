@@ -15,6 +15,8 @@ from graphpress.backends.coreai import (
     read,
 )
 from graphpress.ir.dtypes import DType
+from tests.backends.every_op import Lambda
+from tests.backends.features import IMAGE
 
 from .modules import IntegerConv, TableLinear, coreai
 
@@ -316,3 +318,16 @@ def test_an_asset_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, can_exc
     convert(TableLinear(bits=4), path, x)
     assert stored(read(path), "lut_to_dense.indices").bits == 4
     assert [file.name for file in tmp_path.iterdir()] == ["m.aimodel"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Lambda(lambda x: x.var() + x.std() + x.var((1, -1), keepdim=True) + torch.var_mean(x, 1)[0].mean()),
+        nn.BatchNorm2d(4, affine=False).eval(),
+    ],
+    ids=["variance", "norm without parameters"],
+)
+def test_ops_that_the_converter_lacks_are_spelled_out(model, tmp_path):
+    convert(model, tmp_path / "m.aimodel", (IMAGE,))
+    assert check(tmp_path / "m.aimodel", model, (IMAGE,)).ok
