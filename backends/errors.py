@@ -27,7 +27,3 @@ class ExecutionError(GraphpressError, RuntimeError):
 
 class LoweringError(GraphpressError):
     """A compressed value that a backend has no stored form for; the message names the node and what is accepted."""
-
-
-class WholeWeightsWarning(UserWarning):
-    """Weights of a converted program that passes leave as they are, though they were to be compressed."""

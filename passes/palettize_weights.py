@@ -25,6 +25,7 @@ from graphpress.passes.palettization import (
     kept_indices,
     palettize,
 )
+from graphpress.passes.quantization.storing import shifted_and_scaled
 from graphpress.passes.specs import BlockSizeError
 
 
@@ -88,10 +89,7 @@ class PalettizeWeights(Pass):
             context.report(node, f"left whole: {error}")
             return
         except BlockSizeError as error:
-            if weight.must_be_cut(self.leave_indivisible):
-                errors.append(f"{error} ({node.location})")
-            else:
-                context.report(node, f"left whole: {error}")
+            weight.leave_whole(error, self.leave_indivisible, errors, context)
             return
         if spec.activation_aware:
             context.report(node, f"{name}: activation_aware needs data, which a pass has none of")
@@ -101,7 +99,7 @@ class PalettizeWeights(Pass):
 
 def _stored(weight: ReadWeight, palettized: PalettizedWeight, rewriter: Rewriter) -> Value:
     """The expansion of the table, placed before the first use of the weight."""
-    base, anchor = weight.base_name, weight.anchor(rewriter.graph)
+    base, anchor = weight.base_name, weight.anchor
     name = base.replace(".", "_")
     kept = None if weight.mask is None else kept_indices(palettized, weight.mask.tensor.bool())
     indices, table = (palettized.indices, palettized.lut) if kept is None else kept
@@ -119,11 +117,6 @@ def _stored(weight: ReadWeight, palettized: PalettizedWeight, rewriter: Rewriter
         dense = rewriter.insert_before(anchor, "quant.sparse_to_dense", places, name=f"{name}_sparse").result
     if palettized.scale is None:
         return dense
-    parameters: dict[str, Value | None] = {"input": dense}
-    for part in ("scale", "zero_point", "minval"):
-        tensor = getattr(palettized, part)
-        parameters[part] = None if tensor is None else rewriter.add_constant(f"{base}_{part}", tensor)
-    attributes = {"dtype": palettized.lut_type, "output_dtype": DType.of(palettized.dtype)}
-    return rewriter.insert_before(
-        anchor, "quant.blockwise_shift_scale", parameters, attributes, name=f"{name}_scaled"
-    ).result
+    parameters = {"scale": palettized.scale, "zero_point": palettized.zero_point, "minval": palettized.minval}
+    dtypes = {"dtype": palettized.lut_type, "output_dtype": DType.of(palettized.dtype)}
+    return shifted_and_scaled(dense, parameters, dtypes, base, "scaled", anchor, rewriter)

@@ -69,7 +69,5 @@ def _prune(weight: ReadWeight, mask: Tensor, rewriter: Rewriter) -> None:
         "mask": rewriter.add_constant(f"{base}_mask", mask),
     }
     name = f"{base.replace('.', '_')}_dense"
-    anchor = weight.anchor(rewriter.graph)
-    replace_weight(
-        weight, rewriter.insert_before(anchor, "quant.sparse_to_dense", operands, name=name).result, rewriter
-    )
+    dense = rewriter.insert_before(weight.anchor, "quant.sparse_to_dense", operands, name=name).result
+    replace_weight(weight, dense, rewriter)

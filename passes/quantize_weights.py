@@ -17,7 +17,12 @@ from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.passes.quantization.storing import QuantizedWeight, quantize_weight, stored_codes
+from graphpress.passes.quantization.storing import (
+    QuantizedWeight,
+    quantize_weight,
+    shifted_and_scaled,
+    stored_codes,
+)
 from graphpress.passes.quantization.weights import weight_block, weight_block_of
 from graphpress.passes.specs import AxisError, BlockSizeError
 
@@ -56,14 +61,11 @@ class QuantizeWeights(Pass):
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is None:
                 continue
-            node = context.node = weight.chosen.node
+            context.node = weight.chosen.node
             try:
                 block = _block(weight)
             except (AxisError, BlockSizeError) as error:
-                if weight.must_be_cut(self.leave_indivisible):
-                    errors.append(f"{error} ({node.location})")
-                else:
-                    context.report(node, f"left whole: {error}")
+                weight.leave_whole(error, self.leave_indivisible, errors, context)
                 continue
             quantized = quantize_weight(weight.tensor, weight.spec, block, name=weight.constant.name)
             replace_weight(weight, _stored(weight, quantized, rewriter), rewriter)
@@ -82,15 +84,10 @@ def _block(weight: ReadWeight) -> tuple[int, ...]:
 
 def _stored(weight: ReadWeight, quantized: QuantizedWeight, rewriter: Rewriter) -> Value:
     """The dequantized codes, placed before the first use of the weight."""
-    base, anchor = weight.base_name, weight.anchor(rewriter.graph)
+    base, anchor = weight.base_name, weight.anchor
     has_zero = quantized.minval is None and (quantized.zero_point is None or not bool(quantized.zero_point.any()))
     mask = weight.mask if has_zero else None
-    operands: dict[str, Value | None] = {
-        "input": stored_codes(quantized.codes, quantized.dtype, base, mask, anchor, rewriter)
-    }
-    for part in ("scale", "zero_point", "minval"):
-        tensor = getattr(quantized, part)
-        operands[part] = None if tensor is None else rewriter.add_constant(f"{base}_{part}", tensor)
-    attributes = {"dtype": quantized.dtype, "output_dtype": quantized.weight_dtype}
-    name = f"{base}_dequantized".replace(".", "_")
-    return rewriter.insert_before(anchor, "quant.blockwise_shift_scale", operands, attributes, name=name).result
+    codes = stored_codes(quantized.codes, quantized.dtype, base, mask, anchor, rewriter)
+    parameters = {"scale": quantized.scale, "zero_point": quantized.zero_point, "minval": quantized.minval}
+    dtypes = {"dtype": quantized.dtype, "output_dtype": quantized.weight_dtype}
+    return shifted_and_scaled(codes, parameters, dtypes, base, "dequantized", anchor, rewriter)

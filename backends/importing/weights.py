@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from attrs import frozen
 
-from graphpress.backends.errors import WholeWeightsWarning
 from graphpress.ir.graph import Graph, Node, Value
+from graphpress.passes.analysis.weight_readers import WholeWeightsWarning
 from graphpress.passes.framework import Pipeline, Runner
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from graphpress.export_backend import ExportBackend
+from graphpress.passes.analysis.weight_readers import WholeWeightsWarning
 from graphpress.passes.configs import QuantizerConfig
 
 
@@ -50,10 +51,6 @@ class Execution(ABC):
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """The form of `prepared`, which stays as it is, that `backend` converts."""
-
-
-class WholeWeightsWarning(UserWarning):
-    """Weights that a config speaks of and that are left as they are."""
 
 
 def warn_of_whole_weights(left: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -17,6 +17,10 @@ from graphpress.passes.analysis.value_preserving import preserves_values
 from graphpress.passes.configs import CompressionConfig, ConfigResolver, Decision, OpSite, report_unmatched
 from graphpress.passes.framework.context import PassContext
 from graphpress.passes.quantization.weights import dense_weight, is_weight, sparse_parts
+
+
+class WholeWeightsWarning(UserWarning):
+    """Weights that a config speaks of and that are left as they are."""
 
 
 @frozen(eq=False)
@@ -46,10 +50,12 @@ class ReadWeight:
     Attributes:
         source: the value of a constant, or ``quant.sparse_to_dense`` of kept elements and a mask.
         readers: at least one.
+        places: of all nodes of the graph, by their names.
     """
 
     source: Value
     readers: tuple[WeightReader, ...]
+    places: Mapping[str, int]
 
     @property
     def chosen(self) -> WeightReader:
@@ -87,16 +93,22 @@ class ReadWeight:
         """The name of the parameter that the constant was made from."""
         return self.constant.name.removesuffix("_folded").removesuffix("_nonzero_data")
 
-    def must_be_cut(self, leave_indivisible: bool | None) -> bool:
-        """True where it is an error that blocks or groups do not divide the weight: where that is asked for, or, with
-        None, where the config means this weight in particular.
-        """
-        return leave_indivisible is False or (leave_indivisible is None and self.chosen.decision.is_specific)
-
-    def anchor(self, graph: Graph) -> Node:
+    @property
+    def anchor(self) -> Node:
         """The first node that uses it."""
-        users = {user.name for user in self.source.users}
-        return next((node for node in graph.nodes if node.name in users), self.readers[0].node)
+        return min(self.source.users, key=lambda node: self.places[node.name])
+
+    def leave_whole(
+        self, error: Exception, leave_indivisible: bool | None, errors: list[str], context: PassContext
+    ) -> None:
+        """Tell that blocks or groups do not divide it: among `errors` where that is asked for, or, with None, where the
+        config means this weight in particular; else in a report.
+        """
+        node = self.chosen.node
+        if leave_indivisible is False or (leave_indivisible is None and self.chosen.decision.is_specific):
+            errors.append(f"{error} ({node.location})")
+        else:
+            context.report(node, f"left whole: {error}")
 
 
 def read_weights(
@@ -115,7 +127,9 @@ def read_weights(
     constant = constant_values(graph)
     sites: list[OpSite] = []
     readers: dict[int, list[WeightReader]] = {}
-    for node in graph.nodes:
+    places: dict[str, int] = {}
+    for place, node in enumerate(graph.nodes):
+        places[node.name] = place
         context.node = node
         site = site_of(node, constant)
         sites.append(site)
@@ -126,7 +140,9 @@ def read_weights(
                 readers.setdefault(id(reader.source), []).append(reader)
     context.node = None
     report_unmatched(config, sites)
-    return [ReadWeight(group[0].source, tuple(group)) for group in readers.values() if group[0].source is not None]
+    return [
+        ReadWeight(group[0].source, tuple(group), places) for group in readers.values() if group[0].source is not None
+    ]
 
 
 def replace_weight(weight: ReadWeight, stored: Value, rewriter: Rewriter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -90,6 +91,24 @@ def stored_codes(
     }
     name = f"{base}_sparse".replace(".", "_")
     return rewriter.insert_before(before, "quant.sparse_to_dense", operands, name=name).result
+
+
+def shifted_and_scaled(
+    codes: Value,
+    parameters: Mapping[str, Tensor | None],
+    dtypes: Mapping[str, DType],
+    base: str,
+    suffix: str,
+    before: Node,
+    rewriter: Rewriter,
+) -> Value:
+    """``(codes - zero point) * scale + minimum`` with the `parameters` there are, as constants called after `base`."""
+    operands = {"input": codes}
+    for part, tensor in parameters.items():
+        if tensor is not None:
+            operands[part] = rewriter.add_constant(f"{base}_{part}", tensor)
+    name = f"{base}_{suffix}".replace(".", "_")
+    return rewriter.insert_before(before, "quant.blockwise_shift_scale", operands, dtypes, name=name).result
 
 
 def _half(scale: Tensor) -> Tensor:
