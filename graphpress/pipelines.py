@@ -94,42 +94,26 @@ def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pi
     """Weights only, as a graph pipeline: batch norms are folded before the weights are clustered."""
     from graphpress.passes.palettize_weights import PalettizeWeights
 
-    return Pipeline(
-        RaiseFromCoreai(),
-        Canonicalize(),
-        FoldBatchNorm(),
-        FoldConstants(),
-        PalettizeWeights(config or KMeansPalettizerConfig(), seed=seed),
-        Dce(),
-    )
+    return _of_weights(PalettizeWeights(config or KMeansPalettizerConfig(), seed=seed))
 
 
 def quantize_weights(config: QuantizerConfig | None = None) -> Pipeline:
     """Weights only and without data, as a graph pipeline: batch norms are folded before ranges are taken."""
     from graphpress.passes.quantize_weights import QuantizeWeights
 
-    return Pipeline(
-        RaiseFromCoreai(),
-        Canonicalize(),
-        FoldBatchNorm(),
-        FoldConstants(),
-        QuantizeWeights(config or QuantizerConfig()),
-        Dce(),
-    )
+    return _of_weights(QuantizeWeights(config or QuantizerConfig()))
 
 
 def prune(config: MagnitudePrunerConfig | None = None) -> Pipeline:
     """Weights only, as a graph pipeline: batch norms are folded before magnitudes are compared."""
     from graphpress.passes.prune_weights import PruneWeights
 
-    return Pipeline(
-        RaiseFromCoreai(),
-        Canonicalize(),
-        FoldBatchNorm(),
-        FoldConstants(),
-        PruneWeights(config or MagnitudePrunerConfig()),
-        Dce(),
-    )
+    return _of_weights(PruneWeights(config or MagnitudePrunerConfig()))
+
+
+def _of_weights(compression: Pass) -> Pipeline:
+    """`compression` of the weights that layers have once batch norms are folded."""
+    return Pipeline(RaiseFromCoreai(), Canonicalize(), FoldBatchNorm(), FoldConstants(), compression, Dce())
 
 
 def joint(palettization: KMeansPalettizerConfig | None, quantization: QuantizerConfig | None) -> Pipeline:

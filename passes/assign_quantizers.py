@@ -9,7 +9,6 @@ from attrs import evolve, field, frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values, root_constant
 from graphpress.passes.analysis.dropout import is_idle_dropout
 from graphpress.passes.analysis.sites import site_of, tensor_operands
@@ -30,7 +29,7 @@ from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.fusion import FusionGroup, Role
 from graphpress.passes.quantization.activations import activation_block
-from graphpress.passes.quantization.boundaries import boundaries
+from graphpress.passes.quantization.boundaries import boundaries, is_float
 from graphpress.passes.quantization.caches import cache_update, sources
 from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantization.known_ranges import with_known_range
@@ -183,7 +182,7 @@ class _Assignment:
         self, node: Node, site: OpSite, *, passive: bool = False, group: FusionGroup | None = None
     ) -> Iterator[Point]:
         for position, (name, index, value) in enumerate(tensor_operands(node)):
-            if id(value) in self._constant or not _is_float(value) or _is_inside(value, group):
+            if id(value) in self._constant or not is_float(value) or _is_inside(value, group):
                 continue
             decision = self._resolver.explain_input(site, position, name)
             if decision.spec is not None:
@@ -193,7 +192,7 @@ class _Assignment:
 
     def _outputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
         for index, result in enumerate(node.results):
-            if id(result) in self._constant or not _is_float(result):
+            if id(result) in self._constant or not is_float(result):
                 continue
             decision = self._resolver.explain_output(site, index)
             if decision.spec is None:
@@ -295,7 +294,3 @@ def _is_inside(value: Value, group: FusionGroup | None) -> bool:
     """True when `value` goes from one op of the group to the next."""
     made_by = value.node.annotation(FusionGroup) if group is not None and value.node is not None else None
     return made_by is not None and group is not None and made_by.anchor == group.anchor
-
-
-def _is_float(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.dtype.is_floating and value.type.dtype.bits >= 16

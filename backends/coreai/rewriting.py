@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphpress.backends.coreai import ops
+from graphpress.backends.coreai.bit_packing import packed
 from graphpress.backends.coreai.importing.program import functions, public, sketch
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.backends.importing.weights import StoredWeight, compress
@@ -108,7 +109,7 @@ class _Builder:
             return self._ops.constant(data.numpy())
         raw = data.view(torch.uint8).numpy()
         kind = self._ir.RankedTensorType.get(list(tensor.shape), self._element_type(dtype))
-        held = _packed(raw, dtype.bits) if dtype.bits < 8 else raw
+        held = packed(raw, dtype.bits) if dtype.bits < 8 else raw
         attribute = self._mlir.create_elements_attr(self._ir.Location.unknown(), kind, held)
         return self._ops.ConstantOp(value=attribute).result
 
@@ -124,9 +125,3 @@ def _data(value: Value) -> Tensor:
 
 def _ranked(parameters: Tensor, rank: int) -> Tensor:
     return parameters if parameters.ndim else parameters.reshape((1,) * rank)
-
-
-def _packed(codes: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Codes of `bits` bits, in bytes, as a stream of bits, lowest first."""
-    stream = np.unpackbits(codes.reshape(-1, 1), axis=1, count=bits, bitorder="little").reshape(-1)
-    return np.packbits(stream, bitorder="little")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
+from graphpress.backends.coreai.bit_packing import packed
 from graphpress.backends.coreai.ops import require
 
 
@@ -52,6 +52,4 @@ def pack_three_bits(codes: torch.Tensor) -> torch.Tensor:
 
     The length is `ceil(3 * numel / 8)`; the last byte is filled up with zeros.
     """
-    flat = codes.detach().cpu().reshape(-1).to(torch.uint8).numpy()
-    bits = np.unpackbits(flat[:, None], axis=1, count=3, bitorder="little")
-    return torch.from_numpy(np.packbits(bits.reshape(-1), bitorder="little"))
+    return torch.from_numpy(packed(codes.detach().cpu().to(torch.uint8).numpy(), 3))

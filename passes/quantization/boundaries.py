@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from attrs import define, field, frozen
 
 from graphpress.ir.graph import Graph, Node, Value
-from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.sites import stack_of
 from graphpress.passes.configs import ConfigResolver, Decision, ModuleScope, ModuleStack
 
@@ -95,7 +94,7 @@ def _modules(graph: Graph, constant: frozenset[int]) -> list[_Module]:
                 modules[scope.path] = _Module(stack[:depth], len(modules))
         inside[id(node)] = frozenset(scope.path for scope in stack)
         for name, index, value in node.operand_values():
-            if id(value) in constant or not _is_float(value):
+            if id(value) in constant or not is_float(value):
                 continue
             for path in sorted(inside[id(node)] - paths(value.node) - {""}):
                 modules[path].inputs.setdefault(id(value), value)
@@ -103,13 +102,13 @@ def _modules(graph: Graph, constant: frozenset[int]) -> list[_Module]:
     root = modules.setdefault("", root)
     for entry in graph.inputs:
         given = entry.value
-        if given is not None and _is_float(given):
+        if given is not None and is_float(given):
             root.inputs[id(given)] = given
             root.reads += [
                 (id(given), (id(use.user), use.operand, use.index)) for use in given.uses if isinstance(use.user, Node)
             ]
     for node in graph.nodes:
-        for result in filter(_is_float, node.results):
+        for result in filter(is_float, node.results):
             if id(result) in constant:
                 continue
             readers = [paths(use.user) if isinstance(use.user, Node) else frozenset() for use in result.uses]
@@ -117,7 +116,7 @@ def _modules(graph: Graph, constant: frozenset[int]) -> list[_Module]:
                 if any(path not in reader for reader in readers):
                     modules[path].outputs[id(result)] = result
     for output in graph.user_outputs():
-        if output.value is not None and _is_float(output.value):
+        if output.value is not None and is_float(output.value):
             root.outputs[id(output.value)] = output.value
     return list(modules.values())
 
@@ -126,5 +125,6 @@ def _argument_names(graph: Graph) -> dict[int, str]:
     return {id(entry.value): entry.name for entry in graph.inputs if entry.value is not None}
 
 
-def _is_float(value: Value) -> bool:
-    return isinstance(value.type, TensorType) and value.type.dtype.is_floating and value.type.dtype.bits >= 16
+def is_float(value: Value) -> bool:
+    """True for a tensor of floats that may be quantized: of 16 bits or more."""
+    return value.is_floating and value.tensor_type.dtype.bits >= 16

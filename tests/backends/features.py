@@ -6,12 +6,14 @@ The tables of `docs/backends.md` are written from these rows, and the tests of t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from attrs import evolve, field, frozen
 from torch import nn
 
 from graphpress import ExportBackend
+from graphpress.backends import coreai, coreml
 from graphpress.backends.coreml import Target
 from graphpress.palettization import (
     KMeansPalettizer,
@@ -174,3 +176,10 @@ def oldest(weight: str, activation: str | None, form: str) -> Target | None:
         if WEIGHTS[weight].tables is not None:
             asked.append(IOS18)  # the factor of the norm becomes a scale beside the table
     return None if None in asked else max(asked)
+
+
+def save_everywhere(model: nn.Module, folder: Path) -> None:
+    """Save a model as ``m.aimodel``, ``m.mlpackage`` and ``m.pt2``."""
+    coreai.convert(model, folder / "m.aimodel", (IMAGE,))
+    coreml.convert(model, folder / "m.mlpackage", (IMAGE,), target="iOS26")
+    torch.export.save(torch.export.export(model, (IMAGE,)), folder / "m.pt2")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +21,7 @@ from graphpress.backends.errors import AssetError
 from graphpress.ir.diff import diff_graphs
 from graphpress.ir.graph import Graph
 from graphpress.tools.passctl.main import cli
-from tests.backends.features import IMAGE, compressed
+from tests.backends.features import IMAGE, compressed, save_everywhere
 from tests.damage import Damage, damages
 
 coremltools = pytest.importorskip("coremltools")
@@ -39,9 +38,7 @@ WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 def folder(tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("whole")
     model = compressed("int8 tables with a scale per channel", "int8", ExportBackend.CoreAI)
-    coreai.convert(model, made / "m.aimodel", (IMAGE,))
-    coreml.convert(model, made / "m.mlpackage", (IMAGE,), target="iOS26")
-    torch.export.save(torch.export.export(model, (IMAGE,)), made / "m.pt2")
+    save_everywhere(model, made)
     np.savez(made / "x.npz", input=IMAGE.numpy())
     return made
 

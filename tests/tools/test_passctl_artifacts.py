@@ -16,10 +16,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from graphpress import ExportBackend
-from graphpress.backends import coreai, coreml
+from graphpress.backends import coreai
 from graphpress.ir import from_module, parse_graph
 from graphpress.tools.passctl.main import cli
-from tests.backends.features import IMAGE, compressed, network
+from tests.backends.features import IMAGE, compressed, network, save_everywhere
 from tests.backends.test_every_feature import weights_of
 
 pytest.importorskip("coreai_torch")
@@ -34,9 +34,7 @@ def folder(tmp_path_factory) -> Path:
     """A model in a `.pt2`, what it was saved as for both runtimes, inputs, and a model of the same layers."""
     made = tmp_path_factory.mktemp("artifacts")
     model = compressed("int8 tables with a scale per channel", "int8", ExportBackend.CoreAI)
-    coreai.convert(model, made / "m.aimodel", (IMAGE,))
-    coreml.convert(model, made / "m.mlpackage", (IMAGE,), target="iOS26")
-    torch.export.save(torch.export.export(model, (IMAGE,)), made / "m.pt2")
+    save_everywhere(model, made)
     np.savez(made / "x.npz", input=IMAGE.flip(0).numpy())
     with torch.no_grad():
         next(buffer for name, buffer in model.named_buffers() if "scale" in name and buffer.numel() == 16).mul_(1.01)
