@@ -17,7 +17,15 @@ ALIAS = "coreai_opt"
 PACKAGE = "graphpress"
 
 # Modules outside the documented interface that toolchains import from all the same, ExecuTorch among them.
-_ELSEWHERE = {"common": "export_backend", "coreai_utils.common": "coreai_utils.vocabulary"}
+_ELSEWHERE = {
+    "common": "export_backend",
+    "coreai_utils.common": "coreai_utils.vocabulary",
+    "palettization.kmeans": "palettization",
+    **{
+        f"quantization.spec.{part}": "quantization.spec"
+        for part in ("granularity", "qformulation", "qparams_calculator", "qscheme", "range_calculator", "spec")
+    },
+}
 
 
 class AliasError(GraphpressError, ImportError):
@@ -56,12 +64,23 @@ class _AliasFinder(MetaPathFinder):
         top, _, rest = fullname.partition(".")
         if top != ALIAS:
             return None
-        real = f"{PACKAGE}.{_ELSEWHERE.get(rest, rest)}" if rest else PACKAGE
+        real = _real_name(rest)
         found = find_spec(real)
         if found is None:
             return None
         is_package = found.submodule_search_locations is not None
         return spec_from_loader(fullname, _AliasLoader(real), origin=found.origin, is_package=is_package)
+
+
+def _real_name(rest: str) -> str:
+    """The full name here of what follows ``coreai_opt.``; what lies below a module that is elsewhere lies there too."""
+    if rest in _ELSEWHERE:
+        rest = _ELSEWHERE[rest]
+    else:
+        above, _, last = rest.rpartition(".")
+        if above in _ELSEWHERE:
+            rest = f"{_ELSEWHERE[above]}.{last}"
+    return f"{PACKAGE}.{rest}" if rest else PACKAGE
 
 
 class _AliasLoader(Loader):

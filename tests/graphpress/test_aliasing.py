@@ -41,9 +41,26 @@ from coreai_opt.coreai_utils.common import CompressionGranularity, DType, QSchem
 assert coreai_opt.coreai_utils is graphpress.coreai_utils
 assert DType is graphpress.coreai_utils.DType and QScheme is graphpress.coreai_utils.QScheme
 
+from coreai_opt.palettization.kmeans import KMeansPalettizer
+from coreai_opt.quantization.spec.granularity import PerBlockGranularity
+from coreai_opt.quantization.spec.qformulation import QuantizationFormulation
+from coreai_opt.quantization.spec.qparams_calculator import QParamsCalculatorBase
+from coreai_opt.quantization.spec.qscheme import QuantizationScheme
+from coreai_opt.quantization.spec.range_calculator import RangeCalculatorBase
+from coreai_opt.quantization.spec.spec import QuantizationSpec
+assert KMeansPalettizer is graphpress.palettization.KMeansPalettizer
+specs = graphpress.quantization.spec
+assert PerBlockGranularity is specs.PerBlockGranularity and QuantizationSpec is specs.QuantizationSpec
+assert QuantizationFormulation is specs.QuantizationFormulation and QuantizationScheme is specs.QuantizationScheme
+assert QParamsCalculatorBase is specs.QParamsCalculatorBase and RangeCalculatorBase is specs.RangeCalculatorBase
+assert graphpress.palettization.__spec__.name == "graphpress.palettization"
+from coreai_opt.palettization.kmeans.config import KMeansPalettizerConfig
+assert KMeansPalettizerConfig is graphpress.palettization.KMeansPalettizerConfig
+
 import importlib.util
 assert importlib.util.find_spec("coreai_opt.palettization.config") is not None
 assert importlib.util.find_spec("coreai_opt.no_such_module") is None
+assert importlib.util.find_spec("coreai_opt.palettization.kmeans.no_such_module") is None
 try:
     import coreai_opt.no_such_module
 except ModuleNotFoundError as error:
