@@ -31,3 +31,11 @@ def variance_and_mean(
     """``aten.var_mean.correction``."""
     axes = list(range(x.dim())) if not dim else list(dim)
     return variance(x, dim, correction=correction, keepdim=keepdim), x.mean(axes, keepdim=keepdim)
+
+
+def deviation_and_mean(
+    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``aten.std_mean.correction``."""
+    var, mean = variance_and_mean(x, dim, correction=correction, keepdim=keepdim)
+    return var.sqrt(), mean

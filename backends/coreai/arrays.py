@@ -45,13 +45,11 @@ def to_runtime(value: Any, declared: TensorInfo) -> Any:
 
 def to_torch(array: Any) -> torch.Tensor:
     """A tensor with a copy of the runtime's array."""
-    values = np.ascontiguousarray(array.numpy())
+    values = np.array(array.numpy(), order="C")  # np.ascontiguousarray would make one number a vector
     dtype = DType.of(array.dtype.replace("fn", "fnu") if "e8m0" in array.dtype else _torch_name(array.dtype))
-    shape = values.shape
     if dtype.torch_dtype in _VIEWS:
-        view = torch.from_numpy(values.view(_VIEWS[dtype.torch_dtype][1]).copy())
-        return view.view(dtype.torch_dtype).reshape(shape)
-    return torch.from_numpy(values.copy()).reshape(shape)
+        return torch.from_numpy(values.view(_VIEWS[dtype.torch_dtype][1])).view(dtype.torch_dtype)
+    return torch.from_numpy(values)
 
 
 _VIEWS: dict[torch.dtype, tuple[torch.dtype, Any]] = {

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from graphpress.backends import exporting
 from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
-from graphpress.backends.coreai import ops, program
+from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.runtime import LoadedModel, load
 
@@ -83,6 +83,6 @@ def _in_runtime_arithmetic(
 ) -> list[torch.Tensor]:
     """The outputs of the graph that is converted, computed as the runtime computes."""
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
-    graph = program.decompose(exported).module()
+    graph = exported.module()
     with torch.no_grad(), RuntimeArithmetic():
         return tensors_in(graph(*args, **kwargs))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx
 from torch.export import ExportedProgram
 
+from graphpress.backends import decomposing
 from graphpress.backends.coreai.ops import require
-from graphpress.backends.errors import ConversionError
-from graphpress.backends.exporting import head, place, quiet
+from graphpress.backends.elementary import ELEMENTARY
 from graphpress.backends.moments import variance, variance_and_mean
+from graphpress.backends.rearranging import REARRANGING
+from graphpress.backends.resampling import antialiased_bilinear, counted_mean_pool, nearest
 
 
 def _norm_without_parameters(
@@ -32,12 +34,49 @@ def _norm_without_parameters(
     return x * scale.reshape(shape) + shift.reshape(shape), x.new_empty(0), x.new_empty(0)
 
 
-_SPELLED_OUT = {
+def _as_strided(x: torch.Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Any:
+    """Torch's pooling to one element only says so how memory is laid out: the elements stay where they are."""
+    same = not storage_offset and list(x.shape) == list(size)
+    moved = any(extent > 1 and has != wanted for extent, has, wanted in zip(size, x.stride(), stride, strict=same))
+    return x if same and not moved else NotImplemented
+
+
+def _sort(x: torch.Tensor, dim: int = -1, descending: bool = False) -> Any:
+    """As many of the largest or smallest as there are; among equals, any order."""
+    return torch.topk(x, x.shape[dim], dim, descending)
+
+
+def _stable_sort(x: torch.Tensor, *, stable: bool | None = False, dim: int = -1, descending: bool = False) -> Any:
+    return NotImplemented if stable else _sort(x, dim, descending)
+
+
+def _of_all(reduce: Any) -> Callable[..., Any]:
+    """With the axes in place: without any, all are meant."""
+
+    def reduced(x: torch.Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+        return NotImplemented if dim or not x.dim() else reduce(x, list(range(x.dim())), keepdim)
+
+    return reduced
+
+
+_SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
+    **ELEMENTARY,
+    **REARRANGING,
     torch.ops.aten.var.correction: variance,
     torch.ops.aten.var_mean.correction: variance_and_mean,
     torch.ops.aten._native_batch_norm_legit_no_training.default: _norm_without_parameters,
+    torch.ops.aten.as_strided.default: _as_strided,
+    torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
+    torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),
+    torch.ops.aten.sort.default: _sort,
+    torch.ops.aten.sort.stable: _stable_sort,
+    torch.ops.aten.argmin.default: lambda x, *where: torch.ops.aten.argmax.default(-x, *where),
+    torch.ops.aten.avg_pool2d.default: counted_mean_pool(2),
+    torch.ops.aten.avg_pool3d.default: counted_mean_pool(3),
+    torch.ops.aten.upsample_nearest2d.vec: nearest(2),
+    torch.ops.aten._upsample_bilinear2d_aa.vec: antialiased_bilinear,
 }
-"""What torch decomposes to ops that the converter lacks, and what it takes in one form only."""
+"""What torch decomposes to ops that the converter lacks, what it takes in one form only, and what it computes wrong."""
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
@@ -47,34 +86,28 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         ConversionError: when an operator is left that the converter does not have, with its places.
     """
     table = {**require("coreai_torch").get_decomp_table(), **_SPELLED_OUT}
-    try:
-        with quiet():
-            program = program.run_decompositions(table)
-            refused = _refused_operators(program)
-            known = torch._decomp.decomposition_table
-            extra = {target: known[target] for target in refused if target in known}
-            if extra:
-                program = program.run_decompositions({**table, **extra})
-                refused = _refused_operators(program)
-    except Exception as error:
-        raise ConversionError(f"torch cannot decompose the program: {head(error)}") from error
-    if refused:
-        places = "; ".join(
-            f"{target} {' and '.join(place(node) for node in nodes[:3])}" for target, nodes in refused.items()
-        )
-        raise ConversionError(f"the Core AI converter has no lowering for {places}")
+    lowerings = require("coreai_torch._aten_to_core")._aten_to_core_resolver
+    program = decomposing.decompose(
+        program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
+    )
+    _spell_out_casts(program)
     return program
 
 
-def _refused_operators(program: ExportedProgram) -> dict[Any, list[fx.Node]]:
-    """ATen operators of `program` that the converter has no lowering for, with their nodes."""
-    lowerings = require("coreai_torch._aten_to_core")._aten_to_core_resolver
-    assertions = ("aten._assert", "aten.sym_constrain_range")  # the converter drops these itself
-    refused: dict[Any, list[fx.Node]] = {}
-    for node in program.graph.nodes:
-        name = str(node.target)
-        if node.op != "call_function" or not name.startswith("aten.") or name.startswith(assertions):
+def _spell_out_casts(program: ExportedProgram) -> None:
+    """Make truths of floats by a comparison, and drop the fraction of what becomes an integer and a float again.
+
+    The converter takes the two casts for none.
+    """
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten._to_copy.default):
+        source, cast = node.args[0], node.meta["val"]
+        if cast.is_floating_point() or not source.meta["val"].is_floating_point():
             continue
-        if name.removeprefix("aten.") not in lowerings:
-            refused.setdefault(node.target, []).append(node)
-    return refused
+        if cast.dtype is torch.bool:
+            node.target, node.args, node.kwargs = aten.ne.Scalar, (source, 0), {}
+        elif any(user.target is node.target and user.meta["val"].is_floating_point() for user in node.users):
+            with program.graph.inserting_before(node):
+                whole = program.graph.call_function(aten.trunc.default, (source,))
+            whole.meta = dict(source.meta)
+            node.update_arg(0, whole)

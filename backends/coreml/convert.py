@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from graphpress.backends import exporting, programs, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreml import translations
-from graphpress.backends.coreml.decompositions import DECOMPOSITIONS
+from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.digests import add_digests
 from graphpress.backends.coreml.legality import require_legal
@@ -95,7 +95,7 @@ def converted(program: ExportedProgram, target: Target) -> Any:
     try:
         with quiet(), exporting.quiet():
             return coremltools.convert(
-                program.run_decompositions(dict(DECOMPOSITIONS)),
+                decompose(program),
                 minimum_deployment_target=getattr(coremltools.target, target.name),
                 compute_precision=coremltools.precision.FLOAT32,
                 convert_to="mlprogram",

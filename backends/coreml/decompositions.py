@@ -7,10 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from graphpress.backends.moments import deviation, variance
+from graphpress.backends import decomposing
+from graphpress.backends.coreml.dependency import require
+from graphpress.backends.elementary import ELEMENTARY
+from graphpress.backends.moments import deviation, deviation_and_mean, variance, variance_and_mean
+from graphpress.backends.rearranging import REARRANGING
+from graphpress.backends.resampling import antialiased_bilinear, nearest
 
 aten = torch.ops.aten
+
+
+def decompose(program: ExportedProgram) -> ExportedProgram:
+    """A copy of `program` in ops that coremltools has and computes as torch does.
+
+    Raises:
+        ConversionError: when an operator is left that coremltools does not have, with its places.
+    """
+    lowerings = require("coremltools.converters.mil.frontend.torch.torch_op_registry")._TORCH_OPS_REGISTRY
+    name_of = require("coremltools.converters.mil.frontend.torch.utils").sanitize_op_kind
+    composite = torch.export.default_decompositions()
+    table = {**{op: composite[op] for op in _MADE_OF_OTHERS}, **_SPELLED_OUT}
+    return decomposing.decompose(program, table, lambda op: name_of(op.name()) in lowerings, "coremltools")
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
@@ -25,6 +44,108 @@ def _reciprocal(x: torch.Tensor) -> Any:
     return torch.full((), 1.0, dtype=x.dtype) / x if x.is_floating_point() else NotImplemented
 
 
+def _trunc(x: torch.Tensor) -> Any:
+    return x.sign() * x.abs().floor() if x.is_floating_point() else NotImplemented
+
+
+def _matmul(a: torch.Tensor, b: torch.Tensor) -> Any:
+    """With a vector as a matrix of one column."""
+    return torch.matmul(a, b.unsqueeze(1)).squeeze(-1) if a.dim() > 1 and b.dim() == 1 else NotImplemented
+
+
+def _logical(logical: Any) -> Callable[..., Any]:
+    """Between truths, which coremltools has other ops for."""
+
+    def combined(a: torch.Tensor, b: torch.Tensor) -> Any:
+        return logical(a, b) if a.dtype == b.dtype == torch.bool else NotImplemented
+
+    return combined
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """With a head of keys and values for each of queries, where several share one."""
+    if not enable_gqa:
+        return NotImplemented
+    shared = query.shape[-3] // key.shape[-3], query.shape[-3] // value.shape[-3]
+    key, value = (heads.repeat_interleave(times, -3) for heads, times in zip((key, value), shared, strict=True))
+    return aten.scaled_dot_product_attention.default(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+
+
+def _avg_pool2d(
+    x: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    """Without a divisor of its own, which coremltools lacks: the mean of whole windows, scaled."""
+    if divisor_override is None or ceil_mode:
+        return NotImplemented
+    elements = math.prod(kernel_size) if len(kernel_size) == 2 else kernel_size[0] ** 2
+    return aten.avg_pool2d.default(x, kernel_size, stride, padding) * (elements / divisor_override)
+
+
+def _instance_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor | None,
+    var: torch.Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Any:
+    """With statistics of its own it is a batch norm; coremltools takes those of the input whatever is asked for."""
+    if use_input_stats:
+        return NotImplemented
+    return aten.batch_norm.default(x, weight, bias, mean, var, False, momentum, eps, cudnn_enabled)
+
+
+def _nan_to_num(
+    x: torch.Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Any:
+    """By a comparison and a clamp: coremltools makes constants of shapes that it finds when the model runs."""
+    if not x.is_floating_point():
+        return NotImplemented
+    limits = torch.finfo(x.dtype)
+    low, high = limits.min if neginf is None else neginf, limits.max if posinf is None else posinf
+    bounded = torch.where(x == math.inf, high, torch.where(x == -math.inf, low, x))
+    return torch.where(x != x, nan or 0.0, bounded)
+
+
+def _lerp(x: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
+    """From the nearer end, as torch takes it."""
+    return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
+
+
+def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """Cut where a number is negative, and in a circle by slices of the other end: coremltools lacks both."""
+    if mode != "circular" and min(pad, default=0) >= 0:
+        return NotImplemented
+    for at in range(0, len(pad), 2):
+        axis, (before, behind) = x.dim() - 1 - at // 2, pad[at : at + 2]
+        size = x.shape[axis]
+        x = x.narrow(axis, max(0, -before), size - max(0, -before) - max(0, -behind))
+        if mode == "circular":
+            size = x.shape[axis]
+            ends = x.narrow(axis, size - max(0, before), max(0, before)), x.narrow(axis, 0, max(0, behind))
+            x = torch.cat([ends[0], x, ends[1]], axis)
+    return x if mode == "circular" else aten.pad.default(x, [max(0, each) for each in pad], mode, value)
+
+
 def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     """With the stride in place, which is the kernel's size when there is none: coremltools wants it given."""
 
@@ -34,12 +155,43 @@ def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     return pooled
 
 
-DECOMPOSITIONS: Mapping[Any, Callable[..., Any]] = {
+_SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
+    **ELEMENTARY,
+    **REARRANGING,
     aten.gelu.default: _gelu,
     aten.reciprocal.default: _reciprocal,
+    aten.bitwise_and.Tensor: _logical(torch.logical_and),
+    aten.bitwise_or.Tensor: _logical(torch.logical_or),
+    aten.bitwise_xor.Tensor: _logical(torch.logical_xor),
+    aten.scaled_dot_product_attention.default: _attention,
+    aten.matmul.default: _matmul,
+    aten.mv.default: _matmul,
+    aten.instance_norm.default: _instance_norm,
+    aten.lerp.Scalar: _lerp,
+    aten.nan_to_num.default: _nan_to_num,
+    aten.pad.default: _pad,
+    aten.trunc.default: _trunc,
+    aten.where.ScalarSelf: lambda choice, x, other: torch.where(choice, other.new_full((), x), other),
+    aten.where.ScalarOther: lambda choice, x, other: torch.where(choice, x, x.new_full((), other)),
+    aten.asinh.default: lambda x: x.sign() * torch.log(x.abs() + torch.sqrt(x * x + 1)),
+    aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x * x - 1)),
+    aten.log_sigmoid.default: lambda x: x.clamp(max=0) - torch.log1p(torch.exp(-x.abs())),
+    aten.avg_pool2d.default: _avg_pool2d,
     aten.var.correction: variance,  # coremltools forgets the correction where no axes are given
     aten.std.correction: deviation,
+    aten.var_mean.correction: variance_and_mean,
+    aten.std_mean.correction: deviation_and_mean,
     aten.max_pool1d.default: _max_pool(aten.max_pool1d.default),
     aten.max_pool2d.default: _max_pool(aten.max_pool2d.default),
     aten.max_pool3d.default: _max_pool(aten.max_pool3d.default),
+    aten.upsample_nearest1d.vec: nearest(1),
+    aten.upsample_nearest2d.vec: nearest(2),
+    aten.upsample_nearest3d.vec: nearest(3),
+    aten._upsample_nearest_exact1d.vec: nearest(1, 0.5),
+    aten._upsample_nearest_exact2d.vec: nearest(2, 0.5),
+    aten._upsample_nearest_exact3d.vec: nearest(3, 0.5),
+    aten._upsample_bilinear2d_aa.vec: antialiased_bilinear,
 }
+
+_MADE_OF_OTHERS = (aten.cosine_similarity.default, aten.rms_norm.default)
+"""What coremltools has in forms that torch does not export; of other ops as torch itself makes them."""

@@ -120,6 +120,12 @@ def _sigmoid_hard(reader: MilReader, op: Any) -> Value:
     return reader.emit("aten.clamp", {"min": 0, "max": 1}, self=shifted)
 
 
+@translates("linear_activation")
+def _linear_activation(reader: MilReader, op: Any) -> Value:
+    scaled = reader.emit("aten.mul.Scalar", {"other": number(op.alpha)}, self=reader.value(op.x))
+    return reader.emit("aten.add.Scalar", {"other": number(op.beta, 0.0)}, self=scaled)
+
+
 @translates("thresholded_relu")
 def _thresholded_relu(reader: MilReader, op: Any) -> Value:
     x = reader.value(op.x)

@@ -61,7 +61,7 @@ class MilReader(Reader):
         operands = {
             name: tuple(self.value(v) for v in operand) if isinstance(operand, list | tuple) else self.value(operand)
             for name, operand in op.inputs.items()
-            if operand is not None
+            if operand is not None and not isinstance(getattr(operand, "val", None), str)  # text is no operand
         }
         types = [self.type(out) for out in op.outputs]
         kind = opaque_op(f"mil.{op.op_type}", len(types))

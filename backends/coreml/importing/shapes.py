@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from graphpress.backends.coreml.importing.reader import MilReader, number, translates
 from graphpress.backends.importing.layers import padded, split, unsqueezed
 from graphpress.ir.dtypes import DType
@@ -57,29 +59,58 @@ def _split(reader: MilReader, op: Any) -> tuple[Value, ...]:
 
 @translates("slice_by_index")
 def _slice_by_index(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    begin, end = number(op.begin), number(op.end)
-    if begin is None or end is None:
-        return reader.opaque(op)
-    rank = len(begin)
-    none = [False] * rank
-    begin_mask, end_mask = number(op.begin_mask, none), number(op.end_mask, none)
-    squeezed, stride = number(op.squeeze_mask, none), number(op.stride, [1] * rank)
-    if any(step < 0 for step in stride):
+    slices = _slices(op)
+    if slices is None:
         return reader.opaque(op)
     x = reader.value(op.x)
-    for axis in range(rank):
+    for where in slices:
+        x = reader.emit("aten.slice.Tensor", where, self=x)
+    if squeezed := _squeezed(op):
+        x = reader.emit("aten.squeeze.dims", {"dim": squeezed}, self=x)
+    return x
+
+
+@translates("slice_update")
+def _slice_update(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """The slice of a slice is put back axis by axis, the innermost first."""
+    slices = _slices(op)
+    if slices is None:
+        return reader.opaque(op)
+    wholes = [reader.value(op.x)]
+    for where in slices:
+        wholes.append(reader.emit("aten.slice.Tensor", where, self=wholes[-1]))
+    update = reader.value(op.update)
+    for axis in _squeezed(op):
+        update = reader.emit("aten.unsqueeze", {"dim": axis}, self=update)
+    for where, whole in zip(reversed(slices), reversed(wholes[:-1]), strict=True):
+        update = reader.emit("aten.slice_scatter", where, self=whole, src=update)
+    return update
+
+
+def _slices(op: Any) -> list[dict[str, int | None]] | None:
+    """The slices of an op by the axes that are not taken whole; None where they are computed, or backwards."""
+    begin, end = number(op.begin), number(op.end)
+    if begin is None or end is None:
+        return None
+    none = [False] * len(begin)
+    begin_mask, end_mask = number(op.begin_mask, none), number(op.end_mask, none)
+    squeezed, stride = _squeezed(op), number(op.stride, [1] * len(begin))
+    if any(step < 0 for step in stride):
+        return None
+    found: list[dict[str, int | None]] = []
+    for axis, step in enumerate(stride):
         first = 0 if begin_mask[axis] else begin[axis]
         last = None if end_mask[axis] else end[axis]
-        if squeezed[axis]:
+        if axis in squeezed:
             last = first + 1 if first != -1 else None
-        if (first, last, stride[axis]) != (0, None, 1):
-            x = reader.emit(
-                "aten.slice.Tensor", {"dim": axis, "start": first, "end": last, "step": stride[axis]}, self=x
-            )
-    if any(squeezed):
-        axes = tuple(axis for axis in range(rank) if squeezed[axis])
-        x = reader.emit("aten.squeeze.dims", {"dim": axes}, self=x)
-    return x
+        if (first, last, step) != (0, None, 1):
+            found.append({"dim": axis, "start": first, "end": last, "step": step})
+    return found
+
+
+def _squeezed(op: Any) -> tuple[int, ...]:
+    """The axes of which one index is meant."""
+    return tuple(axis for axis, is_one in enumerate(number(op.squeeze_mask, [])) if is_one)
 
 
 @translates("slice_by_size")
@@ -100,8 +131,14 @@ def _pad(reader: MilReader, op: Any) -> Value:
 
 
 @translates("tile")
-def _tile(reader: MilReader, op: Any) -> Value:
-    return reader.emit("aten.repeat", {"repeats": tuple(number(op.reps))}, self=reader.value(op.x))
+def _tile(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    repeats = number(op.reps)
+    if repeats is None:  # computed from a shape; what is repeated has all axes
+        sizes = *op.outputs[0].shape, *op.x.shape
+        if not all(isinstance(size, int | np.integer) for size in sizes):
+            return reader.opaque(op)
+        repeats = [int(to) // int(of) for to, of in zip(op.outputs[0].shape, op.x.shape, strict=True)]
+    return reader.emit("aten.repeat", {"repeats": tuple(repeats)}, self=reader.value(op.x))
 
 
 @translates("reverse")
@@ -145,6 +182,42 @@ def _gather(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
 def _gather_along_axis(reader: MilReader, op: Any) -> Value:
     index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
     return reader.emit("aten.gather", {"dim": number(op.axis)}, self=reader.value(op.x), index=index)
+
+
+@translates("argsort")
+def _argsort(reader: MilReader, op: Any) -> Value:
+    attributes = {"dim": number(op.axis, -1), "descending": not number(op.ascending, False)}
+    _, places = reader.emit_all("aten.sort", attributes, self=reader.value(op.x))
+    return reader.emit("aten._to_copy", {"dtype": DType.INT32}, self=places)
+
+
+@translates("one_hot")
+def _one_hot(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    classes, axis = number(op.one_hot_vector_size), number(op.axis, -1)
+    if classes is None or axis not in (-1, len(op.outputs[0].shape) - 1):
+        return reader.opaque(op)
+    on, off = number(op.on_value, 1), number(op.off_value, 0)
+    indices = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    places = reader.emit("aten.one_hot", {"num_classes": classes}, self=indices)
+    typed = reader.emit("aten._to_copy", {"dtype": reader.dtype(op.outputs[0])}, self=places)
+    scaled = typed if on - off == 1 else reader.emit("aten.mul.Scalar", {"other": on - off}, self=typed)
+    return reader.emit("aten.add.Scalar", {"other": off}, self=scaled) if off else scaled
+
+
+@translates("fill_like")
+def _fill_like(reader: MilReader, op: Any) -> Value:
+    return reader.emit("aten.full_like", {"fill_value": number(op.value, 0.0)}, self=reader.value(op.ref_tensor))
+
+
+@translates("gather_nd")
+def _gather_nd(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """What is at the places that the last axis of the indices has the coordinates of."""
+    if number(getattr(op, "batch_dims", None), 0):
+        return reader.opaque(op)
+    indices = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    axes = range(int(op.indices.shape[-1]))
+    coordinates = [reader.emit("aten.select.int", {"dim": -1, "index": axis}, self=indices) for axis in axes]
+    return reader.emit("aten.index.Tensor", self=reader.value(op.x), indices=coordinates)
 
 
 @translates("pixel_shuffle", "pixel_unshuffle")
