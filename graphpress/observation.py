@@ -24,7 +24,7 @@ _PARAMETER = "_graphpress_parameter"
 
 def computed_parameter(compute: Callable[[nn.Module], Tensor], module: nn.Module) -> Tensor:
     """What `compute` makes of `module`, unseen by observers, who are told that it stands for a parameter."""
-    if not watching.observers:
+    if not watching.observers or torch.compiler.is_dynamo_compiling():
         return compute(module)
     with torch._C.DisableTorchFunction():
         tensor = compute(module)

@@ -78,6 +78,8 @@ class Observed(nn.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's call, reported to the observer of the model."""
         if torch.compiler.is_dynamo_compiling():
+            if watching.observers:  # a branch of `torch.cond`, which torch compiles
+                return super().__call__(*args, **kwargs)
             return _call_uncompiled(self, args, kwargs)
         link: Link | None = self.__dict__.get(_LINK)
         if link is None:
@@ -109,6 +111,8 @@ class _Mode(TorchFunctionMode):
         self.observer = observer
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.compiler.is_dynamo_compiling():  # a branch of `torch.cond`, of which all must be traced
+            return func(*args, **(kwargs or {}))
         operator = operator_of(func)
         if operator is None:
             return self.observer.call_other(func, args, kwargs or {})
