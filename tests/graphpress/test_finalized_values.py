@@ -15,7 +15,6 @@ from graphpress.passes.analysis.layers import layer_of
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.spec import default_activation_quantization_spec
 from graphpress.tools.edsr import load_trained
 from graphpress.tools.edsr.images import calibration_images
 from graphpress.tools.models import small_resnet
@@ -74,28 +73,35 @@ def test_weights_are_equal_bit_for_bit(models):
         assert torch.equal(ours, theirs)
 
 
-def test_activations_are_within_one_step_where_their_quantizers_read_the_same(models):
+def test_a_finalized_model_is_the_prepared_one_but_for_ties_of_one_step(models):
+    """Each op, fed what the prepared model fed it, gives codes at most one step away, and nearly all the same.
+
+    So a difference of more than one step in what a whole model gives is made by its own layers, from a tie before
+    them: with ties put back, layer by layer, both models are equal to the last bit.
+    """
     prepared, finalized, x = models
     expected = fake_quantized(prepared, x)
     following = Following(finalized, expected)
     with torch.no_grad():
-        following.run(x)
+        output, ours, theirs = following.run(x), prepared(x), finalized(x)
     assert following.steps.keys() == expected.keys()
     assert len(expected) > 10
     assert max(following.steps.values()) <= 1
-    assert sum(following.steps.values()) < len(expected), "one step is for ties, not for everything"
     assert max(following.errors.values()) == 0
+    assert following.ties <= 1e-5 * sum(values.numel() for values in expected.values())
+    assert torch.equal(output, ours)
+    if not following.ties:
+        assert torch.equal(theirs, ours)
 
 
-def test_outputs_are_within_a_step_or_two_of_the_last_quantizer(models):
-    """Ties that fall to the other side add up over dozens of layers: two steps with 4-bit weights, one with 8."""
+def test_a_last_op_that_is_a_step_off_everywhere_is_noticed(models):
     prepared, finalized, x = models
+    expected = fake_quantized(prepared, x)
+    last = next(reversed(expected))
+    following = Following(finalized, {**expected, last: expected[last] + expected[last].unique().diff().min()})
     with torch.no_grad():
-        ours, theirs = prepared(x), finalized(x)
-    last = [node for node in prepared.graph.nodes if "_output" in node.name and node.op == "call_module"][-1]
-    quantizer = prepared.get_submodule(last.target)
-    steps = 1 if quantizer.spec == default_activation_quantization_spec() else 2
-    assert (ours - theirs).abs().max() <= 1.001 * steps * quantizer.qparams()[0]
+        following.run(x)
+    assert following.ties > expected[last].numel() / 2
 
 
 def computed_weights(prepared: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -147,12 +153,14 @@ class Following(fx.Interpreter):
 
     Attributes:
         steps: by activation, the largest difference between the codes found and those expected.
+        ties: how many codes differ, over all activations.
         errors: by activation, the largest difference between what the expected codes stand for and the activation.
     """
 
     def __init__(self, finalized: fx.GraphModule, expected: dict[str, torch.Tensor]):
         super().__init__(finalized)
         self.steps: dict[str, int] = {}
+        self.ties = 0
         self.errors: dict[str, float] = {}
         self._expected = expected
 
@@ -167,5 +175,7 @@ class Following(fx.Interpreter):
         _, *parameters = self.fetch_args_kwargs_from_env(node)[0]
         quantize = self.fetch_attr(node.target) if node.op == "call_module" else node.target
         wanted = quantize(self._expected[name], *parameters)
-        self.steps[name] = int((found.int() - wanted.int()).abs().max())
+        differences = (found.int() - wanted.int()).abs()
+        self.steps[name] = int(differences.max())
+        self.ties += int(differences.count_nonzero())
         return wanted
