@@ -31,7 +31,7 @@ def replacing(target: Path, suffix: str = ".aimodel") -> Iterator[Path]:
     Raises:
         AssetError: when the asset cannot be written at `target`.
     """
-    _check_target(target, suffix)
+    check_target(target, suffix)
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,12 @@ def _remove_empty(folders: list[Path]) -> None:
             return
 
 
-def _check_target(target: Path, suffix: str) -> None:
+def check_target(target: Path, suffix: str) -> None:
+    """Raise where no asset can be written at `target`, as far as that can be known before.
+
+    Raises:
+        AssetError: saying why.
+    """
     if target.suffix != suffix:
         raise AssetError(f"an asset's path must end in {suffix!r}, got {str(target)!r}")
     if os.path.lexists(target) and not target.is_dir():

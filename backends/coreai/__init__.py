@@ -12,7 +12,7 @@ from graphpress.backends.coreai.asset import (
 )
 from graphpress.backends.coreai.check import check
 from graphpress.backends.coreai.convert import convert
-from graphpress.backends.coreai.importing import from_asset, from_program
+from graphpress.backends.coreai.importing import from_asset, from_program, losses
 from graphpress.backends.coreai.ops import register
 from graphpress.backends.coreai.runtime import LoadedModel, load
 from graphpress.backends.errors import (
@@ -41,6 +41,7 @@ __all__ = [
     "from_asset",
     "from_program",
     "load",
+    "losses",
     "read",
     "register",
     "stored_bytes",

@@ -2,7 +2,7 @@
 
 from graphpress.backends.coreml.check import check, evaluate
 from graphpress.backends.coreml.convert import convert
-from graphpress.backends.coreml.importing import from_mil, from_package
+from graphpress.backends.coreml.importing import from_mil, from_package, losses
 from graphpress.backends.coreml.package import PackageInfo, StoredConstant, read
 from graphpress.backends.coreml.targets import Target, TargetError
 
@@ -16,5 +16,6 @@ __all__ = [
     "evaluate",
     "from_mil",
     "from_package",
+    "losses",
     "read",
 ]

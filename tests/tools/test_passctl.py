@@ -356,7 +356,8 @@ def test_run_reports_steps_as_json_and_dumps_folders(tmp_path):
 
 
 def test_run_finds_an_impossible_output_first(tmp_path):
-    assert "is called *.gir" in error("run", "no-such-model", "-p", "cse", "-o", str(tmp_path / "out.pt2"))
+    accepted = "accepted: *.gir, *.aimodel, *.mlpackage"
+    assert accepted in error("run", "no-such-model", "-p", "cse", "-o", str(tmp_path / "out.pt2"))
     assert "no folder" in error("run", "no-such-model", "-p", "cse", "-o", str(tmp_path / "missing" / "out.gir"))
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from graphpress.backends import coreai, coreml
 from graphpress.backends.comparison import CheckReport
 from graphpress.backends.coreml import Target
+from graphpress.ir.graph import Graph
 
 
 class Saved(Protocol):
@@ -33,8 +34,8 @@ class Destination(Protocol):
     def suffix(self) -> str:
         """How their names end."""
 
-    def convert(self, model: nn.Module, path: Path, example_inputs: tuple[Any, ...]) -> Saved:
-        """Save a finalized model."""
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+        """Save a finalized model, or a graph, which needs no inputs."""
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
         """Compare what was saved with the model."""
@@ -46,7 +47,7 @@ class CoreaiAsset:
 
     suffix: str = ".aimodel"
 
-    def convert(self, model: nn.Module, path: Path, example_inputs: tuple[Any, ...]) -> Saved:
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
         """See `graphpress.backends.coreai.convert`."""
         return coreai.convert(model, path, example_inputs)
 
@@ -62,7 +63,7 @@ class CoremlPackage:
     target: Target
     suffix: str = ".mlpackage"
 
-    def convert(self, model: nn.Module, path: Path, example_inputs: tuple[Any, ...]) -> Saved:
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
         """See `graphpress.backends.coreml.convert`."""
         return coreml.convert(model, path, example_inputs, target=self.target)
 

@@ -1,4 +1,4 @@
-"""`passctl run`: a pipeline over a model, the result saved as a graph."""
+"""`passctl run`: a pipeline over a model, the result saved as a graph, or for a runtime."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     "passctl run small_resnet -p 'canonicalize,fold-batch-norm,dce' -o folded.gir",
     "passctl run model.pt2 -p prepare --stop-after fold-batch-norm -o folded.gir --timing --stats",
     "passctl run graph.gir -p 'repeat(cse,dce)' --dump steps/",
+    "passctl run float.aimodel -p quantize-weights -o int8.aimodel",
+    "passctl run float.mlpackage -p palettize-weights -o tables.mlpackage --target iOS16",
 )
 @model_argument()
 @pipeline_options
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to save the graph: *.gir.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to save the graph: *.gir, or, for a runtime, *.aimodel or *.mlpackage.",
+)
+@click.option("--target", help="For Core ML, the oldest system the package is for.  [default: iOS18]")
 @click.option("--stop-after", metavar="STEP", help="Do not run the steps after this one.")
 @click.option("--timing", is_flag=True, help="Show the seconds of every step.")
 @click.option("--stats", is_flag=True, help="Show what every pass counted.")
@@ -37,6 +45,7 @@ def run(
     config_file: Path | None,
     assumed: tuple[str, ...],
     output: Path | None,
+    target: str | None,
     stop_after: str | None,
     timing: bool,
     stats: bool,
@@ -45,23 +54,27 @@ def run(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run a pipeline over MODEL and save the graph, its data beside it in a .safetensors file."""
+    """Run a pipeline over MODEL and save the graph, its data beside it in a .safetensors file, or convert it.
+
+    A saved model goes in and comes out as it is but for what the passes change. What was at the output before is whole
+    until the new file is complete.
+    """
     if pipeline is None:
         raise click.UsageError("run needs a --pipeline")
-    from graphpress.ir.storage import SUFFIX, save_graph
     from graphpress.passes.framework import Runner
     from graphpress.passes.framework.hooks import Dump, Statistics, Timing
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
+    from graphpress.tools.passctl.saved_graphs import destination_of
     from graphpress.tools.passctl.starting import starting_graph
     from graphpress.tools.passctl.step_reports import report_steps
     from graphpress.tools.passctl.stopping import StopAfter
-    from graphpress.tools.passctl.writing import check_writable
 
-    if output is not None:
-        if output.suffix != SUFFIX:
-            raise click.UsageError(f"a saved graph is called *{SUFFIX}, not {str(output)!r}")
-        check_writable(output)
+    if output is None and target is not None:
+        raise click.UsageError("--target is for an output that ends in .mlpackage")
+    destination = None if output is None else destination_of(output, target)
+    if destination is not None:
+        destination.check(model)
     steps = resolve_pipeline(pipeline, config_file, assumed)
     stop = None if stop_after is None else StopAfter.at(stop_after, steps)
     times, statistics = Timing(), Statistics()
@@ -71,8 +84,8 @@ def run(
     result = Runner(hooks).run(graph, steps, in_place=True)
     if stop is not None:
         stop.check(result)
-    if output is not None:
-        save_graph(result.graph, output)
+    if destination is not None:
+        destination.save(result.graph)
     if as_json:
         console.print_json({"output": None if output is None else str(output), **_data(result, times, statistics)})
         return

@@ -1,5 +1,6 @@
 """Core ML programs as graphs of the IR, in `aten` and `quant` ops, so that every tool for graphs takes packages."""
 
+from graphpress.backends.coreml.importing.losses import losses
 from graphpress.backends.coreml.importing.program import from_mil, from_package
 
-__all__ = ["from_mil", "from_package"]
+__all__ = ["from_mil", "from_package", "losses"]
