@@ -11,8 +11,11 @@ from graphpress.passes.clustering.refinement import refine
 from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, first_above, mass_and_mean, squared_error
 from graphpress.passes.clustering.thresholds import threshold_between
 
-BINS_PER_CLUSTER = 8
-MORE_BINS = 256
+# Micro-bins, at least and at most; between, one for so many values that the dynamic program costs about as much as the
+# sort did.
+LEAST_PER_CLUSTER, LEAST_MORE = 8, 256
+MOST_PER_CLUSTER, MOST_MORE = 16, 4096
+VALUES_PER_BIN = 16
 MOST_STEPS = 16
 
 
@@ -20,7 +23,7 @@ MOST_STEPS = 16
 def fit_table(data: SortedValues, centroids: np.ndarray) -> None:
     """Write near-optimal centroids of the sorted values into `centroids`, float32 [k], ascending."""
     clusters = centroids.size
-    bounds = micro_bins(data, BINS_PER_CLUSTER * clusters + MORE_BINS)
+    bounds = micro_bins(data, bins_wanted(data.values.size, clusters))
     masses = np.empty(bounds.size)
     means = np.empty(bounds.size)
     bins = np.int64(0)
@@ -44,6 +47,14 @@ def fit_table(data: SortedValues, centroids: np.ndarray) -> None:
         run = min(cluster, bounds.size - 2)
         _, mean = mass_and_mean(data, bounds[run], bounds[run + 1])
         centroids[cluster] = np.float32(mean)
+
+
+@helper
+def bins_wanted(size: int, clusters: int) -> int:
+    """Return how many micro-bins `size` values for so many clusters are worth."""
+    least = LEAST_PER_CLUSTER * clusters + LEAST_MORE
+    most = MOST_PER_CLUSTER * clusters + MOST_MORE
+    return min(max(size // max(VALUES_PER_BIN, clusters // 2), least), most)
 
 
 @helper

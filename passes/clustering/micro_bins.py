@@ -97,8 +97,10 @@ def spread(data: SortedValues, low: int, high: int) -> float:
     width = np.float64(data.values[high - 1]) - np.float64(data.values[low])
     if width == 0.0:
         return 0.0
-    mass, _ = sums_of(data, low, high)
-    return mass * width * width
+    if data.weights.size:
+        mass, _ = sums_of(data, low, high)
+        return mass * width * width
+    return np.float64(high - low) * width * width
 
 
 @helper
