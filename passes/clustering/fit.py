@@ -13,9 +13,9 @@ from graphpress.passes.clustering.thresholds import threshold_between
 
 # Micro-bins, at least and at most; between, one for so many values that the dynamic program costs about as much as the
 # sort did.
-LEAST_PER_CLUSTER, LEAST_MORE = 8, 256
+LEAST, LEAST_PER_CLUSTER, LEAST_MORE = 640, 8, 256
 MOST_PER_CLUSTER, MOST_MORE = 16, 4096
-VALUES_PER_BIN = 16
+FEWEST_VALUES_PER_BIN, MOST_VALUES_PER_BIN = 8, 64
 MOST_STEPS = 16
 
 
@@ -52,9 +52,10 @@ def fit_table(data: SortedValues, centroids: np.ndarray) -> None:
 @helper
 def bins_wanted(size: int, clusters: int) -> int:
     """Return how many micro-bins `size` values for so many clusters are worth."""
-    least = LEAST_PER_CLUSTER * clusters + LEAST_MORE
+    least = max(LEAST, LEAST_PER_CLUSTER * clusters + LEAST_MORE)
     most = MOST_PER_CLUSTER * clusters + MOST_MORE
-    return min(max(size // max(VALUES_PER_BIN, clusters // 2), least), most)
+    values_per_bin = min(max(FEWEST_VALUES_PER_BIN, clusters // 2), MOST_VALUES_PER_BIN)
+    return min(max(size // values_per_bin, least), most)
 
 
 @helper

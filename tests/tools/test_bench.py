@@ -103,6 +103,7 @@ def test_errors_are_compared_over_the_weights_that_both_sides_compressed(scripte
     rows = [" ".join(line.replace("\u2502", " ").split()) for line in console.file.getvalue().splitlines()]
     assert "weights compressed 3 2" in rows
     assert "squared error / squares, 2 weights 0.25 0.2 0.800000x" in rows
+    assert "weights above peer 1" in rows
     assert "the least peer / ours, b 0.4 0.2 0.500000x" in rows
 
 

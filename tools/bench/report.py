@@ -42,7 +42,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _add_weights(table: Table, comparison: Comparison) -> None:
-    """Add how many weights each side compressed, and the errors of those that all did: together, and at the worst."""
+    """Add how many weights each side compressed, and the errors of those that all did: all, how many above, the worst."""
     sides, shared = comparison.sides, comparison.shared_weights()
     if not shared:
         return
@@ -50,6 +50,8 @@ def _add_weights(table: Table, comparison: Comparison) -> None:
     errors = [comparison.weight_error(side, shared) for side in sides]
     table.add_row(f"squared error / squares, {len(shared)} weights", *map(_digits, errors), *_quotient(errors, 6))
     if len(sides) == 2:
+        above = sum(_worse(comparison, name) < 1 for name in shared)
+        table.add_row(f"weights above {sides[1]}", str(above))
         least, name = min((_worse(comparison, name), name) for name in shared)
         each = [comparison.weight_error(side, [name]) for side in sides]
         table.add_row(f"the least {sides[1]} / {sides[0]}, {name}", *map(_digits, each), _times(least, 6))
