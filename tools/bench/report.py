@@ -42,7 +42,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _add_weights(table: Table, comparison: Comparison) -> None:
-    """Add how many weights each side compressed, and the errors of those that all did: all, how many above, the worst."""
+    """Add how many weights each side compressed, and the errors of those that all did: all, how many above, worst."""
     sides, shared = comparison.sides, comparison.shared_weights()
     if not shared:
         return
