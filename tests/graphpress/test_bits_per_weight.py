@@ -110,6 +110,34 @@ def test_the_saved_asset_takes_that_many_bits(preset, tmp_path):
     assert 0 <= others <= 4 * (16 + 32) + 64  # two biases, and what shapes take
 
 
+@pytest.mark.parametrize(("scale_dtype", "scale_bits"), [(None, 32), ("float16", 16)])
+def test_blocks_of_four_bits_take_their_codes_and_one_scale_for_each_block_in_the_asset(
+    scale_dtype, scale_bits, tmp_path
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 32, 3, bias=False), nn.ReLU(), nn.Flatten(2), nn.Linear(64, 128, bias=False))
+    x = torch.randn(1, 64, 10, 10)
+    quantizer = Quantizer(model.eval(), QuantizerConfig.presets.w4_per_block(scale_dtype=scale_dtype))
+    quantizer.prepare((x,))
+    finalized, path = quantizer.finalize(), tmp_path / "net.aimodel"
+    coreai.convert(finalized, path, (x,))
+
+    weights = 32 * 64 * 9 + 128 * 64
+    blocks = 32 * 64 // 32 + 128 * 64 // 32  # 32 input channels, with the whole kernel
+    law = (4 * weights + scale_bits * blocks) // 8
+    packed = [
+        constant
+        for constant in coreai.read(path).constants
+        if {"blockwise_shift_scale.data", "blockwise_shift_scale.scale"} & set(constant.used_by)
+    ]
+    assert sorted(constant.dtype.bits for constant in packed) == [4, 4, scale_bits, scale_bits]
+    assert sum(constant.stored_bytes for constant in packed) == law
+    assert bits_per_weight(finalized) == pytest.approx(8 * law / weights)
+    assert coreai.weight_bytes(path) - law <= 64  # what shapes take
+    report = coreai.check(path, finalized, (x,))
+    assert report.ok, report
+
+
 def test_counting_changes_nothing():
     _, prepared = quantizer_of(QuantizerConfig())
     prepared.train()
