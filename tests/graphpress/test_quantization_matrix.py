@@ -1,6 +1,4 @@
-"""Every way to quantize a tensor: legal ones against plain formulas, torchao and the Core AI runtime, illegal ones by
-their errors.
-"""
+"""Every way to quantize a tensor: legal ones against plain formulas and the Core AI runtime, illegal ones by errors."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchao.quantization.quant_primitives import dequantize_affine, quantize_affine
 
 from graphpress.backends.coreai import check, convert, read
 from graphpress.backends.errors import LoweringError
@@ -186,29 +183,6 @@ def test_a_wrong_formula_would_be_seen():
     assert abs(right - wrong).max() > 0.01 * scale
 
 
-# torchao
-
-
-@pytest.mark.parametrize("dtype", ["int4", "int8", "uint4", "uint8"])
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("granularity", GRANULARITIES)
-def test_codes_and_values_are_those_of_torchao_for_the_same_parameters(dtype, scheme, granularity):
-    plain_granularity, block = GRANULARITIES[granularity]
-    spec = QuantizationSpec(dtype=dtype, qscheme=scheme, granularity=plain_granularity)
-    made = FakeQuantizeImplBase.__subclasses__()[0]("q", spec, block, is_state=True)
-    weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
-    scale, zero_point, _ = made.qparams(weight)
-    bounds = int(spec.quant_min), int(spec.quant_max)
-    zeros = torch.zeros_like(scale) if zero_point is None else zero_point
-    container = spec.element_type.torch_dtype
-    codes = quantize_affine(weight, block, scale.flatten(), zeros.flatten().int(), container, *bounds)
-    values = dequantize_affine(codes, block, scale.flatten(), zeros.flatten().int(), container, *bounds)
-    got = made(weight)
-    # it multiplies by the reciprocal of the scale, which decides ties differently
-    assert (got - values).abs().max() <= 1.001 * scale.max()
-    assert (got != values).float().mean() < 0.01
-
-
 # Core AI
 
 
@@ -373,19 +347,35 @@ LAYERS = {
     "conv3d": (lambda: nn.Conv3d(8, 4, 3), (1, 8, 5, 5, 5), (4, 1, 1, 1, 1), (4, 2, 1, 1, 1)),
     "conv_transpose1d": (lambda: nn.ConvTranspose1d(8, 4, 3), (1, 8, 9), (1, 4, 1), (2, 4, 1)),
     "conv_transpose2d": (lambda: nn.ConvTranspose2d(8, 4, 3), (1, 8, 9, 9), (1, 4, 1, 1), (2, 4, 1, 1)),
+    "conv_transpose3d": (lambda: nn.ConvTranspose3d(8, 4, 3), (1, 8, 5, 5, 5), (1, 4, 1, 1, 1), (2, 4, 1, 1, 1)),
+    "conv2d, groups": (lambda: nn.Conv2d(16, 4, 3, groups=2), (1, 16, 9, 9), (4, 1, 1, 1), (4, 2, 1, 1)),
+    "conv_transpose2d, groups": (
+        lambda: nn.ConvTranspose2d(8, 8, 3, groups=2),
+        (1, 8, 9, 9),
+        (1, 4, 1, 1),
+        (2, 4, 1, 1),
+    ),
     "linear": (lambda: nn.Linear(8, 4), (1, 8), (4, 1), (4, 2)),
     "embedding": (lambda: nn.Embedding(4, 8), None, (4, 1), (4, 2)),
 }
 
 
+@pytest.mark.parametrize("mode", ["graph", "eager"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_channels_and_blocks_lie_along_the_documented_axes(name):
+def test_channels_and_blocks_lie_along_the_documented_axes(name, mode):
     build, shape, per_channel, per_block = LAYERS[name]
+    torch.manual_seed(0)
+    model = nn.Sequential(build()).eval()
     x = torch.tensor([0, 3]) if shape is None else torch.ones(shape)
     for granularity, expected in (("per_channel", per_channel), ({"type": "per_block", "block_size": 4}, per_block)):
-        quantizer = Quantizer(
-            nn.Sequential(build()).eval(), QuantizerConfig(global_config=weight_only({"granularity": granularity}))
-        )
+        config = QuantizerConfig(global_config=weight_only({"granularity": granularity})).set_execution_mode(mode)
+        quantizer = Quantizer(model, config)
         quantizer.prepare((x,))
         scales = [tensor for key, tensor in quantizer.finalize().state_dict().items() if "scale" in key]
         assert [tuple(scale.shape) for scale in scales] == [expected]
+        weight = model[0].weight
+        block = tuple(extent // count for extent, count in zip(weight.shape, expected, strict=True))
+        of_blocks = [
+            plain(weight[part].detach().double().numpy(), {"dtype": "int8"})[1] for part in by_block(weight, block)
+        ]
+        assert scales[0].flatten().tolist() == of_blocks
