@@ -9,8 +9,19 @@
 
 from graphpress.tools.digits.conv_net import ConvNet
 from graphpress.tools.digits.data import Digits, accuracy, digits
+from graphpress.tools.digits.distillation import Distillation
 from graphpress.tools.digits.trained import NETWORKS, load_trained
 from graphpress.tools.digits.training import train
 from graphpress.tools.digits.transformer import Transformer
 
-__all__ = ["NETWORKS", "ConvNet", "Digits", "Transformer", "accuracy", "digits", "load_trained", "train"]
+__all__ = [
+    "NETWORKS",
+    "ConvNet",
+    "Digits",
+    "Distillation",
+    "Transformer",
+    "accuracy",
+    "digits",
+    "load_trained",
+    "train",
+]
