@@ -17,7 +17,7 @@ from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.tools.edsr import load_trained
 from graphpress.tools.edsr.images import calibration_images
-from graphpress.tools.models import small_resnet
+from graphpress.tools.models import mobilenet_v2, small_resnet
 
 torch.set_num_threads(1)
 NAME = re.compile(r"(.+)_(quantize|dequantize)(?:_\d+)?")
@@ -46,6 +46,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[torch.Tensor]]
         both(torch.uint8, qscheme="asymmetric", qformulation="minval"),
     ),
     "small_resnet, activations of 4 bits": (small_resnet, noise, both(torch.int8, torch.uint4)),
+    "MobileNetV2": (mobilenet_v2, lambda: [batch.repeat(1, 1, 2, 2)[:1] for batch in noise()], QuantizerConfig()),
     "EDSR": (load_trained, lambda: calibration_images(3, 24), QuantizerConfig()),
     "EDSR, 4 bits": (load_trained, lambda: calibration_images(3, 24), both(torch.int4)),
 }
