@@ -62,7 +62,9 @@ def peaks(specs, dtype):
     [
         (SCALARS, "float32"),
         pytest.param(SCALARS, "float16", marks=pytest.mark.slow),
+        pytest.param(SCALARS, "bfloat16", marks=pytest.mark.slow),
         pytest.param(VECTORS, "float32", marks=pytest.mark.slow),
+        pytest.param(VECTORS, "float16", marks=pytest.mark.slow),
         pytest.param(VECTORS, "bfloat16", marks=pytest.mark.slow),
     ],
 )
