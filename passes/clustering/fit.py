@@ -16,6 +16,7 @@ from graphpress.passes.clustering.thresholds import threshold_between
 LEAST, LEAST_PER_CLUSTER, LEAST_MORE = 640, 8, 256
 MOST_PER_CLUSTER, MOST_MORE = 16, 4096
 FEWEST_VALUES_PER_BIN, MOST_VALUES_PER_BIN = 8, 64
+ENOUGH = 2048  # for few clusters: from there on, a bin for twice as many values
 MOST_STEPS = 16
 
 
@@ -55,7 +56,10 @@ def bins_wanted(size: int, clusters: int) -> int:
     least = max(LEAST, LEAST_PER_CLUSTER * clusters + LEAST_MORE)
     most = MOST_PER_CLUSTER * clusters + MOST_MORE
     values_per_bin = min(max(FEWEST_VALUES_PER_BIN, clusters // 2), MOST_VALUES_PER_BIN)
-    return min(max(size // values_per_bin, least), most)
+    bins = size // values_per_bin
+    if bins > ENOUGH:
+        bins = max(size // max(2 * FEWEST_VALUES_PER_BIN, values_per_bin), ENOUGH)
+    return min(max(bins, least), most)
 
 
 @helper
