@@ -110,6 +110,7 @@ WEIGHTS: dict[str, Feature] = {
     "tables of 3 bits": tables(True, IOS18, IOS18, 3),
     "tables of 4 bits": tables(True, IOS16, IOS16, 4),
     "tables of 6 bits": tables(True, IOS16, IOS16, 6),
+    "tables of 8 bits": tables(True, IOS16, IOS16, 8),
     "tables per group of channels": tables(True, IOS18, IOS18, 4, granularity=GROUPS),
     "tables of vectors": tables(True, IOS18, IOS18, 4, cluster_dim=2),
     "tables with a scale per channel": tables(True, IOS18, IOS18, 4, enable_per_channel_scale=True),
@@ -125,12 +126,14 @@ WEIGHTS: dict[str, Feature] = {
     "float8 e4m3 tables": tables(True, None, None, 4, lut_qspec=E4M3),
     "sparse floats": Feature(True, IOS16, IOS16, sparse=True),
     "sparse int8 per channel": evolve(weights(True, IOS18, IOS18, "int8"), sparse=True),
+    "sparse int4 per channel": evolve(weights(True, IOS18, IOS18, "int4"), sparse=True),
     "sparse tables of 4 bits": evolve(tables(True, IOS18, IOS18, 4), sparse=True),
 }
 """By what the weights are."""
 
 ACTIVATIONS: dict[str, Feature] = {
     "int8": activations(True, IOS17, IOS17, "int8"),
+    "int8 per channel": activations(True, IOS17, None, "int8", granularity=PerChannelGranularity(axis=1)),
     "uint8, asymmetric": activations(True, IOS17, IOS17, "uint8", qscheme="asymmetric"),
     "int4": activations(True, None, None, "int4"),
     "float8 e4m3": activations(True, None, None, "float8_e4m3fn"),

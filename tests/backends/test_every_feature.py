@@ -16,6 +16,15 @@ from graphpress.backends.errors import LoweringError
 from graphpress.ir import from_module
 from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import evaluate_node
+from graphpress.palettization import (
+    KMeansPalettizer,
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+)
+from graphpress.palettization.spec import PerGroupedChannelGranularity
+from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
+from graphpress.quantization.spec import PerBlockGranularity
 
 from .features import ACTIVATIONS, IMAGE, WEIGHTS, compressed, oldest
 
@@ -153,3 +162,60 @@ def test_coremltools_understands(weight, activation, target, by, tmp_path):
 def test_what_the_metadata_cannot_say_is_refused(weight, activation):
     with pytest.raises(GraphpressError, match=r"cannot describe|not there|do not exist|leave out|use "):
         compressed(weight, activation, ExportBackend.CoreML)
+
+
+class Impossible(nn.Module):
+    """Layers of which each is stored in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks, self.small, self.table, self.never, self.fine = (nn.Linear(32, 32) for _ in range(5))
+
+    def forward(self, x):
+        return self.fine(self.never(self.table(self.small(self.blocks(x)))))
+
+
+@pytest.fixture(scope="module")
+def impossible() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = Impossible().eval(), torch.randn(2, 32)
+    by_name = {
+        "blocks": QuantizationSpec(dtype="int8", granularity=PerBlockGranularity(block_size=8)),
+        "small": QuantizationSpec(dtype="int4"),
+        "never": QuantizationSpec(dtype="float8_e4m3fn"),
+        "fine": QuantizationSpec(dtype="int8"),
+    }
+    groups = PalettizationSpec(n_bits=4, granularity=PerGroupedChannelGranularity(axis=0, group_size=8))
+    table = ModuleKMeansPalettizerConfig(op_state_spec={"weight": groups})
+    palettizer = KMeansPalettizer(model, KMeansPalettizerConfig(module_name_configs={"table": table}))
+    palettizer.prepare((x,))
+    none = {"op_input_spec": None, "op_output_spec": None}
+    each = {name: ModuleQuantizerConfig(op_state_spec={"weight": spec}, **none) for name, spec in by_name.items()}
+    quantizer = Quantizer(palettizer.finalize(), QuantizerConfig(global_config=None, module_name_configs=each))
+    quantizer.prepare((x,))
+    return quantizer.finalize(), x
+
+
+@pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17", "iOS18", "iOS26"])
+def test_all_that_a_target_cannot_hold_is_told_at_once_before_anything_is_converted(
+    impossible, target, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(coremltools, "convert", lambda *_, **__: pytest.fail("coremltools was asked"))
+    model, x = impossible
+    with pytest.raises(LoweringError) as caught:
+        coreml.convert(model, tmp_path / "m.mlpackage", x, target=target)
+    first, *problems = str(caught.value).splitlines()
+    lowest = {
+        "a scale for each block": "iOS18",
+        "weights of int4": "iOS18",
+        "a table for each group of channels": "iOS18",
+        "weights of float8_e4m3fn": "no target",
+        "weights of int8": "iOS16",
+    }
+    told = {what: can for what, can in lowest.items() if can == "no target" or Target[can] > Target[target]}
+    assert first == f"{target} cannot store {len(told)} compressed values:"
+    for what, can in told.items():
+        (line,) = [line for line in problems if f": {what}" in line]
+        assert line.endswith(f"; {can} can")
+        assert "test_every_feature.py" in line
+    assert not list(tmp_path.iterdir())
