@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,13 +30,11 @@ def decompose(
         ConversionError: when an operator is left that the converter does not have, with its places.
     """
     decompositions = dict(table)
-    composite = torch.export.default_decompositions()  # these are made of ATen ops, some of the others of primitives
-    known = {**torch._decomp.decomposition_table, **{op: composite[op] for op in composite}}
     try:
         with quiet():
             program = program.run_decompositions(dict(decompositions))
             while refused := _refused_operators(program, takes):
-                extra = {op: known[op] for op in refused if op in known and op not in decompositions}
+                extra = _known_to_torch(refused.keys() - decompositions.keys())
                 if not extra:
                     break
                 decompositions |= extra
@@ -47,6 +45,13 @@ def decompose(
         places = "; ".join(f"{op} {' and '.join(place(node) for node in nodes[:3])}" for op, nodes in refused.items())
         raise ConversionError(f"{converter} has no lowering for {places}")
     return program
+
+
+def _known_to_torch(operators: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
+    """Torch's decompositions of those that it has any for; by ATen ops rather than by primitives."""
+    composite, others = torch.export.default_decompositions(), torch._decomp.decomposition_table
+    found = {op: others[op] for op in operators if op in others}
+    return found | {op: composite[op] for op in operators if op in composite}
 
 
 def _refused_operators(program: ExportedProgram, takes: Callable[[Any], bool]) -> dict[Any, list[fx.Node]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,10 +27,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         ConversionError: when an operator is left that coremltools does not have, with its places.
     """
     lowerings = require("coremltools.converters.mil.frontend.torch.torch_op_registry")._TORCH_OPS_REGISTRY
-    name_of = require("coremltools.converters.mil.frontend.torch.utils").sanitize_op_kind
-    composite = torch.export.default_decompositions()
-    table = {**{op: composite[op] for op in _MADE_OF_OTHERS}, **_SPELLED_OUT}
-    return decomposing.decompose(program, table, lambda op: name_of(op.name()) in lowerings, "coremltools")
+    table = {**_made_of_others(), **_SPELLED_OUT}
+    return decomposing.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
@@ -193,5 +192,9 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten._upsample_bilinear2d_aa.vec: antialiased_bilinear,
 }
 
-_MADE_OF_OTHERS = (aten.cosine_similarity.default, aten.rms_norm.default)
-"""What coremltools has in forms that torch does not export; of other ops as torch itself makes them."""
+
+@cache
+def _made_of_others() -> dict[Any, Callable[..., Any]]:
+    """What coremltools has in forms that torch does not export, as torch makes it of other ops."""
+    composite = torch.export.default_decompositions()
+    return {op: composite[op] for op in (aten.cosine_similarity.default, aten.rms_norm.default)}
