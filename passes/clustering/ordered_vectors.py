@@ -18,10 +18,15 @@ SAMPLE_PER_CLUSTER = 8
 LEAST_SAMPLE = 2048
 CANDIDATES = 3
 STRIDED_PER_CLUSTER = 128
-LEAST_STRIDED = 8192
+LEAST_STRIDED = 32768
+FEW = 64  # clusters
+ATTEMPTS_OF_FEW, ATTEMPTS = 4, 2
+SWAP_WORK, MOST_SWAPS = 3_000_000, 200  # the work of a turn is vectors times clusters
+STEPS_OF_SWAP = 8
+LEAST_MISSED = 8
 MOST_STEPS = 60
-MOST_LAST_STEPS = 5
-LEAST_GAIN = 2e-4
+MOST_LAST_STEPS = 30
+LEAST_GAIN, LEAST_LAST_GAIN = 2e-4, 1e-5
 
 
 @frozen(eq=False)
@@ -57,8 +62,8 @@ class OrderedVectors:
     def centroids(self, k: int, seed: int) -> np.ndarray:
         """Centroids of small squared error, float64 [at most k, d]: fewer only where fewer vectors are distinct.
 
-        Greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps. Depends on nothing but
-        vectors, weights and arguments.
+        The best of a few attempts, each greedy k-means++ on a weighted sample, which takes in vectors far out, then
+        Lloyd steps; then random swaps. Depends on nothing but vectors, weights and arguments.
 
         Raises:
             ClusteringError: for a `k` that is not 1 to 256, or a seed that is negative.
@@ -66,17 +71,55 @@ class OrderedVectors:
         check_clusters(k)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ClusteringError(f"seed is {seed!r}; it must be an integer that is not negative")
-        centroids = self._seeded(k, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        part = self._part(k)
+        attempts = [self._attempt(part, k, generator) for _ in range(ATTEMPTS_OF_FEW if k <= FEW else ATTEMPTS)]
+        error, centroids = min(attempts, key=lambda attempt: attempt[0])
+        centroids = part._swapped(centroids, error, generator)
+        if part is not self:
+            self._lloyd(centroids, MOST_LAST_STEPS, LEAST_LAST_GAIN)
+        return centroids
+
+    def _part(self, k: int) -> OrderedVectors:
+        """Every so many of the vectors, as neighbours are alike: enough to settle most steps for `k` centroids."""
         stride = max(1, len(self.vectors) // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
         if stride == 1:
-            self._lloyd(centroids, MOST_STEPS)
-            return centroids
-        # Neighbours are alike: every so many of them settle most steps.
-        part = OrderedVectors(
+            return self
+        return OrderedVectors(
             np.ascontiguousarray(self.vectors[::stride]), np.ascontiguousarray(self.weights[::stride]), self.order[:0]
         )
+
+    def _attempt(self, part: OrderedVectors, k: int, generator: np.random.Generator) -> tuple[float, np.ndarray]:
+        """Seed centroids among all vectors, and settle them among those of `part`; with their squared error there."""
+        centroids = self._seeded(k, generator)
         part._lloyd(centroids, MOST_STEPS)
-        self._lloyd(centroids, MOST_LAST_STEPS)
+        error, _ = part.sums(centroids)
+        return error, centroids
+
+    def _swapped(self, centroids: np.ndarray, error: float, generator: np.random.Generator) -> np.ndarray:
+        """Centroids that are at least as good: some are put elsewhere in turn, where that lowers the squared error.
+
+        Random swaps (Fränti, 2018): the centroid that is missed least goes to a vector drawn by its error, and a few
+        Lloyd steps decide. There are fewer turns the longer one takes.
+        """
+        from graphpress.passes.clustering import vector_kernels as kernels
+
+        k = len(centroids)
+        turns = min(MOST_SWAPS, SWAP_WORK // (len(self.vectors) * k)) if k > 1 else 0
+        for _ in range(turns):
+            errors = kernels.nearest_errors(self.vectors, self.weights, centroids).astype(np.float64) ** 2
+            total = errors.sum()
+            if not total > 0:
+                break
+            place = min(int(np.searchsorted(np.cumsum(errors), generator.random() * total)), len(errors) - 1)
+            _, sums = self.sums(centroids)
+            trial = centroids.copy()
+            trial[_least_missed(centroids, sums[:, -1], generator.random())] = self.vectors[place]
+            self._lloyd(trial, STEPS_OF_SWAP)
+            now, _ = self.sums(trial)
+            if now < error:
+                error, centroids = now, trial
+        self._lloyd(centroids, MOST_STEPS, LEAST_LAST_GAIN)
         return centroids
 
     def sums(self, table: np.ndarray) -> tuple[float, np.ndarray]:
@@ -98,12 +141,12 @@ class OrderedVectors:
         indices[self.order] = labels
         return indices, error
 
-    def _lloyd(self, centroids: np.ndarray, steps: int) -> None:
-        """Move `centroids` in place until they gain little or `steps` are made."""
+    def _lloyd(self, centroids: np.ndarray, steps: int, least_gain: float = LEAST_GAIN) -> None:
+        """Move `centroids` in place until they gain no more than that share or `steps` are made."""
         before = np.inf
         for _ in range(steps):
             error, sums = self.sums(centroids)
-            if not error < before * (1 - LEAST_GAIN):
+            if not error < before * (1 - least_gain):
                 break
             before = error
             held = sums[:, -1] > 0
@@ -142,6 +185,16 @@ class OrderedVectors:
             chosen.append(vectors[np.argmax(errors)].astype(np.float64))
             kernels.lower_errors(vectors, weights, chosen[-1], errors)
         return np.array(chosen)
+
+
+def _least_missed(centroids: np.ndarray, masses: np.ndarray, draw: float) -> int:
+    """Which of the centroids costs least when its vectors go to its neighbour; of the first few one is drawn."""
+    distances = ((centroids[:, None] - centroids[None]) ** 2).sum(-1)
+    np.fill_diagonal(distances, np.inf)
+    neighbours = distances.argmin(1)
+    both = masses + masses[neighbours]
+    costs = masses * masses[neighbours] / np.where(both > 0, both, 1) * distances.min(1)
+    return int(np.argsort(costs, kind="stable")[int(draw * min(LEAST_MISSED, len(costs)))])
 
 
 def read_vectors(values: Floats, what: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphpress.passes.clustering import ClusteringError, assign_vectors, cluster_vectors
+from graphpress.passes.clustering import ClusteringError, assign_vectors, cluster_vectors, ordered_vectors
 
 rng = np.random.default_rng(3)
 normal = rng.standard_normal((3000, 2)).astype(np.float32)
@@ -46,6 +46,18 @@ def test_the_error_is_near_that_of_the_best_of_several_careful_runs(k, dimension
     with threadpool_limits(1):
         best = KMeans(k, n_init=3, random_state=0).fit(values).inertia_
     assert cluster_vectors(values, k, 0).sse < best * 1.05
+
+
+@pytest.mark.parametrize(("k", "dimensions"), [(16, 2), (16, 4), (256, 4)])
+def test_attempts_and_swaps_lower_the_error_of_heavy_tails(k, dimensions, monkeypatch):
+    values = np.random.default_rng(3).standard_t(3, (8192, dimensions)).astype(np.float32)
+    better = [cluster_vectors(values, k, seed).sse for seed in range(4)]
+    monkeypatch.setattr(ordered_vectors, "ATTEMPTS_OF_FEW", 1)
+    monkeypatch.setattr(ordered_vectors, "ATTEMPTS", 1)
+    monkeypatch.setattr(ordered_vectors, "MOST_SWAPS", 0)
+    once = [cluster_vectors(values, k, seed).sse for seed in range(4)]
+    assert sum(better) < sum(once)
+    assert max(better) <= max(once)
 
 
 def test_one_seed_gives_one_result_and_another_seed_another():
