@@ -10,8 +10,8 @@ Blocks are those fenced as ``python``; one fenced as ``python requires torchao``
 installed. Blocks in other languages, or indented ones, are for reading only; `Document.blocks` finds them too.
 
 A page that writes files and runs commands is followed instead, by `Document.follow`: a block whose first line is the
-name of a file, ``# my_passes.py``, is written to it, and the commands of ``sh`` blocks are run; the number in a comment
-behind one is its exit code.
+name of a file, ``# my_passes.py`` or ``# config.yaml``, is written to it, and the commands of ``sh`` blocks are run;
+the number in a comment behind one is its exit code.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class Document:
         namespace.setdefault("__name__", self.path.stem)
         printed = []
         for block in self._fenced():
-            name = re.match(r"# (\w+\.py)\n", block.code)
-            if block.language == "python" and name is not None:
+            name = re.match(r"# (\w+\.(?:py|yaml))\n", block.code)
+            if block.language in ("python", "yaml") and name is not None:
                 Path(name[1]).write_text(block.code, encoding="utf-8")
             elif block.language == "python":
                 exec(compile("\n" * block.line + block.code, str(self.path), "exec"), namespace)
