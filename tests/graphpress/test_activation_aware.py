@@ -131,15 +131,18 @@ def test_a_layers_output_comes_closer_where_inputs_are_uneven():
     ],
 )
 def test_every_kind_of_table_heeds_what_elements_count(spec):
-    torch.manual_seed(0)
-    model = adapted(nn.Conv1d(32, 16, 3, bias=False))
-    data = uneven(8, 32, 20)
-    before = KMeansPalettizer(model, config(**spec)).prepare((data,))
-    palettizer, after = calibrated(model, [data], config(**spec))
-    with torch.no_grad():
-        worse, better = (float((each(data) - model(data)).square().sum()) for each in (before, after))
-        assert better < 0.96 * worse
-        assert torch.equal(palettizer.finalize()(data), after(data))
+    worse = better = 0.0
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = adapted(nn.Conv1d(32, 16, 3, bias=False))
+        data = uneven(8, 32, 20, seed=seed)
+        before = KMeansPalettizer(model, config(**spec)).prepare((data,))
+        palettizer, after = calibrated(model, [data], config(**spec))
+        with torch.no_grad():
+            worse += float((before(data) - model(data)).square().sum())
+            better += float((after(data) - model(data)).square().sum())
+            assert torch.equal(palettizer.finalize()(data), after(data))
+    assert better < 0.95 * worse
 
 
 def test_attention_counts_queries_keys_and_values_by_their_own_inputs(tmp_path):
