@@ -13,20 +13,21 @@ from graphpress.passes.clustering.inputs import check_clusters, non_finite, read
 
 if TYPE_CHECKING:
     from graphpress.passes.clustering.inputs import Floats
+    from graphpress.passes.clustering.vector_blocks import VectorBlocks
 
 SAMPLE_PER_CLUSTER = 8
 LEAST_SAMPLE = 2048
 CANDIDATES = 3
 STRIDED_PER_CLUSTER = 128
 LEAST_STRIDED = 32768
-FEW = 64  # clusters
-ATTEMPTS_OF_FEW, ATTEMPTS = 4, 2
-SWAP_WORK, MOST_SWAPS = 3_000_000, 200  # the work of a turn is vectors times clusters
-STEPS_OF_SWAP = 8
-LEAST_MISSED = 8
+WORK_OF_ATTEMPTS, WORK_OF_TURNS = 240_000_000, 1_200_000_000
+LEAST_ATTEMPTS, MOST_ATTEMPTS = 2, 12
+MOST_SPLICES, MOST_SWAPS = 100, 250
+STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT = 30, 1e-4, 2.5
+RELAXATION = 1.9
 MOST_STEPS = 60
 MOST_LAST_STEPS = 30
-LEAST_GAIN, LEAST_LAST_GAIN = 2e-4, 1e-5
+LEAST_GAIN, LEAST_LAST_GAIN = 1e-3, 1e-7
 
 
 @frozen(eq=False)
@@ -34,13 +35,11 @@ class OrderedVectors:
     """Vectors and how much they count, ready for passes over them.
 
     Attributes:
-        vectors: float32 [n, d], in order; n is not 0.
-        weights: float32 [n], or [0] where every weight is one.
+        blocks: the vectors [n, d] in order, and their weights; n is not 0.
         order: int32 [n], where each of them stood.
     """
 
-    vectors: np.ndarray
-    weights: np.ndarray
+    blocks: VectorBlocks
     order: np.ndarray
 
     @classmethod
@@ -55,15 +54,18 @@ class OrderedVectors:
         if importance is None or not importance.any():
             importance = np.empty(0, np.float32)
         order = cell_order(vectors)
-        from graphpress.passes.clustering.cell_kernels import gathered  # loads numba
+        from graphpress.passes.clustering import vector_blocks  # loads numba
 
-        return cls(gathered(vectors, order), importance[order] if importance.size else importance, order)
+        if importance.size:
+            importance = importance[order]
+        return cls(vector_blocks.blocks_of(vectors, importance, order, tuple(range(vectors.shape[1]))), order)
 
     def centroids(self, k: int, seed: int) -> np.ndarray:
         """Centroids of small squared error, float64 [at most k, d]: fewer only where fewer vectors are distinct.
 
-        The best of a few attempts, each greedy k-means++ on a weighted sample, which takes in vectors far out, then
-        Lloyd steps; then random swaps. Depends on nothing but vectors, weights and arguments.
+        A few attempts, each greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps;
+        their parts are spliced, and centroids of the best swapped. Depends on nothing but vectors, weights and
+        arguments.
 
         Raises:
             ClusteringError: for a `k` that is not 1 to 256, or a seed that is negative.
@@ -73,53 +75,14 @@ class OrderedVectors:
             raise ClusteringError(f"seed is {seed!r}; it must be an integer that is not negative")
         generator = np.random.default_rng(seed)
         part = self._part(k)
-        attempts = [self._attempt(part, k, generator) for _ in range(ATTEMPTS_OF_FEW if k <= FEW else ATTEMPTS)]
-        error, centroids = min(attempts, key=lambda attempt: attempt[0])
-        centroids = part._swapped(centroids, error, generator)
+        count = min(max(WORK_OF_ATTEMPTS // part._work(k), LEAST_ATTEMPTS), MOST_ATTEMPTS)
+        attempts = self._seeded(k, count, generator)
+        for centroids in attempts:
+            part._settle(centroids, MOST_STEPS, LEAST_GAIN)
+        centroids = part._searched(attempts, generator)
+        part._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
         if part is not self:
-            self._lloyd(centroids, MOST_LAST_STEPS, LEAST_LAST_GAIN)
-        return centroids
-
-    def _part(self, k: int) -> OrderedVectors:
-        """Every so many of the vectors, as neighbours are alike: enough to settle most steps for `k` centroids."""
-        stride = max(1, len(self.vectors) // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
-        if stride == 1:
-            return self
-        return OrderedVectors(
-            np.ascontiguousarray(self.vectors[::stride]), np.ascontiguousarray(self.weights[::stride]), self.order[:0]
-        )
-
-    def _attempt(self, part: OrderedVectors, k: int, generator: np.random.Generator) -> tuple[float, np.ndarray]:
-        """Seed centroids among all vectors, and settle them among those of `part`; with their squared error there."""
-        centroids = self._seeded(k, generator)
-        part._lloyd(centroids, MOST_STEPS)
-        error, _ = part.sums(centroids)
-        return error, centroids
-
-    def _swapped(self, centroids: np.ndarray, error: float, generator: np.random.Generator) -> np.ndarray:
-        """Centroids that are at least as good: some are put elsewhere in turn, where that lowers the squared error.
-
-        Random swaps (Fränti, 2018): the centroid that is missed least goes to a vector drawn by its error, and a few
-        Lloyd steps decide. There are fewer turns the longer one takes.
-        """
-        from graphpress.passes.clustering import vector_kernels as kernels
-
-        k = len(centroids)
-        turns = min(MOST_SWAPS, SWAP_WORK // (len(self.vectors) * k)) if k > 1 else 0
-        for _ in range(turns):
-            errors = kernels.nearest_errors(self.vectors, self.weights, centroids).astype(np.float64) ** 2
-            total = errors.sum()
-            if not total > 0:
-                break
-            place = min(int(np.searchsorted(np.cumsum(errors), generator.random() * total)), len(errors) - 1)
-            _, sums = self.sums(centroids)
-            trial = centroids.copy()
-            trial[_least_missed(centroids, sums[:, -1], generator.random())] = self.vectors[place]
-            self._lloyd(trial, STEPS_OF_SWAP)
-            now, _ = self.sums(trial)
-            if now < error:
-                error, centroids = now, trial
-        self._lloyd(centroids, MOST_STEPS, LEAST_LAST_GAIN)
+            self._settle(centroids, MOST_LAST_STEPS, LEAST_LAST_GAIN)
         return centroids
 
     def sums(self, table: np.ndarray) -> tuple[float, np.ndarray]:
@@ -129,72 +92,99 @@ class OrderedVectors:
         """
         from graphpress.passes.clustering import vector_kernels as kernels
 
-        return kernels.nearest_sums(self.vectors, self.weights, table.astype(np.float64))
+        return kernels.nearest_sums(self.blocks, table.astype(np.float64))
 
     def assign(self, table: np.ndarray) -> tuple[np.ndarray, float]:
         """The index of the entry of `table` nearest to each vector as they stood, uint8 [n], and the squared error."""
         from graphpress.passes.clustering import vector_kernels as kernels
 
-        labels = np.empty(len(self.vectors), np.uint8)
-        error = kernels.nearest(self.vectors, self.weights, table.astype(np.float64), labels)
+        labels = np.empty(self.blocks.size, np.uint8)
+        error = kernels.nearest(self.blocks, table.astype(np.float64), labels)
         indices = np.empty_like(labels)
         indices[self.order] = labels
         return indices, error
 
-    def _lloyd(self, centroids: np.ndarray, steps: int, least_gain: float = LEAST_GAIN) -> None:
-        """Move `centroids` in place until they gain no more than that share or `steps` are made."""
+    def _part(self, k: int) -> OrderedVectors:
+        """Every so many of the vectors, as neighbours are alike: enough to settle most steps for `k` centroids."""
+        stride = max(1, self.blocks.size // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
+        if stride == 1:
+            return self
+        from graphpress.passes.clustering import vector_blocks
+
+        vectors = vector_blocks.vectors_at(self.blocks, np.arange(0, self.blocks.size, stride))
+        order = np.arange(len(vectors), dtype=np.int32)
+        weights = np.ascontiguousarray(self.blocks.weights[::stride])
+        return OrderedVectors(vector_blocks.blocks_of(vectors, weights, order, self.blocks.axes), order)
+
+    def _work(self, k: int) -> int:
+        """What a step costs: in more dimensions, more of the `k` centroids come into question in a block."""
+        return self.blocks.size * k * len(self.blocks.axes) ** 3
+
+    def _searched(self, attempts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Centroids of at most the squared error of the best of `attempts` [p, k, d], in fewer turns for more work."""
+        from graphpress.passes.clustering import search_kernels as kernels
+
+        _, k, axes = attempts.shape
+        turns = WORK_OF_TURNS // self._work(k)
+        splices = min(MOST_SPLICES, turns // 2)
+        swaps = min(MOST_SWAPS, turns - splices)
+        how = kernels.Trial(STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT, RELAXATION)
+        directions = generator.standard_normal((splices, axes))
+        kernels.spliced(self.blocks, attempts, generator.random((splices, 3)), directions, how)
+        return kernels.swapped(self.blocks, attempts[0], generator.random((swaps, 2)), how)
+
+    def _settle(self, centroids: np.ndarray, steps: int, least_gain: float) -> None:
+        """Move `centroids` in place by Lloyd steps until one gains less than that share or `steps` are made.
+
+        Steps go beyond the means: where those lie in the direction of all steps to come, fewer are needed.
+        """
         before = np.inf
-        for _ in range(steps):
+        for step in range(steps):
             error, sums = self.sums(centroids)
-            if not error < before * (1 - least_gain):
-                break
-            before = error
             held = sums[:, -1] > 0
             if not held.all():
                 self._fill(centroids, np.flatnonzero(~held))
-            centroids[held] = sums[held, :-1] / sums[held, -1:]
+            means = sums[held, :-1] / sums[held, -1:]
+            if not error < before * (1 - least_gain):
+                centroids[held] = means
+                break
+            before = error
+            centroids[held] += (RELAXATION if step else 1.0) * (means - centroids[held])
 
     def _fill(self, centroids: np.ndarray, empty: np.ndarray) -> None:
         """Put the `empty` centroids where errors are largest; the others are still those that errors are against."""
+        from graphpress.passes.clustering import vector_blocks
         from graphpress.passes.clustering import vector_kernels as kernels
 
-        errors = kernels.nearest_errors(self.vectors, self.weights, centroids)
+        errors = kernels.nearest_errors(self.blocks, centroids)
         for cluster in empty:
-            centroids[cluster] = self.vectors[np.argmax(errors)]
-            kernels.lower_errors(self.vectors, self.weights, centroids[cluster], errors)
+            centroids[cluster] = vector_blocks.vectors_at(self.blocks, np.array([errors.argmax()]))[0]
+            kernels.lower_errors(self.blocks, centroids[cluster], errors)
 
-    def _seeded(self, k: int, generator: np.random.Generator) -> np.ndarray:
-        """Centroids, float64, chosen among the vectors; fewer than `k` only if fewer are distinct."""
-        from graphpress.passes.clustering import seeding
+    def _seeded(self, k: int, attempts: int, generator: np.random.Generator) -> np.ndarray:
+        """Centroids, float64 [attempts, at most k, d], chosen among the vectors; fewer only if fewer are distinct."""
+        from graphpress.passes.clustering import seeding, vector_blocks
         from graphpress.passes.clustering import vector_kernels as kernels
 
-        vectors, weights = self.vectors, self.weights
+        blocks = self.blocks
         size = max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k)
-        if len(vectors) > size:
-            places, masses = seeding.coreset(vectors, weights, np.sort(generator.random(size)))
-            sample = vectors[places]
+        if blocks.size > size:
+            places, masses = seeding.coreset(blocks, np.sort(generator.random(size)))
         else:
-            sample, masses = vectors, (weights.astype(np.float64) if weights.size else np.ones(len(vectors)))
-        columns = np.ascontiguousarray(sample.T, dtype=np.float64)
-        centroids = seeding.seed_centroids(columns, masses, k, generator.random((k, CANDIDATES)))
-        if len(centroids) == k:
-            return centroids
-        errors = kernels.nearest_errors(vectors, weights, centroids)
-        chosen = [*centroids]
-        while len(chosen) < k and errors.any():
-            chosen.append(vectors[np.argmax(errors)].astype(np.float64))
-            kernels.lower_errors(vectors, weights, chosen[-1], errors)
-        return np.array(chosen)
-
-
-def _least_missed(centroids: np.ndarray, masses: np.ndarray, draw: float) -> int:
-    """Which of the centroids costs least when its vectors go to its neighbour; of the first few one is drawn."""
-    distances = ((centroids[:, None] - centroids[None]) ** 2).sum(-1)
-    np.fill_diagonal(distances, np.inf)
-    neighbours = distances.argmin(1)
-    both = masses + masses[neighbours]
-    costs = masses * masses[neighbours] / np.where(both > 0, both, 1) * distances.min(1)
-    return int(np.argsort(costs, kind="stable")[int(draw * min(LEAST_MISSED, len(costs)))])
+            places = np.arange(blocks.size)
+            masses = blocks.weights.astype(np.float64) if blocks.weights.size else np.ones(blocks.size)
+        columns = np.ascontiguousarray(vector_blocks.vectors_at(blocks, places).T, dtype=np.float64)
+        tables = []
+        for _ in range(attempts):
+            chosen = [*seeding.seed_centroids(columns, masses, k, generator.random((k, CANDIDATES)))]
+            if len(chosen) < k:
+                errors = kernels.nearest_errors(blocks, np.array(chosen))
+                while len(chosen) < k and errors.any():
+                    chosen.append(vector_blocks.vectors_at(blocks, np.array([errors.argmax()]))[0].astype(np.float64))
+                    kernels.lower_errors(blocks, chosen[-1], errors)
+            tables.append(chosen)
+        most = max(len(table) for table in tables)
+        return np.array([table for table in tables if len(table) == most])
 
 
 def read_vectors(values: Floats, what: str) -> np.ndarray:

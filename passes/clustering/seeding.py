@@ -6,44 +6,40 @@ import numpy as np
 
 from graphpress.passes.clustering.compile import helper, kernel
 from graphpress.passes.clustering.sorted_values import NO_PLACE, first_above
+from graphpress.passes.clustering.vector_blocks import LANES, VectorBlocks, weight_of
 
 
 @kernel
-def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def coreset(blocks: VectorBlocks, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draw vectors that stand for all; return their places, int64 [m], and weights, float64 [m].
 
     A lightweight coreset (Bachem, Lucic and Krause, 2018): half of the chance of a vector goes by its weight, half by
     weight times squared distance to the mean, so that vectors far out are drawn too; a drawn vector weighs the
-    inverse of its chance. `vectors` are float32 [n, d], `weights` float32 [n] or [0], and `draws` uniform numbers of
-    [0, 1), float64 [m], ascending.
+    inverse of its chance. `draws` are uniform numbers of [0, 1), float64 [m], ascending.
     """
-    size, dimensions = vectors.shape
-    mean = np.empty(dimensions)
+    size, axes, moments = blocks.size, len(blocks.axes), blocks.moments
+    mean = np.zeros(axes)
     mass = 0.0
-    for axis in range(dimensions):
-        mean[axis] = mass = 0.0
-        for place in range(size):
-            weight = np.float64(weights[place]) if weights.size else 1.0
-            mass += weight
-            mean[axis] += weight * vectors[place, axis]
+    for block in range(moments.shape[0]):
+        mass += moments[block, axes]
+        for axis in range(axes):
+            mean[axis] += moments[block, axis]
+    for axis in range(axes):
         mean[axis] /= mass
     moment = 0.0
     for place in range(size):
-        weight = np.float64(weights[place]) if weights.size else 1.0
-        moment += weight * distance_to(vectors, place, mean)
+        moment += weight_of(blocks.weights, place) * distance_to(blocks, place, mean)
     share = 0.5 / moment if moment > 0.0 else 0.0
     chances = 0.0
     for place in range(size):
-        weight = np.float64(weights[place]) if weights.size else 1.0
-        chances += weight * (0.5 / mass + share * distance_to(vectors, place, mean))
+        chances += weight_of(blocks.weights, place) * (0.5 / mass + share * distance_to(blocks, place, mean))
     places = np.empty(draws.size, np.int64)
     masses = np.empty(draws.size)
     below = 0.0
     draw = 0
     for place in range(size):  # the draws ascend: one more pass finds all of them
-        weight = np.float64(weights[place]) if weights.size else 1.0
-        chance = 0.5 / mass + share * distance_to(vectors, place, mean)
-        below += weight * chance
+        chance = 0.5 / mass + share * distance_to(blocks, place, mean)
+        below += weight_of(blocks.weights, place) * chance
         while draw < draws.size and (below > draws[draw] * chances or place + 1 == size):
             places[draw] = place
             masses[draw] = 1.0 / (chance * draws.size)
@@ -52,11 +48,12 @@ def coreset(vectors: np.ndarray, weights: np.ndarray, draws: np.ndarray) -> tupl
 
 
 @helper
-def distance_to(vectors: np.ndarray, place: int, center: np.ndarray) -> float:
+def distance_to(blocks: VectorBlocks, place: int, center: np.ndarray) -> float:
     """Return the squared distance of a vector to `center`, float64 [d]."""
+    block, lane = divmod(place, LANES)
     distance = 0.0
-    for axis in range(vectors.shape[1]):
-        offset = vectors[place, axis] - center[axis]
+    for axis in range(len(blocks.axes)):
+        offset = blocks.columns[block, axis, lane] - center[axis]
         distance += offset * offset
     return distance
 

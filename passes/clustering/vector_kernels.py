@@ -1,7 +1,6 @@
 """Kernels of vector k-means: the nearest centroids, and the sums of clusters.
 
-Vectors are float32 [n, d], weights float32 [n], or [0] where every weight is one; centroids are float64 [k, d].
-Distances and sums are float64, in a fixed order.
+Centroids are float64 [k, d]. Distances and sums are float64, in a fixed order.
 """
 
 from __future__ import annotations
@@ -11,177 +10,189 @@ from typing import NamedTuple
 import numpy as np
 
 from graphpress.passes.clustering.compile import helper, kernel
-
-LANES = 128
+from graphpress.passes.clustering.vector_blocks import LANES, VectorBlocks, weight_of
 
 
 @kernel
-def nearest(vectors: np.ndarray, weights: np.ndarray, centroids: np.ndarray, indices: np.ndarray) -> float:
+def nearest(blocks: VectorBlocks, centroids: np.ndarray, indices: np.ndarray) -> float:
     """Write the first nearest of `centroids` into `indices`, uint8 [n]; return the weighted squared error."""
-    blocks = make_blocks(vectors, centroids)
-    total = 0.0
-    for start in range(0, vectors.shape[0], LANES):
-        lanes = min(LANES, vectors.shape[0] - start)
-        search(vectors, start, lanes, blocks)
-        for lane in range(lanes):
-            indices[start + lane] = blocks.choice[lane]
-            total += weight_of(weights, start + lane) * blocks.best[lane]
-    return total
+    work = make_work(blocks, centroids)
+    weights, totals = np.empty(LANES), np.zeros(LANES)
+    for block in range(blocks.columns.shape[0]):
+        compare(blocks, block, possible_centroids(blocks, block, work), work)
+        weigh(blocks, block, weights)
+        for lane in range(LANES):
+            totals[lane] += weights[lane] * work.best[lane]
+        start = block * LANES
+        for lane in range(min(LANES, blocks.size - start)):
+            indices[start + lane] = work.choice[lane]
+    return totals.sum()
 
 
 @kernel
-def nearest_errors(vectors: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+def nearest_errors(blocks: VectorBlocks, centroids: np.ndarray) -> np.ndarray:
     """Return the root of weight times squared distance to the nearest of `centroids`, float32 [n].
 
     Squares may be out of a float32's range, their roots are not.
     """
-    blocks = make_blocks(vectors, centroids)
-    errors = np.empty(vectors.shape[0], np.float32)
-    for start in range(0, vectors.shape[0], LANES):
-        lanes = min(LANES, vectors.shape[0] - start)
-        search(vectors, start, lanes, blocks)
-        for lane in range(lanes):
-            errors[start + lane] = np.sqrt(weight_of(weights, start + lane) * blocks.best[lane])
+    work = make_work(blocks, centroids)
+    errors = np.empty(blocks.size, np.float32)
+    for block in range(blocks.columns.shape[0]):
+        compare(blocks, block, possible_centroids(blocks, block, work), work)
+        start = block * LANES
+        for lane in range(min(LANES, blocks.size - start)):
+            errors[start + lane] = np.sqrt(weight_of(blocks.weights, start + lane) * work.best[lane])
     return errors
 
 
 @kernel
-def lower_errors(vectors: np.ndarray, weights: np.ndarray, centroid: np.ndarray, errors: np.ndarray) -> None:
+def lower_errors(blocks: VectorBlocks, centroid: np.ndarray, errors: np.ndarray) -> None:
     """Lower the `errors` that `nearest_errors` gives to those with one more centroid, float64 [d]."""
-    for place in range(vectors.shape[0]):
+    for place in range(blocks.size):
+        block, lane = divmod(place, LANES)
         distance = 0.0
-        for axis in range(vectors.shape[1]):
-            offset = vectors[place, axis] - centroid[axis]
+        for axis in range(len(blocks.axes)):
+            offset = blocks.columns[block, axis, lane] - centroid[axis]
             distance += offset * offset
-        errors[place] = min(errors[place], np.float32(np.sqrt(weight_of(weights, place) * distance)))
+        errors[place] = min(errors[place], np.float32(np.sqrt(weight_of(blocks.weights, place) * distance)))
 
 
 @kernel
-def nearest_sums(vectors: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> tuple[float, np.ndarray]:
+def nearest_sums(blocks: VectorBlocks, centroids: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the weighted squared error against the nearest of `centroids`, and the sums of what each has.
 
-    These are the weighted sum and the mass of its vectors, float64 [clusters, d + 1], mass last.
+    These are the weighted sum and the mass of its vectors, float64 [clusters, d + 1], mass last. A block that lies with
+    one centroid as a whole is not looked into.
     """
-    clusters, dimensions = centroids.shape
-    blocks = make_blocks(vectors, centroids)
-    sums = np.empty((clusters, dimensions + 1))
-    for cluster in range(clusters):
-        for axis in range(dimensions + 1):
-            sums[cluster, axis] = 0.0
+    axes, moments, weights = len(blocks.axes), blocks.moments, np.empty(LANES)
+    work = make_work(blocks, centroids)
+    sums = np.zeros((2, centroids.shape[0], axes + 1))
+    totals = np.zeros(LANES)
     total = 0.0
-    for start in range(0, vectors.shape[0], LANES):
-        lanes = min(LANES, vectors.shape[0] - start)
-        search(vectors, start, lanes, blocks)
-        for lane in range(lanes):
-            cluster = blocks.choice[lane]
-            weight = weight_of(weights, start + lane)
-            total += weight * blocks.best[lane]
-            for axis in range(dimensions):
-                sums[cluster, axis] += weight * blocks.block[axis, lane]
-            sums[cluster, dimensions] += weight
-    return total, sums
+    for block in range(blocks.columns.shape[0]):
+        found = possible_centroids(blocks, block, work)
+        if found == 1:
+            cluster, mass = work.candidates[0], moments[block, axes]
+            if mass > 0.0:
+                distance = 0.0
+                for axis in range(axes):
+                    offset = moments[block, axis] / mass - centroids[cluster, axis]
+                    distance += offset * offset
+                    sums[0, cluster, axis] += moments[block, axis]
+                sums[0, cluster, axes] += mass
+                total += moments[block, axes + 1] + mass * distance
+            continue
+        compare(blocks, block, found, work)
+        weigh(blocks, block, weights)
+        for lane in range(LANES):
+            totals[lane] += weights[lane] * work.best[lane]
+        for lane in range(0, LANES, 2):
+            cluster, other = work.choice[lane], work.choice[lane + 1]
+            for axis in range(len(blocks.axes)):
+                sums[0, cluster, axis] += weights[lane] * work.block[axis, lane]
+                sums[1, other, axis] += weights[lane + 1] * work.block[axis, lane + 1]
+            sums[0, cluster, axes] += weights[lane]
+            sums[1, other, axes] += weights[lane + 1]
+    return total + totals.sum(), sums[0] + sums[1]
 
 
-@helper
-def weight_of(weights: np.ndarray, place: int) -> float:
-    """Return the weight of a vector."""
-    return np.float64(weights[place]) if weights.size else 1.0
-
-
-class Blocks(NamedTuple):
+class Work(NamedTuple):
     """What the search in one block of vectors works on; all float64 but the whole numbers."""
 
-    columns: np.ndarray  # the centroids, [d, k]
+    centroids: np.ndarray  # [d, k]
     block: np.ndarray  # the vectors, [d, LANES]
-    distances: np.ndarray  # scratch, [2, k or LANES]
+    least: np.ndarray  # squared distances of a box, [k]
+    most: np.ndarray  # [k]
     best: np.ndarray  # squared distances to the nearest centroids, [LANES]
-    choice: np.ndarray  # which those are, int64 [LANES]
-    candidates: np.ndarray  # the centroids that come into question, int64 [k]
+    choice: np.ndarray  # which those are, int32 [LANES]
+    candidates: np.ndarray  # the centroids that come into question, int32 [k]
 
 
 @helper
-def make_blocks(vectors: np.ndarray, centroids: np.ndarray) -> Blocks:
+def make_work(blocks: VectorBlocks, centroids: np.ndarray) -> Work:
     """Return memory for searches."""
-    clusters, dimensions = centroids.shape
-    columns = np.empty((dimensions, clusters))
-    for axis in range(dimensions):
+    clusters = centroids.shape[0]
+    columns = np.empty((len(blocks.axes), clusters))
+    for axis in range(len(blocks.axes)):
         for cluster in range(clusters):
             columns[axis, cluster] = centroids[cluster, axis]
-    return Blocks(
+    return Work(
         columns,
-        np.empty((dimensions, LANES)),
-        np.empty((2, max(LANES, clusters))),
+        np.empty((len(blocks.axes), LANES)),
+        np.empty(clusters),
+        np.empty(clusters),
         np.empty(LANES),
-        np.empty(LANES, np.int64),
-        np.empty(clusters, np.int64),
+        np.empty(LANES, np.int32),
+        np.empty(clusters, np.int32),
     )
 
 
 @helper
-def search(vectors: np.ndarray, start: int, lanes: int, blocks: Blocks) -> None:
-    """Find the first nearest centroid of each of the `lanes` vectors from `start`.
+def possible_centroids(blocks: VectorBlocks, number: int, work: Work) -> int:
+    """Write which centroids can be nearest to a vector of the block of that `number` as candidates; return how many.
 
-    Only centroids that can be nearest to a vector in the bounding box of these are compared; rounding is monotonous, so
-    leaving out the others changes nothing. Vectors are best neighbours.
+    Rounding is monotonous, so leaving out the others changes nothing.
     """
-    columns, block, distances, best, choice, candidates = blocks
-    dimensions = columns.shape[0]
+    boxes, centroids, least, most = blocks.boxes, work.centroids, work.least, work.most
+    clusters = centroids.shape[1]
+    for cluster in range(clusters):
+        least[cluster] = most[cluster] = 0.0
+    for axis in range(len(blocks.axes)):
+        low, high = boxes[number, 0, axis], boxes[number, 1, axis]
+        for cluster in range(clusters):
+            below = low - centroids[axis, cluster]
+            above = centroids[axis, cluster] - high
+            outside = max(max(below, above), 0.0)
+            farthest = max(-above, -below)
+            least[cluster] += outside * outside
+            most[cluster] += farthest * farthest
+    bound = second = third = fourth = np.inf
+    for cluster in range(0, clusters - 3, 4):
+        bound = min(bound, most[cluster])
+        second = min(second, most[cluster + 1])
+        third = min(third, most[cluster + 2])
+        fourth = min(fourth, most[cluster + 3])
+    for cluster in range(clusters & ~3, clusters):
+        bound = min(bound, most[cluster])
+    bound = min(min(bound, second), min(third, fourth))
+    found = 0
+    for cluster in range(clusters):
+        if least[cluster] <= bound:
+            work.candidates[found] = cluster
+            found += 1
+    return found
+
+
+@helper
+def compare(blocks: VectorBlocks, number: int, found: int, work: Work) -> None:
+    """Choose the first nearest of the `found` candidates for each vector of the block of that `number`."""
+    block, best, choice = work.block, work.best, work.choice
+    for axis in range(len(blocks.axes)):
+        for lane in range(LANES):
+            block[axis, lane] = blocks.columns[number, axis, lane]
     for lane in range(LANES):
-        place = start + min(lane, lanes - 1)
-        for axis in range(dimensions):
-            block[axis, lane] = vectors[place, axis]
         best[lane] = np.inf
         choice[lane] = 0
-    found = possible_centroids(block, columns, distances, candidates)
     for candidate in range(found):
-        cluster = candidates[candidate]
+        cluster = work.candidates[candidate]
         for lane in range(LANES):
-            offset = block[0, lane] - columns[0, cluster]
-            distances[0, lane] = offset * offset
-        for axis in range(1, dimensions):
-            coordinate = columns[axis, cluster]
-            for lane in range(LANES):
-                offset = block[axis, lane] - coordinate
-                distances[0, lane] += offset * offset
-        for lane in range(LANES):
-            closer = distances[0, lane] < best[lane]
-            best[lane] = distances[0, lane] if closer else best[lane]
+            offset = block[0, lane] - work.centroids[0, cluster]
+            distance = offset * offset
+            for axis in range(1, len(blocks.axes)):
+                offset = block[axis, lane] - work.centroids[axis, cluster]
+                distance += offset * offset
+            closer = distance < best[lane]
+            best[lane] = min(distance, best[lane])
             choice[lane] = cluster if closer else choice[lane]
 
 
 @helper
-def possible_centroids(block: np.ndarray, columns: np.ndarray, distances: np.ndarray, candidates: np.ndarray) -> int:
-    """Write which centroids can be nearest to a vector in the box of `block`, float64 [d, lanes]; return how many.
-
-    `columns` are the centroids, float64 [d, k]; `distances` is scratch, [2, k or more].
-    """
-    clusters = columns.shape[1]
-    for cluster in range(clusters):
-        distances[0, cluster] = distances[1, cluster] = 0.0
-    for axis in range(block.shape[0]):
-        low = high = block[axis, 0]
-        for lane in range(1, block.shape[1]):
-            low = min(low, block[axis, lane])
-            high = max(high, block[axis, lane])
-        for cluster in range(clusters):
-            below = low - columns[axis, cluster]
-            above = columns[axis, cluster] - high
-            outside = max(max(below, above), 0.0)
-            farthest = max(high - columns[axis, cluster], columns[axis, cluster] - low)
-            distances[0, cluster] += outside * outside
-            distances[1, cluster] += farthest * farthest
-    bound = second = third = fourth = np.inf
-    for cluster in range(0, clusters - 3, 4):
-        bound = min(bound, distances[1, cluster])
-        second = min(second, distances[1, cluster + 1])
-        third = min(third, distances[1, cluster + 2])
-        fourth = min(fourth, distances[1, cluster + 3])
-    for cluster in range(clusters & ~3, clusters):
-        bound = min(bound, distances[1, cluster])
-    bound = min(min(bound, second), min(third, fourth))
-    found = 0
-    for cluster in range(clusters):
-        if distances[0, cluster] <= bound:
-            candidates[found] = cluster
-            found += 1
-    return found
+def weigh(blocks: VectorBlocks, number: int, weights: np.ndarray) -> None:
+    """Write the weights of the vectors of the block of that `number`, float64 [LANES]: 0 past the last vector."""
+    start = number * LANES
+    lanes = min(LANES, blocks.size - start)
+    for lane in range(LANES):
+        weights[lane] = 1.0 if lane < lanes else 0.0
+    if blocks.weights.size:
+        for lane in range(lanes):
+            weights[lane] = blocks.weights[start + lane]

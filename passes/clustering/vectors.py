@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = None) -> Clusters:
     """Cluster the rows of `values` [n, d] into `k` centroids [k, d] of small squared error.
 
-    Greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps; the best of a few attempts
-    is made better by random swaps of centroids. Clusters that run empty are seeded again at the vector with the largest
+    Greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps, and random swaps of
+    centroids. Clusters that run empty are seeded again at the vector with the largest
     error. The result depends on nothing but the arguments.
 
     Args:
@@ -55,10 +55,15 @@ def assign_vectors(values: Floats, centroids: Floats) -> np.ndarray:
         raise ClusteringError(
             f"values have shape {vectors.shape} and centroids {table.shape}; the last axes must be the same"
         )
-    from graphpress.passes.clustering import vector_kernels as kernels  # loads numba
+    if not len(vectors):
+        return np.empty(0, np.uint8)
+    from graphpress.passes.clustering import vector_blocks  # loads numba
+    from graphpress.passes.clustering import vector_kernels as kernels
 
     indices = np.empty(len(vectors), np.uint8)
-    kernels.nearest(vectors, np.empty(0, np.float32), table.astype(np.float64), indices)
+    order, axes = np.arange(len(vectors), dtype=np.int32), tuple(range(vectors.shape[1]))
+    blocks = vector_blocks.blocks_of(vectors, np.empty(0, np.float32), order, axes)
+    kernels.nearest(blocks, table.astype(np.float64), indices)
     return indices
 
 
