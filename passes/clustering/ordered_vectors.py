@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from graphpress.passes.clustering.vector_blocks import VectorBlocks
 
 SAMPLE_PER_CLUSTER = 8
-LEAST_SAMPLE = 2048
+LEAST_SAMPLE = 1024
 CANDIDATES = 3
 STRIDED_PER_CLUSTER = 128
 LEAST_STRIDED = 32768
-WORK_OF_ATTEMPTS, WORK_OF_TURNS = 240_000_000, 1_200_000_000
-LEAST_ATTEMPTS, MOST_ATTEMPTS = 2, 12
-MOST_SPLICES, MOST_SWAPS = 100, 250
+LEAST_ATTEMPTS, MOST_ATTEMPTS, WORK_OF_ATTEMPTS = 2, 12, 24_000_000
+MOST_TURNS, WORK_OF_TURNS = 80, 190_000_000  # the former for a cluster on one axis; more axes have less need
+MOST_SPLICES = 100
 STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT = 30, 1e-4, 2.5
 RELAXATION = 1.9
 MOST_STEPS = 60
 MOST_LAST_STEPS = 30
-LEAST_GAIN, LEAST_LAST_GAIN = 1e-3, 1e-7
+LEAST_GAIN, LEAST_LAST_GAIN = 5e-3, 1e-7
 
 
 @frozen(eq=False)
@@ -117,17 +117,17 @@ class OrderedVectors:
         return OrderedVectors(vector_blocks.blocks_of(vectors, weights, order, self.blocks.axes), order)
 
     def _work(self, k: int) -> int:
-        """What a step costs: in more dimensions, more of the `k` centroids come into question in a block."""
-        return self.blocks.size * k * len(self.blocks.axes) ** 3
+        """How many numbers a Lloyd step compares with `k` centroids at most."""
+        return self.blocks.size * k * len(self.blocks.axes)
 
     def _searched(self, attempts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Centroids of at most the squared error of the best of `attempts` [p, k, d], in fewer turns for more work."""
         from graphpress.passes.clustering import search_kernels as kernels
 
         _, k, axes = attempts.shape
-        turns = WORK_OF_TURNS // self._work(k)
+        turns = min(MOST_TURNS * k // axes**2, WORK_OF_TURNS // self._work(k))
         splices = min(MOST_SPLICES, turns // 2)
-        swaps = min(MOST_SWAPS, turns - splices)
+        swaps = turns - splices
         how = kernels.Trial(STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT, RELAXATION)
         directions = generator.standard_normal((splices, axes))
         kernels.spliced(self.blocks, attempts, generator.random((splices, 3)), directions, how)
