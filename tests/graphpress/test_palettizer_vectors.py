@@ -1,7 +1,7 @@
 """Tables of vectors beside the peer's: `least_errors_of_peer.json` has the squared errors that it left in each weight.
 
-They are of coreai-opt 0.3.0 on the same model. No two runs of it agree: the figures are the lower ones of two runs for 16
-centroids, and those of one for 256. Ours are the same in every run.
+They are of coreai-opt 0.3.0 on the same model. No two runs of it agree: the figures are the lower ones of two runs for
+16 centroids, and those of one for 256. Ours are the same in every run.
 """
 
 import json
