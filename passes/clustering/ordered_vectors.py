@@ -74,9 +74,10 @@ class OrderedVectors:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ClusteringError(f"seed is {seed!r}; it must be an integer that is not negative")
         generator = np.random.default_rng(seed)
-        part = self._part(k)
+        sample, masses = self._sample(k, generator)
+        part = self._part(k, sample)
         count = min(max(WORK_OF_ATTEMPTS // part._work(k), LEAST_ATTEMPTS), MOST_ATTEMPTS)
-        attempts = self._seeded(k, count, generator)
+        attempts = self._seeded(k, count, sample, masses, generator)
         for centroids in attempts:
             part._settle(centroids, MOST_STEPS, LEAST_GAIN)
         centroids = part._searched(attempts, generator)
@@ -104,16 +105,32 @@ class OrderedVectors:
         indices[self.order] = labels
         return indices, error
 
-    def _part(self, k: int) -> OrderedVectors:
-        """Every so many of the vectors, as neighbours are alike: enough to settle most steps for `k` centroids."""
+    def _sample(self, k: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Places of vectors, int64 [m], that stand for all when first centroids are chosen; and for how much each."""
+        from graphpress.passes.clustering import seeding
+
+        blocks, size = self.blocks, max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k)
+        if blocks.size > size:
+            return seeding.coreset(blocks, np.sort(generator.random(size)))
+        weights = blocks.weights.astype(np.float64) if blocks.weights.size else np.ones(blocks.size)
+        return np.arange(blocks.size), weights
+
+    def _part(self, k: int, sample: np.ndarray) -> OrderedVectors:
+        """Enough of the vectors to settle most steps for `k` centroids: every so many, as neighbours are alike.
+
+        With them are those of the `sample`, which has the few far from all others: they count for themselves alone.
+        """
         stride = max(1, self.blocks.size // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
         if stride == 1:
             return self
         from graphpress.passes.clustering import vector_blocks
 
-        vectors = vector_blocks.vectors_at(self.blocks, np.arange(0, self.blocks.size, stride))
+        places = np.union1d(np.arange(0, self.blocks.size, stride), sample)
+        weights = np.where(places % stride, 1, stride).astype(np.float32)
+        if self.blocks.weights.size:
+            weights *= self.blocks.weights[places]
+        vectors = vector_blocks.vectors_at(self.blocks, places)
         order = np.arange(len(vectors), dtype=np.int32)
-        weights = np.ascontiguousarray(self.blocks.weights[::stride])
         return OrderedVectors(vector_blocks.blocks_of(vectors, weights, order, self.blocks.axes), order)
 
     def _work(self, k: int) -> int:
@@ -161,19 +178,15 @@ class OrderedVectors:
             centroids[cluster] = vector_blocks.vectors_at(self.blocks, np.array([errors.argmax()]))[0]
             kernels.lower_errors(self.blocks, centroids[cluster], errors)
 
-    def _seeded(self, k: int, attempts: int, generator: np.random.Generator) -> np.ndarray:
+    def _seeded(
+        self, k: int, attempts: int, sample: np.ndarray, masses: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
         """Centroids, float64 [attempts, at most k, d], chosen among the vectors; fewer only if fewer are distinct."""
         from graphpress.passes.clustering import seeding, vector_blocks
         from graphpress.passes.clustering import vector_kernels as kernels
 
         blocks = self.blocks
-        size = max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k)
-        if blocks.size > size:
-            places, masses = seeding.coreset(blocks, np.sort(generator.random(size)))
-        else:
-            places = np.arange(blocks.size)
-            masses = blocks.weights.astype(np.float64) if blocks.weights.size else np.ones(blocks.size)
-        columns = np.ascontiguousarray(vector_blocks.vectors_at(blocks, places).T, dtype=np.float64)
+        columns = np.ascontiguousarray(vector_blocks.vectors_at(blocks, sample).T, dtype=np.float64)
         tables = []
         for _ in range(attempts):
             chosen = [*seeding.seed_centroids(columns, masses, k, generator.random((k, CANDIDATES)))]

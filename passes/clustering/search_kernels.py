@@ -72,20 +72,21 @@ def swapped(blocks: VectorBlocks, centroids: np.ndarray, draws: np.ndarray, how:
     """
     best = centroids.copy()
     error, _ = nearest_sums(blocks, best)
-    chances = cumulated_errors(blocks, best)
+    errors = nearest_errors(blocks, best)
+    chances = chances_of_blocks(errors)
     for turn in range(draws.shape[0]):
         if not chances[-1] > 0.0:
             break
         trial = best.copy()
-        place = min(np.searchsorted(chances, draws[turn, 0] * chances[-1], "right"), blocks.size - 1)
-        block, lane = divmod(place, LANES)
+        block, lane = drawn(errors, chances, draws[turn, 0] * chances[-1])
         cluster = int(draws[turn, 1] * centroids.shape[0])
         for axis in range(len(blocks.axes)):
             trial[cluster, axis] = blocks.columns[block, axis, lane]
         now = settled(blocks, trial, error, how)
         if now < error:
             error, best = now, trial
-            chances = cumulated_errors(blocks, best)
+            errors = nearest_errors(blocks, best)
+            chances = chances_of_blocks(errors)
     return best
 
 
@@ -120,12 +121,26 @@ def ranked(centroids: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 
 @helper
-def cumulated_errors(blocks: VectorBlocks, centroids: np.ndarray) -> np.ndarray:
-    """Return the sums of the weighted squared errors up to each vector, float64 [n]."""
-    errors = nearest_errors(blocks, centroids)
-    cumulated = np.empty(blocks.size)
+def chances_of_blocks(errors: np.ndarray) -> np.ndarray:
+    """Return the sums of the squares of `errors`, float32 [n], up to the end of each block, float64 [blocks]."""
+    chances = np.empty(-(-errors.size // LANES))
     total = 0.0
-    for place in range(blocks.size):
-        total += np.float64(errors[place]) * np.float64(errors[place])
-        cumulated[place] = total
-    return cumulated
+    for block in range(chances.size):
+        for place in range(block * LANES, min(block * LANES + LANES, errors.size)):
+            total += np.float64(errors[place]) * np.float64(errors[place])
+        chances[block] = total
+    return chances
+
+
+@helper
+def drawn(errors: np.ndarray, chances: np.ndarray, height: float) -> tuple[int, int]:
+    """Return the block and lane of the vector up to which the squares of `errors` sum up to `height`."""
+    block = min(np.searchsorted(chances, height, "right"), chances.size - 1)
+    below = chances[block - 1] if block else 0.0
+    lane, lanes = 0, min(LANES, errors.size - block * LANES)
+    for place in range(block * LANES, block * LANES + lanes - 1):
+        below += np.float64(errors[place]) * np.float64(errors[place])
+        if below > height:
+            break
+        lane += 1
+    return block, lane
