@@ -135,7 +135,7 @@ def chances_of_blocks(errors: np.ndarray) -> np.ndarray:
 @helper
 def drawn(errors: np.ndarray, chances: np.ndarray, height: float) -> tuple[int, int]:
     """Return the block and lane of the vector up to which the squares of `errors` sum up to `height`."""
-    block = min(np.searchsorted(chances, height, "right"), chances.size - 1)
+    block = min(int(np.searchsorted(chances, height, "right")), chances.size - 1)
     below = chances[block - 1] if block else 0.0
     lane, lanes = 0, min(LANES, errors.size - block * LANES)
     for place in range(block * LANES, block * LANES + lanes - 1):
