@@ -21,12 +21,11 @@ CANDIDATES = 3
 STRIDED_PER_CLUSTER = 128
 LEAST_STRIDED = 65536
 LEAST_ATTEMPTS, MOST_ATTEMPTS, WORK_OF_ATTEMPTS = 2, 12, 24_000_000
-MOST_TURNS, WORK_OF_TURNS = 100, 260_000_000  # the former for a cluster on one axis; more axes have less need
+MOST_TURNS, WORK_OF_TURNS = 100, 20_000_000_000  # the former for a cluster on one axis; more axes have less need
 MOST_SPLICES = 100
 STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT = 30, 1e-4, 2.5
 RELAXATION = 1.9
 MOST_STEPS = 60
-MOST_LAST_STEPS = 30
 LEAST_GAIN, LEAST_LAST_GAIN = 5e-3, 1e-7
 
 
@@ -83,7 +82,9 @@ class OrderedVectors:
         centroids = part._searched(attempts, generator)
         part._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
         if part is not self:
-            self._settle(centroids, MOST_LAST_STEPS, LEAST_LAST_GAIN)
+            self._settle(centroids, MOST_STEPS, LEAST_GAIN)
+            centroids = self._searched(centroids[None], generator)
+            self._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
         return centroids
 
     def sums(self, table: np.ndarray) -> tuple[float, np.ndarray]:
@@ -138,17 +139,19 @@ class OrderedVectors:
         return self.blocks.size * k * len(self.blocks.axes)
 
     def _searched(self, attempts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Centroids of at most the squared error of the best of `attempts` [p, k, d], in fewer turns for more work."""
+        """Centroids of at most the squared error of the best of `attempts` [p, k, d].
+
+        There are fewer turns where one takes longer, or is worth less: one of many centroids changes little.
+        """
         from graphpress.passes.clustering import search_kernels as kernels
 
-        _, k, axes = attempts.shape
-        turns = min(MOST_TURNS * k // axes**2, WORK_OF_TURNS // self._work(k))
-        splices = min(MOST_SPLICES, turns // 2)
-        swaps = turns - splices
+        count, k, axes = attempts.shape
+        turns = min(MOST_TURNS * k // axes**2, WORK_OF_TURNS // (self._work(k) * k))
+        splices = min(MOST_SPLICES, turns // 2) if count > 1 else 0
         how = kernels.Trial(STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT, RELAXATION)
         directions = generator.standard_normal((splices, axes))
         kernels.spliced(self.blocks, attempts, generator.random((splices, 3)), directions, how)
-        return kernels.swapped(self.blocks, attempts[0], generator.random((swaps, 2)), how)
+        return kernels.swapped(self.blocks, attempts[0], generator.random((turns - splices, 2)), how)
 
     def _settle(self, centroids: np.ndarray, steps: int, least_gain: float) -> None:
         """Move `centroids` in place by Lloyd steps until one gains less than that share or `steps` are made.
