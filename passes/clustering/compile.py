@@ -48,9 +48,19 @@ class _PackageCache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = IndexDataCacheFile(
+        self._cache_file = _Index(
             cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=SOURCES
         )
+
+
+class _Index(IndexDataCacheFile):
+    """An index that is empty where it speaks of types that are gone: one of another version, left in place by it."""
+
+    def _load_index(self) -> Any:
+        try:
+            return super()._load_index()
+        except (ImportError, AttributeError):
+            return {}
 
 
 def digest(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,19 @@ def test_kernels_run_where_nothing_can_be_cached(monkeypatch):
 
     monkeypatch.setattr(compiling, "_PackageCache", nowhere)
     assert compiling.kernel(_double)(2.0) == pytest.approx(4.0)
+
+
+def test_code_cached_for_types_that_are_gone_is_made_again():
+    from graphpress.passes.clustering import compile as compiling
+
+    function = compiling.kernel(_double)
+    assert function(2.0) == pytest.approx(4.0)
+    index = Path(function._cache._cache_file._index_path)
+    foreign = pickle.dumps(function._cache._cache_file._version) + b"cgraphpress.gone\nVectors\n."
+    index.write_bytes(foreign)
+    again = compiling.kernel(_double)
+    assert again(3.0) == pytest.approx(6.0)
+    assert index.read_bytes() != foreign
 
 
 def _double(value):

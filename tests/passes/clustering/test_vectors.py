@@ -88,6 +88,16 @@ def test_far_vectors_are_not_lost_in_a_large_tensor():
     assert cluster_vectors(values, 16, 0).sse < size
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_part_of_the_vectors_stands_for_all_where_tails_are_heavy(weighted, monkeypatch):
+    generator = np.random.default_rng(1)
+    values = generator.standard_t(1.5, (60_000, 2)).astype(np.float32)
+    weights = generator.random(60_000).astype(np.float32) if weighted else None
+    whole = cluster_vectors(values, 64, 0, weights).sse
+    monkeypatch.setattr(ordered_vectors, "LEAST_STRIDED", 8192)
+    assert cluster_vectors(values, 64, 0, weights).sse < 1.02 * whole
+
+
 def test_fewer_distinct_vectors_than_clusters_are_kept_exactly_and_the_last_is_repeated():
     values = np.repeat(normal[:5], 4000, axis=0)
     clusters = cluster_vectors(values, 16, 0)
