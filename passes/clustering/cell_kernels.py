@@ -36,13 +36,3 @@ def counted_order(codes: np.ndarray, limit: int) -> np.ndarray:
         starts[codes[place]] = position + np.int32(1)
         order[position] = place
     return order
-
-
-@kernel
-def gathered(vectors: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return the float32 `vectors` [n, d] in `order`, int32 [n]; numpy would make a copy of the order in 64 bits."""
-    out = np.empty_like(vectors)
-    for place in range(order.size):
-        for axis in range(vectors.shape[1]):
-            out[place, axis] = vectors[order[place], axis]
-    return out

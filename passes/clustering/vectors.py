@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = None) -> Clusters:
     """Cluster the rows of `values` [n, d] into `k` centroids [k, d] of small squared error.
 
-    Greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps, and random swaps of
-    centroids. Clusters that run empty are seeded again at the vector with the largest
-    error. The result depends on nothing but the arguments.
+    Greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps; parts of a few such tables
+    are spliced, and centroids of the best put elsewhere. Clusters that run empty are seeded again at the vector with
+    the largest error. The result depends on nothing but the arguments.
 
     Args:
         values: [n, d], any floating dtype; finite.

@@ -23,8 +23,6 @@ from graphpress.tools.models import randomize
 
 PEER = json.loads(Path(__file__).with_name("least_errors_of_peer.json").read_text())
 SAME_OPTIMUM = 1e-4
-
-
 SLOW = pytest.mark.slow
 
 
