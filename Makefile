@@ -51,7 +51,8 @@ test-matrix: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tools/lint_wheel.py
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(READY)
 	bash tools/bench/peer_env.sh
