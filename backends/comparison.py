@@ -1,4 +1,4 @@
-"""How the outputs of a saved model differ from those of the model it was made from."""
+"""Compare the outputs of a saved model with those of the one it was made from, convolutions summed exactly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 @attrs.frozen
@@ -105,3 +106,19 @@ def _range(values: torch.Tensor) -> float:
     if not finite.numel():
         return 1.0
     return (finite.max() - finite.min()).item() or finite.abs().max().item() or 1.0
+
+
+class ExactConvolutions(TorchDispatchMode):
+    """A mode under which convolutions of floats accumulate in float64 and round once; the bias is added afterwards."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.ops.aten.convolution.default or not args[0].is_floating_point():
+            return func(*args, **(kwargs or {}))
+        with _disable_current_modes():
+            return exact_convolution(*args, **(kwargs or {}))
+
+
+def exact_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Any) -> torch.Tensor:
+    """``aten.convolution``, its sums rounded once to the dtype of `x`."""
+    exact: torch.Tensor = torch.ops.aten.convolution(x.double(), weight.double(), None, *settings).to(x.dtype)
+    return exact if bias is None else exact + bias.reshape(-1, *[1] * (x.dim() - 2))

@@ -48,8 +48,8 @@ B = TypeVar("B")
 
 _BACKENDS: dict[str, Backend] = {}
 _OWN = (
-    EntryPoint("coreai", "graphpress.backends.coreai.backend:CoreaiBackend", ENTRY_POINT_GROUP),
-    EntryPoint("coreml", "graphpress.backends.coreml.backend:CoremlBackend", ENTRY_POINT_GROUP),
+    EntryPoint("coreai", "graphpress.backends.coreai.convert:CoreaiBackend", ENTRY_POINT_GROUP),
+    EntryPoint("coreml", "graphpress.backends.coreml.convert:CoremlBackend", ENTRY_POINT_GROUP),
 )
 _discovered = False
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphpress.ir.equality import difference
     from graphpress.ir.interpreter import Execution, Interpreter, InterpreterError, run
-    from graphpress.ir.parser import ParseError, parse_graph
-    from graphpress.ir.printer import print_graph
-    from graphpress.ir.storage import StorageError, load_graph, save_graph
-    from graphpress.ir.torch_export import to_exported_program, to_graph_module
-    from graphpress.ir.torch_import import ExportError, from_exported_program, from_module
+    from graphpress.ir.text.parser import ParseError, parse_graph
+    from graphpress.ir.text.printer import print_graph
+    from graphpress.ir.text.storage import StorageError, load_graph, save_graph
+    from graphpress.ir.torch import to_exported_program, to_graph_module
+    from graphpress.ir.torch.capture import ExportError, from_exported_program, from_module
     from graphpress.ir.verifier import VerificationError, verify
 
 __all__ = [
@@ -42,11 +42,11 @@ __all__ = [
 _HOMES = {
     "equality": ("difference",),
     "interpreter": ("Execution", "Interpreter", "InterpreterError", "run"),
-    "parser": ("ParseError", "parse_graph"),
-    "printer": ("print_graph",),
-    "storage": ("StorageError", "load_graph", "save_graph"),
-    "torch_export": ("to_exported_program", "to_graph_module"),
-    "torch_import": ("ExportError", "from_exported_program", "from_module"),
+    "text.parser": ("ParseError", "parse_graph"),
+    "text.printer": ("print_graph",),
+    "text.storage": ("StorageError", "load_graph", "save_graph"),
+    "torch": ("to_exported_program", "to_graph_module"),
+    "torch.capture": ("ExportError", "from_exported_program", "from_module"),
     "verifier": ("VerificationError", "verify"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,17 +1,12 @@
-"""Typed notes that passes leave on nodes for later passes.
-
-An annotation is a frozen attrs class registered under a short name; a node holds at most one of each class. They
-are part of the text form, so they are made of plain data: numbers, strings, None, tuples, dicts of these, element
-types, and other attrs classes whose fields are such.
-"""
+"""Typed notes that passes leave on nodes, and the modules that define such notes and further dialects."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import TypeVar
 
 from graphpress.ir.errors import GraphpressError, suggestion
-from graphpress.ir.vocabularies import load_vocabularies
 
 T = TypeVar("T", bound=type)
 
@@ -50,3 +45,24 @@ def annotation_name(cls: type) -> str:
     if cls not in _NAMES:
         raise AnnotationError(f"{cls.__qualname__} is not registered as an annotation")
     return _NAMES[cls]
+
+
+_WAITING: dict[str, None] = {}
+
+
+def register_vocabulary(module: str) -> None:
+    """Import the module called `module` before a name is said to be unknown. It registers annotations and dialects."""
+    _WAITING[module] = None
+
+
+def load_vocabularies() -> bool:
+    """Import what was registered since the last time; whether there was anything."""
+    modules = list(_WAITING)
+    _WAITING.clear()  # first, since these modules look up names of their own
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except BaseException:
+        _WAITING.update(dict.fromkeys(modules))
+        raise
+    return bool(modules)

@@ -10,7 +10,7 @@ import torch.utils._pytree as pytree
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef, Trait
-from graphpress.ir.tree_specs import load_spec
+from graphpress.ir.text.pytrees import load_spec
 
 # Extra attributes of an opaque node whose call is not "flat operands in, a tuple out": pytree specs as text.
 CALL_SPEC = "call_spec"

@@ -15,8 +15,7 @@ import attrs
 from graphpress.ir.alignment import Alignment, align
 from graphpress.ir.annotations import annotation_name
 from graphpress.ir.graph import Constant, Graph, Node, Output, Value
-from graphpress.ir.node_text import types_text, value_text
-from graphpress.ir.printer import constant_digest
+from graphpress.ir.text.printer import constant_digest, types_text, value_text
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
-from graphpress.ir.printer import constant_digest
+from graphpress.ir.text.printer import constant_digest
 from graphpress.ir.types import TensorType
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from graphpress.ir.dims import Symbol, evaluate_dim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 from graphpress.ir.ops import OpDef, Trait
-from graphpress.ir.types import ScalarType, TensorType, Type
+from graphpress.ir.types import ScalarType, Symbol, TensorType, Type, evaluate_dim
 
 _ANSWERS: dict[Any, tuple[Type, ...] | None] = {}
 

@@ -182,7 +182,7 @@ def _runner(node: Node) -> Callable[[dict[int, Any]], Sequence[Any]]:
 
 
 def _body(graph: Graph) -> torch.nn.Module:
-    from graphpress.ir.graph_module_writer import body_module
+    from graphpress.ir.torch.graph_module_writer import body_module
 
     return body_module(graph)
 

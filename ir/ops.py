@@ -7,6 +7,7 @@ demand; other dialects register theirs with `register_op`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
 from functools import cached_property
@@ -15,10 +16,10 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from graphpress.ir.annotations import load_vocabularies
 from graphpress.ir.aten_traits import Trait, traits_of_aten
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.symbolic_ops import SYMBOLIC_FUNCTIONS
-from graphpress.ir.vocabularies import load_vocabularies
 
 __all__ = ["OpDef", "OpError", "Parameter", "Trait", "lookup_op", "register_op", "registered_ops"]
 
@@ -161,7 +162,7 @@ class OpDef:
 
 
 def _load_own() -> None:
-    from graphpress.ir import quant_ops as quant_ops  # registers its ops
+    importlib.import_module("graphpress.ir.quant_ops")  # which registers its ops here
 
 
 _OPS: dict[str, OpDef] = {}

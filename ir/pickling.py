@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 
-from graphpress.ir.cloning import clone
-from graphpress.ir.digest import fresh_tensor_digest, tensor_bytes
-from graphpress.ir.graph import Graph
-from graphpress.ir.parser import parse_graph
-from graphpress.ir.printer import exact_text
-from graphpress.ir.regions import all_constants, nested_graphs
+from graphpress.ir.graph import Graph, all_constants, clone, nested_graphs
+from graphpress.ir.tensors import fresh_tensor_digest, tensor_bytes
+from graphpress.ir.text.parser import parse_graph
+from graphpress.ir.text.printer import exact_text
 
 
 def reduce_graph(graph: Graph) -> tuple[Callable[..., Graph], tuple[Any, ...]]:

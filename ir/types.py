@@ -1,14 +1,17 @@
-"""The types of SSA values."""
+"""The types of SSA values, and the symbolic dimensions they may hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import ast
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 import torch
 from attrs import field, frozen
 
-from graphpress.ir.dims import Dim, SymDim, evaluate_dim
 from graphpress.ir.dtypes import DType
+from graphpress.ir.errors import GraphpressError
 
 
 def _shape(shape: Iterable[Dim]) -> tuple[Dim, ...]:
@@ -74,3 +77,119 @@ class OpaqueType:
 
 
 Type = TensorType | ScalarType | OpaqueType
+
+
+class DimError(GraphpressError, ValueError):
+    """A dimension expression that cannot be read or evaluated."""
+
+
+@frozen
+class SymDim:
+    """An integer expression over symbols, in the spelling sympy prints (``s0``, ``s0//2``, ``Max(1, s0)``)."""
+
+    expression: str = field(converter=str)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The names of the symbols the expression reads, in order of first use."""
+        return _compile(self.expression)[1]
+
+    def evaluate(self, values: Mapping[str, int]) -> int:
+        """The extent when every symbol has the given value."""
+        missing = [name for name in self.symbols if name not in values]
+        if missing:
+            raise DimError(f"no value for symbol {missing[0]!r} of dimension {self.expression!r}")
+        return int(_compile(self.expression)[0](values))
+
+    def __str__(self) -> str:
+        return self.expression
+
+
+Dim = int | SymDim
+
+
+@frozen
+class Symbol:
+    """What is known about one symbol: its range and an example value (`hint`).
+
+    `maximum` is None where there is no upper bound.
+    """
+
+    minimum: int
+    maximum: int | None
+    hint: int
+
+
+def evaluate_dim(dim: Dim, values: Mapping[str, int]) -> int:
+    """`dim` as a number, its symbols replaced by `values`."""
+    return dim if isinstance(dim, int) else dim.evaluate(values)
+
+
+_FUNCTIONS: dict[str, Callable[..., int | float]] = {
+    "FloorDiv": lambda a, b: a // b,
+    "CleanDiv": lambda a, b: a // b,
+    "PythonMod": lambda a, b: a % b,
+    "Mod": lambda a, b: a % b,
+    "ModularIndexing": lambda a, b, c: a // b % c,
+    "CeilToInt": math.ceil,
+    "CeilDiv": lambda a, b: -(-a // b),
+    "FloorToInt": math.floor,
+    "RoundToInt": round,
+    "TruncToInt": math.trunc,
+    "ceiling": math.ceil,
+    "floor": math.floor,
+    "IntTrueDiv": lambda a, b: a / b,
+    "FloatTrueDiv": lambda a, b: a / b,
+    "ToFloat": float,
+    "PowByNatural": lambda a, b: a**b,
+    "Max": max,
+    "Min": min,
+    "Abs": abs,
+    "Identity": lambda a: a,
+}
+
+_OPERATORS: dict[type[ast.AST], Callable[..., int | float]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Div: lambda a, b: a // b if a % b == 0 else a / b,
+    ast.Mod: lambda a, b: a % b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+_Evaluator = Callable[[Mapping[str, int]], int | float]
+
+
+@lru_cache(maxsize=4096)
+def _compile(expression: str) -> tuple[_Evaluator, tuple[str, ...]]:
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except SyntaxError as error:
+        raise DimError(f"cannot read dimension {expression!r}: {error.msg}") from None
+    symbols: dict[str, None] = {}
+    return _build(tree, symbols, expression), tuple(symbols)
+
+
+def _build(node: ast.expr, symbols: dict[str, None], whole: str) -> _Evaluator:
+    match node:
+        case ast.Constant(value=int() | float() as constant):
+            return lambda _: constant
+        case ast.Name(id=name):
+            symbols[name] = None
+            return lambda values: values[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            inner = _build(operand, symbols, whole)
+            return lambda values: -inner(values)
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            function, a, b = (
+                _OPERATORS[type(operator)],
+                _build(left, symbols, whole),
+                _build(right, symbols, whole),
+            )
+            return lambda values: function(a(values), b(values))
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            function = _FUNCTIONS[name]
+            inner_args = [_build(arg, symbols, whole) for arg in args]
+            return lambda values: function(*(arg(values) for arg in inner_args))
+    raise DimError(f"cannot read dimension {whole!r}: {ast.unparse(node)!r} is no dimension arithmetic")

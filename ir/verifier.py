@@ -13,13 +13,11 @@ from typing import Any
 import torch
 
 from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
-from graphpress.ir.dims import SymDim
 from graphpress.ir.errors import GraphpressError, suggestion
-from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value
+from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value, bodies
 from graphpress.ir.inference import TypeInferenceError, exact, infer_types, infer_types_at_hints
-from graphpress.ir.regions import bodies
-from graphpress.ir.tree_specs import TreeSpecError, leaf_count
-from graphpress.ir.types import ScalarType, TensorType, Type
+from graphpress.ir.text.pytrees import TreeSpecError, leaf_count
+from graphpress.ir.types import ScalarType, SymDim, TensorType, Type
 
 _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
 

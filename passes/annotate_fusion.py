@@ -7,11 +7,10 @@ from attrs import frozen
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import constant_values
-from graphpress.passes.facts import CANONICAL, FUSION_ANNOTATED
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.analysis.facts import CANONICAL, FUSION_ANNOTATED
+from graphpress.passes.analysis.fusion import FusionGroup, FusionPattern, Role, fusion_patterns
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.fusion import FusionGroup, FusionPattern, Role, fusion_patterns
 
 
 @register_pass

@@ -9,33 +9,38 @@ from attrs import evolve, field, frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.constants import constant_values, root_constant
-from graphpress.passes.analysis.dropout import is_idle_dropout
+from graphpress.passes.analysis.boundaries import boundaries, is_float
+from graphpress.passes.analysis.caches import cache_update, sources
+from graphpress.passes.analysis.constants import constant_values, is_idle_dropout, root_constant
+from graphpress.passes.analysis.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
+from graphpress.passes.analysis.fusion import FusionGroup, Role
+from graphpress.passes.analysis.quantization_points import (
+    Point,
+    QuantizationPoints,
+    Quantizer,
+    Side,
+    activation_block,
+    with_known_range,
+)
 from graphpress.passes.analysis.sites import site_of, tensor_operands
 from graphpress.passes.analysis.value_preserving import only_moves_values
-from graphpress.passes.configs import (
+from graphpress.passes.analysis.weights import is_compressed, is_weight, weight_block
+from graphpress.passes.config import (
+    AxisError,
+    BlockSizeError,
     ConfigResolver,
     Decision,
     ModuleLevel,
     ModuleScope,
     OpSite,
     QATSchedule,
+    QuantizationSpec,
     QuantizerConfig,
     report_unmatched,
 )
-from graphpress.passes.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.fusion import FusionGroup, Role
-from graphpress.passes.quantization.activations import activation_block
-from graphpress.passes.quantization.boundaries import boundaries, is_float
-from graphpress.passes.quantization.caches import cache_update, sources
-from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.passes.quantization.known_ranges import with_known_range
-from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
-from graphpress.passes.quantization.weights import is_compressed, is_weight, weight_block
-from graphpress.passes.specs import AxisError, BlockSizeError, QuantizationSpec
+from graphpress.passes.weights.errors import QuantizationError
 
 
 def _config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:

@@ -11,11 +11,11 @@ from attrs import frozen
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.dropout import DROPOUTS
-from graphpress.passes.facts import CANONICAL
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.constants import DROPOUTS
+from graphpress.passes.analysis.facts import CANONICAL
 from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.effects import CLOSE
+from graphpress.passes.framework.passes import PassContext
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.framework.rewrite_pass import RewritePass
 

@@ -9,13 +9,12 @@ from graphpress.ir import reference
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import root_constant
-from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_CONVERTED, QUANTIZERS_INSERTED
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_CONVERTED, QUANTIZERS_INSERTED
+from graphpress.passes.analysis.weights import sparse_parts
 from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.storing import stored_codes
-from graphpress.passes.quantization.weights import sparse_parts
+from graphpress.passes.weights.quantize import stored_codes
 
 
 @register_pass

@@ -7,11 +7,10 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.facts import BIASES_CORRECTABLE, QUANTIZERS_INSERTED
 from graphpress.passes.analysis.layers import Layer, layer_of
-from graphpress.passes.facts import BIASES_CORRECTABLE, QUANTIZERS_INSERTED
-from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from attrs import frozen
 
-from graphpress.ir.digest import tensor_digest
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.ops import Trait
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.tensors import tensor_digest
 from graphpress.passes.framework import EXACT, Pass, PassContext, register_pass
 
 _UNMERGEABLE = (Trait.RANDOM, Trait.OPAQUE)

@@ -6,13 +6,12 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
+from graphpress.passes.analysis.quantization_points import QuantizerNote
 from graphpress.passes.analysis.value_preserving import adds_zeros, preserves_values
-from graphpress.passes.facts import QUANTIZERS_INSERTED
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.config import QuantizationFormulation
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.points import QuantizerNote
-from graphpress.passes.specs import QuantizationFormulation
 
 
 @register_pass

@@ -25,13 +25,12 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import is_constant
+from graphpress.passes.analysis.facts import BATCH_NORM_FOLDED, LAYERS_EQUALIZED
 from graphpress.passes.analysis.layers import Layer, layer_of
-from graphpress.passes.facts import BATCH_NORM_FOLDED, LAYERS_EQUALIZED
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.weights import is_compressed, is_sparse
 from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.weights import is_compressed, is_sparse
 
 # Positively homogeneous and channelwise: in each of them channel c of the result comes from channel c of the input.
 _POOLS = {f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3)}

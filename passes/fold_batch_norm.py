@@ -22,9 +22,12 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import is_constant
+from graphpress.passes.analysis.facts import BATCH_NORM_FOLDED, CANONICAL
 from graphpress.passes.analysis.layers import Layer, layer_of
-from graphpress.passes.facts import BATCH_NORM_FOLDED, CANONICAL
-from graphpress.passes.folding import (
+from graphpress.passes.framework.effects import CLOSE
+from graphpress.passes.framework.passes import Pass, PassContext
+from graphpress.passes.framework.registry import register_pass
+from graphpress.passes.weights.scaling import (
     FoldError,
     require_dense,
     require_foldable,
@@ -32,10 +35,6 @@ from graphpress.passes.folding import (
     shifted_bias,
     weight_of_scaled_input,
 )
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
-from graphpress.passes.framework.registry import register_pass
 
 
 @register_pass

@@ -12,9 +12,8 @@ from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import is_foldable, root_constant
-from graphpress.passes.facts import CONSTANTS_FOLDED
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.analysis.facts import CONSTANTS_FOLDED
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
 # Buffers that are weights, or what is left of pruned ones.

@@ -6,12 +6,11 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.facts import QUANTIZERS_INSERTED, QUANTIZERS_SHARED
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED, QUANTIZERS_SHARED
+from graphpress.passes.analysis.quantization_points import Point, QuantizationPoints, Quantizer, QuantizerNote, Side
 from graphpress.passes.framework.effects import LOSSY
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, QuantizerNote, Side
 
 
 @register_pass

@@ -13,20 +13,12 @@ from graphpress.ir.graph import Graph, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
-from graphpress.passes.configs import KMeansPalettizerConfig
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.config import BlockSizeError, KMeansPalettizerConfig
 from graphpress.passes.framework.effects import LOSSY
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.palettization import (
-    PalettizationError,
-    PalettizedWeight,
-    TooSmallError,
-    kept_indices,
-    palettize,
-)
-from graphpress.passes.quantization.storing import shifted_and_scaled
-from graphpress.passes.specs import BlockSizeError
+from graphpress.passes.weights import PalettizationError, PalettizedWeight, TooSmallError, kept_indices, palettize
+from graphpress.passes.weights.quantize import shifted_and_scaled
 
 
 def _as_config(value: KMeansPalettizerConfig | Mapping[str, Any]) -> KMeansPalettizerConfig:

@@ -13,12 +13,11 @@ from torch import Tensor
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.weight_readers import ReadWeight, read_weights, replace_weight
-from graphpress.passes.configs import MagnitudePrunerConfig
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.config import MagnitudePrunerConfig
 from graphpress.passes.framework.effects import LOSSY
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.pruning import is_smaller_sparse, pruning_mask
+from graphpress.passes.weights import is_smaller_sparse, pruning_mask
 
 
 def _as_config(value: MagnitudePrunerConfig | Mapping[str, Any]) -> MagnitudePrunerConfig:

@@ -11,20 +11,18 @@ from attrs.validators import ge
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
-from graphpress.passes.configs import QuantizerConfig
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.weights import weight_block, weight_block_of
+from graphpress.passes.config import AxisError, BlockSizeError, QuantizerConfig
 from graphpress.passes.framework.effects import LOSSY
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.passes.quantization.storing import (
+from graphpress.passes.weights.errors import QuantizationError
+from graphpress.passes.weights.quantize import (
     QuantizedWeight,
     quantize_weight,
     shifted_and_scaled,
     stored_codes,
 )
-from graphpress.passes.quantization.weights import weight_block, weight_block_of
-from graphpress.passes.specs import AxisError, BlockSizeError
 
 
 def _as_config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:

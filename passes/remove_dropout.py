@@ -6,7 +6,7 @@ from attrs import frozen
 
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.dropout import is_idle_dropout
+from graphpress.passes.analysis.constants import is_idle_dropout
 from graphpress.passes.framework import EXACT, Pass, PassContext, register_pass
 
 

@@ -11,16 +11,14 @@ from attrs import evolve, frozen
 
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.dropout import before_dropout
+from graphpress.passes.analysis.caches import CacheUpdate
+from graphpress.passes.analysis.constants import before_dropout
+from graphpress.passes.analysis.facts import QUANTIZERS_ASSIGNED, QUANTIZERS_SHARED
+from graphpress.passes.analysis.quantization_points import Point, QuantizationPoints, Quantizer, Side
 from graphpress.passes.analysis.value_preserving import only_moves_values
-from graphpress.passes.configs import QATSchedule
-from graphpress.passes.facts import QUANTIZERS_ASSIGNED, QUANTIZERS_SHARED
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.config import PerTensorGranularity, QATSchedule, QuantizationScheme, QuantizationSpec
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.caches import CacheUpdate
-from graphpress.passes.quantization.points import Point, QuantizationPoints, Quantizer, Side
-from graphpress.passes.specs import PerTensorGranularity, QuantizationScheme, QuantizationSpec
 
 Key = tuple[int, int]  # id of a node, and the place of one of its points
 

@@ -9,9 +9,8 @@ from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
 

@@ -11,12 +11,11 @@ from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node, Output, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
-from graphpress.passes.facts import QUANTIZERS_CONVERTED
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.caches import CacheUpdate, sources
+from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
 from graphpress.passes.framework.effects import CLOSE
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.quantization.caches import CacheUpdate, sources
 
 
 @register_pass

@@ -22,12 +22,12 @@ from graphpress import GraphpressError
 from graphpress.ir import from_module, load_graph, save_graph
 from graphpress.palettization import KMeansPalettizerConfig
 from graphpress.passes.framework import Pipeline
-from graphpress.passes.framework.bundles import Bundle
-from graphpress.passes.framework.reproduction import Case, Failure
+from graphpress.passes.framework.debugging.bundles import Bundle
+from graphpress.passes.framework.debugging.reproduction import Case, Failure
 from graphpress.pruning import MagnitudePrunerConfig
 from graphpress.quantization import QuantizerConfig
 from graphpress.search import Sensitivities, measure_sensitivities
-from graphpress.tools.passctl.recipe import Recipe
+from graphpress.tools.passctl.compression import Recipe
 from tests.damage import damages
 from tests.graphpress.search.models import Pictures, bits, palettization
 

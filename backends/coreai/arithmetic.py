@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphpress.backends.exact_convolution import exact_convolution
+from graphpress.backends.comparison import exact_convolution
 from graphpress.ir.dtypes import DType
 
 _LONGEST_LOOP = 1 << 16  # longer sums are taken in float64: a loop in Python would not end soon

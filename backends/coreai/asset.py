@@ -15,7 +15,7 @@ import attrs
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reading import understanding
+from graphpress.backends.importing.reader import understanding
 from graphpress.ir.dtypes import DType
 
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"

@@ -16,11 +16,26 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from graphpress.backends import exporting, programs, saving
+from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops, packing, program
 from graphpress.backends.coreai.asset import AssetInfo, read
+from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.ir.graph import Graph
+
+
+class CoreaiBackend:
+    """Apple's Core AI runtime: `.aimodel` assets."""
+
+    name = "coreai"
+
+    def lowering(self) -> tuple[LowerToCoreai, ...]:
+        """Every `quant` op becomes the `coreai` op of the same meaning."""
+        return (LowerToCoreai(),)
+
+    def convert(self, model: Any, path: str | PathLike[str], example_inputs: Any = None) -> AssetInfo:
+        """See `graphpress.backends.coreai.convert`."""
+        return convert(model, path, example_inputs)
 
 
 def convert(
@@ -55,7 +70,7 @@ def convert(
     clock = _Clock()
     with saving.replacing(target) as built:
         with clock.timing("export"):
-            exported = programs.exported(model_or_exported_program, example_inputs, dynamic_shapes)
+            exported = program.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
             decomposed = program.decompose(exported)
         with clock.timing("settle"):

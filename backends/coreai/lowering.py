@@ -15,10 +15,9 @@ from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import root_constant
-from graphpress.passes.facts import QUANTIZERS_CONVERTED
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
 from graphpress.passes.framework.facts import Fact
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
 LOWERED_TO_COREAI = Fact("lowered-to-coreai", "compressed values are spelled in Core AI's own ops")

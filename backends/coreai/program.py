@@ -1,4 +1,4 @@
-"""From an exported program to one in the ops that the Core AI converter takes, as a copy."""
+"""What is converted, as a program of `torch.export` in the ops that the Core AI converter takes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,69 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from graphpress.backends import decomposing
+from graphpress.backends import exporting
+from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.ops import require
-from graphpress.backends.elementary import ELEMENTARY
-from graphpress.backends.moments import variance, variance_and_mean
-from graphpress.backends.rearranging import REARRANGING
-from graphpress.backends.resampling import antialiased_bilinear, counted_mean_pool, nearest
+from graphpress.backends.decompositions import (
+    ELEMENTARY,
+    REARRANGING,
+    antialiased_bilinear,
+    counted_mean_pool,
+    nearest,
+    variance,
+    variance_and_mean,
+)
+from graphpress.backends.errors import ConversionError
+from graphpress.backends.exporting import export, head
+from graphpress.ir.graph import Graph
+from graphpress.ir.ops import Trait
+from graphpress.ir.torch import to_exported_program
+from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
+from graphpress.passes.framework import Pipeline, Runner
+
+
+def exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
+    """The program of a model. A graph is lowered first, and is not changed.
+
+    Args:
+        model: a module, which is exported in eval mode, a program, or a graph.
+        example_inputs, dynamic_shapes: for a module, as `export` takes them.
+
+    Raises:
+        ConversionError: when torch cannot export the model, a graph holds what can only be looked at, or `model` is
+            nothing of the kind.
+        FactError: for a graph with fake-quantizers.
+        LoweringError: for a graph with compressed values that no backend can store.
+    """
+    if isinstance(model, torch.nn.Module):
+        return export(model, example_inputs, dynamic_shapes)
+    if dynamic_shapes is not None:
+        what = "program is exported already" if isinstance(model, ExportedProgram) else "graph has its own"
+        raise ConversionError(f"dynamic_shapes belong to the export: this {what}")
+    if isinstance(model, ExportedProgram):
+        return model
+    if isinstance(model, Graph):
+        return _exported_graph(model)
+    raise ConversionError(
+        f"cannot convert a {type(model).__name__}: expected a module, an ExportedProgram or a graph of the IR"
+    )
+
+
+def _exported_graph(graph: Graph) -> ExportedProgram:
+    opaque = sorted({node.op.name for node in graph.nodes if node.op.has(Trait.OPAQUE)})
+    if opaque:
+        raise ConversionError(
+            f"the graph {graph.name} has ops that can be looked at, not converted: {', '.join(opaque)}; accepted: ops "
+            "of aten and quant, and those of the backends"
+        )
+    QUANTIZERS_CONVERTED.check(graph, "convert")
+    lowered = Runner().run(graph, Pipeline(LowerToCoreai(), assume=[QUANTIZERS_CONVERTED])).graph
+    try:
+        return to_exported_program(lowered)
+    except Exception as error:
+        raise ConversionError(
+            f"torch.export cannot trace the graph {graph.name}: {type(error).__name__}: {head(error)}"
+        ) from error
 
 
 def _norm_without_parameters(
@@ -87,7 +144,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     """
     table = {**require("coreai_torch").get_decomp_table(), **_SPELLED_OUT}
     lowerings = require("coreai_torch._aten_to_core")._aten_to_core_resolver
-    program = decomposing.decompose(
+    program = exporting.decompose(
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
     _spell_out_casts(program)

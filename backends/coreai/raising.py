@@ -11,8 +11,7 @@ from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
 

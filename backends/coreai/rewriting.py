@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from graphpress.backends.coreai import ops
-from graphpress.backends.coreai.bit_packing import packed
 from graphpress.backends.coreai.importing.program import functions, public, sketch
+from graphpress.backends.coreai.ops import packed
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.backends.importing.weights import StoredWeight, compress
 from graphpress.ir.dtypes import DType

@@ -2,20 +2,120 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
+import threading
 import weakref
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-from graphpress.backends.coreai import arrays, background
+from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.asset import FunctionInfo, TensorInfo, open_asset, read
 from graphpress.backends.errors import ExecutionError, ModelInputError
+from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import suggestion
+
+_Result = TypeVar("_Result")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run `coroutine` on the background loop and wait for its result or its exception."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _running_loop()).result()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="graphpress-coreai", daemon=True).start()
+        return _loop
+
+
+_NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}
+"""The converter stores 64-bit types in 32: what a torch model takes as int64, its asset takes as int32."""
+
+
+def to_runtime(value: Any, declared: TensorInfo) -> Any:
+    """The runtime's array for an input or state declared as `declared`; Python numbers are taken as scalars.
+
+    Raises:
+        ModelInputError: when the value is no tensor of that shape and dtype.
+    """
+    if isinstance(value, (bool, int, float)):
+        value = torch.tensor(value, dtype=declared.dtype.torch_dtype)
+    if not isinstance(value, torch.Tensor):
+        raise ModelInputError(f"input {declared.name!r} must be a torch tensor, got a {type(value).__name__}")
+    tensor = _narrowed(value.detach().cpu(), declared)
+    if tensor.dtype != declared.dtype.torch_dtype:
+        raise ModelInputError(
+            f"input {declared.name!r} is {value.dtype}, but this asset takes {declared.dtype.torch_dtype}"
+        )
+    expected = ["any" if size is None else size for size in declared.shape]
+    fits = tensor.dim() == len(expected) and all(
+        want in ("any", have) for want, have in zip(expected, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise ModelInputError(
+            f"input {declared.name!r} has shape {list(tensor.shape)}, but this asset takes "
+            f"[{', '.join(map(str, expected))}]"
+        )
+    return ops.require("coreai.runtime").NDArray(_to_numpy(tensor.contiguous()))
+
+
+def to_torch(array: Any) -> torch.Tensor:
+    """A tensor with a copy of the runtime's array."""
+    values = np.array(array.numpy(), order="C")  # np.ascontiguousarray would make one number a vector
+    dtype = DType.of(array.dtype.replace("fn", "fnu") if "e8m0" in array.dtype else _torch_name(array.dtype))
+    if dtype.torch_dtype in _VIEWS:
+        return torch.from_numpy(values.view(_VIEWS[dtype.torch_dtype][1])).view(dtype.torch_dtype)
+    return torch.from_numpy(values)
+
+
+_VIEWS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
+    torch.bfloat16: (torch.int16, np.int16),
+    torch.float8_e4m3fn: (torch.uint8, np.uint8),
+    torch.float8_e5m2: (torch.uint8, np.uint8),
+    torch.float8_e8m0fnu: (torch.uint8, np.uint8),
+}
+"""Types numpy lacks, with the integers of their size whose bits stand for them."""
+
+
+def _narrowed(tensor: torch.Tensor, declared: TensorInfo) -> torch.Tensor:
+    narrow = _NARROWED.get(tensor.dtype)
+    if narrow is None or narrow != declared.dtype.torch_dtype:
+        return tensor
+    if narrow == torch.int32 and tensor.numel():
+        low, high = (int(bound) for bound in tensor.aminmax())
+        if low < declared.dtype.minimum or high > declared.dtype.maximum:
+            raise ModelInputError(
+                f"input {declared.name!r} holds {low} to {high}, but this asset takes it as 32-bit integers"
+            )
+    return tensor.to(narrow)
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    if tensor.dtype not in _VIEWS:
+        return tensor.numpy()
+    import ml_dtypes  # comes with coreai-core
+
+    name = DType.of(tensor.dtype).long_name
+    return tensor.view(_VIEWS[tensor.dtype][0]).numpy().view(getattr(ml_dtypes, name))
+
+
+def _torch_name(runtime_name: str) -> str:
+    """`float8e4m3fn` as the runtime writes it, `float8_e4m3fn` as torch does."""
+    return runtime_name.replace("float8e", "float8_e")
 
 
 def load(path: str | PathLike[str], function: str = "main") -> LoadedModel:
@@ -49,9 +149,9 @@ class LoadedModel:
         }
         stack = AsyncExitStack()
         try:
-            self._function = background.run(_entered(stack, path, function))
+            self._function = run(_entered(stack, path, function))
         except Exception as error:
-            background.run(stack.aclose())
+            run(stack.aclose())
             raise ExecutionError(f"the Core AI runtime cannot load {path}: {error}") from error
         self._process = os.getpid()
         self._close = weakref.finalize(self, _close, stack, self._process)
@@ -66,19 +166,19 @@ class LoadedModel:
             ExecutionError: when the runtime fails, or the model is closed.
         """
         given = self._named(args, kwargs)
-        inputs = {each.name: arrays.to_runtime(given[each.name], each) for each in self.signature.inputs}
+        inputs = {each.name: to_runtime(given[each.name], each) for each in self.signature.inputs}
         if not self._close.alive:
             raise ExecutionError(f"the model loaded from {self.path} is closed")
         if os.getpid() != self._process:
             raise ExecutionError(f"the model from {self.path} was loaded in another process: load it in this one")
-        states = {each.name: arrays.to_runtime(self.states[each.name], each) for each in self.signature.states}
+        states = {each.name: to_runtime(self.states[each.name], each) for each in self.signature.states}
         try:
-            results = background.run(self._function(inputs, states))
+            results = run(self._function(inputs, states))
         except Exception as error:
             raise ExecutionError(f"the Core AI runtime failed on {self.path}: {error}") from error
         for name, state in states.items():
-            self.states[name].copy_(arrays.to_torch(state))
-        outputs = tuple(arrays.to_torch(results[each.name]) for each in self.signature.outputs)
+            self.states[name].copy_(to_torch(state))
+        outputs = tuple(to_torch(results[each.name]) for each in self.signature.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def close(self) -> None:
@@ -131,7 +231,7 @@ async def _entered(stack: AsyncExitStack, path: str | PathLike[str], function: s
 
 def _close(stack: AsyncExitStack, process: int) -> None:
     if os.getpid() == process:  # a forked child has neither the loop's thread nor a right to the files
-        background.run(stack.aclose())
+        run(stack.aclose())
 
 
 def _typed(tensor: TensorInfo) -> str:

@@ -3,8 +3,8 @@
 from graphpress.backends.coreml.check import check, evaluate
 from graphpress.backends.coreml.convert import convert
 from graphpress.backends.coreml.importing import from_mil, from_package, losses
+from graphpress.backends.coreml.legality import Target, TargetError
 from graphpress.backends.coreml.package import PackageInfo, StoredConstant, read
-from graphpress.backends.coreml.targets import Target, TargetError
 
 __all__ = [
     "PackageInfo",

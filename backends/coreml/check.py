@@ -17,12 +17,11 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphpress.backends import exporting
-from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
+from graphpress.backends.comparison import CheckReport, ExactConvolutions, compare_outputs, tensors_in
 from graphpress.backends.coreml.importing import from_mil
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
-from graphpress.backends.exact_convolution import ExactConvolutions
-from graphpress.backends.importing.reading import understanding
+from graphpress.backends.importing.reader import understanding
 from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import run
 from graphpress.ir.types import TensorType

@@ -13,18 +13,33 @@ import attrs
 import torch
 from torch.export import ExportedProgram
 
-from graphpress.backends import exporting, programs, saving
+from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops as coreai_ops
+from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.dependency import quiet, require
-from graphpress.backends.coreml.digests import add_digests
-from graphpress.backends.coreml.legality import require_legal
-from graphpress.backends.coreml.package import PackageInfo, read
-from graphpress.backends.coreml.targets import Target
+from graphpress.backends.coreml.legality import Target, require_legal
+from graphpress.backends.coreml.package import PackageInfo, add_digests, read
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
 from graphpress.ir.graph import Graph
-from graphpress.ir.torch_import import from_exported_program
+from graphpress.ir.torch.capture import from_exported_program
+
+
+class CoremlBackend:
+    """Apple's Core ML: `.mlpackage`s, made from the program for Core AI."""
+
+    name = "coreml"
+
+    def lowering(self) -> tuple[LowerToCoreai, ...]:
+        """Every `quant` op becomes the `coreai` op of the same meaning, which `convert` translates."""
+        return (LowerToCoreai(),)
+
+    def convert(self, model: Any, path: str | PathLike[str], example_inputs: Any = None) -> PackageInfo:
+        """See `graphpress.backends.coreml.convert`; the target is iOS18."""
+        return convert(model, path, example_inputs)
+
 
 SUFFIX = ".mlpackage"
 
@@ -68,7 +83,7 @@ def convert(
     clock: dict[str, float] = {}
     start = time.perf_counter()
     with saving.replacing(Path(path), SUFFIX) as built:
-        program = programs.exported(model_or_program, example_inputs, dynamic_shapes)
+        program = exported(model_or_program, example_inputs, dynamic_shapes)
         start = _lap(clock, "export", start)
         require_legal(from_exported_program(program), wanted)
         start = _lap(clock, "check", start)

@@ -10,12 +10,18 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from graphpress.backends import decomposing
+from graphpress.backends import exporting
 from graphpress.backends.coreml.dependency import require
-from graphpress.backends.elementary import ELEMENTARY
-from graphpress.backends.moments import deviation, deviation_and_mean, variance, variance_and_mean
-from graphpress.backends.rearranging import REARRANGING
-from graphpress.backends.resampling import antialiased_bilinear, nearest
+from graphpress.backends.decompositions import (
+    ELEMENTARY,
+    REARRANGING,
+    antialiased_bilinear,
+    deviation,
+    deviation_and_mean,
+    nearest,
+    variance,
+    variance_and_mean,
+)
 
 aten = torch.ops.aten
 
@@ -28,7 +34,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     """
     lowerings = require("coremltools.converters.mil.frontend.torch.torch_op_registry")._TORCH_OPS_REGISTRY
     table = {**_made_of_others(), **_SPELLED_OUT}
-    return decomposing.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
+    return exporting.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:

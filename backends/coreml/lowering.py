@@ -22,13 +22,12 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import root_constant
-from graphpress.passes.facts import QUANTIZERS_CONVERTED
-from graphpress.passes.framework.context import PassContext
+from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.facts import Fact
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.palettization import PalettizedWeight
+from graphpress.passes.weights import PalettizedWeight
 
 LOWERED_TO_COREML = Fact("lowered-to-coreml", "compressed weights are floats that describe how they were made")
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from graphpress.backends.coreml.scaled_vectors import scaled_vectors
+from graphpress.backends.coreml.translations import scaled_vectors
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
-from graphpress.passes.palettization import PalettizedWeight
-from graphpress.passes.pruning import is_smaller_sparse
+from graphpress.passes.weights import PalettizedWeight, is_smaller_sparse
 
 PREFIX = "_COREML_"
 WEIGHTS = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})

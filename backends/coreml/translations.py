@@ -1,15 +1,4 @@
-"""Translate `torch.ops.coreai.*` for coremltools, so that the program for Core AI converts to Core ML as it is.
-
-Codes are stored as they are, not found again from floats. Each translation is registered with coremltools once, by the
-name of its op.
-
-Integer tables: iOS26 looks up integers and scales what was looked up. iOS18 wants tables of floats, so that the table
-is scaled before it is looked up; where the scale is finer than the table, the table is scaled by one, and what was
-looked up by the scale. All three compute ``(entry - zero point) * scale``.
-
-Pruned weights: what of the kept elements is codes or indices is expanded by the ops for sparse operands, and put in
-its places last, as coremltools itself does.
-"""
+"""Tables of vectors that hold the scales of the channels their vectors lie along."""
 
 from __future__ import annotations
 
@@ -19,11 +8,38 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from graphpress.backends.coreml.dependency import require
-from graphpress.backends.coreml.scaled_vectors import scaled_vectors
-from graphpress.backends.coreml.targets import Target
+from graphpress.backends.coreml.legality import Target
 from graphpress.backends.errors import ConversionError
+
+
+def scaled_vectors(lut: Tensor, scale: Tensor, axis: int, extent: int) -> Tensor:
+    """A table for each group of channels that share a vector, with the scales in its entries.
+
+    Before iOS26 coremltools moves a scale into the table and takes each of its blocks for a block of indices, which are
+    fewer along the axis of the vectors; and its metadata has no words for scales beside vectors.
+
+    Args:
+        lut: floats ``[b0..bK-1, entries, V]``.
+        scale: of the weight's rank, each axis a divisor of the weight's.
+        axis: along which the V values of an entry lie.
+        extent: of the indices along `axis`.
+
+    Returns:
+        Tables ``[c0..cK-1, entries, V]``, where ``c`` is `extent` along `axis` and the larger of both elsewhere.
+        Entries are the products in the dtype of `lut`, as they would be after the lookup.
+    """
+    width = lut.shape[-1]
+    blocks = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
+    blocks[axis] = extent
+    for at, size in enumerate(blocks):
+        lut = lut.repeat_interleave(size // lut.shape[at], dim=at)
+        scale = scale.repeat_interleave(size * (width if at == axis else 1) // scale.shape[at], dim=at)
+    parted = scale.unflatten(axis, (extent, width)).movedim(axis + 1, -1)
+    return lut * parted.unsqueeze(-2).to(lut.dtype)
+
 
 _TABLE_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
 

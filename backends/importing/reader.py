@@ -1,18 +1,37 @@
-"""What the translations of single ops work with, whatever the format they read."""
+"""The base of the readers of saved programs: each translates the ops of its own format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
 from typing import Any, Generic, TypeVar
 
 from attrs import define, field
 
+from graphpress.backends.errors import AssetError, MissingDependencyError
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, GraphError, Value
 from graphpress.ir.inference import TypeInferenceError
 from graphpress.ir.ops import OpDef, Trait, lookup_op, register_op
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
+
+
+@contextmanager
+def understanding(path: str | PathLike[str]) -> Iterator[None]:
+    """Turn every error that the program of the model at `path` causes into one that names it.
+
+    Raises:
+        AssetError: in place of another one.
+    """
+    try:
+        yield
+    except (AssetError, MissingDependencyError):
+        raise
+    except Exception as error:
+        raise AssetError(f"the program of {path} cannot be read: {type(error).__name__}: {error}") from error
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 

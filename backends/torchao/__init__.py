@@ -1,6 +1,6 @@
 """torchao: this package's fusion and sharing analysis for `prepare_pt2e` and `convert_pt2e`."""
 
-from graphpress.backends.torchao.errors import MissingDependencyError, TorchaoError
 from graphpress.backends.torchao.quantizer import GraphpressQuantizer
+from graphpress.backends.torchao.specs import MissingDependencyError, TorchaoError
 
 __all__ = ["GraphpressQuantizer", "MissingDependencyError", "TorchaoError"]

@@ -1,12 +1,67 @@
-"""A quantizer for torchao's export flow that annotates by this package's analysis."""
+"""The graph of an exported fx module, with the way back from each value to the fx node it came from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attrs import frozen
 from torch import fx
 
-from graphpress.backends.torchao.errors import MissingDependencyError
+from graphpress.backends.torchao.specs import MissingDependencyError, torchao_spec
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.torch.body_reader import BodyReader, add_output
+from graphpress.ir.torch.types import type_of
+from graphpress.passes.analysis.facts import CANONICAL
+from graphpress.passes.analysis.fusion import FusionGroup
+from graphpress.passes.analysis.quantization_points import Point, QuantizationPoints, Side
+from graphpress.passes.annotate_fusion import AnnotateFusion
+from graphpress.passes.assign_quantizers import AssignQuantizers
+from graphpress.passes.config import QuantizerConfig
+from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.share_quantizers import ShareQuantizers
+
+
+@frozen
+class ReadGraph:
+    """A graph for analysis, not for running: writes stay where they are.
+
+    Attributes:
+        graph: the graph; its nodes have the names of the fx nodes.
+        sources: the fx node of each value, by the value's ``id``.
+    """
+
+    graph: Graph
+    sources: dict[int, fx.Node]
+
+    def source(self, value: Value) -> fx.Node:
+        """The fx node that makes `value`."""
+        return self.sources[id(value)]
+
+    def source_of(self, node: Node) -> fx.Node:
+        """The fx node that `node` was read from."""
+        first = self.source(node.results[0])
+        return first.args[0] if len(node.results) > 1 else first  # type: ignore[return-value]
+
+
+def read_module(module: fx.GraphModule) -> ReadGraph:
+    """Read the graph of ``torch.export.export(...).module()``. The module is not changed."""
+    graph = Graph("main")
+    reader = BodyReader(graph, module, {}, allow_writes=True)
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            reader.bind(node, graph.add_input(node.name, type_of(value)).value)
+    # The guards on the inputs are a module that nothing reads.
+    nodes = [node for node in module.graph.nodes if node.op != "call_module" or node.users]
+    for item in reader.read(nodes):
+        add_output(graph, item)
+    sources: dict[int, fx.Node] = {}
+    for node in nodes:
+        value = reader.resolve(node) if node.op != "output" else None
+        if isinstance(value, Value):
+            sources.setdefault(id(value), node)
+    return ReadGraph(graph, sources)
+
 
 try:
     from torchao.quantization.pt2e.quantizer import (
@@ -21,16 +76,6 @@ except ImportError as error:
         "install it with: pip install 'graphpress[torchao]'"
     ) from error
 
-from graphpress.backends.torchao.reading import ReadGraph, read_module
-from graphpress.backends.torchao.specs import torchao_spec
-from graphpress.passes.annotate_fusion import AnnotateFusion
-from graphpress.passes.assign_quantizers import AssignQuantizers
-from graphpress.passes.configs import QuantizerConfig
-from graphpress.passes.facts import CANONICAL
-from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.fusion import FusionGroup
-from graphpress.passes.quantization.points import Point, QuantizationPoints, Side
-from graphpress.passes.share_quantizers import ShareQuantizers
 
 Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to one that reads it
 

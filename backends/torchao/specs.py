@@ -1,4 +1,4 @@
-"""Our quantization specs as torchao's, with the observers that compute the same kind of range."""
+"""The errors of the torchao backend."""
 
 from __future__ import annotations
 
@@ -14,10 +14,19 @@ from torchao.quantization.pt2e import (
 )
 from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec, QuantizationSpecBase
 
-from graphpress.backends.torchao.errors import TorchaoError
+from graphpress.ir.errors import GraphpressError
 from graphpress.ir.reference import qparams_from_range
-from graphpress.passes.quantization.points import Quantizer
-from graphpress.passes.specs import PerChannelGranularity, PerTensorGranularity, QuantizationScheme
+from graphpress.passes.analysis.quantization_points import Quantizer
+from graphpress.passes.config import PerChannelGranularity, PerTensorGranularity, QuantizationScheme
+
+
+class TorchaoError(GraphpressError, ValueError):
+    """Something that torchao's flow cannot express."""
+
+
+class MissingDependencyError(GraphpressError, ImportError):
+    """torchao is not installed; the message names the extra that brings it."""
+
 
 _OBSERVERS = {
     "default": MovingAverageMinMaxObserver,

@@ -1,4 +1,4 @@
-"""Which values of a graph depend on its constants alone."""
+"""Which values depend on constants alone, and which dropouts do nothing."""
 
 from __future__ import annotations
 
@@ -49,3 +49,20 @@ def root_constant(value: Value) -> Constant | None:
             return None
         value = first[2]
     return value.constant
+
+
+DROPOUTS = frozenset({"dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"})
+
+
+def is_idle_dropout(node: Node) -> bool:
+    """True for a dropout captured in evaluation mode, whose result is its operand."""
+    return node.op.dialect == "aten" and node.op.family in DROPOUTS and not node.attribute("train")
+
+
+def before_dropout(value: Value) -> Value:
+    """The value that `value` is in evaluation: what went into the dropouts it comes from."""
+    while value.node is not None and is_idle_dropout(value.node):
+        operand = value.node.operand("input")
+        assert operand is not None
+        value = operand
+    return value

@@ -9,8 +9,8 @@ from graphpress.ir.graph import Node, Value
 from graphpress.ir.location import ModuleScope as LocationScope
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import root_constant
-from graphpress.passes.configs import ModuleScope, ModuleStack, OpSite
-from graphpress.passes.quantization.weights import is_weight
+from graphpress.passes.analysis.weights import is_weight
+from graphpress.passes.config import ModuleScope, ModuleStack, OpSite
 
 
 def site_of(node: Node, constant: Collection[int]) -> OpSite:

@@ -14,9 +14,9 @@ from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.sites import site_of
 from graphpress.passes.analysis.value_preserving import preserves_values
-from graphpress.passes.configs import CompressionConfig, ConfigResolver, Decision, OpSite, report_unmatched
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.quantization.weights import dense_weight, is_weight, sparse_parts
+from graphpress.passes.analysis.weights import dense_weight, is_weight, sparse_parts
+from graphpress.passes.config import CompressionConfig, ConfigResolver, Decision, OpSite, report_unmatched
+from graphpress.passes.framework.passes import PassContext
 
 
 class WholeWeightsWarning(UserWarning):

@@ -1,4 +1,4 @@
-"""Read what callers pass, tensors or arrays of any floating dtype, into float32 or 16-bit codes."""
+"""What clustering takes and returns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,48 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attrs import frozen
 
-from graphpress.passes.clustering.errors import ClusteringError
+from graphpress.ir.errors import GraphpressError
 
 if TYPE_CHECKING:
     import torch
 
     Floats = np.ndarray | torch.Tensor
+
+
+class ClusteringError(GraphpressError):
+    """Values, weights or settings that cannot be clustered: what was wrong and what is accepted."""
+
+
+@frozen(eq=False)
+class Clusters:
+    """A lookup table and the entry nearest to each value, as numpy arrays.
+
+    Attributes:
+        centroids: float32 [k] in ascending order, or [k, d] for vectors. Always k entries: with fewer distinct
+            values than k the last centroid is repeated, and no index points at a repetition.
+        indices: uint8, shaped like the values ([n] for vectors [n, d]).
+        sse: the sum of (weight times) squared distances of the values to their centroids, in float64.
+    """
+
+    centroids: np.ndarray
+    indices: np.ndarray
+    sse: float
+
+
+@frozen(eq=False)
+class GroupedClusters:
+    """One lookup table per group; as `Clusters` with a leading axis of groups.
+
+    Attributes:
+        centroids: float32 [groups, k].
+        indices: uint8, shaped like the values [groups, n].
+        sse: float64 [groups].
+    """
+
+    centroids: np.ndarray
+    indices: np.ndarray
+    sse: np.ndarray
+
 
 MOST_CLUSTERS = 256
 

@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from graphpress.passes.clustering.assignment import assign_groups
-from graphpress.passes.clustering.errors import ClusteringError
 from graphpress.passes.clustering.inputs import (
+    MOST_CLUSTERS,
+    ClusteringError,
+    Clusters,
+    GroupedClusters,
     HalfFloats,
     check_clusters,
     non_finite,
+    read_floats,
     read_values,
     read_weights,
 )
-from graphpress.passes.clustering.result import Clusters, GroupedClusters
 
 if TYPE_CHECKING:
     from graphpress.passes.clustering.inputs import Floats
+
 
 Snap = Callable[[np.ndarray], np.ndarray]
 """Maps tables of centroids, float32 [groups, k], to the nearest tables that can be stored, of the same shape."""
@@ -82,7 +85,7 @@ def cluster_groups(values: Floats, k: int, weights: Floats | None = None, snap: 
 
 def _cluster_counted(values: HalfFloats, k: int, weights: np.ndarray | None, snap: Snap | None) -> GroupedClusters:
     """Cluster rows of 16-bit values by their counts."""
-    from graphpress.passes.clustering import half_kernels as kernels  # loads numba
+    from graphpress.passes.clustering import scalar_kernels
 
     decoded = values.decoded
     finite = np.isfinite(decoded)
@@ -90,26 +93,26 @@ def _cluster_counted(values: HalfFloats, k: int, weights: np.ndarray | None, sna
     order = order[finite[order]].astype(np.uint16)
     if weights is None:
         weights = np.empty((len(values.codes), 0), np.float32)
-    distinct, masses, bad = kernels.count_rows(values.codes, weights, order, decoded)
+    distinct, masses, bad = scalar_kernels.count_rows(values.codes, weights, order, decoded)
     if bad:
         raise non_finite(bad, values.codes.size)
     centroids, errors = _fit(distinct, masses, k, snap)
     every_value = np.where(finite, decoded, np.float32(0))
     tables = assign_groups(np.tile(every_value, (len(centroids), 1)), centroids)
-    return GroupedClusters(centroids, kernels.look_up_rows(values.codes, tables), errors)
+    return GroupedClusters(centroids, scalar_kernels.look_up_rows(values.codes, tables), errors)
 
 
 def _sorted_rows(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return each row in ascending order, and the weights in the same order ([groups, 0] without weights)."""
-    from graphpress.passes.clustering import scalar_kernels as kernels  # loads numba
+    from graphpress.passes.clustering import scalar_kernels  # loads numba
 
     if weights is None:
-        ordered = kernels.sort_rows(values.view(np.uint32)).view(np.float32)
+        ordered = scalar_kernels.sort_rows(values.view(np.uint32)).view(np.float32)
         ordered_weights = np.empty((len(values), 0), np.float32)
     else:
         ordered = values.copy()
         ordered_weights = weights.copy()
-        kernels.sort_weighted_rows(ordered.view(np.uint32), ordered_weights)
+        scalar_kernels.sort_weighted_rows(ordered.view(np.uint32), ordered_weights)
     if not np.isfinite(ordered[:, [0, -1]]).all():
         raise non_finite(int(np.count_nonzero(~np.isfinite(ordered))), ordered.size)
     return ordered, ordered_weights
@@ -117,16 +120,16 @@ def _sorted_rows(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.nda
 
 def _fit(ordered: np.ndarray, weights: np.ndarray, k: int, snap: Snap | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the tables [groups, k] of sorted rows and their errors [groups]."""
-    from graphpress.passes.clustering import scalar_kernels as kernels
+    from graphpress.passes.clustering import scalar_kernels
 
-    centroids = kernels.fit_rows(ordered, weights, k)
+    centroids = scalar_kernels.fit_rows(ordered, weights, k)
     if snap is None:
-        return centroids, kernels.error_rows(ordered, weights, centroids)
+        return centroids, scalar_kernels.error_rows(ordered, weights, centroids)
     centroids = _snapped(snap, centroids)
-    errors = kernels.error_rows(ordered, weights, centroids)
+    errors = scalar_kernels.error_rows(ordered, weights, centroids)
     for _ in range(MOST_SNAPS):
-        candidate = _snapped(snap, kernels.mean_rows(ordered, weights, centroids))
-        candidate_errors = kernels.error_rows(ordered, weights, candidate)
+        candidate = _snapped(snap, scalar_kernels.mean_rows(ordered, weights, centroids))
+        candidate_errors = scalar_kernels.error_rows(ordered, weights, candidate)
         if not candidate_errors.sum() < errors.sum():
             break
         centroids, errors = candidate, candidate_errors
@@ -143,3 +146,44 @@ def _snapped(snap: Snap, centroids: np.ndarray) -> np.ndarray:
             f"finite tables of shape {centroids.shape} are needed"
         )
     return np.sort(snapped, axis=1)
+
+
+def assign_scalar(values: Floats, centroids: Floats) -> np.ndarray:
+    """Return for each value the index of the nearest centroid, uint8 shaped like `values`.
+
+    Args:
+        values: any shape and floating dtype; finite.
+        centroids: [k] in any order, with or without repetitions; or [groups, k], for `values` [groups, n] each
+            row by its own table. Finite, k from 1 to 256.
+
+    Ties go to the lower index, exactly: distances are compared without rounding.
+
+    Raises:
+        ClusteringError: for values or centroids that are not finite, or shapes that do not go together.
+    """
+    tables = read_floats(centroids, "centroids")
+    rows = read_floats(values, "values")
+    if tables.ndim not in (1, 2) or not 1 <= tables.shape[-1] <= MOST_CLUSTERS:
+        accepted = f"[k] or [groups, k] with k from 1 to {MOST_CLUSTERS}"
+        raise ClusteringError(f"centroids have shape {tables.shape}; {accepted} is needed")
+    if tables.ndim == 2 and (rows.ndim != 2 or len(rows) != len(tables)):
+        raise ClusteringError(
+            f"values have shape {rows.shape} and centroids {tables.shape}; one row of values per table is needed"
+        )
+    for array, what in ((tables, "centroids"), (rows, "values")):
+        if array.size and not np.isfinite([array.min(), array.max()]).all():  # without an array of answers
+            raise non_finite(int(np.count_nonzero(~np.isfinite(array))), array.size, what)
+    if tables.ndim == 1:
+        return assign_groups(rows.reshape(1, -1), tables[None]).reshape(rows.shape)
+    return assign_groups(rows, tables)
+
+
+def assign_groups(values: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Return the indices, uint8 [groups, n], of finite float32 `values` [groups, n] in tables [groups, k]."""
+    if values.size == 0:
+        return np.zeros(values.shape, np.uint8)
+    from graphpress.passes.clustering import scalar_kernels  # loads numba
+
+    labels = np.argsort(centroids, axis=1, kind="stable").astype(np.uint8)
+    ascending = np.take_along_axis(centroids, labels.astype(np.intp), axis=1)
+    return scalar_kernels.assign_rows(values, values.view(np.uint32), ascending, labels)

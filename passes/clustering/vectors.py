@@ -5,14 +5,221 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from attrs import frozen
 
-from graphpress.passes.clustering.errors import ClusteringError
-from graphpress.passes.clustering.inputs import check_clusters, read_weights
-from graphpress.passes.clustering.ordered_vectors import OrderedVectors, read_vectors
-from graphpress.passes.clustering.result import Clusters
+from graphpress.passes.clustering.inputs import (
+    ClusteringError,
+    Clusters,
+    check_clusters,
+    non_finite,
+    read_floats,
+    read_weights,
+)
+from graphpress.passes.clustering.scalar import assign_groups
 
 if TYPE_CHECKING:
     from graphpress.passes.clustering.inputs import Floats
+    from graphpress.passes.clustering.vector_kernels import VectorBlocks
+
+
+# Of the order of cells: bits of all axes and of one, and the sample that cuts an axis.
+MOST_BITS = 18
+MOST_BITS_OF_AXIS = 8
+SAMPLE_OF_AXIS = 4096
+SAMPLE_PER_CLUSTER = 8
+LEAST_SAMPLE = 1024
+CANDIDATES = 3
+STRIDED_PER_CLUSTER = 128
+LEAST_STRIDED = 65536
+LEAST_ATTEMPTS, MOST_ATTEMPTS, WORK_OF_ATTEMPTS = 2, 12, 24_000_000
+MOST_TURNS, WORK_OF_TURNS = 100, 20_000_000_000  # for each cluster on one axis; numbers times clusters squared
+MOST_SPLICES = 100
+STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT = 30, 1e-4, 2.5
+RELAXATION = 1.9
+MOST_STEPS = 60
+LEAST_GAIN, LEAST_LAST_GAIN = 5e-3, 1e-7
+
+
+@frozen(eq=False)
+class OrderedVectors:
+    """Vectors and how much they count, ready for passes over them.
+
+    Attributes:
+        blocks: the vectors [n, d] in order, and their weights; n is not 0.
+        order: int32 [n], where each of them stood.
+    """
+
+    blocks: VectorBlocks
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, values: Floats, weights: Floats | None = None) -> OrderedVectors:
+        """Copy the rows of `values` [n, d] into order; weights that are all zero count as none.
+
+        Raises:
+            ClusteringError: for values that are not finite, not two-dimensional, or weights that do not fit.
+        """
+        vectors = read_vectors(values, "values")
+        importance = read_weights(weights, vectors.shape[:1])
+        if importance is None or not importance.any():
+            importance = np.empty(0, np.float32)
+        order = cell_order(vectors)
+        from graphpress.passes.clustering import vector_kernels
+
+        if importance.size:
+            importance = importance[order]
+        return cls(vector_kernels.blocks_of(vectors, importance, order, tuple(range(vectors.shape[1]))), order)
+
+    def centroids(self, k: int, seed: int) -> np.ndarray:
+        """Centroids of small squared error, float64 [at most k, d]: fewer only where fewer vectors are distinct.
+
+        A few attempts, each greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps;
+        their parts are spliced, and centroids of the best swapped. Depends on nothing but vectors, weights and
+        arguments.
+
+        Raises:
+            ClusteringError: for a `k` that is not 1 to 256, or a seed that is negative.
+        """
+        check_clusters(k)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ClusteringError(f"seed is {seed!r}; it must be an integer that is not negative")
+        generator = np.random.default_rng(seed)
+        sample, masses = self._sample(k, generator)
+        part = self._part(k, sample)
+        count = min(max(WORK_OF_ATTEMPTS // part._work(k), LEAST_ATTEMPTS), MOST_ATTEMPTS)
+        attempts = self._seeded(k, count, sample, masses, generator)
+        for centroids in attempts:
+            part._settle(centroids, MOST_STEPS, LEAST_GAIN)
+        centroids = part._searched(attempts, generator)
+        part._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
+        if part is not self:
+            self._settle(centroids, MOST_STEPS, LEAST_GAIN)
+            centroids = self._searched(centroids[None], generator)
+            self._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
+        return centroids
+
+    def sums(self, table: np.ndarray) -> tuple[float, np.ndarray]:
+        """The squared error against the nearest entries of `table` [k, d], and what there is nearest to each.
+
+        Errors count by weight. The sums are float64 [k, d + 1]: weight times vector, and weight.
+        """
+        from graphpress.passes.clustering import vector_kernels
+
+        return vector_kernels.nearest_sums(self.blocks, table.astype(np.float64))
+
+    def assign(self, table: np.ndarray) -> tuple[np.ndarray, float]:
+        """The index of the entry of `table` nearest to each vector as they stood, uint8 [n], and the squared error."""
+        from graphpress.passes.clustering import vector_kernels
+
+        labels = np.empty(self.blocks.size, np.uint8)
+        error = vector_kernels.nearest(self.blocks, table.astype(np.float64), labels)
+        indices = np.empty_like(labels)
+        indices[self.order] = labels
+        return indices, error
+
+    def _sample(self, k: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Places of vectors, int64 [m], that stand for all when first centroids are chosen; and for how much each."""
+        from graphpress.passes.clustering import search_kernels
+
+        blocks, size = self.blocks, max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k)
+        if blocks.size > size:
+            return search_kernels.coreset(blocks, np.sort(generator.random(size)))
+        weights = blocks.weights.astype(np.float64) if blocks.weights.size else np.ones(blocks.size)
+        return np.arange(blocks.size), weights
+
+    def _part(self, k: int, sample: np.ndarray) -> OrderedVectors:
+        """Enough of the vectors to settle most steps for `k` centroids: every so many, as neighbours are alike.
+
+        With them are those of the `sample`, which has the few far from all others: they count for themselves alone.
+        """
+        stride = max(1, self.blocks.size // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
+        if stride == 1:
+            return self
+        from graphpress.passes.clustering import vector_kernels
+
+        places = np.union1d(np.arange(0, self.blocks.size, stride), sample)
+        weights = np.where(places % stride, 1, stride).astype(np.float32)
+        if self.blocks.weights.size:
+            weights *= self.blocks.weights[places]
+        vectors = vector_kernels.vectors_at(self.blocks, places)
+        order = np.arange(len(vectors), dtype=np.int32)
+        return OrderedVectors(vector_kernels.blocks_of(vectors, weights, order, self.blocks.axes), order)
+
+    def _work(self, k: int) -> int:
+        """How many numbers a Lloyd step compares with `k` centroids at most."""
+        return self.blocks.size * k * len(self.blocks.axes)
+
+    def _searched(self, attempts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Centroids of at most the squared error of the best of `attempts` [p, k, d].
+
+        There are fewer turns where one takes longer, or is worth less: one of many centroids changes little.
+        """
+        from graphpress.passes.clustering import search_kernels
+
+        count, k, axes = attempts.shape
+        turns = min(MOST_TURNS * k // axes**2, WORK_OF_TURNS // (self._work(k) * k))
+        splices = min(MOST_SPLICES, turns // 2) if count > 1 else 0
+        how = search_kernels.Trial(STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT, RELAXATION)
+        directions = generator.standard_normal((splices, axes))
+        search_kernels.spliced(self.blocks, attempts, generator.random((splices, 3)), directions, how)
+        return search_kernels.swapped(self.blocks, attempts[0], generator.random((turns - splices, 2)), how)
+
+    def _settle(self, centroids: np.ndarray, steps: int, least_gain: float) -> None:
+        """Move `centroids` in place by Lloyd steps until one gains less than that share or `steps` are made.
+
+        Steps go beyond the means: where those lie in the direction of all steps to come, fewer are needed.
+        """
+        before = np.inf
+        for step in range(steps):
+            error, sums = self.sums(centroids)
+            held = sums[:, -1] > 0
+            if not held.all():
+                self._fill(centroids, np.flatnonzero(~held))
+            means = sums[held, :-1] / sums[held, -1:]
+            if not error < before * (1 - least_gain):
+                centroids[held] = means
+                break
+            before = error
+            centroids[held] += (RELAXATION if step else 1.0) * (means - centroids[held])
+
+    def _fill(self, centroids: np.ndarray, empty: np.ndarray) -> None:
+        """Put the `empty` centroids where errors are largest; the others are still those that errors are against."""
+        from graphpress.passes.clustering import vector_kernels
+
+        errors = vector_kernels.nearest_errors(self.blocks, centroids)
+        for cluster in empty:
+            centroids[cluster] = vector_kernels.vectors_at(self.blocks, np.array([errors.argmax()]))[0]
+            vector_kernels.lower_errors(self.blocks, centroids[cluster], errors)
+
+    def _seeded(
+        self, k: int, attempts: int, sample: np.ndarray, masses: np.ndarray, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Centroids, float64 [attempts, at most k, d], chosen among the vectors; fewer only if fewer are distinct."""
+        from graphpress.passes.clustering import search_kernels, vector_kernels
+
+        blocks = self.blocks
+        columns = np.ascontiguousarray(vector_kernels.vectors_at(blocks, sample).T, dtype=np.float64)
+        tables = []
+        for _ in range(attempts):
+            chosen = [*search_kernels.seed_centroids(columns, masses, k, generator.random((k, CANDIDATES)))]
+            if len(chosen) < k:
+                errors = vector_kernels.nearest_errors(blocks, np.array(chosen))
+                while len(chosen) < k and errors.any():
+                    chosen.append(vector_kernels.vectors_at(blocks, np.array([errors.argmax()]))[0].astype(np.float64))
+                    vector_kernels.lower_errors(blocks, chosen[-1], errors)
+            tables.append(chosen)
+        most = max(len(table) for table in tables)
+        return np.array([table for table in tables if len(table) == most])
+
+
+def read_vectors(values: Floats, what: str) -> np.ndarray:
+    """Return `values` as finite float32 [n, d]."""
+    vectors = read_floats(values, what)
+    if vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise ClusteringError(f"{what} have shape {vectors.shape}; vectors are rows: [n, d]")
+    if vectors.size and not np.isfinite([vectors.min(), vectors.max()]).all():
+        raise non_finite(int(np.count_nonzero(~np.isfinite(vectors))), vectors.size, what)
+    return vectors
 
 
 def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = None) -> Clusters:
@@ -57,13 +264,12 @@ def assign_vectors(values: Floats, centroids: Floats) -> np.ndarray:
         )
     if not len(vectors):
         return np.empty(0, np.uint8)
-    from graphpress.passes.clustering import vector_blocks  # loads numba
-    from graphpress.passes.clustering import vector_kernels as kernels
+    from graphpress.passes.clustering import vector_kernels
 
     indices = np.empty(len(vectors), np.uint8)
     order, axes = np.arange(len(vectors), dtype=np.int32), tuple(range(vectors.shape[1]))
-    blocks = vector_blocks.blocks_of(vectors, np.empty(0, np.float32), order, axes)
-    kernels.nearest(blocks, table.astype(np.float64), indices)
+    blocks = vector_kernels.blocks_of(vectors, np.empty(0, np.float32), order, axes)
+    vector_kernels.nearest(blocks, table.astype(np.float64), indices)
     return indices
 
 
@@ -71,3 +277,24 @@ def padded(centroids: np.ndarray, k: int) -> np.ndarray:
     """Centroids as a table of `k`, float32 [k, d]: where there are fewer, the last is repeated."""
     table = centroids.astype(np.float32)
     return np.concatenate([table, np.repeat(table[-1:], k - len(table), axis=0)])
+
+
+def cell_order(vectors: np.ndarray) -> np.ndarray:
+    """Return an order, int32 [n], for finite float32 `vectors` [n, d], n not 0.
+
+    Each axis is cut into cells as scalar k-means cuts a sample of it, so that cells are narrow where a quantizer's are.
+    Boxes of cells follow each other along Morton's curve (1966): the bits of the cells' numbers, interleaved.
+    """
+    from graphpress.passes.clustering import scalar_kernels, vector_kernels
+
+    size = len(vectors)
+    axes = min(vectors.shape[1], MOST_BITS)
+    bits = min(MOST_BITS // axes, MOST_BITS_OF_AXIS)
+    step = max(1, size // SAMPLE_OF_AXIS)
+    codes = np.zeros(size, np.uint32)
+    for axis in range(axes):
+        column = np.ascontiguousarray(vectors[:, axis])
+        sample = np.sort(column[::step])
+        table = scalar_kernels.fit_rows(sample[None], np.empty((1, 0), np.float32), 1 << bits)
+        vector_kernels.interleave(assign_groups(column[None], table)[0], axis, axes, codes)
+    return vector_kernels.counted_order(codes, 1 << (axes * bits))

@@ -1,6 +1,5 @@
 """The pass framework: passes, facts, effects, pipelines, the runner, rewrite rules."""
 
-from graphpress.passes.framework.context import PassContext, Report
 from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.effects import CLOSE, EXACT, LOSSY, Close, Drift, Effect, Exact, Lossy
 from graphpress.passes.framework.errors import (
@@ -20,15 +19,15 @@ from graphpress.passes.framework.errors import (
 )
 from graphpress.passes.framework.explain import Explanation, explain
 from graphpress.passes.framework.facts import Fact, Violation
-from graphpress.passes.framework.hooks.base import Hook
 from graphpress.passes.framework.match import Match, Miss
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext, Report
 from graphpress.passes.framework.pipeline import Pipeline
 from graphpress.passes.framework.records import RunResult, StepRecord
 from graphpress.passes.framework.registry import lookup_pass, register_pass, registered_passes, unregister_pass
 from graphpress.passes.framework.rewrite_pass import RewritePass, add_rule, lookup_rule, registered_rules, remove_rule
 from graphpress.passes.framework.rules import Rule, rule
 from graphpress.passes.framework.runner import Runner, run_pass
+from graphpress.passes.framework.standard_hooks import Hook
 from graphpress.passes.framework.steps import Repeat, Step
 
 __all__ = [

@@ -9,9 +9,9 @@ from attrs import astuple, define, field
 
 from graphpress.ir.graph import Graph, Node, Output, Value
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.errors import BudgetExceeded, PatternError
 from graphpress.passes.framework.match import Match, Miss
+from graphpress.passes.framework.passes import PassContext
 from graphpress.passes.framework.rules import Replacement, Rule, RuleIndex
 
 _REWRITES_PER_NODE = 20

@@ -9,8 +9,8 @@ from graphpress.ir.graph import Graph, GraphError, Node, Value
 from graphpress.ir.inference import TypeInferenceError
 from graphpress.ir.location import Location
 from graphpress.ir.ops import OpError
-from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.errors import PassFailed
+from graphpress.passes.framework.passes import PassContext
 from graphpress.passes.framework.steps import Step
 
 _DEFECTS = (GraphError, OpError, TypeInferenceError)

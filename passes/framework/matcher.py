@@ -16,8 +16,17 @@ from attrs import define, evolve, field, frozen
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.ops import Trait
 from graphpress.passes.framework import patterns as p
-from graphpress.passes.framework.match import Match, Miss, Text
-from graphpress.passes.framework.matcher_text import ABSENT, Absent, constant_complaint, readers, show, type_complaint
+from graphpress.passes.framework.match import (
+    ABSENT,
+    Absent,
+    Match,
+    Miss,
+    Text,
+    constant_complaint,
+    readers,
+    show,
+    type_complaint,
+)
 
 Path = tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""The base of every pass."""
+"""The base of every pass, and what a pass reports about its run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,60 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from attrs import frozen
+from attrs import define, field, frozen
 
-from graphpress.ir.graph import Graph
+from graphpress.ir.graph import Graph, Node
+from graphpress.ir.location import UNKNOWN, Location
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.effects import EXACT, Effect
+from graphpress.passes.framework.errors import OptionError
 from graphpress.passes.framework.facts import Fact, fact_set
+from graphpress.passes.framework.options import changed_fields, write_value
+
+
+@frozen
+class Report:
+    """A remark of a pass: what it did or did not do, at which node, and why.
+
+    Name, op and location are kept, not the node, which a later pass may erase.
+    """
+
+    reason: str
+    node_name: str | None = None
+    op_name: str | None = None
+    location: Location = UNKNOWN
+
+    def __str__(self) -> str:
+        return self.reason if self.node_name is None else f"{self.node_name} ({self.location}): {self.reason}"
+
+
+@define(eq=False)
+class PassContext:
+    """Handed to `Pass.run`; one per step.
+
+    Attributes:
+        address: the step being run, such as ``dce#2``.
+        statistics: counters by name.
+        reports: remarks, in order.
+        node: the node the pass is at. Set it while walking the graph, and an exception will name the node; what is
+            edited meanwhile is one rewrite, so that a bisection never stops between edits that belong together.
+    """
+
+    address: str = ""
+    statistics: dict[str, int] = field(factory=dict)
+    reports: list[Report] = field(factory=list)
+    node: Node | None = None
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add `amount` to the counter `name`."""
+        self.statistics[name] = self.statistics.get(name, 0) + amount
+
+    def report(self, node: Node | None, reason: str) -> None:
+        """Remark `reason` about `node`, or about the whole graph."""
+        if node is None:
+            self.reports.append(Report(reason))
+        else:
+            self.reports.append(Report(reason, node.name, node.op.name, node.location))
 
 
 @frozen
@@ -56,9 +103,18 @@ class Pass(ABC):
         return (cls.__doc__ or "").strip().split("\n")[0]
 
     def __str__(self) -> str:
-        from graphpress.passes.framework.pipeline_text import print_pass
+        """The pass as the text form of pipelines has it, with the options that differ from their defaults.
 
-        return print_pass(self)
+        Raises:
+            OptionError: when an option's value has no text form.
+        """
+        options = []
+        for name, value in changed_fields(self).items():
+            try:
+                options.append(f"{name}={write_value(value)}")
+            except OptionError as error:
+                raise OptionError(f"{self.name}, option {name!r}: {error}") from None
+        return f"{self.name}{{{','.join(options)}}}" if options else self.name
 
 
 def kebab_case(name: str) -> str:

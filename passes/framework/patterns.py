@@ -1,38 +1,71 @@
-"""The pattern language: what a piece of graph must look like.
-
-A pattern is a Python expression::
-
-    conv = Op("aten.conv2d", input=Any("x"), weight=Constant("weight"), bias=Optional(Any("bias")), name="conv",
-              single_use=True)
-    PATTERN = Op("aten.batch_norm", input=conv, weight=Constant("gamma"), ..., eps=Attr("eps"))
-
-- Operands and attributes are given by the names of the op's schema, or by position in its order. A plain value
-  (``eps=1e-5``) is what the attribute must be, its default counted.
-- Operands that are not mentioned must be absent; a last positional ``...`` lets them be. Attributes that are not
-  mentioned are free.
-- An op name covers its overloads: ``aten.conv2d`` is also ``aten.conv2d.padding``, ``aten.add.Tensor`` is itself
-  alone, and ``aten.conv2d.default`` the overload without a name. An op may also be a `Trait`, or a tuple of names
-  and traits of which one must hold.
-- The two operands of a commutative op match in either order.
-- What has a name is captured. One name captures one thing: a second place of that name must hold the same value.
-  One `Op` object, used at two places of a pattern, is one node.
-- ``p | q`` matches what `p` or else `q` matches; ``p.where(predicate, "what it asks for")`` asks for more, of the value
-  (of the node, for an `Op`; of the Python value, for an `Attr`).
-"""
+"""The pattern language: what a piece of graph must look like."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from types import EllipsisType
 from typing import TypeVar
 
+import torch
 from attrs import evolve, field, frozen
 
 from graphpress.ir.dtypes import DType
-from graphpress.ir.ops import OpDef, Trait
+from graphpress.ir.errors import suggestion
+from graphpress.ir.ops import OpDef, OpError, Trait, lookup_op, registered_ops
 from graphpress.passes.framework.errors import PatternError
-from graphpress.passes.framework.pattern_checks import check_op_name, check_parameters
+
+
+def check_op_name(name: str) -> None:
+    """Raise when `name` has no dialect, or is an aten op that torch does not have.
+
+    Ops of other dialects may be registered later than the pattern is written.
+    """
+    dialect, _, rest = name.partition(".")
+    if not rest:
+        raise PatternError(f"{name!r} is no op name: it needs a dialect, such as 'aten.{name}'")
+    if dialect != "aten":
+        return
+    short, _, overload = rest.partition(".")
+    packet = getattr(torch.ops.aten, short, None)
+    if packet is None:
+        raise PatternError(f"torch has no op {name!r}{suggestion(name, [op.name for op in registered_ops()])}")
+    if overload and overload not in packet.overloads():
+        known = ", ".join(packet.overloads())
+        raise PatternError(f"torch has no overload {name!r}: 'aten.{short}' has {known}")
+
+
+def check_parameters(name: str, positional: int, named: Mapping[str, object] | Iterable[str]) -> None:
+    """Raise when no overload of `name` has so many parameters, or one of those names."""
+    known = _parameters(name)
+    if known is None:
+        return
+    most, names = known
+    if positional > most:
+        raise PatternError(f"{name} takes at most {most} operands and attributes, the pattern gives {positional}")
+    for wanted in named:
+        if wanted not in names:
+            raise PatternError(
+                f"{name} has no parameter {wanted!r}{suggestion(wanted, names)}; it has {', '.join(names)}"
+            )
+
+
+@cache
+def _parameters(name: str) -> tuple[int, tuple[str, ...]] | None:
+    """The largest number of parameters and all their names over the overloads; None for an op nobody knows yet."""
+    dialect, short, overload = (*name.split(".", 2), "")[:3]
+    if dialect == "aten":
+        packet = getattr(torch.ops.aten, short)
+        overloads = [overload] if overload else packet.overloads()
+        schemas = [[a.name for a in getattr(packet, o)._schema.arguments if not a.is_out] for o in overloads]
+        return max(map(len, schemas)), tuple(dict.fromkeys(name for schema in schemas for name in schema))
+    try:
+        op = lookup_op(name)
+    except OpError:
+        return None
+    return None if op.variadic else (len(op.parameters), tuple(op.by_name))
+
 
 P = TypeVar("P", bound="Pattern")
 OpName = str | Trait

@@ -8,10 +8,9 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from graphpress.passes.framework.facts import Fact, fact_set
-from graphpress.passes.framework.ordering import check_order
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.pipeline_text import parse_steps, print_steps
-from graphpress.passes.framework.steps import Repeat, Step, StepLike, edit_at, find_place, flatten, places
+from graphpress.passes.framework.steps import Repeat, Step, StepLike, check_order, edit_at, find_place, flatten, places
 
 __all__ = ["Pipeline", "Repeat", "Step"]
 

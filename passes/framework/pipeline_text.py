@@ -19,8 +19,7 @@ from typing import Any, NoReturn
 
 from graphpress.ir.errors import suggestion
 from graphpress.passes.framework.errors import OptionError, PipelineSyntaxError, UnknownPassError
-from graphpress.passes.framework.option_values import Word, changed_fields, fit_value, option_types, write_value
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.options import Word, fit_value, option_types
 from graphpress.passes.framework.registry import lookup_pass
 from graphpress.passes.framework.steps import Repeat, StepLike
 
@@ -34,21 +33,6 @@ _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 def print_steps(steps: Iterable[StepLike]) -> str:
     """Steps as text that `parse_steps` reads back to equal ones."""
     return ",".join(_print_step(step) for step in steps)
-
-
-def print_pass(pass_: Pass) -> str:
-    """One pass as text, with the options that differ from their defaults.
-
-    Raises:
-        OptionError: when an option's value has no text form.
-    """
-    options = []
-    for name, value in changed_fields(pass_).items():
-        try:
-            options.append(f"{name}={write_value(value)}")
-        except OptionError as error:
-            raise OptionError(f"{pass_.name}, option {name!r}: {error}") from None
-    return f"{pass_.name}{{{','.join(options)}}}" if options else pass_.name
 
 
 def parse_steps(text: str) -> tuple[StepLike, ...]:
@@ -67,7 +51,7 @@ def parse_steps(text: str) -> tuple[StepLike, ...]:
 def _print_step(step: StepLike) -> str:
     if isinstance(step, Repeat):
         return f"repeat{{max={step.max}}}({print_steps(step.steps)})"
-    return print_pass(step)
+    return str(step)
 
 
 class _Parser:

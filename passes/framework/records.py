@@ -8,10 +8,9 @@ from attrs import define, field
 
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Graph
-from graphpress.passes.framework.context import Report
 from graphpress.passes.framework.effects import Drift
 from graphpress.passes.framework.errors import PipelineError
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, Report
 from graphpress.passes.framework.steps import Step
 
 
@@ -25,7 +24,7 @@ class StepRecord:
         changed: operands, attributes, annotations and uses set anew.
         constants: constants added, replaced or removed.
         annotated: how many of the changes are of annotations.
-        rewrites: how many rewrites these edits make; see `graphpress.ir.rewrites`.
+        rewrites: how many rewrites these edits make; see `graphpress.ir.rewriter`.
         touched: names of the nodes added or changed that are still there.
         seconds: what `Pass.run` took, hooks and checks not counted.
         statistics: the counters of the pass.

@@ -9,10 +9,9 @@ from attrs import frozen
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.framework.context import PassContext
 from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.errors import PassRegistrationError, UnknownPassError
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import load_plugins, registered_passes
 from graphpress.passes.framework.rules import Rule
 

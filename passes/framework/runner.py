@@ -10,15 +10,12 @@ from attrs import define, evolve, field
 
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Graph
-from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.rewrites import RewriteLimitReached
-from graphpress.passes.framework.context import PassContext
+from graphpress.ir.rewriter import RewriteLimitReached, Rewriter
 from graphpress.passes.framework.failure import failure_of
-from graphpress.passes.framework.hooks.base import Hook
-from graphpress.passes.framework.hooks.verify import Verify
-from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.pipeline import Pipeline
 from graphpress.passes.framework.records import RunResult, StepRecord
+from graphpress.passes.framework.standard_hooks import Hook, Verify
 from graphpress.passes.framework.steps import Repeat, Step, StepLike, places
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.verifier import verify
 from graphpress.passes.framework.effects import EXACT, Drift, Effect
-from graphpress.passes.framework.hooks.numerics import compare, execute
+from graphpress.passes.framework.numerics import compare, execute
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.pipeline import Pipeline
 from graphpress.passes.framework.records import RunResult

@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from graphpress.export_backend import ExportBackend
+from graphpress.ir.annotations import register_vocabulary
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.vocabularies import register_vocabulary
 
 if TYPE_CHECKING:
     from graphpress.aliasing import install_as_coreai_opt as install_as_coreai_opt

@@ -11,7 +11,7 @@ from importlib.util import find_spec, spec_from_loader
 from types import ModuleType
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.passes.configs.unmatched import set_default_for_unmatched
+from graphpress.passes.config.unmatched import set_default_for_unmatched
 
 ALIAS = "coreai_opt"
 PACKAGE = "graphpress"
@@ -19,7 +19,7 @@ PACKAGE = "graphpress"
 # Modules outside the documented interface that toolchains import from all the same, ExecuTorch among them.
 _ELSEWHERE = {
     "common": "export_backend",
-    "coreai_utils.common": "coreai_utils.vocabulary",
+    "coreai_utils.common": "coreai_utils.pipelines",
     "palettization.kmeans": "palettization",
     **{
         f"quantization.spec.{part}": "quantization.spec"

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph, Input
-from graphpress.ir.torch_export import to_exported_program
-from graphpress.ir.torch_import import from_exported_program
+from graphpress.ir.torch import to_exported_program
+from graphpress.ir.torch.capture import from_exported_program
 from graphpress.ir.types import TensorType
 from graphpress.passes.framework import Hook, Pipeline, Runner
 

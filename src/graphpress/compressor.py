@@ -1,4 +1,4 @@
-"""What all compressors share: a model, a config, and the order in which things may be done to them."""
+"""What all compressors share: a model, a config, a life cycle, and a counter of training steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Generic, TypeVar, cast
 
+import torch
 from torch import nn
 
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
-from graphpress.passes.configs import CompressionConfig
+from graphpress.passes.config import CompressionConfig
+
+_STEPS = "_training_steps"
+
+
+class UnusedScheduleWarning(UserWarning):
+    """A config has schedules, but nobody counts the steps of training."""
+
+
+def count_from_zero(prepared: nn.Module) -> None:
+    """Give `prepared` the counter of its training steps: a buffer, so that its `state_dict` carries it."""
+    prepared.register_buffer(_STEPS, torch.zeros((), dtype=torch.long))
+
+
+def steps_of(prepared: nn.Module) -> int:
+    """How many steps of training `prepared` has counted."""
+    return int(prepared.get_buffer(_STEPS))
+
+
+def count_step(prepared: nn.Module) -> int:
+    """Count one step; the number of steps is returned."""
+    prepared.get_buffer(_STEPS).add_(1)
+    return steps_of(prepared)
+
+
+def stop_counting(finalized: nn.Module) -> None:
+    """Take the counter off a module that is not trained any more."""
+    finalized._buffers.pop(_STEPS, None)
+
 
 C = TypeVar("C", bound=CompressionConfig)
 

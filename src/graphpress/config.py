@@ -1,13 +1,14 @@
 """What the configs of all techniques share; each technique has its own `config` module."""
 
-from graphpress.passes.configs import (
+from graphpress.passes.config import (
+    ArgumentError,
     CompressionConfig,
     ModuleCompressionConfig,
     OpCompressionConfig,
+    SpecError,
     UnmatchedConfigError,
     UnmatchedConfigWarning,
 )
-from graphpress.passes.specs import ArgumentError, SpecError
 
 __all__ = [
     "ArgumentError",

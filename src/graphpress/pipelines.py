@@ -9,24 +9,23 @@ from graphpress.backends.coreai.raising import RaiseFromCoreai
 from graphpress.backends.coreml.lowering import LowerToCoreml
 from graphpress.backends.registry import lookup_backend
 from graphpress.export_backend import ExportBackend
+from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.canonicalize import Canonicalize
-from graphpress.passes.configs import KMeansPalettizerConfig, MagnitudePrunerConfig, QuantizerConfig
+from graphpress.passes.config import BiasCorrection, KMeansPalettizerConfig, MagnitudePrunerConfig, QuantizerConfig
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
 from graphpress.passes.correct_bias import CorrectBias
 from graphpress.passes.cse import Cse
 from graphpress.passes.dce import Dce
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.equalize_layers import EqualizeLayers
-from graphpress.passes.facts import QUANTIZERS_INSERTED
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.remove_dropout import RemoveDropout
 from graphpress.passes.share_quantizers import ShareQuantizers
-from graphpress.passes.specs import BiasCorrection
 from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 from graphpress.passes.store_caches import StoreCaches
 

@@ -7,13 +7,10 @@ pipeline it was saved.
 from __future__ import annotations
 
 from graphpress.ir.ops import lookup_op, register_dialect, with_evaluate
-from graphpress.passes.fusion import groups as groups  # these modules register the notes they define
-from graphpress.passes.quantization import points as points
 
 
 def _load_coreai() -> None:
-    from graphpress.backends.coreai.ops import register
-    from graphpress.backends.coreai.small_codes import quantize
+    from graphpress.backends.coreai.ops import quantize, register
 
     register()
     with_evaluate(lookup_op("coreai.quantize"), quantize)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from graphpress.backends.resampling import antialiased_bilinear, counted_mean_pool, nearest
+from graphpress.backends.decompositions import antialiased_bilinear, counted_mean_pool, nearest
 
 aten = torch.ops.aten
 IMAGE = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))

@@ -20,7 +20,8 @@ from graphpress.compressor import ArgumentTypeError, LifeCycleError
 from graphpress.config import ArgumentError, SpecError, UnmatchedConfigError, UnmatchedConfigWarning
 from graphpress.export_backend import ExportBackendError
 from graphpress.ir import ExportError, ParseError, StorageError, from_module, load_graph, save_graph
-from graphpress.ir.call_errors import CallError
+from graphpress.ir.torch.emitted_module import CallError
+from graphpress.modules.mapping import MappingError
 from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig, PalettizationSpec
 from graphpress.palettization.errors import PalettizationError
 from graphpress.quantization import (
@@ -30,7 +31,6 @@ from graphpress.quantization import (
     QuantizerConfig,
     UncalibratedWarning,
 )
-from graphpress.quantization.mapping import MappingError
 
 torch.set_num_threads(1)
 

@@ -17,9 +17,9 @@ from graphpress.coreai_utils import (
     sparsify_weights,
 )
 from graphpress.ir.errors import GraphpressError
+from graphpress.passes.config import PalettizationSpec
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.palettization import palettize
-from graphpress.passes.specs import PalettizationSpec
+from graphpress.passes.weights import palettize
 
 EYE = torch.eye(32)  # a linear layer gives its weight, transposed, without rounding
 COUNT = 32 * 64

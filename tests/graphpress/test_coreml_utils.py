@@ -14,9 +14,9 @@ from graphpress.coreml_utils import (
     quantize_weights,
     sparsify_weights,
 )
+from graphpress.passes.config import PalettizationSpec
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.palettization import palettize
-from graphpress.passes.specs import PalettizationSpec
+from graphpress.passes.weights import palettize
 from tests.graphpress.test_coreai_utils import DEFAULTS, stored
 from tests.graphpress.test_coreai_utils import pipelines as plans
 

@@ -13,12 +13,11 @@ import torch
 from attrs import define, field
 from hypothesis import strategies as st
 
-from graphpress.ir.dims import SymDim, evaluate_dim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.location import Location, ModuleScope, Origin
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.types import ScalarType, TensorType
+from graphpress.ir.types import ScalarType, SymDim, TensorType, evaluate_dim
 
 HOSTILE_NAMES = st.one_of(
     st.sampled_from(

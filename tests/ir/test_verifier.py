@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from graphpress.ir import VerificationError, from_module, verify
-from graphpress.ir.dims import SymDim
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Use
 from graphpress.ir.location import Location, ModuleScope, Origin
 from graphpress.ir.ops import lookup_op
-from graphpress.ir.types import TensorType
+from graphpress.ir.types import SymDim, TensorType
 from tests.ir.zoo import ZOO, captured
 
 torch.set_num_threads(1)

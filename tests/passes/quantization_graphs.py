@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from graphpress.ir.dtypes import DType
+from graphpress.passes.analysis.fusion import FusionGroup
+from graphpress.passes.analysis.quantization_points import QuantizationPoints, Side
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
-from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.config import QuantizerConfig
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.fusion import FusionGroup
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
-from graphpress.passes.quantization.points import QuantizationPoints, Side
 from graphpress.passes.share_quantizers import ShareQuantizers
 
 

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from graphpress.passes.annotate_fusion import AnnotateFusion
-from graphpress.passes.fusion import (
+from graphpress.passes.analysis.fusion import (
     FusionGroup,
     FusionPattern,
+    FusionPatternError,
     Role,
     register_fusion_pattern,
     unregister_fusion_pattern,
 )
-from graphpress.passes.fusion.patterns import FusionPatternError
+from graphpress.passes.annotate_fusion import AnnotateFusion
 from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import convolution, groups, image, random, run
 

@@ -6,10 +6,16 @@ import torch
 from graphpress.ir.errors import GraphpressError
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
-from graphpress.passes.configs import ModuleQuantizerConfig, OpQuantizerConfig, QuantizerConfig
+from graphpress.passes.config import (
+    ModuleQuantizerConfig,
+    OpQuantizerConfig,
+    PerBlockGranularity,
+    QuantizationScheme,
+    QuantizationSpec,
+    QuantizerConfig,
+)
 from graphpress.passes.framework import run_pass
-from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.passes.specs import PerBlockGranularity, QuantizationScheme, QuantizationSpec
+from graphpress.passes.weights.errors import QuantizationError
 from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import assigned, convolution, image, places, points, random, run
 

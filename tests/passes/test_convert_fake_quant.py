@@ -5,8 +5,8 @@ import torch
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.interpreter import run as interpret
+from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
-from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.framework import Pipeline, Runner
 from tests.graph_builder import GraphBuilder, op_names
 from tests.passes.quantization_graphs import random, run

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from graphpress.passes.analysis.quantization_points import QuantizationPoints, QuantizerNote
+from graphpress.passes.config import QuantizationSpec
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
-from graphpress.passes.quantization.points import QuantizationPoints, QuantizerNote
-from graphpress.passes.specs import QuantizationSpec
 from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import convolution, image, inserted, points, run, shared
 from tests.properties.quantized_graphs import config_of

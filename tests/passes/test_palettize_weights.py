@@ -6,13 +6,18 @@ from graphpress.ir import from_module, run
 from graphpress.ir.dtypes import DType
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.canonicalize import Canonicalize
-from graphpress.passes.configs import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
+from graphpress.passes.config import (
+    KMeansPalettizerConfig,
+    ModuleKMeansPalettizerConfig,
+    PalettizationSpec,
+    PerGroupedChannelGranularity,
+    QuantizationSpec,
+)
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.palettization import PalettizationError
 from graphpress.passes.palettize_weights import PalettizeWeights
-from graphpress.passes.specs import PalettizationSpec, PerGroupedChannelGranularity, QuantizationSpec
+from graphpress.passes.weights import PalettizationError
 
 INPUT = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -7,13 +7,13 @@ from torch import nn
 from graphpress import ExportBackend, pipelines
 from graphpress.ir import from_module, run
 from graphpress.ir.dtypes import DType
+from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
 from graphpress.passes.canonicalize import Canonicalize
-from graphpress.passes.facts import QUANTIZERS_CONVERTED
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.palettize_weights import PalettizeWeights
 from graphpress.passes.prune_weights import PruneWeights
-from graphpress.passes.quantization.errors import QuantizationError
 from graphpress.passes.quantize_weights import QuantizeWeights
+from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.spec import PerBlockGranularity, PerChannelGranularity, PerTensorGranularity
 

@@ -6,10 +6,15 @@ import pytest
 
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
-from graphpress.passes.configs import ModuleQuantizerConfig, OpQuantizerConfig, QuantizerConfig
+from graphpress.passes.config import (
+    ModuleQuantizerConfig,
+    OpQuantizerConfig,
+    QuantizationScheme,
+    QuantizationSpec,
+    QuantizerConfig,
+)
 from graphpress.passes.framework.testing import reordered
 from graphpress.passes.share_quantizers import ShareQuantizers
-from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
 from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import convolution, image, points, random, run, shared
 

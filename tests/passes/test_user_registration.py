@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from graphpress.passes.analysis.fusion import FusionPattern, register_fusion_pattern, unregister_fusion_pattern
 from graphpress.passes.analysis.value_preserving import (
     ValuePreservingError,
     register_value_preserving_op,
@@ -10,7 +11,6 @@ from graphpress.passes.analysis.value_preserving import (
 )
 from graphpress.passes.framework import PassRegistrationError, RewritePass, add_rule, remove_rule, rule, run_pass
 from graphpress.passes.framework.patterns import Any, Op
-from graphpress.passes.fusion import FusionPattern, register_fusion_pattern, unregister_fusion_pattern
 from tests.graph_builder import GraphBuilder, op_names
 from tests.passes.quantization_graphs import groups, image, inserted, points, shared
 

@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 from graphpress.ir import reference
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.analysis.quantization_points import QuantizerNote
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
-from graphpress.passes.configs import QuantizerConfig
+from graphpress.passes.config import PerTensorGranularity, QuantizationScheme, QuantizationSpec, QuantizerConfig
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pass, Pipeline, Runner
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
-from graphpress.passes.quantization.points import QuantizerNote
 from graphpress.passes.share_quantizers import ShareQuantizers
-from graphpress.passes.specs import PerTensorGranularity, QuantizationScheme, QuantizationSpec
 from tests.ir.strategies import graphs
 from tests.properties.layer_graphs import with_own_names
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphpress.ir.parser import parse_graph
-from graphpress.ir.printer import print_graph
+from graphpress.ir.text.parser import parse_graph
+from graphpress.ir.text.printer import print_graph
 from graphpress.ir.verifier import verify
 from graphpress.passes.cse import Cse
 from graphpress.passes.dce import Dce

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from graphpress.search.knapsack import Option, solve
+from graphpress.search.recipes import Option, solve
 
 Solver = Callable[[Sequence[Sequence[Option]], int], tuple[int, ...] | None]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.raising import RaiseFromCoreai
 from graphpress.ir.dtypes import DType
+from graphpress.passes.analysis.quantization_points import QuantizationPoints
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
@@ -18,9 +19,8 @@ from graphpress.passes.dce import Dce
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import EXACT
-from graphpress.passes.framework.hooks.numerics import compare, execute
+from graphpress.passes.framework.numerics import compare, execute
 from graphpress.passes.framework.testing import assert_effect, assert_idempotent, renamed, reordered
-from graphpress.passes.quantization.points import QuantizationPoints
 from graphpress.passes.share_quantizers import ShareQuantizers
 from tests.graph_builder import GraphBuilder
 from tests.ir.strategies import random_inputs

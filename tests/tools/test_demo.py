@@ -15,8 +15,7 @@ from PIL import Image
 from graphpress.backends import coreai, coreml
 from graphpress.tools.demo import __main__ as demo
 from graphpress.tools.demo.measuring import Result, Stopwatch, measure
-from graphpress.tools.demo.pipeline_page import write_page
-from graphpress.tools.demo.report import HEADINGS, package_rows, table_rows, write_report, write_strip
+from graphpress.tools.demo.report import HEADINGS, package_rows, table_rows, write_page, write_report, write_strip
 from graphpress.tools.demo.rows import ROWS
 from graphpress.tools.edsr import EDSR
 from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, evaluation_pairs, psnr

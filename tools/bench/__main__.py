@@ -16,9 +16,8 @@ from rich.console import Console
 from graphpress.ir.errors import GraphpressError
 from graphpress.tools.bench import benchmarks
 from graphpress.tools.bench.accuracy import edsr_psnr
-from graphpress.tools.bench.comparison import Benchmark, compare
 from graphpress.tools.bench.report import as_data, print_accuracy, print_comparison
-from graphpress.tools.bench.sides import PEER_PYTHON, ours, peer
+from graphpress.tools.bench.sides import PEER_PYTHON, Benchmark, compare, ours, peer
 from graphpress.tools.models import MODELS
 
 SUITES = ("quantization", "eager", "training", "palettization", "growth", "edsr")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from graphpress.tools.bench.comparison import Benchmark
+from graphpress.tools.bench.sides import Benchmark
 
 QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "vit_small", "gpt")
 TRAINED_MODELS = ("mobilenet_v2", "vit_small")

@@ -19,7 +19,7 @@ from torch import nn
 
 from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
 from graphpress.palettization.spec import PalettizationSpec, PerGroupedChannelGranularity, PerTensorGranularity
-from graphpress.tools.models.transformer import Transformer
+from graphpress.tools.models.transformers import Transformer
 
 T = TypeVar("T")
 VOCABULARY, DIM, HEADS = 32_768, 2_048, 16

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphpress.tools.bench.accuracy import ROWS
-from graphpress.tools.bench.comparison import Comparison, Measured
+from graphpress.tools.bench.sides import Comparison, Measured
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:

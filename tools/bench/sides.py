@@ -1,13 +1,14 @@
-"""The two sides of a comparison, and the process a side runs its tasks in."""
+"""The two sides of a comparison, run in turn, and the process a side runs its tasks in."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,98 @@ class Worker:
         self._log.seek(0)
         last = self._log.read().strip()[-800:]
         return BenchmarkError(f"the worker of {self.side.name} died in {task}; the last it said:\n{last}")
+
+
+Measured = tuple[str, str]
+"""The label of a task (`first`, `warm`) and the name of something it measured."""
+
+
+@attrs.frozen
+class Benchmark:
+    """Tasks by process: each inner list runs in order in one fresh process of a side.
+
+    A task's `label` tells its measurements from those of the others; one without a label only warms up.
+    `ratios` are numerator over denominator.
+    """
+
+    title: str
+    processes: Sequence[Sequence[dict[str, Any]]]
+    ratios: Sequence[tuple[Measured, Measured]] = ()
+
+
+@attrs.define
+class Comparison:
+    """What one benchmark measured: per side, per (label, name), the value of every run.
+
+    `weights` holds, per side, the squared error and the sum of squares of each weight that the last run compressed.
+    """
+
+    benchmark: Benchmark
+    sides: list[str]
+    cpu: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    wall: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    facts: dict[str, dict[Measured, list[float]]] = attrs.field(factory=dict)
+    weights: dict[str, dict[str, tuple[float, float]]] = attrs.field(factory=dict)
+    errors: dict[str, dict[str, str]] = attrs.field(factory=dict)
+
+    def median(self, clock: str, side: str, measured: Measured) -> float | None:
+        """Return the median over runs of `clock` (`cpu`, `wall` or `facts`), None if there was no run."""
+        values = getattr(self, clock).get(side, {}).get(measured)
+        return statistics.median(values) if values else None
+
+    def ratio(self, side: str, numerator: Measured, denominator: Measured) -> float | None:
+        """Return the median over runs of one CPU time over another of the same run."""
+        runs = self.cpu.get(side, {})
+        pairs = list(zip(runs.get(numerator, []), runs.get(denominator, []), strict=False))
+        return statistics.median(a / b for a, b in pairs) if pairs and all(b for _, b in pairs) else None
+
+    def shared_weights(self) -> list[str]:
+        """Return the weights that every side compressed, in order."""
+        by_side = [self.weights.get(side, {}) for side in self.sides]
+        return [name for name in by_side[0] if all(name in weights for weights in by_side)]
+
+    def weight_error(self, side: str, names: Sequence[str]) -> float | None:
+        """Return the squared error of these weights together over their sum of squares, None without any."""
+        if not names:
+            return None
+        errors, squares = zip(*(self.weights[side][name] for name in names), strict=True)
+        return sum(errors) / sum(squares)
+
+    def names(self, clock: str) -> list[Measured]:
+        """Return what was measured by `clock`, in the order it was."""
+        return list(dict.fromkeys(key for runs in getattr(self, clock).values() for key in runs))
+
+    def add(self, side: str, label: str, reply: dict[str, Any]) -> None:
+        """Add the reply of one run of one task."""
+        if "error" in reply:
+            self.errors.setdefault(side, {})[label] = reply["error"]
+            return
+        for name, seconds in reply["seconds"].items():
+            for clock in ("cpu", "wall"):
+                getattr(self, clock).setdefault(side, {}).setdefault((label, name), []).append(seconds[clock])
+        for name, fact in reply["facts"].items():
+            self.facts.setdefault(side, {}).setdefault((label, name), []).append(fact)
+        if reply.get("weights"):
+            self.weights[side] = reply["weights"]
+
+
+def compare(
+    benchmark: Benchmark,
+    sides: Sequence[Side],
+    repeats: int = 3,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Comparison:
+    """Run `benchmark` `repeats` times on every side, A B A B, each time in fresh processes."""
+    comparison = Comparison(benchmark, [side.name for side in sides])
+    for repeat in range(repeats):
+        for side in sides:
+            if side.name in comparison.errors:
+                continue  # what failed once would fail again
+            progress(f"{benchmark.title}: {side.name}, run {repeat + 1} of {repeats}")
+            for tasks in benchmark.processes:
+                with Worker(side) as worker:
+                    for task in tasks:
+                        reply = worker.run(task)
+                        if "label" in task:
+                            comparison.add(side.name, task["label"], reply)
+    return comparison

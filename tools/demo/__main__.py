@@ -13,12 +13,12 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from graphpress.tools.demo.measuring import Result, measure
-from graphpress.tools.demo.pipeline_page import write_page
 from graphpress.tools.demo.report import (
     HEADINGS,
     PACKAGE_HEADINGS,
     package_rows,
     table_rows,
+    write_page,
     write_report,
     write_strip,
 )

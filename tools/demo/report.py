@@ -1,4 +1,4 @@
-"""What the demo leaves behind: a strip of images and a page that says what was measured."""
+"""The page that shows what each pass of the joint pipeline does to the model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,36 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 from torch.nn.functional import interpolate
 
-from graphpress.ir.atomic_write import write_atomically
+from graphpress import pipelines
+from graphpress.ir import from_module
+from graphpress.ir.files import write_atomically
+from graphpress.passes.framework import Runner
 from graphpress.tools.demo.measuring import Pair, Result
+from graphpress.tools.demo.rows import joint_configs
+from graphpress.tools.passctl.page import Recording, page
+
+
+def write_page(path: Path, model: nn.Module, image: torch.Tensor) -> None:
+    """Run the joint pipeline with the configs of the demo's last row over `model`, and write what it did.
+
+    Args:
+        path: of the page.
+        model: it stays as it is.
+        image: an example input, `(batch, channels, height, width)`.
+    """
+    graph = from_module(model, (image,))
+    recording = Recording(graph)
+    Runner([recording]).run(graph, pipelines.joint(*joint_configs()), in_place=True)
+    text = page(recording, "EDSR, palettized and quantized", "joint")
+
+    def write(target: Path) -> None:
+        target.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
 
 _CAPTION = 16  # pixels
 

@@ -7,12 +7,9 @@
     accuracy(model, data.test_images, data.test_labels)
 """
 
-from graphpress.tools.digits.conv_net import ConvNet
-from graphpress.tools.digits.data import Digits, accuracy, digits
-from graphpress.tools.digits.distillation import Distillation
-from graphpress.tools.digits.trained import NETWORKS, load_trained
-from graphpress.tools.digits.training import train
-from graphpress.tools.digits.transformer import Transformer
+from graphpress.tools.digits.networks import ConvNet, Transformer
+from graphpress.tools.digits.trained import NETWORKS, Digits, accuracy, digits, load_trained
+from graphpress.tools.digits.training import Distillation, train
 
 __all__ = [
     "NETWORKS",

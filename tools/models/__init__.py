@@ -7,15 +7,10 @@ Every factory (`resnet50`, `small_resnet`, ...) returns a module in eval mode, t
     program = torch.export.export(entry.build(), entry.example_inputs())
 """
 
-from graphpress.tools.models.chain import conv_bn_relu_chain
-from graphpress.tools.models.gpt import gpt, gpt_small
-from graphpress.tools.models.mobilenet import mobilenet_v2
+from graphpress.tools.models.convolutional import conv_bn_relu_chain, mobilenet_v2, resnet50, small_resnet, vgg11
 from graphpress.tools.models.randomize import randomize
 from graphpress.tools.models.registry import MODELS, ModelEntry
-from graphpress.tools.models.resnet import resnet50, small_resnet
-from graphpress.tools.models.transformer import small_transformer
-from graphpress.tools.models.vgg import vgg11
-from graphpress.tools.models.vit import vit_small
+from graphpress.tools.models.transformers import gpt, gpt_small, small_transformer, vit_small
 
 __all__ = [
     "MODELS",

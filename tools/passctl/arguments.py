@@ -1,17 +1,83 @@
-"""The arguments that commands share."""
+"""The arguments that commands share, and their completion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from graphpress.tools.passctl import completion, console
-from graphpress.tools.passctl.importing import import_option
+from graphpress.tools.passctl import console
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def import_option(function: F) -> F:
+    """The option that says which modules to import first; they are, before anything else is looked up."""
+    return click.option(
+        "--import",
+        "imports",
+        multiple=True,
+        metavar="MODULE",
+        expose_value=False,
+        is_eager=True,
+        callback=_import_modules,
+        help="Import this module first, for the passes and rules it registers; repeatable.",
+    )(function)
+
+
+def _import_modules(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
+    """Import `names`; the current directory is looked at too.
+
+    Raises:
+        PassctlError: when one cannot be imported.
+    """
+    if ctx.resilient_parsing:  # the shell asks for completions
+        return
+    if names and os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            from graphpress.tools.passctl.console import PassctlError
+
+            raise PassctlError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+STANDARD_PIPELINES = ("prepare", "finalize", "prune", "palettize", "joint")
+
+
+def models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Example models by name, then files."""
+    from graphpress.tools.models.registry import MODELS
+
+    names = [CompletionItem(name) for name in MODELS if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
+def pipelines(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Standard pipelines, and passes to go on with after a comma."""
+    head, comma, last = incomplete.rpartition(",")
+    names = [*pass_names(), *(() if comma else STANDARD_PIPELINES)]
+    return [CompletionItem(f"{head}{comma}{name}") for name in sorted(names) if name.startswith(last)]
+
+
+def passes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Passes by name."""
+    return [CompletionItem(name) for name in pass_names() if name.startswith(incomplete)]
+
+
+def pass_names() -> list[str]:
+    """The names of all registered passes."""
+    from graphpress.passes.framework.registry import registered_passes
+
+    return [cls.name for cls in registered_passes()]
 
 
 def command(name: str, *examples: str) -> Callable[[F], click.Command]:
@@ -36,7 +102,7 @@ def command(name: str, *examples: str) -> Callable[[F], click.Command]:
 
 def model_argument(name: str = "model", required: bool = True) -> Callable[[F], F]:
     """The argument that says which model."""
-    return click.argument(name, metavar=name.upper(), required=required, shell_complete=completion.models)
+    return click.argument(name, metavar=name.upper(), required=required, shell_complete=models)
 
 
 def input_options(function: F) -> F:
@@ -76,7 +142,7 @@ def pipeline_options(function: F) -> F:
         "-p",
         "--pipeline",
         metavar="PIPELINE",
-        shell_complete=completion.pipelines,
+        shell_complete=pipelines,
         help="Steps, such as 'canonicalize,repeat(cse,dce)', or a standard pipeline: prepare, finalize, prune, "
         "palettize, joint.",
     )(import_option(function))

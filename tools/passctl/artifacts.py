@@ -1,24 +1,22 @@
-"""Saved models beside the models they were made from, for `passctl verify-artifact`."""
+"""Saved models: where commands save them, and how they are held against the models they were made from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import click
 from attrs import frozen
+from torch import nn
 
 from graphpress.backends import coreai, coreml
 from graphpress.backends.comparison import CheckReport
-from graphpress.backends.verification import (
-    WeightCheck,
-    compare_weights,
-    compressing_ops,
-    constant_bytes,
-    reference,
-)
+from graphpress.backends.coreml import Target
+from graphpress.backends.verification import WeightCheck, compare_weights, compressing_ops, constant_bytes, reference
 from graphpress.ir.graph import Graph
-from graphpress.tools.passctl.errors import ModelArgumentError
+from graphpress.ir.text.storage import SUFFIX, save_graph
+from graphpress.tools.passctl.console import ModelArgumentError, PassctlError, check_writable
 from graphpress.tools.passctl.models import Subject
 
 _SLACK_BYTES, _SLACK_SHARE = 2048, 0.02
@@ -159,3 +157,143 @@ def _package(path: Path) -> Parts:
 
 def _histogram(operations: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in operations.items())
+
+
+class Saved(Protocol):
+    """What was saved."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all files."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the constants."""
+
+
+class Destination(Protocol):
+    """A runtime's files."""
+
+    @property
+    def suffix(self) -> str:
+        """How their names end."""
+
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+        """Save a finalized model, or a graph, which needs no inputs."""
+
+    def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
+        """Compare what was saved with the model."""
+
+
+@frozen
+class CoreaiAsset:
+    """An `.aimodel`, executed by the runtime."""
+
+    suffix: str = ".aimodel"
+
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+        """See `graphpress.backends.coreai.convert`."""
+        return coreai.convert(model, path, example_inputs)
+
+    def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
+        """See `graphpress.backends.coreai.check`."""
+        return coreai.check(path, model, example_inputs)
+
+
+@frozen
+class CoremlPackage:
+    """An `.mlpackage`, whose program is read back and evaluated."""
+
+    target: Target
+    suffix: str = ".mlpackage"
+
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+        """See `graphpress.backends.coreml.convert`."""
+        return coreml.convert(model, path, example_inputs, target=self.target)
+
+    def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
+        """See `graphpress.backends.coreml.check`."""
+        return coreml.check(path, model, example_inputs)
+
+
+def destination(backend: str, target: str | None) -> Destination:
+    """What the options ask for.
+
+    Raises:
+        click.UsageError: for a target of a backend that has none.
+        TargetError: for one that Core ML does not have.
+    """
+    if backend == "coreml":
+        return CoremlPackage(Target.of(target or Target.iOS18))
+    if target is not None:
+        raise click.UsageError("--target is for --backend coreml")
+    return CoreaiAsset()
+
+
+_ARTIFACTS = {".aimodel": "coreai", ".mlpackage": "coreml"}
+
+
+class GraphDestination(Protocol):
+    """Where a graph goes."""
+
+    def check(self, model: str) -> None:
+        """Raise, before any work, where the graph of `model` cannot be saved."""
+
+    def save(self, graph: Graph) -> None:
+        """Write it, whole or not at all."""
+
+
+def destination_of(output: Path, target: str | None) -> GraphDestination:
+    """What `output` means, by how it ends.
+
+    Raises:
+        click.UsageError: for an ending that nothing has, and a target of what has none.
+        TargetError: for a target that Core ML does not have.
+    """
+    if output.suffix in _ARTIFACTS:
+        return _Artifact(output, target)
+    if output.suffix != SUFFIX:
+        accepted = ", ".join(f"*{suffix}" for suffix in (SUFFIX, *_ARTIFACTS))
+        raise click.UsageError(f"{str(output)!r} ends in nothing that is saved; accepted: {accepted}")
+    if target is not None:
+        raise click.UsageError("--target is for an output that ends in .mlpackage")
+    return _GraphFile(output)
+
+
+@frozen
+class _GraphFile:
+    output: Path
+
+    def check(self, model: str) -> None:
+        check_writable(self.output)
+
+    def save(self, graph: Graph) -> None:
+        save_graph(graph, self.output)
+
+
+@frozen
+class _Artifact:
+    output: Path
+    target: str | None
+
+    def __attrs_post_init__(self) -> None:
+
+        destination(_ARTIFACTS[self.output.suffix], self.target)
+
+    def check(self, model: str) -> None:
+        """See the protocol. What an artifact has and a graph has not would be gone from the one that is written."""
+        from graphpress.backends import coreai, coreml, saving
+
+        saving.check_target(self.output, self.output.suffix)
+        backend = {".aimodel": coreai, ".mlpackage": coreml}.get(Path(model).suffix)
+        lost = backend.losses(model) if backend is not None else []
+        if lost:
+            raise PassctlError(
+                f"{model} cannot be written again from its graph, which lacks {', '.join(lost)}; accepted: a graph to "
+                f"look at, *{SUFFIX}; quantize_weights, palettize_weights and sparsify_weights of "
+                "graphpress.coreai_utils and graphpress.coreml_utils compress such a program as it is"
+            )
+
+    def save(self, graph: Graph) -> None:
+
+        destination(_ARTIFACTS[self.output.suffix], self.target).convert(graph, self.output, None)

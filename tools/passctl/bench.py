@@ -49,9 +49,8 @@ def bench(
     if pipeline is None:
         raise click.UsageError("bench needs a --pipeline")
     from graphpress.tools.passctl.models import resolve
-    from graphpress.tools.passctl.pipelines import resolve_pipeline
+    from graphpress.tools.passctl.pipelines import resolve_pipeline, starting_graph
     from graphpress.tools.passctl.scaling import measure
-    from graphpress.tools.passctl.starting import starting_graph
 
     steps = resolve_pipeline(pipeline, config_file, assumed)
     graph = starting_graph(resolve(model, inputs_file, input_shapes), pipeline, config_file)

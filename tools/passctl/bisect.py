@@ -12,7 +12,7 @@ from graphpress.tools.passctl.arguments import command, input_options, model_arg
 
 if TYPE_CHECKING:
     from graphpress.passes.framework import Pipeline
-    from graphpress.passes.framework.bisection import Bisection
+    from graphpress.passes.framework.debugging.bisection import Bisection
     from graphpress.tools.passctl.models import Subject
 
 
@@ -82,7 +82,8 @@ def bisect(
 
 
 def _find(subject: Subject, pipeline: Pipeline, check: str, rtol: float | None) -> Bisection | None:
-    from graphpress.passes.framework import CLOSE, bisection
+    from graphpress.passes.framework import CLOSE
+    from graphpress.passes.framework.debugging import bisection
     from graphpress.tools.passctl.checks import NUMERICS, command_check
 
     if check == NUMERICS:
@@ -94,8 +95,8 @@ def _find(subject: Subject, pipeline: Pipeline, check: str, rtol: float | None) 
 
 def _save(found: Bisection, subject: Subject, check: str, folder: Path) -> None:
     from graphpress.ir.errors import GraphpressError
-    from graphpress.passes.framework.bundles import Bundle
-    from graphpress.passes.framework.reproduction import Failure
+    from graphpress.passes.framework.debugging.bundles import Bundle
+    from graphpress.passes.framework.debugging.reproduction import Failure
 
     try:
         inputs = subject.flat_inputs()

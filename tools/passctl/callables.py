@@ -14,7 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from graphpress.ir.errors import suggestion
-from graphpress.tools.passctl.errors import ModelArgumentError
+from graphpress.tools.passctl.console import ModelArgumentError
 
 
 @frozen

@@ -1,10 +1,10 @@
-"""The check of a graph by a command: exit code 0 for good, 1 for bad."""
+"""The check of a graph by a command, and how a reproducer is seen to fail."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,9 +12,12 @@ from tempfile import TemporaryDirectory
 from attrs import define, field
 
 from graphpress.ir.graph import Graph
-from graphpress.ir.storage import save_graph
+from graphpress.ir.text.storage import save_graph
+from graphpress.passes.framework import Runner
+from graphpress.passes.framework.debugging.bundles import Bundle
+from graphpress.passes.framework.debugging.reproduction import Case, Failure
 from graphpress.tools.passctl import console
-from graphpress.tools.passctl.errors import PassctlError
+from graphpress.tools.passctl.console import PassctlError
 
 NUMERICS = "numerics"
 """The check that is built in."""
@@ -79,3 +82,34 @@ def _words(command: str) -> list[str]:
     if not words:
         raise PassctlError("the check is an empty command")
     return words
+
+
+Fails = Callable[[Case], Failure | None]
+
+
+@contextmanager
+def failing(bundle: Bundle, command: str | None) -> Iterator[Fails]:
+    """What tells how a case fails, if it does.
+
+    Raises:
+        PassctlError: when only a command shows the failure, and none is given.
+    """
+    if command is not None:
+        with command_check(command) as check:
+            yield lambda case: _checked(case, check)
+        return
+    if bundle.failure.is_check:
+        raise PassctlError(
+            f"the reproducer fails by a command alone ({bundle.failure.message}); it is not run unless you give it "
+            "with --check"
+        )
+    yield lambda case: case.attempt()
+
+
+def _checked(case: Case, check: CommandCheck) -> Failure | None:
+    failure = case.attempt()
+    if failure is not None:
+        return failure
+    result = Runner().run(case.graph, case.pipeline)
+    last = list(case.pipeline)[-1] if len(case.pipeline) else None
+    return None if check(result.graph) else Failure.of_check(check.command, last)

@@ -11,9 +11,9 @@ from graphpress.tools.passctl import console
 from graphpress.tools.passctl.arguments import command, input_options, model_argument
 
 if TYPE_CHECKING:
-    from graphpress.tools.passctl.compression_report import CompressionReport
-    from graphpress.tools.passctl.destinations import Destination
-    from graphpress.tools.passctl.stages import Stages
+    from graphpress.tools.passctl.artifacts import Destination
+    from graphpress.tools.passctl.compression import CompressionReport
+    from graphpress.tools.passctl.console import Stages
 
 
 @command(
@@ -78,8 +78,8 @@ def compress(
     with exit code 1. What was at the output before is whole until the new asset is complete.
     """
     from graphpress.backends import saving
-    from graphpress.tools.passctl.destinations import destination
-    from graphpress.tools.passctl.stages import Stages
+    from graphpress.tools.passctl.artifacts import destination
+    from graphpress.tools.passctl.console import Stages
 
     saved_as = destination(backend, target)
     with saving.replacing(output, saved_as.suffix) as built, Stages() as stages:
@@ -104,11 +104,9 @@ def _compress(
     stages: Stages,
 ) -> CompressionReport:
     from graphpress.export_backend import ExportBackend
-    from graphpress.tools.passctl.calibration import CalibrationData
-    from graphpress.tools.passctl.compression_report import CompressionReport, float_bytes, relative_error
-    from graphpress.tools.passctl.flow import compress as compressed
+    from graphpress.tools.passctl.compression import CompressionReport, Recipe, float_bytes, relative_error, run_recipe
+    from graphpress.tools.passctl.inputs import CalibrationData
     from graphpress.tools.passctl.models import resolve
-    from graphpress.tools.passctl.recipe import Recipe
 
     recipe = Recipe.read(config_file)
     with stages.stage("load"):
@@ -118,7 +116,7 @@ def _compress(
             () if calibration_path is None else CalibrationData.open(calibration_path, subject.input_names, example)
         )
     module = subject.module()
-    finalized = compressed(module, example, recipe, ExportBackend.CoreAI, batches, stages)
+    finalized = run_recipe(module, example, recipe, ExportBackend.CoreAI, batches, stages)
     with stages.stage("convert"):
         info = saved_as.convert(finalized, built, example)
     with stages.stage("check"):

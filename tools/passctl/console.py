@@ -1,18 +1,104 @@
-"""What goes where: text and JSON to stdout, reports, warnings and errors to stderr. Colour on terminals only."""
+"""Text and JSON to stdout, reports and errors to stderr, whole files; colour on terminals only."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+from rich.text import Text
+
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import write_atomically
+from graphpress.tools.passctl import console
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class PassctlError(GraphpressError):
+    """Something on the command line that cannot be done."""
+
+
+class ModelArgumentError(PassctlError):
+    """A MODEL that names nothing that can be loaded."""
+
+
+class InputDataError(PassctlError):
+    """Example or calibration data that cannot be read, or does not fit the model."""
+
+
+# The first alternative that fits wins, so strings and comments come first: nothing inside them is a name.
+_TOKENS = re.compile(
+    r"""(?P<comment>//[^\n]*)
+      | (?P<string>"(?:[^"\\]|\\.)*")
+      | (?P<value>%[\w.]+(?:\#\d+)?)
+      | (?P<constant>@[\w.]+)
+      | (?P<type>\b(?:[fiu]\d+\w*|bf16|bool)(?=\[)\[[^\]]*\])
+      | (?P<op>\b(?:aten|quant|fold|coreai|sym|hop|prim)\.[\w.]+)
+      | (?P<location>\bloc\([\d, ]*\))
+      | (?P<keyword>\b(?:graph|symbol|input|const|return|mutate|signature|locations|scope|origin)\b)""",
+    re.VERBOSE,
+)
+_STYLES = {
+    "comment": "bright_black",
+    "string": "green",
+    "value": "cyan",
+    "constant": "magenta",
+    "type": "yellow",
+    "op": "bold",
+    "location": "bright_black",
+    "keyword": "blue",
+}
+
+
+def highlighted(text: str) -> Text:
+    """`text` with a style for every token."""
+    made = Text(text)
+    for token in _TOKENS.finditer(text):
+        assert token.lastgroup is not None
+        made.stylize(_STYLES[token.lastgroup], *token.span())
+    return made
+
+
+def check_writable(path: Path) -> None:
+    """Raise when no file can be made at `path`.
+
+    Raises:
+        PassctlError: when its folder is missing or closed, or a folder is there already.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise PassctlError(f"cannot write {path}: there is no folder {str(folder)!r}")
+    if path.is_dir():
+        raise PassctlError(f"cannot write {path}: it is a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PassctlError(f"cannot write {path}: the folder {str(folder)!r} is not writable")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        PassctlError: when it cannot be written.
+    """
+    try:
+        write_atomically(path, lambda file: _fill(file, text))
+    except OSError as error:
+        raise PassctlError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _fill(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
 
 TRACEBACK = "graphpress.traceback"
 """The key in click's `Context.meta` that says whether errors come with their traceback."""
@@ -38,7 +124,6 @@ def print_ir(text: str) -> None:
     if not sys.stdout.isatty():
         print_text(text)
         return
-    from graphpress.tools.passctl.highlighting import highlighted
 
     stdout_console().print(highlighted(text.rstrip("\n")), soft_wrap=True)
 
@@ -142,3 +227,44 @@ def finite(data: Any) -> Any:
     if isinstance(data, Mapping):
         return {str(key): finite(value) for key, value in data.items()}
     return [finite(item) for item in data] if isinstance(data, list | tuple) else data
+
+
+class Stages:
+    """Seconds by stage. On a terminal, stages under way are shown live; elsewhere each is a line once it is done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._display: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Stages:
+        stderr = console.stderr_console()
+        if stderr.is_terminal:
+            from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TimeElapsedColumn())
+            self._display = Progress(*columns, console=stderr)
+            self._display.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._display is not None:
+            self._display.stop()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body under `name`; a body that raises is not counted."""
+        if self._display is not None:
+            self._task = self._display.add_task(name, total=None)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        if self._display is not None:
+            self._display.update(self._task, total=1, completed=1)
+        else:
+            console.report(f"{name}: {self.seconds[name]:.1f} s")
+
+    def note(self, text: str) -> None:
+        """Say how far the stage under way is."""
+        if self._display is not None:
+            self._display.update(self._task, description=text)

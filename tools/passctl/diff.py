@@ -56,7 +56,7 @@ def diff(
     from graphpress.ir.diff import diff_graphs
     from graphpress.tools.passctl.diff_text import diff_data, diff_lines
     from graphpress.tools.passctl.models import resolve
-    from graphpress.tools.passctl.starting import starting_graph
+    from graphpress.tools.passctl.pipelines import starting_graph
 
     graph = starting_graph(resolve(a, inputs_file, input_shapes), pipeline, config_file)
     if b is not None:
@@ -84,8 +84,7 @@ def _around(
     """The graph before and after a step, or the whole pipeline."""
     from graphpress.passes.framework import Runner
     from graphpress.tools.passctl.pipelines import resolve_pipeline
-    from graphpress.tools.passctl.step_reports import report_step
-    from graphpress.tools.passctl.stopping import Around, numbered
+    from graphpress.tools.passctl.views import Around, numbered, report_step
 
     pipeline = resolve_pipeline(text, config_file, assumed)
     if step is None:

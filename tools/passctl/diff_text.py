@@ -7,7 +7,7 @@ from typing import Any
 
 from graphpress.ir.diff import Difference, GraphDifference, NodeDifference
 from graphpress.ir.graph import Node
-from graphpress.ir.node_text import node_text
+from graphpress.ir.text.printer import node_text
 from graphpress.tools.passctl.as_data import node_data
 
 Line = tuple[str, str | None]

@@ -74,11 +74,10 @@ def dump(
         raise click.UsageError(
             "a page shows locations where they are asked for; --no-locations goes with other formats"
         )
+    from graphpress.tools.passctl.console import check_writable
     from graphpress.tools.passctl.models import resolve
-    from graphpress.tools.passctl.pipelines import resolve_pipeline
-    from graphpress.tools.passctl.starting import starting_graph
+    from graphpress.tools.passctl.pipelines import resolve_pipeline, starting_graph
     from graphpress.tools.passctl.views import View
-    from graphpress.tools.passctl.writing import check_writable
 
     if output is not None:
         if output.suffix == ".gir":
@@ -116,7 +115,7 @@ def _rendered(snapshots: list[Snapshot], view: View, format_name: str) -> str:
 
 
 def _write(text: str, output: Path | None) -> None:
-    from graphpress.tools.passctl.writing import write_text
+    from graphpress.tools.passctl.console import write_text
 
     if output is None:
         console.print_text(text)
@@ -177,8 +176,7 @@ def _run(
 ) -> tuple[Graph, list[StepRecord]]:
     """Run the pipeline up to `point`; the graph there, and what the steps that ran did."""
     from graphpress.passes.framework import Runner
-    from graphpress.tools.passctl.step_reports import report_steps
-    from graphpress.tools.passctl.stopping import StopAfter, StopBefore
+    from graphpress.tools.passctl.views import StopAfter, StopBefore, report_steps
 
     before, after = point
     stop = StopBefore.at(before, pipeline) if before else StopAfter.at(after, pipeline) if after else None

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphpress.tools.passctl import completion, console
+from graphpress.tools.passctl import arguments, console
 from graphpress.tools.passctl.arguments import command, input_options, model_argument, pipeline_options
 
 if TYPE_CHECKING:
     from graphpress.ir.graph import Graph
     from graphpress.passes.framework import Pipeline
-    from graphpress.tools.passctl.rule_story import Subject
+    from graphpress.tools.passctl.rule_explanations import Subject
 
 _ASSIGNING = "prepare"
 
@@ -25,7 +25,7 @@ _ASSIGNING = "prepare"
     "passctl explain small_resnet --value relu_2 --config weights.yaml",
 )
 @model_argument()
-@click.argument("rule", required=False, shell_complete=completion.passes)
+@click.argument("rule", required=False, shell_complete=arguments.passes)
 @click.option("--node", metavar="NODE", help="Only where this node would take part.")
 @click.option(
     "--value",
@@ -86,7 +86,7 @@ def explain(
 def _explain_value(graph: Graph, pipeline: Pipeline, name: str, as_json: bool) -> None:
     import attrs
 
-    from graphpress.tools.passctl.quantizer_story import tell
+    from graphpress.tools.passctl.quantizer_explanations import tell
 
     stories = tell(graph, pipeline, name)
     if as_json:
@@ -104,7 +104,7 @@ def _explain_rule(
     most: int,
     as_json: bool,
 ) -> None:
-    from graphpress.tools.passctl.rule_story import find_subject, tell
+    from graphpress.tools.passctl.rule_explanations import find_subject, tell
 
     subject = find_subject(rule, pipeline)
     if pipeline is not None:
@@ -118,7 +118,7 @@ def _explain_rule(
 
 def _at(graph: Graph, pipeline: Pipeline, subject: Subject, point: tuple[str | None, str | None]) -> Graph:
     from graphpress.passes.framework import Runner
-    from graphpress.tools.passctl.stopping import StopAfter, StopBefore
+    from graphpress.tools.passctl.views import StopAfter, StopBefore
 
     before, after = point
     if before is None and after is None:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphpress.tools.passctl import completion, console
-from graphpress.tools.passctl.arguments import command
-from graphpress.tools.passctl.importing import import_option
+from graphpress.tools.passctl import arguments, console
+from graphpress.tools.passctl.arguments import command, import_option
 
 if TYPE_CHECKING:
     from graphpress.passes.framework import Pass
 
 
 @command("list", "passctl list", "passctl list fold-batch-norm", "passctl list --json")
-@click.argument("name", metavar="[PASS]", required=False, shell_complete=completion.passes)
+@click.argument("name", metavar="[PASS]", required=False, shell_complete=arguments.passes)
 @import_option
 def list_passes(name: str | None, as_json: bool) -> None:
     """List all passes, or describe one: its options, facts, effect, and the package it comes from.
@@ -23,7 +22,7 @@ def list_passes(name: str | None, as_json: bool) -> None:
     Passes of other packages are found by their entry points in the group `graphpress.passes`, or by --import.
     """
     from graphpress.passes.framework import lookup_pass, registered_passes
-    from graphpress.tools.passctl.describing import describe
+    from graphpress.tools.passctl.as_data import describe
 
     if name is not None:
         description = describe(lookup_pass(name))

@@ -18,12 +18,12 @@ from attrs import define, field
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import InterpreterError
-from graphpress.ir.storage import SUFFIX, load_graph
-from graphpress.ir.torch_export import to_graph_module
-from graphpress.ir.torch_import import from_exported_program, from_module
+from graphpress.ir.text.storage import SUFFIX, load_graph
+from graphpress.ir.torch import to_graph_module
+from graphpress.ir.torch.capture import from_exported_program, from_module
 from graphpress.tools.models import MODELS
 from graphpress.tools.passctl.callables import Made, make
-from graphpress.tools.passctl.errors import InputDataError, ModelArgumentError
+from graphpress.tools.passctl.console import InputDataError, ModelArgumentError
 from graphpress.tools.passctl.inputs import GivenInputs, made_for, read_inputs
 
 

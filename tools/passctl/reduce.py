@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from graphpress.tools.passctl import console
-from graphpress.tools.passctl.arguments import command
-from graphpress.tools.passctl.importing import import_option
+from graphpress.tools.passctl.arguments import command, import_option
 
 if TYPE_CHECKING:
-    from graphpress.passes.framework.reproduction import Case
+    from graphpress.passes.framework.debugging.reproduction import Case
 
 
 @command(
@@ -41,11 +40,11 @@ def reduce(bundle: Path, output: Path | None, check: str | None, max_trials: int
 
     The small reproducer is written beside it; its graph is printed.
     """
-    from graphpress.ir.printer import print_graph
-    from graphpress.passes.framework.bundles import Bundle
-    from graphpress.passes.framework.reduction import ReductionError
-    from graphpress.passes.framework.reduction import reduce as reduce_case
-    from graphpress.tools.passctl.replay import failing
+    from graphpress.ir.text.printer import print_graph
+    from graphpress.passes.framework.debugging.bundles import Bundle
+    from graphpress.passes.framework.debugging.reduction import ReductionError
+    from graphpress.passes.framework.debugging.reduction import reduce as reduce_case
+    from graphpress.tools.passctl.checks import failing
 
     found = Bundle.load(bundle)
     start = found.case()

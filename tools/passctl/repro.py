@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from graphpress.tools.passctl import console
-from graphpress.tools.passctl.arguments import command
-from graphpress.tools.passctl.importing import import_option
+from graphpress.tools.passctl.arguments import command, import_option
 
 if TYPE_CHECKING:
-    from graphpress.passes.framework.bundles import Bundle
-    from graphpress.passes.framework.reproduction import Failure
+    from graphpress.passes.framework.debugging.bundles import Bundle
+    from graphpress.passes.framework.debugging.reproduction import Failure
 
 
 @command(
@@ -36,8 +35,8 @@ def repro(ctx: click.Context, bundle: Path, check: str | None, as_json: bool) ->
 
     Exit code 1 when it fails, 0 when it does not any more.
     """
-    from graphpress.passes.framework.bundles import Bundle
-    from graphpress.tools.passctl.replay import failing
+    from graphpress.passes.framework.debugging.bundles import Bundle
+    from graphpress.tools.passctl.checks import failing
 
     found = Bundle.load(bundle)
     with failing(found, check) as fails:
@@ -59,7 +58,7 @@ def repro(ctx: click.Context, bundle: Path, check: str | None, as_json: bool) ->
 
 
 def _report(bundle: Bundle, failure: Failure | None, is_same: bool) -> None:
-    from graphpress.passes.framework.bundles import installed_versions
+    from graphpress.passes.framework.debugging.bundles import installed_versions
 
     now = installed_versions()
     for package, version in bundle.versions.items():

@@ -63,12 +63,10 @@ def run(
         raise click.UsageError("run needs a --pipeline")
     from graphpress.passes.framework import Runner
     from graphpress.passes.framework.hooks import Dump, Statistics, Timing
+    from graphpress.tools.passctl.artifacts import destination_of
     from graphpress.tools.passctl.models import resolve
-    from graphpress.tools.passctl.pipelines import resolve_pipeline
-    from graphpress.tools.passctl.saved_graphs import destination_of
-    from graphpress.tools.passctl.starting import starting_graph
-    from graphpress.tools.passctl.step_reports import report_steps
-    from graphpress.tools.passctl.stopping import StopAfter
+    from graphpress.tools.passctl.pipelines import resolve_pipeline, starting_graph
+    from graphpress.tools.passctl.views import StopAfter, report_steps
 
     if output is None and target is not None:
         raise click.UsageError("--target is for an output that ends in .mlpackage")

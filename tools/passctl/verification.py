@@ -27,7 +27,7 @@ from graphpress.passes.framework import (
     StepRecord,
 )
 from graphpress.passes.framework.hooks import Numerics
-from graphpress.passes.framework.hooks.numerics import compare, execute
+from graphpress.passes.framework.numerics import compare, execute
 from graphpress.tools.passctl.as_data import drift_data
 from graphpress.tools.passctl.models import Subject
 

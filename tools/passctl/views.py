@@ -1,18 +1,195 @@
-"""Which part of a graph is shown, and when in a run."""
+"""Which part of a graph is shown, when in a run, and as what."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Self
 
 from attrs import define, field, frozen
 
-from graphpress.ir.graph import Graph
-from graphpress.ir.printer import print_graph
+from graphpress.ir.graph import Graph, Node, Output
 from graphpress.ir.subgraph import extract, neighbourhood
-from graphpress.passes.framework import Hook, Step, StepRecord
+from graphpress.ir.text.printer import print_graph, types_text
+from graphpress.passes.framework import Hook, Pipeline, RunResult, Step, StepRecord
+from graphpress.passes.framework.steps import find_place
 from graphpress.tools.passctl import console
 from graphpress.tools.passctl.as_data import graph_data, record_data
-from graphpress.tools.passctl.dot import dot_text
+from graphpress.tools.passctl.console import PassctlError
+
+_ROUNDS = re.compile(r"(?:@\d+)+$")
+
+
+@define(eq=False)
+class _Stop(Hook):
+    """Lets no step run any more once the point is reached.
+
+    `point` is the address of a step or a repeat; ``dce#1@3`` is the step's third round. A step inside a repeat
+    without a round is its first one.
+    """
+
+    point: str
+    is_reached: bool = field(default=False, init=False)
+
+    @classmethod
+    def at(cls, point: str, pipeline: Pipeline) -> Self:
+        """The hook for a point of `pipeline`; a bare pass name will do where only one step has it.
+
+        Raises:
+            PipelineError: when no step, or more than one, is meant.
+        """
+        rounds = _ROUNDS.search(point)
+        tail = rounds.group() if rounds else ""
+        return cls(find_place(pipeline.steps, point.removesuffix(tail)).address + tail)
+
+    def check(self, result: RunResult) -> None:
+        """Raise when the run ended without having come to the point."""
+        if not self.is_reached:
+            ran = ", ".join(record.step.label for record in result.records if not record.skipped) or "none"
+            raise PassctlError(f"no step {self.point!r} ran; those that ran are {ran}")
+
+    def is_at(self, step: Step) -> bool:
+        """True for the step meant, and for every step inside the repeat meant."""
+        return self.point in (step.address, step.label) or self.point in step.parents
+
+
+class StopBefore(_Stop):
+    """Stop right before a step, or before the first step of a repeat."""
+
+    def allow(self, step: Step, graph: Graph) -> bool:
+        """Whether the point is still ahead."""
+        self.is_reached = self.is_reached or self.is_at(step)
+        return not self.is_reached
+
+
+class StopAfter(_Stop):
+    """Stop right after a step, or after all rounds of a repeat."""
+
+    def allow(self, step: Step, graph: Graph) -> bool:
+        """Whether the point is ahead, or this is it."""
+        if not self.is_at(step):
+            return not self.is_reached
+        is_new = not self.is_reached
+        self.is_reached = True
+        return is_new or self.point in step.parents
+
+
+@define(eq=False)
+class Around(StopAfter):
+    """Stop right after a step, or after all rounds of a repeat, and keep the graph from right before."""
+
+    before_graph: Graph | None = field(default=None, init=False)
+
+    def before(self, step: Step, graph: Graph) -> None:
+        """Keep a copy of the graph."""
+        if self.before_graph is None and self.is_at(step):
+            self.before_graph = graph.clone()
+
+
+def numbered(step: str, pipeline: Pipeline) -> str:
+    """The address of a step given by its number in the order of the text, from 1; other texts as they are.
+
+    Raises:
+        PassctlError: when there is no step of that number.
+    """
+    if not step.isdigit():
+        return step
+    addresses = [each.address for each in pipeline]
+    if not 1 <= int(step) <= len(addresses):
+        raise PassctlError(f"no step number {step}; the pipeline has {len(addresses)}: {', '.join(addresses)}")
+    return addresses[int(step) - 1]
+
+
+_MOST_REMARKS = 10
+
+
+def report_steps(result: RunResult) -> None:
+    """One line per step that changed something, with the first remarks of its pass."""
+    ran = [record for record in result.records if not record.skipped]
+    for record in ran:
+        report_step(record)
+    console.report(f"{len(ran)} steps ran, {sum(bool(r.edits) for r in ran)} changed something")
+    for address in result.unsettled:
+        console.report(f"{address} still changed something in its last round")
+
+
+def report_step(record: StepRecord) -> None:
+    """A line for a step that changed something, and its remarks."""
+    if record.edits:
+        console.report(str(record))
+    for line in _remarks(record):
+        console.report(f"  {line}")
+
+
+def _remarks(record: StepRecord) -> Iterable[str]:
+    yield from map(str, record.reports[:_MOST_REMARKS])
+    if len(record.reports) > _MOST_REMARKS:
+        yield f"and {len(record.reports) - _MOST_REMARKS} remarks more; --json has them all"
+
+
+_STYLE = """  graph [rankdir=TB, fontname="Helvetica", labelloc=t]
+  node [shape=box, style="rounded,filled", fillcolor=white, color="#9aa3b2", fontname="Helvetica", fontsize=11]
+  edge [color="#8b93a3", fontname="Helvetica", fontsize=9, arrowsize=0.7]"""
+_TOUCHED = 'fillcolor="#fdf0d5", color="#a86400"'
+
+
+def dot_text(graph: Graph, title: str = "", touched: Collection[str] = (), locations: bool = True) -> str:
+    """`graph` as a digraph.
+
+    Args:
+        graph: the graph. Constants are boxes of their own, dashed; edges are labelled with the operand that reads.
+        title: above the drawing.
+        touched: names of nodes that are drawn in colour.
+        locations: nodes say which module they are from.
+    """
+    lines = [f"digraph {_quoted(title or graph.name)} {{", _STYLE]
+    if title:
+        lines.append(f"  label={_quoted(title)}")
+    lines += (f"  {line}" for line in _lines(graph, touched, locations))
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _lines(graph: Graph, touched: Collection[str], locations: bool) -> Iterator[str]:
+    for graph_input in graph.inputs:
+        if graph_input.value is not None:
+            label = _label(graph_input.name, str(graph_input.value.type))
+            yield f"{_quoted('%' + graph_input.name)} [label={label}, shape=ellipse]"
+    for constant in graph.constants.values():
+        label = _label(constant.name, f"{constant.type} {constant.kind}")
+        yield f"{_quoted('@' + constant.name)} [label={label}, style=dashed, fontsize=9]"
+    for node in graph.nodes:
+        colour = f", {_TOUCHED}" if node.name in touched else ""
+        yield f"{_quoted('%' + node.name)} [label={_node_label(node, locations)}{colour}]"
+        for operand, index, value in node.operand_values():
+            source = f"{'@' if value.constant is not None else '%'}{value.producer.name}"
+            place = operand if index is None else f"{operand}[{index}]"
+            yield f"{_quoted(source)} -> {_quoted('%' + node.name)} [label={_quoted(place)}]"
+    for number, output in enumerate(graph.outputs):
+        yield from _output_lines(number, output)
+
+
+def _output_lines(number: int, output: Output) -> Iterator[str]:
+    if output.value is None:
+        return
+    name = _quoted(f"output {number}")
+    yield f"{name} [label={_label('output', output.kind.replace('_', ' '))}, shape=ellipse]"
+    source = f"{'@' if output.value.constant is not None else '%'}{output.value.producer.name}"
+    yield f"{_quoted(source)} -> {name}"
+
+
+def _node_label(node: Node, locations: bool) -> str:
+    where = [node.location.module_path] if locations and node.location.module_path else []
+    return _label(f"{node.name} = {node.op.name}", *where, types_text(node))
+
+
+def _label(*lines: str) -> str:
+    return _quoted("\n".join(lines))
+
+
+def _quoted(text: str) -> str:
+    """A string of the language, in which only quotes and backslashes are special, and a line ends in ``\\n``."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 @frozen

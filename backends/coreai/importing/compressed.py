@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from graphpress.backends.coreai.importing.constants import Held
-from graphpress.backends.coreai.importing.reader import AssetReader, tensor_type, translates
+from graphpress.backends.coreai.importing.reader import AssetReader, Held, tensor_type, translates
 from graphpress.backends.importing.layers import shape_along_axis
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value

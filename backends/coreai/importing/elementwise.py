@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphpress.backends.coreai.importing.constants import Held
-from graphpress.backends.coreai.importing.reader import AssetReader, Read, short_name, tensor_type, translates
+from graphpress.backends.coreai.importing.reader import AssetReader, Held, Read, short_name, tensor_type, translates
 from graphpress.backends.importing.layers import REDUCTIONS
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value

@@ -1,4 +1,4 @@
-"""From a saved asset to a graph."""
+"""From a saved asset to a graph, and what of an asset a graph does not hold."""
 
 from __future__ import annotations
 
@@ -8,15 +8,37 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from graphpress.backends.coreai.asset import open_asset
+from graphpress.backends.coreai.asset import open_asset, read
 from graphpress.backends.coreai.importing import compressed, elementwise, layers, shapes
-from graphpress.backends.coreai.importing.constants import blobs, held
-from graphpress.backends.coreai.importing.reader import AssetReader, Read, short_name, tensor_type, translates
+from graphpress.backends.coreai.importing.reader import (
+    AssetReader,
+    Read,
+    blobs,
+    held,
+    short_name,
+    tensor_type,
+    translates,
+)
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reading import understanding
+from graphpress.backends.importing.reader import understanding
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
+
+
+def losses(path: str | PathLike[str]) -> list[str]:
+    """What is lost when the asset at `path` is read and converted again, in words; empty when nothing is.
+
+    Raises:
+        AssetError: when there is no asset, or it is damaged.
+    """
+    info = read(path)
+    found = [f"the function {each.name}" for each in info.functions if each.name != "main"]
+    for function in info.functions:
+        found += [f"the free extents of {each.name}" for each in function.inputs if None in each.shape]
+        found += [f"the state {each.name}" for each in function.states]
+    return found
+
 
 __all__ = ["from_asset"]
 

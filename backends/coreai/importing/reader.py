@@ -1,23 +1,122 @@
-"""What the translations of single ops work with."""
+"""The constants of a program as tensors, and what the translations of single ops work with."""
 
 from __future__ import annotations
 
+import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.asset import element_type
-from graphpress.backends.coreai.importing.constants import Held
+from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import Reader, Translations, opaque_op
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType
+
+_PLAIN = {"f16", "f32", "f64", "si8", "si16", "si32", "si64", "ui8", "ui16", "ui32", "ui64"}
+_BLOB = re.compile(rb'^\s*"?([\w.$-]+)"?: "0x([0-9A-Fa-f]*)"', re.MULTILINE)
+_ALIGNMENT_BYTES = 4  # a blob's text begins with the alignment of its data, a 32-bit number
+_NUMBER = re.compile(r"true|false|0x[0-9A-Fa-f]+|[-+]?\d[\d.]*(?:[eE][-+]?\d+)?")
+
+
+@frozen(eq=False)
+class Held:
+    """A constant: its elements, in the container that the IR gives their type, and that type."""
+
+    tensor: torch.Tensor
+    dtype: DType
+
+
+def blobs(operation: Any) -> dict[str, bytes]:
+    """The data of the blobs of a module, by the names that its constants have for them."""
+    written = io.BytesIO()
+    operation.print(file=written, binary=True)
+    text = written.getbuffer()
+    return {
+        name.decode(): bytes.fromhex(digits.decode())[_ALIGNMENT_BYTES:]
+        for name, digits in _BLOB.findall(text, bytes(text).rfind(b"dialect_resources:"))
+    }
+
+
+def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
+    """The constant that an attribute means.
+
+    Raises:
+        AssetError: when it is spelled in a way that is not known.
+    """
+    ranked = ops.require("coreai._compiler.ir").RankedTensorType(attribute.type)
+    shape = tuple(ranked.shape)
+    element = str(ranked.element_type)
+    dtype = element_type(element)
+    text = str(attribute).rpartition(" : ")[0]
+    kind, _, inside = text.partition("<")
+    inside = inside.removesuffix(">")
+    if kind == "dense_resource":
+        return Held(_from_bytes(blobs_by_name[inside.strip('"')], dtype, shape), dtype)
+    if kind != "dense":
+        raise AssetError(f"a constant of the program is spelled as {text[:60]!r}, which is not known")
+    if element in _PLAIN:
+        return Held(torch.from_numpy(np.array(attribute)).reshape(shape), dtype)
+    if inside.startswith('"0x'):
+        return Held(_from_bytes(bytes.fromhex(inside[3:-1]), dtype, shape), dtype)
+    values = [_parsed(each, dtype) for each in _NUMBER.findall(inside)]
+    codes = torch.tensor(values, dtype=torch.float64 if _holds_floats(dtype) else torch.int64)
+    codes = (
+        _float4_codes(codes)
+        if dtype is DType.FLOAT4_E2M1FN
+        else codes.to(torch.float32 if _holds_floats(dtype) else codes.dtype)
+    )
+    return Held(codes.to(dtype.torch_dtype).expand(math.prod(shape)).reshape(shape).clone(), dtype)
+
+
+def _holds_floats(dtype: DType) -> bool:
+    return not dtype.is_integer and dtype is not DType.BOOL
+
+
+def _parsed(text: str, dtype: DType) -> float | int:
+    if text in ("true", "false"):
+        return int(text == "true")
+    if text.startswith("0x"):  # the bits of a float that has no decimal form
+        bits = _from_bytes(int(text, 16).to_bytes(-(-dtype.bits // 8), "little"), dtype, (1,))
+        return bits.double().item()
+    return float(text) if _holds_floats(dtype) else int(text)
+
+
+def _float4_codes(values: torch.Tensor) -> torch.Tensor:
+    """The IR holds float4 by its codes: a sign and the place in this list."""
+    magnitudes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+    return torch.searchsorted(magnitudes, values.abs()) + 8 * values.signbit().long()
+
+
+def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> torch.Tensor:
+    """The elements in `data`: packed from the lowest bit on where that is shorter, else one to each byte or more."""
+    numel = math.prod(shape)
+    bits = 1 if dtype is DType.BOOL else dtype.bits
+    raw = np.frombuffer(data, np.uint8)
+    if bits < 8:
+        if len(raw) == -(-numel * bits // 8):
+            ones = np.unpackbits(raw, bitorder="little")[: numel * bits].reshape(numel, bits)
+            raw = (ones << np.arange(bits, dtype=np.uint8)).sum(1, dtype=np.uint8)
+        elif len(raw) != numel:
+            raise AssetError(f"a constant of {numel} elements of {dtype.long_name} has {len(raw)} bytes")
+        codes = torch.from_numpy(raw.copy())
+        if dtype.is_integer and dtype.minimum < 0:
+            codes = codes.to(torch.int8)
+            codes = torch.where(codes >= 1 << (bits - 1), codes - (1 << bits), codes)
+        return codes.to(dtype.torch_dtype).reshape(shape)
+    if len(raw) * 8 != numel * bits:
+        raise AssetError(f"a constant of {numel} elements of {dtype.long_name} has {len(raw)} bytes")
+    return torch.from_numpy(raw.copy()).view(dtype.torch_dtype).reshape(shape)
+
 
 Read = Value | Held
 Translation = Callable[["AssetReader", Any], Read | tuple[Read, ...] | None]

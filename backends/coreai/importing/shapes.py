@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from graphpress.backends.coreai.importing.constants import Held
-from graphpress.backends.coreai.importing.reader import AssetReader, Read, tensor_type, translates, word
+from graphpress.backends.coreai.importing.reader import AssetReader, Held, Read, tensor_type, translates, word
 from graphpress.backends.importing.layers import padded, split, unsqueezed
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value

@@ -1,4 +1,4 @@
-"""From a package, or a MIL program in memory, to a graph."""
+"""From a package, or a MIL program in memory, to a graph, and what of it a graph does not hold."""
 
 from __future__ import annotations
 
@@ -7,14 +7,39 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from graphpress.backends.coreml.dependency import require
 from graphpress.backends.coreml.importing import arithmetic, compressed, layers, shapes
 from graphpress.backends.coreml.importing.reader import MilReader, translates
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reading import understanding
+from graphpress.backends.importing.reader import understanding
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
+
+
+def losses(path: str | PathLike[str]) -> list[str]:
+    """What is lost when the package at `path` is read and converted again, in words; empty when nothing is.
+
+    Raises:
+        AssetError: when there is no package, or it is damaged.
+    """
+    program = load_program(path)
+    found = [f"the function {name}" for name in program.functions if name != "main"]
+    for function in program.functions.values():
+        for name, var in function.inputs.items():
+            if _is_state(var):
+                found.append(f"the state {name}")
+            elif not all(isinstance(extent, int | np.integer) for extent in var.shape):
+                found.append(f"the free extents of {name}")
+    return found
+
+
+def _is_state(var: Any) -> bool:
+    return bool(require("coremltools.converters.mil.mil").types.is_state(var.sym_type))
+
 
 __all__ = ["from_mil", "from_package"]
 

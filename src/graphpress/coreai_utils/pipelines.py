@@ -1,4 +1,4 @@
-"""The passes that options mean, for programs of either backend: every weight, and none that cannot be cut so."""
+"""Options for compressing converted programs, and the pipelines they select."""
 
 from __future__ import annotations
 
@@ -6,22 +6,14 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from graphpress.coreai_utils.vocabulary import CompressionGranularity, DType, QScheme, WeightCompressionError
-from graphpress.ir.errors import suggestion
-from graphpress.passes.configs import (
+from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.passes.config import (
+    BlockStructured,
     KMeansPalettizerConfig,
     MagnitudePrunerConfig,
     ModuleKMeansPalettizerConfig,
     ModuleMagnitudePrunerConfig,
     ModuleQuantizerConfig,
-    QuantizerConfig,
-)
-from graphpress.passes.framework import Pipeline
-from graphpress.passes.palettize_weights import PalettizeWeights
-from graphpress.passes.prune_weights import PruneWeights
-from graphpress.passes.quantize_weights import QuantizeWeights
-from graphpress.passes.specs import (
-    BlockStructured,
     NMStructured,
     PalettizationSpec,
     PerBlockGranularity,
@@ -30,7 +22,49 @@ from graphpress.passes.specs import (
     PerTensorGranularity,
     PruningSpec,
     QuantizationSpec,
+    QuantizerConfig,
 )
+from graphpress.passes.framework import Pipeline
+from graphpress.passes.palettize_weights import PalettizeWeights
+from graphpress.passes.prune_weights import PruneWeights
+from graphpress.passes.quantize_weights import QuantizeWeights
+
+
+class WeightCompressionError(GraphpressError, ValueError):
+    """An option that is none, or options that do not go together."""
+
+
+class DType(StrEnum):
+    """What codes of weights, entries of tables or scales are stored as."""
+
+    INT2 = "int2"
+    UINT2 = "uint2"
+    INT4 = "int4"
+    UINT4 = "uint4"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    FP4_E2M1FN = "fp4_e2m1fn"
+    FP8_E4M3FN = "fp8_e4m3fn"
+    FP8_E5M2 = "fp8_e5m2"
+    FP8_E8M0FNU = "fp8_e8m0fnu"
+    """Powers of two; for scales of floats only."""
+
+
+class CompressionGranularity(StrEnum):
+    """What has a scale, or a table, of its own."""
+
+    PER_TENSOR = "per_tensor"
+    PER_CHANNEL = "per_channel"
+    PER_BLOCK = "per_block"
+    PER_GROUPED_CHANNEL = "per_grouped_channel"
+
+
+class QScheme(StrEnum):
+    """Whether zero is code 0."""
+
+    SYMMETRIC = "symmetric"
+    ASYMMETRIC = "asymmetric"
+
 
 E = TypeVar("E", bound=StrEnum)
 

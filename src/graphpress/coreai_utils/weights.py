@@ -6,7 +6,7 @@ from typing import Any
 
 from graphpress.backends.coreai.rewriting import rewrite
 from graphpress.coreai_utils import pipelines
-from graphpress.coreai_utils.vocabulary import CompressionGranularity, DType, QScheme
+from graphpress.coreai_utils.pipelines import CompressionGranularity, DType, QScheme
 
 
 def quantize_weights(

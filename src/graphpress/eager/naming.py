@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from attrs import define, field
 from torch import nn
 
-from graphpress.compressed_module import plain_type
 from graphpress.eager.call_sites import CallSite
-from graphpress.passes.configs import ModuleScope, ModuleStack
-from graphpress.passes.configs.matching import qualified_name
+from graphpress.modules.forms import plain_type
+from graphpress.passes.config import ModuleScope, ModuleStack
+from graphpress.passes.config.entries import qualified_name
 
 
 @define(eq=False)

@@ -1,4 +1,4 @@
-"""See every call that a model makes, of functions of torch and of its own modules, as it runs."""
+"""Thread-local observers of the calls a model makes, and how to run a model unobserved."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from attrs import define, field
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from graphpress.compressed_module import add_behaviour, behaviours_of, drop_behaviour
+from graphpress.compressor import mode_restored
 from graphpress.eager.call_sites import CallSite, call_site
 from graphpress.eager.naming import ModuleCalls, module_calls
 from graphpress.eager.operators import Operator, operator_of
-from graphpress.observation import watching
+from graphpress.ir.errors import GraphpressError
+from graphpress.modules.forms import add_behaviour, behaviours_of, drop_behaviour, watching
 
 _LINK = "_graphpress_observed"
 
@@ -183,3 +184,43 @@ def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
         yield
     finally:
         detached(model)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Be in eval mode without gradients; modes, buffers and torch's random numbers are afterwards as before."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with mode_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for module in model.modules():
+                module.training = False
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any] | None
+"""A tensor, the positional arguments, or the arguments by name."""
+
+
+def run_model(model: nn.Module, inputs: Inputs, error_class: type[GraphpressError]) -> None:
+    """Run `model` once in eval mode; buffers, modes and torch's random numbers are then as before.
+
+    Raises:
+        GraphpressError: of the class `error_class`, when it does not run.
+    """
+    named = dict(inputs) if isinstance(inputs, Mapping) else {}
+    args = () if isinstance(inputs, Mapping) else (inputs,) if isinstance(inputs, Tensor) else inputs
+    if not isinstance(args, tuple | list):
+        args = (args,)
+    try:
+        with undisturbed(model):
+            model(*args, **named)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise error_class(
+            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {reason}"
+        ) from error

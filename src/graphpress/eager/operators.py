@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional
 
-from graphpress.passes.configs.matching import canonical_op_type
+from graphpress.passes.config.entries import canonical_op_type
 
 Place = int | str | tuple[int, int] | tuple[str, int]
 """Where an operand stands in a call: position, keyword, or one of these and an index within a list."""

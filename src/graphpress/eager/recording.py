@@ -1,4 +1,4 @@
-"""Run a model once and write down what it calls."""
+"""Run a model once and record what it calls, and from which source line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from graphpress.eager.naming import ModuleCalls
 from graphpress.eager.observing import CallObserver, link_of, name_of_call, observed_by
 from graphpress.eager.operators import Operator, Place, signature, tensor_operands
-from graphpress.observation import is_state
-from graphpress.passes.configs import ModuleStack
+from graphpress.modules.forms import is_state
+from graphpress.passes.config import ModuleStack
 
 
 @frozen(eq=False)

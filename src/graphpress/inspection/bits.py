@@ -11,18 +11,18 @@ from attrs import define, field
 from torch import Tensor, fx, nn
 
 from graphpress.compressor import ArgumentTypeError, mode_restored
-from graphpress.ir.call_errors import CAPTURED_TYPE
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph, Node, Value
-from graphpress.ir.torch_import import from_module
+from graphpress.ir.torch.capture import from_module
+from graphpress.ir.torch.emitted_module import CAPTURED_TYPE
 from graphpress.ir.types import TensorType
 from graphpress.palettization.learning import TRAINED
 from graphpress.passes.analysis.constants import constant_values
+from graphpress.passes.analysis.weights import is_compressed, is_sparse, is_weight
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.pruning import is_smaller_sparse
-from graphpress.passes.quantization.weights import is_compressed, is_sparse, is_weight
+from graphpress.passes.weights import is_smaller_sparse
 from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 

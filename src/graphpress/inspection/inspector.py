@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,20 +10,48 @@ from torch import nn
 
 from graphpress.compressor import ArgumentTypeError, Compressor, mode_restored
 from graphpress.eager import OpCall, module_scopes
-from graphpress.inspection.eager_ops import eager_ops
-from graphpress.inspection.formatting import format_tree
-from graphpress.inspection.graph_ops import graph_ops
-from graphpress.inspection.summary import ModelSummary, OpInfo, summary_of
+from graphpress.inspection.ops import eager_ops, graph_ops
+from graphpress.inspection.summary import ModelSummary, ModuleInfo, OpInfo, summary_of
 from graphpress.ir.graph import Node
+from graphpress.passes.analysis.fusion import FusionGroup, fusion_patterns
 from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.canonicalize import Canonicalize
-from graphpress.passes.configs import ExecutionMode, InvalidExecutionModeError
-from graphpress.passes.configs.matching import NamePattern, TypePattern, canonical_op_type, qualified_name
+from graphpress.passes.config import ExecutionMode, InvalidExecutionModeError
+from graphpress.passes.config.entries import NamePattern, TypePattern, canonical_op_type, qualified_name
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.fusion import FusionGroup, fusion_patterns
 from graphpress.quantization import Quantizer
 from graphpress.quantization.capture import capture, flat_arguments
+
+_BOLD, _DIM, _CYAN, _GREEN, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[36m", "\x1b[32m", "\x1b[0m"
+
+
+def format_tree(summary: ModelSummary, colorize: bool) -> str:
+    """Modules with their types, and under each its ops: name, type, what it reads, source."""
+
+    def paint(text: str, style: str) -> str:
+        return f"{style}{text}{_PLAIN}" if colorize and text else text
+
+    def op_line(op: OpInfo) -> str:
+        type_ = "" if op.op_name.rpartition(".")[2] == op.op_type else f" {paint(op.op_type, _CYAN)}"
+        reads = paint(f"({', '.join(op.inputs)})", _DIM)
+        source = f"  {paint(op.source, _DIM)}" if op.source else ""
+        return f"{paint(op.op_name, _GREEN)}{type_}{reads}{source}"
+
+    def lines(module: ModuleInfo, indent: str) -> Iterator[str]:
+        entries: list[tuple[str, ModuleInfo | None]] = [(op_line(op), None) for op in module.ops]
+        for name, child in module.named_children():
+            entries.append((f"{paint(name, _BOLD)} {paint(child.type_name, _DIM)}".rstrip(), child))
+        for place, (text, below) in enumerate(entries):
+            is_last = place == len(entries) - 1
+            yield f"{indent}{'└─ ' if is_last else '├─ '}{text}"
+            if below is not None:
+                yield from lines(below, indent + ("   " if is_last else "│  "))
+
+    root = summary.model
+    count = len(root.all_ops())
+    head = f"{paint(root.type_name or 'model', _BOLD)}: {count} op{'' if count == 1 else 's'}"
+    return "\n".join([head, *lines(root, "")])
 
 
 class ModelInspector:

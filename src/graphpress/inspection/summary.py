@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from attrs import define, field, frozen
 
 from graphpress.ir.errors import GraphpressError, suggestion
-from graphpress.passes.configs import ModuleScope, ModuleStack
+from graphpress.passes.config import ModuleScope, ModuleStack
 
 
 class NoSuchModuleError(GraphpressError, AttributeError):

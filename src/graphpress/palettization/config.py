@@ -1,6 +1,6 @@
 """Configs of palettization."""
 
-from graphpress.passes.configs import (
+from graphpress.passes.config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     OpKMeansPalettizerConfig,

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from graphpress.backends.coreai import register
-from graphpress.compressed_module import set_form
-from graphpress.mapped_tensors import Mapped
+from graphpress.modules.forms import set_form
+from graphpress.modules.mapping import Mapped
 from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import StoredTable, tensors_of
 from graphpress.palettization.pruned import sparse_parts

@@ -12,12 +12,12 @@ from pathlib import Path
 from torch import nn
 
 from graphpress.backends.coreml.metadata import describe, palettized_entries, why_not_palettized, with_pruning
-from graphpress.compressed_module import drop_form
-from graphpress.mapped_tensors import Mapped
+from graphpress.modules.forms import drop_form
+from graphpress.modules.mapping import Mapped
 from graphpress.palettization.finalizing import copied
 from graphpress.palettization.forms import tensors_of
 from graphpress.palettization.restoring import keep
-from graphpress.passes.palettization import PalettizationError
+from graphpress.passes.weights import PalettizationError
 from graphpress.pruning.forms import MASK
 
 

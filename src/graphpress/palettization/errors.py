@@ -1,5 +1,5 @@
 """Errors and warnings of palettization."""
 
-from graphpress.passes.palettization import PalettizationError, PalettizationWarning
+from graphpress.passes.weights import PalettizationError, PalettizationWarning
 
 __all__ = ["PalettizationError", "PalettizationWarning"]

@@ -6,9 +6,9 @@ import copy
 
 from torch import nn
 
+from graphpress.compressor import stop_counting
 from graphpress.palettization.forms import FakePalettized, fake_forms
 from graphpress.palettization.learning import stop_learning
-from graphpress.training_steps import stop_counting
 
 Palettized = list[tuple[str, nn.Module, FakePalettized]]
 

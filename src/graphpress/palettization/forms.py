@@ -11,10 +11,10 @@ from attrs import astuple, define
 from torch import Tensor, nn
 
 from graphpress.backends.coreai import register
-from graphpress.compressed_module import ParameterForm, forms_of
+from graphpress.modules.forms import ParameterForm, forms_of
 from graphpress.palettization.learning import learned_tables, parts_of, with_gradients
-from graphpress.passes.palettization import Layout, LearnedTables, PalettizedWeight, assign, layout_of
-from graphpress.passes.specs import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
+from graphpress.passes.config import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
+from graphpress.passes.weights import Layout, LearnedTables, PalettizedWeight, assign, layout_of
 from graphpress.pruning.forms import MASK
 from graphpress.pruning.restoring import mask_beside
 from graphpress.quantization.remembering import Remembered

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from graphpress.compressed_module import set_form
+from graphpress.modules.forms import set_form
+from graphpress.modules.planning import PlannedWeight
 from graphpress.palettization.forms import FakePalettized, tensors_of
 from graphpress.palettization.jobs import Found
 from graphpress.palettization.learning import start_learning
-from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
-from graphpress.passes.specs import BlockSizeError
-from graphpress.weight_plan import PlannedWeight
+from graphpress.passes.config import BlockSizeError
+from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight
 
 
 def installable(

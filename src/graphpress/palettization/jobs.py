@@ -1,17 +1,23 @@
-"""The clustering of one weight as something that can be sent to another process."""
+"""Cluster many weights, here or through an executor that may lose workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import islice
 from typing import Any, TypeAlias, cast
 
 import torch
 from attrs import AttrsInstance, asdict, frozen
 from torch import Tensor
 
-from graphpress.palettization.sensitivities import Sensitivities
-from graphpress.passes.palettization import PalettizedWeight, TooSmallError, palettize
-from graphpress.passes.specs import BlockSizeError, PalettizationSpec
+from graphpress.ir.errors import GraphpressError
+from graphpress.palettization.calibration import Sensitivities
+from graphpress.passes.config import BlockSizeError, PalettizationSpec
+from graphpress.passes.weights import PalettizationWarning, PalettizedWeight, TooSmallError, palettize
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
 """A palettized weight, or why there is none."""
@@ -129,3 +135,111 @@ class _Bytes:
     data: Any
     dtype: torch.dtype
     shape: tuple[int, ...]
+
+
+MOST_TRIES = 3
+# Weights on their way to an executor that does not tell how many workers it has.
+IN_FLIGHT = 32
+
+
+class WorkerError(GraphpressError, RuntimeError):
+    """Workers were lost again and again; the message names the weights that they were at work on."""
+
+
+def clustered(jobs: Iterable[Job], num_workers: int, executor: Executor | None) -> Iterator[Found]:
+    """What becomes of each weight, in order. Nothing random is shared, so the workers cannot change the result.
+
+    Weights are handed out as results come back, two for each worker, so that copies on their way do not add up to the
+    model. What a lost worker had is handed out again, to a new pool where the old one broke.
+
+    Raises:
+        PalettizationError: for weights that cannot be palettized.
+        WorkerError: when a weight is lost several times.
+    """
+    if executor is None and num_workers == 1:
+        yield from (job.run() for job in jobs)
+        return
+    with ExitStack() as stack:
+        if executor is None:  # clustering runs without the interpreter lock
+            executor = stack.enter_context(ThreadPoolExecutor(num_workers))
+        yield from _Handing(iter(jobs), executor, stack).results()
+
+
+class _Given:
+    """A job that was handed out, to whom, and how often before."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.tries = 0
+        self.executor: Executor | None = None
+        self.future: Future[Outcome] = Future()
+
+    def submit(self, executor: Executor) -> None:
+        self.executor = executor
+        try:
+            # The number of the try tells them apart for executors that remember results by arguments.
+            self.future = executor.submit(run_elsewhere, self.job, self.tries)
+        except BrokenExecutor as error:  # `_Handing` sees to it when this job's turn comes
+            self.future = Future()
+            self.future.set_exception(error)
+
+
+class _Handing:
+    """Hands jobs to an executor and takes results in order."""
+
+    def __init__(self, jobs: Iterator[Job], executor: Executor, stack: ExitStack):
+        self._jobs = jobs
+        self._executor = executor
+        self._stack = stack
+        self._workers: int = getattr(executor, "_max_workers", IN_FLIGHT // 2)
+        self._given: deque[_Given] = deque()
+
+    def results(self) -> Iterator[Found]:
+        """What becomes of each job."""
+        try:
+            while True:
+                for job in islice(self._jobs, 2 * self._workers - len(self._given)):
+                    self._given.append(_Given(job))
+                    self._given[-1].submit(self._executor)
+                if not self._given:
+                    return
+                found = self._found(self._given[0])
+                self._given.popleft()
+                yield found
+        finally:
+            for each in self._given:
+                each.future.cancel()
+
+    def _found(self, given: _Given) -> Found:
+        while True:
+            try:
+                return given.future.result().found
+            except GraphpressError:
+                raise
+            except Exception as error:
+                self._hand_out_again(given, error)
+
+    def _hand_out_again(self, given: _Given, error: Exception) -> None:
+        """Hand out what was lost; where the pool broke, everything that it had not finished."""
+        lost = [given]
+        if isinstance(error, BrokenExecutor):
+            broken = given.executor
+            lost = [each for each in self._given if each.executor is broken and each.future.exception() is not None]
+            self._executor = self._stack.enter_context(_another(self._executor, self._workers))
+        names = ", ".join(each.job.name for each in lost)
+        reason = f"{type(error).__name__}: {error}"
+        for each in lost:
+            each.tries += 1
+        if given.tries == MOST_TRIES:
+            raise WorkerError(f"workers failed {MOST_TRIES} times at one of {names} ({reason})") from error
+        warnings.warn(f"a worker was lost ({reason}); clustered again: {names}", PalettizationWarning, stacklevel=2)
+        for each in lost:
+            each.submit(self._executor)
+
+
+def _another(broken: Executor, workers: int) -> Executor:
+    """A pool in place of a broken one: of processes set up in the same way, or else of threads."""
+    if not isinstance(broken, ProcessPoolExecutor):
+        return ThreadPoolExecutor(workers)
+    setup = {name: getattr(broken, f"_{name}", None) for name in ("mp_context", "initializer")}
+    return ProcessPoolExecutor(workers, **setup, initargs=getattr(broken, "_initargs", ()))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphpress.passes.palettization import Layout, LearnedTables
-from graphpress.passes.specs import PalettizationSpec
+from graphpress.passes.config import PalettizationSpec
+from graphpress.passes.weights import Layout, LearnedTables
 
 # In the module each has the name of the float parameter before it: `weight_entries`.
 TRAINED = ("entries", "scale_change")

@@ -12,27 +12,32 @@ from typing import Any, ClassVar, overload
 
 from torch import Tensor, nn
 
-from graphpress.compressor import ArgumentTypeError, Compressor, LifeCycleError, mode_restored
-from graphpress.eager_sites import SUPPORTED_MODULES
-from graphpress.example_run import Inputs, run_model
+from graphpress.compressor import (
+    ArgumentTypeError,
+    Compressor,
+    LifeCycleError,
+    UnusedScheduleWarning,
+    count_from_zero,
+    count_step,
+    mode_restored,
+    steps_of,
+)
+from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
-from graphpress.palettization.activations import ActivationCalibration
-from graphpress.palettization.calibration import SensitivityCalibration
+from graphpress.modules.planning import plan_weights
+from graphpress.modules.sites import SUPPORTED_MODULES
+from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.coreai_form import stored_for_coreai
 from graphpress.palettization.coreml_form import stored_for_coreml
 from graphpress.palettization.forms import fake_forms
 from graphpress.palettization.installing import install, installable
-from graphpress.palettization.jobs import Job
+from graphpress.palettization.jobs import Job, clustered
 from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.pruned import check_pruned, mask_of
-from graphpress.palettization.sensitivities import Sensitivities
 from graphpress.palettization.training import PalettizationTraining, Placed
-from graphpress.palettization.working import clustered
-from graphpress.passes.configs import KMeansPalettizerConfig
-from graphpress.passes.palettization import PalettizationError, PalettizationWarning, PalettizedWeight
+from graphpress.passes.config import KMeansPalettizerConfig
+from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight
 from graphpress.pruning.restoring import with_masked_floats
-from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of
-from graphpress.weight_plan import plan_weights
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from graphpress.passes.palettization import PalettizationError, PalettizedWeight, kept_indices
-from graphpress.passes.specs import TableTrainingSpec
+from graphpress.modules.planning import PlannedWeight
+from graphpress.passes.config import TableTrainingSpec
+from graphpress.passes.weights import PalettizationError, PalettizedWeight, kept_indices
 from graphpress.pruning.restoring import mask_beside
-from graphpress.weight_plan import PlannedWeight
 
 
 def mask_of(weight: PlannedWeight) -> Tensor | None:

@@ -8,9 +8,9 @@ from torch import nn
 
 from graphpress.backends.coreai import register
 from graphpress.backends.coreml.metadata import PREFIX
-from graphpress.compressed_module import set_form
+from graphpress.modules.forms import set_form
 from graphpress.palettization.forms import StoredTable, tensors_of
-from graphpress.passes.palettization import PalettizationError, PalettizedWeight
+from graphpress.passes.weights import PalettizationError, PalettizedWeight
 
 _KEPT = "_graphpress_palettized"
 

@@ -1,6 +1,6 @@
 """Specs of palettization: how one weight is palettized."""
 
-from graphpress.passes.specs import (
+from graphpress.passes.config import (
     DefaultTrainingSpec,
     PalettizationSpec,
     PerGroupedChannelGranularity,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from graphpress.compressor import count_step, steps_of
 from graphpress.palettization.forms import FakePalettized, fake_forms
-from graphpress.training_steps import count_step, steps_of
 
 Placed = tuple[str, nn.Module, FakePalettized]
 

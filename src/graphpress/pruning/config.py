@@ -1,11 +1,12 @@
 """Configs of pruning."""
 
-from graphpress.passes.configs import (
+from graphpress.passes.config import (
+    ConstantSparsitySchedule,
     MagnitudePrunerConfig,
     ModuleMagnitudePrunerConfig,
     OpMagnitudePrunerConfig,
+    PolynomialDecaySchedule,
 )
-from graphpress.passes.specs import ConstantSparsitySchedule, PolynomialDecaySchedule
 
 __all__ = [
     "ConstantSparsitySchedule",

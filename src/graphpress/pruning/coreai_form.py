@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from graphpress.backends.coreai import register
-from graphpress.compressed_module import set_form
-from graphpress.mapped_tensors import Mapped
-from graphpress.passes.pruning import is_smaller_sparse
+from graphpress.modules.forms import set_form
+from graphpress.modules.mapping import Mapped
+from graphpress.passes.weights import is_smaller_sparse
 from graphpress.pruning.finalizing import PrunedModel
 from graphpress.pruning.forms import MASK, VALUES, StoredSparse
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from graphpress.backends.coreml.metadata import PRUNING_THRESHOLD, describe, with_pruning
-from graphpress.mapped_tensors import Mapped
-from graphpress.passes.pruning import PruningWarning, is_smaller_sparse
+from graphpress.modules.mapping import Mapped
+from graphpress.passes.weights import PruningWarning, is_smaller_sparse
 from graphpress.pruning.finalizing import PrunedModel
 from graphpress.pruning.restoring import keep
 

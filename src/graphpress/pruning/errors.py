@@ -1,5 +1,5 @@
 """Errors and warnings of pruning."""
 
-from graphpress.passes.pruning import PruningError, PruningWarning
+from graphpress.passes.weights import PruningError, PruningWarning
 
 __all__ = ["PruningError", "PruningWarning"]

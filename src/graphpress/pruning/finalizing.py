@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from graphpress.compressed_module import drop_form
+from graphpress.compressor import stop_counting
+from graphpress.modules.forms import drop_form
 from graphpress.pruning.forms import FakePruned, fake_forms
 from graphpress.pruning.installing import uninstall
-from graphpress.training_steps import stop_counting
 
 
 class PrunedModel:

@@ -10,9 +10,9 @@ from attrs import define
 from torch import Tensor, nn
 
 from graphpress.backends.coreai import register
-from graphpress.compressed_module import ParameterForm, forms_of
-from graphpress.passes.pruning import pruning_mask
-from graphpress.passes.specs import PruningSpec, SparsitySchedule
+from graphpress.modules.forms import ParameterForm, forms_of
+from graphpress.passes.config import PruningSpec, SparsitySchedule
+from graphpress.passes.weights import pruning_mask
 from graphpress.quantization.remembering import Remembered
 
 MASK, VALUES, SPARSITY = "mask", "nonzero_data", "sparsity"

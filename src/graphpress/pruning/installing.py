@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from graphpress.compressed_module import set_form
-from graphpress.passes.pruning import PruningError, pruning_mask
+from graphpress.modules.forms import set_form
+from graphpress.modules.planning import PlannedWeight
+from graphpress.passes.weights import PruningError, pruning_mask
 from graphpress.pruning.forms import MASK, SPARSITY, FakePruned
-from graphpress.weight_plan import PlannedWeight
 
 
 def install(weight: PlannedWeight) -> None:

@@ -11,19 +11,25 @@ from typing import ClassVar
 
 from torch import nn
 
-from graphpress.compressor import Compressor, LifeCycleError
-from graphpress.eager_sites import SUPPORTED_MODULES
-from graphpress.example_run import Inputs, run_model
+from graphpress.compressor import (
+    Compressor,
+    LifeCycleError,
+    UnusedScheduleWarning,
+    count_from_zero,
+    count_step,
+    steps_of,
+)
+from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
-from graphpress.passes.configs import MagnitudePrunerConfig
-from graphpress.passes.pruning import PruningError, PruningWarning
+from graphpress.modules.planning import plan_weights
+from graphpress.modules.sites import SUPPORTED_MODULES
+from graphpress.passes.config import MagnitudePrunerConfig
+from graphpress.passes.weights import PruningError, PruningWarning
 from graphpress.pruning.coreai_form import stored_for_coreai
 from graphpress.pruning.coreml_form import stored_for_coreml
 from graphpress.pruning.forms import fake_forms
 from graphpress.pruning.installing import install
 from graphpress.pruning.training import PruningTraining
-from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of
-from graphpress.weight_plan import plan_weights
 
 
 class MagnitudePruner(Compressor[MagnitudePrunerConfig]):

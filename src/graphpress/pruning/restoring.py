@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.backends.coreml.metadata import PREFIX
-from graphpress.compressed_module import drop_form, forms_of, set_form
+from graphpress.modules.forms import drop_form, forms_of, set_form
 from graphpress.pruning.forms import MASK, VALUES, StoredSparse
 
 _KEPT = "_graphpress_pruned"

@@ -1,6 +1,6 @@
 """Specs of pruning: how one weight is pruned."""
 
-from graphpress.passes.specs import (
+from graphpress.passes.config import (
     BlockStructured,
     ChannelStructured,
     ConstantSparsitySchedule,

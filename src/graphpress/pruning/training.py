@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from graphpress.compressor import count_step, steps_of
 from graphpress.pruning.forms import fake_forms
-from graphpress.training_steps import count_step, steps_of
 
 
 class PruningTraining:

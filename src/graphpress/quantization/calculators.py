@@ -1,28 +1,59 @@
-"""Calculators of quantization parameters: what each observed tensor does to the scale.
-
-A calculator keeps the range it has seen, in float32, as buffers, so that it goes into the `state_dict` and moves with
-the model. Values that are not finite never enter a range.
-"""
+"""Calculators of ranges and of quantization parameters."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from graphpress.passes.quantization.qparams import QParams, qparams_for
-from graphpress.passes.specs import (
+from graphpress.ir.reference import block_range
+from graphpress.passes.config import (
     QPARAM_CALCULATORS,
     RANGE_CALCULATORS,
     QuantizationSpec,
 )
-from graphpress.quantization.ranges import RangeCalculatorBase
+from graphpress.passes.weights.quantize import QParams, qparams_for
 from graphpress.quantization.remembering import Remembered
 
 C = TypeVar("C", bound=type)
+
+
+class RangeCalculatorBase(ABC):
+    """Base of range calculators. Register one with ``@RangeCalculatorBase.register("key")`` and name it in a spec."""
+
+    @staticmethod
+    def register(key: str) -> Callable[[C], C]:
+        """Class decorator: make the class available to specs as `key`."""
+        return RANGE_CALCULATORS.register(key)
+
+    @abstractmethod
+    def __call__(self, data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of the range of each block of `data`.
+
+        Args:
+            data: any floating dtype and shape.
+            block_size: the extent of a block along each axis (-1: the whole axis); empty for one block.
+
+        Returns:
+            two float32 tensors with one element per block, 0-d for one block.
+        """
+
+
+@RangeCalculatorBase.register("minmax")
+class MinMaxRangeCalculator(RangeCalculatorBase):
+    """The least and greatest element."""
+
+    def __call__(self, data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """See the base class."""
+        return block_range(data, block_size)
+
+    def __eq__(self, other: Any) -> bool:
+        return type(self) is type(other)
+
+    __hash__ = object.__hash__
 
 
 class QParamsCalculatorBase(nn.Module):
@@ -298,18 +329,3 @@ class GlobalMinMaxQParamsCalculator(RunningRangeMixin):
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         return torch.minimum(self.running_min, low), torch.maximum(self.running_max, high)
-
-
-def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:
-    """The calculator a spec names, for a weight (`is_state`) or an activation.
-
-    ``default`` is ``static`` for weights and ``moving_average`` for activations.
-    """
-    import graphpress.quantization.histograms
-    import graphpress.quantization.squared_error  # noqa: F401  # both register calculators
-
-    component = spec.qparam_calculator_cls
-    if component == "default":
-        component = "static" if is_state else "moving_average"
-    made: QParamsCalculatorBase = QPARAM_CALCULATORS.make(component, spec, block_size)
-    return made.suited(is_state=is_state)

@@ -1,6 +1,6 @@
 """Configs of quantization."""
 
-from graphpress.passes.configs import (
+from graphpress.passes.config import (
     ExecutionMode,
     InvalidExecutionModeError,
     KVCacheQuantConfig,

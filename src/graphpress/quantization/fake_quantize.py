@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir import reference
-from graphpress.passes.configs import QATSchedule
-from graphpress.passes.quantization.qparams import QParams
-from graphpress.passes.specs import FAKE_QUANTIZERS, QuantizationSpec
-from graphpress.quantization.calculators import QParamsCalculatorBase, calculator_for
-from graphpress.quantization.uncompiled import uncompiled
+from graphpress.passes.config import FAKE_QUANTIZERS, QPARAM_CALCULATORS, QATSchedule, QuantizationSpec
+from graphpress.passes.weights.quantize import QParams
+from graphpress.quantization import histograms as histograms  # these modules register calculators
+from graphpress.quantization import squared_error as squared_error
+from graphpress.quantization.calculators import QParamsCalculatorBase
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined] # `torch.compiler.disable` would import the compiler at once
+def uncompiled(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)``, run as it is without a compiler."""
+    return function(*arguments)
+
 
 C = TypeVar("C", bound=type)
 
@@ -156,3 +163,15 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (inside,) = ctx.saved_tensors
         return gradients[0] * inside, None, None, None, None, None
+
+
+def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:
+    """The calculator a spec names, for a weight (`is_state`) or an activation.
+
+    ``default`` is ``static`` for weights and ``moving_average`` for activations.
+    """
+    component = spec.qparam_calculator_cls
+    if component == "default":
+        component = "static" if is_state else "moving_average"
+    made: QParamsCalculatorBase = QPARAM_CALCULATORS.make(component, spec, block_size)
+    return made.suited(is_state=is_state)

@@ -13,24 +13,21 @@ from graphpress.export_backend import ExportBackend
 from graphpress.ir.collector import collector_held, holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
-from graphpress.passes.configs import QuantizerConfig
-from graphpress.passes.configs.matching import qualified_name
-from graphpress.passes.facts import QUANTIZERS_INSERTED
+from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
+from graphpress.passes.analysis.quantization_points import QuantizerNote
+from graphpress.passes.config import BiasCorrection, QuantizerConfig
+from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
-from graphpress.passes.quantization.points import QuantizerNote
-from graphpress.passes.specs import BiasCorrection
-from graphpress.quantization.calibration_report import refuse_dynamic
 from graphpress.quantization.capture import capture
-from graphpress.quantization.coreml_form import emit_for_coreml
-from graphpress.quantization.execution import Execution, warn_of_whole_weights
+from graphpress.quantization.execution import Execution, refuse_dynamic, warn_of_whole_weights
 from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
-from graphpress.quantization.outlining import emit_finalized, emit_prepared
+from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, emit_prepared
 from graphpress.quantization.parameters import AttachParameters, read_back
-from graphpress.quantization.refinement.calibrating import refined_after, uncorrected_inside, warn_when_unrefined
+from graphpress.quantization.refinement.calibration import refined_after, uncorrected_inside, warn_when_unrefined
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
-from graphpress.quantization.switching import quantizers_of
+from graphpress.quantization.switches import quantizers_of
 
 
 class GraphExecution(Execution):

@@ -1,4 +1,4 @@
-"""Calculators that keep a histogram of what they have seen: of least squared error, and of a percentile.
+"""Calculators of least squared error and of a percentile: of a histogram of what was seen, or of a whole weight.
 
 A bin is one sign, one exponent and the first bits of the mantissa: an octave has `bins_per_octave` of them. Bins need
 no range to be known before, so that an early outlier costs nothing, and a histogram does not depend on the order of
@@ -14,15 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphpress.passes.quantization.qparams import QParams
-from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
+from graphpress.passes.config import QuantizationScheme, QuantizationSpec
+from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization.calculators import (
     QParamsCalculatorBase,
     StatefulQParamsCalculatorBase,
     StatelessQParamsCalculatorBase,
 )
-from graphpress.quantization.range_search import least_error_range
-from graphpress.quantization.squared_error import MseQParamsCalculator, fake_quantized, in_blocks, widest_ratio
+from graphpress.quantization.remembering import Remembered
+from graphpress.quantization.squared_error import (
+    fake_quantized,
+    in_blocks,
+    least_error_range,
+    widest_ratio,
+)
+
+_CHUNK = 1 << 16  # elements that are quantized at once: they stay in the cache
 
 
 class HistogramCalculatorBase(StatefulQParamsCalculatorBase):
@@ -229,3 +236,62 @@ class WeightPercentileQParamsCalculator(StatelessQParamsCalculatorBase):
             ends = np.stack([-magnitude, magnitude])
         below, above = (torch.from_numpy(np.asarray(end, dtype=np.float32)).reshape(low.shape) for end in ends)
         return self.from_range(below, above)
+
+
+@QParamsCalculatorBase.register("mse")
+class MseQParamsCalculator(StatelessQParamsCalculatorBase):
+    """For each block the range at which the squared error of the quantized block is least.
+
+    The error is that of the formulas themselves, summed in float64 in one order, so the result depends on nothing but
+    the tensor. For activations ``"mse"`` means ``"histogram"``.
+
+    Args:
+        candidates: ranges that are tried at first; finer ones follow round the best.
+    """
+
+    def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = (), *, candidates: int = 32) -> None:
+        super().__init__(spec, block_size)
+        self.candidates = candidates
+        self._known = Remembered[QParams]()
+
+    def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
+        """See the class."""
+        return self if is_state else HistogramQParamsCalculator(self.spec, self.block_size)
+
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """The parameters of least error for `data`."""
+        return None if data is None else self._known.get((data,), lambda: self._search(data))
+
+    def _search(self, data: Tensor) -> QParams:
+        low, high = self.range_calculator(data, self.block_size)
+        if None not in self.spec.float_range or not data.numel():
+            return self.from_range(low, high)
+        blocks = in_blocks(data.detach().float(), self.block_size)
+        shape = low.shape
+
+        def error(lows: Tensor, highs: Tensor) -> np.ndarray:
+            flat = [self._error(blocks, *each) for each in zip(lows.flatten(1), highs.flatten(1), strict=True)]
+            return np.stack(flat)
+
+        found = least_error_range(
+            low.reshape(-1),
+            high.reshape(-1),
+            error,
+            independent=self.spec.qscheme is QuantizationScheme.ASYMMETRIC,
+            candidates=self.candidates,
+            widest=widest_ratio(self.spec),
+        )
+        return self.from_range(*(end.reshape(shape) for end in found))
+
+    def _error(self, blocks: Tensor, low: Tensor, high: Tensor) -> np.ndarray:
+        """The squared error of each row of `blocks` in the range of its own."""
+        qparams = [None if p is None else p.reshape(-1, 1) for p in self.from_range(low, high)]
+        total = np.zeros(len(blocks))
+        rows = max(1, _CHUNK // max(1, blocks.shape[1]))
+        for first in range(0, len(blocks), rows):
+            part = [None if p is None else p[first : first + rows] for p in qparams]
+            for start in range(0, blocks.shape[1], _CHUNK):
+                piece = blocks[first : first + rows, start : start + _CHUNK]
+                lost = fake_quantized(piece, part, self.spec).sub_(piece).square_()
+                total[first : first + rows] += lost.numpy().sum(1, dtype=np.float64)
+        return total

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir import reference
-from graphpress.passes.quantization.qparams import QParams
-from graphpress.passes.specs import QuantizationFormulation, QuantizationScheme, QuantizationSpec
-from graphpress.passes.specs.errors import SpecError
+from graphpress.passes.config import QuantizationFormulation, QuantizationScheme, QuantizationSpec
+from graphpress.passes.config.errors import SpecError
+from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization.calculators import StatelessQParamsCalculatorBase
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, codes_of
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.inference import to_torch
 from graphpress.ir.ops import OpDef
-from graphpress.passes.analysis.dropout import DROPOUTS
-from graphpress.quantization.norm_freezing import FreezableNorm
+from graphpress.passes.analysis.constants import DROPOUTS
+from graphpress.quantization.batch_norm import FreezableNorm
 
 # The argument that says whether the op trains.
 _FLAGS: Mapping[str, str] = (

@@ -13,23 +13,21 @@ from typing import Any
 from attrs import define, field
 from torch import nn
 
-from graphpress.backends.coreml.metadata import ACTIVATIONS
+from graphpress.backends.coreml.metadata import ACTIVATIONS, describe
 from graphpress.ir.collector import holding_collector
-from graphpress.ir.emitted_module import EmittedModule
 from graphpress.ir.graph import Constant, Graph, Node, Value
-from graphpress.ir.graph_module_writer import to_graph_module
 from graphpress.ir.ops import OpDef
+from graphpress.ir.torch.emitted_module import EmittedModule
+from graphpress.ir.torch.graph_module_writer import to_graph_module
+from graphpress.modules.mapping import map_constants
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.layers import layer_of
 from graphpress.passes.analysis.value_preserving import preserves_values
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
 from graphpress.quantization.expressions import ConstantExpression, Slot, Step
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.integer_convolution import IntegerConvolution
-from graphpress.quantization.mapping import map_constants
+from graphpress.quantization.finalized_ops import IntegerConvolution, SmallCodes, TorchQuantizeDequantize
 from graphpress.quantization.mode_ops import mode_op
-from graphpress.quantization.small_codes import SmallCodes
-from graphpress.quantization.torch_quantize import TorchQuantizeDequantize
 
 # Stands for a submodule while the graph is emitted; it is in no op table.
 _MODULE_CALL = OpDef("module.call", variadic=True)
@@ -333,3 +331,26 @@ def _place(item: Any, items: list[Any]) -> int:
 
 def _place_optional(value: Value | None, arguments: list[Value]) -> int | None:
     return None if value is None else _place(value, arguments)
+
+
+def emit_for_coreml(graph: Graph, mmap_dir: str | None = None) -> nn.Module:
+    """The finalized model: weights are float parameters, described by buffers beside them."""
+    described: dict[str, dict[str, Value]] = {}
+    for node in graph.nodes_of(lambda op: op.name == "coreml.described"):
+        weight = node.operands["weight"]
+        described[weight.constant.name] = dict(zip(node.attribute("keys"), node.operands["entries"], strict=True))
+        graph.replace_uses(node.result, weight)
+        graph.erase(node)
+    tensors = {
+        name: {key: value.constant.tensor for key, value in entries.items() if value.constant is not None}
+        for name, entries in described.items()
+    }
+    for entries in described.values():
+        for value in entries.values():
+            if value.constant is not None and not value.use_count:
+                graph.erase_constant(value.constant)
+    module = emit_finalized(graph, mmap_dir=mmap_dir)
+    for name, found in tensors.items():
+        path, _, parameter = name.rpartition(".")
+        describe(module, module.get_submodule(path), parameter, found)
+    return module

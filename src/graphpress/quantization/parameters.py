@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from graphpress.ir.graph import Constant, Graph, Node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
-from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
-from graphpress.passes.framework.context import PassContext
-from graphpress.passes.framework.passes import Pass
-from graphpress.passes.quantization.qparams import stored_scale
-from graphpress.passes.quantization.weights import dense_weight
+from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
+from graphpress.passes.analysis.weights import dense_weight
+from graphpress.passes.framework.passes import Pass, PassContext
+from graphpress.passes.weights.quantize import stored_scale
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 

@@ -10,25 +10,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphpress.compressor import Compressor, LifeCycleError, mode_restored
+from graphpress.compressor import (
+    Compressor,
+    LifeCycleError,
+    UnusedScheduleWarning,
+    count_from_zero,
+    count_step,
+    mode_restored,
+    steps_of,
+    stop_counting,
+)
 from graphpress.export_backend import ExportBackend
-from graphpress.passes.configs import ExecutionMode, InvalidExecutionModeError, QuantizerConfig
-from graphpress.passes.specs import BiasCorrection
-from graphpress.quantization.addressing import parts_for
-from graphpress.quantization.calibration_report import (
+from graphpress.passes.config import BiasCorrection, ExecutionMode, InvalidExecutionModeError, QuantizerConfig
+from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
+from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
+from graphpress.quantization.eager import EagerExecution
+from graphpress.quantization.execution import (
+    Execution,
     NonFiniteCalibrationWarning,
     UncalibratedWarning,
     warn_about_calibration,
 )
-from graphpress.quantization.capture import flat_arguments
-from graphpress.quantization.eager import EagerExecution
-from graphpress.quantization.execution import Execution
 from graphpress.quantization.graph_mode import GraphExecution
-from graphpress.quantization.norm_freezing import keep_frozen, norms_of, set_frozen
-from graphpress.quantization.preserving import buffers_restored, preserve_attributes
-from graphpress.quantization.switching import quantizers_of, switched, switches_of
-from graphpress.quantization.training import advance_switches, set_switches
-from graphpress.training_steps import UnusedScheduleWarning, count_from_zero, count_step, steps_of, stop_counting
+from graphpress.quantization.switches import (
+    advance_switches,
+    parts_for,
+    quantizers_of,
+    set_switches,
+    switched,
+    switches_of,
+)
 
 __all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
 

@@ -1,82 +1,81 @@
-"""The calculator of least squared error, for tensors that are known as a whole: weights."""
+"""The range of least squared error."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from graphpress.ir import reference
-from graphpress.passes.quantization.qparams import QParams
-from graphpress.passes.specs import QuantizationScheme, QuantizationSpec
-from graphpress.quantization.calculators import QParamsCalculatorBase, StatelessQParamsCalculatorBase
-from graphpress.quantization.range_search import least_error_range
-from graphpress.quantization.remembering import Remembered
+from graphpress.passes.config import QuantizationScheme, QuantizationSpec
 
-_CHUNK = 1 << 16  # elements that are quantized at once: they stay in the cache
+# Errors of candidate ranges: float32 [candidates, *blocks] each; returns float64 of that shape.
+Error = Callable[[Tensor, Tensor], np.ndarray]
+
+_LEAST = 2.0**-10
+_FINE = 9
 
 
-@QParamsCalculatorBase.register("mse")
-class MseQParamsCalculator(StatelessQParamsCalculatorBase):
-    """For each block the range at which the squared error of the quantized block is least.
-
-    The error is that of the formulas themselves, summed in float64 in one order, so the result depends on nothing but
-    the tensor. For activations ``"mse"`` means ``"histogram"``.
+def least_error_range(
+    low: Tensor, high: Tensor, error: Error, *, independent: bool, candidates: int = 32, widest: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The range of least error for every block.
 
     Args:
-        candidates: ranges that are tried at first; finer ones follow round the best.
+        low, high: float32 range of the data, one entry per block.
+        error: of candidate ranges; each block is independent of the others.
+        independent: whether the two ends may shrink by different ratios.
+        candidates: points of the coarse grid, from the range of the data down to 1/1024 of it.
+        widest: the greatest ratio tried; more than 1 pays where codes do not reach the end of the range.
+
+    Returns:
+        `low` and `high`, each times a ratio of its block.
     """
+    best = _Best(low, high, error)
+    upper = np.linspace(1.0, 0.5, candidates // 2, endpoint=False)
+    lower = np.geomspace(0.5, _LEAST, candidates - candidates // 2)
+    wider = [ratio for ratio in np.linspace(1.0, widest, 4)[1:] if ratio > 1.0]
+    best.try_ratios(torch.tensor([*upper, *lower, *wider], dtype=torch.float32), "both")
+    spread = 2 ** (2 / candidates)
+    for _ in range(2):
+        best.try_ratios(_around(spread), "both")
+        spread **= 2 / (_FINE - 1)
+    if independent:
+        spread = 2.0
+        for _ in range(3):
+            best.try_ratios(_around(spread), "low")
+            best.try_ratios(_around(spread), "high")
+            spread **= 0.5
+    return best.low, best.high
 
-    def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = (), *, candidates: int = 32) -> None:
-        super().__init__(spec, block_size)
-        self.candidates = candidates
-        self._known = Remembered[QParams]()
 
-    def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
-        """See the class."""
-        from graphpress.quantization.histograms import HistogramQParamsCalculator
+class _Best:
+    """The best range of every block so far."""
 
-        return self if is_state else HistogramQParamsCalculator(self.spec, self.block_size)
+    def __init__(self, low: Tensor, high: Tensor, error: Error):
+        self.low, self.high = low, high
+        self._error = error
+        self._least = torch.full(low.shape, torch.inf, dtype=torch.float64)
 
-    def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """The parameters of least error for `data`."""
-        return None if data is None else self._known.get((data,), lambda: self._search(data))
+    def try_ratios(self, ratios: Tensor, end: str) -> None:
+        """Multiply ends of the best ranges by each of `ratios`; of equal errors the first stays."""
+        shaped = ratios.reshape(-1, *[1] * self.low.ndim)
+        lows = self.low * (shaped if end != "high" else torch.ones_like(shaped))
+        highs = self.high * (shaped if end != "low" else torch.ones_like(shaped))
+        errors = torch.from_numpy(np.asarray(self._error(lows, highs), dtype=np.float64))
+        least, place = errors.min(0)
+        better = least < self._least
+        pick = place.unsqueeze(0)
+        self.low = torch.where(better, lows.gather(0, pick)[0], self.low)
+        self.high = torch.where(better, highs.gather(0, pick)[0], self.high)
+        self._least = torch.where(better, least, self._least)
 
-    def _search(self, data: Tensor) -> QParams:
-        low, high = self.range_calculator(data, self.block_size)
-        if None not in self.spec.float_range or not data.numel():
-            return self.from_range(low, high)
-        blocks = in_blocks(data.detach().float(), self.block_size)
-        shape = low.shape
 
-        def error(lows: Tensor, highs: Tensor) -> np.ndarray:
-            flat = [self._error(blocks, *each) for each in zip(lows.flatten(1), highs.flatten(1), strict=True)]
-            return np.stack(flat)
-
-        found = least_error_range(
-            low.reshape(-1),
-            high.reshape(-1),
-            error,
-            independent=self.spec.qscheme is QuantizationScheme.ASYMMETRIC,
-            candidates=self.candidates,
-            widest=widest_ratio(self.spec),
-        )
-        return self.from_range(*(end.reshape(shape) for end in found))
-
-    def _error(self, blocks: Tensor, low: Tensor, high: Tensor) -> np.ndarray:
-        """The squared error of each row of `blocks` in the range of its own."""
-        qparams = [None if p is None else p.reshape(-1, 1) for p in self.from_range(low, high)]
-        total = np.zeros(len(blocks))
-        rows = max(1, _CHUNK // max(1, blocks.shape[1]))
-        for first in range(0, len(blocks), rows):
-            part = [None if p is None else p[first : first + rows] for p in qparams]
-            for start in range(0, blocks.shape[1], _CHUNK):
-                piece = blocks[first : first + rows, start : start + _CHUNK]
-                lost = fake_quantized(piece, part, self.spec).sub_(piece).square_()
-                total[first : first + rows] += lost.numpy().sum(1, dtype=np.float64)
-        return total
+def _around(spread: float) -> Tensor:
+    return torch.tensor(np.geomspace(1 / spread, spread, _FINE), dtype=torch.float32)
 
 
 def in_blocks(data: Tensor, block_size: Sequence[int]) -> Tensor:

@@ -4,13 +4,13 @@ Three steps: measure how much each layer suffers from each candidate, alone; cho
 budget; apply the choice, which is an ordinary config, and see whether it does what was predicted.
 """
 
-from graphpress.search.compression import Compression
-from graphpress.search.errors import SearchError, SearchWarning
-from graphpress.search.layers import Layer, find_layers
+from graphpress.search.layers import Compression, Layer, find_layers
 from graphpress.search.measuring import measure_sensitivities
 from graphpress.search.metrics import (
     Metric,
     OutputMetric,
+    SearchError,
+    SearchWarning,
     against,
     mean_squared_error,
     peak_signal_to_noise,

@@ -18,13 +18,11 @@ import torch
 from attrs import frozen
 from torch import nn
 
-from graphpress.ir.digest import tensor_digest
 from graphpress.ir.errors import GraphpressError
-from graphpress.passes.configs import CompressionConfig
-from graphpress.search.compression import Applied, Compression
-from graphpress.search.errors import SearchError, SearchWarning
-from graphpress.search.layers import entries, find_layers
-from graphpress.search.metrics import Metric, name_of
+from graphpress.ir.tensors import tensor_digest
+from graphpress.passes.config import CompressionConfig
+from graphpress.search.layers import Applied, Compression, entries, find_layers
+from graphpress.search.metrics import Metric, SearchError, SearchWarning, name_of
 from graphpress.search.sensitivities import Candidate, Measurement, Sensitivities, Setting, named
 
 

@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from graphpress.compressor import mode_restored
-from graphpress.ir.digest import tensor_digest
-from graphpress.search.errors import SearchError
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.tensors import tensor_digest
+
+
+class SearchError(GraphpressError, ValueError):
+    """A search that cannot be made as asked; the message says what is accepted."""
+
+
+class SearchWarning(UserWarning):
+    """Something a user should know about measurements: candidates that do not fit, what compressors warned about."""
+
 
 Metric: TypeAlias = Callable[[nn.Module], float]
 """Judges a model. An attribute `higher_is_better` that is true turns the order round; `name` tells metrics apart."""

@@ -13,18 +13,18 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from graphpress.ir.atomic_write import write_atomically
 from graphpress.ir.errors import suggestion
-from graphpress.passes.configs import (
+from graphpress.ir.files import write_atomically
+from graphpress.passes.config import (
     CompressionConfig,
     KMeansPalettizerConfig,
     MagnitudePrunerConfig,
     ModuleCompressionConfig,
     QuantizerConfig,
+    SpecError,
 )
-from graphpress.passes.specs import SpecError
-from graphpress.search.errors import SearchError
 from graphpress.search.layers import Layer
+from graphpress.search.metrics import SearchError
 
 _FORMAT, _VERSION = "graphpress sensitivities", 1
 _CONFIGS: tuple[type[CompressionConfig], ...] = (QuantizerConfig, KMeansPalettizerConfig, MagnitudePrunerConfig)

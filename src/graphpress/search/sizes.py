@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from graphpress.backends.exporting import export
-from graphpress.compressed_module import forms_of
 from graphpress.ir.dtypes import DType
+from graphpress.modules.forms import forms_of
 from graphpress.palettization.forms import StoredTable
 
 

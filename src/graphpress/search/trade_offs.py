@@ -10,8 +10,8 @@ from typing import Any
 
 from attrs import frozen
 
-from graphpress.ir.atomic_write import write_atomically
-from graphpress.search.errors import SearchError
+from graphpress.ir.files import write_atomically
+from graphpress.search.metrics import SearchError
 from graphpress.search.recipes import Recipe, exact_recipe
 from graphpress.search.sensitivities import Sensitivities
 

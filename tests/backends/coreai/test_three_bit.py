@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphpress.backends.coreai.three_bit import pack_three_bits
+from graphpress.backends.coreai.ops import pack_three_bits
 
 
 @given(st.lists(st.integers(0, 7), max_size=40))

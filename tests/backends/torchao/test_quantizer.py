@@ -16,8 +16,7 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 )
 
 from graphpress.backends.torchao import GraphpressQuantizer, TorchaoError
-from graphpress.passes.configs import ModuleQuantizerConfig, QuantizerConfig
-from graphpress.passes.specs import QuantizationSpec
+from graphpress.passes.config import ModuleQuantizerConfig, QuantizationSpec, QuantizerConfig
 
 
 class Net(nn.Module):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphpress import ExportBackend
-from graphpress.compressor import LifeCycleError
-from graphpress.passes.configs import UnmatchedConfigError
+from graphpress.compressor import LifeCycleError, UnusedScheduleWarning
+from graphpress.passes.config import UnmatchedConfigError
 from graphpress.pruning import (
     ChannelStructured,
     ConstantSparsitySchedule,
@@ -21,7 +21,6 @@ from graphpress.pruning import (
     PruningError,
     PruningSpec,
 )
-from graphpress.training_steps import UnusedScheduleWarning
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphpress.passes.clustering import OrderedVectors
-from graphpress.passes.clustering import search_kernels as kernels
-from graphpress.passes.clustering.vector_blocks import LANES, vectors_at
+from graphpress.passes.clustering import OrderedVectors, search_kernels
+from graphpress.passes.clustering.vector_kernels import LANES, vectors_at
 
-HOW = kernels.Trial(steps=30, least_gain=1e-4, most_left=2.5, relaxation=1.9)
+HOW = search_kernels.Trial(steps=30, least_gain=1e-4, most_left=2.5, relaxation=1.9)
 
 
 def error_of(values, weights, centroids):
@@ -30,12 +29,12 @@ def test_turns_never_raise_the_error(axes, size, k, seed, weighted):
     blocks = OrderedVectors.of(values, weights.astype(np.float32)).blocks
     tables = generator.standard_normal((4, k, axes))
     errors = [error_of(values, weights, table) for table in tables]
-    kernels.spliced(blocks, tables, generator.random((10, 3)), generator.standard_normal((10, axes)), HOW)
+    search_kernels.spliced(blocks, tables, generator.random((10, 3)), generator.standard_normal((10, axes)), HOW)
     spliced = [error_of(values, weights, table) for table in tables]
     assert spliced[0] <= min(spliced) * (1 + 1e-12)
     assert max(spliced) <= max(errors) * (1 + 1e-12)
     assert min(spliced) <= min(errors) * (1 + 1e-12)
-    swapped = kernels.swapped(blocks, tables[0], generator.random((10, 2)), HOW)
+    swapped = search_kernels.swapped(blocks, tables[0], generator.random((10, 2)), HOW)
     assert error_of(values, weights, swapped) <= spliced[0] * (1 + 1e-12)
 
 
@@ -48,7 +47,7 @@ def test_a_centroid_between_two_clumps_is_swapped_to_the_clump_that_lacks_one(ax
     stuck = places.copy()
     stuck[1] = stuck[0] + 1.0  # two in the first clump; the third takes what was the second's
     stuck[2] = (places[1] + places[2]) / 2
-    swapped = kernels.swapped(blocks, stuck, generator.random((200, 2)), HOW)
+    swapped = search_kernels.swapped(blocks, stuck, generator.random((200, 2)), HOW)
     assert error_of(values, 1, swapped) < 1.01 * error_of(values, 1, places) < 0.01 * error_of(values, 1, stuck)
 
 
@@ -60,7 +59,9 @@ def test_the_good_halves_of_two_tables_are_spliced():
     left, right = places.copy(), places.copy()
     left[4:], right[:4] = [[650, 0], [400, 1], [401, 0], [402, 0]], [[150, 0], [1, 0], [2, 0], [3, 0]]
     tables = np.array([left, right])
-    kernels.spliced(blocks, tables, np.array([[0.0, 0.0, 0.5]]), np.array([[1.0, 0.0]]), HOW)  # left, right, after four
+    search_kernels.spliced(
+        blocks, tables, np.array([[0.0, 0.0, 0.5]]), np.array([[1.0, 0.0]]), HOW
+    )  # left, right, after four
     assert error_of(values, 1, tables[0]) < 1.01 * error_of(values, 1, places)
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphpress.passes.clustering import ClusteringError, assign_vectors, cluster_vectors, ordered_vectors
+from graphpress.passes.clustering import ClusteringError, assign_vectors, cluster_vectors, vectors
 
 rng = np.random.default_rng(3)
 normal = rng.standard_normal((3000, 2)).astype(np.float32)
@@ -54,7 +54,7 @@ def test_attempts_splices_and_swaps_lower_the_error_of_heavy_tails(k, dimensions
     values = np.random.default_rng(3).standard_t(3, (8192, dimensions)).astype(np.float32)
     better = [cluster_vectors(values, k, seed).sse for seed in range(4)]
     for name, value in (("LEAST_ATTEMPTS", 1), ("MOST_ATTEMPTS", 1), ("WORK_OF_TURNS", 0)):
-        monkeypatch.setattr(ordered_vectors, name, value)
+        monkeypatch.setattr(vectors, name, value)
     once = [cluster_vectors(values, k, seed).sse for seed in range(4)]
     assert sum(better) < sum(once)
     assert max(better) <= max(once)
@@ -82,7 +82,7 @@ def test_weights_count_as_repetitions():
 
 
 def test_far_vectors_are_not_lost_in_a_large_tensor():
-    size = 3 * ordered_vectors.LEAST_STRIDED  # most steps see every third
+    size = 3 * vectors.LEAST_STRIDED  # most steps see every third
     values = rng.standard_normal((size, 2)).astype(np.float32)
     values[[77, size - 2]] = [[1e5, 0], [0, -1e5]]
     assert cluster_vectors(values, 16, 0).sse < size
@@ -94,7 +94,7 @@ def test_a_part_of_the_vectors_stands_for_all_where_tails_are_heavy(weighted, mo
     values = generator.standard_t(1.5, (60_000, 2)).astype(np.float32)
     weights = generator.random(60_000).astype(np.float32) if weighted else None
     whole = cluster_vectors(values, 64, 0, weights).sse
-    monkeypatch.setattr(ordered_vectors, "LEAST_STRIDED", 8192)
+    monkeypatch.setattr(vectors, "LEAST_STRIDED", 8192)
     assert cluster_vectors(values, 64, 0, weights).sse < 1.02 * whole
 
 

@@ -117,7 +117,7 @@ def names(dump):
 
 
 def test_dump_writes_numbered_files_that_parse_back(tmp_path):
-    from graphpress.ir.parser import parse_graph
+    from graphpress.ir.text.parser import parse_graph
 
     dump = Dump(tmp_path / "new" / "folder")
     result = run(relu_chain(3), Dce(), Repeat(DropRelus(), max=2), hook=dump)

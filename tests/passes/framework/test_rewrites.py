@@ -7,8 +7,7 @@ import torch
 from attrs import frozen
 
 from graphpress.ir.interpreter import run
-from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.rewrites import RewriteLimitReached
+from graphpress.ir.rewriter import RewriteLimitReached, Rewriter
 from graphpress.ir.verifier import verify
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.cse import Cse

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 
 from graphpress.tools.bench.worker.clock import ExportClock, Outcome
-from graphpress.tools.bench.worker.edsr import upscale_with_edsr
-from graphpress.tools.bench.worker.export import export_model, import_package
-from graphpress.tools.bench.worker.palettize import palettize_model
-from graphpress.tools.bench.worker.quantize import quantize_model
-from graphpress.tools.bench.worker.train import train_model
+from graphpress.tools.bench.worker.tasks import (
+    export_model,
+    import_package,
+    palettize_model,
+    quantize_model,
+    train_model,
+    upscale_with_edsr,
+)
 
 TASKS: dict[str, Callable[[str, dict[str, Any], ExportClock], Outcome]] = {
     "import": import_package,

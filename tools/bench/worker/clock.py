@@ -1,4 +1,6 @@
-"""Timing: CPU and wall seconds of a call, and of the exports inside it."""
+"""The model a task names, and the time a call takes."""
+
+from __future__ import annotations
 
 import gc
 import statistics
@@ -9,6 +11,24 @@ from typing import Any, TypeVar
 
 import attrs
 import torch
+from torch import nn
+
+from graphpress.tools import models
+from graphpress.tools.edsr.model import EDSR
+from graphpress.tools.models import MODELS, randomize
+
+
+def build_subject(task: dict[str, Any]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """Build `task["model"]`, with `task["arguments"]` for its factory, and its example inputs.
+
+    `edsr` is the untrained network on a 48x48 image; the other names are those of `MODELS`.
+    """
+    name = task["model"]
+    if name == "edsr":
+        return randomize(EDSR()), (torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1)),)
+    model = getattr(models, name)(**task.get("arguments", {}))
+    return model, MODELS[name].example_inputs()
+
 
 T = TypeVar("T")
 Seconds = dict[str, float]

@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 from graphpress import pipelines
 from graphpress.backends.coreai import register
-from graphpress.backends.coreai.small_codes import quantize
+from graphpress.backends.coreai.ops import quantize
 from graphpress.backends.errors import LoweringError
-from graphpress.compressed_module import ParameterForm, set_form
 from graphpress.export_backend import ExportBackend
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph
 from graphpress.ir.ops import lookup_op
 from graphpress.ir.types import TensorType
+from graphpress.modules.forms import ParameterForm, set_form
+from graphpress.modules.mapping import map_constants
+from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
-from graphpress.passes.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.quantization.qparams import QParams, stored_scale
+from graphpress.passes.weights.quantize import QParams, stored_scale
 from graphpress.quantization.eager.finalizing import QuantizedParameter, copied, settle_activations
 from graphpress.quantization.eager.quantized_module import HELD
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.mapping import map_constants
 from graphpress.quantization.outlining import constant_expression
 
 ACTIVATION_DTYPES = frozenset(

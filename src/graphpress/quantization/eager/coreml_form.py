@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 from graphpress.backends.coreml.metadata import ACTIVATIONS, WEIGHTS, describe, quantized_entries
-from graphpress.compressed_module import drop_form
 from graphpress.ir.dtypes import DType
-from graphpress.mapped_tensors import Mapped
-from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.passes.quantization.qparams import QParams
+from graphpress.modules.forms import drop_form
+from graphpress.modules.mapping import Mapped
+from graphpress.passes.weights.errors import QuantizationError
+from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization.eager.finalizing import QuantizedParameter, copied, settle_activations
 from graphpress.quantization.eager.quantized_module import HELD
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.torch_quantize import TorchQuantizeDequantize
+from graphpress.quantization.finalized_ops import TorchQuantizeDequantize
 
 
 def stored_for_coreml(prepared: nn.Module, mmap_dir: str | None = None) -> nn.Module:

@@ -9,21 +9,19 @@ import attrs
 from torch import nn
 
 from graphpress.eager import CallObserver, OpCall, detached, module_scopes
-from graphpress.eager.observing import observe
+from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
-from graphpress.eager.undisturbed import undisturbed
 from graphpress.export_backend import ExportBackend
-from graphpress.passes.configs import (
+from graphpress.passes.config import (
     ConfigResolver,
     OpSite,
     report_unmatched,
 )
-from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.eager.coreai_form import stored_for_coreai
 from graphpress.quantization.eager.coreml_form import stored_for_coreml
-from graphpress.quantization.eager.covered import quantizes_activations
-from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, site_of
+from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, quantizes_activations, site_of
 from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
 from graphpress.quantization.eager.quantizing import BOUNDARY, QuantizingObserver
 from graphpress.quantization.eager.weights import StatePlan, install, plan_weights

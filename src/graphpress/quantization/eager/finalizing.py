@@ -9,15 +9,15 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from graphpress.compressed_module import drop_form
 from graphpress.eager.observing import link_of, unlink
-from graphpress.passes.quantization.qparams import QParams
-from graphpress.quantization.calibration_report import refuse_dynamic
+from graphpress.modules.forms import drop_form
+from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization.eager.quantized_module import HELD, HeldQuantizers
 from graphpress.quantization.eager.quantizing import QuantizingObserver
 from graphpress.quantization.eager.weights import FakeQuantizedParameter, quantized_parameters
+from graphpress.quantization.execution import refuse_dynamic
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.switching import quantizers_of
+from graphpress.quantization.switches import quantizers_of
 
 
 @frozen(eq=False)

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from graphpress.compressed_module import add_behaviour, behaviours_of
 from graphpress.eager.observing import Observed
-from graphpress.passes.quantization.errors import QuantizationError
+from graphpress.modules.forms import add_behaviour, behaviours_of
+from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.switching import Switched
+from graphpress.quantization.switches import Switched
 
 HELD = "_quantizers"
 """The name under which a module holds its quantizers."""

@@ -13,10 +13,17 @@ from graphpress.eager import CallObserver, ModuleCall, OpCall, Operator, TensorU
 from graphpress.eager.observing import Entered, calls_under_way, link_of, name_of_call
 from graphpress.eager.operators import Place, signature
 from graphpress.eager.recording import entering_tensors, tensors_in
-from graphpress.observation import is_state
-from graphpress.passes.configs import ConfigResolver, QuantizerConfig
-from graphpress.quantization.eager.covered import COVERED_OPS, has_boundaries, named_op_types
-from graphpress.quantization.eager.placing import Placed, Placement, place_boundary, place_op
+from graphpress.modules.forms import is_state
+from graphpress.passes.config import ConfigResolver, QuantizerConfig
+from graphpress.quantization.eager.placing import (
+    COVERED_OPS,
+    Placed,
+    Placement,
+    has_boundaries,
+    named_op_types,
+    place_boundary,
+    place_op,
+)
 from graphpress.quantization.eager.quantized_module import HELD, HeldQuantizers, held_by, holder_in
 from graphpress.quantization.fake_quantize import fake_quantizer
 

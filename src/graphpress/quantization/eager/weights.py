@@ -9,13 +9,21 @@ import torch
 from attrs import define, frozen
 from torch import Tensor, nn
 
-from graphpress.compressed_module import ParameterForm, forms_of, set_form
 from graphpress.eager import OpCall, Recording, TensorUse
-from graphpress.eager_sites import UNKNOWN_OP, StateSite, readers, state_sites
-from graphpress.passes.configs import ConfigResolver, Decision, OpSite, QATSchedule
-from graphpress.passes.quantization.errors import QuantizationError
-from graphpress.passes.quantization.weights import can_be_weight, einsum_axes, operand_axes, weight_block_of
-from graphpress.passes.specs import AxisError, BlockSizeError, Granularity, QuantizationSpec
+from graphpress.modules.forms import ParameterForm, forms_of, set_form
+from graphpress.modules.sites import UNKNOWN_OP, StateSite, readers, state_sites
+from graphpress.passes.analysis.weights import can_be_weight, einsum_axes, operand_axes, weight_block_of
+from graphpress.passes.config import (
+    AxisError,
+    BlockSizeError,
+    ConfigResolver,
+    Decision,
+    Granularity,
+    OpSite,
+    QATSchedule,
+    QuantizationSpec,
+)
+from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.eager.placing import bare
 from graphpress.quantization.eager.quantized_module import HELD, held_by, holder_in
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer

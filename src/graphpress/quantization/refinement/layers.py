@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from torch import Tensor, fx
 
 from graphpress.ir.ops import OpDef, OpError, op_of_target
-from graphpress.layer_inputs.layer_matrix import LayerMatrix
+from graphpress.layer_inputs import LayerMatrix
 from graphpress.quantization.batch_norm import BatchNormLayer
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase

@@ -1,6 +1,6 @@
 """Specs of quantization: how one tensor is quantized, and the components that a spec names."""
 
-from graphpress.passes.specs import (
+from graphpress.passes.config import (
     AdaptiveRounding,
     BiasCorrection,
     GPTQRounding,
@@ -18,8 +18,10 @@ from graphpress.quantization.calculators import (
     DynamicQParamsCalculator,
     GlobalMinMaxQParamsCalculator,
     LastRangeQParamsCalculator,
+    MinMaxRangeCalculator,
     MovingAverageQParamsCalculator,
     QParamsCalculatorBase,
+    RangeCalculatorBase,
     RunningRangeMixin,
     StatefulQParamsCalculatorBase,
     StatelessQParamsCalculatorBase,
@@ -29,10 +31,9 @@ from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImpl
 from graphpress.quantization.histograms import (
     HistogramCalculatorBase,
     HistogramQParamsCalculator,
+    MseQParamsCalculator,
     PercentileQParamsCalculator,
 )
-from graphpress.quantization.ranges import MinMaxRangeCalculator, RangeCalculatorBase
-from graphpress.quantization.squared_error import MseQParamsCalculator
 
 __all__ = [
     "AdaptiveRounding",

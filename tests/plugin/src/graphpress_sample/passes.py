@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from graphpress.passes.analysis.fusion import FusionPattern, register_fusion_pattern
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import RewritePass, add_rule, register_pass, rule
 from graphpress.passes.framework.patterns import Any, Op
-from graphpress.passes.fusion import FusionPattern, register_fusion_pattern
 
 
 @rule(Op("aten.neg", Op("aten.neg", Any("x"))))

@@ -1,0 +1,228 @@
+"""Ops that converters lack or compute otherwise than torch, in ops that they compute alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+aten = torch.ops.aten
+
+
+def _fmax(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The larger one; where one is no number, the other."""
+    return torch.where(a != a, b, torch.where(b != b, a, torch.maximum(a, b)))
+
+
+def _fmin(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.where(a != a, b, torch.where(b != b, a, torch.minimum(a, b)))
+
+
+def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """With the larger one taken out, whose square may be no number."""
+    larger, smaller = torch.maximum(a.abs(), b.abs()), torch.minimum(a.abs(), b.abs())
+    ratio = smaller / torch.where(larger == 0, torch.ones_like(larger), larger)
+    return larger * torch.sqrt(1 + ratio * ratio)
+
+
+def _logaddexp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    distance = torch.where(a == b, torch.zeros_like(a), (a - b).abs())  # equal infinities are at no distance
+    return torch.maximum(a, b) + torch.log1p(torch.exp(-distance))
+
+
+ELEMENTARY: Mapping[Any, Callable[..., Any]] = {
+    aten.fmax.default: _fmax,
+    aten.fmin.default: _fmin,
+    aten.hypot.default: _hypot,
+    aten.logaddexp.default: _logaddexp,
+    aten.isnan.default: lambda x: x != x,
+}
+
+
+def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
+    """``aten.diagonal``: elements ``start + i * (columns + 1)`` of the two axes taken as one, the last."""
+    rows_first = torch.movedim(x, (dim1, dim2), (-2, -1))
+    rows, columns = rows_first.shape[-2:]
+    length = max(0, min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns))
+    start = offset if offset >= 0 else -offset * columns
+    places = torch.arange(length, device=x.device) * (columns + 1) + start
+    return rows_first.flatten(-2).index_select(-1, places)
+
+
+def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tensor:
+    """``aten.unfold``: windows along an axis, their elements along a new last one."""
+    axis = dimension % x.dim()
+    count = (x.shape[axis] - size) // step + 1
+    places = torch.arange(count, device=x.device).reshape(-1, 1) * step + torch.arange(size, device=x.device)
+    windows = x.index_select(axis, places.flatten())
+    return windows.reshape([*x.shape[:axis], count, size, *x.shape[axis + 1 :]]).movedim(axis + 1, -1)
+
+
+def _bilinear(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``aten.bilinear``: ``a @ weight[o] @ b`` for each output `o`, by one product with all of the weight."""
+    outputs, inner, other = weight.shape
+    halves = torch.matmul(a, weight.permute(1, 0, 2).reshape(inner, outputs * other))
+    result = (halves.reshape([*a.shape[:-1], outputs, other]) * b.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+REARRANGING: Mapping[Any, Callable[..., Any]] = {
+    aten.bilinear.default: _bilinear,
+    aten.diagonal.default: _diagonal,
+    aten.unfold.default: _unfold,
+}
+
+
+def variance(
+    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> torch.Tensor:
+    """``aten.var.correction``: squares about the mean over the number of elements less `correction` (one if None)."""
+    axes = list(range(x.dim())) if not dim else [axis % x.dim() for axis in dim]
+    count = math.prod(x.shape[axis] for axis in axes)
+    centered = x - x.mean(axes, keepdim=True)
+    return (centered * centered).sum(axes, keepdim=keepdim) / (count - (1 if correction is None else correction))
+
+
+def deviation(
+    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> torch.Tensor:
+    """``aten.std.correction``."""
+    return variance(x, dim, correction=correction, keepdim=keepdim).sqrt()
+
+
+def variance_and_mean(
+    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``aten.var_mean.correction``."""
+    axes = list(range(x.dim())) if not dim else list(dim)
+    return variance(x, dim, correction=correction, keepdim=keepdim), x.mean(axes, keepdim=keepdim)
+
+
+def deviation_and_mean(
+    x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``aten.std_mean.correction``."""
+    var, mean = variance_and_mean(x, dim, correction=correction, keepdim=keepdim)
+    return var.sqrt(), mean
+
+
+def counted_mean_pool(axes: int) -> Callable[..., Any]:
+    """``aten.avg_pool{axes}d`` as a quotient, where padding is not counted or windows reach over the edge.
+
+    Both the pool and its divisor, the part of each window that counts, are plain pools of what is padded before.
+    Other forms are left as they are.
+    """
+    pool = getattr(aten, f"avg_pool{axes}d").default
+
+    def decomposed(
+        x: torch.Tensor,
+        kernel_size: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0,),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Any:
+        kernel, pads = (_per_axis(values, axes) for values in (kernel_size, padding))
+        steps = _per_axis(stride, axes) if stride else kernel
+        if divisor_override is not None or not (ceil_mode or (any(pads) and not count_include_pad)):
+            return NotImplemented
+        sizes = x.shape[-axes:]
+        if ceil_mode and not _are_known(sizes):
+            return NotImplemented
+        over = [_overhang(*each) if ceil_mode else 0 for each in zip(sizes, kernel, steps, pads, strict=True)]
+        around = [pad for pad in reversed(pads) for _ in range(2)]
+        behind = [pad for extra in reversed(over) for pad in (0, extra)]
+        ones = x.new_ones([1] * (x.dim() - axes) + list(sizes))
+        counts = F.pad(F.pad(ones, around, value=float(count_include_pad)), behind)
+        values = F.pad(x, [pad + extra for pad, extra in zip(around, behind, strict=True)])
+        return pool(values, kernel, steps) / pool(counts, kernel, steps)
+
+    return decomposed
+
+
+def _overhang(size: int, kernel: int, step: int, pad: int) -> int:
+    """How far the last window that starts in the input or the padding before it reaches over the padded end."""
+    padded = size + 2 * pad
+    windows = -(-(padded - kernel) // step) + 1
+    if (windows - 1) * step >= size + pad:
+        windows -= 1
+    return max(0, (windows - 1) * step + kernel - padded)
+
+
+def nearest(axes: int, offset: float = 0.0) -> Callable[..., Any]:
+    """``aten.upsample_nearest{axes}d.vec`` by indices; by whole factors it is left as it is.
+
+    Args:
+        axes: how many trailing axes are resized.
+        offset: where in a new element its place is taken; 0.5 is what torch calls exact.
+    """
+
+    def decomposed(
+        x: torch.Tensor, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None = None
+    ) -> Any:
+        sizes = x.shape[-axes:]
+        if not _are_known([*sizes, *(output_size or ())]):
+            return NotImplemented
+        wanted = _resized(sizes, output_size, scale_factors)
+        factors = scale_factors or [new / old for new, old in zip(wanted, sizes, strict=True)]
+        if not offset and all(float(factor).is_integer() for factor in factors):
+            return NotImplemented
+        for axis, (old, new, factor) in enumerate(zip(sizes, wanted, factors, strict=True), x.dim() - axes):
+            step = 1 / factor if scale_factors else old / new
+            places = (torch.arange(new, dtype=torch.float32, device=x.device) + offset) * step
+            x = x.index_select(axis, places.floor().to(torch.int64).clamp(0, old - 1))
+        return x
+
+    return decomposed
+
+
+def antialiased_bilinear(
+    x: torch.Tensor,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None = None,
+) -> torch.Tensor:
+    """``aten._upsample_bilinear2d_aa.vec`` as a product with a matrix of weights on either side."""
+    sizes = x.shape[-2:]
+    wanted = _resized(sizes, output_size, scale_factors)
+    rows, columns = (
+        _triangle_weights(old, new, align_corners, None if scale_factors is None else scale_factors[at], x)
+        for at, (old, new) in enumerate(zip(sizes, wanted, strict=True))
+    )
+    return torch.matmul(torch.matmul(rows, x), columns.transpose(0, 1))
+
+
+def _triangle_weights(
+    old: int, new: int, align_corners: bool, factor: float | None, like: torch.Tensor
+) -> torch.Tensor:
+    """Weights, new by old, of a triangle as wide as a new element, or an old one where that is wider."""
+    if align_corners:
+        step = (old - 1) / (new - 1) if new > 1 else 0.0
+    else:
+        step = old / new if factor is None else 1 / factor
+    width = max(step, 1.0)
+    centers = (torch.arange(new, dtype=torch.float32, device=like.device).reshape(-1, 1) + 0.5) * step
+    places = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
+    weights = (1 - ((places - centers) / width).abs()).clamp(min=0.0)
+    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
+
+
+def _are_known(sizes: Sequence[Any]) -> bool:
+    """False where a size is found when the model runs."""
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _resized(sizes: Sequence[int], output_size: Sequence[int] | None, factors: Sequence[float] | None) -> list[int]:
+    if output_size is not None:
+        return list(output_size)
+    return [math.floor(size * factor) for size, factor in zip(sizes, factors or (), strict=True)]
+
+
+def _per_axis(values: int | Sequence[int], axes: int) -> list[int]:
+    """One number for each axis, where one may stand for all."""
+    listed = [values] if isinstance(values, int) else list(values)
+    return listed * axes if len(listed) == 1 else listed

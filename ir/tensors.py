@@ -1,0 +1,102 @@
+"""The data of tensors: digests, copies that share memory until written to, and safetensors archives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from graphpress.ir.dtypes import DType
+
+_KNOWN = WeakTensorKeyDictionary()
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """The sha256, in hex, of `tensor`'s dtype, shape and bytes in row-major order.
+
+    Kept per tensor until an in-place operation changes it. Writing behind torch's back (through ``.data`` or numpy)
+    goes unseen: see `fresh_tensor_digest`.
+    """
+    try:
+        version = tensor._version
+    except RuntimeError:  # tensors made in inference mode keep no version
+        return _digest(tensor)
+    known = _KNOWN.get(tensor)
+    if known is None or known[0] != version:
+        known = _KNOWN[tensor] = (version, _digest(tensor))
+    return known[1]
+
+
+def fresh_tensor_digest(tensor: torch.Tensor) -> str:
+    """As `tensor_digest`, computed anew."""
+    _KNOWN.pop(tensor, None)
+    return tensor_digest(tensor)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The elements of `tensor` in row-major order, as the machine stores them."""
+    plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    header = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n"
+    content = hashlib.sha256(header.encode())
+    content.update(tensor_bytes(tensor))
+    return content.hexdigest()
+
+
+def lazy_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A detached copy of `tensor` whose memory is taken when either of the two is first written to.
+
+    torch copies on write for storage that it allocated itself on the CPU; its kernels tell reading from writing. Where
+    it does not, or where the storage holds more than the tensor, the copy is made at once.
+    """
+    detached = tensor.detach()
+    if not _can_share(detached):
+        return detached.clone()
+    try:
+        return torch._lazy_clone(detached)
+    except RuntimeError:  # memory of somebody else, such as a mapped file or an array of numpy
+        return detached.clone()
+
+
+def _can_share(tensor: torch.Tensor) -> bool:
+    return (
+        type(tensor) in (torch.Tensor, nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not tensor.is_inference()
+        and not tensor.is_shared()
+        and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() > 0
+    )
+
+
+_ALIGNMENT = 64  # bytes, as torch allocates on the CPU
+
+
+def to_archive(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`tensors` on the CPU, dense in row-major order, no two in the same memory, complex128 as pairs of float64."""
+    ready: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        if plain.dtype == torch.complex128:  # safetensors has no such type
+            plain = torch.view_as_real(plain)
+        storage = plain.untyped_storage().data_ptr()
+        ready[name] = plain.clone() if storage in storages else plain
+        storages.add(storage)
+    return ready
+
+
+def from_archive(tensor: torch.Tensor, dtype: DType) -> torch.Tensor:
+    """A tensor of element type `dtype` as it was before `to_archive`.
+
+    Archives pack tensors without gaps. Matrix products of badly aligned memory differ in their last bits, so that such
+    tensors are copied to where torch would have put them.
+    """
+    tensor = tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
+    return torch.view_as_complex(tensor) if dtype is DType.COMPLEX128 else tensor

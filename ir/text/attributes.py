@@ -1,0 +1,336 @@
+"""Plain data in the text form: attributes, literals, and the fields of annotations.
+
+====================================  =============================================
+None, bool, int, float, str           ``none``, ``true``, ``3``, ``3.0``, ``"text"``
+complex                               ``complex(1.0, -0.0)``
+tuple or list, dict                   ``[1, 2]``, ``{"key": 1}``
+`DType`                               ``f32``
+torch dtype, memory format, layout    ``torch.channels_last``
+torch device                          ``device("cuda:0")``
+slice                                 ``slice(none, 3, none)``
+`SymDim`, types                       ``dim("2*s0")``, ``type(f32[1, s0])``
+`OpDef`                               ``op("aten.relu")``
+Enum member                           ``Scheme.SYMMETRIC``
+attrs class                           ``range(minimum=0.0, maximum=6.0)``
+====================================  =============================================
+
+Attrs classes and enums are found by the declared type of the field that holds them, or, for classes, as registered
+annotations. Fields that are as their class has them by default are left out. Reading makes only such objects and never
+runs or imports anything.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import attrs
+import torch
+
+from graphpress.ir.annotations import AnnotationError, annotation_class, annotation_name
+from graphpress.ir.dtypes import DType
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.ops import OpDef, OpError, lookup_op
+from graphpress.ir.text.tokens import Scanner, Token, name_text, quote
+from graphpress.ir.text.types import TypeReader, format_type
+from graphpress.ir.types import OpaqueType, ScalarType, SymDim, TensorType
+
+_TORCH_NAMES = (torch.dtype, torch.memory_format, torch.layout)
+_WORDS = {"none": None, "true": True, "false": False}
+_DTYPES = {dtype.value: dtype for dtype in DType}
+_NO_CLASSES: Mapping[str, type] = {}
+
+Extra = Callable[[Any], str | None]
+
+
+class TextFormError(GraphpressError, TypeError):
+    """A value that the text form has no spelling for."""
+
+
+def format_value(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
+    """`value` as the text form writes it.
+
+    Args:
+        value: plain data.
+        extra: says how to write what is no plain data (SSA values, nested graphs); None for what it does not know.
+        classes: the classes and enums that the declared type of the place allows.
+
+    Raises:
+        TextFormError: when there is no spelling that reads back as the same value.
+    """
+    kind = type(value)
+    if kind is str:
+        return quote(value)
+    if kind is float or kind is int:
+        return repr(value)
+    if value is None or kind is bool:
+        return "none" if value is None else "true" if value else "false"
+    if kind is DType:
+        return value.value
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(format_value(item, extra, classes) for item in value)}]"
+    if isinstance(value, dict):
+        pairs = (f"{format_value(k, extra, classes)}: {format_value(v, extra, classes)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    text = extra(value)
+    return text if text is not None else _format_rare(value, extra, classes)
+
+
+def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
+    match value:
+        case complex():
+            return f"complex({value.real!r}, {value.imag!r})"
+        case torch.dtype() | torch.memory_format() | torch.layout():
+            return str(value)
+        case torch.device():
+            return f"device({quote(str(value))})"
+        case slice():
+            bounds = (value.start, value.stop, value.step)
+            return f"slice({', '.join(format_value(bound, extra) for bound in bounds)})"
+        case SymDim():
+            return f"dim({quote(value.expression)})"
+        case TensorType() | ScalarType() | OpaqueType():
+            return f"type({format_type(value)})"
+        case OpDef():
+            return f"op({quote(value.name)})"
+        case Enum() if classes.get(type(value).__name__) is type(value):
+            return f"{type(value).__name__}.{value.name}"
+    if attrs.has(type(value)):
+        return format_object(value, extra, classes)
+    raise TextFormError(f"the text form has no spelling for {value!r} of type {type(value).__qualname__}")
+
+
+def format_object(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
+    """An instance of an attrs class: the name of its class and its fields."""
+    cls = type(value)
+    name = class_name(cls)
+    if not _is_registered(cls) and classes.get(name) is not cls:
+        raise TextFormError(
+            f"no way to find the class {cls.__qualname__} again: name it in the type of the field that holds it, or "
+            "register it with graphpress.ir.annotation"
+        )
+    allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]
+    fields = []
+    for field in _init_fields(cls):  # type: ignore[arg-type]
+        text = format_value(getattr(value, field.name), extra, allowed[field.alias])
+        if text != defaults.get(field.alias):
+            fields.append(f"{field.alias}={text}")
+    return f"{name_text(name)}({', '.join(fields)})"
+
+
+def class_name(cls: type) -> str:
+    """The name of an attrs class in the text form: the one it is registered under, or its own."""
+    return annotation_name(cls) if _is_registered(cls) else cls.__name__
+
+
+def _is_registered(cls: type) -> bool:
+    try:
+        annotation_name(cls)
+    except AnnotationError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _init_fields(cls: type) -> tuple[Any, ...]:
+    return tuple(field for field in attrs.fields(cls) if field.init)
+
+
+@lru_cache(maxsize=1024)
+def _default_texts(cls: type) -> dict[str, str]:
+    """By field of an attrs class: its default as the text form writes it, which a converter takes as it does text."""
+    allowed, found = field_classes(cls), {}
+    for field in _init_fields(cls):
+        default = field.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = attrs.NOTHING if default.takes_self else default.factory()
+        with suppress(TextFormError):
+            found[field.alias] = format_value(default, classes=allowed[field.alias])
+    return found
+
+
+def field_classes(cls: type) -> dict[str, dict[str, type]]:
+    """By field of an attrs class: the attrs classes and enums its declared type speaks of, by name.
+
+    Their subclasses count too, those of a plain base class and of modules imported since the last call included.
+    """
+    hints = _hints(cls)
+    found: dict[str, dict[str, type]] = {}
+    for field in _init_fields(cls):
+        found[field.alias] = {}
+        _collect_classes(hints.get(field.name), found[field.alias])
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _hints(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # a class whose annotations only its own function can resolve
+        return {}
+
+
+def _collect_classes(hint: Any, found: dict[str, type]) -> None:
+    if isinstance(hint, type) and hint.__module__ != "builtins":
+        if attrs.has(hint) or issubclass(hint, Enum):
+            found.setdefault(class_name(hint), hint)
+        subclasses: list[type] = hint.__subclasses__()
+        for subclass in subclasses:
+            _collect_classes(subclass, found)
+    for argument in typing.get_args(hint):
+        _collect_classes(argument, found)
+
+
+class ValueReader:
+    """Reads plain data, the inverse of `format_value`.
+
+    `read_extra` is offered each token first that could start what is no plain data (a reference, the word
+    ``graph``); it returns a value in a one-tuple, or None to decline.
+    """
+
+    def __init__(self, scanner: Scanner, types: TypeReader, read_extra: Callable[[Token], tuple[Any] | None]):
+        self._scanner = scanner
+        self._types = types
+        self._read_extra = read_extra
+
+    def read(self, classes: Mapping[str, type] = _NO_CLASSES) -> Any:
+        """The next value; `classes` are what the declared type of its place allows."""
+        scanner = self._scanner
+        token = scanner.peek()
+        match token.kind:
+            case "number":
+                scanner.take()
+                return self._number(token)
+            case "string":
+                scanner.take()
+                text = scanner.string(token)
+                return self._object(text, token, classes) if scanner.peek().text == "(" else text
+            case "word" if token.text in _WORDS:
+                scanner.take()
+                return _WORDS[token.text]
+            case "punct" if token.text == "[":
+                scanner.take()
+                return tuple(scanner.separated("]", lambda: self.read(classes)))
+            case "punct" if token.text == "{":
+                scanner.take()
+                return dict(scanner.separated("}", lambda: self._pair(classes)))
+        found = self._read_extra(token)
+        if found is not None:
+            return found[0]
+        if token.kind != "word":
+            scanner.fail("a value")
+        scanner.take()
+        return self._word(token, classes)
+
+    def read_fields(self, cls: type, start: int) -> Any:
+        """An instance of `cls` from its fields in parentheses."""
+        scanner = self._scanner
+        allowed = field_classes(cls)
+        fields: dict[str, Any] = {}
+
+        def read_field() -> None:
+            name, at = scanner.name("a field name")
+            if name not in allowed or name in fields:
+                if name in fields:
+                    raise scanner.error(f"field {name!r} is given twice", at)
+                raise scanner.unknown(f"field of {class_name(cls)}", repr(name), allowed, at)
+            scanner.expect("=")
+            fields[name] = self.read(allowed[name])
+
+        scanner.expect("(")
+        scanner.separated(")", read_field)
+        try:
+            return cls(**fields)
+        except (TypeError, ValueError, GraphpressError) as error:
+            raise scanner.error(f"bad {class_name(cls)}: {error}", start) from error
+
+    def _number(self, token: Token) -> int | float:
+        text = token.text
+        if text.removeprefix("-").isdigit():
+            try:
+                return int(text)
+            except ValueError as error:
+                raise self._scanner.error(str(error), token.start) from None
+        return float(text)
+
+    def _pair(self, classes: Mapping[str, type]) -> tuple[Any, Any]:
+        start = self._scanner.skip_blanks()
+        key = self.read(classes)
+        try:
+            hash(key)
+        except TypeError:
+            raise self._scanner.error("this cannot be a key", start) from None
+        self._scanner.expect(":")
+        return key, self.read(classes)
+
+    def _word(self, token: Token, classes: Mapping[str, type]) -> Any:
+        scanner, word = self._scanner, token.text
+        if scanner.peek().text == "(":
+            match word:
+                case "complex":
+                    scanner.take()
+                    real, _, imaginary = self._float(), scanner.expect(","), self._float()
+                    scanner.expect(")")
+                    return complex(real, imaginary)
+                case "device" | "dim" | "op":
+                    scanner.take()
+                    text = scanner.string(scanner.expect_kind("string", "a string"))
+                    scanner.expect(")")
+                    return {"device": self._device, "dim": self._dim, "op": self._op}[word](text, token)
+                case "slice":
+                    scanner.take()
+                    bounds = scanner.separated(")", self.read)
+                    if not 1 <= len(bounds) <= 3:
+                        raise scanner.error("a slice has start, stop and step", token.start)
+                    return slice(*bounds)
+                case "object":
+                    raise scanner.error("an object without text form was printed here; it cannot be read", token.start)
+                case "type":
+                    scanner.take()
+                    found = self._types.read()
+                    scanner.expect(")")
+                    return found
+            return self._object(word, token, classes)
+        if word in _DTYPES:
+            return _DTYPES[word]
+        head, _, tail = word.rpartition(".")
+        if head == "torch" and isinstance(getattr(torch, tail, None), _TORCH_NAMES):
+            return getattr(torch, tail)
+        enum = classes.get(head)
+        if enum is not None and issubclass(enum, Enum):
+            if tail not in enum.__members__:
+                raise scanner.unknown(f"member of {head}", repr(tail), enum.__members__, token.start)
+            return enum[tail]
+        raise scanner.unknown("value", repr(word), [*_WORDS, *_DTYPES, *classes], token.start)
+
+    def _object(self, name: str, token: Token, classes: Mapping[str, type]) -> Any:
+        cls = classes.get(name)
+        if cls is None or not attrs.has(cls):
+            try:
+                cls = annotation_class(name)
+            except AnnotationError as error:
+                hint = "" if "did you mean" in str(error) else "; import the module that defines it first"
+                raise self._scanner.error(f"{error}{hint}", token.start) from None
+        return self.read_fields(cls, token.start)
+
+    def _float(self) -> float:
+        return float(self._number(self._scanner.expect_kind("number", "a number")))
+
+    def _dim(self, text: str, token: Token) -> SymDim:
+        return SymDim(text)
+
+    def _op(self, text: str, token: Token) -> OpDef:
+        try:
+            return lookup_op(text)
+        except OpError as error:
+            raise self._scanner.error(str(error), token.start) from None
+
+    def _device(self, text: str, token: Token) -> torch.device:
+        try:
+            return torch.device(text)
+        except RuntimeError as error:
+            raise self._scanner.error(str(error).split("\n")[0], token.start) from None

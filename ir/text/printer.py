@@ -1,0 +1,192 @@
+"""The text form of a graph, which `parse_graph` reads back to an equal graph; and nodes on one line, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from graphpress.ir.annotations import annotation_name
+from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
+from graphpress.ir.ops import OpDef
+from graphpress.ir.tensors import tensor_digest
+from graphpress.ir.text.attributes import TextFormError, format_value
+from graphpress.ir.text.locations import LocationWriter
+from graphpress.ir.text.tokens import name_text, quote
+from graphpress.ir.text.types import format_type
+
+
+def print_graph(graph: Graph, *, locations: bool = True) -> str:
+    """The text form of `graph`.
+
+    Args:
+        graph: any graph.
+        locations: whether to say where nodes come from; without, the text stays the same when the model's source
+            moves.
+
+    Objects that have no text form are printed as ``object("...")``, for people; such a text cannot be read back.
+    """
+    return _print(graph, LocationWriter() if locations else None, strict=False)
+
+
+def exact_text(graph: Graph) -> str:
+    """As `print_graph`, for storage: a text that does read back.
+
+    Raises:
+        TextFormError: when a node or the signature holds an object that has no text form.
+    """
+    return _print(graph, LocationWriter(), strict=True)
+
+
+def _print(graph: Graph, locations: LocationWriter | None, strict: bool) -> str:
+    text = _GraphPrinter(locations, strict).graph(graph, "")
+    return f"{text}\n{locations.table() if locations else ''}"
+
+
+def constant_digest(constant: Constant) -> str | None:
+    """The hash of a constant's data; what its text gave, for one without data; None when that gave none."""
+    return tensor_digest(constant.tensor) if constant.has_data else constant.digest
+
+
+class _GraphPrinter:
+    def __init__(self, locations: LocationWriter | None, strict: bool):
+        self._locations = locations
+        self._strict = strict
+        self._indent = ""
+
+    def graph(self, graph: Graph, indent: str) -> str:
+        outer, self._indent = self._indent, indent + "  "
+        lines = [f"graph @{name_text(graph.name)} {{"]
+        lines += (f"{self._indent}{line}" for line in self._lines(graph))
+        lines.append(f"{indent}}}")
+        self._indent = outer
+        return "\n".join(lines)
+
+    def _lines(self, graph: Graph) -> list[str]:
+        lines = []
+        for name, symbol in graph.symbols.items():
+            top = "inf" if symbol.maximum is None else symbol.maximum
+            lines.append(f"symbol {name_text(name)}: [{symbol.minimum}, {top}] hint {symbol.hint}")
+        lines += map(self._input, graph.inputs)
+        lines += map(self._constant, graph.constants.values())
+        lines += map(self._node, graph.nodes)
+        lines += self._outputs(graph.outputs)
+        if graph.signature is not None:
+            fields = attrs.asdict(graph.signature, recurse=False)
+            values = ", ".join(f"{name}={self._value(value)}" for name, value in fields.items())
+            lines.append(f"signature({values})")
+        return lines
+
+    def _input(self, graph_input: Input) -> str:
+        line = f"input %{name_text(graph_input.name)}"
+        if graph_input.value is None:
+            return f"{line} = {self._value(graph_input.literal)}"
+        return f"{line}: {format_type(graph_input.value.type)}"
+
+    def _constant(self, constant: Constant) -> str:
+        line = f"const @{name_text(constant.name)}: {format_type(constant.value.type)} {name_text(constant.kind)}"
+        if constant.names != default_names(constant.name, constant.kind):
+            line += f" names({', '.join(map(quote, constant.names))})"
+        if not constant.persistent:
+            line += " nonpersistent"
+        if constant.frozen:
+            line += " frozen"
+        digest = constant_digest(constant)
+        return line if digest is None else f"{line} sha256({quote(digest)})"
+
+    def _node(self, node: Node) -> str:
+        try:
+            return self._node_line(node)
+        except TextFormError as error:
+            raise TextFormError(f"cannot store node {node.name} ({node.op.name}, {node.location}): {error}") from error
+
+    def _node_line(self, node: Node) -> str:
+        types = [format_type(result.type) for result in node.results]
+        typed = types[0] if len(types) == 1 else f"({', '.join(types)})"
+        line = f"%{name_text(node.name)}: {typed} = {name_text(node.op.name)}({self._pairs(node.op, node.operands)})"
+        if node.attributes:
+            line += f" {{{self._pairs(node.op, node.attributes)}}}"
+        if node.annotations:
+            kinds = sorted(node.annotations, key=annotation_name)
+            line += f" [{', '.join(self._value(node.annotations[kind]) for kind in kinds)}]"
+        return line + self._locations.reference(node.location) if self._locations else line
+
+    def _pairs(self, op: OpDef, values: Mapping[str, Any]) -> str:
+        names = values if op.variadic or len(values) < 2 else _in_schema_order(op, values)
+        return ", ".join(f"{name_text(name)}={self._value(values[name])}" for name in names)
+
+    def _value(self, value: Any) -> str:
+        try:
+            return format_value(value, self._extra)
+        except TextFormError:
+            if self._strict:
+                raise
+            return f"object({quote(repr(value))})"
+
+    def _extra(self, value: Any) -> str | None:
+        if isinstance(value, Value):
+            return _reference(value)
+        return self.graph(value, self._indent) if isinstance(value, Graph) else None
+
+    def _outputs(self, outputs: list[Output]) -> list[str]:
+        lines: list[str] = []
+        returned: list[str] = []
+        for output in outputs:
+            result = self._value(output.literal) if output.value is None else _reference(output.value)
+            if output.kind == "user":
+                returned.append(result)
+                continue
+            if returned:
+                lines.append(f"return {', '.join(returned)}")
+                returned = []
+            if output.target is None:
+                raise TextFormError(f"{output.name} has no target")
+            what = name_text(output.kind.removesuffix("_mutation"))
+            lines.append(f"mutate {what} {_reference(output.target)} = {result}")
+        return [*lines, f"return {', '.join(returned)}"] if returned else lines
+
+
+def default_names(name: str, kind: str) -> tuple[str, ...]:
+    """The qualified names of a constant where the text gives none."""
+    return () if kind == "literal" else (name,)
+
+
+def _reference(value: Value) -> str:
+    producer = value.producer
+    text = f"{'@' if isinstance(producer, Constant) else '%'}{name_text(producer.name)}"
+    return f"{text}#{value.index}" if isinstance(producer, Node) and len(producer.results) > 1 else text
+
+
+def _in_schema_order(op: OpDef, values: Mapping[str, Any]) -> list[str]:
+    known = [name for name in op.by_name if name in values]
+    return known if len(known) == len(values) else known + [name for name in values if name not in op.by_name]
+
+
+def node_text(node: Node) -> str:
+    """A node on one line, as in the text form, without annotations and location."""
+    operands = ", ".join(f"{name}={value_text(operand)}" for name, operand in node.operands.items())
+    attributes = ", ".join(f"{name}={value_text(value)}" for name, value in node.attributes.items())
+    return f"%{node.name}: {types_text(node)} = {node.op.name}({operands})" + (
+        f" {{{attributes}}}" if attributes else ""
+    )
+
+
+def value_text(value: Any) -> str:
+    """An operand, attribute or annotation as the text form writes it."""
+    try:
+        return format_value(value, _extra_text)
+    except TextFormError:
+        return repr(value)
+
+
+def _extra_text(value: Any) -> str | None:
+    if isinstance(value, Value):
+        return f"@{value.name}" if value.constant is not None else f"%{value.name}"
+    return f"graph of {len(value.nodes)} nodes" if isinstance(value, Graph) else None
+
+
+def types_text(node: Node) -> str:
+    """The types of a node's results."""
+    types = [str(result.type) for result in node.results]
+    return types[0] if len(types) == 1 else f"({', '.join(types)})"

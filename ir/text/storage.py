@@ -1,0 +1,211 @@
+"""Graphs on disk: the text form in ``model.gir``, the data of its constants in ``model.safetensors`` beside it.
+
+The text names each constant's data by its hash, and the safetensors file says which of its tensors has which hash, so
+tied constants are stored once and any mix-up of files is noticed. A save renames three times::
+
+    model.safetensors.new   the new data, complete, beside the old
+    model.gir               the new text replaces the old; from here on the new graph is what is saved
+    model.safetensors       the new data replaces the old
+
+Interrupted after any of these, the directory holds a text and, in one of the two data files, all the data it names.
+`load_graph` looks in both; the next save finishes what was left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from attrs import frozen
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import write_atomically
+from graphpress.ir.graph import Constant, Graph, all_constants
+from graphpress.ir.tensors import fresh_tensor_digest, from_archive, to_archive
+from graphpress.ir.text.parser import parse_graph
+from graphpress.ir.text.printer import exact_text
+from graphpress.ir.text.tokens import ParseError, name_text
+
+SUFFIX = ".gir"
+_DIGESTS = "graphpress.sha256"
+
+
+class StorageError(GraphpressError):
+    """A saved graph that is missing, damaged, or cannot be written."""
+
+
+def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write `graph` to `path` (suffix ``.gir``) and its data to the same path with suffix ``.safetensors``.
+
+    An interrupted save leaves the previous graph, or the new one, and never a mixture.
+
+    Raises:
+        StorageError: when the suffix is another one, a constant has no data, or the files cannot be written.
+        TextFormError: when a node holds an object that has no text form.
+    """
+    text_path, data_path, new_path = _paths(path)
+    for place in (text_path, data_path, new_path):
+        if place.is_dir():
+            raise StorageError(f"cannot save {text_path}: {place} is a folder")
+    digests = {id(constant): _digest(constant, text_path) for constant in all_constants(graph)}
+    text = exact_text(graph).encode()
+    try:
+        _finish_interrupted_save(text_path, data_path, new_path)
+        write_atomically(new_path, lambda file: _write_tensors(graph, digests, file))
+        write_atomically(text_path, lambda file: _write_bytes(text, file))
+        os.replace(new_path, data_path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot save {text_path}: {reason}") from error
+
+
+def load_graph(path: str | os.PathLike[str]) -> Graph:
+    """The graph `save_graph` wrote to `path`, its data checked against the hashes. Never executes code.
+
+    Raises:
+        StorageError: when a file is missing or damaged; the message names the tensor.
+        ParseError: when the text is no graph.
+    """
+    text_path, data_path, new_path = _paths(path)
+    try:
+        text = text_path.read_bytes().decode()
+    except FileNotFoundError:
+        raise StorageError(f"no saved graph at {text_path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"cannot read {text_path}: {error}") from error
+    try:
+        graph = parse_graph(text)
+    except ParseError as error:
+        raise ParseError(error.message, error.text, error.offset, source=str(text_path)) from None
+    constants = list(all_constants(graph))
+    if constants:
+        _attach(constants, _data_file(_digests_in(text), data_path, new_path), text_path)
+    return graph
+
+
+def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
+    text_path = Path(path)
+    if text_path.suffix != SUFFIX:
+        raise StorageError(f"a saved graph is called *{SUFFIX}, not {str(path)!r}")
+    data_path = text_path.with_suffix(".safetensors")
+    return text_path, data_path, data_path.with_name(f"{data_path.name}.new")
+
+
+# saving
+
+
+def _digest(constant: Constant, path: Path) -> str:
+    if not constant.has_data:
+        raise StorageError(f"cannot save {path}: constant {constant.name!r} has no data, only its type and hash")
+    if constant.tensor.is_meta:
+        raise StorageError(f"cannot save {path}: constant {constant.name!r} is on the meta device and has no data")
+    return fresh_tensor_digest(constant.tensor)
+
+
+def _write_tensors(graph: Graph, digests: dict[int, str], file: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    keys: dict[str, str] = {}
+    for constant in all_constants(graph):
+        digest = digests[id(constant)]
+        if digest not in keys:
+            key = name_text(constant.name)
+            while key in tensors or key == "__metadata__":  # which safetensors keeps for itself
+                key += f".{digest[:8]}"
+            tensors[key], keys[digest] = constant.tensor, key
+    save_file(to_archive(tensors), file, metadata={"format": "pt", _DIGESTS: json.dumps(keys)})
+
+
+def _write_bytes(content: bytes, file: Path) -> None:
+    file.write_bytes(content)
+
+
+def _finish_interrupted_save(text_path: Path, data_path: Path, new_path: Path) -> None:
+    """Make sure that the data of the text on disk is not in the file about to be overwritten."""
+    if not new_path.exists() or not text_path.exists():
+        return
+    digests = _digests_in(text_path.read_bytes().decode(errors="replace"))
+    if not _TensorFile.open(data_path).holds(digests) and _TensorFile.open(new_path).holds(digests):
+        os.replace(new_path, data_path)
+
+
+# loading
+
+
+@frozen
+class _TensorFile:
+    """What one safetensors file holds: keys by digest, or, for a file that cannot be read, why not."""
+
+    path: Path
+    keys: dict[str, str]
+    problem: str = ""
+
+    @classmethod
+    def open(cls, path: Path) -> _TensorFile:
+        try:
+            with safe_open(path, "pt") as file:
+                keys = json.loads((file.metadata() or {}).get(_DIGESTS, "null"))
+        except FileNotFoundError:
+            return cls(path, {}, "is missing")
+        except (OSError, SafetensorError, ValueError) as error:
+            return cls(path, {}, f"is damaged or truncated ({error})")
+        if not isinstance(keys, dict):
+            return cls(path, {}, "was not written with a graph")
+        return cls(path, keys)
+
+    def holds(self, digests: Iterable[str]) -> bool:
+        return not self.problem and all(digest in self.keys for digest in digests)
+
+
+def _digests_in(text: str) -> set[str]:
+    return set(re.findall(r'sha256\("([0-9a-f]{64})"\)', text))
+
+
+def _data_file(digests: set[str], data_path: Path, new_path: Path) -> _TensorFile:
+    data = _TensorFile.open(data_path)
+    if not data.holds(digests) and new_path.exists():
+        new = _TensorFile.open(new_path)
+        if new.holds(digests):
+            return new
+    return data
+
+
+def _attach(constants: list[Constant], source: _TensorFile, text_path: Path) -> None:
+    first = constants[0].name
+    if source.problem:
+        raise StorageError(
+            f"cannot load {text_path}: {source.path} {source.problem}, so constant {first!r} and the others have no "
+            "data; copy both files together, or save the graph again"
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    with safe_open(source.path, "pt") as file:
+        for constant in constants:
+            if constant.digest is None:
+                raise StorageError(f"cannot load {text_path}: its text gives constant {constant.name!r} no sha256")
+            key = source.keys.get(constant.digest)
+            if key is None:
+                raise StorageError(
+                    f"cannot load {text_path}: {source.path} has no tensor for constant {constant.name!r} with sha256 "
+                    f"{constant.digest}; the two files are from different saves: copy both together, or save again"
+                )
+            if key not in tensors:
+                tensors[key] = _checked(file, key, constant, source.path)
+            constant._tensor, constant.digest = tensors[key], None
+
+
+def _checked(file: safe_open, key: str, constant: Constant, path: Path) -> torch.Tensor:
+    try:
+        tensor = from_archive(file.get_tensor(key), constant.type.dtype)
+    except SafetensorError as error:
+        raise StorageError(f"{path} lists constant {constant.name!r} but does not hold it: {error}") from error
+    if fresh_tensor_digest(tensor) != constant.digest:
+        raise StorageError(
+            f"the data of constant {constant.name!r} in {path} is damaged: it is not what was saved (sha256 "
+            f"{constant.digest}); restore the file from a copy, or save the graph again"
+        )
+    return tensor

@@ -1,0 +1,242 @@
+"""The `fx.GraphModule` that graphs are emitted as, and its errors on inputs that do not fit."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from attrs import frozen
+from torch import fx, nn
+
+from graphpress.ir.dtypes import DType, DTypeError
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.ops import lookup_op, op_of_target
+from graphpress.ir.text.pytrees import dump_spec, load_spec
+from graphpress.ir.types import SymDim, TensorType
+
+CAPTURED_TYPE = "captured_type"
+"""Key of a placeholder's `meta`: the `TensorType` of the input it was made for."""
+
+
+class CallError(GraphpressError, RuntimeError, TypeError):
+    """A module that fails on inputs that differ from those it was captured with; torch's error is the cause.
+
+    Other inputs are no error by themselves: many models run at other sizes than the example's.
+    """
+
+
+def call_error(graph: fx.Graph, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> CallError | None:
+    """The error to raise when calling the module of `graph` ended in `error`; None when the inputs are not to blame."""
+    captured = [(str(node.target), node.meta.get(CAPTURED_TYPE)) for node in graph.nodes if node.op == "placeholder"]
+    problems = list(_differences(captured, graph, args, kwargs))
+    if not problems:
+        return None
+    said = str(error).strip().split("\n")[0]
+    return CallError(f"the model fails on inputs other than those it was captured with: {'; '.join(problems)} ({said})")
+
+
+def _differences(
+    captured: list[tuple[str, TensorType | None]], graph: fx.Graph, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[str]:
+    info = getattr(graph._codegen, "pytree_info", None)
+    names = list(info.orig_args) if info is not None else [name for name, _ in captured]
+    given = len(args) + len(kwargs)
+    if given != len(names):
+        yield f"it takes {len(names)} ({', '.join(names)}), got {given}"
+        return
+    values = pytree.tree_leaves((tuple(args), dict(kwargs)))
+    if len(values) != len(captured):
+        yield f"its arguments hold {len(captured)} values, those given {len(values)}"
+        return
+    for (name, type), value in zip(captured, values, strict=True):
+        if type is not None and not _fits(type, value):
+            yield f"{name} was {_shown(type)}, is {_described(value)}"
+
+
+def _fits(type: TensorType, value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or value.dtype != type.dtype.torch_dtype or value.ndim != type.rank:
+        return False
+    return all(isinstance(have, SymDim) or have == got for have, got in zip(type.shape, value.shape, strict=True))
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    try:
+        return _shown(TensorType(DType.of(value.dtype), tuple(value.shape)))
+    except DTypeError:
+        return f"{value.dtype} {list(value.shape)}"
+
+
+def _shown(type: TensorType) -> str:
+    return f"{type.dtype.long_name}[{', '.join(map(str, type.shape))}]"
+
+
+_DERIVED = {"_graph", "_code", "_in_spec", "_out_spec", "_lineno_map", "_prologue_start"}
+_KEPT_META = ("nn_module_stack", "stack_trace", CAPTURED_TYPE)
+
+
+class EmittedModule(fx.GraphModule):
+    """A `GraphModule` that copies and pickles whole, and says when it was called with what it was not captured for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module.
+
+        Raises:
+            CallError: when that fails and the inputs differ from those that the module was captured with.
+        """
+        if torch.compiler.is_compiling():
+            return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except GraphpressError:
+            raise
+        except Exception as error:
+            explained = call_error(self.graph, args, kwargs, error)
+            if explained is None:
+                raise
+            raise explained from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmittedModule:
+        made = _empty()
+        memo[id(self)] = made
+        made.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k not in _DERIVED})
+        graph = fx.Graph()
+        output = graph.graph_copy(self.graph, {}, return_output_node=True)
+        if isinstance(output, tuple):
+            values, old = output
+            assert isinstance(old, fx.Node)
+            graph.output(values).meta.update(old.meta)
+        graph.set_codegen(self.graph._codegen)
+        made.graph = graph
+        return made
+
+    def __reduce__(self) -> Any:
+        state = {k: v for k, v in self.__dict__.items() if k not in _DERIVED}
+        return _restore, (state, _encode_graph(self.graph))
+
+
+def _empty() -> EmittedModule:
+    return EmittedModule(nn.Module(), fx.Graph())
+
+
+@frozen
+class _Reference:
+    """A node by its place in the graph."""
+
+    index: int
+
+
+@frozen
+class _EncodedNode:
+    kind: str
+    name: str
+    target: Any
+    args: Any
+    kwargs: Any
+    meta: dict[str, Any]
+
+
+@frozen
+class _EncodedGraph:
+    nodes: list[_EncodedNode]
+    argument_names: tuple[str, ...] | None
+    in_spec: Any
+    out_spec: Any
+
+
+def _encode_graph(graph: fx.Graph) -> _EncodedGraph:
+    places = {node: _Reference(index) for index, node in enumerate(graph.nodes)}
+
+    def encode(argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return places[argument]
+        if isinstance(argument, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
+            return _encode_target(argument)
+        if isinstance(argument, torch.layout | torch.memory_format):
+            return _GlobalName("torch", str(argument).removeprefix("torch."))
+        if isinstance(argument, list | tuple):
+            items = [encode(item) for item in argument]
+            return tuple(items) if isinstance(argument, tuple) else items
+        if isinstance(argument, dict):
+            return {key: encode(item) for key, item in argument.items()}
+        return argument
+
+    nodes = []
+    for node in graph.nodes:
+        meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
+        target = node.target if isinstance(node.target, str) else _encode_target(node.target)
+        nodes.append(_EncodedNode(node.op, node.name, target, encode(node.args), encode(node.kwargs), meta))
+    info = getattr(graph._codegen, "pytree_info", None)
+    if info is None:
+        return _EncodedGraph(nodes, None, None, None)
+    return _EncodedGraph(nodes, tuple(info.orig_args), dump_spec(info.in_spec), dump_spec(info.out_spec))
+
+
+@frozen
+class _OpName:
+    """An op; torch's do not pickle by themselves."""
+
+    name: str
+
+
+@frozen
+class _GlobalName:
+    """A function or other object that a module holds."""
+
+    module: str
+    name: str
+
+
+def _encode_target(target: Callable[..., Any]) -> Any:
+    if isinstance(target, torch._ops.OpOverload | torch._ops.HigherOrderOperator):
+        return _OpName(op_of_target(target).name)
+    return _GlobalName(target.__module__, target.__qualname__)
+
+
+def _decode_target(target: Any) -> Any:
+    if isinstance(target, _OpName):
+        return lookup_op(target.name).target
+    if isinstance(target, _GlobalName):
+        found: Any = importlib.import_module(target.module)
+        for part in target.name.split("."):
+            found = getattr(found, part)
+        return found
+    return target
+
+
+def _restore(state: dict[str, Any], encoded: _EncodedGraph) -> EmittedModule:
+    made = _empty()
+    made.__dict__.update(state)
+    graph = fx.Graph()
+    nodes: list[fx.Node] = []
+
+    def decode(argument: Any) -> Any:
+        if isinstance(argument, _Reference):
+            return nodes[argument.index]
+        if isinstance(argument, list | tuple):
+            return type(argument)([decode(item) for item in argument])
+        if isinstance(argument, dict):
+            return {key: decode(item) for key, item in argument.items()}
+        return _decode_target(argument)
+
+    for node in encoded.nodes:
+        made_node = graph.create_node(
+            node.kind, _decode_target(node.target), decode(node.args), decode(node.kwargs), name=node.name
+        )
+        made_node.meta.update(node.meta)
+        nodes.append(made_node)
+    if encoded.argument_names is not None:
+        graph.set_codegen(pytree_codegen(encoded.argument_names, encoded.in_spec, encoded.out_spec))
+    made.graph = graph
+    return made
+
+
+def pytree_codegen(argument_names: tuple[str, ...], in_spec: Any, out_spec: Any) -> fx.graph.CodeGen:
+    """The code generator for a call with nested arguments and results; specs as `dump_spec` writes them."""
+    info = fx.graph._PyTreeInfo(list(argument_names), load_spec(in_spec), load_spec(out_spec))
+    return fx.graph._PyTreeCodeGen(info)

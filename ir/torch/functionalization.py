@@ -1,0 +1,237 @@
+"""Which writes of an exported graph can be replaced by new values, without asking torch to trace it again.
+
+torch.export leaves in-place ops in the graph. The IR has values, which nobody writes to. An in-place op on tensor `t`
+becomes its out-of-place form, and later reads of `t` see the new value, as long as no *other* tensor that shares memory
+with `t` is read after the write. Which tensors share memory is exact: the fake tensors of one trace share storages as
+the real ones do. A graph where that does not hold is `Entangled`, and the caller lets torch functionalize it.
+
+A `Cell` is one tensor object of the traced program: every fx node that stands for it, and its current value.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch.export import ExportedProgram
+from torch.fx import Node as FxNode
+
+from graphpress.ir.graph import Value
+from graphpress.ir.torch.types import dim_of
+from graphpress.ir.types import Dim
+
+# In-place ops whose effect is not on the data of their first operand but on its identity or its size.
+_RESIZING = {"resize_", "resize_as_", "set_", "resize_as_sparse_", "sparse_resize_", "as_strided_"}
+
+
+class Entangled(Exception):
+    """A write that other live tensors see; the message names the fx node."""
+
+
+@define(eq=False)
+class Cell:
+    """One tensor of the traced program. `outside` is True for what the caller of the graph can see."""
+
+    outside: bool = False
+    last_use: int = -1
+    value: Value | None = None
+    is_written: bool = field(default=False)
+
+
+def plan_writes(nodes: Iterable[FxNode]) -> dict[FxNode, Cell]:
+    """The cell of every tensor-valued node of a graph with writes; empty when nothing is written.
+
+    One pass over the nodes to find last uses, one to check every write against the living aliases of its target.
+
+    Raises:
+        Entangled: when a write cannot be replaced by a new value.
+    """
+    nodes = list(nodes)
+    if not any(written_arguments(node) for node in nodes):
+        return {}
+    cells = _assign_cells(nodes)
+    _check_writes(nodes, cells)
+    return cells
+
+
+def written_arguments(node: FxNode) -> list[FxNode]:
+    """The fx nodes whose tensors `node` writes to, those that its schema hides included."""
+    target = node.target
+    if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
+        return []
+    if target in _HIDDEN_WRITES:
+        first, flag = _HIDDEN_WRITES[target]
+        if not _argument(node, target, flag):
+            return []
+        return [a for a in (_argument(node, target, first + i) for i in (0, 1)) if isinstance(a, FxNode)]
+    if not target._schema.is_mutable or target is torch.ops.aten.detach_.default:
+        return []
+    written: list[FxNode] = []
+    for index, argument in enumerate(target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            operand = _argument(node, target, index)
+            written += [a for a in (operand if isinstance(operand, list | tuple) else [operand]) if a is not None]
+    return written
+
+
+def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    """The out-of-place form of an in-place op: same arguments, a new tensor; None when there is none."""
+    name = target._schema.name.partition("::")[2]
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    found = getattr(packet, target._overloadname, None)
+    if not isinstance(found, torch._ops.OpOverload) or found._schema.is_mutable:
+        return None
+    same = [a.name for a in found._schema.arguments] == [a.name for a in target._schema.arguments]
+    return found if same and len(found._schema.returns) == 1 else None
+
+
+_BATCH_NORM = torch.ops.aten.batch_norm.default
+
+# Ops that update running statistics without saying so: the place of the first statistic, and of the flag.
+_HIDDEN_WRITES: dict[Any, tuple[int, int]] = {
+    _BATCH_NORM: (3, 5),
+    torch.ops.aten.native_batch_norm.default: (3, 5),
+    torch.ops.aten.instance_norm.default: (3, 5),
+}
+
+
+def is_training_batch_norm(node: FxNode) -> bool:
+    """True for a batch norm that updates running statistics."""
+    return node.target is _BATCH_NORM and bool(written_arguments(node))
+
+
+def _argument(node: FxNode, target: torch._ops.OpOverload, index: int) -> Any:
+    return node.args[index] if index < len(node.args) else node.kwargs.get(target._schema.arguments[index].name)
+
+
+def _assign_cells(nodes: list[FxNode]) -> dict[FxNode, Cell]:
+    cells: dict[FxNode, Cell] = {}
+    for position, node in enumerate(nodes):
+        for operand in node.all_input_nodes:
+            if operand in cells:
+                cells[operand].last_use = position
+        if not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        written = written_arguments(node)
+        if written and not is_training_batch_norm(node):
+            if written[0] not in cells:
+                raise Entangled(f"{node.name} writes to something that is no tensor of this graph")
+            if _storage(node) != _storage(written[0]):
+                raise Entangled(f"{node.name} returns something other than what it writes to")
+            cells[node] = cells[written[0]]
+        else:
+            cells[node] = Cell(outside=node.op in ("placeholder", "get_attr"))
+    return cells
+
+
+def _check_writes(nodes: list[FxNode], cells: dict[FxNode, Cell]) -> None:
+    sharing: dict[int, list[Cell]] = {}  # storage -> cells born so far that may still be read
+    born: set[int] = set()
+
+    def register(node: FxNode) -> None:
+        cell = cells.get(node)
+        if cell is not None and id(cell) not in born:
+            born.add(id(cell))
+            sharing.setdefault(_storage(node), []).append(cell)
+
+    for position, node in enumerate(nodes):
+        written = written_arguments(node)
+        if written and not is_training_batch_norm(node):
+            _require_simple(node, written)
+        for target in written:
+            if target not in cells:
+                raise Entangled(f"{node.name} writes to {target}, which is no tensor of this graph")
+            cell = cells[target]
+            living = [c for c in sharing[_storage(target)] if c is cell or c.outside or c.last_use > position]
+            sharing[_storage(target)] = living
+            only_identity = torch.Tag.inplace_view in node.target.tags  # type: ignore[union-attr]
+            if (len(living) > 1 and not only_identity) or (only_identity and cell.outside):
+                raise Entangled(f"{node.name} writes to memory that is read through another tensor")
+            cell.is_written = not only_identity or cell.is_written
+        register(node)
+        for user in node.users:  # views in a list exist as soon as the list does
+            if user.target is operator.getitem:
+                register(user)
+
+
+def _require_simple(node: FxNode, written: list[FxNode]) -> None:
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    name = target._schema.name.partition("::")[2]
+    first = _argument(node, target, 0)
+    if target.namespace != "aten" or len(written) != 1 or written[0] is not first or name in _RESIZING:
+        raise Entangled(f"{node.name} ({target}) has no out-of-place form")
+    if name != "copy_" and functional_form(target) is None:
+        raise Entangled(f"{node.name} ({target}) has no out-of-place form")
+
+
+def _storage(node: FxNode) -> int:
+    try:
+        return node.meta["val"].untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # sparse, or inside a vmap
+        raise Entangled(f"{node.name} has no memory of its own to compare") from None
+
+
+@contextmanager
+def explicit_copies(program: ExportedProgram) -> Iterator[None]:
+    """While this lasts, the source of every `copy_` has the element type, shape and strides of the target.
+
+    torch's functionalization takes the source of a `copy_` to a buffer for the buffer's new value, whatever its type.
+    """
+    added: list[FxNode] = []
+    restore: list[tuple[FxNode, FxNode]] = []
+    graph = program.graph
+    for node in [node for node in graph.nodes if node.target is torch.ops.aten.copy_.default]:
+        target, source = node.args[:2]
+        wanted, given = target.meta["val"], source.meta["val"]
+        restore.append((node, source))
+        with graph.inserting_before(node):
+            if given.dtype != wanted.dtype:
+                source = graph.call_function(torch.ops.aten.to.dtype, (source, wanted.dtype))
+                added.append(source)
+            if _layout(given)[0] != _layout(wanted)[0]:
+                source = graph.call_function(torch.ops.aten.expand_as.default, (source, target))
+                added.append(source)
+            if needs_own_memory(given, wanted):
+                contiguous = {"memory_format": torch.contiguous_format}
+                source = graph.call_function(torch.ops.aten.clone.default, (source,), contiguous)
+                added.append(source)
+        node.update_arg(1, source)
+    for node in added:
+        node.meta = {key: item for key, item in next(iter(node.users)).meta.items() if key != "val"}
+    program.graph_module.recompile()
+    try:
+        yield
+    finally:
+        for node, source in restore:
+            node.update_arg(1, source)
+        for node in reversed(added):
+            graph.erase_node(node)
+        program.graph_module.recompile()
+
+
+def needs_own_memory(source: torch.Tensor, target: torch.Tensor) -> bool:
+    """True when a copy of `source` lies in memory as `target` does, but `source` itself does not.
+
+    Later views, and the order in which sums are taken, depend on it.
+    """
+    if _layout(source) == _layout(target):
+        return False
+    shape, stride = _layout(target)
+    expected: Dim = 1
+    for extent, step in zip(reversed(shape), reversed(stride), strict=True):
+        if step != expected and extent != 1:
+            return False
+        if not isinstance(extent, int) or not isinstance(expected, int):
+            return True  # of symbolic extents only the last is looked at
+        expected *= extent
+    return True
+
+
+def _layout(tensor: torch.Tensor) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """Shape and strides, symbolic ones as expressions: comparing torch's own would add guards."""
+    return tuple(map(dim_of, tensor.shape)), tuple(map(dim_of, tensor.stride()))

@@ -1,0 +1,271 @@
+"""The three levels of every config: for a whole model, for a module's scope, for an op; and presets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import attrs
+
+from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.passes.config import documents
+from graphpress.passes.config.arguments import arguments, checked, instance, one_of
+from graphpress.passes.config.entries import Table, entries, module_type_key, name_key
+from graphpress.passes.config.errors import SpecError
+from graphpress.passes.config.plain import plain_object
+
+
+class PlainConfig:
+    """A part of a config that plain data can spell."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data: strings, numbers, lists, dictionaries, None. Nothing is shared with the config."""
+        return plain_object(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The config that `to_dict` wrote; what is left out has its default.
+
+        Raises:
+            SpecError: naming the path of the wrong entry, its value and what is accepted.
+        """
+        if not isinstance(data, Mapping):
+            raise SpecError(f"{data!r} is not a dictionary of the arguments of {cls.__name__}")
+        return cls(**arguments(data, cls.__name__))
+
+
+class OpCompressionConfig(PlainConfig):
+    """What happens to the tensors of an op. Techniques for weights alone have no specs of inputs and outputs."""
+
+    __slots__ = ()
+
+    op_input_spec: Table | None
+    op_output_spec: Table | None
+    op_state_spec: Table | None
+
+
+class ModuleCompressionConfig(PlainConfig):
+    """What happens to the ops in a module's scope, and at the module's boundary.
+
+    A module config stands by itself: what it leaves out has the technique's defaults, not those of a wider level.
+    """
+
+    __slots__ = ()
+
+    op_input_spec: Table | None
+    op_output_spec: Table | None
+    op_state_spec: Table | None
+    op_type_config: Table
+    op_name_config: Table
+    module_input_spec: Table | None
+    module_output_spec: Table | None
+    module_state_spec: Table | None
+
+
+class Omitted(Enum):
+    """The value of a `global_config` that nobody gave, until the rest of the config is known."""
+
+    OMITTED = "omitted"
+
+
+class OnUnmatched(Enum):
+    """What happens when an entry of a config matches nothing in a model."""
+
+    DEFAULT = "default"
+    """An error for entries by name, a warning for entries by type."""
+    ERROR = "error"
+    WARN = "warn"
+    IGNORE = "ignore"
+
+
+def _module_config(value: Any, config: Any) -> Any:
+    return value if value is Omitted.OMITTED else instance(config.module_config_class, optional=True)(value)
+
+
+def _by_module_type(value: Any, config: Any) -> Table:
+    cls = config.module_config_class
+    return entries(
+        module_type_key, instance(cls, optional=True), f"a module class or its name to a {cls.__name__} or None"
+    )(value)
+
+
+def _by_module_name(value: Any, config: Any) -> Table:
+    cls = config.module_config_class
+    return entries(name_key, instance(cls, optional=True), f"a module name to a {cls.__name__} or None")(value)
+
+
+def _with_config(convert: Any) -> Any:
+    """An attrs converter that knows the config it works for, and puts the field's name before its errors."""
+
+    def run(value: Any, config: Any, field: attrs.Attribute[Any]) -> Any:
+        try:
+            return convert(value, config)
+        except SpecError as error:
+            raise error.under(field.name) from None
+
+    return attrs.Converter(run, takes_self=True, takes_field=True)
+
+
+@attrs.define(kw_only=True)
+class CompressionConfig(PlainConfig):
+    """What happens to a model: a config for everything, and others for modules by type and by name.
+
+    Attributes:
+        global_config: applies where no other entry does; None leaves those parts whole.
+        module_type_configs: by module class, given as the class or its name; None leaves such modules whole.
+        module_name_configs: by module name, or a regular expression for whole names; None likewise.
+        on_unmatched: what happens when an entry matches nothing in a model: ``"default"`` (an error by name,
+            a warning by type), ``"error"``, ``"warn"`` or ``"ignore"``.
+    """
+
+    module_config_class: ClassVar[type[ModuleCompressionConfig]]
+    top_keys: ClassVar[tuple[str, ...]]
+    """The keys this config may stand under in a document; the first is written."""
+    entries_replace_global: ClassVar[bool]
+    """True where giving module entries and no `global_config` leaves everything else whole."""
+
+    global_config: Any = attrs.field(default=Omitted.OMITTED, converter=_with_config(_module_config))
+    module_type_configs: Table = attrs.field(factory=dict, converter=_with_config(_by_module_type))
+    module_name_configs: Table = attrs.field(factory=dict, converter=_with_config(_by_module_name))
+    on_unmatched: str = attrs.field(
+        default=OnUnmatched.DEFAULT.value, converter=checked(one_of([item.value for item in OnUnmatched]))
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.global_config is Omitted.OMITTED:
+            has_entries = bool(self.module_type_configs or self.module_name_configs)
+            leave_whole = self.entries_replace_global and has_entries
+            self.global_config = None if leave_whole else self.module_config_class()
+
+    def set_global(self, config: Any) -> Self:
+        """Replace `global_config`; None leaves everything whole that no other entry covers."""
+        self.global_config = config
+        return self
+
+    def set_module_type(self, module_type: type | str, config: Any) -> Self:
+        """Set the config of a module class, as the last and so the winning entry; None leaves it whole."""
+        key = module_type_key(module_type)
+        self.module_type_configs = _with_entry(self.module_type_configs, key or module_type, config)
+        return self
+
+    def set_module_name(self, name: str, config: Any) -> Self:
+        """Set the config of modules by name or regular expression, as the last and so the winning entry."""
+        self.module_name_configs = _with_entry(self.module_name_configs, name, config)
+        return self
+
+    def only_for(self, *types_or_names: type | str) -> Self:
+        """Give the global config to these module classes and names, and leave the rest whole.
+
+        Raises:
+            SpecError: when there is no global config to give, or nothing to give it to.
+        """
+        if self.global_config is None:
+            raise SpecError("only_for gives global_config to modules, and it is None", "global_config")
+        if not types_or_names:
+            raise SpecError("only_for needs a module class or name")
+        for target in types_or_names:
+            self._set(target, copy.deepcopy(self.global_config))
+        return self.set_global(None)
+
+    def without(self, *types_or_names: type | str) -> Self:
+        """Leave these module classes and names whole."""
+        for target in types_or_names:
+            self._set(target, None)
+        return self
+
+    def _set(self, target: type | str, config: Any) -> None:
+        if isinstance(target, type):
+            self.set_module_type(target, config)
+        else:
+            self.set_module_name(target, config)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole config as plain data, under its top key. ``from_dict(to_dict())`` gives an equal config."""
+        return {self.top_keys[0]: plain_object(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The config under its top key; other top keys are somebody else's. `data` is left as it is.
+
+        Raises:
+            SpecError: when the key is missing, or naming the path of a wrong entry, its value and what is accepted.
+        """
+        body = documents.section(data, cls.top_keys)
+        return cls(**arguments(body, cls.__name__))
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The config as YAML text; also written to `path` if one is given."""
+        return documents.write(self.to_dict(), path)
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Self:
+        """The config in YAML text or in a file. Anchors may live under any other top key. Raises as `from_dict`."""
+        with documents.reading(source) as data:
+            return cls.from_dict(data)
+
+
+def _with_entry(table: Table, key: Any, config: Any) -> Table:
+    rest = {known: item for known, item in table.items() if known != key}
+    return {**rest, key: config}
+
+
+Made = TypeVar("Made")
+
+
+class PresetError(GraphpressError, AttributeError):
+    """A preset that does not exist."""
+
+
+class Presets(Generic[Made]):
+    """Named recipes. Each call makes a fresh config, an ordinary object to be changed at will."""
+
+    def __init__(self, finish: Callable[[Any], Made]):
+        self._finish = finish
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The presets there are."""
+        members = {name: member for cls in type(self).__mro__ for name, member in vars(cls).items()}
+        return tuple(sorted(name for name, member in members.items() if callable(member) and name[0] != "_"))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise PresetError(f"no preset {name!r}{suggestion(name, self.names)}; there are {', '.join(self.names)}")
+
+
+def as_module(config: ModuleCompressionConfig) -> Any:
+    """A recipe's result for a module: itself."""
+    return config
+
+
+_ADVICE = "it is about activations, and only weights are compressed here; use op_state_spec"
+
+
+class WeightOnlyOpConfig(OpCompressionConfig):
+    """An op config without inputs and outputs."""
+
+    __slots__ = ()
+
+    argument_hints: ClassVar[Mapping[str, str]] = {"op_input_spec": _ADVICE, "op_output_spec": _ADVICE}
+    op_input_spec: ClassVar[None] = None
+    op_output_spec: ClassVar[None] = None
+
+
+class WeightOnlyModuleConfig(ModuleCompressionConfig):
+    """A module config without inputs and outputs."""
+
+    __slots__ = ()
+
+    argument_hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("op_input_spec", "op_output_spec", "module_input_spec", "module_output_spec"), _ADVICE
+    )
+    op_input_spec: ClassVar[None] = None
+    op_output_spec: ClassVar[None] = None
+    module_input_spec: ClassVar[None] = None
+    module_output_spec: ClassVar[None] = None

@@ -1,0 +1,117 @@
+"""Configs of palettization: which weights become lookup tables, how, and when in training."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from graphpress.passes.config.arguments import boolean, checked, instance, integer, strict_arguments
+from graphpress.passes.config.base import (
+    CompressionConfig,
+    Made,
+    PlainConfig,
+    Presets,
+    WeightOnlyModuleConfig,
+    WeightOnlyOpConfig,
+    as_module,
+)
+from graphpress.passes.config.entries import Table, config_table, state_table
+from graphpress.passes.config.granularity import PerGroupedChannelGranularity
+from graphpress.passes.config.palettization_spec import PalettizationSpec, default_weight_palettization_spec
+
+
+def _every_weight() -> Table:
+    return {
+        "weight": default_weight_palettization_spec(),
+        "in_proj_weight": default_weight_palettization_spec(),
+    }
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class OpKMeansPalettizerConfig(WeightOnlyOpConfig):
+    """How the weights of an op are palettized; without arguments, 4 bits per tensor.
+
+    Attributes:
+        op_state_spec: by name of the parameter (or regular expression) or ``"*"``; None palettizes none.
+    """
+
+    op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(PalettizationSpec)))
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class PATSchedule(PlainConfig):
+    """From which training step on the palettized weights are used; `step()` counts, from 0."""
+
+    enable_fake_palettize: int = attrs.field(default=0, converter=checked(integer(0)))
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class ModuleKMeansPalettizerConfig(WeightOnlyModuleConfig):
+    """How the weights in a module's scope are palettized; without arguments, 4 bits per tensor.
+
+    Attributes:
+        op_state_spec: for every op that no op config covers; see `OpKMeansPalettizerConfig`.
+        op_type_config: by op type such as ``linear``; None leaves ops of the type whole.
+        op_name_config: by op name or regular expression; None leaves the op whole.
+        module_state_spec: for states in its scope, over anything an op config says.
+        enable_fast_kmeans_mode: accepted for compatibility; clustering is fast and exact either way.
+        rounding_precision: accepted for compatibility; weights are never rounded before clustering.
+        pat_schedule: when palettized weights are used in training; None is from the first step.
+    """
+
+    presets: ClassVar[PalettizerPresets[ModuleKMeansPalettizerConfig]]
+
+    op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(PalettizationSpec)))
+    op_type_config: Table = attrs.field(factory=dict, converter=checked(config_table(OpKMeansPalettizerConfig)))
+    op_name_config: Table = attrs.field(factory=dict, converter=checked(config_table(OpKMeansPalettizerConfig)))
+    module_state_spec: Table | None = attrs.field(default=None, converter=checked(state_table(PalettizationSpec)))
+    enable_fast_kmeans_mode: bool = attrs.field(default=True, converter=checked(boolean))
+    rounding_precision: int | None = attrs.field(default=4, converter=checked(integer(0, optional=True)))
+    pat_schedule: PATSchedule | None = attrs.field(
+        default=None, converter=checked(instance(PATSchedule, optional=True))
+    )
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class KMeansPalettizerConfig(CompressionConfig):
+    """How a model is palettized; without arguments, every weight to 4 bits per tensor.
+
+    Where module entries are given and `global_config` is not, everything else is left whole.
+    """
+
+    module_config_class: ClassVar[type[ModuleKMeansPalettizerConfig]] = ModuleKMeansPalettizerConfig
+    top_keys: ClassVar[tuple[str, ...]] = ("kmeans_palettization_config",)
+    entries_replace_global: ClassVar[bool] = True
+    presets: ClassVar[PalettizerPresets[KMeansPalettizerConfig]]
+
+
+class PalettizerPresets(Presets[Made]):
+    """Presets of palettization."""
+
+    def w4(self) -> Made:
+        """4 bits, one table for every 16 output channels."""
+        return self._weights(_grouped(4))
+
+    def w6(self) -> Made:
+        """6 bits, one table for every 16 output channels."""
+        return self._weights(_grouped(6))
+
+    def w8(self) -> Made:
+        """8 bits, one table for the tensor."""
+        return self._weights(PalettizationSpec(n_bits=8))
+
+    def _weights(self, spec: PalettizationSpec) -> Made:
+        return self._finish(ModuleKMeansPalettizerConfig(op_state_spec={"weight": spec}))
+
+
+def _grouped(n_bits: int) -> PalettizationSpec:
+    return PalettizationSpec(n_bits=n_bits, granularity=PerGroupedChannelGranularity(axis=0, group_size=16))
+
+
+ModuleKMeansPalettizerConfig.presets = PalettizerPresets(as_module)
+KMeansPalettizerConfig.presets = PalettizerPresets(lambda module: KMeansPalettizerConfig(global_config=module))

@@ -1,0 +1,154 @@
+"""How one weight is palettized: stored as indices into a lookup table (LUT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import attrs
+import torch
+
+from graphpress.passes.config.arguments import (
+    Tagged,
+    arguments,
+    boolean,
+    checked,
+    instance,
+    integer,
+    one_of,
+    strict_arguments,
+    tagged,
+)
+from graphpress.passes.config.errors import SpecError
+from graphpress.passes.config.granularity import (
+    Granularity,
+    PerChannelGranularity,
+    PerGroupedChannelGranularity,
+    PerTensorGranularity,
+)
+from graphpress.passes.config.plain import plain_object
+from graphpress.passes.config.quantization_spec import QuantizationSpec
+
+_LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+class TrainingStrategySpec(Tagged):
+    """Base of the ways a palettized weight behaves in training."""
+
+    __slots__ = ()
+
+
+@strict_arguments
+@attrs.frozen
+class DefaultTrainingSpec(TrainingStrategySpec):
+    """`training_mode` leaves palettized weights as they are; only the rest of the model learns."""
+
+    type_name: ClassVar[str] = "default"
+
+
+@strict_arguments
+@attrs.frozen
+class StraightThroughTrainingSpec(TrainingStrategySpec):
+    """Each forward pass sees the weight at its nearest table entries; the gradient goes to the weight itself.
+
+    Tables stay as they are.
+
+    Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons" (2013).
+    """
+
+    type_name: ClassVar[str] = "straight_through"
+
+
+@strict_arguments
+@attrs.frozen
+class TableTrainingSpec(TrainingStrategySpec):
+    """The entries of the tables are trained, and the scales of channels where there are any.
+
+    An entry takes the sum of the gradients of the elements that look it up; rounding to codes or to the weight's dtype
+    passes gradients through. Han, Mao and Dally, "Deep compression" (arXiv 1510.00149), section 3.3.
+
+    Attributes:
+        assignments: ``fixed`` leaves every element at the entry that clustering gave it. With ``nearest`` the weight is
+            trained as well, as by `StraightThroughTrainingSpec`, and each element takes the entry nearest to it as both
+            move.
+    """
+
+    type_name: ClassVar[str] = "tables"
+
+    assignments: str = attrs.field(default="fixed", converter=checked(one_of(("fixed", "nearest"))))
+
+
+def _lut_qspec(value: Any) -> QuantizationSpec | None:
+    spec = instance(QuantizationSpec, optional=True)(value)
+    if spec is not None and spec.dtype not in _LUT_DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _LUT_DTYPES)
+        raise SpecError(f"{spec.dtype} does not hold table entries; accepted: {names}", "dtype")
+    if spec is not None and not isinstance(spec.granularity, PerTensorGranularity | PerChannelGranularity):
+        raise SpecError(
+            "table entries have one scale for all tables (PerTensorGranularity) or one for each table "
+            f"(PerChannelGranularity), not {type(spec.granularity).__name__}",
+            "granularity",
+        )
+    return spec
+
+
+@strict_arguments
+@attrs.frozen
+class PalettizationSpec:
+    """How one weight is palettized.
+
+    Attributes:
+        n_bits: bits of an index, one of 1, 2, 3, 4, 6, 8; a table has ``2 ** n_bits`` entries.
+        lut_qspec: how the table entries are quantized (int8, uint8, float8_e4m3fn or float8_e5m2); None leaves
+            them in the weight's dtype.
+        granularity: `PerTensorGranularity`, one table; or `PerGroupedChannelGranularity`, one for each group.
+        cluster_dim: values in one table entry; above 1 the clustering is of vectors.
+        enable_per_channel_scale: divide each output channel by its largest magnitude before clustering.
+        training_strategy_spec: how the weight behaves in training.
+        activation_aware: in a calibration without a loss, let the squared error of each element count by the second
+            moment of the input that it multiplies; False counts all alike.
+
+    Raises:
+        SpecError: for a value that cannot be; the message names those that can.
+    """
+
+    argument_hints: ClassVar[Mapping[str, str]] = {
+        "dtype": "n_bits sets the size of an index, lut_qspec the dtype of table entries",
+        "group_size": "it belongs to the granularity, for example PerGroupedChannelGranularity(group_size=16)",
+        "axis": "it belongs to the granularity, for example PerGroupedChannelGranularity(axis=0, group_size=16)",
+    }
+
+    n_bits: int = attrs.field(default=4, converter=checked(one_of((1, 2, 3, 4, 6, 8))))
+    lut_qspec: QuantizationSpec | None = attrs.field(default=None, converter=checked(_lut_qspec))
+    granularity: Granularity = attrs.field(
+        factory=PerTensorGranularity,
+        converter=checked(tagged(PerTensorGranularity, PerGroupedChannelGranularity, what="palettization granularity")),
+    )
+    cluster_dim: int = attrs.field(default=1, converter=checked(integer(1)))
+    enable_per_channel_scale: bool = attrs.field(default=False, converter=checked(boolean))
+    training_strategy_spec: TrainingStrategySpec = attrs.field(
+        factory=DefaultTrainingSpec,
+        converter=checked(
+            tagged(DefaultTrainingSpec, StraightThroughTrainingSpec, TableTrainingSpec, what="training strategy")
+        ),
+    )
+    activation_aware: bool = attrs.field(default=False, converter=checked(boolean))
+
+    @property
+    def n_clusters(self) -> int:
+        """Entries of one table."""
+        return 1 << self.n_bits
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return plain_object(self)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
+        return cls(**arguments(entries, cls.__name__))
+
+
+def default_weight_palettization_spec() -> PalettizationSpec:
+    """Weights by default: 4 bits, one table for the tensor, scalar entries in the weight's dtype."""
+    return PalettizationSpec()

@@ -1,0 +1,155 @@
+"""How one weight is pruned, and how its sparsity grows over training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import attrs
+
+from graphpress.passes.config.arguments import Tagged, arguments, checked, integer, number, strict_arguments, tagged
+from graphpress.passes.config.components import PRUNING_ALGORITHMS
+from graphpress.passes.config.plain import plain_object
+
+
+class PruningScheme(Tagged):
+    """Base of the structures that zeros come in."""
+
+    __slots__ = ()
+
+
+@strict_arguments
+@attrs.frozen
+class Unstructured(PruningScheme):
+    """Zeros anywhere: the elements of least magnitude."""
+
+    type_name: ClassVar[str] = "unstructured"
+
+
+@strict_arguments
+@attrs.frozen
+class ChannelStructured(PruningScheme):
+    """Whole channels along `axis`: those of least norm."""
+
+    type_name: ClassVar[str] = "channel_structured"
+
+    axis: int = attrs.field(default=0, converter=checked(integer()))
+
+
+@strict_arguments
+@attrs.frozen(kw_only=True)
+class BlockStructured(PruningScheme):
+    """Blocks of `block_size` elements along `axis`: those of least norm. A last block may have fewer."""
+
+    type_name: ClassVar[str] = "block_structured"
+
+    block_size: int = attrs.field(converter=checked(integer(1)))
+    axis: int = attrs.field(default=0, converter=checked(integer()))
+
+
+@strict_arguments
+@attrs.frozen(kw_only=True)
+class NMStructured(PruningScheme):
+    """As many zeros in every `m` elements along `axis`: of each, those of least magnitude.
+
+    At a sparsity of n / m that is n:m sparsity. Where m does not divide the axis, elements that are missing in the last
+    group count as its first zeros. Mishra et al., "Accelerating sparse deep neural networks" (arXiv 2104.08378).
+    """
+
+    type_name: ClassVar[str] = "n_m_structured"
+
+    m: int = attrs.field(converter=checked(integer(1)))
+    axis: int = attrs.field(default=1, converter=checked(integer()))
+
+
+_SCHEMES = (Unstructured, ChannelStructured, BlockStructured, NMStructured)
+
+
+@strict_arguments
+@attrs.frozen
+class PruningSpec:
+    """How one weight is pruned.
+
+    Attributes:
+        target_sparsity: fraction of zeros in the end, from 0 to 1.
+        pruning_scheme: `Unstructured`, `ChannelStructured`, `BlockStructured` or `NMStructured`, or its plain form.
+        pruning_algo: a registered key, or a class; ``"default"`` is by magnitude, the number of zeros rounded half to
+            even; ``"magnitude_floor"`` rounds it down.
+
+    Raises:
+        SpecError: for a value that cannot be; the message names those that can.
+    """
+
+    target_sparsity: float = attrs.field(default=0.5, converter=checked(number(0, 1)))
+    pruning_scheme: PruningScheme = attrs.field(
+        factory=Unstructured,
+        converter=checked(tagged(*_SCHEMES, what="pruning scheme")),
+    )
+    pruning_algo: str | type = attrs.field(default="default", converter=checked(PRUNING_ALGORITHMS.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return plain_object(self)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
+        return cls(**arguments(entries, cls.__name__))
+
+
+def default_weight_pruning_spec() -> PruningSpec:
+    """Weights by default: half of the elements, anywhere, by magnitude."""
+    return PruningSpec()
+
+
+class SparsitySchedule(Tagged):
+    """Base of the ways sparsity grows with training steps."""
+
+    __slots__ = ()
+
+    def sparsity(self, step: int, target: float) -> float:
+        """Sparsity in force at `step` (from 0) of a weight that is to reach `target`."""
+        raise TypeError(f"{type(self).__name__} does not say how sparsity grows")
+
+
+@strict_arguments
+@attrs.frozen
+class ConstantSparsitySchedule(SparsitySchedule):
+    """Nothing before `begin_step`, the target from then on."""
+
+    type_name: ClassVar[str] = "constant"
+
+    begin_step: int = attrs.field(default=0, converter=checked(integer(0)))
+
+    def sparsity(self, step: int, target: float) -> float:
+        """0 before `begin_step`, `target` from then on."""
+        return target if step >= self.begin_step else 0.0
+
+
+@strict_arguments
+@attrs.frozen(kw_only=True)
+class PolynomialDecaySchedule(SparsitySchedule):
+    """From `initial_sparsity` to the target over `total_iters` steps from `begin_step`, fast at first.
+
+    ``target + (initial - target) * (1 - t / total_iters) ** power`` at the t-th step, changing every
+    `update_frequency` steps. Zhu and Gupta, "To prune, or not to prune" (2017), equation 1.
+    """
+
+    type_name: ClassVar[str] = "polynomial_decay"
+
+    begin_step: int = attrs.field(default=0, converter=checked(integer(0)))
+    total_iters: int = attrs.field(converter=checked(integer(1)))
+    power: float = attrs.field(default=3.0, converter=checked(number(0, 1e6)))
+    initial_sparsity: float = attrs.field(default=0.0, converter=checked(number(0, 1)))
+    update_frequency: int = attrs.field(default=1, converter=checked(integer(1)))
+
+    def sparsity(self, step: int, target: float) -> float:
+        """0 before `begin_step`, then along the polynomial, `target` once `total_iters` steps have passed."""
+        if step < self.begin_step:
+            return 0.0
+        elapsed = step - self.begin_step
+        if elapsed >= self.total_iters:
+            return target
+        elapsed -= elapsed % self.update_frequency
+        remaining = 1.0 - elapsed / self.total_iters
+        return float(target + (self.initial_sparsity - target) * remaining**self.power)

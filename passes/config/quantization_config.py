@@ -1,0 +1,303 @@
+"""Configs of quantization: weights, activations, module boundaries, key-value caches, training schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+import attrs
+
+from graphpress.passes.config.arguments import boolean, checked, instance, integer, member, strict_arguments, tagged
+from graphpress.passes.config.base import (
+    CompressionConfig,
+    Made,
+    ModuleCompressionConfig,
+    OpCompressionConfig,
+    PlainConfig,
+    Presets,
+    as_module,
+)
+from graphpress.passes.config.entries import ALL, Table, config_table, edge_table, entries, name_key, state_table
+from graphpress.passes.config.errors import SpecError
+from graphpress.passes.config.granularity import PerBlockGranularity, PerChannelGranularity
+from graphpress.passes.config.quantization_spec import (
+    AdaptiveRounding,
+    BiasCorrection,
+    GPTQRounding,
+    NearestRounding,
+    QuantizationSpec,
+    WeightRounding,
+    default_activation_quantization_spec,
+    default_weight_quantization_spec,
+)
+
+
+class ExecutionMode(StrEnum):
+    """How the model is captured."""
+
+    GRAPH = "graph"
+    """`torch.export`, then passes over the whole graph."""
+    EAGER = "eager"
+    """Calls of torch functions are intercepted as the model runs; nothing is captured."""
+
+
+class InvalidExecutionModeError(SpecError):
+    """An execution mode that does not exist, or that cannot do what was asked."""
+
+
+def _execution_mode(value: Any) -> ExecutionMode:
+    try:
+        return member(ExecutionMode)(value)
+    except SpecError as error:
+        raise InvalidExecutionModeError(error.problem) from None
+
+
+def _every_activation() -> Table:
+    return {ALL: default_activation_quantization_spec()}
+
+
+def _every_weight() -> Table:
+    return {"weight": default_weight_quantization_spec()}
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class OpQuantizerConfig(OpCompressionConfig):
+    """How the tensors of an op are quantized; without arguments, int8 weights and activations.
+
+    Attributes:
+        op_input_spec: by index, operand name (or regular expression) or ``"*"``; None quantizes none.
+        op_output_spec: likewise for results.
+        op_state_spec: by name of the parameter or buffer; None quantizes none.
+    """
+
+    op_input_spec: Table | None = attrs.field(
+        factory=_every_activation, converter=checked(edge_table(QuantizationSpec))
+    )
+    op_output_spec: Table | None = attrs.field(
+        factory=_every_activation, converter=checked(edge_table(QuantizationSpec))
+    )
+    op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(QuantizationSpec)))
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class QATSchedule(PlainConfig):
+    """From which training step on things happen; `step()` counts, from 0.
+
+    Attributes:
+        enable_observer: ranges are observed from here on.
+        enable_fake_quant: quantization is simulated from here on, not before ranges are observed.
+        disable_observer: ranges stay as they are from here on; None observes to the end.
+    """
+
+    enable_observer: int = attrs.field(default=0, converter=checked(integer(0)))
+    enable_fake_quant: int = attrs.field(default=0, converter=checked(integer(0)))
+    disable_observer: int | None = attrs.field(default=None, converter=checked(integer(0, optional=True)))
+
+    def __attrs_post_init__(self) -> None:
+        if self.enable_fake_quant < self.enable_observer:
+            raise SpecError(
+                f"{self.enable_fake_quant} is before enable_observer={self.enable_observer};"
+                f" accepted: an integer >= {self.enable_observer}",
+                "enable_fake_quant",
+            )
+        earliest = max(self.enable_observer + 1, self.enable_fake_quant)
+        if self.disable_observer is not None and self.disable_observer < earliest:
+            raise SpecError(
+                f"{self.disable_observer} is too early for enable_observer={self.enable_observer} and"
+                f" enable_fake_quant={self.enable_fake_quant}; accepted: an integer >= {earliest} or None",
+                "disable_observer",
+            )
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class ModuleQuantizerConfig(ModuleCompressionConfig):
+    """How the ops in a module's scope are quantized; without arguments, int8 weights and activations.
+
+    Attributes:
+        op_input_spec: for every op that no op config covers; see `OpQuantizerConfig`.
+        op_output_spec: likewise.
+        op_state_spec: likewise.
+        op_type_config: by op type such as ``linear``; None leaves ops of the type whole.
+        op_name_config: by op name or regular expression; None leaves the op whole.
+        module_input_spec: for what enters the module itself, over anything an op says.
+        module_output_spec: for what leaves it.
+        module_state_spec: for states in its scope, over anything an op config says.
+        qat_schedule: when simulation starts in training; None is from the first step.
+    """
+
+    presets: ClassVar[QuantizerPresets[ModuleQuantizerConfig]]
+
+    op_input_spec: Table | None = attrs.field(
+        factory=_every_activation, converter=checked(edge_table(QuantizationSpec))
+    )
+    op_output_spec: Table | None = attrs.field(
+        factory=_every_activation, converter=checked(edge_table(QuantizationSpec))
+    )
+    op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(QuantizationSpec)))
+    op_type_config: Table = attrs.field(factory=dict, converter=checked(config_table(OpQuantizerConfig)))
+    op_name_config: Table = attrs.field(factory=dict, converter=checked(config_table(OpQuantizerConfig)))
+    module_input_spec: Table | None = attrs.field(default=None, converter=checked(edge_table(QuantizationSpec)))
+    module_output_spec: Table | None = attrs.field(default=None, converter=checked(edge_table(QuantizationSpec)))
+    module_state_spec: Table | None = attrs.field(default=None, converter=checked(state_table(QuantizationSpec)))
+    qat_schedule: QATSchedule | None = attrs.field(
+        default=None, converter=checked(instance(QATSchedule, optional=True))
+    )
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class KVCacheQuantConfig(PlainConfig):
+    """Keeps a key-value cache in quantized form: the op that updates it stores codes.
+
+    The op must only move data (slice, copy, scatter): arithmetic on the cached values would see codes.
+
+    Attributes:
+        op_quantizer_config: its `op_input_spec` names the one input that is the cache, and how it is stored.
+    """
+
+    op_quantizer_config: OpQuantizerConfig = attrs.field(converter=checked(instance(OpQuantizerConfig)))
+
+    def __attrs_post_init__(self) -> None:
+        inputs = self.op_quantizer_config.op_input_spec or {}
+        if len(inputs) != 1 or ALL in inputs or None in inputs.values():
+            raise SpecError(
+                f"names {list(inputs)!r}; accepted: one input by index or name, with a spec that is not None",
+                "op_quantizer_config.op_input_spec",
+            )
+
+
+def _attribute_names(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        raise SpecError(f"{value!r} is not a list of attribute names, nor None")
+    return list(value)
+
+
+@strict_arguments
+@attrs.define(kw_only=True)
+class QuantizerConfig(CompressionConfig):
+    """How a model is quantized; without arguments, int8 weights and activations everywhere.
+
+    A `global_config` that is left out is the default one, also beside module entries.
+
+    Attributes:
+        execution_mode: `ExecutionMode` or its name.
+        preserved_attributes: attributes of the model that the prepared and finalized models keep.
+        kv_cache_quant_configs: by type of the op that updates a cache; overrides everything else about that op.
+        weight_rounding: how the codes of weights are chosen: `NearestRounding`, `GPTQRounding` or `AdaptiveRounding`,
+            or its plain form such as ``"gptq"``. The last two work on the data of `calibration_mode()`.
+        equalize_layers: move scale between the channels of consecutive layers before they are quantized.
+        bias_correction: a `BiasCorrection` or its name.
+    """
+
+    module_config_class: ClassVar[type[ModuleQuantizerConfig]] = ModuleQuantizerConfig
+    top_keys: ClassVar[tuple[str, ...]] = ("quantization_config",)
+    entries_replace_global: ClassVar[bool] = False
+    presets: ClassVar[QuantizerPresets[QuantizerConfig]]
+
+    execution_mode: ExecutionMode = attrs.field(default=ExecutionMode.GRAPH, converter=checked(_execution_mode))
+    preserved_attributes: list[str] | None = attrs.field(default=None, converter=checked(_attribute_names))
+    kv_cache_quant_configs: Table = attrs.field(
+        factory=dict,
+        converter=checked(entries(name_key, instance(KVCacheQuantConfig), "an op type to a KVCacheQuantConfig")),
+    )
+    weight_rounding: WeightRounding = attrs.field(
+        factory=NearestRounding,
+        converter=checked(tagged(NearestRounding, GPTQRounding, AdaptiveRounding, what="weight rounding")),
+    )
+    equalize_layers: bool = attrs.field(default=False, converter=checked(boolean))
+    bias_correction: BiasCorrection = attrs.field(
+        default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))
+    )
+
+    @property
+    def learns_from_calibration(self) -> bool:
+        """True when `calibration_mode()` does more than observe ranges: it chooses codes or corrects biases."""
+        chooses = not isinstance(self.weight_rounding, NearestRounding)
+        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL
+
+    def set_execution_mode(self, mode: ExecutionMode | str) -> Self:
+        """Choose how the model is captured.
+
+        Raises:
+            InvalidExecutionModeError: for a mode that does not exist.
+        """
+        self.execution_mode = mode  # type: ignore[assignment]  # the field converts
+        return self
+
+
+class QuantizerPresets(Presets[Made]):
+    """Presets of quantization. The first three quantize weights alone."""
+
+    def w8(self) -> Made:
+        """Weights int8, symmetric, per output channel."""
+        return self._weights(default_weight_quantization_spec())
+
+    def w4(self) -> Made:
+        """Weights int4, symmetric, per output channel."""
+        return self._weights(_weight("int4"))
+
+    def w4_per_block(self, scale_dtype: Any = None) -> Made:
+        """Weights int4, symmetric, in blocks of 32 along the input channels; scales in float32 or `scale_dtype`."""
+        block = PerBlockGranularity(block_size=32)
+        return self._weights(_weight("int4", granularity=block, scale_dtype=scale_dtype))
+
+    def mxfp4(self) -> Made:
+        """Weights float4 in blocks of 32 with power-of-two scales (OCP Microscaling formats, v1.0)."""
+        return self._weights(_weight("float4_e2m1fn", granularity=PerBlockGranularity(block_size=32)))
+
+    def w8a8(self) -> Made:
+        """Weights int8 per output channel, activations int8 per tensor: the default config."""
+        return self._finish(ModuleQuantizerConfig())
+
+    def w4a8(self) -> Made:
+        """Weights int4 per output channel, activations int8 per tensor."""
+        return self._finish(ModuleQuantizerConfig(op_state_spec={"weight": _weight("int4")}))
+
+    def fp8(self) -> Made:
+        """Weights float8 e4m3fn per output channel, activations the same per tensor."""
+        return self._both(_weight("float8_e4m3fn"), _activation("float8_e4m3fn"))
+
+    def best(self) -> Made:
+        """8 bits at the least error: int8 scales of least squared error, asymmetric activations from histograms.
+
+        For a whole model, codes are chosen by GPTQ and biases corrected on leaving `calibration_mode()`; a module's
+        config has neither.
+        """
+        made = self._both(
+            _weight("int8", qparam_calculator_cls="mse"),
+            _activation("int8", qscheme="asymmetric", qparam_calculator_cls="histogram"),
+        )
+        if isinstance(made, QuantizerConfig):
+            made.weight_rounding = GPTQRounding()
+            made.bias_correction = BiasCorrection.EMPIRICAL
+        return made
+
+    def _weights(self, weight: QuantizationSpec) -> Made:
+        return self._finish(
+            ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec={"weight": weight})
+        )
+
+    def _both(self, weight: QuantizationSpec, activation: QuantizationSpec) -> Made:
+        every: Mapping[str, QuantizationSpec] = {ALL: activation}
+        return self._finish(
+            ModuleQuantizerConfig(op_input_spec=every, op_output_spec=every, op_state_spec={"weight": weight})
+        )
+
+
+def _weight(dtype: str, **changes: Any) -> QuantizationSpec:
+    defaults = {"granularity": PerChannelGranularity(), "qparam_calculator_cls": "static"}
+    return QuantizationSpec(dtype=dtype, **(defaults | changes))
+
+
+def _activation(dtype: str, **changes: Any) -> QuantizationSpec:
+    return QuantizationSpec(dtype=dtype, **({"qparam_calculator_cls": "moving_average"} | changes))
+
+
+ModuleQuantizerConfig.presets = QuantizerPresets(as_module)
+QuantizerConfig.presets = QuantizerPresets(lambda module: QuantizerConfig(global_config=module))

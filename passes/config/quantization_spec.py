@@ -1,0 +1,313 @@
+"""How one tensor is quantized, and how the codes of weights are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+import attrs
+import torch
+
+from graphpress.ir.dtypes import DType, DTypeError
+from graphpress.passes.config.arguments import (
+    Tagged,
+    arguments,
+    boolean,
+    checked,
+    integer,
+    member,
+    number,
+    strict_arguments,
+    tagged,
+)
+from graphpress.passes.config.components import FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS
+from graphpress.passes.config.errors import SpecError
+from graphpress.passes.config.granularity import (
+    Granularity,
+    PerBlockGranularity,
+    PerChannelGranularity,
+    PerTensorGranularity,
+)
+from graphpress.passes.config.plain import plain_object
+
+
+class WeightRounding(Tagged):
+    """Base of the ways to choose the code of each weight."""
+
+    __slots__ = ()
+
+
+@strict_arguments
+@attrs.frozen
+class NearestRounding(WeightRounding):
+    """Each weight gets the code nearest to it. Needs no data."""
+
+    type_name: ClassVar[str] = "nearest"
+
+
+@strict_arguments
+@attrs.frozen
+class GPTQRounding(WeightRounding):
+    """Codes are chosen one input feature after the other; the features not yet rounded make up for each error.
+
+    Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers"
+    (arXiv 2210.17323).
+
+    Attributes:
+        damping: added to the diagonal of the Hessian, as a fraction of its mean, 0 to 1.
+        activation_order: round the features with the largest activations first.
+        asymmetric: make up also for what layers before have lost: the layer's outputs are held to those of the float
+            model on its own inputs (Li et al., "GPTAQ", arXiv 2504.02692, pose the problem so), not to those of the
+            float weight on the inputs that the rounded model gives it.
+    """
+
+    type_name: ClassVar[str] = "gptq"
+
+    damping: float = attrs.field(default=0.01, converter=checked(number(0.0, 1.0)))
+    activation_order: bool = attrs.field(default=False, converter=checked(boolean))
+    asymmetric: bool = attrs.field(default=True, converter=checked(boolean))
+
+
+@strict_arguments
+@attrs.frozen
+class AdaptiveRounding(WeightRounding):
+    """Each weight is rounded up or down, whichever keeps the output of its layer closest to the float layer's.
+
+    Nagel et al., "Up or down? Adaptive rounding for post-training quantization" (arXiv 2004.10568). The error of a
+    layer is a quadratic form of its weights, so every step sees all of the calibration data, and none of it is kept. In
+    the end single weights are turned for as long as that lowers the error.
+
+    Attributes:
+        iterations: gradient steps for each layer.
+        learning_rate: of Adam.
+        regularization: weight of the term that drives each weight to one of its two codes, beside an error that is 1
+            for each weight rounded to nearest.
+    """
+
+    type_name: ClassVar[str] = "adaptive"
+
+    iterations: int = attrs.field(default=1000, converter=checked(integer(1)))
+    learning_rate: float = attrs.field(default=0.01, converter=checked(number(1e-6, 1.0)))
+    regularization: float = attrs.field(default=3.0, converter=checked(number(0.0, 1e3)))
+
+
+class BiasCorrection(StrEnum):
+    """Where the shift comes from that a bias makes up for (Nagel et al., arXiv 1906.04721, section 4.2)."""
+
+    NONE = "none"
+    """Biases stay as they are."""
+    EMPIRICAL = "empirical"
+    """From calibration data: the mean output of each channel, float against quantized."""
+    ANALYTIC = "analytic"
+    """Without data: from the mean that a batch norm gives the input of a layer."""
+
+
+_INTEGERS = tuple(dtype for dtype in DType if dtype.is_integer and 2 <= dtype.bits <= 8)
+_FLOATS = (DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2, DType.FLOAT4_E2M1FN)
+
+
+class QuantizationScheme(StrEnum):
+    """Where zero lies in the range of codes."""
+
+    SYMMETRIC = "symmetric"
+    """Zero in the middle of the codes."""
+    ASYMMETRIC = "asymmetric"
+    """The range of the data, widened to hold zero."""
+    SYMMETRIC_WITH_CLIPPING = "symmetric_with_clipping"
+    """Symmetric, and the lowest code is left out, so that codes reach equally far both ways (-127..127)."""
+
+
+class QuantizationFormulation(StrEnum):
+    """The formula from codes to values, with codes ``q`` and a scale ``s``."""
+
+    ZP = "zp"
+    """``(q - zero_point) * s``"""
+    MINVAL = "minval"
+    """``(q - quant_min) * s + minval``"""
+
+
+def _torch_dtype(dtype: DType) -> torch.dtype:
+    name = "float4_e2m1fn_x2" if dtype is DType.FLOAT4_E2M1FN else dtype.long_name
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _quantized_dtype(value: Any) -> torch.dtype:
+    accepted = (*_INTEGERS, *_FLOATS)
+    names = ", ".join(dtype.long_name for dtype in accepted)
+    try:
+        dtype = DType.of(value)
+    except DTypeError as error:
+        raise SpecError(f"{error}; accepted: {names}") from None
+    if dtype not in accepted:
+        raise SpecError(f"{value!r} is not a dtype to quantize to; accepted: {names}")
+    return _torch_dtype(dtype)
+
+
+_SCALE_DTYPES = "None, float8_e8m0fnu for float8 and float4, float16 for integers of up to 4 bits"
+
+
+def _scale_dtype(value: Any) -> torch.dtype | None:
+    if value is None:
+        return None
+    try:
+        dtype = DType.of(value)
+    except DTypeError as error:
+        raise SpecError(f"{error}; accepted: {_SCALE_DTYPES}") from None
+    if dtype not in (DType.FLOAT8_E8M0FNU, DType.FLOAT16):
+        raise SpecError(f"{value!r} is not accepted; accepted: {_SCALE_DTYPES}")
+    return _torch_dtype(dtype)
+
+
+def _float_range(value: Any) -> tuple[float | None, float | None]:
+    wanted = "accepted: (min, max) with min <= 0 <= max and min < max, either of them None"
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise SpecError(f"{value!r} is not a pair; {wanted}")
+    for bound in value:
+        if bound is None:
+            continue
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not is_number or not abs(bound) < float("inf"):
+            raise SpecError(f"{value!r} holds {bound!r}, which is not a finite number; {wanted}")
+    low, high = (None if bound is None else float(bound) for bound in value)
+    if (low is not None and low > 0) or (high is not None and high < 0) or (low is not None and low == high):
+        raise SpecError(f"{value!r} is no range around zero; {wanted}")
+    return low, high
+
+
+@strict_arguments
+@attrs.frozen
+class QuantizationSpec:
+    """How one tensor is quantized.
+
+    Attributes:
+        dtype: type of the codes: an integer of 2, 3, 4, 6 or 8 bits, float8_e4m3fn, float8_e5m2 or float4_e2m1fn;
+            given as a torch dtype or by name, kept as a torch dtype.
+        qscheme: a `QuantizationScheme` or its name.
+        qformulation: a `QuantizationFormulation` or its name.
+        granularity: `PerTensorGranularity`, `PerChannelGranularity` or `PerBlockGranularity`, or its plain form
+            such as ``{"type": "per_block", "block_size": 32}``.
+        fake_quantize_cls: a registered key, or a class.
+        qparam_calculator_cls: a registered key, or a class; ``"default"`` is ``"moving_average"`` for
+            activations and ``"static"`` for weights.
+        range_calculator_cls: a registered key, or a class.
+        float_range: fixed bounds of the values to represent; None leaves a bound to the data.
+        scale_dtype: what scales of weights are stored in. None is float32; float8_e8m0fnu, for float8 and float4, holds
+            powers of two, and is what float4 always has; float16, for integers of up to 4 bits with a zero point,
+            halves what blocks cost: scales are rounded up so that products with codes are exact in float16, and a
+            weight whose scales it cannot hold keeps float32.
+
+    Raises:
+        SpecError: for a value or a combination that cannot be; the message names those that can.
+    """
+
+    argument_hints: ClassVar[Mapping[str, str]] = {
+        "n_bits": "dtype decides it, for example dtype='int4'",
+        "target_dtype": "dtype decides it",
+        "quant_min": "dtype and qscheme decide it",
+        "quant_max": "dtype and qscheme decide it",
+        "axis": "it belongs to the granularity, for example PerChannelGranularity(axis=0)",
+        "block_size": "it belongs to the granularity, for example PerBlockGranularity(block_size=32)",
+    }
+
+    dtype: torch.dtype = attrs.field(default=torch.int8, converter=checked(_quantized_dtype))
+    qscheme: QuantizationScheme = attrs.field(
+        default=QuantizationScheme.SYMMETRIC, converter=checked(member(QuantizationScheme))
+    )
+    qformulation: QuantizationFormulation = attrs.field(
+        default=QuantizationFormulation.ZP, converter=checked(member(QuantizationFormulation))
+    )
+    granularity: Granularity = attrs.field(
+        factory=PerTensorGranularity,
+        converter=checked(
+            tagged(PerTensorGranularity, PerChannelGranularity, PerBlockGranularity, what="quantization granularity")
+        ),
+    )
+    fake_quantize_cls: str | type = attrs.field(default="default", converter=checked(FAKE_QUANTIZERS.name))
+    qparam_calculator_cls: str | type = attrs.field(default="default", converter=checked(QPARAM_CALCULATORS.name))
+    range_calculator_cls: str | type = attrs.field(default="minmax", converter=checked(RANGE_CALCULATORS.name))
+    float_range: tuple[float | None, float | None] = attrs.field(default=(None, None), converter=checked(_float_range))
+    scale_dtype: torch.dtype | None = attrs.field(default=None, converter=checked(_scale_dtype))
+
+    def __attrs_post_init__(self) -> None:
+        scale_dtype = None if self.scale_dtype is None else DType.of(self.scale_dtype)
+        if self.element_type.is_integer:
+            if scale_dtype is DType.FLOAT8_E8M0FNU:
+                raise SpecError(
+                    f"{self.scale_dtype} is for float8 and float4 only, dtype is {self.dtype}; accepted: "
+                    f"{'None, float16' if self.n_bits <= 4 else 'None'}",
+                    "scale_dtype",
+                )
+            if scale_dtype is not None and self.n_bits > 4:
+                raise SpecError(
+                    f"{self.scale_dtype} is for integers of up to 4 bits, dtype is {self.dtype}; accepted: None",
+                    "scale_dtype",
+                )
+            if scale_dtype is not None and self.qformulation is QuantizationFormulation.MINVAL:
+                raise SpecError(
+                    f"{self.scale_dtype} goes with 'zp' only, not with 'minval'; accepted: None", "scale_dtype"
+                )
+            return
+        if scale_dtype is DType.FLOAT16:
+            raise SpecError(
+                f"{self.scale_dtype} is for integers of up to 4 bits, dtype is {self.dtype}; accepted: "
+                f"{'float8_e8m0fnu' if self.element_type is DType.FLOAT4_E2M1FN else 'None, float8_e8m0fnu'}",
+                "scale_dtype",
+            )
+        if self.qscheme is not QuantizationScheme.SYMMETRIC:
+            raise SpecError(f"{self.qscheme.value!r} is for integers; {self.dtype} takes 'symmetric'", "qscheme")
+        if self.qformulation is not QuantizationFormulation.ZP:
+            raise SpecError(f"{self.qformulation.value!r} is for integers; {self.dtype} takes 'zp'", "qformulation")
+        if self.element_type is DType.FLOAT4_E2M1FN and self.scale_dtype is None:
+            object.__setattr__(self, "scale_dtype", torch.float8_e8m0fnu)
+
+    @property
+    def element_type(self) -> DType:
+        """The dtype as an element type of the IR."""
+        return DType.of(self.dtype)
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of one code."""
+        return self.element_type.bits
+
+    @property
+    def target_dtype(self) -> torch.dtype:
+        """The dense torch dtype that holds the quantized values: 8 bits wide for everything narrower.
+
+        float4 is held as float8_e4m3fn, which represents each of its values exactly.
+        """
+        if self.element_type is DType.FLOAT4_E2M1FN:
+            return torch.float8_e4m3fn
+        return self.element_type.torch_dtype
+
+    @property
+    def quant_min(self) -> int | float:
+        """The lowest code; one more than the dtype's where the scheme is symmetric with clipping."""
+        lowest = self.element_type.minimum
+        return lowest + 1 if self.qscheme is QuantizationScheme.SYMMETRIC_WITH_CLIPPING else lowest
+
+    @property
+    def quant_max(self) -> int | float:
+        """The highest code."""
+        return self.element_type.maximum
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data."""
+        return plain_object(self)
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
+        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
+        return cls(**arguments(entries, cls.__name__))
+
+
+def default_weight_quantization_spec() -> QuantizationSpec:
+    """Weights by default: int8, symmetric, per output channel, from the weights themselves."""
+    return QuantizationSpec(granularity=PerChannelGranularity(), qparam_calculator_cls="static")
+
+
+def default_activation_quantization_spec() -> QuantizationSpec:
+    """Activations by default: int8, symmetric, per tensor, moving average of the ranges seen."""
+    return QuantizationSpec(qparam_calculator_cls="moving_average")

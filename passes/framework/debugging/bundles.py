@@ -1,0 +1,284 @@
+"""Reproducers on disk: a folder with all that a failure takes to happen again, and the hook that writes one."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from traceback import format_exception
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import torch
+from attrs import define, field, frozen
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from graphpress.ir.dtypes import DType
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.graph import Graph
+from graphpress.ir.tensors import fresh_tensor_digest, from_archive, to_archive
+from graphpress.ir.text.storage import load_graph, save_graph
+from graphpress.passes.framework.debugging.reproduction import Case, Failure
+from graphpress.passes.framework.errors import BundleError, OptionError
+from graphpress.passes.framework.facts import Fact
+from graphpress.passes.framework.pipeline import Pipeline
+from graphpress.passes.framework.records import StepRecord
+from graphpress.passes.framework.standard_hooks import Hook
+from graphpress.passes.framework.steps import Step
+
+_FORMAT = 1
+_PACKAGES = ("graphpress", "torch", "numpy", "attrs")
+
+
+@frozen(eq=False)
+class Bundle:
+    """A failure and all it takes to happen again.
+
+    Attributes:
+        graph: where the pipeline starts.
+        pipeline_text: the text form of the pipeline.
+        failure: what went wrong.
+        assume: names of the facts that held of the graph.
+        inputs: flat inputs of the graph; None where none were given.
+        seed: for random ops.
+        modules: where the classes of the passes come from.
+        earlier: labels of the steps that ran before, in the run that failed.
+        report: the error with its traceback.
+        versions: of Python, the platform and packages, where it failed.
+    """
+
+    graph: Graph
+    pipeline_text: str
+    failure: Failure
+    assume: tuple[str, ...] = ()
+    inputs: Sequence[Any] | None = None
+    seed: int = 0
+    modules: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
+    report: str = ""
+    versions: Mapping[str, str] = field(factory=lambda: installed_versions())
+
+    @classmethod
+    def of(cls, case: Case, failure: Failure, **more: Any) -> Bundle:
+        """The bundle of a case that fails; `more` are the other attributes."""
+        return cls(
+            case.graph,
+            _text(case.pipeline),
+            failure,
+            tuple(sorted(fact.name for fact in case.pipeline.assume)),
+            case.inputs,
+            case.seed,
+            tuple(dict.fromkeys(type(step.pass_).__module__ for step in case.pipeline)),
+            **more,
+        )
+
+    def case(self) -> Case:
+        """What to run.
+
+        Raises:
+            BundleError: when the pipeline names a pass that is not there, or does not say all of its options.
+        """
+        try:
+            pipeline = Pipeline.parse(self.pipeline_text, assume=[Fact(name) for name in self.assume])
+        except GraphpressError as error:
+            raise BundleError(
+                "the pipeline of the reproducer cannot be built; its passes come from "
+                f"{', '.join(self.modules)}, which may have to be imported first: {error}"
+            ) from error
+        return Case(self.graph, pipeline, self.inputs, self.seed, self.failure.takes_inputs)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the bundle to `folder`, whole or not at all; an older bundle there is replaced.
+
+        Raises:
+            BundleError: when `folder` is something else, or cannot be written.
+        """
+        target = Path(os.path.abspath(folder))
+        if target.exists() and not _is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
+            raise BundleError(f"{target} is there and is no reproducer; it is left alone")
+        work = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+        try:
+            work.mkdir(parents=True)
+            self._fill(work)
+            _put_in_place(work, target)
+        except OSError as error:
+            raise BundleError(f"cannot write a reproducer to {target}: {error}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Bundle:
+        """The bundle in `folder`.
+
+        Raises:
+            BundleError: when there is none, or it is damaged.
+            StorageError: when its graph is damaged.
+        """
+        folder = Path(folder)
+        if not _is_bundle(folder):
+            raise BundleError(f"{folder} is no reproducer: it has no bundle.json")
+        try:
+            data = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+            if data["format"] != _FORMAT:
+                raise BundleError(f"{folder} has the format {data['format']!r}; this version reads {_FORMAT}")
+            return cls(
+                load_graph(folder / "graph.gir"),
+                (folder / "pipeline.txt").read_text(encoding="utf-8").strip(),
+                Failure(**data["failure"]),
+                tuple(data["assume"]),
+                _read_inputs(folder, data["inputs"]),
+                data["seed"],
+                tuple(data["modules"]),
+                tuple(data["earlier"]),
+                (folder / "error.txt").read_text(encoding="utf-8"),
+                data["versions"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise BundleError(f"the reproducer in {folder} is damaged: {type(error).__name__}: {error}") from error
+
+    def _fill(self, folder: Path) -> None:
+        save_graph(self.graph, folder / "graph.gir")
+        (folder / "pipeline.txt").write_text(f"{self.pipeline_text}\n", encoding="utf-8")
+        data = {
+            "format": _FORMAT,
+            "failure": attrs.asdict(self.failure),
+            "assume": self.assume,
+            "inputs": _write_inputs(folder, self.inputs),
+            "seed": self.seed,
+            "modules": self.modules,
+            "earlier": self.earlier,
+            "versions": dict(self.versions),
+        }
+        (folder / "error.txt").write_text(self.report or self.failure.message, encoding="utf-8")
+        (folder / "bundle.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _text(pipeline: Pipeline) -> str:
+    try:
+        return str(pipeline)
+    except OptionError as error:
+        return f"// {error}"  # no pipeline, and the reason why; the graph is worth keeping all the same
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / "bundle.json").is_file()
+
+
+def _put_in_place(work: Path, target: Path) -> None:
+    """Rename `work` to `target`; what was there is gone afterwards, and back where it was when that fails."""
+    if not target.exists():
+        work.rename(target)
+        return
+    old = target.rename(work.with_suffix(".old"))
+    try:
+        work.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_inputs(folder: Path, inputs: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+    """Tensors go to a file; what stays says where they are."""
+    if inputs is None:
+        return None
+    tensors = {str(place): given for place, given in enumerate(inputs) if isinstance(given, torch.Tensor)}
+    if tensors:
+        save_file(to_archive(tensors), folder / "inputs.safetensors")
+    return [
+        {"tensor": DType.of(given.dtype).value, "sha256": fresh_tensor_digest(given)}
+        if isinstance(given, torch.Tensor)
+        else {"value": given}
+        for given in inputs
+    ]
+
+
+def _read_inputs(folder: Path, entries: list[dict[str, Any]] | None) -> list[Any] | None:
+    if entries is None:
+        return None
+    tensors = load_file(folder / "inputs.safetensors") if any("tensor" in entry for entry in entries) else {}
+    return [
+        _checked(from_archive(tensors[str(place)], DType.of(entry["tensor"])), entry, place)
+        if "tensor" in entry
+        else entry["value"]
+        for place, entry in enumerate(entries)
+    ]
+
+
+def _checked(tensor: torch.Tensor, entry: dict[str, Any], place: int) -> torch.Tensor:
+    if entry.get("sha256", digest := fresh_tensor_digest(tensor)) != digest:
+        raise ValueError(f"input {place} in inputs.safetensors is not what was saved")
+    return tensor
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of Python, the platform and the packages that a failure may depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+@define(eq=False)
+class ReproducerOnFailure(Hook):
+    """When a step fails, write a reproducer: the graph it started from, its pass, inputs, versions, the error.
+
+    ``passctl repro FOLDER`` replays it, ``passctl reduce FOLDER`` makes it small. Put it before the hooks whose
+    complaints it is to catch, such as `Numerics`. The graph is copied before every step; its tensors are not.
+
+    Attributes:
+        folder: where to; a reproducer that is there is replaced.
+        inputs: flat inputs of the graph. `Numerics` failures take them to happen again.
+        seed: for random ops, as `Numerics` has it.
+        is_written: True once a step failed and its reproducer is there.
+    """
+
+    folder: str | os.PathLike[str]
+    inputs: Sequence[Any] | None = None
+    seed: int = 0
+    is_written: bool = field(default=False, init=False)
+    _before: Graph | None = field(default=None, init=False)
+    _earlier: list[str] = field(factory=list, init=False)
+
+    def before(self, step: Step, graph: Graph) -> None:
+        """Copy the graph, unless nothing changed since the last copy."""
+        if self._before is None:
+            self._before = graph.clone()
+
+    def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
+        """Forget the copy when it is old."""
+        self._earlier.append(step.label)
+        if record.edits or step.index == step.total - 1:
+            self._before = None
+
+    def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
+        """Write the reproducer, and note on `error` how to replay it.
+
+        Raises:
+            BundleError: when it cannot be written.
+        """
+        if not isinstance(error, Exception) or self._before is None:
+            return
+        # Not before: bundles need the runner, which needs hooks.
+        from graphpress.passes.framework.debugging.reproduction import Case, Failure
+        from graphpress.passes.framework.pipeline import Pipeline
+
+        case = Case(self._before, Pipeline(step.pass_, assume=step.pass_.needs), self.inputs, self.seed)
+        failure = Failure.of(error, step)
+        if failure.takes_inputs and self.inputs is None:
+            raise BundleError(
+                f"a {failure.error} takes inputs to happen again: give ReproducerOnFailure those that Numerics has"
+            )
+        report = "".join(format_exception(error))
+        Bundle.of(case, failure, earlier=tuple(self._earlier), report=report).save(self.folder)
+        self.is_written = True
+        error.add_note(f"reproducer written; replay it with: passctl repro {os.fspath(self.folder)}")

@@ -1,0 +1,271 @@
+"""Smaller graphs made of a graph: fewer nodes and outputs, smaller and simpler tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from attrs import evolve
+
+from graphpress.ir.graph import Graph, Input, Node, Output, Value
+from graphpress.ir.inference import TypeInferenceError, infer_types
+from graphpress.ir.interpreter import Interpreter
+from graphpress.ir.ops import Trait
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.subgraph import extract
+from graphpress.ir.types import Dim, TensorType
+from graphpress.passes.framework.debugging.reproduction import Case
+
+Accept = Callable[[Case | None], bool]
+
+
+def values_in_a_run(case: Case) -> dict[str, Any]:
+    """What every value computed by the nodes is, by its name, when the graph runs on the inputs of `case`; and the
+    inputs. Empty when there are none.
+
+    Raises:
+        InterpreterError: when the graph does not run.
+    """
+    if case.inputs is None:
+        return {}
+    known: dict[str, Any] = {each.name: given for each, given in zip(case.graph.inputs, case.inputs, strict=True)}
+    may_change = any(node.op.has(Trait.IN_PLACE) for node in case.graph.nodes)
+
+    def keep(node: Node, results: Sequence[Any]) -> None:
+        for value, result in zip(node.results, results, strict=True):
+            known[value.name] = result.clone() if may_change and isinstance(result, torch.Tensor) else result
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        Interpreter(case.graph, keep).execute(case.inputs)
+    return known
+
+
+def part(case: Case, names: Collection[str], known: Mapping[str, Any]) -> Case | None:
+    """The nodes `names` alone; None when a value that has to be given is not known."""
+    graph = extract(case.graph, names)
+    if case.inputs is None:
+        return evolve(case, graph=graph)
+    if any(each.name not in known for each in graph.inputs):
+        return None
+    return evolve(case, graph=graph, inputs=[known[each.name] for each in graph.inputs])
+
+
+def remove_nodes(case: Callable[[], Case], accept: Accept, known: Mapping[str, Any]) -> None:
+    """Cut out all nodes that `accept` can do without: delta debugging (Zeller and Hildebrandt, 2002, `ddmin`).
+
+    Args:
+        case: gives the case as it is now.
+        accept: takes a candidate, says whether the failure stays, and if so makes it the case.
+        known: what values are in a run; see `values_in_a_run`.
+    """
+    pieces = 2
+    while len(names := [node.name for node in case().graph.nodes]) > 1:
+        pieces = min(pieces, len(names))
+        chunks = _chunks(names, pieces)
+        if any(accept(part(case(), chunk, known)) for chunk in chunks):
+            pieces = 2
+            continue
+        if pieces > 2 and _remove_chunks(chunks, case, accept, known):
+            pieces = max(pieces // 2, 2)
+            continue
+        if pieces == len(names):
+            return
+        pieces *= 2
+
+
+def _remove_chunks(chunks: list[list[str]], case: Callable[[], Case], accept: Accept, known: Mapping[str, Any]) -> bool:
+    is_smaller = False
+    for chunk in chunks:
+        rest = {node.name for node in case().graph.nodes} - set(chunk)
+        if rest and accept(part(case(), rest, known)):
+            is_smaller = True
+    return is_smaller
+
+
+def _chunks(names: list[str], count: int) -> list[list[str]]:
+    bounds = [round(place * len(names) / count) for place in range(count + 1)]
+    return [names[start:end] for start, end in pairwise(bounds)]
+
+
+def fewer_outputs(case: Case) -> Iterator[Case]:
+    """With only one of the outputs each, then without one of them each."""
+    count = len(case.graph.outputs)
+    if count > 1:
+        for place in range(count):
+            yield with_outputs(case, {place})
+        if count > 2:
+            for place in range(count):
+                yield with_outputs(case, set(range(count)) - {place})
+
+
+def with_outputs(case: Case, places: Collection[int]) -> Case:
+    """Only the outputs at `places`, and what they are computed from."""
+    graph = case.graph.clone()
+    graph.signature = None
+    for place, output in enumerate(list(graph.outputs)):
+        if place not in places:
+            _remove_output(graph, output)
+    rewriter = Rewriter(graph)
+    for node in reversed(graph.nodes):
+        if node.is_dead:
+            rewriter.erase(node)
+    for constant in list(graph.constants.values()):
+        if not constant.value.use_count:
+            rewriter.erase_constant(constant)
+    kept = [place for place, each in enumerate(graph.inputs) if each.value is not None and each.value.use_count]
+    graph.inputs[:] = [graph.inputs[place] for place in kept]
+    inputs = None if case.inputs is None else [case.inputs[place] for place in kept]
+    return evolve(case, graph=graph, inputs=inputs)
+
+
+def _remove_output(graph: Graph, output: Output) -> None:
+    graph.set_output(output, None)
+    if output.target is not None:
+        del output.target._uses[id(output), "target", None]
+    graph.outputs.remove(output)
+
+
+Shape = tuple[Dim, ...]
+
+
+def smaller_extents(case: Case) -> Iterator[Case | None]:
+    """Every extent that inputs and constants have, replaced by a smaller one wherever it stands, in the attributes of
+    nodes too or only in tensors; then every axis of the inputs by itself. Types are inferred anew; None stands for
+    extents that do not go together.
+    """
+    shapes = [_shape(each.value) for each in case.graph.inputs] + [c.type.shape for c in case.graph.constants.values()]
+    extents = sorted({extent for shape in shapes for extent in shape if isinstance(extent, int) and extent > 1})
+    for old in reversed(extents):
+        for new in _smaller(old):
+            for in_attributes in (True, False):
+                yield _resized(case, lambda _, shape: _swapped(shape, old, new), old if in_attributes else None, new)  # noqa: B023
+    for each in case.graph.inputs:
+        for axis, extent in enumerate(_shape(each.value)):
+            for new in _smaller(extent):
+                yield _resized(case, lambda one, shape: _at(shape, axis, new) if one is each else shape, None, new)  # noqa: B023
+
+
+def simpler_values(case: Case) -> Iterator[Case]:
+    """Every constant, then every input, as zeros, or else as ones."""
+    for name, constant in case.graph.constants.items():
+        if constant.has_data and constant.type.dtype.is_dense:
+            for plain in _plain(constant.tensor):
+                graph = case.graph.clone()
+                graph.constants[name]._tensor = plain
+                graph.constants[name].digest = None
+                yield evolve(case, graph=graph)
+    for place, given in enumerate(case.inputs or ()):
+        if isinstance(given, torch.Tensor):
+            for plain in _plain(given):
+                assert case.inputs is not None
+                yield evolve(case, inputs=[*case.inputs[:place], plain, *case.inputs[place + 1 :]])
+
+
+def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Nothing for a tensor that is plain already: a simpler one must never give way to a less simple one."""
+    for number in (0, 1):
+        if bool((tensor == number).all()):
+            return
+        yield torch.full_like(tensor, number)
+
+
+def _smaller(extent: Dim) -> list[int]:
+    if not isinstance(extent, int):
+        return []
+    return [new for new in dict.fromkeys((1, 2, extent // 2)) if 0 < new < extent]
+
+
+def _shape(value: Value | None) -> Shape:
+    return value.type.shape if value is not None and isinstance(value.type, TensorType) else ()
+
+
+def _swapped(shape: Shape, old: int, new: int) -> Shape:
+    return tuple(new if extent == old else extent for extent in shape)
+
+
+def _at(shape: Shape, axis: int, new: int) -> Shape:
+    return (*shape[:axis], new, *shape[axis + 1 :])
+
+
+def _resized(case: Case, resize: Callable[[Input | None, Shape], Shape], old: int | None, new: int) -> Case | None:
+    """The graph with the shapes that `resize` gives inputs and (None) constants, and `old` replaced by `new` in the
+    attributes; None when it does not fit together then, or nothing changes."""
+    source, graph = case.graph, Graph(case.graph.name, symbols=dict(case.graph.symbols))
+    values: dict[int, Value] = {}
+    inputs, is_changed = list(case.inputs or ()), False
+    for place, each in enumerate(source.inputs):
+        type = None if each.value is None else each.value.type
+        if isinstance(type, TensorType):
+            shape = resize(each, type.shape)
+            is_changed |= shape != type.shape
+            type = TensorType(type.dtype, shape)
+            if inputs:
+                inputs[place] = _cut(inputs[place], shape)
+        made = graph.add_input(each.name, type, each.literal)
+        if each.value is not None and made.value is not None:
+            values[id(each.value)] = made.value
+    for constant in source.constants.values():
+        if not constant.has_data:
+            return None
+        shape = resize(None, constant.type.shape)
+        is_changed |= shape != constant.type.shape
+        copy = graph.add_constant(
+            constant.name,
+            _cut(constant.tensor, shape),
+            constant.kind,
+            constant.names,
+            type=TensorType(constant.type.dtype, shape),
+            persistent=constant.persistent,
+        )
+        values[id(constant.value)] = copy.value
+    if not is_changed or not _copy_nodes(source, graph, values, old, new):
+        return None
+    for output in source.outputs:
+        _copy_output(output, graph, values)
+    return evolve(case, graph=graph, inputs=inputs if case.inputs is not None else None)
+
+
+def _copy_nodes(source: Graph, graph: Graph, values: dict[int, Value], old: int | None, new: int) -> bool:
+    for node in source.nodes:
+        if any(isinstance(attribute, Graph) for attribute in node.attributes.values()):
+            return False
+        operands = {name: _moved(operand, values) for name, operand in node.operands.items()}
+        attributes = {name: _with_number(value, old, new) for name, value in node.attributes.items()}
+        try:
+            types = infer_types(node.op, operands, attributes, graph.symbols)
+        except (TypeInferenceError, ValueError):
+            return False
+        if types is None or len(types) != len(node.results):
+            return False
+        made = graph.insert(node.op, operands, attributes, types, name=node.name, location=node.location)
+        made.annotations = dict(node.annotations)
+        values.update((id(before), after) for before, after in zip(node.results, made.results, strict=True))
+    return True
+
+
+def _copy_output(output: Output, graph: Graph, values: dict[int, Value]) -> None:
+    value = None if output.value is None else values[id(output.value)]
+    target = None if output.target is None else values[id(output.target)]
+    graph.add_output(value, output.kind, output.literal, target)
+
+
+def _moved(operand: Any, values: dict[int, Value]) -> Any:
+    if isinstance(operand, Value):
+        return values[id(operand)]
+    return tuple(_moved(item, values) for item in operand) if isinstance(operand, tuple) else operand
+
+
+def _with_number(value: Any, old: int | None, new: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_with_number(item, old, new) for item in value)
+    return new if old is not None and type(value) is int and value == old else value
+
+
+def _cut(tensor: Any, shape: Shape) -> Any:
+    """The first elements along every axis; along a symbolic one all."""
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    return tensor[tuple(slice(extent if isinstance(extent, int) else None) for extent in shape)].contiguous()

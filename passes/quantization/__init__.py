@@ -1,1 +1,0 @@
-"""What the quantization passes share: points, known ranges, masks."""

@@ -1,0 +1,217 @@
+"""Palettize one weight: indices into lookup tables, plain or quantized, scalar or vector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from attrs import evolve, frozen
+from torch import Tensor
+
+from graphpress.passes.clustering import OrderedVectors, cluster_groups, padded
+from graphpress.passes.config import PalettizationSpec, QuantizationFormulation
+from graphpress.passes.weights.errors import PalettizationError, TooSmallError
+from graphpress.passes.weights.layout import Layout, channel_magnitudes, layout_of
+from graphpress.passes.weights.palettized_weight import (
+    HALF_BITS,
+    PalettizedWeight,
+    entry_grid,
+    plain_weight,
+    quantized_weight,
+)
+from graphpress.passes.weights.prune import is_smaller_sparse
+from graphpress.passes.weights.tables import nearest_entries, round_up, scalar_tables, vector_tables
+
+
+def palettize(
+    tensor: Tensor,
+    spec: PalettizationSpec,
+    op_type: str = "linear",
+    *,
+    name: str = "weight",
+    seed: int = 0,
+    importance: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> PalettizedWeight:
+    """Cluster a weight and store it as indices into tables.
+
+    Values are assigned to what is stored: entries in the weight's dtype, or dequantized ones. With scales per channel
+    the weight is divided by them first, so that every channel counts by its own magnitude. Depends on nothing but the
+    arguments.
+
+    Args:
+        tensor: the weight: any floating dtype of 16 bits or more; it is only read.
+        spec: how.
+        op_type: of the op that reads it, such as ``conv2d``, which tells its output channels from its input channels.
+        name: for errors.
+        seed: of vector clustering; scalar clustering draws nothing.
+        importance: how much the squared error of each element counts, not negative, of a shape that expands to the
+            weight's.
+        mask: true for the elements that a pruned weight keeps, of its shape. The others are zeros, which stay exact:
+            one entry of each table is zero, and the others are found for the kept elements.
+
+    Raises:
+        PalettizationError: for values that are not finite, tensors without elements, dtypes that are not floating, and
+            for pruned weights where tables cannot hold a zero beside what they are for.
+        TooSmallError: for fewer values than a table has entries.
+        AxisError, BlockSizeError: when the weight cannot be cut as the spec says.
+    """
+    _check(tensor, name)
+    layout = layout_of(tuple(tensor.shape), spec, op_type, name)
+    if layout.per_table < spec.n_clusters:
+        raise TooSmallError(
+            f"{name} of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it "
+            "is it takes less space"
+        )
+    if mask is not None:
+        _check_zero(spec, name)
+        kept = mask.detach().cpu().float()
+        importance = kept if importance is None else importance.detach().cpu().float() * kept
+    find = _scalars if layout.width == 1 else _vectors
+    # Held by no name here: what is clustered is given up as soon as it has been copied.
+    found = find(_cut(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype)
+    return _on_device(found, tensor.device)
+
+
+def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_type: str = "linear") -> Tensor:
+    """The indices of `tensor`, changed since it was palettized, in the tables of `like`: uint8 of their shape."""
+    layout = layout_of(tuple(tensor.shape), spec, op_type, "weight")
+    weight = tensor.detach().cpu().float()
+    scale, zero_point, minval = (None if p is None else p.cpu() for p in (like.scale, like.zero_point, like.minval))
+    # In units of the scale, which may differ between channels of one table, a code is its own value.
+    weight = weight if minval is None else weight - minval
+    weight = weight if scale is None else weight / scale
+    weight = weight if zero_point is None else weight + zero_point
+    tables = like.lut.cpu().float() - (0.0 if minval is None else like.lut_type.minimum)
+    tables = tables.reshape(layout.tables, -1, layout.width)
+    return layout.indices(nearest_entries(layout.rows(weight), tables)).to(tensor.device)
+
+
+@frozen(eq=False)
+class _Cut:
+    """A weight as it is clustered.
+
+    Attributes:
+        rows: the elements of each table, see `Layout.rows`; of the weight's dtype, or float32 where they are scaled.
+        counts: how much the error of each entry counts, float32 [tables, per_table], or None.
+        channel_scale: what the weight was divided by, or None.
+        has_zeros: whether an entry of each table is to be zero.
+    """
+
+    rows: Tensor
+    counts: Tensor | None
+    channel_scale: Tensor | None
+    has_zeros: bool = False
+
+
+def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout, has_zeros: bool) -> _Cut:
+    weight = tensor.detach().cpu()
+    counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
+    channel_scale = None
+    if spec.enable_per_channel_scale:
+        channel_scale = round_up(channel_magnitudes(weight, layout.channel_axis), HALF_BITS)
+        weight = weight.float().div(channel_scale)
+        counts = None if counts is None else counts * channel_scale.square()
+    rows = layout.rows(weight)
+    del weight  # rows may be a copy: there should not be a third
+    row_counts = None if counts is None else layout.rows(counts)
+    if row_counts is not None and layout.width > 1:
+        row_counts = row_counts.mean(-1)  # the entries of a vector are moved together
+    return _Cut(rows, row_counts, channel_scale, has_zeros)
+
+
+def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
+    """Scalar clustering, which draws nothing, so the seed says nothing."""
+    entries = spec.n_clusters - cut.has_zeros
+    if spec.lut_qspec is None:
+        clusters = cluster_groups(cut.rows, entries, cut.counts, _snap_to(dtype))
+        tables = torch.from_numpy(clusters.centroids)[..., None]
+        if cut.has_zeros:
+            tables = torch.cat([tables, torch.zeros_like(tables[:, :1])], 1).sort(1).values
+            indices = layout.indices(nearest_entries(cut.rows, tables))
+        else:
+            indices = layout.indices(torch.from_numpy(clusters.indices))
+        return plain_weight(indices, tables, cut.channel_scale, spec, layout, dtype)
+    quantized = scalar_tables(cut.rows, entries, cut.counts, entry_grid(spec, dtype))
+    if cut.has_zeros:
+        quantized = quantized.with_zero()
+    indices = layout.indices(nearest_entries(cut.rows, quantized.values))
+    return quantized_weight(indices, quantized, cut.channel_scale, spec, layout, dtype)
+
+
+def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
+    """Vector clustering, of each table's vectors from the same seed."""
+    counts = [None] * len(cut.rows) if cut.counts is None else cut.counts
+    rows = cut.rows.float()
+    cut = evolve(cut, rows=rows[:0].clone(), counts=None)  # what is clustered is copied: nothing else should hold it
+    vectors = [OrderedVectors.of(row, count) for row, count in zip(rows, counts, strict=True)]
+    del rows
+    found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
+    tables = torch.from_numpy(np.stack(found))
+
+    def indices(values: Tensor) -> Tensor:
+        assigned = [each.assign(table.numpy())[0] for each, table in zip(vectors, values, strict=True)]
+        return layout.indices(torch.from_numpy(np.stack(assigned)))
+
+    if spec.lut_qspec is None:
+        tables = tables.to(dtype)
+        return plain_weight(indices(tables.float()), tables, cut.channel_scale, spec, layout, dtype)
+    quantized = vector_tables(vectors, tables, entry_grid(spec, dtype))
+    return quantized_weight(indices(quantized.values), quantized, cut.channel_scale, spec, layout, dtype)
+
+
+def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Rounds tables to what a weight's dtype holds; None where it holds every float32."""
+    if dtype in (torch.float32, torch.float64):
+        return None
+    return lambda tables: torch.from_numpy(tables).to(dtype).float().numpy()
+
+
+def _check_zero(spec: PalettizationSpec, name: str) -> None:
+    """Refuse tables that cannot hold an exact zero, or whose entries are more than one number."""
+    if spec.cluster_dim > 1:
+        raise PalettizationError(
+            f"{name} is pruned, and zeros are single elements; cluster_dim is {spec.cluster_dim}, accepted: 1"
+        )
+    if spec.lut_qspec is not None and spec.lut_qspec.qformulation is QuantizationFormulation.MINVAL:
+        raise PalettizationError(
+            f"{name} is pruned, and codes that count from a minimum value have none for zero; qformulation of "
+            "lut_qspec: accepted is 'zp'"
+        )
+
+
+def _check(tensor: Tensor, name: str) -> None:
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        raise PalettizationError(f"{name} has dtype {tensor.dtype}; floating weights of 16 bits or more are palettized")
+    if not tensor.numel():
+        raise TooSmallError(f"{name} of shape {tuple(tensor.shape)} has no elements")
+    low, high = tensor.detach().aminmax()  # the ends show it: NaN wins over every number
+    if not math.isfinite(low) or not math.isfinite(high):
+        bad = tensor.numel() - int(torch.isfinite(tensor.detach()).sum())
+        raise PalettizationError(f"{name}: {bad} of {tensor.numel()} elements are NaN or infinite; all must be finite")
+
+
+def _on_device(weight: PalettizedWeight, device: torch.device) -> PalettizedWeight:
+    if device.type == "cpu":
+        return weight
+    moved = {
+        name: value.to(device)
+        for name in ("indices", "lut", "scale", "zero_point", "minval")
+        if (value := getattr(weight, name)) is not None
+    }
+    return evolve(weight, **moved)
+
+
+def kept_indices(weight: PalettizedWeight, mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Indices of kept elements, 1-D, and their table, where that takes less space than all indices; else None.
+
+    What one table gives is put in the places of a mask. With a table for each group, or a zero point, all elements have
+    indices, zeros those of an entry that is zero.
+    """
+    one_table = all(extent == 1 for extent in weight.lut.shape[:-2])
+    is_symmetric = weight.zero_point is None or not bool(weight.zero_point.any())
+    if not one_table or not is_symmetric or weight.minval is not None or not is_smaller_sparse(mask, weight.n_bits):
+        return None
+    return weight.indices[mask], weight.lut.reshape(1, *weight.lut.shape[-2:])

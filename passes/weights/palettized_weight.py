@@ -1,0 +1,143 @@
+"""A palettized weight, as both backends store it."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
+from graphpress.ir.reference import SCALE_BITS
+from graphpress.passes.config import PalettizationSpec
+from graphpress.passes.weights.layout import Layout
+from graphpress.passes.weights.tables import EntryGrid, QuantizedTables
+
+_INDEX_TYPES = {bits: DType.of(f"u{bits}") for bits in (1, 2, 3, 4, 6, 8)}
+
+
+@frozen(eq=False)
+class PalettizedWeight:
+    """Indices into lookup tables, and what the entries stand for.
+
+    Attributes:
+        indices: uint8, the weight's shape but `axis`, which is shorter by the width of an entry.
+        lut: the tables ``[b0..bK-1, 2 ** n_bits, V]``: values of the weight's dtype, or codes where `scale` is given
+            for a quantized table.
+        axis: where the V values of an entry are laid out: the output channels.
+        n_bits: bits of an index.
+        dtype: of the weight.
+        scale: float32 of the weight's rank, what every looked-up entry is multiplied by: the scale of a quantized
+            table, of each output channel, or their product; None for plain tables.
+        zero_point: of quantized entries, float32 of the shape of `scale`; None where it is zero.
+        minval: what the lowest code stands for, as `zero_point`; None where the zero point says it.
+    """
+
+    indices: Tensor
+    lut: Tensor
+    axis: int
+    n_bits: int
+    dtype: torch.dtype
+    scale: Tensor | None = None
+    zero_point: Tensor | None = None
+    minval: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of one index."""
+        return self.n_bits
+
+    @property
+    def index_type(self) -> DType:
+        """Element type of the indices in a saved file."""
+        return _INDEX_TYPES[self.n_bits]
+
+    @property
+    def lut_type(self) -> DType:
+        """Element type of the table entries."""
+        return DType.of(self.lut.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        width = self.lut.shape[-1]
+        return tuple(n * width if i == self.axis else n for i, n in enumerate(self.indices.shape))
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits of indices, tables and scales together."""
+        parameters = sum(p.numel() * 32 for p in (self.scale, self.minval) if p is not None)
+        zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.lut_type.bits
+        return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
+
+    def dense(self) -> Tensor:
+        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        looked_up = reference.lut_to_dense(self.indices, self.lut, self.axis)
+        if self.scale is None:
+            return looked_up
+        values = reference.dequantize(looked_up, self.scale, self.zero_point, self.minval, dtype=self.lut_type)
+        return values.to(self.dtype)
+
+
+# Two scales of so many bits have a product of `SCALE_BITS`, exactly.
+HALF_BITS = SCALE_BITS // 2
+
+
+def entry_grid(spec: PalettizationSpec, dtype: torch.dtype) -> EntryGrid:
+    """Where table entries of a weight may lie: with scales per channel in float32, which the scales are applied in."""
+    assert spec.lut_qspec is not None
+    if spec.enable_per_channel_scale:
+        return EntryGrid(spec.lut_qspec, HALF_BITS, torch.float32)
+    return EntryGrid(spec.lut_qspec, SCALE_BITS, dtype)
+
+
+def plain_weight(
+    indices: Tensor,
+    tables: Tensor,
+    channel_scale: Tensor | None,
+    spec: PalettizationSpec,
+    layout: Layout,
+    dtype: torch.dtype,
+) -> PalettizedWeight:
+    """Indices of `layout.index_shape` into `tables` [tables, entries, width], stored in the weight's dtype."""
+    return PalettizedWeight(
+        indices, layout.lut(tables.to(dtype)), layout.channel_axis, spec.n_bits, dtype, channel_scale
+    )
+
+
+def quantized_weight(
+    indices: Tensor,
+    tables: QuantizedTables,
+    channel_scale: Tensor | None,
+    spec: PalettizationSpec,
+    layout: Layout,
+    dtype: torch.dtype,
+) -> PalettizedWeight:
+    """Indices of `layout.index_shape` into tables stored as codes; their scales are multiplied by those of channels."""
+    scale = _ranked(tables.scale, layout)
+    zero_point = None if tables.zero_point is None else _ranked(tables.zero_point, layout)
+    minval = None if tables.minval is None else _ranked(tables.minval, layout)
+    if channel_scale is not None:
+        scale = scale * channel_scale
+        minval = None if minval is None else minval * channel_scale
+        zero_point = None if zero_point is None else zero_point.expand(scale.shape).contiguous()
+    return PalettizedWeight(
+        indices, layout.lut(tables.codes), layout.channel_axis, spec.n_bits, dtype, scale, zero_point, minval
+    )
+
+
+def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
+    """Parameters [tables or 1] in the weight's rank: one, or one for each channel along the group axis."""
+    shape = [1] * len(layout.shape)
+    if len(parameters) > 1:
+        shape[layout.group_axis] = layout.shape[layout.group_axis]
+        parameters = parameters.repeat_interleave(shape[layout.group_axis] // layout.tables)
+    return parameters.reshape(shape)
+
+
+def per_table(parameters: Tensor, layout: Layout, grid: EntryGrid) -> Tensor:
+    """The inverse of `_ranked`: one, or one for each table, of parameters in the weight's rank."""
+    if not grid.is_per_table or layout.tables == 1:
+        return parameters.reshape(-1)[:1]
+    along = parameters.movedim(layout.group_axis, 0).flatten(1)[:, 0]
+    return along[:: len(along) // layout.tables] if len(along) > 1 else along

@@ -1,1 +1,0 @@
-"""Layers as products of matrices, and moments of their inputs."""

@@ -1,0 +1,158 @@
+"""Modules some of whose parameters are computed: from fake-compressed floats, or from what is stored.
+
+The class of such a module is made on the fly: a subclass with the same name, in which the parameter is a property. So
+`isinstance`, the module types that `torch.export` records, hooks and the forward stay as they were; and, as nothing
+hangs on a class that exists only here, modules pickle and copy. Behaviours are mixed in the same way.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_FORMS = "_graphpress_forms"
+
+
+class ParameterForm(ABC):
+    """How one parameter of a module comes about."""
+
+    @abstractmethod
+    def value(self, module: nn.Module) -> Tensor:
+        """The parameter, as the module's forward reads it."""
+
+
+def forms_of(module: nn.Module) -> Mapping[str, ParameterForm]:
+    """The computed parameters of `module` itself, by name."""
+    forms: Mapping[str, ParameterForm] = module.__dict__.get(_FORMS, {})
+    return forms
+
+
+def set_form(module: nn.Module, name: str, form: ParameterForm) -> None:
+    """Let `module` compute its parameter `name` by `form`; a parameter registered under the name stays there."""
+    _recast(module, {**forms_of(module), name: form}, behaviours_of(module))
+
+
+def drop_form(module: nn.Module, name: str) -> None:
+    """Let `module` read its parameter `name` as any module does; after the last one its class is the user's again."""
+    forms = {other: form for other, form in forms_of(module).items() if other != name}
+    _recast(module, forms, behaviours_of(module))
+
+
+def behaviours_of(module: nn.Module) -> tuple[type[nn.Module], ...]:
+    """The classes mixed into the class of `module`."""
+    behaviours: tuple[type[nn.Module], ...] = type(module).__dict__.get("_graphpress_behaviours", ())
+    return behaviours
+
+
+def add_behaviour(module: nn.Module, behaviour: type[nn.Module]) -> None:
+    """Mix `behaviour` into the class of `module`: its methods come before the user's.
+
+    Raises:
+        TypeError: for a module whose class cannot be changed, such as a scripted one.
+    """
+    if behaviour not in behaviours_of(module):
+        _recast(module, forms_of(module), (behaviour, *behaviours_of(module)))
+
+
+def drop_behaviour(module: nn.Module, behaviour: type[nn.Module]) -> None:
+    """Undo `add_behaviour`."""
+    _recast(module, forms_of(module), tuple(other for other in behaviours_of(module) if other is not behaviour))
+
+
+def _recast(module: nn.Module, forms: Mapping[str, ParameterForm], behaviours: tuple[type[nn.Module], ...]) -> None:
+    base = _base_class(type(module))
+    module.__class__ = _made_class(base, tuple(sorted(forms)), behaviours) if forms or behaviours else base
+    if forms:
+        module.__dict__[_FORMS] = forms
+    else:
+        module.__dict__.pop(_FORMS, None)
+
+
+def plain_type(module: nn.Module) -> type:
+    """The class that the user gave the module."""
+    return _base_class(type(module))
+
+
+def _base_class(cls: type) -> type:
+    base: type = cls.__dict__.get("_graphpress_base", cls)
+    return base
+
+
+@cache
+def _made_class(base: type, names: tuple[str, ...], behaviours: tuple[type, ...]) -> type:
+    namespace: dict[str, Any] = {name: _computed(name) for name in names}
+    if issubclass(base, nn.RNNBase):
+        namespace["_flat_weights"] = property(_flat_weights, _ignore)
+    namespace |= {
+        "_graphpress_base": base,
+        "_graphpress_behaviours": behaviours,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduce,
+    }
+    return type(base.__name__, (*behaviours, base), namespace)
+
+
+def _computed(name: str) -> property:
+    def value(self: nn.Module) -> Tensor:
+        form: ParameterForm = self.__dict__[_FORMS][name]
+        return computed_parameter(form.value, self)
+
+    return property(value)
+
+
+def _flat_weights(module: Any) -> list[Any]:
+    """Recurrent layers keep a list of their parameters; here it is made anew at each use."""
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def _ignore(module: Any, value: Any) -> None:
+    """`_flat_weights` follows the parameters; what torch assigns to it is the same."""
+
+
+def _reduce(module: nn.Module, protocol: Any) -> Any:
+    """Name the user's class and the parameters instead of the made class, which no other process can import."""
+    base: Any = _base_class(type(module))
+    make, arguments, *rest = base.__reduce_ex__(module, max(2, int(protocol)))
+    if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        return make, arguments, *rest  # a class that says by itself how it is made
+    return _remade, (base, tuple(sorted(forms_of(module))), behaviours_of(module)), *rest
+
+
+def _remade(base: type, names: tuple[str, ...], behaviours: tuple[type, ...] = ()) -> Any:
+    return copyreg.__newobj__(_made_class(base, names, behaviours))  # type: ignore[attr-defined]
+
+
+class _Watching(threading.local):
+    """The observers of a thread, innermost last."""
+
+    def __init__(self) -> None:
+        self.observers: list[Any] = []
+
+
+watching = _Watching()
+
+_PARAMETER = "_graphpress_parameter"
+
+
+def computed_parameter(compute: Callable[[nn.Module], Tensor], module: nn.Module) -> Tensor:
+    """What `compute` makes of `module`, unseen by observers, who are told that it stands for a parameter."""
+    if not watching.observers or torch.compiler.is_dynamo_compiling():
+        return compute(module)
+    with torch._C.DisableTorchFunction():
+        tensor = compute(module)
+        setattr(tensor, _PARAMETER, True)
+    return tensor
+
+
+def is_state(tensor: Tensor) -> bool:
+    """True for a parameter, and for a tensor that came from `computed_parameter` while somebody watched."""
+    return isinstance(tensor, nn.Parameter) or getattr(tensor, _PARAMETER, False)

@@ -1,0 +1,153 @@
+"""Modules of finalized models: quantization to small codes, and convolutions of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphpress.backends.coreai.ops import quantize
+from graphpress.backends.coreml.ops import quantize_dequantize
+from graphpress.ir.dtypes import DType
+from graphpress.ir.inference import to_torch
+from graphpress.ir.ops import OpDef
+from graphpress.quantization.expressions import ConstantExpression
+from graphpress.quantization.remembering import Remembered
+
+_EXACT_BELOW = 2**24
+
+
+class IntegerConvolution(nn.Module):
+    """A convolution whose input and weight are dequantized codes.
+
+    Args:
+        op, attributes: the convolution.
+        weight: the dense weight, from the stored constants.
+        codes: the codes of the weight, from the stored constants.
+        scale: which of the constants is the scale of the weight.
+        has_bias: whether a bias is among the arguments.
+    """
+
+    def __init__(
+        self,
+        op: OpDef,
+        attributes: Mapping[str, Any],
+        weight: tuple[ConstantExpression, tuple[int, ...]],
+        codes: tuple[ConstantExpression, tuple[int, ...]],
+        scale: int,
+        *,
+        has_bias: bool,
+    ):
+        super().__init__()
+        self.op = op
+        self.attributes = dict(attributes)
+        self.weight, self.weight_arguments = weight
+        self.codes, self.codes_arguments = codes
+        self.scale = scale
+        self.has_bias = has_bias
+        self._pieces = Remembered[tuple[tuple[Tensor, ...], int]]()
+
+    def forward(self, values: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+        """The convolution.
+
+        Args:
+            values: the input, dequantized codes.
+            scale: the input's scale, one entry.
+            rest: the bias, where there is one, then the constants of the weight.
+        """
+        arguments = list(rest)
+        bias = arguments.pop(0) if self.has_bias else None
+        if torch.compiler.is_compiling() or values.dtype is not torch.float32 or values.requires_grad:
+            return self._run(values, self.weight(*(arguments[i] for i in self.weight_arguments)), bias)
+        total = self._exact_sum(torch.round(values / scale), arguments)
+        channels = [1, -1, *[1] * (total.ndim - 2)]
+        factor = scale.double() * arguments[self.scale].double()
+        result = (total.double() * factor.reshape(channels)).float()
+        return result if bias is None else result + bias.reshape(channels)
+
+    def _exact_sum(self, numbers: Tensor, arguments: list[Tensor]) -> Tensor:
+        """The convolution of codes, float32; over as many input channels at a time as keep float32 sums exact."""
+        weight = self.codes(*(arguments[i] for i in self.codes_arguments))
+        pieces, channels = self._pieces.get([weight], lambda: self._split(weight))
+        if len(pieces) == 1:
+            return self._run(numbers, pieces[0], None)
+        parts = zip(numbers.split(channels, 1), pieces, strict=True)
+        return sum((self._run(n, w, None).double() for n, w in parts), torch.zeros((), dtype=torch.float64))
+
+    def _split(self, weight: Tensor) -> tuple[tuple[Tensor, ...], int]:
+        numbers = weight.float()
+        largest = numbers.abs().flatten(1).sum(1).max().item() * 255
+        channels = numbers.shape[1]
+        if largest < _EXACT_BELOW or self.attributes.get("groups", 1) != 1:
+            return (numbers,), channels
+        each = max(1, channels // -int(-largest // _EXACT_BELOW))
+        return tuple(piece.contiguous() for piece in numbers.split(each, 1)), each
+
+    def _run(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        bound: dict[str, Any] = {"input": input, "weight": weight}
+        if bias is not None:
+            bound["bias"] = bias
+        args, kwargs = self.op.unbind(bound | {name: to_torch(value) for name, value in self.attributes.items()})
+        assert self.op.target is not None
+        output: Tensor = self.op.target(*args, **kwargs)
+        return output
+
+    def extra_repr(self) -> str:
+        """The op."""
+        return self.op.name
+
+
+class SmallCodes(nn.Module):
+    """``coreai.quantize`` to codes that torch has no kernels for. Eager evaluation holds them in 8 bits.
+
+    Args:
+        dtype: of the codes.
+        axis: along which scales lie.
+        has_zero_point, has_minval: whether these are among the arguments.
+    """
+
+    def __init__(self, dtype: DType, axis: int, *, has_zero_point: bool, has_minval: bool):
+        super().__init__()
+        self.dtype = dtype
+        self.axis = axis
+        self.has_zero_point = has_zero_point
+        self.has_minval = has_minval
+
+    def forward(self, input: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+        """The codes; `rest` is the zero point and the minimum value, where there are such."""
+        arguments = list(rest)
+        zero_point = arguments.pop(0) if self.has_zero_point else None
+        minval = arguments.pop(0) if self.has_minval else None
+        if torch.compiler.is_compiling():
+            exported: Tensor = torch.ops.coreai.quantize(
+                input, scale, self.dtype.torch_scalar_type, zero_point, minval, self.axis
+            )
+            return exported
+        return quantize(input, scale, self.dtype, zero_point, minval, self.axis)
+
+    def extra_repr(self) -> str:
+        """The element type of the codes."""
+        return self.dtype.long_name
+
+
+class TorchQuantizeDequantize(nn.Module):
+    """Quantize and dequantize by ``torch.quantize_per_tensor``.
+
+    Args:
+        scale, zero_point: one each.
+        dtype: ``torch.qint8`` or ``torch.quint8``.
+    """
+
+    def __init__(self, scale: float, zero_point: int, dtype: torch.dtype):
+        super().__init__()
+        self.scale, self.zero_point, self.dtype = scale, zero_point, dtype
+
+    def forward(self, data: Tensor) -> Tensor:
+        """`data` as its codes stand for it."""
+        return quantize_dequantize(data, self.scale, self.zero_point, self.dtype)
+
+    def extra_repr(self) -> str:
+        """The dtype of the codes and their parameters."""
+        return f"{self.dtype}, scale={self.scale}, zero_point={self.zero_point}"

@@ -1,0 +1,117 @@
+"""What `calibration_mode` does beside observing, where the config asks for it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from graphpress.passes.config import QuantizerConfig
+from graphpress.quantization.execution import UncalibratedWarning
+from graphpress.quantization.refinement.layers import correction_buffers
+from graphpress.quantization.refinement.refine import (
+    MEMORY,
+    Refinement,
+    correct_biases_without_data,
+    kept,
+    refine,
+)
+from graphpress.quantization.refinement.running import Inputs
+from graphpress.quantization.switches import quantizers_of
+
+
+@define(eq=False)
+class RecordedInputs:
+    """The arguments of the calls seen, copied, until they would take more than `memory` bytes; `left_out` counts the
+    calls that came later.
+    """
+
+    memory: int
+    batches: list[Inputs] = field(factory=list)
+    left_out: int = 0
+    _bytes: int = 0
+
+    def add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep one call, if there is room: the first always has."""
+        leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+        if self.left_out or (self.batches and self._bytes + size > self.memory):
+            self.left_out += 1
+            return
+        self._bytes += size
+        self.batches.append(pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.detach().clone(), (args, kwargs)))
+
+
+@contextmanager
+def recorded(module: nn.Module, memory: int) -> Iterator[RecordedInputs]:
+    """Keep what `module` is called with inside the context."""
+    inputs = RecordedInputs(memory)
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.add(args, kwargs)
+
+    handle = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+class CalibrationMemoryWarning(UserWarning):
+    """Calibration batches that were observed but not kept for choosing codes and correcting biases."""
+
+
+@contextmanager
+def refined_after(
+    module: fx.GraphModule, config: QuantizerConfig, done: Callable[[Refinement], None], memory: int = MEMORY
+) -> Iterator[None]:
+    """Keep the inputs that `module` is run on inside; on leaving, choose codes and correct biases from them.
+
+    Inside, what was learned before is off, so that the model is the float model. It comes back when no data was run,
+    and after an exception. `done` is told what was done.
+    """
+    with kept(module) as restore:
+        with recorded(module, memory) as inputs:
+            yield
+        if inputs.left_out:
+            warnings.warn(
+                f"{inputs.left_out} calibration batches were observed but not used to choose codes or correct biases: "
+                f"the {len(inputs.batches)} before them take {memory >> 20} MB",
+                CalibrationMemoryWarning,
+                stacklevel=4,
+            )
+        if not inputs.batches:
+            restore()
+            return
+        with torch.no_grad():
+            done(refine(module, inputs.batches, config, memory))
+
+
+@contextmanager
+def uncorrected_inside(module: fx.GraphModule) -> Iterator[None]:
+    """Let `module` be the float model inside, and correct its biases without data again on leaving."""
+    with kept(module):
+        yield
+        with torch.no_grad():
+            correct_biases_without_data(module)
+
+
+def warn_when_unrefined(module: fx.GraphModule, config: QuantizerConfig) -> None:
+    """Warn, three frames up, that what the config asks for never had data."""
+    if not config.learns_from_calibration:
+        return
+    offsets = any(quantizer.code_offset is not None for quantizer in quantizers_of(module))
+    if not offsets and not any(bool(buffer.any()) for buffer in correction_buffers(module)):
+        warnings.warn(
+            f"weight_rounding {config.weight_rounding.type_name!r} and bias_correction {config.bias_correction.value!r}"
+            " had no data: weights are rounded to nearest; run data through the prepared model inside"
+            " calibration_mode() before finalize()",
+            UncalibratedWarning,
+            stacklevel=4,
+        )

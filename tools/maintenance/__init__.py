@@ -1,0 +1,1 @@
+"""What maintainers run on the repository itself; not part of the wheel."""
