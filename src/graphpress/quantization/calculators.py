@@ -87,7 +87,14 @@ class QParamsCalculatorBase(nn.Module):
 
     @abstractmethod
     def observe(self, data: Tensor) -> None:
-        """Take `data` into account."""
+        """Take `data` into account, the first value of a batch."""
+
+    def observe_more(self, data: Tensor) -> None:
+        """Take `data` into account, a further value of the batch that was observed last.
+
+        A quantizer that several points share sees several values in a run, which are one observation.
+        """
+        self.observe(data)
 
     @abstractmethod
     def qparams(self, data: Tensor | None = None) -> QParams | None:
@@ -186,19 +193,26 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
         Values at the lower end of the dtype are the edges of a mask, not data. They are left out of the range, and
         where half the tensors seen have them, the value is taken for a mask and not quantized at all.
         """
+        found = self._without_edges(data)
+        if found is not None:
+            data, low, high, has_edges = found
+            self.edges += has_edges
+            self.observations += 1
+            self.remember(data, low, high)
+
+    def _without_edges(self, data: Tensor) -> tuple[Tensor, Tensor, Tensor, bool] | None:
+        """`data` without the edges of a mask, its range, and whether it had such edges; None where it is skipped."""
         if None not in self.spec.float_range or data.numel() == 0:
-            return
+            return None
         low, high = self.range_calculator(data, self.block_size)
         edge = torch.finfo(data.dtype).min / 2
-        if not bool((low > edge).all() & torch.isfinite(high).all()):
-            if not bool(torch.isfinite(high).all()) or bool((data <= edge).all()):
-                self.skipped += 1
-                return
-            self.edges += 1
-            data = torch.where(data > edge, data, 0)
-            low, high = self.range_calculator(data, self.block_size)
-        self.observations += 1
-        self.remember(data, low, high)
+        if bool((low > edge).all() & torch.isfinite(high).all()):
+            return data, low, high, False
+        if not bool(torch.isfinite(high).all()) or bool((data <= edge).all()):
+            self.skipped += 1
+            return None
+        data = torch.where(data > edge, data, 0)
+        return data, *self.range_calculator(data, self.block_size), True
 
     @abstractmethod
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
@@ -242,19 +256,53 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
 
 class RunningRangeMixin(StatefulQParamsCalculatorBase):
-    """A stateful calculator whose range is updated by a rule: override `update_running_range`."""
+    """A stateful calculator whose range is updated by a rule: override `update_running_range`.
+
+    What is observed in one batch, at all points that share the quantizer, counts as one range, the union. The state
+    follows from the one before the batch, which is kept beside it; none of that is saved.
+
+    Buffers beside those of the base: `batch_min`, `batch_max` (the range of the batch so far, empty where nothing was
+    seen yet), `before_min`, `before_max`, `before_edges` (the state before the batch).
+    """
 
     is_traceable = True
 
+    batch_min: Tensor
+    batch_max: Tensor
+    before_min: Tensor
+    before_max: Tensor
+    before_edges: Tensor
+
+    def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
+        super().__init__(spec, block_size)
+        for name, value in (("batch_min", torch.inf), ("batch_max", -torch.inf), ("before_min", 0), ("before_max", 0)):
+            self.register_buffer(name, torch.full((), float(value)), persistent=False)
+        self.register_buffer("before_edges", torch.zeros((), dtype=torch.long), persistent=False)
+
     def observe(self, data: Tensor) -> None:
+        """See the base class."""
+        self._begin_batch()
+        self.observe_more(data)
+
+    def _begin_batch(self) -> None:
+        self.batch_min = torch.full_like(self.running_min, torch.inf)
+        self.batch_max = torch.full_like(self.running_max, -torch.inf)
+        self.before_min, self.before_max, self.before_edges = self.running_min, self.running_max, self.edges.clone()
+
+    def observe_more(self, data: Tensor) -> None:
         """See the base class."""
         if torch.compiler.is_compiling():
             self._observe_traced(data)
-        else:
-            super().observe(data)
+            return
+        found = self._without_edges(data)
+        if found is not None:
+            data, low, high, has_edges = found
+            self.observations += bool((self.batch_min > self.batch_max).all())
+            self.edges = torch.maximum(self.edges, self.before_edges + has_edges)
+            self.remember(data, low, high)
 
     def _observe_traced(self, data: Tensor) -> None:
-        """`observe` without a branch on what is in `data`, so that torch compiles the model as one graph."""
+        """`observe_more` without a branch on what is in `data`, so that torch compiles the model as one graph."""
         if None not in self.spec.float_range or data.numel() == 0:
             return
         edge = torch.finfo(data.dtype).min / 2
@@ -263,25 +311,30 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
         is_skipped = ~torch.isfinite(high).all() | (data <= edge).all()
         low, high = self.range_calculator(torch.where(data > edge, data, 0), self.block_size)
         self.skipped += is_skipped
-        self.edges += ~(is_good | is_skipped)
-        self.observations += ~is_skipped
-        updated = self.update_running_range(low, high)
-        before = self.running_min, self.running_max
-        for old, first, later in zip(before, (low, high), updated, strict=True):
-            new = torch.where(self.observations == 1, first, later)
-            kept = torch.where(is_skipped, old.expand_as(new), new)
-            setattr(self, "running_min" if old is before[0] else "running_max", kept)
+        self.edges = torch.maximum(self.edges, self.before_edges + ~(is_good | is_skipped))
+        self.observations += ~is_skipped & (self.batch_min > self.batch_max).all()
+        old = self.running_min, self.running_max, self.batch_min, self.batch_max
+        self.batch_min, self.batch_max = torch.minimum(self.batch_min, low), torch.maximum(self.batch_max, high)
+        self.running_min, self.running_max = self.before_min, self.before_max
+        updated = self.update_running_range(self.batch_min, self.batch_max)
+        first = self.batch_min, self.batch_max
+        new = *(torch.where(self.observations == 1, *both) for both in zip(first, updated, strict=True)), *first
+        names = ("running_min", "running_max", "batch_min", "batch_max")
+        for name, kept, later in zip(names, old, new, strict=True):
+            setattr(self, name, torch.where(is_skipped, kept.expand_as(later), later))
 
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
-        """The first range is kept as it is, later ones by the rule."""
+        """The range of the first batch is kept as it is, those of later ones enter by the rule."""
+        self.batch_min, self.batch_max = torch.minimum(self.batch_min, low), torch.maximum(self.batch_max, high)
         if self.observations == 1:
-            self.running_min, self.running_max = low.clone(), high.clone()
+            self.running_min, self.running_max = self.batch_min.clone(), self.batch_max.clone()
         else:
-            self.running_min, self.running_max = self.update_running_range(low, high)
+            self.running_min, self.running_max = self.before_min, self.before_max
+            self.running_min, self.running_max = self.update_running_range(self.batch_min, self.batch_max)
 
     @abstractmethod
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """What `running_min` and `running_max` become with the range of one more tensor.
+        """What `running_min` and `running_max` become with the range of one more batch.
 
         `observations` counts it already.
         """

@@ -65,22 +65,27 @@ class FakeQuantizeImplBase(nn.Module):
         """Scale, zero point and minimum value for `data`; None while nothing was observed."""
         return self.calculator.qparams(data)
 
-    def forward(self, data: Tensor) -> Tensor:
-        """`data`, observed and fake-quantized as the switches say."""
+    def forward(self, data: Tensor, same_batch: bool = False) -> Tensor:
+        """`data`, observed and fake-quantized as the switches say.
+
+        Args:
+            data: the value at one of the points that share this quantizer.
+            same_batch: True at every point but the first of a run, so that a run is observed once.
+        """
         if torch.compiler.is_compiling() and not self.is_traceable:
-            result: Tensor = uncompiled(self._run, data)
+            result: Tensor = uncompiled(self._run, data, same_batch)
             return result
-        return self._run(data)
+        return self._run(data, same_batch)
 
     @property
     def is_traceable(self) -> bool:
         """Whether torch can compile what the quantizer now does; else it runs between two compiled graphs."""
         return self.calculator.is_traceable
 
-    def _run(self, data: Tensor) -> Tensor:
+    def _run(self, data: Tensor, same_batch: bool) -> Tensor:
         if self.observer_enabled:
             with torch.no_grad():
-                self.observe(data.detach())
+                (self.observe_more if same_batch else self.observe)(data.detach())
         if not self.fake_quant_enabled:
             return data
         with torch.no_grad():
@@ -94,8 +99,12 @@ class FakeQuantizeImplBase(nn.Module):
         return result if condition is None else torch.where(condition, result, data)
 
     def observe(self, data: Tensor) -> None:
-        """Let the calculator see `data`."""
+        """Let the calculator see `data`, the first value of a batch."""
         self.calculator.observe(data)
+
+    def observe_more(self, data: Tensor) -> None:
+        """Let the calculator see `data`, a further value of the batch that was observed last."""
+        self.calculator.observe_more(data)
 
     @abstractmethod
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:

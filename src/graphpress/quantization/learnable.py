@@ -59,9 +59,17 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
 
     def observe(self, data: Tensor) -> None:
         """In evaluation the scale follows what is observed; in training it is left to the optimizer."""
-        if self.training and self._has_started:
-            return
-        super().observe(data)
+        if not (self.training and self._has_started):
+            super().observe(data)
+            self._start_at(data)
+
+    def observe_more(self, data: Tensor) -> None:
+        """See `observe`."""
+        if not (self.training and self._has_started):
+            super().observe_more(data)
+            self._start_at(data)
+
+    def _start_at(self, data: Tensor) -> None:
         started = self.calculator.qparams(data)
         if started is not None:
             self._start(started[0])

@@ -44,6 +44,7 @@ def emit_prepared(
 
 def _emit(outlined: Graph, outliner: _Outliner, copy_constants: bool) -> EmittedModule:
     outliner.run()
+    placed: set[str] = set()
 
     def module_for(node: Node) -> tuple[str, nn.Module, list[Value]] | None:
         if node.op is _MODULE_CALL:
@@ -51,7 +52,9 @@ def _emit(outlined: Graph, outliner: _Outliner, copy_constants: bool) -> Emitted
             return path, outliner.modules[path], [value for _, _, value in node.operand_values()]
         if node.op.name == "quant.fake_quantize":
             quantizer = outliner.quantizers[node.attribute("quantizer")]
-            return f"quantizers.{quantizer.name}", quantizer, [node.operands["input"]]
+            further = [True] if quantizer.name in placed else []
+            placed.add(quantizer.name)
+            return f"quantizers.{quantizer.name}", quantizer, [node.operands["input"], *further]
         if node.op.name == "coreml.quantize_dequantize":
             attributes = node.attributes
             module = TorchQuantizeDequantize(

@@ -58,6 +58,44 @@ def error(values, qparams, spec):
 # what calculators remember
 
 
+@pytest.mark.parametrize("key", ["moving_average", "global_minmax", "static"])
+def test_the_values_of_one_batch_count_as_one_of_their_union(key):
+    generator = torch.Generator().manual_seed(0)
+    shared, alone = made(key), made(key)
+    for _ in range(5):
+        wide, narrow = (torch.randn(64, generator=generator) * size for size in (3.0, 0.1))
+        shared.observe(narrow)
+        shared.observe_more(wide)
+        shared.observe_more(narrow)
+        alone.observe(torch.cat([narrow, wide]))
+    assert shared.observations == alone.observations == 5
+    assert torch.equal(shared.running_min, alone.running_min)
+    assert torch.equal(shared.running_max, alone.running_max)
+
+
+def test_a_mask_among_the_values_of_a_batch_is_seen_once():
+    shared = made("moving_average")
+    mask = torch.tensor([0.0, torch.finfo(torch.float32).min])
+    for _ in range(3):
+        shared.observe(torch.ones(2))
+        shared.observe_more(mask)
+        shared.observe_more(mask)
+    assert (shared.observations, shared.edges) == (3, 3)
+    assert shared.is_mask
+
+
+def test_a_rule_of_a_user_sees_the_union_of_a_batch():
+    class Widest(RunningRangeMixin):
+        def update_running_range(self, low, high):
+            return torch.minimum(self.running_min, low), torch.maximum(self.running_max, high)
+
+    shared = Widest(QuantizationSpec())
+    for wide in (2.0, 1.0):
+        shared.observe(torch.tensor([-1.0, 0.5]))
+        shared.observe_more(torch.tensor([-0.5, wide]))
+    assert (float(shared.running_min), float(shared.running_max)) == (-1.0, 2.0)
+
+
 def test_the_averaging_constant_of_the_moving_average_can_be_set():
     batches = [torch.tensor([-1.0, 1.0]), torch.tensor([-3.0, 5.0])]
     slow, fast = observed("moving_average", batches), observed("moving_average{averaging_constant=1.0}", batches)

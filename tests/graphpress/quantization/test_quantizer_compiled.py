@@ -212,20 +212,25 @@ SEEN = [
 @pytest.mark.parametrize("key", ["moving_average", "global_minmax", "static"])
 @pytest.mark.parametrize("block", [(), (1, -1)])
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_calculator_remembers_the_same_with_and_without_branches(key, block, order):
+@pytest.mark.parametrize("values_in_a_batch", [1, 2, 3])
+def test_a_calculator_remembers_the_same_with_and_without_branches(key, block, order, values_in_a_batch):
     spec = QuantizationSpec(dtype="uint8", qscheme="asymmetric", qparam_calculator_cls=key)
     plain, traced = (calculator_for(spec, block, is_state=False) for _ in range(2))
-    for data in SEEN[::order]:
-        plain.observe(data)
+    for place, data in enumerate(SEEN[::order]):
+        if place % values_in_a_batch == 0:
+            plain.observe(data)
+            traced._begin_batch()
+        else:
+            plain.observe_more(data)
         traced._observe_traced(data)
-        for name, buffer in plain.named_buffers():
-            other = traced.get_buffer(name)
+        for name, buffer in plain.state_dict().items():
             if int(plain.observations):  # before, the one has a shape already and the other none
-                torch.testing.assert_close(other, buffer, rtol=1e-6, atol=0, msg=name)
+                torch.testing.assert_close(traced.state_dict()[name], buffer, rtol=1e-6, atol=0, msg=name)
         condition = traced.traced_condition()
         assert condition is not None
         assert bool(condition) == (plain.qparams() is not None)
-    assert 0 < int(plain.skipped) < int(plain.observations)
+    assert int(plain.skipped) > 0
+    assert 0 < int(plain.observations) <= -(-len(SEEN) // values_in_a_batch)
 
 
 def test_masks_and_what_was_never_observed_pass_whole_through_a_compiled_quantizer():
