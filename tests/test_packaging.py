@@ -63,7 +63,8 @@ def python(request) -> Path:
     return Path(sys.executable) if request.param == "checkout" else request.getfixturevalue("installed")
 
 
-def test_pyright_resolves_the_types_of_what_users_import(python, tmp_path):
+def test_pyright_resolves_the_types_of_what_users_import(python, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     command = [sys.executable, "-m", "pyright", "--pythonpath", str(python), "--outputjson", "script.py"]
     report = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout)
@@ -78,7 +79,8 @@ def test_pyright_resolves_the_types_of_what_users_import(python, tmp_path):
     assert from_module.endswith('-> Graph"')
 
 
-def test_jedi_goes_to_the_file_that_defines_a_name(python):
+def test_jedi_goes_to_the_file_that_defines_a_name(python, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it would come before what is installed
     folder = "src/graphpress" if python == Path(sys.executable) else "site-packages/graphpress"
     script = jedi.Script(SCRIPT, environment=jedi.create_environment(str(python), safe=False))
     for line, (name, home) in enumerate(HOMES.items(), 1):
