@@ -34,10 +34,15 @@ class _OldNames(EnumMeta):
 
 
 class ExportBackend(Enum, metaclass=_OldNames):
-    """The runtime a finalized model is for. `MLIR` and `MIL` are older names of `CoreAI` and `CoreML`."""
+    """The form of a finalized model. `MLIR` and `MIL` are older names of `CoreAI` and `CoreML`."""
 
     CoreAI = "coreai"
+    """The program with exact codes, in the ops of Core AI: `graphpress.backends.coreai` saves it as an `.aimodel`,
+    `graphpress.backends.coreml` as an `.mlpackage`."""
+
     CoreML = "coreml"
+    """The metadata form: float parameters, and buffers ``_COREML_/<parameter>/<key>`` from which `coremltools.convert`
+    finds the codes again."""
 
     @classmethod
     def of(cls, backend: ExportBackend | str) -> ExportBackend:

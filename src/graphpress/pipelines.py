@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.raising import RaiseFromCoreai
-from graphpress.backends.coreml.lowering import LowerToCoreml
-from graphpress.backends.registry import lookup_backend
-from graphpress.export_backend import ExportBackend
+from graphpress.backends.coreml.metadata_form import LowerToCoremlMetadata
+from graphpress.backends.registry import Backend, lookup_backend
+from graphpress.export_backend import ExportBackend, ExportBackendError
 from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
 from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
@@ -28,6 +28,13 @@ from graphpress.passes.remove_dropout import RemoveDropout
 from graphpress.passes.share_quantizers import ShareQuantizers
 from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 from graphpress.passes.store_caches import StoreCaches
+
+_FORMS: dict[ExportBackend, type[Pass]] = {
+    ExportBackend.CoreAI: LowerToCoreai,
+    ExportBackend.CoreML: LowerToCoremlMetadata,
+}
+# What `ExportBackend.of` takes for the metadata form, and a reader for the backend `coreml`.
+_AMBIGUOUS = frozenset({"coreml", "mil"})
 
 
 def prepare(
@@ -56,11 +63,10 @@ def prepare(
     )
 
 
-def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
+def finalize(backend: ExportBackend | Backend | str = ExportBackend.CoreAI) -> Pipeline:
     """From a prepared graph whose fake-quantizers have their parameters to the ops of a backend.
 
-    Raises:
-        UnknownBackendError: when `backend` is a name that no backend has.
+    Args and errors are those of `lowering`.
     """
     return Pipeline(
         FoldConstants(),
@@ -75,18 +81,35 @@ def finalize(backend: ExportBackend | str = ExportBackend.CoreAI) -> Pipeline:
     )
 
 
-def lowering(backend: ExportBackend | str) -> tuple[Pass, ...]:
-    """The passes that spell compressed values in the ops of `backend`: a member, or the name of a registered one.
+def lowering(backend: ExportBackend | Backend | str) -> tuple[Pass, ...]:
+    """The passes that lower compressed values to the ops of `backend`.
 
-    For `ExportBackend.CoreML` that is the form which coremltools reads off a torch model. The backend ``"coreml"``
-    converts the program for Core AI itself.
+    Args:
+        backend: a form of finalized models, `ExportBackend.CoreAI` for the program that both runtimes are converted
+            from or `ExportBackend.CoreML` for the metadata form; or a registered backend, given as itself or by name.
+            The name ``"coreml"`` alone is refused, since it could be the metadata form or the backend, which converts
+            the program.
 
     Raises:
-        UnknownBackendError: when `backend` is a name that no backend has.
+        ExportBackendError: when `backend` is none of these, or a name that could be the metadata form or the backend.
+        UnknownBackendError: when it is a name that no backend has.
     """
-    if not isinstance(backend, ExportBackend):
-        return tuple(lookup_backend(backend).lowering())
-    return (LowerToCoreai(),) if backend is ExportBackend.CoreAI else (LowerToCoreml(),)
+    if isinstance(backend, ExportBackend):
+        return (_FORMS[backend](),)
+    if isinstance(backend, Backend) and not isinstance(backend, type):
+        return tuple(backend.lowering())
+    if not isinstance(backend, str):
+        raise ExportBackendError(
+            f"{backend!r} is no backend to lower to; accepted: ExportBackend.CoreAI, ExportBackend.CoreML, a registered "
+            "backend, or its name"
+        )
+    if backend.lower() in _AMBIGUOUS:
+        raise ExportBackendError(
+            f"{backend!r} names two forms: ExportBackend.CoreML is the metadata form, which coremltools reads off a torch "
+            "model; lookup_backend('coreml') is the backend, which converts the program of ExportBackend.CoreAI to an "
+            ".mlpackage. Give one of them instead of the name"
+        )
+    return tuple(lookup_backend(backend).lowering())
 
 
 def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pipeline:

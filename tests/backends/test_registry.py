@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphpress import pipelines
+from graphpress import ExportBackend, pipelines
 from graphpress.backends import (
     Backend,
     BackendRegistrationError,
@@ -12,6 +12,7 @@ from graphpress.backends import (
     registered_backends,
     unregister_backend,
 )
+from graphpress.export_backend import ExportBackendError
 from graphpress.passes.dce import Dce
 
 
@@ -79,3 +80,35 @@ def test_a_name_that_is_not_kebab_case_is_refused():
 
     with pytest.raises(BackendRegistrationError, match="kebab case"):
         register_backend(Shouting)
+
+
+def test_the_two_forms_for_core_ml_are_asked_for_by_different_objects():
+    assert str(pipelines.finalize(ExportBackend.CoreML)).endswith(",lower-to-coreml-metadata")
+    assert str(pipelines.finalize(ExportBackend.CoreAI)).endswith(",lower-to-coreai")
+    assert pipelines.finalize(lookup_backend("coreml")) == pipelines.finalize(ExportBackend.CoreAI)
+
+
+@pytest.mark.parametrize("name", ["coreml", "CoreML", "mil", "MIL"])
+@pytest.mark.parametrize("ask", [pipelines.finalize, pipelines.lowering])
+def test_a_name_that_could_be_either_form_says_what_each_is_called(ask, name):
+    with pytest.raises(ExportBackendError, match=r"names two forms: ExportBackend\.CoreML.*lookup_backend\('coreml'\)"):
+        ask(name)
+
+
+@pytest.mark.parametrize("backend", [None, 3, Toy])
+def test_what_is_neither_a_form_nor_a_backend_is_refused_with_what_is_accepted(backend):
+    with pytest.raises(
+        ExportBackendError, match=r"accepted: ExportBackend\.CoreAI, ExportBackend\.CoreML, a registered"
+    ):
+        pipelines.lowering(backend)
+
+
+def test_every_registered_backend_can_be_lowered_to(toy):
+    assert [pipelines.lowering(backend) for backend in registered_backends()] == [
+        tuple(backend.lowering()) for backend in registered_backends()
+    ]
+
+
+def test_every_form_of_finalized_models_has_a_lowering_of_its_own():
+    names = [[step.name for step in pipelines.lowering(form)] for form in ExportBackend]
+    assert names == [["lower-to-coreai"], ["lower-to-coreml-metadata"]]

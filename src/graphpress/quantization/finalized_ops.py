@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.backends.coreai.ops import quantize
-from graphpress.backends.coreml.ops import quantize_dequantize
+from graphpress.backends.coreml.metadata_form import quantize_dequantize
 from graphpress.ir.dtypes import DType
 from graphpress.ir.inference import to_torch
 from graphpress.ir.ops import OpDef

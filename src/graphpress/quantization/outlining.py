@@ -55,7 +55,7 @@ def _emit(outlined: Graph, outliner: _Outliner, copy_constants: bool) -> Emitted
             further = [True] if quantizer.name in placed else []
             placed.add(quantizer.name)
             return f"quantizers.{quantizer.name}", quantizer, [node.operands["input"], *further]
-        if node.op.name == "coreml.quantize_dequantize":
+        if node.op.name == "coreml_metadata.quantize_dequantize":
             attributes = node.attributes
             module = TorchQuantizeDequantize(
                 attributes["scale"], attributes["zero_point"], ACTIVATIONS[attributes["dtype"]]
@@ -339,7 +339,7 @@ def _place_optional(value: Value | None, arguments: list[Value]) -> int | None:
 def emit_for_coreml(graph: Graph, mmap_dir: str | None = None) -> nn.Module:
     """The finalized model: weights are float parameters, described by buffers beside them."""
     described: dict[str, dict[str, Value]] = {}
-    for node in graph.nodes_of(lambda op: op.name == "coreml.described"):
+    for node in graph.nodes_of(lambda op: op.name == "coreml_metadata.described"):
         weight = node.operands["weight"]
         described[weight.constant.name] = dict(zip(node.attribute("keys"), node.operands["entries"], strict=True))
         graph.replace_uses(node.result, weight)

@@ -99,7 +99,7 @@ function haystack(node) {
 function kindOf(node) {
   const op = node.o;
   if (op.startsWith("quant.")) return "quant";
-  if (op.startsWith("coreai.") || op.startsWith("coreml.")) return "backend";
+  if (op.startsWith("coreai.") || op.startsWith("coreml_metadata.")) return "backend";
   if (op.startsWith("fold.")) return "fold";
   return /^aten\.(_?conv|linear|matmul|mm|bmm|addmm|baddbmm|embedding|einsum|scaled_dot|lstm|gru|rnn|bilinear)/.test(op) ? "layer" : "other";
 }

@@ -1,13 +1,19 @@
-"""Lower the `quant` dialect to what coremltools reads off a torch model."""
+"""The metadata form of a compressed graph: the `coreml_metadata` dialect, and the pass that lowers `quant` to it.
+
+This is the form of `ExportBackend.CoreML`: float weights beside coremltools' compression metadata, which
+`graphpress.backends.coreml.metadata` writes. The program with exact codes that becomes an `.mlpackage` is another form:
+it has the ops of Core AI, and `graphpress.backends.coreml.convert` translates them.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 from attrs import frozen
+from torch import Tensor
 
-from graphpress.backends.coreml import ops as ops  # registers the dialect
 from graphpress.backends.coreml.metadata import (
     ACTIVATIONS,
     palettized_entries,
@@ -20,6 +26,7 @@ from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
+from graphpress.ir.ops import REQUIRED, OpDef, Parameter, register_dialect, register_op
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import root_constant
 from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
@@ -29,7 +36,9 @@ from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.weights import PalettizedWeight
 
-LOWERED_TO_COREML = Fact("lowered-to-coreml", "compressed weights are floats that describe how they were made")
+LOWERED_TO_COREML_METADATA = Fact(
+    "lowered-to-coreml-metadata", "compressed weights are floats beside the metadata that coremltools reads"
+)
 
 _WEIGHTS = ("blockwise_shift_scale", "lut_to_dense", "sparse_to_dense")
 _INDEX_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
@@ -38,17 +47,17 @@ _SUFFIXES = ("_folded", "_quantized", "_indices", "_lut", "_codes", "_nonzero_da
 
 @register_pass
 @frozen
-class LowerToCoreml(Pass):
-    """Spell compressed weights as floats with coremltools' metadata, and quantized activations by torch's own ops.
+class LowerToCoremlMetadata(Pass):
+    """Lower compressed weights to floats with coremltools' metadata, and quantized activations to torch's own ops.
 
-    Weights are exact: the float is what the codes stand for, by the formula of `graphpress.ir.reference`. torch
-    multiplies activations by the reciprocal of the scale where the reference divides, so that a value at a rounding tie
-    may become the other code.
+    Weights are exact: the float is the dequantized code, by the formula of `graphpress.ir.reference`. torch multiplies
+    activations by the reciprocal of the scale where the reference divides, so a value at a rounding tie may get the
+    other code.
     """
 
-    name = "lower-to-coreml"
+    name = "lower-to-coreml-metadata"
     needs = frozenset({QUANTIZERS_CONVERTED})
-    gives = frozenset({LOWERED_TO_COREML})
+    gives = frozenset({LOWERED_TO_COREML_METADATA})
     effect = CLOSE(rtol=1e-2, atol=1e-6)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
@@ -123,7 +132,11 @@ def _weight(node: Node, rewriter: Rewriter) -> Value:
     weight = rewriter.add_constant(base, dense, "parameter")
     tensors = [rewriter.add_constant(f"{base}_{key}", tensor) for key, tensor in entries.items()]
     return rewriter.insert_before(
-        node, "coreml.described", {"weight": weight, "entries": tensors}, {"keys": tuple(entries)}, name=node.name
+        node,
+        "coreml_metadata.described",
+        {"weight": weight, "entries": tensors},
+        {"keys": tuple(entries)},
+        name=node.name,
     ).result
 
 
@@ -164,7 +177,7 @@ def _activation(node: Node, rewriter: Rewriter) -> Value:
         "dtype": node.attribute("dtype"),
     }
     return rewriter.insert_before(
-        node, "coreml.quantize_dequantize", {"input": data}, attributes, name=node.name
+        node, "coreml_metadata.quantize_dequantize", {"input": data}, attributes, name=node.name
     ).result
 
 
@@ -225,3 +238,48 @@ def _optional(node: Node, name: str) -> torch.Tensor | None:
 
 def _refusal(node: Node, reason: str) -> LoweringError:
     return LoweringError(f"{node.name} ({node.location}): {reason}")
+
+
+def quantize_dequantize(input: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
+    """`input` quantized and dequantized by torch's own ops: those that coremltools knows in a trace, or in an exported
+    program where one is being made.
+    """
+    if torch.compiler.is_compiling():
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the ops
+        ops: Any = torch.ops.quantized_decomposed
+        plain = torch.uint8 if dtype is torch.quint8 else torch.int8
+        code_range = torch.iinfo(plain)
+        how = (scale, zero_point, code_range.min, code_range.max, plain)
+        made: Tensor = ops.dequantize_per_tensor(ops.quantize_per_tensor(input.float(), *how), *how)
+        return made.to(input.dtype)
+    codes = torch.quantize_per_tensor(input.float(), scale, zero_point, dtype)
+    return codes.dequantize().to(input.dtype)
+
+
+def _evaluate(input: Tensor, *, scale: float, zero_point: int, dtype: DType) -> Tensor:
+    return quantize_dequantize(input, scale, zero_point, ACTIVATIONS[dtype])
+
+
+def _load_dialect() -> None:
+    register_op(
+        OpDef(
+            "coreml_metadata.described",  # a float weight, and the tensors that describe it
+            (Parameter("weight"), Parameter("entries"), Parameter("keys", REQUIRED, keyword_only=True)),
+            evaluate=lambda weight, entries, keys: weight,
+            infer=lambda types, attributes: [types["weight"]],
+        )
+    )
+    register_op(
+        OpDef(
+            "coreml_metadata.quantize_dequantize",
+            (
+                Parameter("input"),
+                *(Parameter(name, REQUIRED, keyword_only=True) for name in ("scale", "zero_point", "dtype")),
+            ),
+            evaluate=_evaluate,
+            infer=lambda types, attributes: [types["input"]],
+        )
+    )
+
+
+register_dialect("coreml_metadata", _load_dialect)
