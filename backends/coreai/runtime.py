@@ -107,10 +107,8 @@ def _narrowed(tensor: torch.Tensor, declared: TensorInfo) -> torch.Tensor:
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     if tensor.dtype not in _VIEWS:
         return tensor.numpy()
-    import ml_dtypes  # comes with coreai-core
-
     name = DType.of(tensor.dtype).long_name
-    return tensor.view(_VIEWS[tensor.dtype][0]).numpy().view(getattr(ml_dtypes, name))
+    return tensor.view(_VIEWS[tensor.dtype][0]).numpy().view(getattr(ops.require("ml_dtypes"), name))
 
 
 def _torch_name(runtime_name: str) -> str:

@@ -1,4 +1,4 @@
-"""The graph of an exported fx module, with the way back from each value to the fx node it came from."""
+"""`GraphpressQuantizer`, which annotates an exported fx module, and the graph that it decides on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from attrs import frozen
 from torch import fx
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer, SharedQuantizationSpec
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from graphpress.backends.torchao.specs import MissingDependencyError, torchao_spec
+from graphpress.backends.torchao.specs import torchao_spec
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.torch.body_reader import BodyReader, add_output
 from graphpress.ir.torch.types import type_of
@@ -61,20 +63,6 @@ def read_module(module: fx.GraphModule) -> ReadGraph:
         if isinstance(value, Value):
             sources.setdefault(id(value), node)
     return ReadGraph(graph, sources)
-
-
-try:
-    from torchao.quantization.pt2e.quantizer import (
-        QuantizationAnnotation,
-        Quantizer,
-        SharedQuantizationSpec,
-    )
-    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
-except ImportError as error:
-    raise MissingDependencyError(
-        f"the torchao backend needs torchao, which cannot be imported ({error}); "
-        "install it with: pip install 'graphpress[torchao]'"
-    ) from error
 
 
 Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to one that reads it

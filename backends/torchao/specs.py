@@ -1,4 +1,4 @@
-"""The errors of the torchao backend."""
+"""The specs of torchao for the quantizers of this package, and the error for what has none."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ from graphpress.passes.config import PerChannelGranularity, PerTensorGranularity
 
 class TorchaoError(GraphpressError, ValueError):
     """Something that torchao's flow cannot express."""
-
-
-class MissingDependencyError(GraphpressError, ImportError):
-    """torchao is not installed; the message names the extra that brings it."""
 
 
 _OBSERVERS = {

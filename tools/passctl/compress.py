@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @command(
     "compress",
-    "passctl compress graphpress.tools.edsr:load_trained --input-shape 1x3x64x64 \\",
-    "    --config joint.yaml --calibration batches.npz -o edsr.aimodel",
+    "passctl compress graphpress.tools.models:small_resnet --config joint.yaml \\",
+    "    --calibration batches.npz -o small_resnet.aimodel",
     "",
     "  joint.yaml:",
     "    kmeans_palettization_config:",

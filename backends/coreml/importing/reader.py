@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from attrs import define, field
 
+from graphpress.backends.coreml.dependency import require
 from graphpress.backends.importing.reader import Reader, Translations, opaque_op
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
@@ -52,9 +54,7 @@ class MilReader(Reader):
 
     def dtype(self, var: Any) -> DType:
         """The element type of a MIL value."""
-        from coremltools.converters.mil.mil import types
-
-        return DType.of(_NAMES.get(name := types.builtin_to_string(var.dtype), name))
+        return DType.of(_NAMES.get(name := _mil_types().builtin_to_string(var.dtype), name))
 
     def opaque(self, op: Any) -> tuple[Value, ...]:
         """A node for a MIL op without translation: it can be looked at, but not run."""
@@ -91,3 +91,9 @@ _NAMES = {"fp16": "float16", "fp32": "float32", "fp64": "float64", "string": "in
 def _plain(array: Any) -> Any:
     dtype = np.asarray(array).dtype
     return np.dtype(dtype.str) if dtype.kind in "iufb" else np.int8
+
+
+@cache
+def _mil_types() -> Any:
+    """coremltools' module of MIL types."""
+    return require("coremltools.converters.mil.mil.types")
