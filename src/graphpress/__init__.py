@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from graphpress.export_backend import ExportBackend
@@ -10,6 +11,8 @@ from graphpress.ir.annotations import register_vocabulary
 from graphpress.ir.errors import GraphpressError
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from graphpress.aliasing import install_as_coreai_opt as install_as_coreai_opt
     from graphpress.compiling import compile as compile
 
@@ -21,6 +24,19 @@ register_vocabulary("graphpress.vocabulary")
 
 # What is imported when it is first asked for, so that `import graphpress` costs next to nothing.
 _LATER = {"compile": "graphpress.compiling", "install_as_coreai_opt": "graphpress.aliasing"}
+
+
+class _LastFinder:
+    """Asked last, for what nothing else finds: whether a module of this package had that name before."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if not fullname.startswith("graphpress."):
+            return None
+        return importlib.import_module("graphpress.aliasing").find_moved(fullname)
+
+
+sys.meta_path.append(_LastFinder)
 
 
 def __getattr__(name: str) -> Any:

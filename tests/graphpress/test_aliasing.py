@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import graphpress
+from graphpress.aliasing import MOVED, find_moved
 from tests.documents import SEEDS
 
 # What a user of the document has at hand, before and around its code.
@@ -108,3 +112,73 @@ def test_the_alias_is_refused_when_the_other_package_is_in_use(tmp_path: Path) -
     assert "coreai_opt is imported already" in message
     assert str(tmp_path / "coreai_opt.py") in message
     assert "before the first import" in message
+
+
+MOVED_AWAY = """
+import importlib, importlib.util, sys, warnings
+import graphpress
+assert "graphpress.aliasing" not in sys.modules
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from graphpress.passes.facts import CANONICAL
+    import graphpress.passes.specs.granularity
+    from graphpress.passes.configs import QuantizerConfig
+    from graphpress.passes.fusion import FusionPattern
+    from graphpress.passes.framework.bisection import bisect_numerics
+    import graphpress.ir.generalize
+moved = [warning for warning in caught if issubclass(warning.category, DeprecationWarning)]
+assert {warning.filename for warning in moved} == {__file__}
+for warning in moved:
+    print(warning.message)
+
+import graphpress.passes.analysis.facts as facts
+from graphpress.passes.config import granularity, QuantizerConfig as Real
+from graphpress.passes.analysis.fusion import FusionPattern as Pattern
+assert sys.modules["graphpress.passes.facts"] is facts and facts.CANONICAL is CANONICAL
+assert facts.__spec__.name == "graphpress.passes.analysis.facts"
+assert graphpress.passes.specs.granularity is granularity and QuantizerConfig is Real and FusionPattern is Pattern
+assert graphpress.ir.generalize is importlib.import_module("graphpress.ir.torch.generalization")
+
+for name in ("graphpress.passes.fact", "graphpress.passes.specs.no_such_module", "graphpress.tools.no_such.module"):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        assert name.startswith(error.name), error
+    else:
+        raise AssertionError(name)
+"""
+
+
+def test_modules_are_found_by_the_names_they_had_before_with_a_warning(tmp_path: Path) -> None:
+    assert run(tmp_path, MOVED_AWAY).splitlines() == [
+        "graphpress.passes.facts is now graphpress.passes.analysis.facts; import it from there",
+        "graphpress.passes.specs is now graphpress.passes.config; import it from there",
+        "graphpress.passes.specs.granularity is now graphpress.passes.config.granularity; import it from there",
+        "graphpress.passes.configs is now graphpress.passes.config; import it from there",
+        "graphpress.passes.fusion is now graphpress.passes.analysis.fusion; import it from there",
+        "graphpress.passes.framework.bisection is now graphpress.passes.framework.debugging.bisection; "
+        "import it from there",
+        "graphpress.ir.generalize is now graphpress.ir.torch.generalization; import it from there",
+    ]
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_every_moved_module_lies_where_the_table_says_and_nowhere_else(old: str, new: str) -> None:
+    folder = Path(graphpress.__file__).parent
+    exists = {name: [*folder.glob(name.replace(".", "/") + "*")] for name in (old, new)}
+    assert [path.stem for path in exists[new]] == [new.rpartition(".")[2]]
+    assert [path for path in exists[old] if path.stem == old.rpartition(".")[2]] == []
+
+
+def test_a_command_is_found_by_the_name_it_had_before() -> None:
+    command = [sys.executable, "-W", "always", "-m", "graphpress.tools.mixed_precision", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "graphpress.tools.mixed_precision is now graphpress.tools.bench.mixed_precision" in done.stderr
+    assert "--with-peer" in done.stdout
+
+
+def test_in_a_package_without_the_tools_of_the_repository_their_old_names_are_unknown(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "graphpress.tools.bench", None)
+    monkeypatch.delitem(sys.modules, "graphpress.tools.bench.mixed_precision", raising=False)
+    assert find_moved("graphpress.tools.mixed_precision") is None
