@@ -26,7 +26,7 @@ from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
-from graphpress.ir.ops import REQUIRED, OpDef, Parameter, register_dialect, register_op
+from graphpress.ir.ops import REQUIRED, OpDef, Parameter, register_op
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import root_constant
 from graphpress.passes.analysis.facts import QUANTIZERS_CONVERTED
@@ -260,26 +260,22 @@ def _evaluate(input: Tensor, *, scale: float, zero_point: int, dtype: DType) -> 
     return quantize_dequantize(input, scale, zero_point, ACTIVATIONS[dtype])
 
 
-def _load_dialect() -> None:
-    register_op(
-        OpDef(
-            "coreml_metadata.described",  # a float weight, and the tensors that describe it
-            (Parameter("weight"), Parameter("entries"), Parameter("keys", REQUIRED, keyword_only=True)),
-            evaluate=lambda weight, entries, keys: weight,
-            infer=lambda types, attributes: [types["weight"]],
-        )
+register_op(
+    OpDef(
+        "coreml_metadata.described",  # a float weight, and the tensors that describe it
+        (Parameter("weight"), Parameter("entries"), Parameter("keys", REQUIRED, keyword_only=True)),
+        evaluate=lambda weight, entries, keys: weight,
+        infer=lambda types, attributes: [types["weight"]],
     )
-    register_op(
-        OpDef(
-            "coreml_metadata.quantize_dequantize",
-            (
-                Parameter("input"),
-                *(Parameter(name, REQUIRED, keyword_only=True) for name in ("scale", "zero_point", "dtype")),
-            ),
-            evaluate=_evaluate,
-            infer=lambda types, attributes: [types["input"]],
-        )
+)
+register_op(
+    OpDef(
+        "coreml_metadata.quantize_dequantize",
+        (
+            Parameter("input"),
+            *(Parameter(name, REQUIRED, keyword_only=True) for name in ("scale", "zero_point", "dtype")),
+        ),
+        evaluate=_evaluate,
+        infer=lambda types, attributes: [types["input"]],
     )
-
-
-register_dialect("coreml_metadata", _load_dialect)
+)

@@ -6,6 +6,8 @@ pipeline it was saved.
 
 from __future__ import annotations
 
+import importlib
+
 from graphpress.ir.ops import lookup_op, register_dialect, with_evaluate
 from graphpress.passes.analysis import caches as caches  # these modules register the notes they define
 from graphpress.passes.analysis import fusion as fusion
@@ -19,4 +21,9 @@ def _load_coreai() -> None:
     with_evaluate(lookup_op("coreai.quantize"), quantize)
 
 
+def _load_coreml_metadata() -> None:
+    importlib.import_module("graphpress.backends.coreml.metadata_form")  # which registers its ops
+
+
 register_dialect("coreai", _load_coreai)
+register_dialect("coreml_metadata", _load_coreml_metadata)
