@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from graphpress.passes.framework.registry import registered_passes
 
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 400
@@ -102,3 +107,53 @@ def test_every_page_with_code_is_run_by_a_test(tracked):
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     names = [str(path.relative_to(ROOT)) for path in pages if "\n```python" in text_of(path)]
     assert [name for name in names if f'page("{name}")' not in tests] == []
+
+
+def test_the_design_page_has_a_row_for_every_pass():
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[a-z0-9-]+`(?:, )?)+) \|", text, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)]
+    assert sorted(listed) == sorted(
+        each.name for each in registered_passes() if each.__module__.startswith("graphpress.")
+    )
+
+
+def test_the_glossary_has_each_term_once_in_order():
+    text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    terms = [re.sub(r"[^a-z]", "", term.casefold()) for term in re.findall(r"^- \*\*(.+?)\*\*: ", text, re.MULTILINE)]
+    assert len(terms) == text.count("\n- ")
+    assert terms == sorted(set(terms))
+
+
+def test_pages_that_need_the_repository_say_so_before_anything_else():
+    excluded = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    only_here = re.compile("|".join(re.escape(each.removesuffix("*")) for each in excluded["find"]["exclude"]))
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+    need = {path.name: text for path, text in pages.items() if only_here.search(text)}
+    assert "qat.md" in need
+    silent = [name for name, text in need.items() if not re.match(r"# .+\n\n> [^#]*?\bin\s+(> )?the repository", text)]
+    assert silent == []
+
+
+def _yaml(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_continuous_integration_tests_both_ends_of_what_the_metadata_accepts():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (torch,) = (each for each in project["dependencies"] if each.startswith("torch"))
+    oldest, above = re.fullmatch(r"torch>=2\.(\d+),<2\.(\d+)", torch).groups()
+    matrix = _yaml(".github/workflows/tests.yml")["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["torch"] == [f"2.{oldest}.*", f"2.{int(above) - 1}.*"]
+    assert f">={matrix['python'][0]}" == project["requires-python"]
+
+
+def test_hooks_run_what_make_lint_runs_from_the_environment():
+    (local,) = _yaml(".pre-commit-config.yaml")["repos"]
+    assert local["repo"] == "local"
+    assert {hook["language"] for hook in local["hooks"]} == {"system"}
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    linted = [
+        line.removeprefix("$(BIN)/").split(" .")[0].replace(" --check", "") for line in re.findall(r"\t(.+)", recipe)
+    ]
+    assert [hook["entry"].replace(" --force-exclude", "") for hook in local["hooks"]] == linted
