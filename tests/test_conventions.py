@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,19 @@ def test_documents_mention_existing_files_only(tracked):
         linked = [document.parent / name for name in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)]
         named = [ROOT / name for name in re.findall(r"\bdocs/[\w/-]+\.md\b", text)]
         missing |= {f"{document.name}: {path.relative_to(ROOT)}" for path in (*linked, *named) if not path.exists()}
+    assert missing == set()
+
+
+def test_documents_name_what_can_be_imported(tracked):
+    missing = set()
+    for document in (path for path in tracked if path.suffix == ".md" and path.name != "CHANGELOG.md"):
+        for name in set(re.findall(r"(?<![\w.\[])graphpress(?:\.[A-Za-z]\w*)+", text_of(document))):
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", rf"{re.escape(name)} is now", DeprecationWarning)
+                    pkgutil.resolve_name(name)
+            except (ImportError, AttributeError, DeprecationWarning) as error:
+                missing.add(f"{document.name}: {name}: {error}")
     assert missing == set()
 
 
