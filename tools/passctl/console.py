@@ -1,23 +1,20 @@
-"""Text and JSON to stdout, reports and errors to stderr, whole files; colour on terminals only."""
+"""Text and JSON to stdout, reports and errors to stderr; colour on terminals only."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from rich.text import Text
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.files import write_atomically
 from graphpress.tools.passctl import console
 
 if TYPE_CHECKING:
@@ -67,37 +64,6 @@ def highlighted(text: str) -> Text:
         assert token.lastgroup is not None
         made.stylize(_STYLES[token.lastgroup], *token.span())
     return made
-
-
-def check_writable(path: Path) -> None:
-    """Raise when no file can be made at `path`.
-
-    Raises:
-        PassctlError: when its folder is missing or closed, or a folder is there already.
-    """
-    folder = path.parent
-    if not folder.is_dir():
-        raise PassctlError(f"cannot write {path}: there is no folder {str(folder)!r}")
-    if path.is_dir():
-        raise PassctlError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PassctlError(f"cannot write {path}: the folder {str(folder)!r} is not writable")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
-
-    Raises:
-        PassctlError: when it cannot be written.
-    """
-    try:
-        write_atomically(path, lambda file: _fill(file, text))
-    except OSError as error:
-        raise PassctlError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _fill(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
 
 
 TRACEBACK = "graphpress.traceback"

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
-from uuid import uuid4
 
 import attrs
 import torch
 from attrs import define, field, frozen
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import FileError, replacing_folder
 from graphpress.ir.graph import Graph
-from graphpress.ir.tensors import fresh_tensor_digest, from_archive, to_archive
+from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
 from graphpress.ir.text.storage import load_graph, save_graph
 from graphpress.passes.framework.debugging.reproduction import Case, Failure
 from graphpress.passes.framework.errors import BundleError, OptionError
@@ -102,15 +101,12 @@ class Bundle:
         target = Path(os.path.abspath(folder))
         if target.exists() and not _is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
             raise BundleError(f"{target} is there and is no reproducer; it is left alone")
-        work = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
         try:
-            work.mkdir(parents=True)
-            self._fill(work)
-            _put_in_place(work, target)
+            with replacing_folder(target) as built:
+                built.mkdir()
+                self._fill(built)
         except OSError as error:
-            raise BundleError(f"cannot write a reproducer to {target}: {error}") from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            raise BundleError(f"cannot write a reproducer to {target}: {FileError.of(target, error).reason}") from error
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Bundle:
@@ -170,27 +166,13 @@ def _is_bundle(folder: Path) -> bool:
     return (folder / "bundle.json").is_file()
 
 
-def _put_in_place(work: Path, target: Path) -> None:
-    """Rename `work` to `target`; what was there is gone afterwards, and back where it was when that fails."""
-    if not target.exists():
-        work.rename(target)
-        return
-    old = target.rename(work.with_suffix(".old"))
-    try:
-        work.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _write_inputs(folder: Path, inputs: Sequence[Any] | None) -> list[dict[str, Any]] | None:
     """Tensors go to a file; what stays says where they are."""
     if inputs is None:
         return None
     tensors = {str(place): given for place, given in enumerate(inputs) if isinstance(given, torch.Tensor)}
     if tensors:
-        save_file(to_archive(tensors), folder / "inputs.safetensors")
+        write_archive(folder / "inputs.safetensors", tensors)
     return [
         {"tensor": DType.of(given.dtype).value, "sha256": fresh_tensor_digest(given)}
         if isinstance(given, torch.Tensor)

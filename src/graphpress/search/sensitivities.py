@@ -14,7 +14,7 @@ import attrs
 from attrs import field, frozen
 
 from graphpress.ir.errors import suggestion
-from graphpress.ir.files import write_atomically
+from graphpress.ir.files import FileError, write_file
 from graphpress.passes.config import (
     CompressionConfig,
     KMeansPalettizerConfig,
@@ -195,9 +195,9 @@ class Sensitivities:
         plain = self._plain()
         text = json.dumps({**plain, "sha256": _digest(plain)}, indent=1, allow_nan=False)
         try:
-            write_atomically(Path(path), lambda beside: _write(beside, text))
-        except OSError as error:
-            raise SearchError(f"cannot write sensitivities to {str(path)!r}: {error.strerror or error}") from error
+            write_file(path, text)
+        except FileError as error:
+            raise SearchError(f"cannot write sensitivities to {str(path)!r}: {error.reason}") from error
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Sensitivities:
@@ -288,10 +288,6 @@ def _plain(measurement: Measurement | None) -> dict[str, Any] | None:
 
 def _measurement(plain: Mapping[str, Any] | None) -> Measurement | None:
     return None if plain is None else Measurement(**{**plain, "score": float(plain["score"])})
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def named(candidates: Mapping[str, Any], config_class: type[CompressionConfig], where: str) -> Sequence[Candidate]:
