@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -77,6 +77,8 @@ def print_json(data: Any) -> None:
 
 def json_text(data: Any) -> str:
     """`data` as JSON; infinities and NaN, which JSON does not have, become strings."""
+    from graphpress.ir.plain import finite
+
     return json.dumps(finite(data), indent=2) + "\n"
 
 
@@ -184,15 +186,6 @@ def warnings_shown() -> list[str]:
 
 
 _WARNINGS = "graphpress.warnings"
-
-
-def finite(data: Any) -> Any:
-    """`data` with text where JSON has no number: infinities and NaN."""
-    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
-        return str(data)
-    if isinstance(data, Mapping):
-        return {str(key): finite(value) for key, value in data.items()}
-    return [finite(item) for item in data] if isinstance(data, list | tuple) else data
 
 
 class Stages:
