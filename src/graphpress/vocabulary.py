@@ -7,6 +7,9 @@ pipeline it was saved.
 from __future__ import annotations
 
 from graphpress.ir.ops import lookup_op, register_dialect, with_evaluate
+from graphpress.passes.analysis import caches as caches  # these modules register the notes they define
+from graphpress.passes.analysis import fusion as fusion
+from graphpress.passes.analysis import quantization_points as quantization_points
 
 
 def _load_coreai() -> None:
