@@ -1,15 +1,19 @@
-"""The data of tensors: digests, copies that share memory until written to, and safetensors archives."""
+"""The data of tensors: digests, copies that share memory until written to, safetensors archives and mapped files."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphpress.ir.dtypes import DType
+from graphpress.ir.files import FileError, write_atomically, write_file
 
 _KNOWN = WeakTensorKeyDictionary()
 
@@ -78,8 +82,25 @@ def _can_share(tensor: torch.Tensor) -> bool:
 _ALIGNMENT = 64  # bytes, as torch allocates on the CPU
 
 
-def to_archive(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`tensors` on the CPU, dense in row-major order, no two in the same memory, complex128 as pairs of float64."""
+def write_archive(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, which `from_archive` reads the tensors of; an interrupted write leaves the old file.
+
+    Tensors go there dense in row-major order, those that share memory each with all of its data, complex128 as pairs
+    of float64.
+
+    Raises:
+        FileError: when it cannot be written.
+    """
+    ready = _archived(tensors)
+    try:
+        write_atomically(path, lambda beside: save_file(ready, beside, metadata))
+    except SafetensorError as error:
+        raise FileError(path, error) from error
+
+
+def _archived(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     ready: dict[str, torch.Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
@@ -93,10 +114,22 @@ def to_archive(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_archive(tensor: torch.Tensor, dtype: DType) -> torch.Tensor:
-    """A tensor of element type `dtype` as it was before `to_archive`.
+    """A tensor of element type `dtype` as it was before `write_archive`.
 
     Archives pack tensors without gaps. Matrix products of badly aligned memory differ in their last bits, so that such
     tensors are copied to where torch would have put them.
     """
     tensor = tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
     return torch.view_as_complex(tensor) if dtype is DType.COMPLEX128 else tensor
+
+
+def mapped_tensor(tensor: torch.Tensor, path: str | os.PathLike[str]) -> torch.Tensor:
+    """A tensor with the data of `tensor`, mapped from the file `path` that it is written to, bytes in row-major order.
+
+    Raises:
+        FileError: when the file cannot be written.
+    """
+    data = tensor_bytes(tensor)
+    write_file(path, data)
+    mapped = torch.from_file(os.fspath(path), shared=False, size=data.nbytes, dtype=torch.uint8)
+    return mapped.view(tensor.dtype).reshape(tensor.shape)

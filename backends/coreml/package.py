@@ -19,7 +19,7 @@ from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import understanding
 from graphpress.ir.dtypes import DType
-from graphpress.ir.files import write_atomically
+from graphpress.ir.files import write_file
 
 MANIFEST = "Manifest.json"
 _DIGEST = re.compile(r"sha256 ([0-9a-f]{64})")
@@ -31,7 +31,7 @@ def add_digests(directory: Path, spec: Any) -> None:
     manifest = json.loads(path.read_bytes())
     for entry, _, digest in _items(directory, manifest, spec):
         entry["description"] = f"{entry['description']}, sha256 {digest}"
-    write_atomically(path, lambda beside: _write(beside, json.dumps(manifest, indent=4)))
+    write_file(path, json.dumps(manifest, indent=4))
 
 
 def check_digests(directory: Path, spec: Any) -> None:
@@ -83,10 +83,6 @@ def _meaning(spec: Any) -> bytes:
     for feature in (*bare.description.input, *bare.description.output):
         feature.ClearField("shortDescription")
     return bytes(bare.SerializeToString(deterministic=True))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 WEIGHTS = "weights/weight.bin"

@@ -35,6 +35,7 @@ from graphpress.ir.annotations import AnnotationError, annotation_class, annotat
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.ops import OpDef, OpError, lookup_op
+from graphpress.ir.plain import PlainError, constructor_fields, default_of, field_types
 from graphpress.ir.text.tokens import Scanner, Token, name_text, quote
 from graphpress.ir.text.types import TypeReader, format_type
 from graphpress.ir.types import OpaqueType, ScalarType, SymDim, TensorType
@@ -115,7 +116,7 @@ def format_object(value: Any, extra: Extra = lambda value: None, classes: Mappin
         )
     allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]
     fields = []
-    for field in _init_fields(cls):  # type: ignore[arg-type]
+    for field in constructor_fields(cls):
         text = format_value(getattr(value, field.name), extra, allowed[field.alias])
         if text != defaults.get(field.alias):
             fields.append(f"{field.alias}={text}")
@@ -136,20 +137,12 @@ def _is_registered(cls: type) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _init_fields(cls: type) -> tuple[Any, ...]:
-    return tuple(field for field in attrs.fields(cls) if field.init)
-
-
-@lru_cache(maxsize=1024)
 def _default_texts(cls: type) -> dict[str, str]:
     """By field of an attrs class: its default as the text form writes it, which a converter takes as it does text."""
     allowed, found = field_classes(cls), {}
-    for field in _init_fields(cls):
-        default = field.default
-        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            default = attrs.NOTHING if default.takes_self else default.factory()
+    for field in constructor_fields(cls):
         with suppress(TextFormError):
-            found[field.alias] = format_value(default, classes=allowed[field.alias])
+            found[field.alias] = format_value(default_of(field), classes=allowed[field.alias])
     return found
 
 
@@ -158,20 +151,15 @@ def field_classes(cls: type) -> dict[str, dict[str, type]]:
 
     Their subclasses count too, those of a plain base class and of modules imported since the last call included.
     """
-    hints = _hints(cls)
-    found: dict[str, dict[str, type]] = {}
-    for field in _init_fields(cls):
-        found[field.alias] = {}
-        _collect_classes(hints.get(field.name), found[field.alias])
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _hints(cls: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(cls)
-    except NameError:  # a class whose annotations only its own function can resolve
-        return {}
+        hints = field_types(cls)
+    except PlainError:  # a class whose annotations only its own function can resolve
+        hints = {}
+    found: dict[str, dict[str, type]] = {}
+    for field in constructor_fields(cls):
+        found[field.alias] = {}
+        _collect_classes(hints.get(field.alias), found[field.alias])
+    return found
 
 
 def _collect_classes(hint: Any, found: dict[str, type]) -> None:

@@ -22,12 +22,11 @@ from pathlib import Path
 import torch
 from attrs import frozen
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.files import write_atomically
+from graphpress.ir.files import FileError, write_file
 from graphpress.ir.graph import Constant, Graph, all_constants
-from graphpress.ir.tensors import fresh_tensor_digest, from_archive, to_archive
+from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
 from graphpress.ir.text.parser import parse_graph
 from graphpress.ir.text.printer import exact_text
 from graphpress.ir.text.tokens import ParseError, name_text
@@ -54,15 +53,14 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
         if place.is_dir():
             raise StorageError(f"cannot save {text_path}: {place} is a folder")
     digests = {id(constant): _digest(constant, text_path) for constant in all_constants(graph)}
-    text = exact_text(graph).encode()
+    text = exact_text(graph)
     try:
         _finish_interrupted_save(text_path, data_path, new_path)
-        write_atomically(new_path, lambda file: _write_tensors(graph, digests, file))
-        write_atomically(text_path, lambda file: _write_bytes(text, file))
+        _write_tensors(graph, digests, new_path)
+        write_file(text_path, text)
         os.replace(new_path, data_path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(f"cannot save {text_path}: {reason}") from error
+    except OSError as error:
+        raise StorageError(f"cannot save {text_path}: {FileError.of(text_path, error).reason}") from error
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -118,11 +116,7 @@ def _write_tensors(graph: Graph, digests: dict[int, str], file: Path) -> None:
             while key in tensors or key == "__metadata__":  # which safetensors keeps for itself
                 key += f".{digest[:8]}"
             tensors[key], keys[digest] = constant.tensor, key
-    save_file(to_archive(tensors), file, metadata={"format": "pt", _DIGESTS: json.dumps(keys)})
-
-
-def _write_bytes(content: bytes, file: Path) -> None:
-    file.write_bytes(content)
+    write_archive(file, tensors, {"format": "pt", _DIGESTS: json.dumps(keys)})
 
 
 def _finish_interrupted_save(text_path: Path, data_path: Path, new_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Constructors that say what they accept.
 
 Specs and configs are built from Python and from plain data (YAML, JSON) by the same constructors: a field
-converts what it is given, and an error gathers the path of fields and keys on its way out.
+converts what it is given, and an error gathers the path of fields and keys on its way out. This is validation: ranges,
+near names and advice, whoever calls. `graphpress.ir.plain` writes their plain form, and its `from_plain`, which reads
+by declared types alone, calls these constructors where an option of a pass is a config.
 """
 
 from __future__ import annotations

@@ -15,31 +15,10 @@ from graphpress.passes.config import documents
 from graphpress.passes.config.arguments import arguments, checked, instance, one_of
 from graphpress.passes.config.entries import Table, entries, module_type_key, name_key
 from graphpress.passes.config.errors import SpecError
-from graphpress.passes.config.plain import plain_object
+from graphpress.passes.config.plain import PlainForm, plain
 
 
-class PlainConfig:
-    """A part of a config that plain data can spell."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data: strings, numbers, lists, dictionaries, None. Nothing is shared with the config."""
-        return plain_object(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The config that `to_dict` wrote; what is left out has its default.
-
-        Raises:
-            SpecError: naming the path of the wrong entry, its value and what is accepted.
-        """
-        if not isinstance(data, Mapping):
-            raise SpecError(f"{data!r} is not a dictionary of the arguments of {cls.__name__}")
-        return cls(**arguments(data, cls.__name__))
-
-
-class OpCompressionConfig(PlainConfig):
+class OpCompressionConfig(PlainForm):
     """What happens to the tensors of an op. Techniques for weights alone have no specs of inputs and outputs."""
 
     __slots__ = ()
@@ -49,7 +28,7 @@ class OpCompressionConfig(PlainConfig):
     op_state_spec: Table | None
 
 
-class ModuleCompressionConfig(PlainConfig):
+class ModuleCompressionConfig(PlainForm):
     """What happens to the ops in a module's scope, and at the module's boundary.
 
     A module config stands by itself: what it leaves out has the technique's defaults, not those of a wider level.
@@ -112,7 +91,7 @@ def _with_config(convert: Any) -> Any:
 
 
 @attrs.define(kw_only=True)
-class CompressionConfig(PlainConfig):
+class CompressionConfig(PlainForm):
     """What happens to a model: a config for everything, and others for modules by type and by name.
 
     Attributes:
@@ -186,7 +165,7 @@ class CompressionConfig(PlainConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The whole config as plain data, under its top key. ``from_dict(to_dict())`` gives an equal config."""
-        return {self.top_keys[0]: plain_object(self)}
+        return {self.top_keys[0]: plain(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from graphpress.ir.files import FileError, write_file
 from graphpress.passes.config.errors import ArgumentError, SpecError
 
 
@@ -43,7 +42,7 @@ def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
 
 
 def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
-    """YAML text of plain data, keys in their order; also written to `path`, beside it first and then renamed.
+    """YAML text of plain data, keys in their order; also written to `path`.
 
     Raises:
         SpecError: when nothing can be written at `path`.
@@ -51,20 +50,10 @@ def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
     text: str = yaml.safe_dump(data, sort_keys=False, default_flow_style=None)
     if path is None:
         return text
-    target = Path(path)
     try:
-        handle, beside = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    except OSError as error:
-        raise SpecError(f"{str(path)!r} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(beside).replace(target)
-    except BaseException as error:
-        Path(beside).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise SpecError(f"{str(path)!r} cannot be written: {error.strerror}") from None
-        raise
+        write_file(path, text)
+    except FileError as error:
+        raise SpecError(f"{str(path)!r} cannot be written: {error.reason}") from None
     return text
 
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Self
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.plain import PlainError, join_path
 
 
-class SpecError(GraphpressError, ValueError):
+class SpecError(PlainError):
     """An impossible value in a spec or a config.
 
     Attributes:
-        problem: what is wrong, and what would be accepted.
-        path: where, from the outermost object built, such as ``global_config.op_state_spec.weight.n_bits``.
         file: the file it stands in, if in one.
     """
 
     def __init__(self, problem: str, path: str = "", file: str = ""):
-        super().__init__(problem, path, file)
-        self.problem = problem
-        self.path = path
+        super().__init__(problem, path)
+        self.args = (problem, path, file)
         self.file = file
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.path, self.problem) if part)
+        return f"{self.file}: {super().__str__()}" if self.file else super().__str__()
 
-    def under(self, key: str | int) -> Self:
+    def under(self, key: Hashable) -> Self:
         """The same error, seen from the object that holds the offending one under `key`."""
         return type(self)(self.problem, join_path(key, self.path), self.file)
 
@@ -69,11 +68,3 @@ class BlockSizeError(GraphpressError, ValueError):
             f"{self.parameter} of shape {self.shape}: {self.option}={self.size} does not divide axis {self.axis}"
             f" of size {self.shape[self.axis]}; these do: {', '.join(map(str, sorted(sizes)))}"
         )
-
-
-def join_path(key: str | int, rest: str) -> str:
-    """One path from a key and what lies under it: dots between names, brackets round anything else."""
-    head = key if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
-    if not rest or rest.startswith("["):
-        return head + rest
-    return f"{head}.{rest}"

@@ -10,7 +10,6 @@ from graphpress.passes.config.arguments import boolean, checked, instance, integ
 from graphpress.passes.config.base import (
     CompressionConfig,
     Made,
-    PlainConfig,
     Presets,
     WeightOnlyModuleConfig,
     WeightOnlyOpConfig,
@@ -19,6 +18,7 @@ from graphpress.passes.config.base import (
 from graphpress.passes.config.entries import Table, config_table, state_table
 from graphpress.passes.config.granularity import PerGroupedChannelGranularity
 from graphpress.passes.config.palettization_spec import PalettizationSpec, default_weight_palettization_spec
+from graphpress.passes.config.plain import PlainForm
 
 
 def _every_weight() -> Table:
@@ -42,7 +42,7 @@ class OpKMeansPalettizerConfig(WeightOnlyOpConfig):
 
 @strict_arguments
 @attrs.define(kw_only=True)
-class PATSchedule(PlainConfig):
+class PATSchedule(PlainForm):
     """From which training step on the palettized weights are used; `step()` counts, from 0."""
 
     enable_fake_palettize: int = attrs.field(default=0, converter=checked(integer(0)))

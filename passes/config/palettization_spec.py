@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import attrs
 import torch
 
 from graphpress.passes.config.arguments import (
     Tagged,
-    arguments,
     boolean,
     checked,
     instance,
@@ -26,7 +25,7 @@ from graphpress.passes.config.granularity import (
     PerGroupedChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.plain import plain_object
+from graphpress.passes.config.plain import PlainForm
 from graphpress.passes.config.quantization_spec import QuantizationSpec
 
 _LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -94,7 +93,7 @@ def _lut_qspec(value: Any) -> QuantizationSpec | None:
 
 @strict_arguments
 @attrs.frozen
-class PalettizationSpec:
+class PalettizationSpec(PlainForm):
     """How one weight is palettized.
 
     Attributes:
@@ -138,15 +137,6 @@ class PalettizationSpec:
     def n_clusters(self) -> int:
         """Entries of one table."""
         return 1 << self.n_bits
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data."""
-        return plain_object(self)
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
-        return cls(**arguments(entries, cls.__name__))
 
 
 def default_weight_palettization_spec() -> PalettizationSpec:

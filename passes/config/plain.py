@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Self
 
-import attrs
 import torch
 
-from graphpress.passes.config.arguments import Tagged
+from graphpress.ir.plain import all_fields, to_plain
+from graphpress.passes.config.arguments import Tagged, arguments
 from graphpress.passes.config.components import component_key
+from graphpress.passes.config.errors import SpecError
+
+
+class PlainForm:
+    """A spec, a config, or a part of one: plain data expresses all of it."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain data: strings, numbers, lists, dictionaries, None. Nothing is shared with the object."""
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The object that `to_dict` wrote; what is left out has its default.
+
+        Raises:
+            SpecError: naming the path of the wrong entry, its value and what is accepted.
+        """
+        if not isinstance(data, Mapping):
+            raise SpecError(f"{data!r} is not a dictionary of the arguments of {cls.__name__}")
+        return cls(**arguments(data, cls.__name__))
 
 
 def plain(value: Any) -> Any:
@@ -18,23 +40,18 @@ def plain(value: Any) -> Any:
 
     Constructors take this form back: ``type(value)(**plain(value)) == value`` for a class without a type tag.
     """
-    if attrs.has(type(value)):
-        return plain_object(value)
+    return to_plain(value, _named, _tagged_fields)
+
+
+def _named(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
-    if isinstance(value, type):
-        return component_key(value)
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+    return component_key(value) if isinstance(value, type) else NotImplemented
 
 
-def plain_object(value: Any) -> dict[str, Any]:
-    """The fields of an attrs object as plain data, after its type tag if it has one."""
+def _tagged_fields(value: Any) -> dict[str, Any]:
+    """The fields of an attrs object, after its type tag if it has one."""
     tag = {"type": value.type_name} if isinstance(value, Tagged) else {}
-    fields = {field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.init}
-    return tag | fields
+    return tag | all_fields(value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import attrs
 
-from graphpress.passes.config.arguments import Tagged, arguments, checked, integer, number, strict_arguments, tagged
+from graphpress.passes.config.arguments import Tagged, checked, integer, number, strict_arguments, tagged
 from graphpress.passes.config.components import PRUNING_ALGORITHMS
-from graphpress.passes.config.plain import plain_object
+from graphpress.passes.config.plain import PlainForm
 
 
 class PruningScheme(Tagged):
@@ -67,7 +66,7 @@ _SCHEMES = (Unstructured, ChannelStructured, BlockStructured, NMStructured)
 
 @strict_arguments
 @attrs.frozen
-class PruningSpec:
+class PruningSpec(PlainForm):
     """How one weight is pruned.
 
     Attributes:
@@ -86,15 +85,6 @@ class PruningSpec:
         converter=checked(tagged(*_SCHEMES, what="pruning scheme")),
     )
     pruning_algo: str | type = attrs.field(default="default", converter=checked(PRUNING_ALGORITHMS.name))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data."""
-        return plain_object(self)
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
-        return cls(**arguments(entries, cls.__name__))
 
 
 def default_weight_pruning_spec() -> PruningSpec:

@@ -14,13 +14,13 @@ from graphpress.passes.config.base import (
     Made,
     ModuleCompressionConfig,
     OpCompressionConfig,
-    PlainConfig,
     Presets,
     as_module,
 )
 from graphpress.passes.config.entries import ALL, Table, config_table, edge_table, entries, name_key, state_table
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.granularity import PerBlockGranularity, PerChannelGranularity
+from graphpress.passes.config.plain import PlainForm
 from graphpress.passes.config.quantization_spec import (
     AdaptiveRounding,
     BiasCorrection,
@@ -83,7 +83,7 @@ class OpQuantizerConfig(OpCompressionConfig):
 
 @strict_arguments
 @attrs.define(kw_only=True)
-class QATSchedule(PlainConfig):
+class QATSchedule(PlainForm):
     """From which training step on things happen; `step()` counts, from 0.
 
     Attributes:
@@ -150,7 +150,7 @@ class ModuleQuantizerConfig(ModuleCompressionConfig):
 
 @strict_arguments
 @attrs.define(kw_only=True)
-class KVCacheQuantConfig(PlainConfig):
+class KVCacheQuantConfig(PlainForm):
     """Keeps a key-value cache in quantized form: the op that updates it stores codes.
 
     The op must only move data (slice, copy, scatter): arithmetic on the cached values would see codes.

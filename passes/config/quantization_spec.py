@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -12,7 +12,6 @@ import torch
 from graphpress.ir.dtypes import DType, DTypeError
 from graphpress.passes.config.arguments import (
     Tagged,
-    arguments,
     boolean,
     checked,
     integer,
@@ -29,7 +28,7 @@ from graphpress.passes.config.granularity import (
     PerChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.plain import plain_object
+from graphpress.passes.config.plain import PlainForm
 
 
 class WeightRounding(Tagged):
@@ -178,7 +177,7 @@ def _float_range(value: Any) -> tuple[float | None, float | None]:
 
 @strict_arguments
 @attrs.frozen
-class QuantizationSpec:
+class QuantizationSpec(PlainForm):
     """How one tensor is quantized.
 
     Attributes:
@@ -292,15 +291,6 @@ class QuantizationSpec:
     def quant_max(self) -> int | float:
         """The highest code."""
         return self.element_type.maximum
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain data."""
-        return plain_object(self)
-
-    @classmethod
-    def from_dict(cls, entries: Mapping[str, Any]) -> Self:
-        """The spec that `to_dict` wrote; what is left out has its default. Raises as the constructor."""
-        return cls(**arguments(entries, cls.__name__))
 
 
 def default_weight_quantization_spec() -> QuantizationSpec:

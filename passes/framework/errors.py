@@ -50,7 +50,7 @@ class PipelineSyntaxError(PipelineError):
 
 
 class OptionError(PipelineError):
-    """An option value that is not of the option's type, or that has no text form."""
+    """An option value that has no text form."""
 
 
 class FactError(GraphpressError):

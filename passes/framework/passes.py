@@ -10,11 +10,12 @@ from attrs import define, field, frozen
 
 from graphpress.ir.graph import Graph, Node
 from graphpress.ir.location import UNKNOWN, Location
+from graphpress.ir.plain import changed_fields
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.effects import EXACT, Effect
 from graphpress.passes.framework.errors import OptionError
 from graphpress.passes.framework.facts import Fact, fact_set
-from graphpress.passes.framework.options import changed_fields, write_value
+from graphpress.passes.framework.options import write_value
 
 
 @frozen

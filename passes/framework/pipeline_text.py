@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from graphpress.ir.errors import suggestion
-from graphpress.passes.framework.errors import OptionError, PipelineSyntaxError, UnknownPassError
-from graphpress.passes.framework.options import Word, fit_value, option_types
+from graphpress.ir.plain import PlainError, Word, field_types, from_plain
+from graphpress.passes.framework.errors import PipelineSyntaxError, UnknownPassError
 from graphpress.passes.framework.registry import lookup_pass
 from graphpress.passes.framework.steps import Repeat, StepLike
 
@@ -78,7 +78,10 @@ class _Parser:
             cls = lookup_pass(name)
         except UnknownPassError as error:
             self.fail(str(error), start)
-        known = option_types(cls)
+        try:
+            known = field_types(cls)
+        except PlainError as error:
+            self.fail(f"{name}: {error}", start, error)
         values = self.options(f"pass {name!r}", known)
         if self.text.startswith("(", self.position):
             self.fail(f"{name!r} takes no steps; only repeat does")
@@ -97,7 +100,7 @@ class _Parser:
         except (TypeError, ValueError) as error:
             self.fail(str(error), start, error)
 
-    def options(self, owner: str, known: dict[str, Any]) -> dict[str, Any]:
+    def options(self, owner: str, known: Mapping[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = {}
         if not self.take("{"):
             return values
@@ -115,8 +118,8 @@ class _Parser:
             value_start = self.position
             read = self.value()
             try:
-                values[name] = fit_value(read, known[name])
-            except OptionError as error:
+                values[name] = from_plain(read, known[name])
+            except PlainError as error:
                 self.fail(f"option {name!r}: {error}", value_start, error)
         return values
 

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from attrs.validators import ge, instance_of, optional
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import make_folder, write_file
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewrite, Rewriter
 from graphpress.passes.framework.records import StepRecord
@@ -226,9 +227,9 @@ class Dump(Hook):
             text = print_graph(graph)
         except GraphpressError as error:  # a failed pass may leave what cannot be printed
             text = f"// the graph has no text form: {error}\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         path = self.folder / f"{self._number:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '-', title)}.txt"
-        path.write_text(f"{heading}\n{text}" if heading else text, encoding="utf-8")
+        write_file(path, f"{heading}\n{text}" if heading else text)
         self.files.append(path)
 
 

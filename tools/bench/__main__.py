@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import write_file
 from graphpress.tools.bench import benchmarks
 from graphpress.tools.bench.accuracy import edsr_psnr
 from graphpress.tools.bench.report import as_data, print_accuracy, print_comparison
@@ -98,7 +99,7 @@ def main(
     except GraphpressError as error:
         raise click.ClickException(str(error)) from error
     if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n")
+        write_file(json_file, json.dumps(results, indent=2) + "\n")
 
 
 def _benchmarks(

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from graphpress import pipelines
 from graphpress.ir import from_module
-from graphpress.ir.files import write_atomically
+from graphpress.ir.files import write_atomically, write_file
 from graphpress.passes.framework import Runner
 from graphpress.tools.demo.measuring import Pair, Result
 from graphpress.tools.demo.rows import joint_configs
@@ -32,11 +32,7 @@ def write_page(path: Path, model: nn.Module, image: torch.Tensor) -> None:
     recording = Recording(graph)
     Runner([recording]).run(graph, pipelines.joint(*joint_configs()), in_place=True)
     text = page(recording, "EDSR, palettized and quantized", "joint")
-
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_file(path, text)
 
 
 _CAPTION = 16  # pixels
@@ -143,11 +139,7 @@ def write_report(
         *(f"- `{r.package.path.name}`: {r.package.file_bytes:,} bytes on disk" for r in results),
         "",
     ]
-
-    def write(target: Path) -> None:
-        target.write_text("\n".join(lines), encoding="utf-8")
-
-    write_atomically(path, write)
+    write_file(path, "\n".join(lines))
 
 
 def _by_image(results: Sequence[Result], bicubic: Mapping[str, float]) -> str:

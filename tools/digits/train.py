@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 import torch
-from safetensors.torch import save_file
 
+from graphpress.ir.tensors import write_archive
 from graphpress.tools.digits.trained import NETWORKS, accuracy, digits, load_trained, weights_file
 from graphpress.tools.digits.training import train
 
@@ -28,7 +28,7 @@ def main() -> None:
         held_out = accuracy(model, data.test_images, data.test_labels)
         state = {key: t.half() if t.is_floating_point() else t for key, t in model.state_dict().items()}
         facts = {"epochs": str(options.epochs), "seed": str(options.seed), "accuracy": f"{held_out:.4f}"}
-        save_file(state, weights_file(name), metadata=facts)
+        write_archive(weights_file(name), state, facts)
         stored = accuracy(load_trained(name), data.test_images, data.test_labels)
         print(f"{name}: {held_out:.2%} held out, {stored:.2%} as stored in float16")
 

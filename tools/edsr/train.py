@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import resource
 import time
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import l1_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from graphpress.ir.tensors import write_archive
 from graphpress.passes.clustering import cluster_scalar
 from graphpress.tools.edsr.images import bicubic_upscale, downscale, evaluation_pairs, psnr, training_images
 from graphpress.tools.edsr.model import EDSR, WEIGHTS_FILE, ResidualBlock
@@ -202,10 +202,7 @@ def _report_and_save(model: nn.Module, step: int, options: argparse.Namespace) -
         **{f"bicubic_{name}": f"{bicubic:.2f}" for name, _, bicubic in rows},
     }
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    unfinished = options.output.with_suffix(".partial")
-    save_file(tensors, unfinished, {key: str(value) for key, value in facts.items()})
-    unfinished.chmod(0o644)  # the writer makes it private
-    os.replace(unfinished, options.output)  # a reader never sees half a file
+    write_archive(options.output, tensors, {key: str(value) for key, value in facts.items()})
 
 
 def _start_near_identity(model: EDSR) -> None:

@@ -14,9 +14,10 @@ from graphpress.backends import coreai, coreml
 from graphpress.backends.comparison import CheckReport
 from graphpress.backends.coreml import Target
 from graphpress.backends.verification import WeightCheck, compare_weights, compressing_ops, constant_bytes, reference
+from graphpress.ir.files import check_writable
 from graphpress.ir.graph import Graph
 from graphpress.ir.text.storage import SUFFIX, save_graph
-from graphpress.tools.passctl.console import ModelArgumentError, PassctlError, check_writable
+from graphpress.tools.passctl.console import ModelArgumentError, PassctlError
 from graphpress.tools.passctl.models import Subject
 
 _SLACK_BYTES, _SLACK_SHARE = 2048, 0.02

@@ -13,11 +13,12 @@ from graphpress.ir.annotations import annotation_name
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
 from graphpress.ir.location import Location
+from graphpress.ir.plain import constructor_fields, default_of, field_types, to_plain
 from graphpress.ir.text.attributes import TextFormError, format_value
 from graphpress.ir.text.printer import constant_digest
 from graphpress.passes.framework import Drift, Fact, Pass, Report, RewritePass, StepRecord
 from graphpress.passes.framework.facts import fact_set
-from graphpress.passes.framework.options import option_types, write_value
+from graphpress.passes.framework.options import write_value
 from graphpress.passes.framework.registry import provider
 
 
@@ -81,16 +82,18 @@ def drift_data(drift: Drift) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Numbers, strings, lists and dictionaries as they are; anything else as the text form spells it."""
-    if value is None or (isinstance(value, bool | int | float | str) and type(value).__module__ == "builtins"):
-        return value
+    return to_plain(value, _text_form)
+
+
+def _text_form(value: Any) -> Any:
     if isinstance(value, Value):
         return f"@{value.name}" if value.constant is not None else f"%{value.name}"
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Graph):
         return graph_data(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return NotImplemented
     try:
         return format_value(value)
     except TextFormError:
@@ -150,8 +153,8 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
 
 
 def _options(cls: type[Pass]) -> Iterable[tuple[Any, Any]]:
-    types = option_types(cls)
-    return [(a, types[a.alias]) for a in attrs.fields(cls) if a.init]
+    types = field_types(cls)
+    return [(field, types[field.alias]) for field in constructor_fields(cls)]
 
 
 def _option(attribute: Any, kind: Any) -> dict[str, Any]:
@@ -166,11 +169,9 @@ def _option(attribute: Any, kind: Any) -> dict[str, Any]:
 
 def _default(attribute: Any) -> str:
     """As a pipeline's text writes it; a default that is long or made from other options is only named."""
-    default = attribute.default
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-        if default.takes_self:
-            return _BY_OPTIONS
-        default = default.factory()
+    default = default_of(attribute)
+    if default is attrs.NOTHING:
+        return _BY_OPTIONS
     try:
         text = write_value(default)
     except GraphpressError:

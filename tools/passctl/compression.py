@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 import torch.utils._pytree as pytree
 from attrs import frozen
@@ -17,6 +16,7 @@ from graphpress.backends.comparison import CheckReport
 from graphpress.compressor import mode_restored
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.plain import to_plain
 from graphpress.palettization import KMeansPalettizer
 from graphpress.passes.config import KMeansPalettizerConfig, MagnitudePrunerConfig, QuantizerConfig, documents
 from graphpress.passes.config.base import CompressionConfig
@@ -124,7 +124,7 @@ def _run(prepared: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], stage
             ) from error
 
 
-@attrs.frozen
+@frozen
 class CompressionReport:
     """The figures of one compression.
 
@@ -178,7 +178,7 @@ class CompressionReport:
                 "tolerance": self.check.tolerance,
                 "max_error": self.check.max_error,
                 "problem": self.check.problem,
-                "outputs": [attrs.asdict(output) for output in self.check.outputs],
+                "outputs": [to_plain(output) for output in self.check.outputs],
             },
             "relative_error_against_float": self.drift,
             "seconds": dict(self.seconds),

@@ -1,23 +1,20 @@
-"""Text and JSON to stdout, reports and errors to stderr, whole files; colour on terminals only."""
+"""Text and JSON to stdout, reports and errors to stderr; colour on terminals only."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from rich.text import Text
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.files import write_atomically
 from graphpress.tools.passctl import console
 
 if TYPE_CHECKING:
@@ -69,37 +66,6 @@ def highlighted(text: str) -> Text:
     return made
 
 
-def check_writable(path: Path) -> None:
-    """Raise when no file can be made at `path`.
-
-    Raises:
-        PassctlError: when its folder is missing or closed, or a folder is there already.
-    """
-    folder = path.parent
-    if not folder.is_dir():
-        raise PassctlError(f"cannot write {path}: there is no folder {str(folder)!r}")
-    if path.is_dir():
-        raise PassctlError(f"cannot write {path}: it is a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PassctlError(f"cannot write {path}: the folder {str(folder)!r} is not writable")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
-
-    Raises:
-        PassctlError: when it cannot be written.
-    """
-    try:
-        write_atomically(path, lambda file: _fill(file, text))
-    except OSError as error:
-        raise PassctlError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _fill(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
-
-
 TRACEBACK = "graphpress.traceback"
 """The key in click's `Context.meta` that says whether errors come with their traceback."""
 
@@ -111,6 +77,8 @@ def print_json(data: Any) -> None:
 
 def json_text(data: Any) -> str:
     """`data` as JSON; infinities and NaN, which JSON does not have, become strings."""
+    from graphpress.ir.plain import finite
+
     return json.dumps(finite(data), indent=2) + "\n"
 
 
@@ -218,15 +186,6 @@ def warnings_shown() -> list[str]:
 
 
 _WARNINGS = "graphpress.warnings"
-
-
-def finite(data: Any) -> Any:
-    """`data` with text where JSON has no number: infinities and NaN."""
-    if isinstance(data, float) and (data != data or data in (float("inf"), float("-inf"))):
-        return str(data)
-    if isinstance(data, Mapping):
-        return {str(key): finite(value) for key, value in data.items()}
-    return [finite(item) for item in data] if isinstance(data, list | tuple) else data
 
 
 class Stages:

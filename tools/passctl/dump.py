@@ -74,7 +74,7 @@ def dump(
         raise click.UsageError(
             "a page shows locations where they are asked for; --no-locations goes with other formats"
         )
-    from graphpress.tools.passctl.console import check_writable
+    from graphpress.ir.files import check_writable
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline, starting_graph
     from graphpress.tools.passctl.views import View
@@ -115,12 +115,12 @@ def _rendered(snapshots: list[Snapshot], view: View, format_name: str) -> str:
 
 
 def _write(text: str, output: Path | None) -> None:
-    from graphpress.tools.passctl.console import write_text
+    from graphpress.ir.files import write_file
 
     if output is None:
         console.print_text(text)
     else:
-        write_text(output, text)
+        write_file(output, text)
 
 
 def _page(

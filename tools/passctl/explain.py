@@ -84,13 +84,12 @@ def explain(
 
 
 def _explain_value(graph: Graph, pipeline: Pipeline, name: str, as_json: bool) -> None:
-    import attrs
-
+    from graphpress.ir.plain import to_plain
     from graphpress.tools.passctl.quantizer_explanations import tell
 
     stories = tell(graph, pipeline, name)
     if as_json:
-        console.print_json([attrs.asdict(story) | {"is_quantized": story.is_quantized} for story in stories])
+        console.print_json([to_plain(story) | {"is_quantized": story.is_quantized} for story in stories])
     else:
         console.print_text("\n\n".join(map(str, stories)))
 

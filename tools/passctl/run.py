@@ -97,14 +97,13 @@ def run(
 
 
 def _data(result: RunResult, timing: Timing, statistics: Statistics) -> dict[str, Any]:
-    import attrs
-
+    from graphpress.ir.plain import to_plain
     from graphpress.tools.passctl.as_data import record_data
 
     return {
         "nodes": len(result.graph.nodes),
         "steps": [record_data(record) for record in result.records if not record.skipped],
         "unsettled": list(result.unsettled),
-        "timing": attrs.asdict(timing.root),
+        "timing": to_plain(timing.root),
         "statistics": statistics.by_step,
     }

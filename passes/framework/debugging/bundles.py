@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
-from uuid import uuid4
 
-import attrs
 import torch
 from attrs import define, field, frozen
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import FileError, replacing_folder
 from graphpress.ir.graph import Graph
-from graphpress.ir.tensors import fresh_tensor_digest, from_archive, to_archive
+from graphpress.ir.plain import from_plain, to_plain
+from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
 from graphpress.ir.text.storage import load_graph, save_graph
 from graphpress.passes.framework.debugging.reproduction import Case, Failure
 from graphpress.passes.framework.errors import BundleError, OptionError
@@ -102,15 +101,12 @@ class Bundle:
         target = Path(os.path.abspath(folder))
         if target.exists() and not _is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
             raise BundleError(f"{target} is there and is no reproducer; it is left alone")
-        work = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
         try:
-            work.mkdir(parents=True)
-            self._fill(work)
-            _put_in_place(work, target)
+            with replacing_folder(target) as built:
+                built.mkdir()
+                self._fill(built)
         except OSError as error:
-            raise BundleError(f"cannot write a reproducer to {target}: {error}") from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            raise BundleError(f"cannot write a reproducer to {target}: {FileError.of(target, error).reason}") from error
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Bundle:
@@ -127,17 +123,18 @@ class Bundle:
             data = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
             if data["format"] != _FORMAT:
                 raise BundleError(f"{folder} has the format {data['format']!r}; this version reads {_FORMAT}")
+            contents = from_plain(data, _Contents)
             return cls(
                 load_graph(folder / "graph.gir"),
                 (folder / "pipeline.txt").read_text(encoding="utf-8").strip(),
-                Failure(**data["failure"]),
-                tuple(data["assume"]),
-                _read_inputs(folder, data["inputs"]),
-                data["seed"],
-                tuple(data["modules"]),
-                tuple(data["earlier"]),
+                contents.failure,
+                contents.assume,
+                _read_inputs(folder, contents.inputs),
+                contents.seed,
+                contents.modules,
+                contents.earlier,
                 (folder / "error.txt").read_text(encoding="utf-8"),
-                data["versions"],
+                contents.versions,
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise BundleError(f"the reproducer in {folder} is damaged: {type(error).__name__}: {error}") from error
@@ -145,18 +142,45 @@ class Bundle:
     def _fill(self, folder: Path) -> None:
         save_graph(self.graph, folder / "graph.gir")
         (folder / "pipeline.txt").write_text(f"{self.pipeline_text}\n", encoding="utf-8")
-        data = {
-            "format": _FORMAT,
-            "failure": attrs.asdict(self.failure),
-            "assume": self.assume,
-            "inputs": _write_inputs(folder, self.inputs),
-            "seed": self.seed,
-            "modules": self.modules,
-            "earlier": self.earlier,
-            "versions": dict(self.versions),
-        }
+        contents = _Contents(
+            _FORMAT,
+            self.failure,
+            self.assume,
+            _write_inputs(folder, self.inputs),
+            self.seed,
+            self.modules,
+            self.earlier,
+            self.versions,
+        )
         (folder / "error.txt").write_text(self.report or self.failure.message, encoding="utf-8")
-        (folder / "bundle.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        (folder / "bundle.json").write_text(json.dumps(to_plain(contents), indent=2) + "\n", encoding="utf-8")
+
+
+@frozen
+class _TensorInput:
+    """An input whose data is in the archive, under its place."""
+
+    tensor: DType
+    sha256: str | None = None
+
+
+@frozen
+class _ValueInput:
+    value: bool | int | float | str | None
+
+
+@frozen
+class _Contents:
+    """What ``bundle.json`` holds; the rest of a bundle is in files of its own."""
+
+    format: int
+    failure: Failure
+    assume: tuple[str, ...]
+    inputs: tuple[_TensorInput | _ValueInput, ...] | None
+    seed: int
+    modules: tuple[str, ...]
+    earlier: tuple[str, ...]
+    versions: Mapping[str, str]
 
 
 def _text(pipeline: Pipeline) -> str:
@@ -170,49 +194,35 @@ def _is_bundle(folder: Path) -> bool:
     return (folder / "bundle.json").is_file()
 
 
-def _put_in_place(work: Path, target: Path) -> None:
-    """Rename `work` to `target`; what was there is gone afterwards, and back where it was when that fails."""
-    if not target.exists():
-        work.rename(target)
-        return
-    old = target.rename(work.with_suffix(".old"))
-    try:
-        work.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_inputs(folder: Path, inputs: Sequence[Any] | None) -> list[dict[str, Any]] | None:
+def _write_inputs(folder: Path, inputs: Sequence[Any] | None) -> tuple[_TensorInput | _ValueInput, ...] | None:
     """Tensors go to a file; what stays says where they are."""
     if inputs is None:
         return None
     tensors = {str(place): given for place, given in enumerate(inputs) if isinstance(given, torch.Tensor)}
     if tensors:
-        save_file(to_archive(tensors), folder / "inputs.safetensors")
-    return [
-        {"tensor": DType.of(given.dtype).value, "sha256": fresh_tensor_digest(given)}
+        write_archive(folder / "inputs.safetensors", tensors)
+    return tuple(
+        _TensorInput(DType.of(given.dtype), fresh_tensor_digest(given))
         if isinstance(given, torch.Tensor)
-        else {"value": given}
+        else _ValueInput(given)
         for given in inputs
-    ]
+    )
 
 
-def _read_inputs(folder: Path, entries: list[dict[str, Any]] | None) -> list[Any] | None:
+def _read_inputs(folder: Path, entries: tuple[_TensorInput | _ValueInput, ...] | None) -> list[Any] | None:
     if entries is None:
         return None
-    tensors = load_file(folder / "inputs.safetensors") if any("tensor" in entry for entry in entries) else {}
+    tensors = load_file(folder / "inputs.safetensors") if any(isinstance(e, _TensorInput) for e in entries) else {}
     return [
-        _checked(from_archive(tensors[str(place)], DType.of(entry["tensor"])), entry, place)
-        if "tensor" in entry
-        else entry["value"]
+        _checked(from_archive(tensors[str(place)], entry.tensor), entry, place)
+        if isinstance(entry, _TensorInput)
+        else entry.value
         for place, entry in enumerate(entries)
     ]
 
 
-def _checked(tensor: torch.Tensor, entry: dict[str, Any], place: int) -> torch.Tensor:
-    if entry.get("sha256", digest := fresh_tensor_digest(tensor)) != digest:
+def _checked(tensor: torch.Tensor, entry: _TensorInput, place: int) -> torch.Tensor:
+    if entry.sha256 not in (None, fresh_tensor_digest(tensor)):
         raise ValueError(f"input {place} in inputs.safetensors is not what was saved")
     return tensor
 

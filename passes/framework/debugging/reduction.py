@@ -9,6 +9,7 @@ from attrs import define, evolve, frozen
 
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.interpreter import InterpreterError
+from graphpress.ir.plain import changed_fields
 from graphpress.ir.verifier import VerificationError, verify
 from graphpress.passes.framework.debugging.reproduction import Case
 from graphpress.passes.framework.debugging.smaller_graphs import (
@@ -20,7 +21,6 @@ from graphpress.passes.framework.debugging.smaller_graphs import (
 )
 from graphpress.passes.framework.errors import PipelineError
 from graphpress.passes.framework.facts import Fact
-from graphpress.passes.framework.options import changed_fields
 from graphpress.passes.framework.passes import Pass
 from graphpress.passes.framework.pipeline import Pipeline
 from graphpress.passes.framework.runner import Runner

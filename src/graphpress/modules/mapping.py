@@ -1,59 +1,63 @@
-"""Tensors in memory-mapped files instead of memory."""
+"""Tensors of a finalized model in memory-mapped files, for all compressors: what `finalize(mmap_dir=...)` writes."""
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
+from urllib.parse import quote
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import FileError, make_folder
 from graphpress.ir.graph import Graph
-
-
-class Mapped:
-    """Moves tensors into files of a folder, from which they are mapped; without a folder leaves them in memory."""
-
-    def __init__(self, folder: str | Path | None):
-        self._folder = None if folder is None else Path(folder)
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """`tensor`, or the same data mapped from ``<name>.bin``. One tensor under two names stays one."""
-        if self._folder is None or not tensor.numel():
-            return tensor
-        known = self._known.get(id(tensor))
-        if known is None:
-            path = self._folder / f"{name}.bin"
-            raw = tensor.detach().cpu().contiguous()
-            raw.reshape(-1).view(torch.uint8).numpy().tofile(path)
-            mapped = torch.from_file(str(path), shared=False, size=raw.numel(), dtype=raw.dtype).reshape(raw.shape)
-            known = self._known[id(tensor)] = tensor, mapped
-        return known[1]
+from graphpress.ir.tensors import mapped_tensor
 
 
 class MappingError(GraphpressError, OSError):
     """A folder that packed weights cannot be written to."""
 
 
-def map_constants(graph: Graph, folder: str | Path) -> None:
-    """Write every constant of `graph` to a file of its own in `folder`, and let the graph use the mapped file.
+class Mapped:
+    """Moves tensors into files of a folder, from which they are mapped; without a folder leaves them in memory.
+
+    A file that is there already is replaced, not written into: models that map the old one keep it.
 
     Raises:
-        MappingError: when the folder cannot be made or written to.
+        MappingError: when the folder cannot be made.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for place, constant in enumerate(graph.constants.values()):
-            path = folder / f"{place:05d}.safetensors"
-            building = path.with_suffix(".partial")
-            save_file({"data": constant.tensor.detach().contiguous()}, building)
-            building.replace(path)
-            constant._tensor = load_file(path)["data"]
-    except (OSError, SafetensorError) as error:
-        raise MappingError(f"cannot write packed weights to {folder}: {error}") from error
+
+    def __init__(self, folder: str | PathLike[str] | None):
+        self._folder = None if folder is None else Path(folder)
+        self._known = WeakTensorKeyDictionary()
+        if self._folder is not None:
+            try:
+                make_folder(self._folder)
+            except FileError as error:
+                raise MappingError(f"cannot write packed weights to {self._folder}: {error.reason}") from error
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """`tensor`, or the same data mapped from ``<name>.bin``. One tensor under two names stays one.
+
+        Raises:
+            MappingError: when the file cannot be written.
+        """
+        if self._folder is None or not tensor.numel():
+            return tensor
+        if tensor not in self._known:
+            try:
+                mapped = mapped_tensor(tensor, self._folder / f"{quote(name, safe=' ')}.bin")
+            except FileError as error:
+                raise MappingError(f"cannot write packed weights to {self._folder}: {error}") from error
+            self._known[tensor] = mapped
+        return self._known[tensor]
+
+    def map_constants(self, graph: Graph) -> None:
+        """Move the data of every constant of `graph`, under the constant's name.
+
+        Raises:
+            MappingError: when a file cannot be written.
+        """
+        for constant in graph.constants.values():
+            constant._tensor = self(constant.name, constant.tensor)

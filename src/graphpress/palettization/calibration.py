@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from graphpress.eager import CallObserver, Operator, observed_by
 from graphpress.ir.errors import GraphpressError, suggestion
-from graphpress.ir.files import write_atomically
+from graphpress.ir.tensors import write_archive
 from graphpress.layer_inputs import LayerMatrix
 from graphpress.palettization.forms import FakePalettized, fake_forms
 from graphpress.passes.weights import PalettizationError, PalettizationWarning
@@ -49,9 +49,12 @@ class Sensitivities:
         return (found.double() / mean).float() if mean > 0 and found.numel() > 1 else None
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file; an interrupted write leaves the old file whole."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.by_name.items()}
-        write_atomically(Path(path), lambda beside: safetensors.torch.save_file(tensors, beside))
+        """Write a safetensors file; an interrupted write leaves the old file whole.
+
+        Raises:
+            FileError: when it cannot be written.
+        """
+        write_archive(path, self.by_name)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Sensitivities:

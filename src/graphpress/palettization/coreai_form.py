@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     """
     register()
     model, palettized = copied(prepared)
-    mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
+    mapped = Mapped(mmap_dir)
     zero_points: dict[int, Tensor] = {}
     once: dict[tuple[str, int], Tensor] = {}  # tied modules have one tensor between them
     for path, module, form in palettized:

@@ -7,7 +7,6 @@ model ``_COREML_/metadata_version``. coremltools finds the indices again from th
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 from torch import nn
 
@@ -36,7 +35,7 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     if refused:
         lines = "".join(f"\n  {line}" for line in refused)
         raise PalettizationError(f"coremltools' compression metadata cannot describe {len(refused)} weights:{lines}")
-    mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
+    mapped = Mapped(mmap_dir)
     dense: dict[int, nn.Parameter] = {}
     for path, module, form in palettized:
         stored, mask = form.stored(module), form.mask(module)

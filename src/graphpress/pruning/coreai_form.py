@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 from torch import nn
 
@@ -23,7 +22,7 @@ def stored_for_coreai(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     """
     register()
     copied = PrunedModel(prepared)
-    mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
+    mapped = Mapped(mmap_dir)
     kept: dict[int, nn.Parameter] = {}
     dense: dict[int, nn.Parameter] = {}
     for path, module, form in copied.places:

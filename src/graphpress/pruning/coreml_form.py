@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from os import PathLike
-from pathlib import Path
 
 from torch import nn
 
@@ -22,7 +21,7 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | PathLike[str] | None 
     keeps any so small is not described, with a warning: it stays exact, and takes the space of all its elements.
     """
     copied = PrunedModel(prepared)
-    mapped = Mapped(None if mmap_dir is None else Path(mmap_dir))
+    mapped = Mapped(mmap_dir)
     dense: dict[int, nn.Parameter] = {}
     left: dict[str, None] = {}
     for path, module, form in copied.places:

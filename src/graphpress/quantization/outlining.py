@@ -19,7 +19,7 @@ from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.torch.emitted_module import EmittedModule
 from graphpress.ir.torch.graph_module_writer import to_graph_module
-from graphpress.modules.mapping import map_constants
+from graphpress.modules.mapping import Mapped
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.layers import layer_of
 from graphpress.passes.analysis.value_preserving import preserves_values
@@ -71,8 +71,7 @@ def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModul
     """The finalized model of a lowered graph: stored weights are expanded once in evaluation, and inline when
     exported.
     """
-    if mmap_dir is not None:
-        map_constants(graph, mmap_dir)
+    Mapped(mmap_dir).map_constants(graph)
     outlined = graph.clone()
     module = _emit(outlined, _Outliner(outlined, {}, follows_mode=False), copy_constants=False)
     module.requires_grad_(False)

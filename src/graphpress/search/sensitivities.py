@@ -14,14 +14,14 @@ import attrs
 from attrs import field, frozen
 
 from graphpress.ir.errors import suggestion
-from graphpress.ir.files import write_atomically
+from graphpress.ir.files import FileError, write_file
+from graphpress.ir.plain import finite, from_plain, to_plain
 from graphpress.passes.config import (
     CompressionConfig,
     KMeansPalettizerConfig,
     MagnitudePrunerConfig,
     ModuleCompressionConfig,
     QuantizerConfig,
-    SpecError,
 )
 from graphpress.search.layers import Layer
 from graphpress.search.metrics import SearchError
@@ -195,9 +195,9 @@ class Sensitivities:
         plain = self._plain()
         text = json.dumps({**plain, "sha256": _digest(plain)}, indent=1, allow_nan=False)
         try:
-            write_atomically(Path(path), lambda beside: _write(beside, text))
-        except OSError as error:
-            raise SearchError(f"cannot write sensitivities to {str(path)!r}: {error.strerror or error}") from error
+            write_file(path, text)
+        except FileError as error:
+            raise SearchError(f"cannot write sensitivities to {str(path)!r}: {error.reason}") from error
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Sensitivities:
@@ -224,28 +224,29 @@ class Sensitivities:
             )
         try:
             return cls._of(data)
-        except (KeyError, TypeError, AttributeError, ValueError, SpecError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise SearchError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
 
     def _plain(self) -> dict[str, Any]:
-        return {
+        plain = {
             "format": _FORMAT,
             "version": _VERSION,
-            "setting": attrs.asdict(self.setting),
+            "setting": to_plain(self.setting),
             "base": self.base.to_dict(),
-            "baseline": _plain(self.baseline),
+            "baseline": to_plain(self.baseline),
             "module_names": list(self.module_names),
             "layers": [
-                attrs.asdict(layer)
+                to_plain(layer)
                 | {
                     "candidates": {
-                        c.name: {"config": c.config.to_dict(), "measurement": _plain(c.measurement)}
+                        c.name: {"config": c.config.to_dict(), "measurement": to_plain(c.measurement)}
                         for c in self.candidates[layer.name]
                     }
                 }
                 for layer in self.layers
             ],
         }
+        return finite(plain)
 
     @classmethod
     def _of(cls, data: Mapping[str, Any]) -> Sensitivities:
@@ -253,45 +254,28 @@ class Sensitivities:
         layers, candidates = [], {}
         for entry in data["layers"]:
             found = entry.pop("candidates")
-            layer = Layer(**{**entry, "modules": tuple(entry["modules"])})
+            layer = from_plain(entry, Layer)
             layers.append(layer)
             candidates[layer.name] = tuple(
                 Candidate(
                     name,
                     config_class.module_config_class.from_dict(candidate["config"]),
-                    _measurement(candidate["measurement"]),
+                    from_plain(candidate["measurement"], Measurement | None),
                 )
                 for name, candidate in found.items()
             )
         return cls(
-            Setting(**data["setting"]),
+            from_plain(data["setting"], Setting),
             config_class.from_dict(data["base"]),
-            _measurement(data["baseline"]),
+            from_plain(data["baseline"], Measurement | None),
             tuple(layers),
             candidates,
-            tuple(data["module_names"]),
+            from_plain(data["module_names"], tuple[str, ...]),
         )
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _plain(measurement: Measurement | None) -> dict[str, Any] | None:
-    if measurement is None:
-        return None
-    plain = attrs.asdict(measurement)
-    if not math.isfinite(measurement.score):
-        plain["score"] = repr(measurement.score)  # JSON has no such numbers
-    return plain
-
-
-def _measurement(plain: Mapping[str, Any] | None) -> Measurement | None:
-    return None if plain is None else Measurement(**{**plain, "score": float(plain["score"])})
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def named(candidates: Mapping[str, Any], config_class: type[CompressionConfig], where: str) -> Sequence[Candidate]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from graphpress.ir.files import write_atomically
+from graphpress.ir.files import write_file
 from graphpress.search.metrics import SearchError
 from graphpress.search.recipes import Recipe, exact_recipe
 from graphpress.search.sensitivities import Sensitivities
@@ -79,6 +79,7 @@ def plot_trade_off(
 
     Raises:
         SearchError: when matplotlib is not installed, the name ends otherwise, or there is nothing to draw.
+        FileError: when the picture cannot be written.
     """
     target = Path(path)
     kind = target.suffix.lower().removeprefix(".")
@@ -113,7 +114,7 @@ def plot_trade_off(
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     data = io.BytesIO()
     figure.savefig(data, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-    write_atomically(target, lambda beside: _write(beside, data.getvalue()))
+    write_file(target, data.getvalue())
 
 
 def _empty_figure() -> tuple[Any, Any]:
@@ -133,7 +134,3 @@ def _empty_figure() -> tuple[Any, Any]:
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_INK)
     return figure, axes
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -12,11 +12,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from graphpress.ir import ParseError, StorageError, difference, load_graph, save_graph
+from graphpress.ir import ParseError, StorageError, difference, load_graph, save_graph, tensors
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import lookup_op
-from graphpress.ir.text import storage as storage_module
 from graphpress.ir.text.attributes import TextFormError
 from graphpress.ir.types import TensorType
 from tests.ir.strategies import graphs
@@ -152,7 +151,7 @@ def test_a_save_that_fails_while_writing_leaves_the_old_files(path: Path, monkey
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(storage_module, "save_file", fail)
+    monkeypatch.setattr(tensors, "save_file", fail)
     with pytest.raises(StorageError, match="no space left"):
         save_graph(graph_of(torch.ones(2)), path)
     assert load_graph(path) == old

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from graphpress.config import SpecError
+from graphpress.ir.plain import PlainError
 from graphpress.palettization import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig, PalettizationSpec
 from graphpress.pruning import MagnitudePrunerConfig
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, QuantizerConfig
@@ -151,7 +152,7 @@ def test_writing_that_fails_leaves_the_old_file_whole(tmp_path):
     broken = QuantizerConfig()
     broken.preserved_attributes = ["ok"]
     broken.preserved_attributes.append(object())
-    with pytest.raises(Exception, match="represent"):
+    with pytest.raises(PlainError, match=r"preserved_attributes\[1\]: <object .* is not plain data"):
         broken.to_yaml(target)
     assert target.read_text() == before
     assert list(tmp_path.iterdir()) == [target]

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import frozen
 
-from graphpress.tools.passctl import console
+from graphpress.ir.plain import finite
 from graphpress.tools.passctl.page.recording import Recording
 
 _SCRIPTS = ("dom", "store", "skyline", "layout", "canvas", "minimap", "outline", "timeline", "details", "main")
@@ -69,7 +69,7 @@ def _script_safe(data: Any) -> str:
     try:
         text = _json(data)
     except ValueError:  # infinities and NaN, which JSON does not have
-        text = _json(console.finite(data))
+        text = _json(finite(data))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

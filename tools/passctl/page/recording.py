@@ -16,6 +16,7 @@ from graphpress.ir.annotations import annotation_name
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
 from graphpress.ir.location import Origin
+from graphpress.ir.plain import finite, to_plain
 from graphpress.ir.text.printer import constant_digest, value_text
 from graphpress.passes.framework import Hook, Step, StepRecord
 from graphpress.tools.passctl.as_data import drift_data
@@ -134,13 +135,14 @@ class Encoder:
 
     def plain(self, value: Any) -> Any:
         """An annotation's value; attrs objects become ``{"$": place in the pool}``: a class and its fields there."""
+        return finite(to_plain(value, self._special))
+
+    def _special(self, value: Any) -> Any:
         if attrs.has(type(value)):
             fields = {each.name: self.plain(getattr(value, each.name)) for each in attrs.fields(type(value))}
             return {"$": self.pooled([type(value).__name__, fields])}
-        if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
-            return value if value == value and value not in (float("inf"), float("-inf")) else str(value)
         if isinstance(value, tuple | list):
-            return [self.plain(item) for item in value]
+            return NotImplemented
         if isinstance(value, Mapping):
             return {"{": [[str(key), self.plain(item)] for key, item in value.items()]}
         if isinstance(value, Enum):

@@ -19,7 +19,7 @@ from graphpress.ir.graph import Constant, Graph
 from graphpress.ir.ops import lookup_op
 from graphpress.ir.types import TensorType
 from graphpress.modules.forms import ParameterForm, set_form
-from graphpress.modules.mapping import map_constants
+from graphpress.modules.mapping import Mapped
 from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
 from graphpress.passes.framework import Pipeline, Runner
@@ -178,8 +178,7 @@ def _store(parameters: list[QuantizedParameter], mmap_dir: str | None) -> None:
         assume=[QUANTIZERS_INSERTED, CONSTANTS_FOLDED],
     )
     graph = Runner().run(graph, steps, in_place=True).graph
-    if mmap_dir is not None:
-        map_constants(graph, mmap_dir)
+    Mapped(mmap_dir).map_constants(graph)
     stored = []
     for output in graph.outputs:
         assert output.value is not None

@@ -6,8 +6,6 @@ Activations go through ``torch.quantize_per_tensor`` or ``quantize_per_channel``
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -48,7 +46,7 @@ def stored_for_coreml(prepared: nn.Module, mmap_dir: str | None = None) -> nn.Mo
         raise QuantizationError(
             f"coremltools' compression metadata cannot describe {len(refused) + len(activations)} tensors:{lines}"
         )
-    _describe(model, parameters, Mapped(None if mmap_dir is None else Path(mmap_dir)))
+    _describe(model, parameters, Mapped(mmap_dir))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
