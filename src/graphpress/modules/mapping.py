@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph
 
 
-class Mapped:
-    """Moves tensors into files of a folder, from which they are mapped; without a folder leaves them in memory."""
-
-    def __init__(self, folder: str | Path | None):
-        self._folder = None if folder is None else Path(folder)
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """`tensor`, or the same data mapped from ``<name>.bin``. One tensor under two names stays one."""
-        if self._folder is None or not tensor.numel():
-            return tensor
-        known = self._known.get(id(tensor))
-        if known is None:
-            path = self._folder / f"{name}.bin"
-            raw = tensor.detach().cpu().contiguous()
-            raw.reshape(-1).view(torch.uint8).numpy().tofile(path)
-            mapped = torch.from_file(str(path), shared=False, size=raw.numel(), dtype=raw.dtype).reshape(raw.shape)
-            known = self._known[id(tensor)] = tensor, mapped
-        return known[1]
-
-
 class MappingError(GraphpressError, OSError):
     """A folder that packed weights cannot be written to."""
+
+
+class Mapped:
+    """Moves tensors into files of a folder, from which they are mapped; without a folder leaves them in memory.
+
+    Raises:
+        MappingError: when the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | PathLike[str] | None):
+        self._folder = None if folder is None else Path(folder)
+        if self._folder is not None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _cannot_write(self._folder, error) from error
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """`tensor`, or the same data mapped from ``<name>.bin``; a parameter stays one.
+
+        Raises:
+            MappingError: when the file cannot be written.
+        """
+        if self._folder is None or not tensor.numel():
+            return tensor
+        path = self._folder / f"{name}.bin"
+        raw = tensor.detach().cpu().contiguous()
+        try:
+            raw.reshape(-1).view(torch.uint8).numpy().tofile(path)
+        except OSError as error:
+            raise _cannot_write(self._folder, error) from error
+        mapped = torch.from_file(str(path), shared=False, size=raw.numel(), dtype=raw.dtype).reshape(raw.shape)
+        return nn.Parameter(mapped, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else mapped
 
 
 def map_constants(graph: Graph, folder: str | Path) -> None:
@@ -56,4 +67,8 @@ def map_constants(graph: Graph, folder: str | Path) -> None:
             building.replace(path)
             constant._tensor = load_file(path)["data"]
     except (OSError, SafetensorError) as error:
-        raise MappingError(f"cannot write packed weights to {folder}: {error}") from error
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(folder: Path, error: Exception) -> MappingError:
+    return MappingError(f"cannot write packed weights to {folder}: {error}")
