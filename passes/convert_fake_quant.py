@@ -14,7 +14,7 @@ from graphpress.passes.analysis.weights import sparse_parts
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights.quantize import stored_codes
+from graphpress.passes.weights.quantize import code_bounds, stored_codes
 
 
 @register_pass
@@ -135,18 +135,5 @@ def _offset(node: Node) -> torch.Tensor | None:
 
 
 def _code_bounds(node: Node) -> dict[str, int]:
-    """Lowest and highest code, where they are not those of the type.
-
-    With a minimum value codes count up from it, so that the lowest code may as well be the type's lowest.
-    """
     dtype, low, high = (node.attribute(name) for name in ("dtype", "quant_min", "quant_max"))
-    if dtype.is_floating:
-        return {}
-    low, high = (
-        dtype.minimum if low is None else low,
-        dtype.maximum if high is None else high,
-    )
-    if node.operand("minval") is not None:
-        low, high = dtype.minimum, dtype.minimum + high - low
-    bounds = {"quant_min": (low, dtype.minimum), "quant_max": (high, dtype.maximum)}
-    return {name: int(bound) for name, (bound, default) in bounds.items() if bound != default}
+    return {} if dtype.is_floating else code_bounds(dtype, low, high, counts_up=node.operand("minval") is not None)

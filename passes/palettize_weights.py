@@ -8,17 +8,14 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import ge
 
-from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Value
+from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
 from graphpress.passes.config import BlockSizeError, KMeansPalettizerConfig
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights import PalettizationError, PalettizedWeight, TooSmallError, kept_indices, palettize
-from graphpress.passes.weights.quantize import shifted_and_scaled
+from graphpress.passes.weights import PalettizationError, TooSmallError, palettize
 
 
 def _as_config(value: KMeansPalettizerConfig | Mapping[str, Any]) -> KMeansPalettizerConfig:
@@ -85,30 +82,6 @@ class PalettizeWeights(Pass):
             return
         if spec.activation_aware:
             context.report(node, f"{name}: activation_aware needs data, which a pass has none of")
-        replace_weight(weight, _stored(weight, palettized, rewriter), rewriter)
+        places = None if mask is None else mask.value
+        replace_weight(weight, palettized.expand(weight.base_name, weight.anchor, rewriter, places), rewriter)
         context.count("palettized")
-
-
-def _stored(weight: ReadWeight, palettized: PalettizedWeight, rewriter: Rewriter) -> Value:
-    """The expansion of the table, placed before the first use of the weight."""
-    base, anchor = weight.base_name, weight.anchor
-    name = base.replace(".", "_")
-    kept = None if weight.mask is None else kept_indices(palettized, weight.mask.tensor.bool())
-    indices, table = (palettized.indices, palettized.lut) if kept is None else kept
-    operands = {
-        "indices": rewriter.add_constant(
-            f"{base}_indices", indices, type=TensorType(palettized.index_type, indices.shape)
-        ),
-        "lut": rewriter.add_constant(f"{base}_lut", table),
-    }
-    axis = palettized.axis if kept is None else 0
-    dense = rewriter.insert_before(anchor, "quant.lut_to_dense", operands, {"axis": axis}, name=f"{name}_dense").result
-    if kept is not None:
-        assert weight.mask is not None
-        places = {"values": dense, "mask": weight.mask.value}
-        dense = rewriter.insert_before(anchor, "quant.sparse_to_dense", places, name=f"{name}_sparse").result
-    if palettized.scale is None:
-        return dense
-    parameters = {"scale": palettized.scale, "zero_point": palettized.zero_point, "minval": palettized.minval}
-    dtypes = {"dtype": palettized.lut_type, "output_dtype": DType.of(palettized.dtype)}
-    return shifted_and_scaled(dense, parameters, dtypes, base, "scaled", anchor, rewriter)

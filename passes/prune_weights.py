@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from attrs import field, frozen
 from attrs.validators import ge
-from torch import Tensor
 
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
@@ -17,7 +15,7 @@ from graphpress.passes.config import MagnitudePrunerConfig
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights import is_smaller_sparse, pruning_mask
+from graphpress.passes.weights import PrunedWeight, pruning_mask
 
 
 def _as_config(value: MagnitudePrunerConfig | Mapping[str, Any]) -> MagnitudePrunerConfig:
@@ -50,23 +48,14 @@ class PruneWeights(Pass):
             if weight.spec is None or weight.mask is not None:
                 continue
             context.node = weight.chosen.node
-            _prune(weight, pruning_mask(weight.tensor, weight.spec, name=weight.constant.name), rewriter)
+            mask = pruning_mask(weight.tensor, weight.spec, name=weight.constant.name)
+            _store(weight, PrunedWeight.of(weight.tensor, mask), rewriter)
             context.count("pruned")
 
 
-def _prune(weight: ReadWeight, mask: Tensor, rewriter: Rewriter) -> None:
-    """Let every use of `weight` read the pruned one, expanded before the first of them."""
-    values = weight.tensor
-    if not is_smaller_sparse(mask, weight.constant.type.dtype.bits):
-        pruned = torch.where(mask, values, torch.zeros_like(values))
-        if not torch.equal(pruned, values):
-            rewriter.replace_constant(weight.constant, pruned)
-        return
-    base = weight.base_name
-    operands = {
-        "values": rewriter.add_constant(f"{base}_nonzero_data", values[mask]),
-        "mask": rewriter.add_constant(f"{base}_mask", mask),
-    }
-    name = f"{base.replace('.', '_')}_dense"
-    dense = rewriter.insert_before(weight.anchor, "quant.sparse_to_dense", operands, name=name).result
-    replace_weight(weight, dense, rewriter)
+def _store(weight: ReadWeight, pruned: PrunedWeight, rewriter: Rewriter) -> None:
+    """Let every use of `weight` read the pruned one; one that is stored dense keeps its names."""
+    if pruned.is_sparse:
+        replace_weight(weight, pruned.expand(weight.base_name, weight.anchor, rewriter), rewriter)
+    elif not pruned.tensor.equal(weight.tensor):
+        rewriter.replace_constant(weight.constant, pruned.tensor)

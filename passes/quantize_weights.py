@@ -8,7 +8,7 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import ge
 
-from graphpress.ir.graph import Graph, Value
+from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
 from graphpress.passes.analysis.weights import weight_block, weight_block_of
@@ -17,12 +17,7 @@ from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.weights.errors import QuantizationError
-from graphpress.passes.weights.quantize import (
-    QuantizedWeight,
-    quantize_weight,
-    shifted_and_scaled,
-    stored_codes,
-)
+from graphpress.passes.weights.quantize import quantize_weight
 
 
 def _as_config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
@@ -66,7 +61,8 @@ class QuantizeWeights(Pass):
                 weight.leave_whole(error, self.leave_indivisible, errors, context)
                 continue
             quantized = quantize_weight(weight.tensor, weight.spec, block, name=weight.constant.name)
-            replace_weight(weight, _stored(weight, quantized, rewriter), rewriter)
+            mask = None if weight.mask is None else weight.mask.value
+            replace_weight(weight, quantized.expand(weight.base_name, weight.anchor, rewriter, mask), rewriter)
             context.count("quantized")
         if errors:
             raise QuantizationError(cannot_be_cut(errors))
@@ -78,14 +74,3 @@ def _block(weight: ReadWeight) -> tuple[int, ...]:
         return weight_block(reader.node, reader.value, granularity)
     shape: Any = weight.source.tensor_type.shape
     return weight_block_of(reader.op_type, shape, granularity, weight.constant.name, None)
-
-
-def _stored(weight: ReadWeight, quantized: QuantizedWeight, rewriter: Rewriter) -> Value:
-    """The dequantized codes, placed before the first use of the weight."""
-    base, anchor = weight.base_name, weight.anchor
-    has_zero = quantized.minval is None and (quantized.zero_point is None or not bool(quantized.zero_point.any()))
-    mask = weight.mask if has_zero else None
-    codes = stored_codes(quantized.codes, quantized.dtype, base, mask, anchor, rewriter)
-    parameters = {"scale": quantized.scale, "zero_point": quantized.zero_point, "minval": quantized.minval}
-    dtypes = {"dtype": quantized.dtype, "output_dtype": quantized.weight_dtype}
-    return shifted_and_scaled(codes, parameters, dtypes, base, "dequantized", anchor, rewriter)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from graphpress.backends.coreml.translations import scaled_vectors
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
-from graphpress.passes.weights import PalettizedWeight, is_smaller_sparse
+from graphpress.passes.weights import (
+    PalettizedWeight,
+    PrunedWeight,
+    QuantizedWeight,
+    StoredWeight,
+    is_smaller_sparse,
+)
 
 PREFIX = "_COREML_"
 WEIGHTS = frozenset({DType.INT4, DType.UINT4, DType.INT8, DType.UINT8})
@@ -32,6 +38,55 @@ def describe(model: nn.Module, module: nn.Module, parameter: str, entries: Mappi
     for key, value in entries.items():
         module._buffers[f"{PREFIX}/{parameter}/{key}"] = value
     model._buffers[f"{PREFIX}/metadata_version"] = torch.tensor(1)
+
+
+def forget(module: nn.Module, parameter: str) -> None:
+    """Undo `describe` for one parameter; `forget_version` follows the last one."""
+    for name in [name for name in module._buffers if name.startswith(f"{PREFIX}/{parameter}/")]:
+        del module._buffers[name]
+
+
+def forget_version(model: nn.Module) -> None:
+    """Take the version off a model that describes nothing any more."""
+    version = f"{PREFIX}/metadata_version"
+    names = (name for module in model.modules() for name in module._buffers if name != version)
+    if not any(name.startswith(f"{PREFIX}/") for name in names):
+        model._buffers.pop(version, None)
+
+
+def described_tables(module: nn.Module) -> list[str]:
+    """The parameters of `module` that are described as palettized."""
+    return [name.split("/")[1] for name in module._buffers if name.startswith(f"{PREFIX}/") and name.endswith("/lut")]
+
+
+def is_pruned_only(module: nn.Module, parameter: str) -> bool:
+    """True for a parameter that is described as pruned, and nothing else."""
+    types = module._buffers.get(f"{PREFIX}/{parameter}/compression_type")
+    return types is not None and types.tolist() == [_PRUNED]
+
+
+def why_not_described(weight: StoredWeight) -> str:
+    """What in a compressed weight the metadata has no words for; empty when nothing."""
+    if isinstance(weight, PalettizedWeight):
+        return why_not_palettized(weight)
+    if isinstance(weight, QuantizedWeight):
+        return why_not_quantized(weight.dtype, weight.minval is not None)
+    if isinstance(weight, PrunedWeight) and weight.is_sparse and not entries_of(weight):
+        return f"zeros are made of kept elements up to {PRUNING_THRESHOLD:.2g}"
+    return ""
+
+
+def entries_of(weight: StoredWeight) -> dict[str, Tensor]:
+    """The entries of a compressed weight that the metadata has words for; none for one that is stored as it is."""
+    if isinstance(weight, PalettizedWeight):
+        entries, bits = palettized_entries(weight), weight.n_bits
+    elif isinstance(weight, QuantizedWeight):
+        dtypes = weight.dtype, weight.codes.ndim, weight.weight_dtype.torch_dtype
+        entries, bits = quantized_entries(weight.scale, weight.zero_point, *dtypes), weight.dtype.bits
+    else:
+        assert isinstance(weight, PrunedWeight)
+        entries, bits = {}, weight.weight_bits
+    return entries if weight.mask is None else with_pruning(entries, weight.dense(), weight.mask, bits)
 
 
 def with_pruning(entries: Mapping[str, Tensor], dense: Tensor, mask: Tensor, bits: int) -> dict[str, Tensor]:

@@ -9,9 +9,17 @@ from graphpress.passes.weights.errors import (
 )
 from graphpress.passes.weights.layout import Layout, layout_of
 from graphpress.passes.weights.learned_tables import LearnedTables
-from graphpress.passes.weights.palettize import assign, kept_indices, palettize
+from graphpress.passes.weights.palettize import assign, palettize
 from graphpress.passes.weights.palettized_weight import PalettizedWeight
-from graphpress.passes.weights.prune import MagnitudePruning, PruningAlgorithm, is_smaller_sparse, pruning_mask
+from graphpress.passes.weights.prune import (
+    MagnitudePruning,
+    PrunedWeight,
+    PruningAlgorithm,
+    is_smaller_sparse,
+    pruning_mask,
+)
+from graphpress.passes.weights.quantize import QuantizedWeight, quantize_weight
+from graphpress.passes.weights.stored import StoredWeight
 
 __all__ = [
     "Layout",
@@ -20,14 +28,17 @@ __all__ = [
     "PalettizationError",
     "PalettizationWarning",
     "PalettizedWeight",
+    "PrunedWeight",
     "PruningAlgorithm",
     "PruningError",
     "PruningWarning",
+    "QuantizedWeight",
+    "StoredWeight",
     "TooSmallError",
     "assign",
     "is_smaller_sparse",
-    "kept_indices",
     "layout_of",
     "palettize",
     "pruning_mask",
+    "quantize_weight",
 ]

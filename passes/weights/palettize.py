@@ -21,7 +21,6 @@ from graphpress.passes.weights.palettized_weight import (
     plain_weight,
     quantized_weight,
 )
-from graphpress.passes.weights.prune import is_smaller_sparse
 from graphpress.passes.weights.tables import nearest_entries, round_up, scalar_tables, vector_tables
 
 
@@ -72,7 +71,7 @@ def palettize(
     find = _scalars if layout.width == 1 else _vectors
     # Held by no name here: what is clustered is given up as soon as it has been copied.
     found = find(_cut(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype)
-    return _on_device(found, tensor.device)
+    return _on_device(evolve(found, mask=mask), tensor.device)
 
 
 def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_type: str = "linear") -> Tensor:
@@ -202,16 +201,3 @@ def _on_device(weight: PalettizedWeight, device: torch.device) -> PalettizedWeig
         if (value := getattr(weight, name)) is not None
     }
     return evolve(weight, **moved)
-
-
-def kept_indices(weight: PalettizedWeight, mask: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Indices of kept elements, 1-D, and their table, where that takes less space than all indices; else None.
-
-    What one table gives is put in the places of a mask. With a table for each group, or a zero point, all elements have
-    indices, zeros those of an entry that is zero.
-    """
-    one_table = all(extent == 1 for extent in weight.lut.shape[:-2])
-    is_symmetric = weight.zero_point is None or not bool(weight.zero_point.any())
-    if not one_table or not is_symmetric or weight.minval is not None or not is_smaller_sparse(mask, weight.n_bits):
-        return None
-    return weight.indices[mask], weight.lut.reshape(1, *weight.lut.shape[-2:])

@@ -8,16 +8,22 @@ from torch import Tensor
 
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Node, Value
 from graphpress.ir.reference import SCALE_BITS
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
 from graphpress.passes.config import PalettizationSpec
 from graphpress.passes.weights.layout import Layout
+from graphpress.passes.weights.prune import is_smaller_sparse
+from graphpress.passes.weights.quantize import shifted_and_scaled
+from graphpress.passes.weights.stored import StoredWeight, node_name
 from graphpress.passes.weights.tables import EntryGrid, QuantizedTables
 
 _INDEX_TYPES = {bits: DType.of(f"u{bits}") for bits in (1, 2, 3, 4, 6, 8)}
 
 
 @frozen(eq=False)
-class PalettizedWeight:
+class PalettizedWeight(StoredWeight):
     """Indices into lookup tables, and what the entries stand for.
 
     Attributes:
@@ -31,6 +37,7 @@ class PalettizedWeight:
             table, of each output channel, or their product; None for plain tables.
         zero_point: of quantized entries, float32 of the shape of `scale`; None where it is zero.
         minval: what the lowest code stands for, as `zero_point`; None where the zero point says it.
+        mask: true for the kept elements of a pruned weight, of its shape; None for other weights.
     """
 
     indices: Tensor
@@ -41,6 +48,7 @@ class PalettizedWeight:
     scale: Tensor | None = None
     zero_point: Tensor | None = None
     minval: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def bits(self) -> int:
@@ -71,12 +79,47 @@ class PalettizedWeight:
         return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
 
     def dense(self) -> Tensor:
-        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        """See the base class."""
         looked_up = reference.lut_to_dense(self.indices, self.lut, self.axis)
         if self.scale is None:
             return looked_up
         values = reference.dequantize(looked_up, self.scale, self.zero_point, self.minval, dtype=self.lut_type)
         return values.to(self.dtype)
+
+    def kept_indices(self) -> tuple[Tensor, Tensor] | None:
+        """Indices of kept elements, 1-D, and their table, where that takes less space than all indices; else None.
+
+        What one table gives is put in the places of a mask. With a table for each group, or a zero point, all elements
+        have indices, zeros those of an entry that is zero.
+        """
+        one_table = all(extent == 1 for extent in self.lut.shape[:-2])
+        is_symmetric = self.minval is None and (self.zero_point is None or not bool(self.zero_point.any()))
+        if self.mask is None or not one_table or not is_symmetric or not is_smaller_sparse(self.mask, self.n_bits):
+            return None
+        return self.indices[self.mask], self.lut.reshape(1, *self.lut.shape[-2:])
+
+    def expand(self, base: str, before: Node | None, rewriter: Rewriter, mask: Value | None = None) -> Value:
+        """See the base class."""
+        kept = self.kept_indices()
+        indices, table = (self.indices, self.lut) if kept is None else kept
+        operands = {
+            "indices": rewriter.add_constant(
+                f"{base}_indices", indices, type=TensorType(self.index_type, indices.shape)
+            ),
+            "lut": rewriter.add_constant(f"{base}_lut", table),
+        }
+        axis, name = self.axis if kept is None else 0, node_name(base, "dense")
+        dense = rewriter.insert_before(before, "quant.lut_to_dense", operands, {"axis": axis}, name=name).result
+        if kept is not None:
+            assert self.mask is not None
+            places = {"values": dense, "mask": mask or rewriter.add_constant(f"{base}_mask", self.mask)}
+            name = node_name(base, "sparse")
+            dense = rewriter.insert_before(before, "quant.sparse_to_dense", places, name=name).result
+        if self.scale is None:
+            return dense
+        parameters = {"scale": self.scale, "zero_point": self.zero_point, "minval": self.minval}
+        dtypes = {"dtype": self.lut_type, "output_dtype": DType.of(self.dtype)}
+        return shifted_and_scaled(dense, parameters, dtypes, base, "scaled", before, rewriter)
 
 
 # Two scales of so many bits have a product of `SCALE_BITS`, exactly.

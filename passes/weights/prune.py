@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from attrs import frozen
 from torch import Tensor
 from torch.nn.functional import pad
 
+from graphpress.ir.graph import Node, Value
+from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.config.components import PRUNING_ALGORITHMS
 from graphpress.passes.config.pruning_spec import (
     BlockStructured,
@@ -20,6 +23,7 @@ from graphpress.passes.config.pruning_spec import (
     PruningSpec,
 )
 from graphpress.passes.weights.errors import PruningError
+from graphpress.passes.weights.stored import StoredWeight, node_name
 
 C = TypeVar("C", bound=type)
 
@@ -41,6 +45,49 @@ class PruningAlgorithm(ABC):
             sparsity: the fraction of zeros, from 0 to 1.
             scheme: the structure that zeros come in.
         """
+
+
+@frozen(eq=False)
+class PrunedWeight(StoredWeight):
+    """The kept elements of a weight and their mask; all elements where these take less space.
+
+    Attributes:
+        tensor: the weight, zero where the mask is false.
+        mask: true where an element is kept.
+    """
+
+    tensor: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, mask: Tensor) -> PrunedWeight:
+        """What `mask` keeps of `tensor`."""
+        values = tensor.detach()
+        return cls(torch.where(mask, values, torch.zeros_like(values)), mask)
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of an element."""
+        return self.tensor.element_size() * 8
+
+    @property
+    def is_sparse(self) -> bool:
+        """True where a mask saves space."""
+        return is_smaller_sparse(self.mask, self.weight_bits)
+
+    def dense(self) -> Tensor:
+        """See the base class."""
+        return self.tensor
+
+    def expand(self, base: str, before: Node | None, rewriter: Rewriter, mask: Value | None = None) -> Value:
+        """See the base class. One that is not sparse becomes a constant."""
+        if not self.is_sparse:
+            return rewriter.add_constant(base, self.tensor)
+        operands = {
+            "values": rewriter.add_constant(f"{base}_nonzero_data", self.tensor[self.mask]),
+            "mask": mask or rewriter.add_constant(f"{base}_mask", self.mask),
+        }
+        return rewriter.insert_before(before, "quant.sparse_to_dense", operands, name=node_name(base, "dense")).result
 
 
 def pruning_mask(weight: Tensor, spec: PruningSpec, sparsity: float | None = None, *, name: str = "weight") -> Tensor:

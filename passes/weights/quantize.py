@@ -14,21 +14,27 @@ from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
-from graphpress.passes.config import QuantizationScheme, QuantizationSpec
+from graphpress.passes.config import QuantizationFormulation, QuantizationScheme, QuantizationSpec
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.passes.weights.prune import is_smaller_sparse
+from graphpress.passes.weights.stored import StoredWeight, node_name
 
 QParams = tuple[Tensor, Tensor | None, Tensor | None]
 """Scale, zero point and minimum value: float32, one for each block."""
 
 
-def qparams_for(low: Tensor, high: Tensor, spec: QuantizationSpec) -> QParams:
-    """The parameters that cover a range, by the scheme and formulation of `spec`, whose `float_range` overrides it."""
+def qparams_for(
+    low: Tensor, high: Tensor, spec: QuantizationSpec, *, weight_dtype: torch.dtype | None = None
+) -> QParams:
+    """The parameters that cover a range, by the scheme and formulation of `spec`, whose `float_range` overrides it.
+
+    Those of a weight of float16 have scales that float16 holds, if it can hold all of them in full.
+    """
     fixed_low, fixed_high = spec.float_range
     low = low if fixed_low is None else torch.full_like(low, fixed_low)
     high = high if fixed_high is None else torch.full_like(high, fixed_high)
     is_floating = spec.element_type.is_floating
-    return reference.qparams_from_range(
+    scale, zero_point, minval = reference.qparams_from_range(
         low,
         high,
         dtype=spec.element_type,
@@ -38,12 +44,19 @@ def qparams_for(low: Tensor, high: Tensor, spec: QuantizationSpec) -> QParams:
         quant_max=None if is_floating else int(spec.quant_max),
         scale_dtype=DType.FLOAT32 if spec.scale_dtype is None else DType.of(spec.scale_dtype),
     )
+    if _may_be_half(spec, weight_dtype):
+        scale = _rounded_to_half(scale)
+    return scale, zero_point, minval
 
 
-def stored_scale(scale: Tensor, spec: QuantizationSpec) -> Tensor:
-    """The scale of a weight in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold
-    it.
+def stored_scale(scale: Tensor, spec: QuantizationSpec, weight_dtype: torch.dtype) -> Tensor:
+    """The scale of a weight in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold it.
+
+    Where the spec names none, scales of a weight of float16 are float16 if that holds them exactly.
     """
+    if _may_be_half(spec, weight_dtype):
+        half = scale.half()
+        return half if torch.equal(half.float(), scale) and bool((half >= _HALF.smallest_normal).all()) else scale
     if spec.scale_dtype is None:
         return scale
     symmetric = spec.qscheme is not QuantizationScheme.ASYMMETRIC
@@ -54,11 +67,12 @@ def stored_scale(scale: Tensor, spec: QuantizationSpec) -> Tensor:
     return scale.to(spec.scale_dtype)
 
 
-_FLOAT16_BITS = 11  # significant bits
+_HALF = torch.finfo(torch.float16)
+_HALF_BITS = 11  # significant bits
 
 
 @frozen(eq=False)
-class QuantizedWeight:
+class QuantizedWeight(StoredWeight):
     """Codes, and what they stand for.
 
     Attributes:
@@ -67,6 +81,7 @@ class QuantizedWeight:
         zero_point, minval: float32, of the same shape; None where there is none.
         dtype: of the codes.
         weight_dtype: of the weight.
+        mask: true for the kept elements of a pruned weight, of its shape; None for other weights.
     """
 
     codes: Tensor
@@ -75,26 +90,61 @@ class QuantizedWeight:
     minval: Tensor | None
     dtype: DType
     weight_dtype: DType
+    mask: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tensor: Tensor,
+        spec: QuantizationSpec,
+        qparams: QParams,
+        *,
+        offset: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> QuantizedWeight:
+        """The codes nearest to `tensor` on the grids of `qparams`; `offset` as `reference.quantize` takes it."""
+        values = tensor.detach()
+        scale, zero_point, minval = qparams
+        stored = stored_scale(scale, spec, values.dtype)
+        bounds: dict[str, Any] = {}
+        if spec.element_type.is_integer:
+            bounds = code_bounds(spec.element_type, spec.quant_min, spec.quant_max, counts_up=minval is not None)
+        codes = reference.quantize(values, stored, zero_point, minval, offset, dtype=spec.element_type, **bounds)
+        return cls(codes, stored, zero_point, minval, spec.element_type, DType.of(values.dtype), mask)
 
     def dense(self) -> Tensor:
-        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        """See the base class."""
         values = reference.dequantize(self.codes, self.scale, self.zero_point, self.minval, dtype=self.dtype)
         return values.to(self.weight_dtype.torch_dtype)
 
+    def expand(self, base: str, before: Node | None, rewriter: Rewriter, mask: Value | None = None) -> Value:
+        """See the base class. Of a pruned weight the kept elements are stored, where the code of zero is 0."""
+        has_zero = self.minval is None and (self.zero_point is None or not bool(self.zero_point.any()))
+        if mask is None and self.mask is not None and has_zero:
+            mask = rewriter.add_constant(f"{base}_mask", self.mask)
+        places = mask.constant if mask is not None and has_zero else None
+        codes = stored_codes(self.codes, self.dtype, base, places, before, rewriter)
+        parameters = {"scale": self.scale, "zero_point": self.zero_point, "minval": self.minval}
+        dtypes = {"dtype": self.dtype, "output_dtype": self.weight_dtype}
+        return shifted_and_scaled(codes, parameters, dtypes, base, "dequantized", before, rewriter)
+
 
 def quantize_weight(
-    tensor: Tensor, spec: QuantizationSpec, block_size: tuple[int, ...], *, name: str = "weight"
+    tensor: Tensor,
+    spec: QuantizationSpec,
+    block_size: tuple[int, ...],
+    *,
+    name: str = "weight",
+    mask: Tensor | None = None,
 ) -> QuantizedWeight:
     """The codes nearest to a weight, on grids that cover the range of each block.
-
-    Scales are stored in the dtype of `spec`; where that is None, in float32, and for a weight of float16 in float16, of
-    which each is then exactly what the codes were found with, unless it is out of range there.
 
     Args:
         tensor: the weight, floating and finite; it is only read.
         spec: how.
         block_size: the extents of a block, -1 for a whole axis; empty for one block.
         name: for errors.
+        mask: true for the kept elements of a pruned weight.
 
     Raises:
         QuantizationError: for a weight that is not finite, and for a spec with calculators that want a model.
@@ -102,17 +152,23 @@ def quantize_weight(
     _check(tensor, spec, name)
     values = tensor.detach().cpu()
     low, high = reference.block_range(values, block_size)
-    scale, zero_point, minval = qparams_for(low, high, spec)
-    stored = _half(scale) if spec.scale_dtype is None and values.dtype is torch.float16 else stored_scale(scale, spec)
-    bounds: dict[str, Any] = {}
-    if spec.element_type.is_integer:
-        bounds = {"quant_min": int(spec.quant_min), "quant_max": int(spec.quant_max)}
-    codes = reference.quantize(values, stored, zero_point, minval, dtype=spec.element_type, **bounds)
-    return QuantizedWeight(codes, stored, zero_point, minval, spec.element_type, DType.of(values.dtype))
+    return QuantizedWeight.of(values, spec, qparams_for(low, high, spec, weight_dtype=values.dtype), mask=mask)
+
+
+def code_bounds(dtype: DType, low: float | None, high: float | None, *, counts_up: bool) -> dict[str, int]:
+    """Lowest and highest code of an integer `dtype`, where they are not those of the type.
+
+    With a minimum value codes count up from it (`counts_up`), so that the lowest code may as well be the type's lowest.
+    """
+    low, high = dtype.minimum if low is None else low, dtype.maximum if high is None else high
+    if counts_up:
+        low, high = dtype.minimum, dtype.minimum + high - low
+    bounds = {"quant_min": (low, dtype.minimum), "quant_max": (high, dtype.maximum)}
+    return {name: int(bound) for name, (bound, usual) in bounds.items() if bound != usual}
 
 
 def stored_codes(
-    codes: Tensor, dtype: DType, base: str, mask: Constant | None, before: Node, rewriter: Rewriter
+    codes: Tensor, dtype: DType, base: str, mask: Constant | None, before: Node | None, rewriter: Rewriter
 ) -> Value:
     """A constant of `codes`; of a pruned weight, those of the elements that `mask` keeps, expanded, where that takes
     less space. The code of zero must be 0 where there is a mask.
@@ -124,8 +180,7 @@ def stored_codes(
         "values": rewriter.add_constant(f"{base}_codes", kept, type=TensorType(dtype, kept.shape)),
         "mask": mask.value,
     }
-    name = f"{base}_sparse".replace(".", "_")
-    return rewriter.insert_before(before, "quant.sparse_to_dense", operands, name=name).result
+    return rewriter.insert_before(before, "quant.sparse_to_dense", operands, name=node_name(base, "sparse")).result
 
 
 def shifted_and_scaled(
@@ -134,7 +189,7 @@ def shifted_and_scaled(
     dtypes: Mapping[str, DType],
     base: str,
     suffix: str,
-    before: Node,
+    before: Node | None,
     rewriter: Rewriter,
 ) -> Value:
     """``(codes - zero point) * scale + minimum`` with the `parameters` there are, as constants called after `base`."""
@@ -142,16 +197,24 @@ def shifted_and_scaled(
     for part, tensor in parameters.items():
         if tensor is not None:
             operands[part] = rewriter.add_constant(f"{base}_{part}", tensor)
-    name = f"{base}_{suffix}".replace(".", "_")
+    name = node_name(base, suffix)
     return rewriter.insert_before(before, "quant.blockwise_shift_scale", operands, dtypes, name=name).result
 
 
-def _half(scale: Tensor) -> Tensor:
-    """The next larger scales that float16 holds, if it holds all of them in full."""
-    limits = torch.finfo(torch.float16)
-    rounded = reference.round_scale_up(scale, _FLOAT16_BITS)
-    fits = bool((rounded >= limits.smallest_normal).all() and (rounded <= limits.max).all())
-    return rounded.half() if fits else scale
+def _may_be_half(spec: QuantizationSpec, weight_dtype: torch.dtype | None) -> bool:
+    """True where the dtype of the scale is open, and the weight is of float16, in which the runtime then computes.
+
+    A minimum value is added in the dtype of the scale, so that the sum would be rounded twice.
+    """
+    is_open = spec.scale_dtype is None and spec.qformulation is not QuantizationFormulation.MINVAL
+    return is_open and weight_dtype is torch.float16
+
+
+def _rounded_to_half(scale: Tensor) -> Tensor:
+    """The next larger scales that float16 holds, if it holds all of them in full; in float32. Torch can compile it."""
+    rounded = reference.round_scale_up(scale, _HALF_BITS)
+    fits = ((rounded >= _HALF.smallest_normal) & (rounded <= _HALF.max)).all()
+    return torch.where(fits, rounded, scale)
 
 
 def _check(tensor: Tensor, spec: QuantizationSpec, name: str) -> None:

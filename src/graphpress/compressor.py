@@ -164,6 +164,19 @@ class Compressor(ABC, Generic[C]):
             self._open.remove(mode)
 
 
+def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -> nn.Module:
+    """A copy of `model`.
+
+    Raises:
+        GraphpressError: of the class `error`, when it cannot be copied; the message says what to do `instead`.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as reason:
+        hint = f"; {instead}" if instead else ""
+        raise error(f"{type(model).__name__} cannot be copied ({type(reason).__name__}: {reason}){hint}") from reason
+
+
 @contextmanager
 def mode_restored(model: nn.Module) -> Iterator[None]:
     """Put every module back into the mode it was in, after an exception too."""

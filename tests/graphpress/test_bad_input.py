@@ -23,7 +23,7 @@ from graphpress.ir import ExportError, ParseError, StorageError, from_module, lo
 from graphpress.ir.torch.emitted_module import CallError
 from graphpress.modules.mapping import MappingError
 from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig, PalettizationSpec
-from graphpress.palettization.errors import PalettizationError
+from graphpress.passes.weights.errors import PalettizationError
 from graphpress.quantization import (
     ModuleQuantizerConfig,
     QuantizationSpec,

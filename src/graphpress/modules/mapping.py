@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from urllib.parse import quote
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphpress.ir.errors import GraphpressError
@@ -38,7 +38,9 @@ class Mapped:
                 raise MappingError(f"cannot write packed weights to {self._folder}: {error.reason}") from error
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """`tensor`, or the same data mapped from ``<name>.bin``. One tensor under two names stays one.
+        """`tensor`, or its data mapped from ``<name>.bin``. One tensor under two names stays one.
+
+        A parameter stays a parameter.
 
         Raises:
             MappingError: when the file cannot be written.
@@ -50,7 +52,8 @@ class Mapped:
                 mapped = mapped_tensor(tensor, self._folder / f"{quote(name, safe=' ')}.bin")
             except FileError as error:
                 raise MappingError(f"cannot write packed weights to {self._folder}: {error}") from error
-            self._known[tensor] = mapped
+            is_parameter = isinstance(tensor, nn.Parameter)
+            self._known[tensor] = nn.Parameter(mapped, tensor.requires_grad) if is_parameter else mapped
         return self._known[tensor]
 
     def map_constants(self, graph: Graph) -> None:

@@ -1,9 +1,9 @@
 """Palettization: weights as indices into small tables."""
 
 from graphpress.palettization.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
-from graphpress.palettization.errors import PalettizationError, PalettizationWarning
 from graphpress.palettization.palettizer import KMeansPalettizer
 from graphpress.palettization.spec import PalettizationSpec
+from graphpress.passes.weights.errors import PalettizationError, PalettizationWarning
 
 __all__ = [
     "KMeansPalettizer",

@@ -19,7 +19,8 @@ from graphpress.eager import CallObserver, Operator, observed_by
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.tensors import write_archive
 from graphpress.layer_inputs import LayerMatrix
-from graphpress.palettization.forms import FakePalettized, fake_forms
+from graphpress.modules.surgery import Placed, once, placed
+from graphpress.palettization.forms import FakePalettized
 from graphpress.passes.weights import PalettizationError, PalettizationWarning
 
 
@@ -82,14 +83,10 @@ class SensitivityCalibration:
 
     def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]):
         self.steps = 0
-        self._forms = fake_forms(model)
         self._loss_fn = loss_fn
-        self._parameters: dict[int, tuple[str, Tensor]] = {}
-        for path, module, form in self._forms:
-            parameter = module._parameters[form.name]
-            assert parameter is not None
-            self._parameters.setdefault(id(parameter), (form.qualified_name(path), parameter))
-        self._sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in self._named()}
+        self._places = placed(model, FakePalettized)
+        self._named = [(each.name, each.parameter) for each in once(self._places)]
+        self._sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in self._named}
 
     def step(self, output: Any, target: Any) -> Tensor:
         """Take the gradient of ``loss_fn(output, target)`` into account and return the loss, detached.
@@ -105,11 +102,11 @@ class SensitivityCalibration:
             raise CalibrationError(
                 "the loss has no gradient: run the prepared model inside calibration_mode and outside torch.no_grad()"
             )
-        named = self._named()
-        gradients = torch.autograd.grad(loss.sum(), [parameter for _, parameter in named], allow_unused=True)
+        parameters = [parameter for _, parameter in self._named]
+        gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
         if all(gradient is None for gradient in gradients):
             raise CalibrationError("the loss depends on no palettized weight: compute it from the prepared model")
-        for (name, _), gradient in zip(named, gradients, strict=True):
+        for (name, _), gradient in zip(self._named, gradients, strict=True):
             if gradient is not None:
                 self._sums[name] += gradient.detach().float().square()
         self.steps += 1
@@ -123,9 +120,9 @@ class SensitivityCalibration:
     @contextmanager
     def float_weights(self) -> Iterator[None]:
         """Let the float weights through, with gradients, then put everything back."""
-        forms = [form for _, _, form in self._forms]
+        forms = [each.form for each in self._places]
         enabled = [form.enabled for form in forms]
-        parameters = [parameter for _, parameter in self._named()]
+        parameters = [parameter for _, parameter in self._named]
         required = [parameter.requires_grad for parameter in parameters]
         try:
             for form in forms:
@@ -138,9 +135,6 @@ class SensitivityCalibration:
                 form.enabled = was
             for parameter, was in zip(parameters, required, strict=True):
                 parameter.requires_grad_(was)
-
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return list(self._parameters.values())
 
 
 # What each element counts at least, as a share of the mean: inputs that were zero here may not be elsewhere.
@@ -209,9 +203,9 @@ class ActivationCalibration(CallObserver):
     def __init__(self, model: nn.Module):
         self.steps = 0
         self.ignored = 0
-        self._forms = fake_forms(model)
         self._model = model
-        self._weights = list(_weights_of(self._forms))
+        self._forms = [each.form for each in placed(model, FakePalettized)]
+        self._weights = list(_weights_of(placed(model, FakePalettized)))
         self._by_storage: dict[int, list[_Weight]] = {}
         for weight in self._weights:
             if weight.is_asked:
@@ -221,14 +215,14 @@ class ActivationCalibration(CallObserver):
     @contextmanager
     def float_weights(self) -> Iterator[None]:
         """See what the model, which computes with its float weights inside, calls."""
-        enabled = [form.enabled for _, _, form in self._forms]
+        enabled = [form.enabled for form in self._forms]
         try:
-            for _, _, form in self._forms:
+            for form in self._forms:
                 form.enabled = False
             with observed_by(self._model, self):
                 yield
         finally:
-            for (_, _, form), was in zip(self._forms, enabled, strict=True):
+            for form, was in zip(self._forms, enabled, strict=True):
                 form.enabled = was
 
     def call(self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -300,14 +294,11 @@ class ActivationCalibration(CallObserver):
         return None
 
 
-def _weights_of(forms: Iterable[tuple[str, nn.Module, FakePalettized]]) -> Iterator[_Weight]:
+def _weights_of(places: Iterable[Placed[FakePalettized]]) -> Iterator[_Weight]:
     """Each palettized parameter once, by the first of its names; asked for where any of its places asks."""
     found: dict[int, _Weight] = {}
-    for path, module, form in forms:
-        parameter = module._parameters[form.name]
-        assert parameter is not None
-        each = found.setdefault(
-            id(parameter), _Weight(form.qualified_name(path), parameter.detach(), False, form.op_type)
-        )
+    for place in places:
+        parameter, form = place.parameter, place.form
+        each = found.setdefault(id(parameter), _Weight(place.name, parameter.detach(), False, form.op_type))
         each.is_asked |= form.spec.activation_aware
     return iter(found.values())

@@ -1,34 +1,33 @@
-"""Palettized parameters of modules: before `finalize`, beside the float parameter, and after it, as stored."""
+"""Palettized parameters of prepared modules: tables beside the float parameter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
 from attrs import astuple, define
 from torch import Tensor, nn
 
-from graphpress.backends.coreai import register
-from graphpress.modules.forms import ParameterForm, forms_of
-from graphpress.palettization.learning import learned_tables, parts_of, with_gradients
+from graphpress.modules.masks import MASK
+from graphpress.modules.planning import PlannedWeight
+from graphpress.modules.remembering import Remembered, outside_inference
+from graphpress.modules.surgery import FakeCompressed, install
+from graphpress.palettization.learning import held_parts, learned_tables, parts_of, with_gradients
 from graphpress.passes.config import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
-from graphpress.passes.weights import Layout, LearnedTables, PalettizedWeight, assign, layout_of
-from graphpress.pruning.forms import MASK
-from graphpress.pruning.restoring import mask_beside
-from graphpress.quantization.remembering import Remembered
+from graphpress.passes.weights import Layout, LearnedTables, PalettizationError, PalettizedWeight, assign, layout_of
+
+T = TypeVar("T", bound=Tensor)
 
 _PARTS = ("indices", "lut", "scale", "zero_point", "minval")
-_STORED = (*_PARTS, MASK)
 
 
 @define(eq=False, slots=False)
-class FakePalettized(ParameterForm):
+class FakePalettized(FakeCompressed):
     """A float parameter read as its palettized self. The tables are buffers beside it.
 
     Attributes:
-        name: of the parameter.
         spec: how it is palettized.
         op_type: of the op that reads it.
         axis, dtype: of the `PalettizedWeight`.
@@ -36,7 +35,6 @@ class FakePalettized(ParameterForm):
         enabled: False lets the float parameter through.
     """
 
-    name: str
     spec: PalettizationSpec
     op_type: str
     axis: int
@@ -60,15 +58,10 @@ class FakePalettized(ParameterForm):
         """True where the gradient reaches the entries of the tables."""
         return isinstance(self.spec.training_strategy_spec, TableTrainingSpec)
 
-    def qualified_name(self, path: str) -> str:
-        """The parameter's name in the model, where `path` is that of its module."""
-        return f"{path}.{self.name}" if path else self.name
-
     @torch._disable_dynamo  # type: ignore[attr-defined] # a compiled model takes the weight as it is kept, and gradients as they are written here
     def value(self, module: nn.Module) -> Tensor:
         """The palettized parameter, or, while not enabled, the float one."""
-        parameter = module._parameters[self.name]
-        assert parameter is not None
+        parameter = self.parameter(module)
         if not self.enabled:
             return parameter
         mask = self.mask(module)
@@ -76,14 +69,10 @@ class FakePalettized(ParameterForm):
             return torch.where(mask, self._palettized(module, parameter), torch.zeros_like(parameter))
         return self._palettized(module, parameter)
 
-    def mask(self, module: nn.Module) -> Tensor | None:
-        """Where a pruned parameter is kept, which is where it may learn; None for others."""
-        return mask_beside(module, self.name)
-
     def _palettized(self, module: nn.Module, parameter: Tensor) -> Tensor:
-        self.follow(module)
+        self.settle(module)
         stored = self.stored(module)
-        dense = self._dense.get([*tensors_of(stored).values()], lambda: _outside_inference(stored))
+        dense = self._dense.get([*tensors_of(stored).values()], lambda: outside_inference(stored.dense))
         if self.learns_tables and torch.is_grad_enabled():
             tables, layout = learned_tables(module, self.name), self._layout(parameter)
             return with_gradients(parameter, tables, dense, stored.indices, self.spec, layout, self.is_trained)
@@ -92,11 +81,9 @@ class FakePalettized(ParameterForm):
             return passed
         return dense
 
-    def follow(self, module: nn.Module) -> None:
+    def settle(self, module: nn.Module) -> None:
         """Store the tables as training may have moved them, and give each element the entry nearest to it."""
-        parameter = module._parameters[self.name]
-        if parameter is None:
-            return
+        parameter = self.parameter(module)
         if self.learns_tables:
             learned = learned_tables(module, self.name)
             self._made.get([t for t in astuple(learned, recurse=False) if t is not None], lambda: self._make(module))
@@ -107,22 +94,29 @@ class FakePalettized(ParameterForm):
     def stored(self, module: nn.Module) -> PalettizedWeight:
         """The buffers of `module` as one palettized weight."""
         parts: dict[str, Any] = {part: module._buffers.get(f"{self.name}_{part}") for part in _PARTS}
-        return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, **parts)
+        mask = self.mask(module)
+        return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, mask=mask, **parts)
+
+    def beside(self, module: nn.Module) -> Mapping[str, Tensor]:
+        """See the base class."""
+        mask = self.mask(module)
+        parts = tensors_of(self.stored(module)) | held_parts(module, self.name) | ({} if mask is None else {MASK: mask})
+        return self._named(parts)
 
     def replace(self, module: nn.Module, weight: PalettizedWeight) -> None:
         """Overwrite the buffers, and what is trained; modules tied to this one, which have the same ones, follow."""
-        _overwrite(module._buffers, {f"{self.name}_{part}": tensor for part, tensor in tensors_of(weight).items()})
-        if self.learns_tables:
-            parts = {f"{self.name}_{part}": tensor for part, tensor in self.trained_parts(module, weight).items()}
-            _overwrite({**module._parameters, **module._buffers}, parts)
+        parts = {**tensors_of(weight), **self.trained_parts(module, weight)}
+        _overwrite({**module._parameters, **module._buffers}, self._named(parts))
 
     def trained_parts(self, module: nn.Module, weight: PalettizedWeight) -> dict[str, nn.Parameter | Tensor]:
         """What training of the tables starts from, by name; nothing where they stay."""
-        parameter = module._parameters[self.name]
-        assert parameter is not None
         if not self.learns_tables:
             return {}
-        return parts_of(LearnedTables.of(weight, parameter, self.spec, self.op_type))
+        return parts_of(LearnedTables.of(weight, self.parameter(module), self.spec, self.op_type))
+
+    def _named(self, parts: Mapping[str, T]) -> dict[str, T]:
+        """`parts` by their names in the module."""
+        return {f"{self.name}_{part}": tensor for part, tensor in parts.items()}
 
     def _layout(self, parameter: Tensor) -> Layout:
         return layout_of(tuple(parameter.shape), self.spec, self.op_type, self.name)
@@ -130,73 +124,15 @@ class FakePalettized(ParameterForm):
     def _make(self, module: nn.Module) -> bool:
         """Store the tables as they are now."""
         with torch.inference_mode(False), torch.no_grad():
-            before, parameter = self.stored(module), module._parameters[self.name]
-            assert parameter is not None
-            tables = learned_tables(module, self.name)
-            weight = tables.stored(before.indices, self.spec, self._layout(parameter), self.dtype)
-        _overwrite(module._buffers, {f"{self.name}_{part}": tensor for part, tensor in tensors_of(weight).items()})
+            before, tables = self.stored(module), learned_tables(module, self.name)
+            weight = tables.stored(before.indices, self.spec, self._layout(self.parameter(module)), self.dtype)
+        _overwrite(module._buffers, self._named(tensors_of(weight)))
         return True
 
     def _reassign(self, module: nn.Module, parameter: Tensor) -> bool:
         indices = assign(parameter, self.stored(module), self.spec, self.op_type)
-        _overwrite(module._buffers, {f"{self.name}_indices": indices})
+        _overwrite(module._buffers, self._named({"indices": indices}))
         return True
-
-
-@define(eq=False, slots=False)
-class StoredTable(ParameterForm):
-    """A parameter that exists only as indices and tables, expanded by the ops that Core AI stores.
-
-    Attributes:
-        name: of the parameter; its buffers are ``<name>_indices``, ``<name>_lut`` and, for quantized or scaled tables,
-            ``<name>_scale``, ``<name>_zero_point``, ``<name>_minval``; of a pruned parameter that is stored sparse
-            there are indices of kept elements only, and ``<name>_mask``.
-        axis: along which the values of an entry are laid.
-        dtype: of the parameter.
-    """
-
-    name: str
-    axis: int
-    dtype: torch.dtype
-    _dense: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        register()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        register()  # before anything is traced: in another process this is the first sign of the ops
-
-    def value(self, module: nn.Module) -> Tensor:
-        """The expanded parameter; kept while the buffers stay the same, except in traces."""
-        parts: dict[str, Any] = {part: getattr(module, f"{self.name}_{part}", None) for part in _STORED}
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return self._expand(**parts)
-        tensors = [tensor for tensor in parts.values() if tensor is not None]
-        return self._dense.get(tensors, lambda: self._kept(parts))
-
-    def _kept(self, parts: dict[str, Any]) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():  # a kept tensor must serve in every mode
-            return self._expand(**parts)
-
-    def _expand(
-        self,
-        indices: Tensor,
-        lut: Tensor,
-        scale: Tensor | None,
-        zero_point: Tensor | None,
-        minval: Tensor | None,
-        mask: Tensor | None,
-    ) -> Tensor:
-        ops: Any = torch.ops.coreai
-        dense: Tensor = ops.lut_to_dense(indices, lut, 0 if mask is not None else self.axis)
-        if mask is not None:
-            dense = ops.sparse_to_dense(dense, mask)
-        if scale is None:
-            return dense
-        # The runtime computes in the dtype of the scale, float32, whatever output dtype it is asked for.
-        dense = ops.constexpr_blockwise_shift_scale(dense, scale, zero_point, minval, lut.dtype, None)
-        return dense if dense.dtype == self.dtype else dense.to(self.dtype)
 
 
 class _PassGradient(torch.autograd.Function):
@@ -230,16 +166,16 @@ def tensors_of(weight: PalettizedWeight) -> dict[str, Tensor]:
     return {part: tensor for part in _PARTS if (tensor := getattr(weight, part)) is not None}
 
 
-def fake_forms(model: nn.Module) -> list[tuple[str, nn.Module, FakePalettized]]:
-    """Path, module and form of every fake-palettized parameter."""
-    return [
-        (path, module, form)
-        for path, module in model.named_modules()
-        for form in forms_of(module).values()
-        if isinstance(form, FakePalettized)
-    ]
+def install_palettized(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
+    """Let every module that has this parameter read the palettized one. They share what lies beside it.
 
-
-def _outside_inference(weight: PalettizedWeight) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        return weight.dense()
+    Raises:
+        PalettizationError: when a module has something under the name of a buffer.
+    """
+    schedule = getattr(weight.module_config, "pat_schedule", None)
+    start = 0 if schedule is None else schedule.enable_fake_palettize
+    parts: dict[str, Tensor] = {}
+    for site in weight.places:
+        form = FakePalettized(site.name, weight.spec, weight.op_type, palettized.axis, palettized.dtype, start=start)
+        parts = parts or {**tensors_of(palettized), **form.trained_parts(site.module, palettized)}
+        install(site, form, {f"{site.name}_{part}": tensor for part, tensor in parts.items()}, PalettizationError)

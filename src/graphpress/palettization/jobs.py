@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
@@ -15,9 +15,16 @@ from attrs import AttrsInstance, asdict, frozen
 from torch import Tensor
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.modules.planning import PlannedWeight
 from graphpress.palettization.calibration import Sensitivities
 from graphpress.passes.config import BlockSizeError, PalettizationSpec
-from graphpress.passes.weights import PalettizationWarning, PalettizedWeight, TooSmallError, palettize
+from graphpress.passes.weights import (
+    PalettizationError,
+    PalettizationWarning,
+    PalettizedWeight,
+    TooSmallError,
+    palettize,
+)
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
 """A palettized weight, or why there is none."""
@@ -243,3 +250,34 @@ def _another(broken: Executor, workers: int) -> Executor:
         return ThreadPoolExecutor(workers)
     setup = {name: getattr(broken, f"_{name}", None) for name in ("mp_context", "initializer")}
     return ProcessPoolExecutor(workers, **setup, initargs=getattr(broken, "_initargs", ()))
+
+
+def installable(
+    planned: Sequence[PlannedWeight], found: Sequence[Found], leave_indivisible: bool | None
+) -> list[tuple[PlannedWeight, PalettizedWeight]]:
+    """The weights that became palettized ones. The others are left whole with one warning, or are an error.
+
+    Raises:
+        PalettizationError: for weights that groups or vectors do not divide, see `KMeansPalettizer.prepare`.
+    """
+    pairs = list(zip(planned, found, strict=True))
+    done = [(weight, result) for weight, result in pairs if isinstance(result, PalettizedWeight)]
+    indivisible = [(weight, result) for weight, result in pairs if isinstance(result, BlockSizeError)]
+    refused = [
+        result
+        for weight, result in indivisible
+        if leave_indivisible is False or (leave_indivisible is None and (weight.is_specific or not done))
+    ]
+    if refused:
+        raise PalettizationError(
+            f"{len(refused)} weights cannot be cut as the config says (prepare(leave_indivisible=True) leaves them "
+            f"whole):{_lines(refused)}"
+        )
+    left = [result for _, result in pairs if not isinstance(result, PalettizedWeight)]
+    if left:
+        warnings.warn(f"{len(left)} weights are left whole:{_lines(left)}", PalettizationWarning, stacklevel=3)
+    return done
+
+
+def _lines(errors: Sequence[object]) -> str:
+    return "".join(f"\n  {error}" for error in errors)

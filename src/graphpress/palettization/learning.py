@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from attrs import asdict
 from torch import Tensor, nn
 
 from graphpress.passes.config import PalettizationSpec
@@ -28,19 +29,13 @@ def trained_parameters(module: nn.Module, name: str) -> list[nn.Parameter]:
     return [parameter for parameter in parts if parameter is not None]
 
 
-def start_learning(module: nn.Module, name: str, tables: dict[str, nn.Parameter | Tensor]) -> None:
-    """Give `module` what `parts_of` made; modules that share the parameter share this."""
-    for part, tensor in tables.items():
-        held: dict[str, Any] = module._parameters if part in TRAINED else module._buffers
-        held[f"{name}_{part}"] = tensor
-
-
-def stop_learning(module: nn.Module, name: str) -> None:
-    """Take off `module` what only training needs."""
-    for part in TRAINED:
-        module._parameters.pop(f"{name}_{part}", None)
-    for part in _STARTS:
-        module._buffers.pop(f"{name}_{part}", None)
+def held_parts(module: nn.Module, name: str) -> dict[str, Tensor]:
+    """What `module` holds of its parameter `name` for training only, by the suffixes of the names."""
+    return {
+        part: tensor
+        for part, tensor in asdict(learned_tables(module, name), recurse=False).items()
+        if tensor is not None
+    }
 
 
 def parts_of(tables: LearnedTables) -> dict[str, nn.Parameter | Tensor]:

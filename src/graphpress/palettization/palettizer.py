@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -17,6 +16,7 @@ from graphpress.compressor import (
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
+    copy_of,
     count_from_zero,
     count_step,
     mode_restored,
@@ -24,20 +24,20 @@ from graphpress.compressor import (
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
-from graphpress.modules.planning import plan_weights
+from graphpress.modules.coreai_form import stored_for_coreai
+from graphpress.modules.masks import mask_beside
+from graphpress.modules.metadata_form import store_described
+from graphpress.modules.planning import PlannedWeight, plan_weights
+from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.sites import SUPPORTED_MODULES
+from graphpress.modules.surgery import Placed, copied, once, placed
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
-from graphpress.palettization.coreai_form import stored_for_coreai
-from graphpress.palettization.coreml_form import stored_for_coreml
-from graphpress.palettization.forms import fake_forms
-from graphpress.palettization.installing import install, installable
-from graphpress.palettization.jobs import Job, clustered
+from graphpress.palettization.forms import FakePalettized, install_palettized
+from graphpress.palettization.jobs import Job, clustered, installable
 from graphpress.palettization.learning import trained_parameters
-from graphpress.palettization.pruned import check_pruned, mask_of
-from graphpress.palettization.training import PalettizationTraining, Placed
-from graphpress.passes.config import KMeansPalettizerConfig
+from graphpress.palettization.training import PalettizationTraining
+from graphpress.passes.config import KMeansPalettizerConfig, TableTrainingSpec
 from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight
-from graphpress.pruning.restoring import with_masked_floats
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
@@ -99,22 +99,23 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         self._check_unprepared()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
             raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
-        if any(fake_forms(self.model)):
+        if placed(self.model, FakePalettized):
             raise LifeCycleError(
                 "the model is what a KMeansPalettizer prepared; pass the one it finalized, or the original"
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
-        model = with_masked_floats(_copy_of(self.model) if copy else self.model)
+        instead = "prepare(copy=False) palettizes the model itself"
+        model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copy else self.model)
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
         planned = plan_weights(model, self.config, run, PalettizationWarning)
-        check_pruned(planned)
+        _check_pruned(planned)
         jobs = (
-            Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, mask_of(each))
+            Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, _mask_of(each))
             for each in planned
         )
         found = [*clustered(jobs, num_workers, executor)]
         for weight, palettized in installable(planned, found, leave_indivisible):
-            install(weight, palettized)
+            install_palettized(weight, palettized)
         self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
         count_from_zero(model)
         return self._finish_preparing(model)
@@ -147,8 +148,15 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 stacklevel=2,
             )
         if ExportBackend.of(backend) is ExportBackend.CoreAI:
-            return stored_for_coreai(prepared, mmap_dir)
-        return stored_for_coreml(prepared, mmap_dir)
+            return stored_for_coreai(prepared, FakePalettized, mmap_dir)
+        finalized, places = copied(prepared, FakePalettized)
+        refused = store_described(finalized, places, mmap_dir)
+        if refused:
+            lines = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
+            raise PalettizationError(
+                f"coremltools' compression metadata cannot describe {len(refused)} weights:{lines}"
+            )
+        return finalized
 
     @overload
     def calibration_mode(
@@ -202,7 +210,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
             return
         self._sensitivities = calibration.sensitivities()
-        self._cluster_again(fake_forms(prepared))
+        self._cluster_again(placed(prepared, FakePalettized))
         if sensitivity_path is not None:
             self.save_sensitivities(sensitivity_path)
 
@@ -213,7 +221,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         Raises:
             LifeCycleError: before `prepare`.
         """
-        return any(form.spec.activation_aware for _, _, form in fake_forms(self.prepared_model))
+        return any(each.form.spec.activation_aware for each in placed(self.prepared_model, FakePalettized))
 
     def save_sensitivities(self, path: str | PathLike[str]) -> None:
         """Write what the last `calibration_mode` measured, or `prepare` was given, to a file that `prepare` takes.
@@ -272,13 +280,13 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             LifeCycleError: before `prepare`.
         """
         found: dict[int, nn.Parameter] = {}
-        for _, module, form in fake_forms(self.prepared_model):
-            for parameter in trained_parameters(module, form.name):
+        for each in placed(self.prepared_model, FakePalettized):
+            for parameter in trained_parameters(each.module, each.form.name):
                 found.setdefault(id(parameter), parameter)
         return list(found.values())
 
     def _warn_about_schedules(self, prepared: nn.Module) -> None:
-        scheduled = any(form.start for _, _, form in fake_forms(prepared))
+        scheduled = any(each.form.start for each in placed(prepared, FakePalettized))
         if self._trained and scheduled and not steps_of(prepared):
             warnings.warn(
                 "the config has training schedules, but step() was never called: they stay at their first step",
@@ -288,42 +296,52 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
     def enable_fake_palettize(self, module: nn.Module | None = None) -> None:
         """Let the prepared model, or a submodule of it, compute with palettized weights."""
-        for _, _, form in fake_forms(self.prepared_model if module is None else module):
-            form.enabled = True
+        for each in placed(self.prepared_model if module is None else module, FakePalettized):
+            each.form.enabled = True
 
     def disable_fake_palettize(self, module: nn.Module | None = None) -> None:
         """Let the prepared model, or a submodule of it, compute with float weights."""
-        for _, _, form in fake_forms(self.prepared_model if module is None else module):
-            form.enabled = False
+        for each in placed(self.prepared_model if module is None else module, FakePalettized):
+            each.form.enabled = False
 
-    def _cluster_again(self, placed: Sequence[Placed]) -> None:
+    def _cluster_again(self, places: Sequence[Placed[FakePalettized]]) -> None:
         """Find the tables of these weights anew, with what was measured last as importance."""
-        # Of tied parameters the first, by whose name the sensitivities go.
-        once: dict[int, Placed] = {}
-        for each in placed:
-            once.setdefault(id(each[1]._parameters[each[2].name]), each)
+        first = once(places)  # of tied parameters, by whose name the sensitivities go
         jobs = (
             Job.of(
-                form.qualified_name(path),
-                module._parameters[form.name],
-                form.spec,
-                form.op_type,
+                each.name,
+                each.parameter,
+                each.form.spec,
+                each.form.op_type,
                 self._seed,
                 self._sensitivities,
-                form.mask(module),
+                each.form.mask(each.module),
             )
-            for path, module, form in once.values()
+            for each in first
         )
-        for (_, module, form), found in zip(once.values(), clustered(jobs, self._num_workers, None), strict=True):
+        for each, found in zip(first, clustered(jobs, self._num_workers, None), strict=True):
             assert isinstance(found, PalettizedWeight)
-            form.replace(module, found)
+            each.form.replace(each.module, found)
 
 
-def _copy_of(model: nn.Module) -> nn.Module:
-    try:
-        return copying.deepcopy(model)
-    except Exception as error:
+def _mask_of(weight: PlannedWeight) -> Tensor | None:
+    """Where a pruned weight is kept; None for other weights."""
+    return mask_beside(weight.places[0].module, weight.places[0].name)
+
+
+def _check_pruned(planned: Sequence[PlannedWeight]) -> None:
+    """Refuse to train tables of pruned weights, whose zeros would move.
+
+    Raises:
+        PalettizationError: naming the weights.
+    """
+    moving = [
+        weight.name
+        for weight in planned
+        if isinstance(weight.spec.training_strategy_spec, TableTrainingSpec) and _mask_of(weight) is not None
+    ]
+    if moving:
         raise PalettizationError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); prepare(copy=False) "
-            "palettizes the model itself"
-        ) from error
+            f"{', '.join(moving)}: pruned, and the zero in the table of a pruned weight stays; training_strategy_spec "
+            "is TableTrainingSpec, accepted: DefaultTrainingSpec, StraightThroughTrainingSpec"
+        )

@@ -1,11 +1,11 @@
 """Pruning: zeros in weights."""
 
+from graphpress.passes.weights.errors import PruningError, PruningWarning
 from graphpress.pruning.config import (
     MagnitudePrunerConfig,
     ModuleMagnitudePrunerConfig,
     OpMagnitudePrunerConfig,
 )
-from graphpress.pruning.errors import PruningError, PruningWarning
 from graphpress.pruning.pruner import MagnitudePruner
 from graphpress.pruning.spec import (
     BlockStructured,

@@ -1,59 +1,57 @@
-"""Pruned parameters of modules: before `finalize`, a float parameter behind a mask; after it, as stored."""
+"""Pruned parameters of prepared modules: floats behind masks."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-import attrs
 import torch
 from attrs import define
 from torch import Tensor, nn
 
-from graphpress.backends.coreai import register
-from graphpress.modules.forms import ParameterForm, forms_of
+from graphpress.modules.masks import MASK
+from graphpress.modules.planning import PlannedWeight
+from graphpress.modules.surgery import FakeCompressed, install
 from graphpress.passes.config import PruningSpec, SparsitySchedule
-from graphpress.passes.weights import pruning_mask
-from graphpress.quantization.remembering import Remembered
+from graphpress.passes.weights import PrunedWeight, PruningError, pruning_mask
 
-MASK, VALUES, SPARSITY = "mask", "nonzero_data", "sparsity"
-"""What the buffers beside a parameter are called: ``weight_mask`` and so on."""
+SPARSITY = "sparsity"
+"""What the buffer of the sparsity in force is called beside a parameter: ``weight_sparsity`` and so on."""
 
 
 @define(eq=False, slots=False)
-class FakePruned(ParameterForm):
+class FakePruned(FakeCompressed):
     """A float parameter read with zeros where its mask, a buffer beside it, is false.
 
     Zeros get no gradient, and the floats under them stay, so that a later mask may let them through again.
 
     Attributes:
-        name: of the parameter.
         spec: how it is pruned.
         schedule: how its sparsity grows in training; None is the target from the start.
         enabled: False lets the float parameter through.
     """
 
-    name: str
     spec: PruningSpec
     schedule: SparsitySchedule | None
     enabled: bool = True
 
-    def qualified_name(self, path: str) -> str:
-        """The parameter's name in the model, where `path` is that of its module."""
-        return f"{path}.{self.name}" if path else self.name
-
     def value(self, module: nn.Module) -> Tensor:
         """The pruned parameter, or, while not enabled, the float one."""
-        parameter = module._parameters[self.name]
-        assert parameter is not None
-        if not self.enabled:
-            return parameter
-        return torch.where(self.mask(module), parameter, torch.zeros_like(parameter))
+        parameter = self.parameter(module)
+        return torch.where(self.mask(module), parameter, torch.zeros_like(parameter)) if self.enabled else parameter
 
     def mask(self, module: nn.Module) -> Tensor:
         """True where the parameter is read."""
         mask = module._buffers[f"{self.name}_{MASK}"]
         assert mask is not None
         return mask
+
+    def stored(self, module: nn.Module) -> PrunedWeight:
+        """See the base class."""
+        return PrunedWeight.of(self.parameter(module), self.mask(module))
+
+    def beside(self, module: nn.Module) -> Mapping[str, Tensor]:
+        """See the base class."""
+        return {name: module.get_buffer(name) for name in (f"{self.name}_{MASK}", f"{self.name}_{SPARSITY}")}
 
     def sparsity(self, module: nn.Module) -> float:
         """What the mask was made for."""
@@ -64,68 +62,32 @@ class FakePruned(ParameterForm):
         target = self.spec.target_sparsity
         return target if self.schedule is None else self.schedule.sparsity(step, target)
 
-    def prune_to(self, module: nn.Module, path: str, sparsity: float) -> None:
+    def prune_to(self, module: nn.Module, name: str, sparsity: float) -> None:
         """Choose anew which elements stay, by the floats as they are now. Modules tied to this one have the same mask.
+
+        Args:
+            module: that has the parameter.
+            name: of the parameter in the model, for errors.
+            sparsity: the fraction of zeros.
 
         Raises:
             PruningError: for floats that are not finite.
         """
-        parameter = module._parameters[self.name]
-        assert parameter is not None
-        made = pruning_mask(parameter, self.spec, sparsity, name=self.qualified_name(path))
+        made = pruning_mask(self.parameter(module), self.spec, sparsity, name=name)
         with torch.inference_mode(False), torch.no_grad():
             self.mask(module).copy_(made)
             module.get_buffer(f"{self.name}_{SPARSITY}").fill_(sparsity)
 
 
-@define(eq=False, slots=False)
-class StoredSparse(ParameterForm):
-    """A parameter that exists only as its kept elements and their mask, expanded by the op that Core AI stores.
+def install_pruned(weight: PlannedWeight) -> None:
+    """Let every module that has this parameter read it behind one mask.
 
-    Attributes:
-        name: of the parameter; there is a parameter ``<name>_nonzero_data`` and a buffer ``<name>_mask``.
+    Raises:
+        PruningError: for weights that cannot be pruned, and where a module has something under the name of a buffer.
     """
-
-    name: str
-    _dense: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        register()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        register()  # before anything is traced: in another process this is the first sign of the op
-
-    def value(self, module: nn.Module) -> Tensor:
-        """The expanded parameter; kept while the buffers stay the same, except in traces."""
-        values, mask = self.parts(module)
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return _expanded(values, mask)
-        return self._dense.get([values, mask], lambda: _kept(values, mask))
-
-    def parts(self, module: nn.Module) -> tuple[Tensor, Tensor]:
-        """The kept elements, 1-D in row-major order, and the mask."""
-        values: Any = getattr(module, f"{self.name}_{VALUES}")
-        mask: Any = getattr(module, f"{self.name}_{MASK}")
-        return values, mask
-
-
-def fake_forms(model: nn.Module) -> list[tuple[str, nn.Module, FakePruned]]:
-    """Path, module and form of every pruned parameter of a prepared model."""
-    return [
-        (path, module, form)
-        for path, module in model.named_modules()
-        for form in forms_of(module).values()
-        if isinstance(form, FakePruned)
-    ]
-
-
-def _kept(values: Tensor, mask: Tensor) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():  # a kept tensor must serve in every mode
-        return _expanded(values, mask)
-
-
-def _expanded(values: Tensor, mask: Tensor) -> Tensor:
-    ops: Any = torch.ops.coreai
-    dense: Tensor = ops.sparse_to_dense(values, mask)
-    return dense
+    mask = pruning_mask(weight.parameter, weight.spec, name=weight.name)
+    sparsity = torch.tensor(weight.spec.target_sparsity, dtype=torch.float64)
+    schedule = getattr(weight.module_config, "sparsity_schedule", None)
+    for site in weight.places:
+        beside = {f"{site.name}_{MASK}": mask, f"{site.name}_{SPARSITY}": sparsity}
+        install(site, FakePruned(site.name, weight.spec, schedule), beside, PruningError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +10,26 @@ from typing import ClassVar
 
 from torch import nn
 
+from graphpress.backends.coreml.metadata import PRUNING_THRESHOLD
 from graphpress.compressor import (
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
+    copy_of,
     count_from_zero,
     count_step,
     steps_of,
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
+from graphpress.modules.coreai_form import stored_for_coreai
+from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import plan_weights
 from graphpress.modules.sites import SUPPORTED_MODULES
+from graphpress.modules.surgery import copied, placed
 from graphpress.passes.config import MagnitudePrunerConfig
 from graphpress.passes.weights import PruningError, PruningWarning
-from graphpress.pruning.coreai_form import stored_for_coreai
-from graphpress.pruning.coreml_form import stored_for_coreml
-from graphpress.pruning.forms import fake_forms
-from graphpress.pruning.installing import install
+from graphpress.pruning.forms import FakePruned, install_pruned
 from graphpress.pruning.training import PruningTraining
 
 
@@ -66,14 +67,15 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
             PruningError: for weights that cannot be pruned, and for a model that cannot run.
         """
         self._check_unprepared()
-        if any(fake_forms(self.model)):
+        if placed(self.model, FakePruned):
             raise LifeCycleError(
                 "the model is what a MagnitudePruner prepared; pass the one it finalized, or the original"
             )
-        model = _copy_of(self.model) if copy else self.model
+        instead = "prepare(copy=False) prunes the model itself"
+        model = copy_of(self.model, PruningError, instead) if copy else self.model
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
         for weight in plan_weights(model, self.config, run, PruningWarning):
-            install(weight)
+            install_pruned(weight)
         count_from_zero(model)
         return self._finish_preparing(model)
 
@@ -99,8 +101,18 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         """
         prepared = self._prepared_or(model)
         if ExportBackend.of(backend) is ExportBackend.CoreAI:
-            return stored_for_coreai(prepared, mmap_dir)
-        return stored_for_coreml(prepared, mmap_dir)
+            return stored_for_coreai(prepared, FakePruned, mmap_dir)
+        finalized, places = copied(prepared, FakePruned)
+        left = store_described(finalized, places, mmap_dir)
+        if left:
+            warnings.warn(
+                f"coremltools' metadata makes zeros of kept elements up to {PRUNING_THRESHOLD:.2g}, which these "
+                "weights have; they are stored dense. graphpress.backends.coreml.convert of the model finalized for "
+                f"Core AI stores them sparse: {', '.join(left)}",
+                PruningWarning,
+                stacklevel=2,
+            )
+        return finalized
 
     @contextmanager
     def training_mode(self) -> Iterator[PruningTraining]:
@@ -140,29 +152,19 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
 
     def enable_fake_prune(self, module: nn.Module | None = None) -> None:
         """Let the prepared model, or a submodule of it, compute with pruned weights."""
-        for _, _, form in fake_forms(self.prepared_model if module is None else module):
-            form.enabled = True
+        for each in placed(self.prepared_model if module is None else module, FakePruned):
+            each.form.enabled = True
 
     def disable_fake_prune(self, module: nn.Module | None = None) -> None:
         """Let the prepared model, or a submodule of it, compute with float weights."""
-        for _, _, form in fake_forms(self.prepared_model if module is None else module):
-            form.enabled = False
+        for each in placed(self.prepared_model if module is None else module, FakePruned):
+            each.form.enabled = False
 
     def _warn_about_schedules(self, prepared: nn.Module) -> None:
-        scheduled = any(form.schedule is not None for _, _, form in fake_forms(prepared))
+        scheduled = any(each.form.schedule is not None for each in placed(prepared, FakePruned))
         if self._trained and scheduled and not steps_of(prepared):
             warnings.warn(
                 "the config has sparsity schedules, but step() was never called: they stay at their first step",
                 UnusedScheduleWarning,
                 stacklevel=4,
             )
-
-
-def _copy_of(model: nn.Module) -> nn.Module:
-    try:
-        return copying.deepcopy(model)
-    except Exception as error:
-        raise PruningError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); prepare(copy=False) "
-            "prunes the model itself"
-        ) from error

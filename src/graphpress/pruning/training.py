@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from graphpress.compressor import count_step, steps_of
-from graphpress.pruning.forms import fake_forms
+from graphpress.modules.surgery import Placed, placed
+from graphpress.pruning.forms import FakePruned
 
 
 class PruningTraining:
@@ -17,7 +18,7 @@ class PruningTraining:
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._forms = fake_forms(model)
+        self._places = placed(model, FakePruned)
         self._follow_schedules()
 
     @property
@@ -28,7 +29,7 @@ class PruningTraining:
     @property
     def sparsities(self) -> dict[str, float]:
         """The sparsity in force of each pruned weight, by its name in the model."""
-        return {form.qualified_name(path): form.sparsity(module) for path, module, form in self._forms}
+        return {each.name: each.form.sparsity(each.module) for each in self._places}
 
     def step(self) -> None:
         """One step of the optimizer, or one epoch, was taken."""
@@ -37,14 +38,15 @@ class PruningTraining:
 
     def finish(self) -> None:
         """Let every weight have its target sparsity, whatever the schedule."""
-        for path, module, form in self._forms:
-            if form.sparsity(module) != form.spec.target_sparsity:
-                form.prune_to(module, path, form.spec.target_sparsity)
-            form.enabled = True
+        for each in self._places:
+            self._let(each, each.form.spec.target_sparsity)
 
     def _follow_schedules(self) -> None:
-        for path, module, form in self._forms:
-            wanted = form.scheduled(self.steps)
-            if form.sparsity(module) != wanted:
-                form.prune_to(module, path, wanted)
-            form.enabled = True
+        for each in self._places:
+            self._let(each, each.form.scheduled(self.steps))
+
+    def _let(self, place: Placed[FakePruned], sparsity: float) -> None:
+        """Let a weight be so sparse, and be used so."""
+        if place.form.sparsity(place.module) != sparsity:
+            place.form.prune_to(place.module, place.name, sparsity)
+        place.form.enabled = True

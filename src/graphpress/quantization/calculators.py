@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir.reference import block_range
+from graphpress.modules.remembering import Remembered
 from graphpress.passes.config import (
     QPARAM_CALCULATORS,
     RANGE_CALCULATORS,
     QuantizationSpec,
 )
 from graphpress.passes.weights.quantize import QParams, qparams_for
-from graphpress.quantization.remembering import Remembered
 
 C = TypeVar("C", bound=type)
 
@@ -149,6 +149,13 @@ class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
     """
 
     is_traceable = True
+
+    def qparams(self, data: Tensor | None = None) -> QParams | None:
+        """From the range of `data`, as a pass finds them."""
+        if data is None:
+            return None
+        low, high = self.range_calculator(data, self.block_size)
+        return qparams_for(low, high, self.spec, weight_dtype=data.dtype)
 
     def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
         """See the class."""

@@ -13,34 +13,22 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from graphpress.ir.inference import to_torch
-from graphpress.ir.ops import OpDef
+from graphpress.modules.expressions import Step, compute
+from graphpress.modules.remembering import Remembered
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.remembering import Remembered
 
 
 @frozen
-class Slot:
-    """Where an operand of a step comes from: an argument of the expression, or an earlier step."""
+class QuantizedStep(Step):
+    """A step of a prepared model: an op, or a fake-quantizer by its index in `ConstantExpression.quantizers`."""
 
-    index: int
-    is_argument: bool
-
-
-@frozen
-class Step:
-    """One operation of an expression: an op, or a fake-quantizer by its index in `ConstantExpression.quantizers`."""
-
-    op: OpDef
-    operands: tuple[tuple[str, Slot], ...]
-    attributes: tuple[tuple[str, Any], ...] = ()
     quantizer: int | None = None
 
 
 class ConstantExpression(nn.Module):
     """Computes a value from parameters and buffers of the model, which are its arguments."""
 
-    def __init__(self, steps: Sequence[Step], quantizers: Sequence[FakeQuantizeImplBase] = ()):
+    def __init__(self, steps: Sequence[QuantizedStep], quantizers: Sequence[FakeQuantizeImplBase] = ()):
         super().__init__()
         self.steps = tuple(steps)
         self.quantizers = nn.ModuleList(quantizers)
@@ -58,23 +46,13 @@ class ConstantExpression(nn.Module):
 
     def compute(self, *arguments: Tensor) -> Tensor:
         """The value, computed anew; an expression without steps is its argument."""
-        results: list[Tensor] = []
-        for step in self.steps:
-            operands = {name: (arguments if s.is_argument else results)[s.index] for name, s in step.operands}
-            results.append(self._run(step, operands))
-        return results[-1] if results else arguments[0]
+        return compute(self.steps, arguments, self._run)
 
-    def _run(self, step: Step, operands: dict[str, Tensor]) -> Tensor:
-        if step.quantizer is not None:
-            quantized: Tensor = self.quantizers[step.quantizer](operands["input"])
-            return quantized
-        if step.op.evaluate is not None:
-            evaluated: Tensor = step.op.evaluate(**operands, **dict(step.attributes))
-            return evaluated
-        assert step.op.target is not None
-        args, kwargs = step.op.unbind(operands | {name: to_torch(value) for name, value in step.attributes})
-        result: Tensor = step.op.target(*args, **kwargs)
-        return result
+    def _run(self, step: QuantizedStep, operands: dict[str, Tensor]) -> Tensor:
+        if step.quantizer is None:
+            return step.run(operands)
+        quantized: Tensor = self.quantizers[step.quantizer](operands["input"])
+        return quantized
 
     @property
     def is_traceable(self) -> bool:

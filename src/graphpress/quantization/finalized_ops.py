@@ -13,8 +13,8 @@ from graphpress.backends.coreml.metadata_form import quantize_dequantize
 from graphpress.ir.dtypes import DType
 from graphpress.ir.inference import to_torch
 from graphpress.ir.ops import OpDef
+from graphpress.modules.remembering import Remembered
 from graphpress.quantization.expressions import ConstantExpression
-from graphpress.quantization.remembering import Remembered
 
 _EXACT_BELOW = 2**24
 

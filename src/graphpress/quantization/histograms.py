@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphpress.modules.remembering import Remembered
 from graphpress.passes.config import QuantizationScheme, QuantizationSpec
 from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization.calculators import (
@@ -21,7 +22,6 @@ from graphpress.quantization.calculators import (
     StatefulQParamsCalculatorBase,
     StatelessQParamsCalculatorBase,
 )
-from graphpress.quantization.remembering import Remembered
 from graphpress.quantization.squared_error import (
     fake_quantized,
     in_blocks,

@@ -8,23 +8,23 @@ user's model had them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from attrs import define, field
 from torch import nn
 
 from graphpress.backends.coreml.metadata import ACTIVATIONS, describe
 from graphpress.ir.collector import holding_collector
-from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.torch.emitted_module import EmittedModule
 from graphpress.ir.torch.graph_module_writer import to_graph_module
+from graphpress.modules.expressions import Operands, place_in, steps_to
 from graphpress.modules.mapping import Mapped
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.layers import layer_of
 from graphpress.passes.analysis.value_preserving import preserves_values
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
-from graphpress.quantization.expressions import ConstantExpression, Slot, Step
+from graphpress.quantization.expressions import ConstantExpression, QuantizedStep
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.finalized_ops import IntegerConvolution, SmallCodes, TorchQuantizeDequantize
 from graphpress.quantization.mode_ops import mode_op
@@ -76,15 +76,6 @@ def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModul
     module = _emit(outlined, _Outliner(outlined, {}, follows_mode=False), copy_constants=False)
     module.requires_grad_(False)
     return module.eval()
-
-
-def constant_expression(value: Value) -> tuple[ConstantExpression, list[Constant]]:
-    """The module that computes a value which depends on constants alone, and those constants, its arguments."""
-    assert value.node is not None
-    assert value.node.graph is not None
-    arguments: list[Value] = []
-    expression = _Outliner(value.node.graph, {}, follows_mode=False)._expression(value, arguments)
-    return expression, [argument.constant for argument in arguments if argument.constant is not None]
 
 
 @define(eq=False)
@@ -160,21 +151,21 @@ class _Outliner:
             return False
         bias_module = self._expression(bias, bias_reads := list[Value]())
         norm = FoldedNorm(
-            running_var=_place(factor.operands["running_var"], arguments),
-            running_mean=_place(bias_node.operands["running_mean"], arguments),
+            running_var=place_in(arguments, factor.operands["running_var"]),
+            running_mean=place_in(arguments, bias_node.operands["running_mean"]),
             weight=_place_optional(factor.operand("weight"), arguments),
             bias=_place_optional(bias_node.operand("norm_bias"), arguments),
             layer_bias=_place_optional(layer_bias, arguments),
             eps=factor.attribute("eps"),
             momentum=factor.attribute("momentum"),
-            after=tuple((is_scale, _place(value, arguments)) for is_scale, value in after_norm),
+            after=tuple((is_scale, place_in(arguments, value)) for is_scale, value in after_norm),
         )
         module = BatchNormLayer(
             node.op,
             node.attributes,
             norm,
             (weight_module, weight_arguments),
-            (bias_module, tuple(_place(value, arguments) for value in bias_reads)),
+            (bias_module, tuple(place_in(arguments, value) for value in bias_reads)),
         )
         module.module_paths = tuple(origin.module_path for origin in node.location.origins)
         call = self._call(f"layers.{node.name}", module, [input, *arguments], node, node)
@@ -196,8 +187,8 @@ class _Outliner:
             node.op,
             node.attributes,
             (weight, weight_arguments),
-            (codes, tuple(_place(value, constants) for value in code_reads)),
-            _place(shift_scale.operands["scale"], constants),
+            (codes, tuple(place_in(constants, value) for value in code_reads)),
+            place_in(constants, shift_scale.operands["scale"]),
             has_bias=bias is not None,
         )
         activation = [node.operands["input"], scale]
@@ -234,27 +225,14 @@ class _Outliner:
     def _expression(self, value: Value, arguments: list[Value]) -> ConstantExpression:
         """The module that computes `value`; the constants it reads are appended to `arguments`."""
         quantizers: list[FakeQuantizeImplBase] = []
-        steps: list[Step] = []
-        slots: dict[int, Slot] = {}
 
-        def visit(current: Value) -> Slot:
-            if id(current) in slots:
-                return slots[id(current)]
-            node = current.node
-            if node is None:
-                slot = Slot(_place(current, arguments), True)
-            else:
-                operands = tuple((name, visit(read)) for name, _, read in node.operand_values())
-                quantizer = None
-                if node.op.name == "quant.fake_quantize":
-                    quantizer = _place(self.quantizers[node.attribute("quantizer")], quantizers)
-                steps.append(Step(node.op, operands, tuple(node.attributes.items()), quantizer))
-                slot = Slot(len(steps) - 1, False)
-            slots[id(current)] = slot
-            return slot
+        def step(node: Node, operands: Operands) -> QuantizedStep:
+            quantizer = None
+            if node.op.name == "quant.fake_quantize":
+                quantizer = place_in(quantizers, self.quantizers[node.attribute("quantizer")])
+            return QuantizedStep(node.op, operands, tuple(node.attributes.items()), quantizer)
 
-        visit(value)
-        return ConstantExpression(steps, quantizers)
+        return ConstantExpression(steps_to(value, arguments, step), quantizers)
 
     def _call(self, path: str, module: nn.Module, arguments: list[Value], like: Node, before: Node | None) -> Node:
         while path in self.modules:
@@ -322,17 +300,8 @@ def _are_integers(dequantize: Node) -> bool:
     return dequantize.attributes.get("input_dtype") is not None and dequantize.operand("minval") is None
 
 
-def _place(item: Any, items: list[Any]) -> int:
-    """The place of `item` in `items`, by identity; it is appended when it is not there."""
-    for place, known in enumerate(items):
-        if known is item:
-            return place
-    items.append(item)
-    return len(items) - 1
-
-
 def _place_optional(value: Value | None, arguments: list[Value]) -> int | None:
-    return None if value is None else _place(value, arguments)
+    return None if value is None else place_in(arguments, value)
 
 
 def emit_for_coreml(graph: Graph, mmap_dir: str | None = None) -> nn.Module:

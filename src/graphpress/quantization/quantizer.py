@@ -21,6 +21,7 @@ from graphpress.compressor import (
     stop_counting,
 )
 from graphpress.export_backend import ExportBackend
+from graphpress.modules.restoring import with_stored_parameters
 from graphpress.passes.config import BiasCorrection, ExecutionMode, InvalidExecutionModeError, QuantizerConfig
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
 from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
@@ -101,12 +102,9 @@ class Quantizer(Compressor[QuantizerConfig]):
             QuantizationError, UnmatchedConfigError: when the config does not fit the model.
         """
         self._check_unprepared()
-        from graphpress.palettization.restoring import with_tables  # palettization builds on this package
-        from graphpress.pruning.restoring import with_kept_elements  # and so does pruning
-
         execution = _execution(self._config)
         prepared = execution.prepare(
-            with_kept_elements(with_tables(self._model)),
+            with_stored_parameters(self._model),
             example_inputs,
             dynamic_shapes,
             no_grad=export_with_no_grad,

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 
 from graphpress.backends.exporting import export
 from graphpress.ir.dtypes import DType
+from graphpress.modules.coreai_form import StoredParameter
 from graphpress.modules.forms import forms_of
-from graphpress.palettization.forms import StoredTable
 
 
 def stored_bytes(finalized: nn.Module, example_inputs: Any = None) -> int:
@@ -28,13 +28,14 @@ def stored_bytes(finalized: nn.Module, example_inputs: Any = None) -> int:
     if isinstance(finalized, fx.GraphModule):
         return _of_program(export(finalized, example_inputs))
     bits = {
-        id(table): (table, (int(getattr(module, f"{name}_lut").shape[-2]) - 1).bit_length())
+        id(tensor): bits
         for module in finalized.modules()
-        for name, form in forms_of(module).items()
-        if isinstance(form, StoredTable) and (table := getattr(module, f"{name}_indices")) is not None
+        for form in forms_of(module).values()
+        if isinstance(form, StoredParameter)
+        for tensor, bits in zip(form.tensors(module), form.bits.values(), strict=True)
     }
     tensors = {id(tensor): tensor for tensor in (*finalized.parameters(), *finalized.buffers())}
-    return sum(_bytes(tensor, bits[key][1] if key in bits else None) for key, tensor in tensors.items())
+    return sum(_bytes(tensor, bits.get(key)) for key, tensor in tensors.items())
 
 
 def _of_program(program: ExportedProgram) -> int:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from graphpress import ExportBackend
 from graphpress.compressor import UnusedScheduleWarning
 from graphpress.inspection import bits_per_weight
+from graphpress.modules.surgery import placed
 from graphpress.palettization import (
     KMeansPalettizer,
     KMeansPalettizerConfig,
@@ -19,7 +20,7 @@ from graphpress.palettization import (
     PalettizationSpec,
     learning,
 )
-from graphpress.palettization.forms import fake_forms
+from graphpress.palettization.forms import FakePalettized
 from graphpress.palettization.spec import PerGroupedChannelGranularity, TableTrainingSpec
 from graphpress.passes.config import SpecError
 from graphpress.quantization import QuantizationSpec
@@ -362,7 +363,7 @@ def test_calibration_after_training_finds_tables_anew():
     palettizer, model = prepared(config(lut_qspec=QuantizationSpec(), enable_per_channel_scale=True))
     start = {name: tensor.clone() for name, tensor in model.state_dict().items() if name != "_training_steps"}
     train(palettizer, model)
-    palettizer._cluster_again(fake_forms(model))
+    palettizer._cluster_again(placed(model, FakePalettized))
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in start.items())
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import attrs
 from torch import nn
 
+from graphpress.backends.coreai import register
 from graphpress.eager import CallObserver, OpCall, detached, module_scopes
 from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
 from graphpress.export_backend import ExportBackend
+from graphpress.modules.coreai_form import store
+from graphpress.modules.metadata_form import store_described
+from graphpress.modules.restoring import with_masked_floats
+from graphpress.modules.surgery import copied
 from graphpress.passes.config import (
     ConfigResolver,
     OpSite,
@@ -19,13 +24,14 @@ from graphpress.passes.config import (
 )
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.capture import flat_arguments
-from graphpress.quantization.eager.coreai_form import stored_for_coreai
-from graphpress.quantization.eager.coreml_form import stored_for_coreml
+from graphpress.quantization.eager.activations import settle_for_coreai, settle_for_coreml
+from graphpress.quantization.eager.forms import FakeQuantized, install_quantized
 from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, quantizes_activations, site_of
 from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
 from graphpress.quantization.eager.quantizing import BOUNDARY, QuantizingObserver
-from graphpress.quantization.eager.weights import StatePlan, install, plan_weights
-from graphpress.quantization.execution import Execution, warn_of_whole_weights
+from graphpress.quantization.eager.weights import StatePlan, plan_weights
+from graphpress.quantization.execution import Execution, refuse_dynamic, warn_of_whole_weights
+from graphpress.quantization.switches import quantizers_of
 
 
 class EagerExecution(Execution):
@@ -46,8 +52,6 @@ class EagerExecution(Execution):
         leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class. `dynamic_shapes` and `no_grad` are about capturing, which does not happen here."""
-        from graphpress.pruning.restoring import with_masked_floats  # pruning builds on this package
-
         prepared = with_masked_floats(_copied(model, share=not copy)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, flat_arguments(example_inputs))
@@ -61,14 +65,25 @@ class EagerExecution(Execution):
         else:
             detached(prepared)
         for weight in states.weights:
-            install(weight)
+            install_quantized(weight)
         return prepared
 
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """See the base class."""
-        if backend is ExportBackend.CoreML:
-            return stored_for_coreml(prepared, mmap_dir)
-        return stored_for_coreai(prepared, mmap_dir)
+        refuse_dynamic(quantizers_of(prepared))
+        model, places = copied(prepared, FakeQuantized)
+        if backend is ExportBackend.CoreAI:
+            register()
+            store(places, mmap_dir)
+            settle_for_coreai(model)
+        else:
+            refused = store_described(model, places, mmap_dir) | settle_for_coreml(model)
+            if refused:
+                lines = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
+                raise QuantizationError(
+                    f"coremltools' compression metadata cannot describe {len(refused)} tensors:{lines}"
+                )
+        return model.requires_grad_(False)
 
     def _report(self, model: nn.Module, recording: Recording, states: StatePlan) -> None:
         """Raise or warn about entries that match nothing, warn about weights that stay whole."""

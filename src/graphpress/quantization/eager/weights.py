@@ -1,16 +1,15 @@
-"""The parameters of an eagerly quantized model: which are quantized, and how they are read."""
+"""Which parameters of an eagerly quantized model are quantized, and in which blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import attrs
-import torch
-from attrs import define, frozen
+from attrs import frozen
 from torch import Tensor, nn
 
 from graphpress.eager import OpCall, Recording, TensorUse
-from graphpress.modules.forms import ParameterForm, forms_of, set_form
+from graphpress.modules.forms import forms_of
 from graphpress.modules.sites import UNKNOWN_OP, StateSite, readers, state_sites
 from graphpress.passes.analysis.weights import can_be_weight, einsum_axes, operand_axes, weight_block_of
 from graphpress.passes.config import (
@@ -25,35 +24,6 @@ from graphpress.passes.config import (
 )
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.eager.placing import bare
-from graphpress.quantization.eager.quantized_module import HELD, held_by, holder_in
-from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
-from graphpress.quantization.remembering import Remembered
-
-
-@define(eq=False, slots=False)
-class FakeQuantizedParameter(ParameterForm):
-    """A float parameter read as its quantized self, by the fake-quantizer that the module holds under its name."""
-
-    name: str
-    _value: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
-
-    def value(self, module: nn.Module) -> Tensor:
-        """The parameter, fake-quantized. In evaluation the result is kept until the parameter or a switch changes."""
-        parameter = module._parameters[self.name]
-        assert parameter is not None
-        quantizer = self.quantizer(module)
-        if module.training or (torch.is_grad_enabled() and parameter.requires_grad):
-            quantized: Tensor = quantizer(parameter)
-            return quantized
-        switches = (quantizer.observer_enabled, quantizer.fake_quant_enabled)
-        reads = (parameter, *quantizer.parameters(), *quantizer.buffers())  # scales may be learned
-        return self._value.get(reads, lambda: _outside_inference(quantizer, parameter), switches)
-
-    def quantizer(self, module: nn.Module) -> FakeQuantizeImplBase:
-        """The fake-quantizer."""
-        found = module._modules[HELD]._modules[self.name]  # type: ignore[union-attr]
-        assert isinstance(found, FakeQuantizeImplBase)
-        return found
 
 
 @frozen(eq=False)
@@ -125,26 +95,6 @@ def plan_weights(
             f"{len(errors)} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
         )
     return StatePlan(tuple(weights), tuple(sites), tuple(left))
-
-
-def install(weight: PlannedWeight) -> None:
-    """Let every module that has the parameter read it quantized, by one fake-quantizer."""
-    quantizer = fake_quantizer(weight.places[0].qualified_name, weight.spec, weight.block_size, is_state=True)
-    quantizer.schedule = weight.schedule
-    for place in weight.places:
-        holder_in(place.module).add(place.name, quantizer)
-        set_form(place.module, place.name, FakeQuantizedParameter(place.name))
-
-
-def quantized_parameters(model: nn.Module) -> list[tuple[str, nn.Module, FakeQuantizedParameter]]:
-    """Path, module and form of every parameter that is read quantized."""
-    return [
-        (path, module, form)
-        for path, module in model.named_modules()
-        if held_by(module) is not None
-        for form in forms_of(module).values()
-        if isinstance(form, FakeQuantizedParameter)
-    ]
 
 
 def _with_aliases(place: StateSite, reader: OpCall | None) -> OpSite:
@@ -230,9 +180,3 @@ def _order(parameter: Tensor, reading: TensorUse) -> tuple[int, ...] | None:
     if sorted(axes) != sorted(wanted) or len(set(axes)) < len(axes):
         return None
     return tuple(axes.index(axis) for axis in wanted)
-
-
-def _outside_inference(quantizer: nn.Module, parameter: Tensor) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():  # a kept tensor must serve in every mode
-        quantized: Tensor = quantizer(parameter)
-        return quantized

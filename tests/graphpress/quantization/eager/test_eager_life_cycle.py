@@ -349,7 +349,8 @@ def test_tied_weights_stay_tied():
     assert torch.equal(module.head.weight, module.table.weight)
     finalized = quantizer.finalize()
     assert torch.equal(finalized(tokens), module(tokens))
-    assert finalized.head._quantizers.get("weight") is finalized.table._quantizers.get("weight")
+    assert finalized.head.weight_codes.dtype is torch.int8
+    assert finalized.head.weight_codes is finalized.table.weight_codes
 
 
 def test_a_model_with_state_keeps_it_through_prepare():

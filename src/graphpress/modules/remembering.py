@@ -47,3 +47,9 @@ def _is(a: Tensor, b: Tensor) -> bool:
 
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
+
+
+def outside_inference(compute: Callable[[], R]) -> R:
+    """The result of `compute` without gradients, in which a tensor that is kept serves in every mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        return compute()

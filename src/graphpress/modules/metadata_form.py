@@ -1,0 +1,70 @@
+"""Compressed parameters in the form that coremltools reads: floats, and buffers that say how they were made.
+
+The protocol is coremltools' compression metadata, see `graphpress.backends.coreml.metadata`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+from torch import nn
+
+from graphpress.backends.coreml.metadata import describe, entries_of, why_not_described
+from graphpress.modules.mapping import Mapped
+from graphpress.modules.masks import remember_pruned
+from graphpress.modules.surgery import F, Placed
+from graphpress.passes.weights import PalettizedWeight, PrunedWeight
+
+_TABLES = "_graphpress_palettized"
+
+
+def store_described(
+    model: nn.Module, places: Sequence[Placed[F]], mmap_dir: str | PathLike[str] | None = None
+) -> dict[str, str]:
+    """Replace fake-compressed parameters of `model` by floats, described where the metadata has words for them.
+
+    Tied ones stay tied. Tables and what was pruned the module remembers, for compressors that go on with it.
+
+    Returns:
+        why parameters could not be described, by their names in the model.
+    """
+    mapped = Mapped(mmap_dir)
+    dense: dict[int, nn.Parameter] = {}
+    refused: dict[str, str] = {}
+    for place in places:
+        name, module, floats = place.form.name, place.module, place.parameter
+        weight = place.form.stored(module)
+        place.form.take_out(module)
+        if id(floats) not in dense:
+            values = floats.detach().clone() if weight is None else weight.dense()
+            learns = floats.requires_grad and (weight is None or isinstance(weight, PrunedWeight))
+            dense[id(floats)] = nn.Parameter(mapped(place.name, values), requires_grad=learns)
+        module._parameters[name] = dense[id(floats)]
+        if weight is None:
+            continue
+        if reason := why_not_described(weight):
+            refused[place.name] = reason
+        elif entries := entries_of(weight):
+            describe(model, module, name, entries)
+            if isinstance(weight, PalettizedWeight):
+                remember_tables(module, name, weight)
+            elif isinstance(weight, PrunedWeight):
+                remember_pruned(module, name)
+    return refused
+
+
+def remember_tables(module: nn.Module, parameter: str, weight: PalettizedWeight) -> None:
+    """Let `module` remember the tables that its float `parameter` was made from. They are in no state dict."""
+    module.__dict__[_TABLES] = {**remembered_tables(module), parameter: weight}
+
+
+def remembered_tables(module: nn.Module) -> Mapping[str, PalettizedWeight]:
+    """What `remember_tables` noted, by parameter."""
+    tables: Mapping[str, PalettizedWeight] = module.__dict__.get(_TABLES, {})
+    return tables
+
+
+def forget_tables(module: nn.Module, parameter: str) -> None:
+    """Undo `remember_tables`."""
+    module.__dict__[_TABLES] = {name: weight for name, weight in remembered_tables(module).items() if name != parameter}

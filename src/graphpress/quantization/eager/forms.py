@@ -1,0 +1,71 @@
+"""Quantized parameters of prepared modules: floats read through fake-quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import torch
+from attrs import define
+from torch import Tensor, nn
+
+from graphpress.modules.forms import set_form
+from graphpress.modules.masks import MASK
+from graphpress.modules.remembering import Remembered, outside_inference
+from graphpress.modules.surgery import FakeCompressed
+from graphpress.passes.weights import QuantizedWeight
+from graphpress.quantization.eager.quantized_module import HELD, holder_in
+from graphpress.quantization.eager.weights import PlannedWeight
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
+
+
+@define(eq=False, slots=False)
+class FakeQuantized(FakeCompressed):
+    """A float parameter read as its quantized self, by the fake-quantizer that the module holds under its name."""
+
+    _value: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
+
+    def value(self, module: nn.Module) -> Tensor:
+        """The parameter, fake-quantized. In evaluation the result is kept until the parameter or a switch changes."""
+        parameter, quantizer = self.parameter(module), self.quantizer(module)
+        if module.training or (torch.is_grad_enabled() and parameter.requires_grad):
+            quantized: Tensor = quantizer(parameter)
+            return quantized
+        switches = (quantizer.observer_enabled, quantizer.fake_quant_enabled)
+        reads = (parameter, *quantizer.parameters(), *quantizer.buffers())  # scales may be learned
+        return self._value.get(reads, lambda: outside_inference(lambda: quantizer(parameter)), switches)
+
+    def quantizer(self, module: nn.Module) -> FakeQuantizeImplBase:
+        """The fake-quantizer."""
+        found = module._modules[HELD]._modules[self.name]  # type: ignore[union-attr]
+        assert isinstance(found, FakeQuantizeImplBase)
+        return found
+
+    def stored(self, module: nn.Module) -> QuantizedWeight | None:
+        """See the base class."""
+        data, quantizer = self.parameter(module).detach(), self.quantizer(module)
+        with torch.no_grad():
+            qparams = quantizer.qparams(data)
+        if qparams is None:
+            return None
+        how = {"offset": quantizer.code_offset, "mask": self.mask(module)}
+        return QuantizedWeight.of(data, quantizer.spec, qparams, **how)
+
+    def beside(self, module: nn.Module) -> Mapping[str, Tensor]:
+        """See the base class."""
+        mask = self.mask(module)
+        return {} if mask is None else {f"{self.name}_{MASK}": mask}
+
+    def take_out(self, module: nn.Module) -> None:
+        """See the base class."""
+        super().take_out(module)
+        del module._modules[HELD]._modules[self.name]  # type: ignore[union-attr]
+
+
+def install_quantized(weight: PlannedWeight) -> None:
+    """Let every module that has the parameter read it quantized, by one fake-quantizer."""
+    quantizer = fake_quantizer(weight.places[0].qualified_name, weight.spec, weight.block_size, is_state=True)
+    quantizer.schedule = weight.schedule
+    for site in weight.places:
+        holder_in(site.module).add(site.name, quantizer)
+        set_form(site.module, site.name, FakeQuantized(site.name))
