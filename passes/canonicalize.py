@@ -15,8 +15,8 @@ class Canonicalize(RewritePass):
     """Rewrite each spelling of an operation to the one that later passes look for, and remove identities.
 
     Identities are exact. Batch norm in its several native forms, ``convolution`` and ``addmm`` become the high-level
-    ops they are the same sum of products as; only the order of that sum may differ. Rules that users add see the
-    spellings of torch too, and come first.
+    ops they are the same sum of products as; only the order of that sum may differ. Rules that users add
+    come first, and as all run until none matches, they see the one spelling too.
 
     Attributes:
         keep_dropout: leave the dropouts of a model that is to be trained, which are identities in evaluation. They
