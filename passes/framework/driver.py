@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -58,37 +58,32 @@ def apply_rules(
         rewriter.rewrites.end()
 
 
-class RuleIndex:
-    """Rules by the op of their root, in the order given. An op is looked at once."""
+class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
+    """The rules whose root may be a node of an op, in the order given. An op is looked at once.
+
+    Attributes:
+        depth: how many nodes deep the deepest rule looks.
+        reach: for each op looked at, how many nodes deep those rules look; 0 where there is none.
+    """
 
     def __init__(self, rules: Sequence[Rule]):
+        super().__init__()
         self.depth = max((rule.depth for rule in rules), default=1)
+        self.reach: dict[OpDef, int] = {}
         self._rules = tuple(rules)
-        self._candidates: dict[OpDef, tuple[_Candidate, ...]] = {}
-        self._reach: dict[OpDef, int] = {}
 
-    def reach(self, op: OpDef) -> int:
-        """How many nodes deep the rules look whose root may be a node of `op`; 0 when there is none."""
-        found = self._reach.get(op)
-        if found is None:
-            found = self._reach[op] = max((each.rule.depth for each in self._candidates_of(op)), default=0)
+    def __missing__(self, op: OpDef) -> tuple[Candidate, ...]:
+        found = self[op] = tuple(Candidate.of(rule, op) for rule in self._rules if rule.may_start_at(op))
+        self.reach[op] = max((candidate.rule.depth for candidate in found), default=0)
         return found
 
-    def candidates(self, node: Node) -> Iterator[Rule]:
+    def candidates(self, node: Node) -> list[Rule]:
         """The rules that may match with their root at `node`; for those left out, a quick look at it was enough."""
-        for candidate in self._candidates_of(node.op):
-            if candidate.may_match(node):
-                yield candidate.rule
-
-    def _candidates_of(self, op: OpDef) -> tuple[_Candidate, ...]:
-        found = self._candidates.get(op)
-        if found is None:
-            found = self._candidates[op] = tuple(_Candidate.of(r, op) for r in self._rules if r.may_start_at(op))
-        return found
+        return [candidate.rule for candidate in self[node.op] if candidate.may_match(node)]
 
 
 @frozen(eq=False)
-class _Candidate:
+class Candidate:
     """A rule, and what is known of a node of some op from its pattern, if the rule matches with its root there.
 
     Attributes:
@@ -104,7 +99,7 @@ class _Candidate:
     operands: tuple[Op, ...] = ()
 
     @classmethod
-    def of(cls, rule: Rule, op: OpDef) -> _Candidate:
+    def of(cls, rule: Rule, op: OpDef) -> Candidate:
         """What is known where `rule` has only one root that `op` fits."""
         roots = [root for root in rule.roots if root.accepts(op)]
         if len(roots) > 1 or op.variadic:
@@ -157,7 +152,7 @@ class _Driver:
     def run(self) -> int:
         """Sweep over the nodes that a rule may start at until nothing changes: the worklist misses what rules read from
         afar. A node that came later was touched, so it is among those seen."""
-        before, sweep = -1, list(self.graph.nodes_of(self.index.reach))
+        before, sweep = -1, list(self.graph.nodes_of(self.index.__getitem__))
         while before != self.count:
             before = self.count
             self.enqueue(sweep)
@@ -171,12 +166,14 @@ class _Driver:
             self.queued.discard(id(node))
             if node.graph is not self.graph:
                 continue
-            for rule in self.index.candidates(node):
+            for candidate in self.index[node.op]:
+                if not candidate.may_match(node):
+                    continue
                 if node.is_dead:
                     break
                 self.context.node = node
-                found = rule.match(node)
-                if isinstance(found, Match) and self.rewrite(rule, found):
+                found = candidate.rule.match(node)
+                if isinstance(found, Match) and self.rewrite(candidate.rule, found):
                     break
         self.context.node = None
 
@@ -239,9 +236,10 @@ class _Driver:
 
     def enqueue(self, nodes: Iterable[Node], distance: int = 0) -> None:
         """Put those of `nodes` in the queue that are the root of a rule which looks further than `distance`."""
+        index, reach, queued = self.index, self.index.reach, self.queued
         for node in nodes:
-            if id(node) not in self.queued and self.index.reach(node.op) > distance:
-                self.queued.add(id(node))
+            if id(node) not in queued and index[node.op] and reach[node.op] > distance:
+                queued.add(id(node))
                 self.queue.append(node)
                 self.seen[node] = None
 

@@ -271,7 +271,7 @@ class _Search:
 
     def close(self, goal: _Goal) -> bool:
         op, node, state = goal.pattern.op, goal.subject, self.state
-        is_new = not any(known is node for known in state.nodes)
+        is_new = node not in state.nodes
         is_owned = op.single_use and node is not self.root
         if is_new:
             state.nodes.append(node)
@@ -292,6 +292,8 @@ class _Search:
         return self.solve(goal.rest)
 
     def finish(self, goal: _Goal) -> bool:
+        if not self.state.owned:
+            return True
         inside = {id(node) for node in self.state.nodes}
         for owned, path in self.state.owned:
             for value in owned.results if isinstance(owned, Node) else (owned,):
