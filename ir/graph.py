@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -294,6 +294,7 @@ class Graph:
     _first: Node | None = None
     _last: Node | None = None
     _count: int = 0
+    _op_counts: dict[OpDef, int] = field(factory=dict)
     _names: set[str] = field(factory=set)
     _suffixes: dict[str, int] = field(factory=dict)
     _op_index: OpIndex | None = field(default=None, init=False)  # until a node comes or goes
@@ -314,6 +315,11 @@ class Graph:
         if self._op_index is None:
             self._op_index = OpIndex.of(self.nodes)
         return (node for node in self._op_index.select(wanted) if node.graph is self)
+
+    @property
+    def ops(self) -> KeysView[OpDef]:
+        """The ops of the nodes, each once; kept while the graph is edited, so that asking costs no walk."""
+        return self._op_counts.keys()
 
     def node(self, name: str) -> Node:
         """The node called `name`."""
@@ -487,6 +493,9 @@ class Graph:
         # `node._next` stays: an iteration standing on the erased node can go on.
         node.graph = self._op_index = None
         self._count -= 1
+        self._op_counts[node.op] -= 1
+        if not self._op_counts[node.op]:
+            del self._op_counts[node.op]
         self._names.discard(node.name)
 
     def erase_constant(self, constant: Constant) -> None:
@@ -510,6 +519,7 @@ class Graph:
             before._previous = node
         self._op_index = None
         self._count += 1
+        self._op_counts[node.op] = self._op_counts.get(node.op, 0) + 1
 
     # whole graphs
 

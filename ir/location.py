@@ -61,7 +61,10 @@ class Location:
     @staticmethod
     def union(locations: Iterable[Location]) -> Location:
         """All origins of `locations`, each once, in order."""
-        return Location(tuple(dict.fromkeys(origin for location in locations for origin in location.origins)))
+        known = list(locations)
+        if len(known) == 1:
+            return known[0]
+        return Location(tuple(dict.fromkeys(origin for location in known for origin in location.origins)))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.origins)) or "<unknown>"

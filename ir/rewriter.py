@@ -130,7 +130,12 @@ class EditCounts:
     annotated: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed or self.constants)
+        return self.total > 0
+
+    @property
+    def total(self) -> int:
+        """The number of edits, which only ever grows."""
+        return self.added + self.removed + self.changed + self.constants
 
 
 @define(eq=False)
@@ -143,6 +148,7 @@ class Rewriter:
         touched: names of nodes added or changed so far, in order.
         listener: called with every node that is new or reads something new, for drivers that keep a worklist.
         rewrites: groups the edits into rewrites, and may stop the pass after so many.
+        made: the nodes made since the last `begin` or `replace`, oldest first.
     """
 
     graph: Graph
@@ -150,7 +156,15 @@ class Rewriter:
     touched: dict[str, None] = field(factory=dict)
     listener: Callable[[Node], None] | None = None
     rewrites: RewriteCounter = field(factory=RewriteCounter)
-    _pending: list[Node] = field(factory=list, init=False)
+    made: list[Node] = field(factory=list, init=False)
+    _unplaced: list[Node] = field(factory=list, init=False)  # those of them that were given no location
+
+    def begin(self, title: str, node: Node) -> None:
+        """All edits until the next `begin`, or `rewrites.end`, are one rewrite, called `title`, that starts from
+        `node`. What was made before has nothing to do with it.
+        """
+        self._forget_made()
+        self.rewrites.begin(title, node)
 
     def insert_before(
         self,
@@ -179,15 +193,16 @@ class Rewriter:
         where = location if location is not None else anchor.location if anchor is not None else Location()
         node = self.graph.insert(op, operands, attributes, types, name=name, location=where, before=anchor)
         self.edits.added += 1
+        self.made.append(node)
         if location is None:
-            self._pending.append(node)
+            self._unplaced.append(node)
         self._touch(node)
         return node
 
     def insert_after(
         self, anchor: Node, op: OpDef | str, operands: Mapping[str, Any], *args: Any, **kwargs: Any
     ) -> Node:
-        """Make a node right after `anchor`; arguments as in `insert_before`."""
+        """Make a node right after `anchor`; arguments as in `insert_before`. The location is `anchor`'s for good."""
         following = anchor._next
         kwargs.setdefault("location", anchor.location)
         return self.insert_before(following, op, operands, *args, **kwargs)
@@ -206,10 +221,10 @@ class Rewriter:
             raise GraphError(f"{root.name} has {len(root.results)} results, {len(values)} replacements were given")
         self.rewrites.edit("replace", root)
         location = Location.union(node.location for node in matched)
-        for node in self._pending:
+        for node in self._unplaced:
             if node.graph is not None:
                 node.location = location
-        self._pending.clear()
+        self._forget_made()
         for result, value in zip(root.results, values, strict=True):
             self._move_uses(result, value)
         for node in reversed(matched):
@@ -311,6 +326,10 @@ class Rewriter:
         self.rewrites.edit(f"erase constant {constant.name}", None)
         self.graph.erase_constant(constant)
         self.edits.constants += 1
+
+    def _forget_made(self) -> None:
+        self.made.clear()
+        self._unplaced.clear()
 
     def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> None:
         if old is new:

@@ -24,7 +24,14 @@ from graphpress.passes.framework.passes import Pass, PassContext, Report
 from graphpress.passes.framework.pipeline import Pipeline
 from graphpress.passes.framework.records import RunResult, StepRecord
 from graphpress.passes.framework.registry import lookup_pass, register_pass, registered_passes, unregister_pass
-from graphpress.passes.framework.rewrite_pass import RewritePass, add_rule, lookup_rule, registered_rules, remove_rule
+from graphpress.passes.framework.rewrite_pass import (
+    RewritePass,
+    add_rule,
+    lookup_rule,
+    registered_rules,
+    remove_rule,
+    rules_of,
+)
 from graphpress.passes.framework.rules import Rule, rule
 from graphpress.passes.framework.runner import Runner, run_pass
 from graphpress.passes.framework.standard_hooks import Hook
@@ -79,6 +86,7 @@ __all__ = [
     "registered_rules",
     "remove_rule",
     "rule",
+    "rules_of",
     "run_pass",
     "unregister_pass",
 ]

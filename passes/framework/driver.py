@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from attrs import astuple, define, field
+from attrs import define, field, frozen
 
-from graphpress.ir.graph import Graph, Node, Output, Value
+from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.location import Location
+from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.errors import BudgetExceeded, PatternError
-from graphpress.passes.framework.match import Match, Miss
+from graphpress.passes.framework.match import Match, Miss, fits_literal, parameter
 from graphpress.passes.framework.passes import PassContext
-from graphpress.passes.framework.rules import Replacement, Rule, RuleIndex
+from graphpress.passes.framework.patterns import Literal, Op, Pattern, Result, Test
+from graphpress.passes.framework.rules import Replacement, Rule
 
 _REWRITES_PER_NODE = 20
 _REWRITES_AT_LEAST = 100
@@ -54,6 +58,83 @@ def apply_rules(
         rewriter.rewrites.end()
 
 
+class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
+    """The rules whose root may be a node of an op, in the order given. An op is looked at once.
+
+    Attributes:
+        depth: how many nodes deep the deepest rule looks.
+        reach: for each op looked at, how many nodes deep those rules look; 0 where there is none.
+    """
+
+    def __init__(self, rules: Sequence[Rule]):
+        super().__init__()
+        self.depth = max((rule.depth for rule in rules), default=1)
+        self.reach: dict[OpDef, int] = {}
+        self._rules = tuple(rules)
+
+    def __missing__(self, op: OpDef) -> tuple[Candidate, ...]:
+        found = self[op] = tuple(Candidate.of(rule, op) for rule in self._rules if rule.may_start_at(op))
+        self.reach[op] = max((candidate.rule.depth for candidate in found), default=0)
+        return found
+
+    def candidates(self, node: Node) -> list[Rule]:
+        """The rules that may match with their root at `node`; for those left out, a quick look at it was enough."""
+        return [candidate.rule for candidate in self[node.op] if candidate.may_match(node)]
+
+
+@frozen(eq=False)
+class Candidate:
+    """A rule, and what is known of a node of some op from its pattern, if the rule matches with its root there.
+
+    Attributes:
+        rule: the rule.
+        tests: what holds of the node.
+        literals: Python values it has, each under one of some names.
+        operands: ops that make an operand of it, each.
+    """
+
+    rule: Rule
+    tests: tuple[Test, ...] = ()
+    literals: tuple[tuple[tuple[str, ...], Any], ...] = ()
+    operands: tuple[Op, ...] = ()
+
+    @classmethod
+    def of(cls, rule: Rule, op: OpDef) -> Candidate:
+        """What is known where `rule` has only one root that `op` fits."""
+        roots = [root for root in rule.roots if root.accepts(op)]
+        if len(roots) > 1 or op.variadic:
+            return cls(rule)
+        (root,) = roots
+        names = list(op.by_name)
+        wanted: dict[str, Pattern] = dict(zip(names, root.positional, strict=False)) | root.named
+        swapped = tuple(names[:2]) if op.has(Trait.COMMUTATIVE) else ()
+        literals = [
+            (swapped if name in swapped else (name,), pattern.value)
+            for name, pattern in wanted.items()
+            if isinstance(pattern, Literal)
+        ]
+        operands = [p.op if isinstance(p, Result) else p for p in root.parts if isinstance(p, Op | Result)]
+        return cls(rule, tuple(test for test in root.tests if test.is_total), tuple(literals), tuple(operands))
+
+    def may_match(self, node: Node) -> bool:
+        """False only where the rule does not match."""
+        for test in self.tests:
+            if not test.predicate(node):
+                return False
+        for names, value in self.literals:
+            for name in names:
+                if fits_literal(value, parameter(node, name)):
+                    break
+            else:
+                return False
+        if self.operands:
+            made_by = [v.producer.op for _, _, v in node.operand_values() if isinstance(v.producer, Node)]
+            for wanted in self.operands:
+                if not any(map(wanted.accepts, made_by)):
+                    return False
+        return True
+
+
 @define(eq=False)
 class _Driver:
     index: RuleIndex
@@ -64,62 +145,70 @@ class _Driver:
     touched: list[Node] = field(factory=list)
     queue: deque[Node] = field(factory=deque)
     queued: set[int] = field(factory=set)
-    recent: deque[tuple[str, str]] = field(factory=lambda: deque(maxlen=_RECENT))
+    seen: dict[Node, None] = field(factory=dict)  # what was ever in the queue, in order
+    recent: deque[tuple[str, str, Location]] = field(factory=lambda: deque(maxlen=_RECENT))
     count: int = 0
 
     def run(self) -> int:
         """Sweep over the nodes that a rule may start at until nothing changes: the worklist misses what rules read from
-        afar."""
-        before = -1
+        afar. A node that came later was touched, so it is among those seen."""
+        before, sweep = -1, list(self.graph.nodes_of(self.index.__getitem__))
         while before != self.count:
             before = self.count
-            self.enqueue(self.graph.nodes_of(self.index.rules_at))
+            self.enqueue(sweep)
             self.drain()
+            sweep = list(self.seen)
         return self.count
 
     def drain(self) -> None:
         while self.queue:
             node = self.queue.popleft()
             self.queued.discard(id(node))
-            if node.graph is not self.graph or node.is_dead:
+            if node.graph is not self.graph:
                 continue
-            for rule in self.index.candidates(node):
+            for candidate in self.index[node.op]:
+                if not candidate.may_match(node):
+                    continue
+                if node.is_dead:
+                    break
                 self.context.node = node
-                found = rule.match(node)
-                if isinstance(found, Match) and self.rewrite(rule, found):
+                found = candidate.rule.match(node)
+                if isinstance(found, Match) and self.rewrite(candidate.rule, found):
                     break
         self.context.node = None
 
     def rewrite(self, rule: Rule, match: Match) -> bool:
         """Apply `rule`; False when it declined or changed nothing."""
-        root, edits = match.root, astuple(self.rewriter.edits)
+        root, edits = match.root, self.rewriter.edits.total
         nearby = [value for node in match.nodes for _, _, value in node.operand_values()]
-        had_read = [use.user for result in root.results for use in result.uses]
-        where = f"{root.name} ({root.location})"
+        had_read = {id(use.user) for result in root.results for use in result.uses}
+        place = (rule.name, root.name, root.location)
         self.touched.clear()
-        self.rewriter._pending.clear()  # what an earlier rule made without `replace` must not get this one's location
-        self.rewriter.rewrites.begin(rule.name, root)
+        self.rewriter.begin(rule.name, root)
         outcome = rule.rewrite(match, self.rewriter)
         if isinstance(outcome, Miss):
-            if astuple(self.rewriter.edits) != edits:
-                raise PatternError(f"rule {rule.name!r} declined at {where} after it had edited the graph: {outcome}")
+            if self.rewriter.edits.total != edits:
+                name, where, location = place
+                raise PatternError(
+                    f"rule {name!r} declined at {where} ({location}) after it had edited the graph: {outcome}"
+                )
             return False
         if outcome is not None:
             self.install(rule, match, outcome, had_read)
-        if astuple(self.rewriter.edits) == edits:
+        if self.rewriter.edits.total == edits:
             return False
         self.erase_unread_constants(nearby)
         self.count += 1
         self.context.count(rule.name)
-        self.recent.append((rule.name, where))
+        self.recent.append(place)
         if self.count > self.budget:
             raise BudgetExceeded(self.complaint())
         self.enqueue_around(match, nearby)
         return True
 
-    def install(self, rule: Rule, match: Match, outcome: Replacement, had_read: list[Node | Output]) -> None:
-        """Let `outcome` stand for the results of the root."""
-        root = match.root
+    def install(self, rule: Rule, match: Match, outcome: Replacement, had_read: set[int]) -> None:
+        """Let `outcome` stand for the results of the root, under its name if it is new."""
+        root, made = match.root, tuple(self.rewriter.made)
         values = (
             [outcome] if isinstance(outcome, Value) else list(outcome.results if isinstance(outcome, Node) else outcome)
         )
@@ -127,9 +216,13 @@ class _Driver:
             raise PatternError(
                 f"rule {rule.name!r} returned {len(values)} values for the {len(root.results)} results of {root.name}"
             )
-        wrappers = {id(use.user) for result in root.results for use in result.uses} - set(map(id, had_read))
+        wrappers = {id(use.user) for result in root.results for use in result.uses} - had_read
         if not wrappers:
             self.rewriter.replace(match.nodes, values)
+            first = values[0].node if values else None
+            if root.graph is None and any(first is node for node in made):
+                assert first is not None
+                self.rewriter.rename(first, root.name)
             return
         for result, value in zip(root.results, values, strict=True):
             self.rewriter.replace_uses(result, value, where=lambda use: id(use.user) not in wrappers)
@@ -141,28 +234,38 @@ class _Driver:
             if constant is not None and not value.use_count and self.graph.constants.get(constant.name) is constant:
                 self.rewriter.erase_constant(constant)
 
-    def enqueue(self, nodes: Iterable[Node]) -> None:
+    def enqueue(self, nodes: Iterable[Node], distance: int = 0) -> None:
+        """Put those of `nodes` in the queue that are the root of a rule which looks further than `distance`."""
+        index, reach, queued = self.index, self.index.reach, self.queued
         for node in nodes:
-            if id(node) not in self.queued:
-                self.queued.add(id(node))
+            if id(node) not in queued and index[node.op] and reach[node.op] > distance:
+                queued.add(id(node))
                 self.queue.append(node)
+                self.seen[node] = None
 
     def enqueue_around(self, match: Match, nearby: list[Value]) -> None:
         """What may match now: nodes that changed, their readers as far as a pattern reaches, and the few that are left
         as readers of something the matched nodes read."""
         wave = [node for node in self.touched if node.graph is self.graph]
-        wave += [user for value in nearby if value.use_count <= _FEW_READERS for user in value.users]
+        wave += [
+            use.user
+            for value in nearby
+            if value.use_count <= _FEW_READERS
+            for use in value.uses
+            if isinstance(use.user, Node)
+        ]
         if match.root.graph is self.graph:
             wave.append(match.root)
-        for _ in range(self.index.depth):
-            self.enqueue(wave)
-            results = [result for node in wave for result in node.results]
-            wave = [user for result in results for user in result.users if id(user) not in self.queued]
+        self.enqueue(wave)
+        for distance in range(1, self.index.depth):
+            uses = [use for node in dict.fromkeys(wave) for result in node.results for use in result.uses]
+            wave = [use.user for use in uses if isinstance(use.user, Node) and id(use.user) not in self.queued]
+            self.enqueue(wave, distance)
 
     def complaint(self) -> str:
-        names = Counter(name for name, _ in self.recent)
+        names = Counter(name for name, _, _ in self.recent)
         cycling = ", ".join(f"{name!r}" for name, _ in names.most_common())
-        last = "\n".join(f"  {name} at {where}" for name, where in list(self.recent)[-8:])
+        last = "\n".join(f"  {name} at {where} ({location})" for name, where, location in list(self.recent)[-8:])
         return (
             f"the rules do not settle: {self.count} rewrites, the budget is {self.budget} for {len(self.graph.nodes)} "
             f"nodes; cycling: {cycling}; the last rewrites:\n{last}"

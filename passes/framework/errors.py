@@ -22,7 +22,9 @@ class PassError(GraphpressError):
 
 
 class PassRegistrationError(GraphpressError):
-    """A pass that cannot be registered: its name is taken or malformed, or its class is no frozen attrs class."""
+    """A pass or rule that cannot be registered: a name that is taken or malformed, or a declaration of the wrong
+    kind.
+    """
 
 
 class UnknownPassError(GraphpressError, LookupError):

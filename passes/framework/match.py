@@ -10,6 +10,7 @@ from attrs import field, frozen
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Constant, Node, Output, Value
 from graphpress.ir.location import Location
+from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType, Type
 from graphpress.passes.framework import patterns as p
 from graphpress.passes.framework.errors import PatternError
@@ -117,6 +118,35 @@ class Absent:
 
 
 ABSENT = Absent()
+
+
+def parameter(node: Node, name: str) -> Any:
+    """What `node` reads or has under `name`, the default of the schema counted; else `ABSENT`."""
+    if name in node.operands:
+        return node.operands[name]
+    if name in node.attributes:
+        return node.attributes[name]
+    found = node.op.by_name.get(name)
+    return ABSENT if found is None or found.is_required else found.default
+
+
+def is_python_value(subject: Any) -> bool:
+    """True for what an attribute may be; false for values of the graph, lists that hold some, and what is absent."""
+    if isinstance(subject, tuple):
+        return all(map(is_python_value, subject))
+    return not isinstance(subject, Value | Absent)
+
+
+def fits_literal(wanted: Any, subject: Any) -> bool:
+    """True when `subject` is the Python value `wanted`. A number is no truth value, and none is complex by chance."""
+    if not is_python_value(subject) or subject != wanted:
+        return False
+    return all(isinstance(wanted, kind) == isinstance(subject, kind) for kind in (bool, complex))
+
+
+def is_commutative(node: Node) -> bool:
+    """True when the first two operands of `node` may be swapped."""
+    return node.op.has(Trait.COMMUTATIVE) and node.attributes.get("alpha", 1) == 1
 
 
 def type_complaint(pattern: p.Any, type: Type) -> str | None:

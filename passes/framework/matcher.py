@@ -8,21 +8,23 @@ out wrong late is taken back. Of all ways that fail, the one that got furthest g
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
 
 from graphpress.ir.graph import Node, Value
-from graphpress.ir.ops import Trait
 from graphpress.passes.framework import patterns as p
 from graphpress.passes.framework.match import (
     ABSENT,
-    Absent,
     Match,
     Miss,
     Text,
     constant_complaint,
+    fits_literal,
+    is_commutative,
+    is_python_value,
+    parameter,
     readers,
     show,
     type_complaint,
@@ -35,18 +37,18 @@ def match_pattern(pattern: p.Pattern, node: Node) -> Match | Miss:
     """Try `pattern` with its root at `node`."""
     search, path = _Search(node), (node.op.short_name,)
     if search.solve(_Goal(pattern, node, path, node, _Goal(_Finish(), node, path, node, None))):
-        captures = dict.fromkeys(pattern.names()) | search.state.captures
+        captures = dict.fromkeys(_names(pattern)) | search.state.captures
         return Match(node, tuple(search.state.nodes), captures, search.state.paths)
     assert search.miss is not None
     return search.miss
 
 
-def is_commutative(node: Node) -> bool:
-    """True when the first two operands of `node` may be swapped."""
-    return node.op.has(Trait.COMMUTATIVE) and node.attributes.get("alpha", 1) == 1
+@lru_cache(maxsize=1024)
+def _names(pattern: p.Pattern) -> tuple[str, ...]:
+    return tuple(pattern.names())
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Goal:
     """Match `pattern` with `subject`, which `node` reads, then go on with `rest`.
 
@@ -169,13 +171,13 @@ class _Search:
         return False
 
     def attribute(self, goal: _Goal) -> bool:
-        if _is_python_value(goal.subject):
+        if is_python_value(goal.subject):
             return self.capture(goal.pattern.name, goal)
         return self.fail(goal, "a Python value", lambda: show(goal.subject))
 
     def literal(self, goal: _Goal) -> bool:
         wanted, found = goal.pattern.value, goal.subject
-        if _is_python_value(found) and found == wanted and isinstance(wanted, bool) == isinstance(found, bool):
+        if fits_literal(wanted, found):
             return self.solve(goal.rest)
         return self.fail(goal, lambda: repr(wanted), lambda: show(found))
 
@@ -244,7 +246,7 @@ class _Search:
     def operands(self, pattern: p.Op, node: Node, rest: _Goal) -> bool:
         """Match the parameters, in each order the op allows."""
         count = len(pattern.positional)
-        names = [f"arg{i}" for i in range(count)] if node.op.variadic else [q.name for q in node.op.parameters]
+        names = [f"arg{i}" for i in range(count)] if node.op.variadic else list(node.op.by_name)
         if count > len(names):
             return self.fail(rest, f"{count} parameters", f"{node.op.name} with {len(names)}")
         wanted = dict(zip(names, pattern.positional, strict=False)) | pattern.named
@@ -264,18 +266,18 @@ class _Search:
     def in_order(self, wanted: dict[str, p.Pattern], node: Node, rest: _Goal) -> bool:
         goals = rest
         for name, pattern in reversed(wanted.items()):
-            goals = _Goal(pattern, _parameter(node, name), (*rest.path, name), node, goals)
+            goals = _Goal(pattern, parameter(node, name), (*rest.path, name), node, goals)
         return self.solve(goals)
 
     def close(self, goal: _Goal) -> bool:
         op, node, state = goal.pattern.op, goal.subject, self.state
-        is_new = not any(known is node for known in state.nodes)
+        is_new = node not in state.nodes
         is_owned = op.single_use and node is not self.root
         if is_new:
             state.nodes.append(node)
         if is_owned:
             state.owned.append((node, goal.path))
-        if self.capture(op.name, evolve(goal, pattern=op)):
+        if self.capture(op.name, _Goal(op, node, goal.path, goal.node, goal.rest)):
             return True
         if is_owned:
             self.state.owned.pop()
@@ -286,10 +288,12 @@ class _Search:
     def tests(self, goal: _Goal) -> bool:
         for test in goal.pattern.tests:
             if not test.predicate(goal.subject):
-                return self.fail(goal, test.expected, lambda: show(goal.subject))
+                return self.fail(goal, test.expected, partial(test.found or show, goal.subject))
         return self.solve(goal.rest)
 
     def finish(self, goal: _Goal) -> bool:
+        if not self.state.owned:
+            return True
         inside = {id(node) for node in self.state.nodes}
         for owned, path in self.state.owned:
             for value in owned.results if isinstance(owned, Node) else (owned,):
@@ -321,19 +325,3 @@ def _with_tests(goal: _Goal) -> _Goal | None:
     """What comes after `goal`, the tests of its pattern first."""
     tests = goal.pattern.tests
     return evolve(goal, pattern=_Tests(tests)) if tests else goal.rest
-
-
-def _parameter(node: Node, name: str) -> Any:
-    """What `node` reads or has under `name`, the default of the schema counted."""
-    if name in node.operands:
-        return node.operands[name]
-    if name in node.attributes:
-        return node.attributes[name]
-    parameter = node.op.by_name.get(name)
-    return ABSENT if parameter is None or parameter.is_required else parameter.default
-
-
-def _is_python_value(subject: Any) -> bool:
-    if isinstance(subject, tuple):
-        return all(map(_is_python_value, subject))
-    return not isinstance(subject, Value | Absent)

@@ -13,7 +13,7 @@ from graphpress.ir.location import UNKNOWN, Location
 from graphpress.ir.plain import changed_fields
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.effects import EXACT, Effect
-from graphpress.passes.framework.errors import OptionError
+from graphpress.passes.framework.errors import FactError, OptionError, PassRegistrationError
 from graphpress.passes.framework.facts import Fact, fact_set
 from graphpress.passes.framework.options import write_value
 
@@ -91,8 +91,11 @@ class Pass(ABC):
             cls.name = kebab_case(cls.__name__)
         for kind in ("needs", "gives", "breaks"):
             declared = cls.__dict__.get(kind)
-            if declared is not None and not isinstance(declared, property | frozenset):
-                setattr(cls, kind, fact_set(declared))
+            if declared is not None and not isinstance(declared, property):
+                setattr(cls, kind, _declared_facts(cls, kind, declared))
+        effect = cls.__dict__.get("effect", EXACT)
+        if not isinstance(effect, Effect | property):
+            raise PassRegistrationError(_no_effect(cls, effect))
 
     @abstractmethod
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
@@ -116,6 +119,29 @@ class Pass(ABC):
             except OptionError as error:
                 raise OptionError(f"{self.name}, option {name!r}: {error}") from None
         return f"{self.name}{{{','.join(options)}}}" if options else self.name
+
+
+def _declared_facts(cls: type[Pass], kind: str, declared: Any) -> frozenset[Fact]:
+    """`declared` as a set of facts.
+
+    Raises:
+        PassRegistrationError: when it is something else than facts.
+    """
+    try:
+        return fact_set(declared)
+    except (FactError, TypeError) as error:
+        raise PassRegistrationError(
+            f"`{kind}` of {cls.__module__}.{cls.__qualname__} is {declared!r}; it takes a Fact or several, such as "
+            "graphpress.passes.analysis.facts.CANONICAL, or a property where they depend on options"
+        ) from error
+
+
+def _no_effect(cls: type[Pass], found: Any) -> str:
+    called = f"; write {found.__name__.upper()}()" if isinstance(found, type) and issubclass(found, Effect) else ""
+    return (
+        f"`effect` of {cls.__module__}.{cls.__qualname__} is {found!r}, which is no Effect{called}; it takes EXACT, "
+        "CLOSE(rtol=..., atol=...), LOSSY(bound), or a property where it depends on options"
+    )
 
 
 def kebab_case(name: str) -> str:

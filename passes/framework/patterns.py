@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import suggestion
+from graphpress.ir.graph import Node, Value
 from graphpress.ir.ops import OpDef, OpError, Trait, lookup_op, registered_ops
 from graphpress.passes.framework.errors import PatternError
 
@@ -73,10 +74,19 @@ OpName = str | Trait
 
 @frozen
 class Test:
-    """A predicate on what a pattern matched, and its description for people."""
+    """A predicate on what a pattern matched.
+
+    Attributes:
+        predicate: what must hold.
+        expected: describes it for people.
+        found: describes what is there instead; None shows what was matched.
+        is_total: whether the predicate may be asked of anything, so that it can be asked before the rest is matched.
+    """
 
     predicate: Callable[[typing.Any], bool]
     expected: str
+    found: Callable[[typing.Any], str] | None = None
+    is_total: bool = False
 
 
 @frozen(eq=False, kw_only=True)
@@ -271,6 +281,26 @@ class Op(Pattern):
 
     def where(self, predicate: Callable[[typing.Any], bool], expected: str) -> Op:
         """See `Pattern.where`; the predicate gets the node."""
+        return self._tested(Test(predicate, expected))
+
+    def keeping_type(self, of: str = "self") -> Op:
+        """This node where its only result is of the type of its operand `of`, element type and shape."""
+        for op in self.ops:
+            if isinstance(op, str):
+                check_parameters(op, 0, [of])
+
+        def keeps(node: Node) -> bool:
+            operand = node.operands.get(of)
+            return isinstance(operand, Value) and len(node.results) == 1 and operand.type == node.results[0].type
+
+        def found(node: Node) -> str:
+            operand = node.operands.get(of)
+            read = operand.type if isinstance(operand, Value) else "nothing"
+            return f"{', '.join(str(result.type) for result in node.results)} made of {read}"
+
+        return self._tested(Test(keeps, f"one result of the type of `{of}`", found, is_total=True))
+
+    def _tested(self, test: Test) -> Op:
         rest = (Ellipsis,) if self.is_open else ()
         return Op(
             self.ops,
@@ -278,7 +308,7 @@ class Op(Pattern):
             *rest,
             name=self.name,
             single_use=self.single_use,
-            tests=(*self.tests, Test(predicate, expected)),
+            tests=(*self.tests, test),
             **self.named,
         )
 

@@ -1,8 +1,8 @@
-"""Passes that are nothing but rules, and rules that users add to them."""
+"""Passes that consist of rules, and the rules by name: those of the passes, and those that users add to them."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -13,7 +13,7 @@ from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.errors import PassRegistrationError, UnknownPassError
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import load_plugins, registered_passes
-from graphpress.passes.framework.rules import Rule
+from graphpress.passes.framework.rules import Rule, not_a_rule
 
 _ADDED: dict[str, dict[str, Rule]] = {}
 
@@ -23,15 +23,26 @@ class RewritePass(Pass):
     """A pass that applies `rules`, and the rules users added to it, until none matches.
 
     Attributes:
-        rules: in order of preference; a property where they depend on options. Added ones come first.
+        rules: all rules of the pass, in order of preference. Added ones come first. Where options choose among them,
+            override `chosen_rules`; a property is for rules that are made from options.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        declared = cls.__dict__.get("rules")
+        if "rules" in cls.__dict__ and not isinstance(declared, property):
+            cls.rules = _rules_of(cls, declared)
+
+    def chosen_rules(self) -> tuple[Rule, ...]:
+        """Those of `rules` that the options ask for: all of them, where a pass says nothing else."""
+        return self.rules
+
     def all_rules(self) -> tuple[Rule, ...]:
-        """Added rules, those of installed packages among them, then the pass's own."""
+        """Added rules, those of installed packages among them, then the chosen ones: what `run` applies."""
         load_plugins()
-        return (*_ADDED.get(self.name, {}).values(), *self.rules)
+        return (*_ADDED.get(self.name, {}).values(), *self.chosen_rules())
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Apply all rules."""
@@ -42,11 +53,13 @@ def add_rule(pass_class: type[RewritePass], rule: Rule) -> Rule:
     """Let `pass_class` apply `rule` too, before its own.
 
     Raises:
-        PassRegistrationError: when the pass has a rule of that name, or takes no rules.
+        PassRegistrationError: when `rule` is no `Rule`, the pass has a rule of that name, or it takes no rules.
     """
     if not (isinstance(pass_class, type) and issubclass(pass_class, RewritePass)):
         takes = " or ".join(sorted(cls.__name__ for cls in registered_passes() if issubclass(cls, RewritePass)))
         raise PassRegistrationError(f"{pass_class!r} takes no rules, as it is no RewritePass; add them to {takes}")
+    if not isinstance(rule, Rule):
+        raise PassRegistrationError(f"cannot add to the pass {pass_class.name!r}: {not_a_rule(rule)}")
     added = _ADDED.setdefault(pass_class.name, {})
     own = () if isinstance(pass_class.rules, property) else pass_class.rules
     if rule.name in added or any(rule.name == other.name for other in own):
@@ -62,17 +75,26 @@ def remove_rule(pass_class: type[RewritePass], rule: Rule) -> None:
         del added[rule.name]
 
 
+def rules_of(pass_class: type[RewritePass]) -> tuple[Rule, ...]:
+    """Every rule that some options of `pass_class` let it apply, added ones first.
+
+    Of a pass that makes its rules from options, these are the rules it has by default; none, if an option has no
+    default.
+    """
+    load_plugins()
+    own = pass_class.rules
+    if isinstance(own, property):
+        try:
+            own = pass_class().rules
+        except TypeError:
+            own = ()
+    return (*_ADDED.get(pass_class.name, {}).values(), *own)
+
+
 def registered_rules() -> dict[str, Rule]:
-    """The rules of every registered pass that can be made without options, by ``pass-name/rule-name``."""
-    found: dict[str, Rule] = {}
-    for cls in registered_passes():
-        if issubclass(cls, RewritePass):
-            try:
-                instance = cls()  # rules may depend on options; their defaults will do
-            except TypeError:
-                continue
-            found |= {f"{cls.name}/{rule.name}": rule for rule in instance.all_rules()}
-    return found
+    """The rules of every registered pass, whatever its options, by ``pass-name/rule-name``."""
+    passes = [cls for cls in registered_passes() if issubclass(cls, RewritePass)]
+    return {f"{cls.name}/{rule.name}": rule for cls in passes for rule in rules_of(cls)}
 
 
 def lookup_rule(name: str) -> Rule:
@@ -91,3 +113,23 @@ def lookup_rule(name: str) -> Rule:
         raise UnknownPassError(f"{name!r} is ambiguous: say {' or '.join(map(repr, same))}")
     candidates = [*known, *(full.partition("/")[2] for full in known)]
     raise UnknownPassError(f"no rule {name!r}{suggestion(name, candidates)}")
+
+
+def _rules_of(cls: type[Pass], declared: Any) -> tuple[Rule, ...]:
+    """`declared` as the rules of `cls`.
+
+    Raises:
+        PassRegistrationError: when it is no tuple of rules with names of their own.
+    """
+    where = f"`rules` of {cls.__module__}.{cls.__qualname__}"
+    if not isinstance(declared, tuple | list):
+        example = f"({declared.name.replace('-', '_')},)" if isinstance(declared, Rule) else "(my_rule,)"
+        raise PassRegistrationError(f"{where} is a tuple of rules, such as {example}, not {declared!r}")
+    names = set()
+    for each in declared:
+        if not isinstance(each, Rule):
+            raise PassRegistrationError(f"{where}: {not_a_rule(each)}")
+        if each.name in names:
+            raise PassRegistrationError(f"{where}: two rules are called {each.name!r}; give one another `name`")
+        names.add(each.name)
+    return tuple(declared)

@@ -1,8 +1,13 @@
-"""Rewrite rules: a pattern, a check, a rewrite."""
+"""Rewrite rules: a pattern, a check, a rewrite.
+
+A rule says how one piece of graph becomes another. Passes that consist of rules are in `rewrite_pass`; `driver` applies
+rules to a graph, and `explain` tells why one does not match.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from attrs import field, frozen
 
@@ -12,7 +17,7 @@ from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.errors import PatternError
 from graphpress.passes.framework.match import Match, Miss
 from graphpress.passes.framework.matcher import match_pattern
-from graphpress.passes.framework.patterns import Op, Pattern, Result, root_ops
+from graphpress.passes.framework.patterns import Op, Pattern, root_ops
 
 Replacement = Value | Node | Sequence[Value]
 Rewrite = Callable[[Match, Rewriter], Replacement | Miss | None]
@@ -21,15 +26,16 @@ Check = Callable[[Match], Miss | None]
 
 @frozen(eq=False)
 class Rule:
-    """How one piece of graph becomes another.
+    """How one piece of graph becomes another; made by the decorator `rule`.
 
     Attributes:
         name: in kebab case.
         pattern: what to look for; its root is an `Op`, or a `OneOf` such.
         rewrite: given the match, returns what stands for the results of the root from now on, and the driver puts it
             there and erases what is no longer read, constants too; or a `Miss`, without having edited anything; or
-            None, having made its edits itself. A value computed *from* the root's result wraps the root: everyone else
-            reads it instead.
+            None, having made its edits itself. A new node that stands for the root gets the root's name, by which a
+            config may mean it. A value computed *from* the root's result wraps the root: everyone else reads it
+            instead.
         check: looks at a match without touching it and returns a `Miss` to decline.
     """
 
@@ -76,47 +82,23 @@ def rule(pattern: Pattern, *, name: str | None = None, check: Check | None = Non
     """Decorator: make a `Rule` of a rewrite function, called like it in kebab case if not otherwise.
 
     Raises:
-        PatternError: when the pattern's root is no op.
+        PatternError: when `pattern` is no pattern or its root is no op, or `check` or what is decorated is no function.
     """
+    if not isinstance(pattern, Pattern):
+        raise PatternError(f"a rule needs a pattern, as in @rule(Op('aten.relu', Any('x'))); this is {pattern!r}")
+    root_ops(pattern)
+    if check is not None and not callable(check):
+        raise PatternError(f"`check` is a function that is given the match and returns a Miss or None, not {check!r}")
 
     def make(rewrite: Rewrite) -> Rule:
+        if not callable(rewrite):
+            raise PatternError(f"@rule decorates a function of the match and the rewriter, not {rewrite!r}")
         return Rule(name or rewrite.__name__.strip("_").replace("_", "-"), pattern, rewrite, check)
 
     return make
 
 
-class RuleIndex:
-    """Rules by the op of their root, in the order given. An op is looked at once."""
-
-    def __init__(self, rules: Sequence[Rule]):
-        self.rules = tuple(rules)
-        self.depth = max((rule.depth for rule in self.rules), default=1)
-        self._by_op: dict[OpDef, tuple[tuple[Rule, tuple[Op, ...]], ...]] = {}
-
-    def rules_at(self, op: OpDef) -> tuple[tuple[Rule, tuple[Op, ...]], ...]:
-        """The rules whose root `op` fits, each with the ops it wants right under the root."""
-        rules = self._by_op.get(op)
-        if rules is None:
-            rules = self._by_op[op] = tuple((r, _wanted(r, op)) for r in self.rules if r.may_start_at(op))
-        return rules
-
-    def candidates(self, node: Node) -> Iterator[Rule]:
-        """The rules that may match with their root at `node`: the op fits, and for each op the root wants as an operand
-        there is an operand made by such an op."""
-        rules = self.rules_at(node.op)
-        if rules:
-            ops = [v.producer.op for _, _, v in node.operand_values() if isinstance(v.producer, Node)]
-            for rule, wanted in rules:
-                for pattern in wanted:
-                    if not any(map(pattern.accepts, ops)):
-                        break
-                else:
-                    yield rule
-
-
-def _wanted(rule: Rule, op: OpDef) -> tuple[Op, ...]:
-    """The ops every match with a root of `op` has right under the root."""
-    roots = [root for root in rule.roots if root.accepts(op)]
-    if len(roots) > 1:
-        return ()
-    return tuple(p.op if isinstance(p, Result) else p for p in roots[0].parts if isinstance(p, Op | Result))
+def not_a_rule(found: Any) -> str:
+    """What is wrong with `found`, which stands where a rule belongs, and what would be accepted."""
+    advice = "decorate it with @rule(PATTERN)" if callable(found) else "make one with the decorator @rule(PATTERN)"
+    return f"{found!r} is no Rule: {advice}"

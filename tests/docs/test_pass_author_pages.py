@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from graphpress.ir import load_graph, run
 from graphpress.passes.framework import lookup_pass, unregister_pass
 from graphpress.passes.framework.debugging.bundles import Bundle
 from tests.documents import page
+from tests.graph_builder import op_names
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +33,24 @@ def forget(*names: str) -> None:
 
 
 def test_a_newcomer_gets_from_nothing_to_a_registered_pass_with_a_property_test() -> None:
-    explained, listed, _, tested = page("docs/writing-a-pass.md").follow()
-    assert "silu: 2 matches" in explained
-    assert "Replace ``x * sigmoid(x)``" in listed
+    namespace: dict[str, Any] = {}
+    rules, listed, explained, _, dumped, tested = page("docs/writing-a-pass.md").follow(namespace)
+    assert "canonicalize/fuse-silu" in rules
+    assert "hard" not in rules  # else the example would find nothing to do
+    assert "fuse-hard-swish: Replace ``x * relu6(x + 3) / 6``" in listed
+    assert "fuse-hard-swish: 2 matches" in explained
     assert "4 passed" in tested
-    forget("fuse-silu", "limit-relus")
+
+    fused = load_graph("gates.gir")
+    assert [node.op.short_name for node in fused.nodes] == ["linear", "hardswish"] * 2
+    assert dumped.count("aten.hardswish(") == 2
+    assert namespace["record"].statistics == {"fuse-hard-swish": 1}
+    before, after = (op_names(graph) for graph in (namespace["graph"], namespace["prepared"].graph))
+    assert (before.count("relu6"), before.count("hardswish")) == (1, 0)
+    assert (after.count("relu6"), after.count("hardswish")) == (0, 1)
+    example = torch.randn(2, 4)
+    torch.testing.assert_close(run(namespace["result"].graph, [example]), [namespace["model"](example)])
+    forget("fuse-hard-swish", "limit-relus")
 
 
 @pytest.mark.slow  # a dozen commands, each a process of its own

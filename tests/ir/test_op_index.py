@@ -21,6 +21,7 @@ def test_nodes_are_found_in_execution_order_whatever_was_edited(graph, data):
         return op.family in chosen
 
     assert list(graph.nodes_of(wanted)) == walked(graph, wanted)
+    assert set(graph.ops) == {node.op for node in graph.nodes}
     rewriter = Rewriter(graph)
     for node in list(graph.nodes):
         if data.draw(st.booleans()):
@@ -29,8 +30,10 @@ def test_nodes_are_found_in_execution_order_whatever_was_edited(graph, data):
         elif not any(result.uses for result in node.results):
             rewriter.erase(node)
             assert list(graph.nodes_of(wanted)) == walked(graph, wanted)
+        assert set(graph.ops) == {node.op for node in graph.nodes}
     assert all(node.graph is graph for node in graph.nodes_of(wanted))
     copy = graph.clone()
+    assert set(copy.ops) == set(graph.ops)
     assert all(node.graph is copy for node in copy.nodes_of(wanted))
 
 

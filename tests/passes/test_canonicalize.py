@@ -5,6 +5,8 @@ import torch
 
 from graphpress.ir.interpreter import run as interpret
 from graphpress.passes.canonicalize import Canonicalize
+from graphpress.passes.framework import explain, lookup_rule, registered_rules
+from graphpress.passes.framework.testing import assert_effect
 from tests.graph_builder import GraphBuilder, op_names
 from tests.passes.quantization_graphs import image, random, run
 
@@ -111,6 +113,26 @@ def test_addmm_of_a_turned_matrix_is_a_linear_layer(turn):
     assert node.operands["weight"].constant.name == "weight"
 
 
+@pytest.mark.parametrize("turn", [("aten.transpose.int", 0, -2), ("aten.permute", (0, 1))], ids=lambda turn: turn[0])
+def test_addmm_of_a_matrix_whose_axes_stay_where_they_are_is_left(turn):
+    b = GraphBuilder()
+    bias, weight = b.constant("bias", random(4)), b.constant("weight", random(4, 4))
+    op, *arguments = turn
+    graph = b.output(b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    assert "addmm" in op_names(assert_effect(Canonicalize(), graph, [random(2, 4)], changes=False).graph)
+    (miss,) = explain(lookup_rule("canonicalize/addmm-to-linear"), graph).misses
+    assert (miss.expected, miss.node.op.name) == ("the two axes to be exchanged", op)
+
+
+@pytest.mark.parametrize("turn", [("aten.transpose.int", -1, 0), ("aten.permute", (-1, -2))], ids=lambda turn: turn[0])
+def test_axes_are_counted_from_either_end(turn):
+    b = GraphBuilder()
+    bias, weight = b.constant("bias", random(4)), b.constant("weight", random(4, 4))
+    op, *arguments = turn
+    graph = b.output(b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    assert op_names(assert_effect(Canonicalize(), graph, [random(2, 4)]).graph) == ["linear"]
+
+
 def test_a_scaled_addmm_stays():
     b = GraphBuilder()
     weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
@@ -186,3 +208,99 @@ def test_a_kept_dropout_moves_behind_all_activations_at_once():
     graph = run(b.output(x), Canonicalize(keep_dropout=True))
     assert op_names(graph) == ["relu", "relu", "dropout"]
     assert run(graph, Canonicalize(keep_dropout=True)) == graph
+
+
+def test_a_moved_dropout_keeps_its_name_and_place_in_the_model_and_so_does_the_relu():
+    b = GraphBuilder()
+    dropout = b.op("aten.dropout", image(b), 0.5, False, name="drop")
+    graph = b.output(b.op("aten.leaky_relu", dropout, 0.2, name="act"))
+    locations = {node.name: node.location for node in graph.nodes}
+    result = run(graph, Canonicalize(keep_dropout=True))
+    assert [(node.name, node.op.short_name) for node in result.nodes] == [("act", "leaky_relu"), ("drop", "dropout")]
+    assert {node.name: node.location for node in result.nodes} == locations
+    assert result.node("drop").attributes == {"p": 0.5, "train": False}
+
+
+def test_only_a_kept_dropout_in_front_of_a_norm_goes():
+    b = GraphBuilder()
+    parameters = [b.constant(name, random(4).abs() + 0.1, "buffer") for name in ("gamma", "beta", "mean", "var")]
+    norm = b.node("aten.native_batch_norm", b.op("aten.dropout", image(b), 0.5, False), *parameters, False, 0.1, 1e-3)
+    graph = b.output(b.op("aten.dropout", norm.results[0], 0.5, False))
+    assert op_names(run(graph, Canonicalize(keep_dropout=True))) == ["batch_norm", "dropout"]
+
+
+def test_a_dropout_that_something_else_reads_is_kept_where_it_is():
+    b = GraphBuilder()
+    dropout = b.op("aten.dropout", image(b), 0.5, False)
+    graph = b.output(b.op("aten.relu", dropout), dropout)
+    assert run(graph, Canonicalize(keep_dropout=True)) == graph
+
+
+def test_an_alpha_dropout_shifts_values_and_moves_behind_nothing():
+    b = GraphBuilder()
+    graph = b.output(b.op("aten.relu", b.op("aten.alpha_dropout", image(b), 0.5, False)))
+    assert run(graph, Canonicalize(keep_dropout=True)) == graph
+
+
+def test_a_gate_is_one_op_under_the_name_of_the_product():
+    b = GraphBuilder()
+    x = image(b)
+    graph = canonical(b, b.op("aten.mul.Tensor", b.op("aten.sigmoid", x), x, name="gate"))
+    assert [(node.name, node.op.name) for node in graph.nodes] == [("gate", "aten.silu")]
+    b = GraphBuilder()
+    gate = b.op("aten.sigmoid", image(b))
+    assert "silu" not in op_names(canonical(b, b.op("aten.mul.Tensor", gate, b.op("aten.relu", gate))))
+
+
+# The rules, by name.
+
+
+def reason(rule, graph):
+    (miss,) = explain(lookup_rule(f"canonicalize/{rule}"), graph).misses
+    return miss.expected, miss.found
+
+
+def test_every_rewrite_is_a_rule_that_says_what_it_does():
+    rules = {name: rule for name, rule in registered_rules().items() if name.startswith("canonicalize/")}
+    assert {"canonicalize/drop-dropout", "canonicalize/move-dropout-behind-relu"} <= set(rules)
+    assert all(rule.summary.endswith(".") and rule.summary.split()[0] in VERBS for rule in rules.values())
+
+
+VERBS = {"Remove", "Replace", "Move"}
+
+
+def test_options_choose_among_the_rules():
+    evaluated, trained = ({rule.name for rule in Canonicalize(keep_dropout=keep).all_rules()} for keep in (False, True))
+    assert evaluated - trained == {"drop-dropout"}
+    assert trained - evaluated == {"drop-dropout-before-norm", "move-dropout-behind-relu"}
+
+
+def test_why_a_copy_stays_is_told_from_the_graph_it_is_in():
+    b = GraphBuilder()
+    copy = b.op("aten.clone", image(b))
+    graph = b.output(b.op("aten.as_strided", copy, (4, 4), (4, 1), name="strided"))
+    assert reason("drop-copy", graph) == ("a graph where no op reads strides", "strided (aten.as_strided)")
+
+
+def test_why_a_rewrite_does_not_apply_is_told():
+    b = GraphBuilder()
+    norm = native(b, "aten.native_batch_norm", False, 0.1, 1e-3, read=2)
+    wanted, found = reason("native-norm-to-batch-norm", b.output(*norm))
+    assert (wanted, found) == ("statistics that nothing reads", "native_batch_norm#1, which is read")
+    b = GraphBuilder()
+    rounded = b.op("aten.div.Tensor_mode", image(b), 1, rounding_mode="floor")
+    assert reason("drop-division-by-one", b.output(rounded)) == (
+        "a division that does not round",
+        "rounding_mode='floor'",
+    )
+    b = GraphBuilder()
+    weight = b.constant("weight", random(4, 4, 2, 2))
+    padded = b.op("aten.conv2d.padding", image(b), weight, padding="same")
+    assert reason("padding-in-numbers", b.output(padded))[0] == "the same padding on both sides"
+    b = GraphBuilder()
+    assert reason("drop-dropout", b.output(b.op("aten.dropout", image(b), 0.5, True))) == ("False", "True")
+    b = GraphBuilder()
+    assert reason("drop-dropout-before-norm", b.output(b.op("aten.dropout", image(b), 0.5, False))) == (
+        "to be read by a batch norm alone",
+        "the graph's output",
+    )

@@ -16,7 +16,7 @@ from graphpress.ir.location import Location
 from graphpress.ir.plain import constructor_fields, default_of, field_types, to_plain
 from graphpress.ir.text.attributes import TextFormError, format_value
 from graphpress.ir.text.printer import constant_digest
-from graphpress.passes.framework import Drift, Fact, Pass, Report, RewritePass, StepRecord
+from graphpress.passes.framework import Drift, Fact, Pass, Report, RewritePass, StepRecord, registered_rules, rules_of
 from graphpress.passes.framework.facts import fact_set
 from graphpress.passes.framework.options import write_value
 from graphpress.passes.framework.registry import provider
@@ -146,10 +146,18 @@ def describe(cls: type[Pass]) -> dict[str, Any]:
         "breaks": _facts(cls, instance, "breaks"),
         "effect": str(_declared(cls, instance, "effect")),
         "idempotent": cls.is_idempotent,
-        "rules": _rules(cls, instance),
+        "rules": _rules(cls),
         "package": provider(cls),
         "class": f"{cls.__module__}.{cls.__qualname__}",
     }
+
+
+def describe_rules() -> list[dict[str, str]]:
+    """Every registered rule, with the pass that applies it."""
+    return [
+        {"name": name, "pass": name.partition("/")[0], "summary": rule.summary}
+        for name, rule in registered_rules().items()
+    ]
 
 
 def _options(cls: type[Pass]) -> Iterable[tuple[Any, Any]]:
@@ -202,12 +210,9 @@ def _facts(cls: type[Pass], instance: Pass | None, kind: str) -> Any:
     return [{"name": fact.name, "description": fact.description} for fact in sorted(facts, key=lambda fact: fact.name)]
 
 
-def _rules(cls: type[Pass], instance: Pass | None) -> list[dict[str, str]]:
-    if isinstance(instance, RewritePass):
-        rules = instance.all_rules()
-    else:
-        rules = () if instance is not None else getattr(cls, "rules", ())
-    return [] if isinstance(rules, property) else [{"name": rule.name, "summary": rule.summary} for rule in rules]
+def _rules(cls: type[Pass]) -> list[dict[str, str]]:
+    rules = rules_of(cls) if issubclass(cls, RewritePass) else ()
+    return [{"name": rule.name, "summary": rule.summary} for rule in rules]
 
 
 def _declared(cls: type[Pass], instance: Pass | None, name: str) -> Any:

@@ -1,7 +1,8 @@
-"""`passctl list`: the passes there are."""
+"""`passctl list`: the passes and rules there are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,18 +14,25 @@ if TYPE_CHECKING:
     from graphpress.passes.framework import Pass
 
 
-@command("list", "passctl list", "passctl list fold-batch-norm", "passctl list --json")
+@command("list", "passctl list", "passctl list fold-batch-norm", "passctl list --rules", "passctl list --json")
 @click.argument("name", metavar="[PASS]", required=False, shell_complete=arguments.passes)
+@click.option("--rules", is_flag=True, help="List the rules of all passes instead, as PASS/RULE.")
 @import_option
-def list_passes(name: str | None, as_json: bool) -> None:
-    """List all passes, or describe one: its options, facts, effect, and the package it comes from.
+def list_passes(name: str | None, rules: bool, as_json: bool) -> None:
+    """List all passes, or describe one: its options, facts, effect, rules, and the package it comes from.
 
     Passes of other packages are found by their entry points in the group `graphpress.passes`, or by --import.
     """
     from graphpress.passes.framework import lookup_pass, registered_passes
-    from graphpress.tools.passctl.as_data import describe
+    from graphpress.tools.passctl.as_data import describe, describe_rules
 
-    if name is not None:
+    if rules and name is not None:
+        raise click.UsageError("say either a PASS, whose rules are then listed with it, or --rules")
+    if rules and as_json:
+        console.print_json(describe_rules())
+    elif rules:
+        _print_rows([(rule["name"], rule["summary"]) for rule in describe_rules()])
+    elif name is not None:
         description = describe(lookup_pass(name))
         if as_json:
             console.print_json(description)
@@ -40,10 +48,13 @@ def _print_all(passes: tuple[type[Pass], ...]) -> None:
     from graphpress.passes.framework.registry import provider
 
     packages = {provider(cls) for cls in passes}
-    rows = [(cls.name, cls.summary(), *([provider(cls)] if len(packages) > 1 else ())) for cls in passes]
-    width = max(len(row[0]) for row in rows)
-    for pass_name, *rest in rows:
-        console.print_text(f"{click.style(pass_name.ljust(width), bold=True)}  {'  '.join(rest)}")
+    _print_rows([(cls.name, cls.summary(), *([provider(cls)] if len(packages) > 1 else ())) for cls in passes])
+
+
+def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
+    width = max((len(row[0]) for row in rows), default=0)
+    for name, *rest in rows:
+        console.print_text(f"{click.style(name.ljust(width), bold=True)}  {'  '.join(rest)}".rstrip())
 
 
 def _page(description: dict[str, Any]) -> str:

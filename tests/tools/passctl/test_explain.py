@@ -127,6 +127,16 @@ def test_with_a_pipeline_the_graph_is_the_one_the_rule_meets_there():
     assert "1 matches" in passctl("signs.gir", "one-sign", *pipeline, "--before", "cse").stdout
 
 
+def test_the_rules_of_canonicalize_are_explained_those_of_other_options_too():
+    text = passctl("net.gir", "canonicalize/drop-reshape").stdout
+    assert "drop-reshape: 0 matches, 1 near misses\nflatten: expected one result of the type of `self`, found " in text
+    text = passctl("net.gir", "canonicalize/move-dropout-behind-relu", "-p", "canonicalize").stdout
+    assert "relu.self: expected aten.dropout or aten.feature_dropout, found aten.conv2d\n  at conv" in text
+    stories = json.loads(passctl("net.gir", "canonicalize", "--json").stdout)
+    assert "drop-dropout" in {story["rule"] for story in stories}
+    assert "move-dropout-behind-relu" not in {story["rule"] for story in stories}
+
+
 def test_of_a_pass_without_rules_it_is_told_what_it_did_and_remarked():
     arguments = ["blocks.gir", "fold-batch-norm", "-p", "prepare"]
     assert passctl(*arguments).stdout.startswith("fold-batch-norm: 4 rewrites, 0 remarks\nrewrite 1: insert fold.")

@@ -15,7 +15,7 @@ from attrs import frozen
 from click.testing import CliRunner, Result
 
 from graphpress.ir import difference, load_graph, parse_graph, save_graph
-from graphpress.passes.framework import EXACT, Pass, register_pass, unregister_pass
+from graphpress.passes.framework import EXACT, Pass, register_pass, registered_rules, unregister_pass
 from graphpress.tools.passctl.main import COMMANDS, cli
 
 PASSCTL = Path(sys.executable).with_name("passctl")
@@ -325,6 +325,26 @@ def test_list_names_passes_and_describes_one():
     assert "Effect: EXACT" in text
     assert "From: graphpress" in text
     assert "did you mean 'cse'" in error("list", "csee")
+
+
+def test_list_names_the_rules_of_all_passes_with_what_they_do():
+    lines = passctl("list", "--rules").stdout.splitlines()
+    assert any(line.split(None, 1) == ["canonicalize/drop-slice", "Remove a slice of all there is."] for line in lines)
+    assert any(line.startswith("canonicalize/move-dropout-behind-relu ") for line in lines)
+    rules = {each["name"]: each for each in json.loads(passctl("list", "--rules", "--json").stdout)}
+    assert set(rules) == set(registered_rules())
+    assert rules["canonicalize/drop-slice"] == {
+        "name": "canonicalize/drop-slice",
+        "pass": "canonicalize",
+        "summary": "Remove a slice of all there is.",
+    }
+    assert "say either a PASS" in error("list", "canonicalize", "--rules")
+
+
+def test_list_describes_the_rules_of_a_pass_whatever_its_options():
+    text = passctl("list", "canonicalize").stdout
+    assert "  drop-dropout: Remove a dropout, which is the identity in evaluation." in text
+    assert "  drop-dropout-before-norm: Remove a dropout in front of a batch norm" in text
 
 
 def test_list_tells_facts_and_option_types_as_json():

@@ -1,0 +1,1 @@
+"""Rewrite rules by the family of the op they are about."""
