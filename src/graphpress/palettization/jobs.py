@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
@@ -15,12 +15,59 @@ from attrs import AttrsInstance, asdict, frozen
 from torch import Tensor
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.modules.planning import PlannedWeight
 from graphpress.palettization.calibration import Sensitivities
-from graphpress.passes.config import BlockSizeError, PalettizationSpec
-from graphpress.passes.weights import PalettizationWarning, PalettizedWeight, TooSmallError, palettize
+from graphpress.passes.config import (
+    BlockSizeError,
+    Indivisible,
+    PalettizationSpec,
+    SkippedWeight,
+    SkipReason,
+    cannot_be_cut,
+    indivisible,
+)
+from graphpress.passes.weights import (
+    PalettizationError,
+    PalettizationWarning,
+    PalettizedWeight,
+    TooSmallError,
+    palettize,
+)
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
 """A palettized weight, or why there is none."""
+
+
+@frozen(eq=False)
+class SortedOut:
+    """What clustering made of planned weights: the palettized ones, and the others with the reasons."""
+
+    palettized: tuple[tuple[PlannedWeight, PalettizedWeight], ...]
+    skipped: tuple[SkippedWeight, ...]
+
+
+def sorted_out(planned: Sequence[PlannedWeight], found: Sequence[Found], leave_indivisible: bool | None) -> SortedOut:
+    """Tell the weights that were palettized from those that are skipped.
+
+    Raises:
+        PalettizationError: for weights that groups or vectors do not divide, see `KMeansPalettizer.prepare`.
+    """
+    palettized, skipped, indivisible_ones = [], [], []
+    for weight, result in zip(planned, found, strict=True):
+        if isinstance(result, PalettizedWeight):
+            palettized.append((weight, result))
+        elif isinstance(result, TooSmallError):
+            skipped.append(SkippedWeight(weight.name, SkipReason.TOO_SMALL, result.explanation))
+        else:
+            indivisible_ones.append((weight, result))
+    rule = Indivisible.of(leave_indivisible if palettized else bool(leave_indivisible))  # None where nothing else is
+    refused: list[SkippedWeight] = []
+    for weight, error in indivisible_ones:
+        is_refused = rule.refuses(error, is_specific=weight.is_specific)
+        (refused if is_refused else skipped).append(indivisible(weight.name, error))
+    if refused:
+        raise PalettizationError(cannot_be_cut(refused))
+    return SortedOut(tuple(palettized), tuple(skipped))
 
 
 class _Portable:

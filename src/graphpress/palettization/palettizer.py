@@ -24,14 +24,14 @@ from graphpress.compressor import (
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
-from graphpress.modules.planning import plan_weights
+from graphpress.modules.planning import plan_by_modules
 from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.coreai_form import stored_for_coreai
 from graphpress.palettization.coreml_form import stored_for_coreml
 from graphpress.palettization.forms import fake_forms
-from graphpress.palettization.installing import install, installable
-from graphpress.palettization.jobs import Job, clustered
+from graphpress.palettization.installing import install
+from graphpress.palettization.jobs import Job, clustered, sorted_out
 from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.pruned import check_pruned, mask_of
 from graphpress.palettization.training import PalettizationTraining, Placed
@@ -86,8 +86,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 worker that is killed costs a retry and a warning.
             seed: of vector clustering.
             copy: False palettizes the model itself, which saves the memory of a copy.
-            leave_indivisible: what to do with weights that groups or vectors do not divide. True leaves them whole,
-                with a warning; False makes them an error; None makes them an error only where the config means them in
+            leave_indivisible: what to do with weights that groups or vectors do not divide. True skips them, with a
+                warning; False makes them an error; None makes them an error only where the config means them in
                 particular, or where nothing else is palettized.
 
         Raises:
@@ -106,15 +106,16 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         model = with_masked_floats(_copy_of(self.model) if copy else self.model)
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
-        planned = plan_weights(model, self.config, run, PalettizationWarning)
-        check_pruned(planned)
+        plan = plan_by_modules(model, self.config, run)
+        check_pruned(plan.weights)
         jobs = (
             Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, mask_of(each))
-            for each in planned
+            for each in plan.weights
         )
-        found = [*clustered(jobs, num_workers, executor)]
-        for weight, palettized in installable(planned, found, leave_indivisible):
+        found = sorted_out(plan.weights, [*clustered(jobs, num_workers, executor)], leave_indivisible)
+        for weight, palettized in found.palettized:
             install(weight, palettized)
+        self._report_skipped((*plan.skipped, *found.skipped), PalettizationWarning)
         self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
         count_from_zero(model)
         return self._finish_preparing(model)

@@ -21,7 +21,7 @@ from graphpress.compressor import (
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
-from graphpress.modules.planning import plan_weights
+from graphpress.modules.planning import plan_by_modules
 from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.passes.config import MagnitudePrunerConfig
 from graphpress.passes.weights import PruningError, PruningWarning
@@ -72,8 +72,10 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
             )
         model = _copy_of(self.model) if copy else self.model
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
-        for weight in plan_weights(model, self.config, run, PruningWarning):
+        plan = plan_by_modules(model, self.config, run)
+        for weight in plan.weights:
             install(weight)
+        self._report_skipped(plan.skipped, PruningWarning)
         count_from_zero(model)
         return self._finish_preparing(model)
 
