@@ -15,6 +15,7 @@ from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
 from graphpress.ir.location import Location
 from graphpress.ir.text.attributes import TextFormError, format_value
 from graphpress.ir.text.printer import constant_digest
+from graphpress.passes.config import SkippedWeight
 from graphpress.passes.framework import Drift, Fact, Pass, Report, RewritePass, StepRecord
 from graphpress.passes.framework.facts import fact_set
 from graphpress.passes.framework.options import option_types, write_value
@@ -119,12 +120,13 @@ def _output(output: Output) -> dict[str, Any]:
 
 
 def _report(report: Report) -> dict[str, Any]:
-    return {
+    data = {
         "reason": report.reason,
         "node": report.node_name,
         "op": report.op_name,
         "location": location_data(report.location),
     }
+    return data | ({"skipped": report.remark.data()} if isinstance(report.remark, SkippedWeight) else {})
 
 
 _BY_OPTIONS = "depends on the options"
