@@ -11,7 +11,7 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.boundaries import boundaries, is_float
 from graphpress.passes.analysis.caches import cache_update, sources
-from graphpress.passes.analysis.constants import constant_values, is_idle_dropout, root_constant
+from graphpress.passes.analysis.constants import constant_values, is_idle_dropout
 from graphpress.passes.analysis.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
 from graphpress.passes.analysis.fusion import FusionGroup, Role
 from graphpress.passes.analysis.quantization_points import (
@@ -22,7 +22,7 @@ from graphpress.passes.analysis.quantization_points import (
     activation_block,
     with_known_range,
 )
-from graphpress.passes.analysis.sites import site_of, tensor_operands
+from graphpress.passes.analysis.sites import WeightReading, site_of, tensor_operands, weight_read, weights_read
 from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.analysis.weights import is_compressed, is_weight, weight_block
 from graphpress.passes.config import (
@@ -30,12 +30,19 @@ from graphpress.passes.config import (
     BlockSizeError,
     ConfigResolver,
     Decision,
+    Indivisible,
     ModuleLevel,
     ModuleScope,
     OpSite,
     QATSchedule,
     QuantizationSpec,
     QuantizerConfig,
+    SkippedWeight,
+    Taken,
+    WeightDecision,
+    WeightResolver,
+    cannot_be_cut,
+    indivisible,
     report_unmatched,
 )
 from graphpress.passes.framework.passes import Pass, PassContext
@@ -54,11 +61,13 @@ class AssignQuantizers(Pass):
 
     A fusion group is treated as one op: its anchor reads and is configured, its last op makes the result. Ops that
     only move values get passive points, which follow their neighbours; of ops that no group has, such as recurrent
-    ones, the weights alone are quantized. Only notes are left, so the numbers cannot change.
+    ones, the weights alone are quantized. Each use of a weight has a point of its own, so layers may quantize a tied
+    weight differently; one that is computed from constants is quantized as it is read. Only notes are left, so the
+    numbers cannot change.
 
     Attributes:
         config: which spec goes where.
-        leave_indivisible: leave weights whole, with a report, whose blocks do not divide them; else that is an error.
+        leave_indivisible: skip weights, with a report, whose blocks do not divide them; else that is an error.
         silent_modules: path and class of the modules of the model in which no op runs, such as dropouts: an entry of
             the config that means one of them is not misspelt.
     """
@@ -82,6 +91,16 @@ class AssignQuantizers(Pass):
         assignment.raise_errors()
 
 
+@frozen(eq=False)
+class _WeightPoint:
+    """A weight at an operand of a node: read there, or by a subgraph that the node runs."""
+
+    name: str
+    operand: str
+    index: int | None
+    reading: WeightReading
+
+
 class _Assignment:
     def __init__(self, options: AssignQuantizers, graph: Graph, rewriter: Rewriter, context: PassContext):
         self._options = options
@@ -91,7 +110,9 @@ class _Assignment:
         self._constant = constant_values(graph)
         self._boundaries = boundaries(graph, self._resolver, self._constant)
         self._anchors: dict[str, OpSite] = {}
-        self._errors: list[str] = []
+        self._refused: list[SkippedWeight] = []
+        self._indivisible = Indivisible.SKIP if options.leave_indivisible else Indivisible.REFUSE_UNLESS_UNKNOWN
+        self._weights = WeightResolver(self._resolver, Taken.FACTORS)
         self.sites: list[OpSite] = []
 
     def visit(self, node: Node) -> None:
@@ -113,7 +134,7 @@ class _Assignment:
         elif only_moves_values(node):
             points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
         else:  # nothing computes this op on codes, but its weights can be stored as such
-            points = [*self._weights(node, site), *(point for graph in inner for point in self._inner(node, graph))]
+            points = list(self._weight_points(node, site))
         if cache is None and self._resolver.has_boundaries:
             points = self._with_boundaries(node, points)
         if points:
@@ -129,12 +150,8 @@ class _Assignment:
         report_unmatched(self._options.config, self.sites, silent, boundaries=self._boundaries.names)
 
     def raise_errors(self) -> None:
-        if self._errors:
-            lines = "".join(f"\n  {line}" for line in self._errors)
-            count = len(self._errors)
-            raise QuantizationError(
-                f"{count} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
-            )
+        if self._refused:
+            raise QuantizationError(cannot_be_cut(self._refused))
 
     def _cache_points(
         self, node: Node, site: OpSite, spec: QuantizationSpec, source: str, key: int | str
@@ -177,7 +194,7 @@ class _Assignment:
     def _group_points(self, node: Node, site: OpSite, group: FusionGroup) -> Iterator[Point]:
         if group.role in (Role.ANCHOR, Role.WHOLE):
             yield from self._inputs(node, site)
-            yield from self._weights(node, site)
+            yield from self._weight_points(node, site)
         else:  # what else enters the group does so through a quantizer too, as the config of the anchor says
             yield from self._inputs(node, self._anchors[group.anchor], group=group)
         if group.role in (Role.TAIL, Role.WHOLE):
@@ -210,15 +227,41 @@ class _Assignment:
                     quantizer = evolve(quantizer, spec=adjusted, wanted=quantizer.spec)
             yield Point(Side.OUTPUT, quantizer, index=index, is_passive=passive)
 
-    def _weights(self, node: Node, site: OpSite) -> Iterator[Point]:
-        for name, index, value in node.operand_values():
-            if id(value) not in self._constant or not is_weight(node, name, value):
+    def _weight_points(self, node: Node, site: OpSite) -> Iterator[Point]:
+        for weight in self._weights_of(node, site):
+            reading = weight.reading
+            decision = self._weights.decide(reading.name, [reading.site])
+            if decision.skipped is not None:
+                self._context.report(node, decision.skipped)
+            if decision.spec is None:
                 continue
-            quantizer = self._weight(f"{node.name}_{name}", index, node, name, value, site)
-            if quantizer is not None:
-                yield Point(Side.INPUT, quantizer, name, index)
+            try:
+                block = weight_block(reading.node, reading.value, decision.spec.granularity)
+            except (AxisError, BlockSizeError) as error:
+                self._cannot_cut(node, decision, error)
+                continue
+            quantizer = Quantizer(
+                weight.name, decision.spec, block_size=block, is_state=True, source=decision.entry.source
+            )
+            yield Point(Side.INPUT, quantizer, weight.operand, weight.index)
 
-    def _inner(self, node: Node, graph: Graph) -> Iterator[Point]:
+    def _cannot_cut(self, node: Node, decision: WeightDecision, error: AxisError | BlockSizeError) -> None:
+        record = indivisible(decision.name, error, node.location)
+        if self._indivisible.refuses(error, is_specific=decision.is_specific):
+            self._refused.append(record)
+        else:
+            self._context.report(node, record)
+
+    def _weights_of(self, node: Node, site: OpSite) -> Iterator[_WeightPoint]:
+        for reading in weights_read(node, site, self._constant):
+            name = f"{node.name}_{reading.operand}"
+            full = name if reading.index is None else f"{name}_{reading.index}"
+            yield _WeightPoint(full, reading.operand, reading.index, reading)
+        for attribute in node.attributes.values():
+            if isinstance(attribute, Graph):
+                yield from self._weights_inside(node, attribute)
+
+    def _weights_inside(self, node: Node, graph: Graph) -> Iterator[_WeightPoint]:
         """Weights that a subgraph reads are operands of the node that runs it: the last list of as many values."""
         lists = [name for name, operand in node.operands.items() if isinstance(operand, tuple)]
         name = next((name for name in reversed(lists) if len(node.operands[name]) == len(graph.inputs)), None)
@@ -238,50 +281,7 @@ class _Assignment:
                 if place is None or not is_weight(inside, operand, value) or is_compressed(given[place]):
                     continue
                 full = f"{node.name}_{given[place].name.replace('.', '_')}"
-                quantizer = self._weight(full, None, inside, operand, value, site, given[place])
-                if quantizer is not None:
-                    yield Point(Side.INPUT, quantizer, name, place)
-
-    def _weight(
-        self,
-        name: str,
-        index: int | None,
-        node: Node,
-        operand: str,
-        value: Value,
-        site: OpSite,
-        constant: Value | None = None,
-    ) -> Quantizer | None:
-        """The quantizer of a weight as `node` reads it; `constant` is the weight itself where `value` is passed in."""
-        decision = self._state_decision(site, operand, constant or value)
-        if decision.spec is None:
-            return None
-        try:
-            block = weight_block(node, value, decision.spec.granularity)
-        except (BlockSizeError, AxisError) as error:
-            self._leave(node, str(error), must_fit=decision.is_specific or isinstance(error, BlockSizeError))
-            return None
-        return Quantizer(
-            name if index is None else f"{name}_{index}",
-            decision.spec,
-            block_size=block,
-            is_state=True,
-            source=decision.source,
-        )
-
-    def _state_decision(self, site: OpSite, operand: str, value: Value) -> Decision:
-        """The config speaks of a weight by its name in its module, by the name of the operand, or as ``weight``."""
-        root = root_constant(value)
-        names = [name.rpartition(".")[2] for name in (root.names if root is not None else ())]
-        decisions = [self._resolver.explain_state(site, name) for name in dict.fromkeys([*names, operand, "weight"])]
-        return next((decision for decision in decisions if decision.explicit), decisions[-1])
-
-    def _leave(self, node: Node, reason: str, *, must_fit: bool) -> None:
-        """Report or collect: a blanket default need not fit an op whose axes nobody knows."""
-        if self._options.leave_indivisible or not must_fit:
-            self._context.report(node, f"left whole: {reason}")
-        else:
-            self._errors.append(f"{node.name} ({node.location}): {reason}")
+                yield _WeightPoint(full, name, place, weight_read(inside, operand, None, value, site, given[place]))
 
 
 def _activation(name: str, decision: Decision, value: Value) -> Quantizer:

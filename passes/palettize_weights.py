@@ -10,8 +10,14 @@ from attrs.validators import ge
 
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
-from graphpress.passes.config import BlockSizeError, KMeansPalettizerConfig
+from graphpress.passes.analysis.weight_readers import ReadWeight, read_weights, replace_weight
+from graphpress.passes.config import (
+    BlockSizeError,
+    KMeansPalettizerConfig,
+    SkippedWeight,
+    SkipReason,
+    cannot_be_cut,
+)
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
@@ -40,8 +46,8 @@ class PalettizeWeights(Pass):
     Attributes:
         config: which weights, and how.
         seed: of vector clustering.
-        leave_indivisible: True leaves weights whole, with a report, that groups or vectors do not divide; False makes
-            them an error; None makes them one where the config means them in particular.
+        leave_indivisible: True skips weights, with a report, that groups or vectors do not divide; False makes them an
+            error; None makes them one where the config means them in particular.
         weight_num_threshold: weights of that many elements or fewer stay.
     """
 
@@ -55,30 +61,33 @@ class PalettizeWeights(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Look at every node once, then cluster every weight once."""
-        errors: list[str] = []
+        refused: list[SkippedWeight] = []
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is not None:
-                self._palettize(weight, rewriter, context, errors)
-        if errors:
-            raise PalettizationError(cannot_be_cut(errors))
+                self._palettize(weight, rewriter, context, refused)
+        if refused:
+            raise PalettizationError(cannot_be_cut(refused))
 
-    def _palettize(self, weight: ReadWeight, rewriter: Rewriter, context: PassContext, errors: list[str]) -> None:
+    def _palettize(
+        self, weight: ReadWeight, rewriter: Rewriter, context: PassContext, refused: list[SkippedWeight]
+    ) -> None:
         node = context.node = weight.chosen.node
         name, spec, mask = weight.constant.name, weight.spec, weight.mask
         try:
             palettized = palettize(
                 weight.tensor,
                 spec,
-                weight.chosen.op_type,
+                weight.op_type,
                 name=name,
                 seed=self.seed,
                 mask=None if mask is None else mask.tensor.bool(),
             )
         except TooSmallError as error:
-            context.report(node, f"left whole: {error}")
+            too_small = SkippedWeight(weight.decision.name, SkipReason.TOO_SMALL, error.explanation, node.location)
+            context.report(node, too_small)
             return
         except BlockSizeError as error:
-            weight.leave_whole(error, self.leave_indivisible, errors, context)
+            weight.skip(error, self.leave_indivisible, refused, context)
             return
         if spec.activation_aware:
             context.report(node, f"{name}: activation_aware needs data, which a pass has none of")

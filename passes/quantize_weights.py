@@ -10,9 +10,9 @@ from attrs.validators import ge
 
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.weight_readers import ReadWeight, cannot_be_cut, read_weights, replace_weight
+from graphpress.passes.analysis.weight_readers import ReadWeight, read_weights, replace_weight
 from graphpress.passes.analysis.weights import weight_block, weight_block_of
-from graphpress.passes.config import AxisError, BlockSizeError, QuantizerConfig
+from graphpress.passes.config import AxisError, BlockSizeError, QuantizerConfig, SkippedWeight, cannot_be_cut
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
@@ -36,8 +36,8 @@ class QuantizeWeights(Pass):
 
     Attributes:
         config: which weights, and how.
-        leave_indivisible: True leaves weights whole, with a report, that blocks do not divide or whose axes are not
-            known; False makes them an error; None makes them one where the config means them in particular.
+        leave_indivisible: True skips weights, with a report, that blocks do not divide or whose axes are not known;
+            False makes them an error; None makes them one where the config means them in particular.
         weight_num_threshold: weights of that many elements or fewer stay.
     """
 
@@ -50,7 +50,7 @@ class QuantizeWeights(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Look at every node once, then quantize every weight once."""
-        errors: list[str] = []
+        refused: list[SkippedWeight] = []
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is None:
                 continue
@@ -58,19 +58,19 @@ class QuantizeWeights(Pass):
             try:
                 block = _block(weight)
             except (AxisError, BlockSizeError) as error:
-                weight.leave_whole(error, self.leave_indivisible, errors, context)
+                weight.skip(error, self.leave_indivisible, refused, context)
                 continue
             quantized = quantize_weight(weight.tensor, weight.spec, block, name=weight.constant.name)
             mask = None if weight.mask is None else weight.mask.value
             replace_weight(weight, quantized.expand(weight.base_name, weight.anchor, rewriter, mask), rewriter)
             context.count("quantized")
-        if errors:
-            raise QuantizationError(cannot_be_cut(errors))
+        if refused:
+            raise QuantizationError(cannot_be_cut(refused))
 
 
 def _block(weight: ReadWeight) -> tuple[int, ...]:
     reader, granularity = weight.chosen, weight.spec.granularity
-    if reader.op_type:
+    if not reader.is_moved:
         return weight_block(reader.node, reader.value, granularity)
     shape: Any = weight.source.tensor_type.shape
-    return weight_block_of(reader.op_type, shape, granularity, weight.constant.name, None)
+    return weight_block_of(weight.op_type, shape, granularity, weight.constant.name, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from attrs import frozen
 
 from graphpress.ir.graph import Graph, Node, Value
-from graphpress.passes.analysis.weight_readers import WholeWeightsWarning
+from graphpress.passes.config import SkippedWeight, warn_of_skipped
 from graphpress.passes.framework import Pipeline, Runner
 
 
@@ -44,11 +43,7 @@ def compress(graph: Graph, origins: Mapping[Value, Any], pipeline: Pipeline) -> 
     """
     watched = [each for value, origin in origins.items() if (each := _Watched.of(value, origin)) is not None]
     result = Runner(verify=False).run(graph, pipeline, in_place=True)
-    reports = [str(report) for record in result.records for report in record.reports]
-    if reports:
-        count = f"{len(reports)} weight{'s' * (len(reports) > 1)}"
-        lines = "".join(f"\n  {report}" for report in reports)
-        warnings.warn(f"{count} left whole:{lines}", WholeWeightsWarning, stacklevel=4)
+    warn_of_skipped(result.remarks(SkippedWeight), stacklevel=4)
     return [StoredWeight(each.origin, now) for each in watched if (now := each.replacement()) is not None]
 
 

@@ -1,46 +1,37 @@
-"""Who reads which weight, and what a config says about it there."""
+"""The stored weights of a graph, who reads them, and what a config makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 
 from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.constants import constant_values
-from graphpress.passes.analysis.sites import site_of
-from graphpress.passes.analysis.value_preserving import preserves_values
-from graphpress.passes.analysis.weights import dense_weight, is_weight, sparse_parts
-from graphpress.passes.config import CompressionConfig, ConfigResolver, Decision, OpSite, report_unmatched
+from graphpress.passes.analysis.sites import WeightReading, parameter_name, site_of, weights_read
+from graphpress.passes.analysis.weights import dense_weight, sparse_parts
+from graphpress.passes.config import (
+    AxisError,
+    BlockSizeError,
+    CompressionConfig,
+    ConfigResolver,
+    Indivisible,
+    Obstacle,
+    OpSite,
+    SkippedWeight,
+    SkipReason,
+    Taken,
+    WeightDecision,
+    WeightResolver,
+    WeightSite,
+    indivisible,
+    report_unmatched,
+)
 from graphpress.passes.framework.passes import PassContext
-
-
-class WholeWeightsWarning(UserWarning):
-    """Weights that a config speaks of and that are left as they are."""
-
-
-@frozen(eq=False)
-class WeightReader:
-    """A node that reads a weight, and what the config says about it there.
-
-    Attributes:
-        node: that reads it.
-        value: as the node reads it.
-        source: the constant, or the expansion of a pruned one, that `value` has the elements of; None where it is
-            computed.
-        op_type: of the node; empty where it reads the elements arranged in another way.
-        decision: of the config.
-    """
-
-    node: Node
-    value: Value
-    source: Value | None
-    op_type: str
-    decision: Decision
 
 
 @frozen(eq=False)
@@ -50,22 +41,29 @@ class ReadWeight:
     Attributes:
         source: the value of a constant, or ``quant.sparse_to_dense`` of kept elements and a mask.
         readers: at least one.
+        decision: what the config makes of it.
         places: of all nodes of the graph, by their names.
     """
 
     source: Value
-    readers: tuple[WeightReader, ...]
+    readers: tuple[WeightReading, ...]
+    decision: WeightDecision
     places: Mapping[str, int]
 
     @property
-    def chosen(self) -> WeightReader:
-        """The reader whose decision holds: the config speaks of it most in particular."""
-        return max(self.readers, key=_rank)
+    def chosen(self) -> WeightReading:
+        """The reader for which the config decides."""
+        return self.readers[self.decision.place]
+
+    @property
+    def op_type(self) -> str:
+        """Of the chosen reader; empty where that reads the elements arranged in another way."""
+        return "" if self.chosen.is_moved else self.chosen.node.op.family
 
     @property
     def spec(self) -> Any:
         """What is to become of it; None where it stays."""
-        return self.chosen.decision.spec
+        return self.decision.spec
 
     @property
     def constant(self) -> Constant:
@@ -91,31 +89,36 @@ class ReadWeight:
     @property
     def base_name(self) -> str:
         """The name of the parameter that the constant was made from."""
-        return self.constant.name.removesuffix("_folded").removesuffix("_nonzero_data")
+        return parameter_name(self.constant.name)
 
     @property
     def anchor(self) -> Node:
         """The first node that uses it."""
         return min(self.source.users, key=lambda node: self.places[node.name])
 
-    def leave_whole(
-        self, error: Exception, leave_indivisible: bool | None, errors: list[str], context: PassContext
+    def skip(
+        self,
+        error: AxisError | BlockSizeError,
+        leave_indivisible: bool | None,
+        refused: list[SkippedWeight],
+        context: PassContext,
     ) -> None:
-        """Tell that blocks or groups do not divide it: among `errors` where that is asked for, or, with None, where the
-        config means this weight in particular; else in a report.
-        """
+        """Skip a weight that blocks or groups do not divide, or add it to `refused`, as the option says."""
         node = self.chosen.node
-        if leave_indivisible is False or (leave_indivisible is None and self.chosen.decision.is_specific):
-            errors.append(f"{error} ({node.location})")
+        record = indivisible(self.decision.name, error, node.location)
+        if Indivisible.of(leave_indivisible).refuses(error, is_specific=self.decision.is_specific):
+            refused.append(record)
         else:
-            context.report(node, f"left whole: {error}")
+            context.report(node, record)
 
 
 def read_weights(
     graph: Graph, config: CompressionConfig, context: PassContext, weight_num_threshold: int = 0
 ) -> list[ReadWeight]:
-    """The weights that `config` may speak of, those it says nothing about included; entries that match nothing, and
-    weights that are computed, are reported.
+    """The weights that are stored in `graph` and what `config` makes of them, those that it does not mean included.
+
+    Weights that it means and that are computed, written to, or not named are reported; entries that match nothing are
+    an error or a warning.
 
     Args:
         graph: the model.
@@ -123,26 +126,31 @@ def read_weights(
         context: of the pass.
         weight_num_threshold: weights of that many elements or fewer are left out.
     """
-    resolver = ConfigResolver(config)
+    resolver = WeightResolver(ConfigResolver(config), Taken.FACTORS)
     constant = constant_values(graph)
     sites: list[OpSite] = []
-    readers: dict[int, list[WeightReader]] = {}
+    groups: dict[int, list[WeightReading]] = {}
     places: dict[str, int] = {}
     for place, node in enumerate(graph.nodes):
         places[node.name] = place
         context.node = node
         site = site_of(node, constant)
         sites.append(site)
-        for reader in _readers(node, site, resolver, constant):
-            if reader.source is None:
-                context.report(node, f"left whole: {reader.value.name} is computed; fold-constants makes it a weight")
-            elif _numel(reader.source) > weight_num_threshold:
-                readers.setdefault(id(reader.source), []).append(reader)
+        for reading in weights_read(node, site, constant):
+            if reading.stored is None or _can_be_replaced(reading.stored, weight_num_threshold):
+                groups.setdefault(id(reading.stored or reading.origin), []).append(reading)
     context.node = None
     report_unmatched(config, sites)
-    return [
-        ReadWeight(group[0].source, tuple(group), places) for group in readers.values() if group[0].source is not None
-    ]
+    found = []
+    for readers in groups.values():
+        source = readers[0].stored
+        described = [each.site if source is not None else _computed(each) for each in readers]
+        decision = resolver.decide(readers[0].name, described)
+        if decision.skipped is not None:
+            context.report(readers[decision.place].node, decision.skipped)
+        if source is not None:
+            found.append(ReadWeight(source, tuple(readers), decision, places))
+    return found
 
 
 def replace_weight(weight: ReadWeight, stored: Value, rewriter: Rewriter) -> None:
@@ -157,56 +165,12 @@ def replace_weight(weight: ReadWeight, stored: Value, rewriter: Rewriter) -> Non
             rewriter.erase_constant(part)
 
 
-def cannot_be_cut(errors: Sequence[str]) -> str:
-    """The message for weights that are not as the config wants them, a line each."""
-    lines = "".join(f"\n  {line}" for line in errors)
-    return f"{len(errors)} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
+def _can_be_replaced(stored: Value, threshold: int) -> bool:
+    shape: tuple[int, ...] = stored.tensor_type.shape  # type: ignore[assignment]  # that of a constant
+    return stored.tensor_type.dtype.is_floating and len(shape) >= 2 and prod(shape) > threshold
 
 
-def _readers(node: Node, site: OpSite, resolver: ConfigResolver, constant: set[int]) -> Iterator[WeightReader]:
-    """What of the weights that `node` reads a config may speak of: floating constants of two axes or more, pruned or
-    not, and what is computed from constants where the config does speak of it.
-    """
-    for name, _, value in node.operand_values():
-        if id(value) not in constant or not is_weight(node, name, value):
-            continue
-        source, moved = _behind_views(value)
-        decision = _decision(resolver, site, name, source)
-        if source is not None and source.tensor_type.dtype.is_floating and source.tensor_type.rank >= 2:
-            yield WeightReader(node, value, source, "" if moved else node.op.family, decision)
-        elif source is None and decision.spec is not None:
-            yield WeightReader(node, value, None, node.op.family, decision)
-
-
-def _numel(value: Value) -> int:
-    shape: tuple[int, ...] = value.tensor_type.shape  # type: ignore[assignment]  # that of a constant
-    return prod(shape)
-
-
-def _behind_views(value: Value) -> tuple[Value | None, bool]:
-    """What is stored that `value` has the elements of; and whether they are arranged in another way."""
-    moved = False
-    while value.node is not None:
-        if (parts := sparse_parts(value)) is not None:
-            return (value if all(part.constant is not None for part in parts) else None), moved
-        operands = [operand for _, _, operand in value.node.operand_values()]
-        if len(operands) != 1 or not preserves_values(value.node):
-            return None, moved
-        value, moved = operands[0], True
-    return (None if value.constant is None else value), moved
-
-
-def _decision(resolver: ConfigResolver, site: OpSite, operand: str, source: Value | None) -> Decision:
-    """The config speaks of a parameter by its name in its module; the name of the operand, and "weight", do too."""
-    decision = resolver.explain_state(site, operand)
-    constant = None if source is None else source.constant
-    names = [name.rpartition(".")[2] for name in constant.names] if constant is not None else []
-    for name in (*names, "weight"):
-        if decision.spec is None and not (decision.explicit and decision.is_specific):
-            decision = resolver.explain_state(site, name)
-    return decision
-
-
-def _rank(reader: WeightReader) -> tuple[bool, int, int]:
-    decision = reader.decision
-    return decision.explicit, int(decision.level), int(decision.op_level or 0)
+def _computed(reading: WeightReading) -> WeightSite:
+    """The site of a weight that is not stored; a pass over weights cannot replace it."""
+    computed = Obstacle(SkipReason.COMPUTED, f"{reading.value.name} computes it; fold-constants makes it a weight")
+    return evolve(reading.site, obstacle=reading.site.obstacle or computed)

@@ -80,6 +80,15 @@ from graphpress.passes.config.quantization_spec import (
     default_weight_quantization_spec,
 )
 from graphpress.passes.config.resolution import ConfigResolver, Decision, Governing, ModuleLevel, OpLevel
+from graphpress.passes.config.skipped import (
+    Indivisible,
+    SkippedWeight,
+    SkipReason,
+    WholeWeightsWarning,
+    cannot_be_cut,
+    indivisible,
+    warn_of_skipped,
+)
 from graphpress.passes.config.unmatched import (
     UnmatchedConfigError,
     UnmatchedConfigWarning,
@@ -87,6 +96,7 @@ from graphpress.passes.config.unmatched import (
     report_unmatched,
     unmatched_entries,
 )
+from graphpress.passes.config.weights import Obstacle, Taken, WeightDecision, WeightResolver, WeightSite
 
 __all__ = [
     "FAKE_QUANTIZERS",
@@ -110,6 +120,7 @@ __all__ = [
     "GPTQRounding",
     "Governing",
     "Granularity",
+    "Indivisible",
     "InvalidExecutionModeError",
     "KMeansPalettizerConfig",
     "KVCacheQuantConfig",
@@ -123,6 +134,7 @@ __all__ = [
     "ModuleStack",
     "NMStructured",
     "NearestRounding",
+    "Obstacle",
     "OpCompressionConfig",
     "OpKMeansPalettizerConfig",
     "OpLevel",
@@ -144,17 +156,25 @@ __all__ = [
     "QuantizationScheme",
     "QuantizationSpec",
     "QuantizerConfig",
+    "SkipReason",
+    "SkippedWeight",
     "SparsitySchedule",
     "SpecError",
     "StraightThroughTrainingSpec",
     "TableTrainingSpec",
+    "Taken",
     "TrainingStrategySpec",
     "UnmatchedConfigError",
     "UnmatchedConfigWarning",
     "UnmatchedEntry",
     "Unstructured",
+    "WeightDecision",
+    "WeightResolver",
     "WeightRounding",
+    "WeightSite",
+    "WholeWeightsWarning",
     "base_op_type",
+    "cannot_be_cut",
     "default_activation_quantization_spec",
     "default_block_axis",
     "default_channel_axis",
@@ -162,9 +182,11 @@ __all__ = [
     "default_weight_pruning_spec",
     "default_weight_quantization_spec",
     "has_default_axis",
+    "indivisible",
     "plain",
     "report_unmatched",
     "unmatched_entries",
+    "warn_of_skipped",
     "weight_axis",
     "weight_block_shape",
     "with_default_axis",

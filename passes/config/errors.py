@@ -62,9 +62,14 @@ class BlockSizeError(GraphpressError, ValueError):
         extent = self.shape[self.axis]
         return tuple(size for size in range(1, extent + 1) if extent % size == 0)
 
-    def __str__(self) -> str:
+    @property
+    def explanation(self) -> str:
+        """What does not divide what, and the nearest sizes that do."""
         sizes = sorted(self.working_sizes, key=lambda size: abs(size - self.size))[:8]
         return (
-            f"{self.parameter} of shape {self.shape}: {self.option}={self.size} does not divide axis {self.axis}"
-            f" of size {self.shape[self.axis]}; these do: {', '.join(map(str, sorted(sizes)))}"
+            f"{self.option}={self.size} does not divide axis {self.axis} of size {self.shape[self.axis]}; these do: "
+            f"{', '.join(map(str, sorted(sizes)))}"
         )
+
+    def __str__(self) -> str:
+        return f"{self.parameter} of shape {self.shape}: {self.explanation}"

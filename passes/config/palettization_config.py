@@ -81,7 +81,7 @@ class ModuleKMeansPalettizerConfig(WeightOnlyModuleConfig):
 class KMeansPalettizerConfig(CompressionConfig):
     """How a model is palettized; without arguments, every weight to 4 bits per tensor.
 
-    Where module entries are given and `global_config` is not, everything else is left whole.
+    Where module entries are given and `global_config` is not, everything else is skipped.
     """
 
     module_config_class: ClassVar[type[ModuleKMeansPalettizerConfig]] = ModuleKMeansPalettizerConfig

@@ -64,7 +64,7 @@ class ModuleMagnitudePrunerConfig(WeightOnlyModuleConfig):
 class MagnitudePrunerConfig(CompressionConfig):
     """How a model is pruned; without arguments, half of every weight's elements.
 
-    Where module entries are given and `global_config` is not, everything else is left whole.
+    Where module entries are given and `global_config` is not, everything else is skipped.
     """
 
     module_config_class: ClassVar[type[ModuleMagnitudePrunerConfig]] = ModuleMagnitudePrunerConfig

@@ -40,31 +40,49 @@ class OpLevel(IntEnum):
 
 
 @attrs.frozen
+class SpecEntry:
+    """One entry of a dictionary of specs: its key, the spec or None, and its path in the config."""
+
+    key: int | str
+    spec: Any
+    source: str
+    _pattern: NamePattern | None
+
+    @classmethod
+    def of(cls, key: int | str, spec: Any, source: str) -> SpecEntry:
+        """The entry at `key` of the dictionary at `source`."""
+        return cls(key, spec, f"{source}[{key!r}]", None if isinstance(key, int) else NamePattern(key))
+
+    def matches(self, index: int | None, name: str | None) -> bool:
+        """True when the key is the index, or matches the name."""
+        if self._pattern is None:
+            return self.key == index
+        return name is not None and self._pattern.matches(name)
+
+
+@attrs.frozen
 class SpecTable:
     """A dictionary of specs. An explicit key beats ``"*"``; among explicit keys that match, the last wins."""
 
     source: str
-    explicit: tuple[tuple[int | NamePattern, Any, str], ...]
-    everything: tuple[Any, str] | None
+    explicit: tuple[SpecEntry, ...]
+    everything: SpecEntry | None
 
     @classmethod
     def of(cls, table: Table | None, source: str) -> SpecTable | None:
         """Compile a dictionary; None stays None."""
         if table is None:
             return None
-        explicit = tuple(
-            (key if isinstance(key, int) else NamePattern(key), spec, f"{source}[{key!r}]")
-            for key, spec in table.items()
-            if key != ALL
-        )
-        everything = (table[ALL], f"{source}[{ALL!r}]") if ALL in table else None
+        explicit = tuple(SpecEntry.of(key, spec, source) for key, spec in table.items() if key != ALL)
+        everything = SpecEntry.of(ALL, table[ALL], source) if ALL in table else None
         return cls(source, explicit[::-1], everything)
 
-    def find(self, index: int | None, name: str | None) -> tuple[Any, str] | None:
-        """The spec of a tensor and the path of its entry; None when no entry speaks of it."""
-        for key, spec, source in self.explicit:
-            if key == index if isinstance(key, int) else name is not None and key.matches(name):
-                return spec, source
+    def find(self, index: int | None, *names: str | None) -> SpecEntry | None:
+        """The entry of a tensor; None when there is none. Of several names the first that a key matches counts."""
+        for name in names:
+            for entry in self.explicit:
+                if entry.matches(index, name):
+                    return entry
         return self.everything
 
 
@@ -139,11 +157,12 @@ class Decision:
     """What a config says about one tensor.
 
     Attributes:
-        spec: the spec; None leaves the tensor whole.
+        spec: the spec; None keeps the tensor as it is.
         source: path of the entry that decided, such as ``global_config.op_state_spec['weight']``.
         level: which module entry decided.
         op_level: which part of it decided; None where the whole module entry is None.
         explicit: False where the entry that decides has nothing to say about this tensor.
+        key: of the dictionary of specs that decided; None where no entry of one did.
     """
 
     spec: Any | None
@@ -151,6 +170,12 @@ class Decision:
     level: ModuleLevel
     op_level: OpLevel | None = None
     explicit: bool = True
+    key: int | str | None = None
+
+    @property
+    def precedence(self) -> tuple[bool, int, int]:
+        """A sort key: of several decisions about one tensor the one with the greatest holds."""
+        return self.explicit, int(self.level), int(self.op_level or OpLevel.OP)
 
     @property
     def is_specific(self) -> bool:
@@ -241,17 +266,19 @@ class ConfigResolver:
         """The decision behind `output_spec`."""
         return self._cached_op(site) or self._explain_op(site, "outputs", index, _known_name(site.outputs, index, name))
 
-    def explain_state(self, site: OpSite, state_name: str) -> Decision:
-        """The decision behind `state_spec`."""
+    def explain_state(self, site: OpSite, *names: str) -> Decision:
+        """The decision behind `state_spec`, for a tensor that has all of `names`: the first that a key matches
+        counts.
+        """
         cached = self._cached_op(site)
         if cached is not None:
             return cached
         governing = self.governing(site.module_stack)
         if governing.rules is not None and governing.rules.module_states is not None:
-            found = governing.rules.module_states.find(None, state_name)
+            found = governing.rules.module_states.find(None, *names)
             if found is not None:
                 return _found(found, "", governing.level, OpLevel.MODULE)
-        return self._explain_op(site, "states", None, state_name)
+        return self._explain_op(site, "states", None, *names)
 
     def explain_module_input(self, stack: ModuleStack, index: int, name: str | None = None) -> Decision:
         """The decision behind `module_input_spec`; where it is `explicit`, it overrides the specs of ops."""
@@ -268,8 +295,8 @@ class ConfigResolver:
         table = self._caches.get(canonical_op_type(site.op_type)) if self._caches else None
         if table is None:
             return None
-        key, spec, source = table.explicit[0]
-        return spec, source, key if isinstance(key, int) else key.text
+        entry = table.explicit[0]
+        return entry.spec, entry.source, entry.key
 
     def governing(self, stack: ModuleStack) -> Governing:
         """The module entry that governs the innermost module of `stack` and the ops in it."""
@@ -293,7 +320,7 @@ class ConfigResolver:
                     return Governing(source, ModuleLevel.MODULE_TYPE, rules, scope is stack[-1])
         return self._global
 
-    def _explain_op(self, site: OpSite, tables: str, index: int | None, name: str | None) -> Decision:
+    def _explain_op(self, site: OpSite, tables: str, index: int | None, *names: str | None) -> Decision:
         governing = self.governing(site.module_stack)
         if governing.rules is None:
             return Decision(None, governing.source, governing.level)
@@ -304,7 +331,7 @@ class ConfigResolver:
         source = f"{rules.source}.{_FIELDS[tables]}"
         if table is None:
             return Decision(None, source, governing.level, rules.level)
-        return _found(table.find(index, name), source, governing.level, rules.level)
+        return _found(table.find(index, *names), source, governing.level, rules.level)
 
     def _rules_for(self, site: OpSite, rules: ModuleRules) -> OpRules:
         key = (site.module_stack, site.op_type, site.name)
@@ -341,10 +368,10 @@ def _module_rules(config: ModuleCompressionConfig | None, source: str) -> Module
     return None if config is None else ModuleRules.of(config, source)
 
 
-def _found(found: tuple[Any, str] | None, source: str, level: ModuleLevel, op_level: OpLevel) -> Decision:
+def _found(found: SpecEntry | None, source: str, level: ModuleLevel, op_level: OpLevel) -> Decision:
     if found is None:
         return Decision(None, source, level, op_level, explicit=False)
-    return Decision(found[0], found[1], level, op_level)
+    return Decision(found.spec, found.source, level, op_level, key=found.key)
 
 
 def _known_name(names: tuple[str, ...] | None, index: int, name: str | None) -> str | None:

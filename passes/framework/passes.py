@@ -23,12 +23,21 @@ class Report:
     """A remark of a pass: what it did or did not do, at which node, and why.
 
     Name, op and location are kept, not the node, which a later pass may erase.
+
+    Attributes:
+        remark: text, or a record with a text of its own, such as a `SkippedWeight`: see `RunResult.remarks`.
+        node_name, op_name, location: of the node; None and unknown where the remark is about the whole graph.
     """
 
-    reason: str
+    remark: object
     node_name: str | None = None
     op_name: str | None = None
     location: Location = UNKNOWN
+
+    @property
+    def reason(self) -> str:
+        """The remark as text."""
+        return str(self.remark)
 
     def __str__(self) -> str:
         return self.reason if self.node_name is None else f"{self.node_name} ({self.location}): {self.reason}"
@@ -55,12 +64,12 @@ class PassContext:
         """Add `amount` to the counter `name`."""
         self.statistics[name] = self.statistics.get(name, 0) + amount
 
-    def report(self, node: Node | None, reason: str) -> None:
-        """Remark `reason` about `node`, or about the whole graph."""
+    def report(self, node: Node | None, remark: object) -> None:
+        """Remark something about `node`, or about the whole graph: in words, or as a record that has words for it."""
         if node is None:
-            self.reports.append(Report(reason))
+            self.reports.append(Report(remark))
         else:
-            self.reports.append(Report(reason, node.name, node.op.name, node.location))
+            self.reports.append(Report(remark, node.name, node.op.name, node.location))
 
 
 @frozen

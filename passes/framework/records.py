@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from attrs import define, field
 
@@ -12,6 +13,8 @@ from graphpress.passes.framework.effects import Drift
 from graphpress.passes.framework.errors import PipelineError
 from graphpress.passes.framework.passes import Pass, Report
 from graphpress.passes.framework.steps import Step
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -59,6 +62,10 @@ class StepRecord:
         """The pass that ran."""
         return self.step.pass_
 
+    def remarks(self, kind: type[T]) -> list[T]:
+        """The remarks that are records of `kind`, such as `SkippedWeight`."""
+        return [report.remark for report in self.reports if isinstance(report.remark, kind)]
+
     @property
     def edits(self) -> int:
         """Edits of all kinds."""
@@ -100,6 +107,10 @@ class RunResult:
     def changed(self) -> bool:
         """True when any step edited the graph."""
         return any(record.edits for record in self.records)
+
+    def remarks(self, kind: type[T]) -> list[T]:
+        """The remarks of all steps that are records of `kind`, such as `SkippedWeight`."""
+        return [remark for record in self.records for remark in record.remarks(kind)]
 
     def __iter__(self) -> Iterator[StepRecord]:
         return iter(self.records)

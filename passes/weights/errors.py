@@ -10,11 +10,23 @@ class PalettizationError(GraphpressError, ValueError):
 
 
 class TooSmallError(PalettizationError):
-    """A weight with fewer elements than its lookup table has entries: storing it as it is takes less space."""
+    """A weight with fewer elements than its lookup table has entries: storing it as it is takes less space.
+
+    Attributes:
+        parameter: name of the tensor.
+        explanation: which numbers were compared.
+    """
+
+    def __init__(self, parameter: str, explanation: str):
+        super().__init__(parameter, explanation)
+        self.parameter, self.explanation = parameter, explanation
+
+    def __str__(self) -> str:
+        return f"{self.parameter} {self.explanation}"
 
 
 class PalettizationWarning(UserWarning):
-    """Weights that were left whole though the config speaks of them."""
+    """Weights that were skipped though the config means them."""
 
 
 class PruningError(GraphpressError, ValueError):
@@ -22,7 +34,7 @@ class PruningError(GraphpressError, ValueError):
 
 
 class PruningWarning(UserWarning):
-    """Weights that were left whole though the config speaks of them, or that a form cannot hold exactly."""
+    """Weights that were skipped though the config means them, or that a form cannot hold exactly."""
 
 
 class QuantizationError(GraphpressError, ValueError):

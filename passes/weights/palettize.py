@@ -61,8 +61,9 @@ def palettize(
     layout = layout_of(tuple(tensor.shape), spec, op_type, name)
     if layout.per_table < spec.n_clusters:
         raise TooSmallError(
-            f"{name} of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it "
-            "is it takes less space"
+            name,
+            f"of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it is it "
+            "takes less space",
         )
     if mask is not None:
         _check_zero(spec, name)
@@ -185,7 +186,7 @@ def _check(tensor: Tensor, name: str) -> None:
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         raise PalettizationError(f"{name} has dtype {tensor.dtype}; floating weights of 16 bits or more are palettized")
     if not tensor.numel():
-        raise TooSmallError(f"{name} of shape {tuple(tensor.shape)} has no elements")
+        raise TooSmallError(name, f"of shape {tuple(tensor.shape)} has no elements")
     low, high = tensor.detach().aminmax()  # the ends show it: NaN wins over every number
     if not math.isfinite(low) or not math.isfinite(high):
         bad = tensor.numel() - int(torch.isfinite(tensor.detach()).sum())

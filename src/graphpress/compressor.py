@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Generic, TypeVar, cast
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
-from graphpress.passes.config import CompressionConfig
+from graphpress.passes.config import CompressionConfig, SkippedWeight, warn_of_skipped
 
 _STEPS = "_training_steps"
 
@@ -83,6 +83,7 @@ class Compressor(ABC, Generic[C]):
         self._prepared: nn.Module | None = None
         self._mark = uuid.uuid4().hex
         self._open: list[str] = []
+        self._skipped: tuple[SkippedWeight, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -103,6 +104,11 @@ class Compressor(ABC, Generic[C]):
     def is_prepared(self) -> bool:
         """True once `prepare` has returned."""
         return self._prepared is not None
+
+    @property
+    def skipped_weights(self) -> tuple[SkippedWeight, ...]:
+        """The weights that the config means and that `prepare` did not compress, with the reasons."""
+        return self._skipped
 
     @property
     def prepared_model(self) -> nn.Module:
@@ -131,6 +137,11 @@ class Compressor(ABC, Generic[C]):
                 f"this {type(self).__name__} has prepared its model already; make another {type(self).__name__} to "
                 "prepare it again (the model itself is unchanged)"
             )
+
+    def _report_skipped(self, skipped: Iterable[SkippedWeight], category: type[Warning]) -> None:
+        """Keep the records of what `prepare` skips, and warn its caller about them."""
+        self._skipped = tuple(skipped)
+        warn_of_skipped(self._skipped, category, stacklevel=3)
 
     def _finish_preparing(self, prepared: nn.Module) -> nn.Module:
         """Keep `prepared` as the result of `prepare`. A failed `prepare` does not come here, and may be tried again."""

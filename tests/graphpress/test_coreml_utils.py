@@ -142,7 +142,7 @@ def test_free_extents_stay_free(tmp_path):
 def test_small_weights_and_those_that_blocks_do_not_divide_stay(package, tmp_path):
     quantize_weights(package, weight_num_threshold=COUNT).save(str(tmp_path / "same.mlpackage"))
     assert coreml.read(tmp_path / "same.mlpackage").weight_bytes == coreml.read(package).weight_bytes
-    with pytest.warns(UserWarning, match=r"(?s)1 weight left whole.*block_size=7"):
+    with pytest.warns(UserWarning, match=r"(?s)1 weight skipped.*block_size=7"):
         quantize_weights(package, granularity="per_block", block_size=7).save(str(tmp_path / "same.mlpackage"))
     assert coreml.read(tmp_path / "same.mlpackage").weight_bytes == coreml.read(package).weight_bytes
 

@@ -13,6 +13,9 @@ from graphpress.passes.config import (
     QuantizationScheme,
     QuantizationSpec,
     QuantizerConfig,
+    SkippedWeight,
+    SkipReason,
+    default_weight_quantization_spec,
 )
 from graphpress.passes.framework import run_pass
 from graphpress.passes.weights.errors import QuantizationError
@@ -241,11 +244,27 @@ def test_the_weights_of_ops_that_no_group_has_are_quantized_all_the_same():
     states = [b.input(name, (2, 8)) for name in ("h", "c")]
     weights = [b.constant(name, random(32, 8)) for name in ("cell.weight_ih", "cell.weight_hh")]
     node = b.node("aten.lstm_cell", b.input("x", (2, 8)), states, *weights, name="cell")
-    found = points(assigned(b.output(node.results[0])))
+    found = points(
+        assigned(b.output(node.results[0]), configured(op_state_spec={"*": default_weight_quantization_spec()}))
+    )
     assert {place: quantizer.block_size for place, quantizer in found.items()} == {
         ("cell", "w_ih"): (1, 8),
         ("cell", "w_hh"): (1, 8),
     }
+
+
+def test_a_weight_that_the_config_does_not_name_is_skipped_with_a_record():
+    b = GraphBuilder()
+    states = [b.input(name, (2, 8)) for name in ("h", "c")]
+    weights = [b.constant(name, random(32, 8)) for name in ("cell.weight_ih", "cell.weight_hh")]
+    node = b.node("aten.lstm_cell", b.input("x", (2, 8)), states, *weights, name="cell")
+    graph = run(b.output(node.results[0]), AnnotateFusion())
+    result = run_pass(AssignQuantizers(), graph)
+    assert not points(result.graph)
+    assert [(each.name, each.reason) for each in result.remarks(SkippedWeight)] == [
+        ("cell.weight_ih", SkipReason.UNNAMED),
+        ("cell.weight_hh", SkipReason.UNNAMED),
+    ]
 
 
 def test_a_matrix_that_is_added_is_no_weight():

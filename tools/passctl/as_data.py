@@ -16,6 +16,7 @@ from graphpress.ir.location import Location
 from graphpress.ir.plain import constructor_fields, default_of, field_types, to_plain
 from graphpress.ir.text.attributes import TextFormError, format_value
 from graphpress.ir.text.printer import constant_digest
+from graphpress.passes.config import SkippedWeight
 from graphpress.passes.framework import Drift, Fact, Pass, Report, RewritePass, StepRecord, registered_rules, rules_of
 from graphpress.passes.framework.facts import fact_set
 from graphpress.passes.framework.options import write_value
@@ -122,12 +123,13 @@ def _output(output: Output) -> dict[str, Any]:
 
 
 def _report(report: Report) -> dict[str, Any]:
-    return {
+    data = {
         "reason": report.reason,
         "node": report.node_name,
         "op": report.op_name,
         "location": location_data(report.location),
     }
+    return data | ({"skipped": report.remark.data()} if isinstance(report.remark, SkippedWeight) else {})
 
 
 _BY_OPTIONS = "depends on the options"

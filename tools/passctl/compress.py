@@ -116,10 +116,13 @@ def _compress(
             () if calibration_path is None else CalibrationData.open(calibration_path, subject.input_names, example)
         )
     module = subject.module()
-    finalized = run_recipe(module, example, recipe, ExportBackend.CoreAI, batches, stages)
+    compressed = run_recipe(module, example, recipe, ExportBackend.CoreAI, batches, stages)
+    finalized = compressed.model
     with stages.stage("convert"):
         info = saved_as.convert(finalized, built, example)
     with stages.stage("check"):
         check = saved_as.check(built, finalized, example)
         drift = relative_error(module, finalized, example)
-    return CompressionReport(info.stored_bytes, info.weight_bytes, float_bytes(module), check, drift, stages.seconds)
+    return CompressionReport(
+        info.stored_bytes, info.weight_bytes, float_bytes(module), check, drift, stages.seconds, compressed.skipped
+    )

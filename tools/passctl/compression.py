@@ -18,7 +18,13 @@ from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.plain import to_plain
 from graphpress.palettization import KMeansPalettizer
-from graphpress.passes.config import KMeansPalettizerConfig, MagnitudePrunerConfig, QuantizerConfig, documents
+from graphpress.passes.config import (
+    KMeansPalettizerConfig,
+    MagnitudePrunerConfig,
+    QuantizerConfig,
+    SkippedWeight,
+    documents,
+)
 from graphpress.passes.config.base import CompressionConfig
 from graphpress.pruning import MagnitudePruner
 from graphpress.quantization import Quantizer
@@ -68,6 +74,19 @@ def _check_key(key: str, path: Path) -> None:
         raise PassctlError(f"{path}: no technique is configured under {key!r}; did you mean {near[0]!r}?")
 
 
+@frozen(eq=False)
+class Compressed:
+    """What a recipe made of a model.
+
+    Attributes:
+        model: the finalized module.
+        skipped: weights that a config of the recipe means and that were not compressed by it.
+    """
+
+    model: nn.Module
+    skipped: tuple[SkippedWeight, ...]
+
+
 def run_recipe(
     model: nn.Module,
     example_inputs: tuple[Any, ...],
@@ -75,23 +94,25 @@ def run_recipe(
     backend: ExportBackend,
     batches: Iterable[tuple[torch.Tensor, ...]],
     stages: Stages,
-) -> nn.Module:
-    """The finalized model: weights pruned, what is kept of them palettized, then what is left quantized, as the recipe
-    says.
+) -> Compressed:
+    """Prune weights, palettize what is kept of them, then quantize what is left, as the recipe says.
 
     Raises:
         GraphpressError: what the compressors raise.
         InputDataError: when the model does not run on a batch.
     """
+    skipped: list[SkippedWeight] = []
     if recipe.pruning is not None:
         with stages.stage("prune"):
             pruner = MagnitudePruner(model, recipe.pruning)
             pruner.prepare(example_inputs)
+            skipped += pruner.skipped_weights
             model = pruner.finalize(backend=backend)
     if recipe.palettization is not None:
         palettizer = KMeansPalettizer(model, recipe.palettization)
         with stages.stage("palettize"):
             palettized = palettizer.prepare(example_inputs)
+            skipped += palettizer.skipped_weights
         if palettizer.calibrates_on_data:
             with stages.stage("weigh by activations"), palettizer.calibration_mode():
                 _run(palettized, batches, stages)
@@ -101,11 +122,12 @@ def run_recipe(
         quantizer = Quantizer(model, recipe.quantization)
         with stages.stage("prepare quantizers"):
             prepared = quantizer.prepare(example_inputs)
+            skipped += quantizer.skipped_weights
         with stages.stage("calibrate"), quantizer.calibration_mode():
             _run(prepared, batches, stages)
         with stages.stage("finalize"):
             model = quantizer.finalize(backend=backend)
-    return model
+    return Compressed(model, tuple(skipped))
 
 
 def _run(prepared: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], stages: Stages) -> None:
@@ -136,6 +158,7 @@ class CompressionReport:
         drift: root mean square of the finalized module's error against the float model, relative to the root mean
             square of the latter's output, on the example inputs.
         seconds: by stage.
+        skipped: weights that a config means and that were not compressed by it.
     """
 
     stored_bytes: int
@@ -144,6 +167,7 @@ class CompressionReport:
     check: CheckReport
     drift: float
     seconds: Mapping[str, float]
+    skipped: tuple[SkippedWeight, ...] = ()
 
     @property
     def ratio(self) -> float:
@@ -181,6 +205,7 @@ class CompressionReport:
                 "outputs": [to_plain(output) for output in self.check.outputs],
             },
             "relative_error_against_float": self.drift,
+            "skipped": [each.data() for each in self.skipped],
             "seconds": dict(self.seconds),
         }
 

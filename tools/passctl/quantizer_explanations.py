@@ -16,11 +16,11 @@ from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values, root_constant
 from graphpress.passes.analysis.fusion import FusionGroup, Role
 from graphpress.passes.analysis.quantization_points import Point, QuantizationPoints, Quantizer, Side
-from graphpress.passes.analysis.sites import site_of
+from graphpress.passes.analysis.sites import site_of, weight_read
 from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.analysis.weights import is_compressed, is_weight
 from graphpress.passes.assign_quantizers import AssignQuantizers
-from graphpress.passes.config import ConfigResolver, Decision, QuantizationSpec
+from graphpress.passes.config import ConfigResolver, Decision, QuantizationSpec, Taken, WeightResolver
 from graphpress.passes.framework import Hook, Pipeline, Runner, Step, StepRecord
 from graphpress.passes.share_quantizers import ShareQuantizers
 from graphpress.tools.passctl.console import PassctlError
@@ -285,7 +285,11 @@ class _Teller:
         group = node.annotation(FusionGroup)
         if group is None:
             return f"{node.op.name} is in no fusion group, so it computes in floating point"
-        return _by_config(self.resolver.explain_state(site_of(node, self.constant), operand))
+        site = site_of(node, self.constant)
+        index = next((i for name, i, read in node.operand_values() if name == operand and read is value), None)
+        reading = weight_read(node, operand, index, value, site)
+        decided = WeightResolver(self.resolver, Taken.FACTORS).decide(reading.name, [reading.site])
+        return str(decided.skipped) if decided.skipped is not None else _by_config(decided.entry)
 
     def decision(self, configured: Node, node: Node, side: Side, operand: str, index: int | None) -> Decision:
         site = site_of(configured, self.constant)

@@ -43,6 +43,12 @@ class TensorUse:
     is_view: bool = False
     identity: int = -1
 
+    @property
+    def operand(self) -> str:
+        """The name without its index in a list."""
+        name, _, index = self.name.rpartition("_")
+        return name if index.isdecimal() and name in ("params", "hx", "operands", "tensors") else self.name
+
 
 @define(eq=False, repr=False)
 class OpCall:

@@ -1,17 +1,20 @@
-"""The parameters of a module as configs address them: by module, by op, by name."""
+"""The parameters of a model as configs address them: by module, by op, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+import attrs
+import torch
 from attrs import frozen
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from graphpress.eager import OpCall, Recording, module_scopes, module_stack, recorded
-from graphpress.passes.config import OpSite
-
-__all__ = ["SUPPORTED_MODULES", "UNKNOWN_OP", "LayerSite", "StateSite", "layer_sites", "module_scopes", "state_sites"]
+from graphpress.eager import OpCall, Recording, TensorUse, module_stack
+from graphpress.modules.forms import forms_of
+from graphpress.passes.analysis.weights import can_be_weight
+from graphpress.passes.config import Obstacle, OpSite, SkipReason, Taken, WeightSite
+from graphpress.passes.config.weights import WEIGHT
 
 _OPS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "linear"),
@@ -52,79 +55,150 @@ class StateSite:
         name: in the module.
         path: of the module.
         parameter: the tensor; tied parameters have several sites.
-        site: the op that reads it, as a config addresses it.
+        weight: the parameter as a config decides about it.
+        reader: the first op that reads it, whichever op that is; None where none was seen to.
+        reading: how the op that it belongs to reads it; None where that was not seen.
     """
 
     module: nn.Module
     name: str
     path: str
-    parameter: nn.Parameter
-    site: OpSite
+    parameter: Tensor
+    weight: WeightSite
+    reader: OpCall | None = None
+    reading: TensorUse | None = None
+
+    @property
+    def site(self) -> OpSite:
+        """The op that the parameter belongs to, as a config addresses it."""
+        return self.weight.op
 
     @property
     def qualified_name(self) -> str:
         """The parameter's name in the model."""
         return f"{self.path}.{self.name}" if self.path else self.name
 
-
-@frozen(eq=False)
-class LayerSite:
-    """A layer of a supported kind: module, path, and its op as a config addresses it."""
-
-    module: nn.Module
-    path: str
-    site: OpSite
+    @property
+    def family(self) -> str:
+        """The op's type as the tables of ops call it, which tell recurrent ones by their nonlinearity."""
+        return _family(self.site.op_type)
 
 
-def state_sites(
-    model: nn.Module, run: Callable[[], Any] | None = None, recording: Recording | None = None
-) -> list[StateSite]:
+def state_sites(model: nn.Module, recording: Recording | None = None) -> list[StateSite]:
     """Every floating parameter of `model`, tied ones at each place.
 
     The op of a parameter is known by the kind of its module. In modules of the user's own it is the first op that reads
-    the parameter while `run` runs the model, or in the `recording` of a run.
+    the parameter in the `recording` of a run.
     """
-    if run is not None:
-        recording = recorded(model, run)
-    return list(_sites(model, {} if recording is None else readers(model, recording)))
+    return [site for site in weight_sites(model, recording) if site.name in site.module._parameters]
 
 
-def readers(model: nn.Module, recording: Recording) -> dict[int, OpCall]:
+def weight_sites(model: nn.Module, recording: Recording | None = None) -> list[StateSite]:
+    """`state_sites`, and those of the weights that layers compute instead; of these there are shape and dtype only."""
+    read_by = {} if recording is None else _readers(model, recording)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return [site for path, module in modules.items() for site in _sites_in(module, path, modules, read_by)]
+
+
+@frozen(eq=False)
+class _Reader:
+    """An op that reads a parameter, which goes by `name` in the recording."""
+
+    call: OpCall
+    name: str
+
+    def reading(self, op_type: str) -> TensorUse | None:
+        """How it reads the parameter, where it is an op of that type."""
+        if self.call.op_type != op_type:
+            return None
+        return next((use for use in self.call.operands if use.is_view and self.name in (use.states or ())), None)
+
+
+def _readers(model: nn.Module, recording: Recording) -> dict[int, _Reader]:
     """The first op that computes with each parameter or a view of it, by the ``id`` of the parameter."""
     ids = {name: id(parameter) for name, parameter in model.named_parameters()}
-    found: dict[int, OpCall] = {}
+    found: dict[int, _Reader] = {}
     for call in recording.ops:
         if all(result.is_view for result in call.results):
             continue
         for use in call.operands:
             for name in use.states or () if use.is_view else ():
                 if name in ids:
-                    found.setdefault(ids[name], call)
+                    found.setdefault(ids[name], _Reader(call, name))
     return found
 
 
-def layer_sites(model: nn.Module) -> list[LayerSite]:
-    """The supported modules of `model`, by the op each is."""
-    modules = dict(model.named_modules())
+def _sites_in(
+    module: nn.Module, path: str, modules: Mapping[str, nn.Module], read_by: Mapping[int, _Reader]
+) -> Iterator[StateSite]:
+    owned: dict[str, Tensor] = {
+        name: each for name, each in module._parameters.items() if each is not None and each.is_floating_point()
+    }
+    computed = _computed(module)
+    if not owned and not computed:
+        return
+    stack = module_stack(path, modules)
     found = []
-    for path, module in modules.items():
-        if isinstance(module, SUPPORTED_MODULES):
-            op = _op(module) or UNKNOWN_OP
-            site = OpSite(f"{path}.{op}" if path else op, op, module_stack(path, modules))
-            found.append(LayerSite(module, path, site))
-    return found
+    for name, tensor in (owned | computed).items():
+        reader = read_by.get(id(tensor))
+        call = None if reader is None else reader.call
+        op_type, op_name = _op_and_name(module, path, call)
+        op = OpSite(op_name, op_type, stack)
+        reading = None if reader is None else reader.reading(op_type)
+        operand = _operand(module, name, reading)
+        weight = WeightSite(
+            op,
+            (name,),
+            tensor.ndim,
+            operand,
+            is_factor=operand is not None and can_be_weight(_family(op_type), operand, tensor.ndim),
+            obstacle=_obstacle(module, name),
+        )
+        found.append(StateSite(module, name, path, tensor, weight, call, reading))
+    states: dict[OpSite, list[str]] = {}
+    for each in found:
+        general = [WEIGHT] if each.weight.is_factor else []  # a weight of another name is skipped, not unmatched
+        states.setdefault(each.site, []).extend((*each.weight.keys(Taken.FACTORS), *general))
+    for each in found:
+        op = attrs.evolve(each.site, states=tuple(dict.fromkeys(states[each.site])))
+        yield attrs.evolve(each, weight=attrs.evolve(each.weight, op=op))
 
 
-def _sites(model: nn.Module, read_by: dict[int, OpCall]) -> Iterator[StateSite]:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for path, module in modules.items():
-        owned = {name: p for name, p in module._parameters.items() if p is not None and p.is_floating_point()}
-        ops = {name: _op_and_name(module, path, read_by.get(id(parameter))) for name, parameter in owned.items()}
-        stack = module_stack(path, modules) if owned else ()
-        for name, parameter in owned.items():
-            op_type, op_name = ops[name]
-            states = tuple(other for other in owned if ops[other] == ops[name])
-            yield StateSite(module, name, path, parameter, OpSite(op_name, op_type, stack, states=states))
+def _operand(module: nn.Module, name: str, reading: TensorUse | None) -> str | None:
+    """The operand that a parameter is; where that was not seen, layers read theirs as ``weight`` and ``bias``."""
+    if reading is not None:
+        return reading.operand
+    if _op(module) is None:
+        return None
+    if name.startswith("bias"):
+        return "bias"
+    return "weight" if isinstance(module, nn.MultiheadAttention) or name == "weight" else "params"
+
+
+def _computed(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a layer that are no parameters of it, by name, without their data; not those that are stored in
+    another form.
+    """
+    names = [*getattr(module, "parametrizations", ())] if parametrize.is_parametrized(module) else []
+    names += ["weight"] if isinstance(module, SUPPORTED_MODULES) else []
+    known = {*module._parameters, *forms_of(module)}
+    tensors = {name: getattr(module, name, None) for name in names if name not in known}
+    return {
+        name: torch.empty_like(each, device="meta")
+        for name, each in tensors.items()
+        if isinstance(each, Tensor) and each.is_floating_point()
+    }
+
+
+def _obstacle(module: nn.Module, name: str) -> Obstacle | None:
+    """What keeps a parameter from being stored in another form."""
+    if name in forms_of(module):
+        return Obstacle(SkipReason.ALREADY_COMPRESSED, "it is compressed already")
+    if name not in module._parameters:
+        return Obstacle(SkipReason.COMPUTED, "it is computed, by a parametrization; remove that first")
+    if getattr(module, "max_norm", None) is not None:
+        return Obstacle(SkipReason.CHANGED_BY_FORWARD, "with max_norm, the layer itself changes it as it runs")
+    return None
 
 
 def _op_and_name(module: nn.Module, path: str, reader: OpCall | None) -> tuple[str, str]:
@@ -138,3 +212,7 @@ def _op_and_name(module: nn.Module, path: str, reader: OpCall | None) -> tuple[s
 def _op(module: nn.Module) -> str | None:
     """The op that modules of a known kind are; None for others."""
     return next((op for kind, op in _OPS if isinstance(module, kind)), None)
+
+
+def _family(op_type: str) -> str:
+    return op_type.replace("rnn", "rnn_tanh") if op_type in ("rnn", "rnn_cell") else op_type

@@ -17,7 +17,15 @@ from torch import Tensor
 from graphpress.ir.errors import GraphpressError
 from graphpress.modules.planning import PlannedWeight
 from graphpress.palettization.calibration import Sensitivities
-from graphpress.passes.config import BlockSizeError, PalettizationSpec
+from graphpress.passes.config import (
+    BlockSizeError,
+    Indivisible,
+    PalettizationSpec,
+    SkippedWeight,
+    SkipReason,
+    cannot_be_cut,
+    indivisible,
+)
 from graphpress.passes.weights import (
     PalettizationError,
     PalettizationWarning,
@@ -28,6 +36,38 @@ from graphpress.passes.weights import (
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
 """A palettized weight, or why there is none."""
+
+
+@frozen(eq=False)
+class SortedOut:
+    """What clustering made of planned weights: the palettized ones, and the others with the reasons."""
+
+    palettized: tuple[tuple[PlannedWeight, PalettizedWeight], ...]
+    skipped: tuple[SkippedWeight, ...]
+
+
+def sorted_out(planned: Sequence[PlannedWeight], found: Sequence[Found], leave_indivisible: bool | None) -> SortedOut:
+    """Tell the weights that were palettized from those that are skipped.
+
+    Raises:
+        PalettizationError: for weights that groups or vectors do not divide, see `KMeansPalettizer.prepare`.
+    """
+    palettized, skipped, indivisible_ones = [], [], []
+    for weight, result in zip(planned, found, strict=True):
+        if isinstance(result, PalettizedWeight):
+            palettized.append((weight, result))
+        elif isinstance(result, TooSmallError):
+            skipped.append(SkippedWeight(weight.name, SkipReason.TOO_SMALL, result.explanation))
+        else:
+            indivisible_ones.append((weight, result))
+    rule = Indivisible.of(leave_indivisible if palettized else bool(leave_indivisible))  # None where nothing else is
+    refused: list[SkippedWeight] = []
+    for weight, error in indivisible_ones:
+        is_refused = rule.refuses(error, is_specific=weight.is_specific)
+        (refused if is_refused else skipped).append(indivisible(weight.name, error))
+    if refused:
+        raise PalettizationError(cannot_be_cut(refused))
+    return SortedOut(tuple(palettized), tuple(skipped))
 
 
 class _Portable:
@@ -250,34 +290,3 @@ def _another(broken: Executor, workers: int) -> Executor:
         return ThreadPoolExecutor(workers)
     setup = {name: getattr(broken, f"_{name}", None) for name in ("mp_context", "initializer")}
     return ProcessPoolExecutor(workers, **setup, initargs=getattr(broken, "_initargs", ()))
-
-
-def installable(
-    planned: Sequence[PlannedWeight], found: Sequence[Found], leave_indivisible: bool | None
-) -> list[tuple[PlannedWeight, PalettizedWeight]]:
-    """The weights that became palettized ones. The others are left whole with one warning, or are an error.
-
-    Raises:
-        PalettizationError: for weights that groups or vectors do not divide, see `KMeansPalettizer.prepare`.
-    """
-    pairs = list(zip(planned, found, strict=True))
-    done = [(weight, result) for weight, result in pairs if isinstance(result, PalettizedWeight)]
-    indivisible = [(weight, result) for weight, result in pairs if isinstance(result, BlockSizeError)]
-    refused = [
-        result
-        for weight, result in indivisible
-        if leave_indivisible is False or (leave_indivisible is None and (weight.is_specific or not done))
-    ]
-    if refused:
-        raise PalettizationError(
-            f"{len(refused)} weights cannot be cut as the config says (prepare(leave_indivisible=True) leaves them "
-            f"whole):{_lines(refused)}"
-        )
-    left = [result for _, result in pairs if not isinstance(result, PalettizedWeight)]
-    if left:
-        warnings.warn(f"{len(left)} weights are left whole:{_lines(left)}", PalettizationWarning, stacklevel=3)
-    return done
-
-
-def _lines(errors: Sequence[object]) -> str:
-    return "".join(f"\n  {error}" for error in errors)

@@ -27,13 +27,13 @@ from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
 from graphpress.modules.masks import mask_beside
 from graphpress.modules.metadata_form import store_described
-from graphpress.modules.planning import PlannedWeight, plan_weights
+from graphpress.modules.planning import PlannedWeight, plan_by_modules
 from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.modules.surgery import Placed, copied, once, placed
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.forms import FakePalettized, install_palettized
-from graphpress.palettization.jobs import Job, clustered, installable
+from graphpress.palettization.jobs import Job, clustered, sorted_out
 from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.training import PalettizationTraining
 from graphpress.passes.config import KMeansPalettizerConfig, TableTrainingSpec
@@ -86,8 +86,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 worker that is killed costs a retry and a warning.
             seed: of vector clustering.
             copy: False palettizes the model itself, which saves the memory of a copy.
-            leave_indivisible: what to do with weights that groups or vectors do not divide. True leaves them whole,
-                with a warning; False makes them an error; None makes them an error only where the config means them in
+            leave_indivisible: what to do with weights that groups or vectors do not divide. True skips them, with a
+                warning; False makes them an error; None makes them an error only where the config means them in
                 particular, or where nothing else is palettized.
 
         Raises:
@@ -107,15 +107,16 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         instead = "prepare(copy=False) palettizes the model itself"
         model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copy else self.model)
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
-        planned = plan_weights(model, self.config, run, PalettizationWarning)
-        _check_pruned(planned)
+        plan = plan_by_modules(model, self.config, run)
+        _check_pruned(plan.weights)
         jobs = (
             Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, _mask_of(each))
-            for each in planned
+            for each in plan.weights
         )
-        found = [*clustered(jobs, num_workers, executor)]
-        for weight, palettized in installable(planned, found, leave_indivisible):
+        found = sorted_out(plan.weights, [*clustered(jobs, num_workers, executor)], leave_indivisible)
+        for weight, palettized in found.palettized:
             install_palettized(weight, palettized)
+        self._report_skipped((*plan.skipped, *found.skipped), PalettizationWarning)
         self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
         count_from_zero(model)
         return self._finish_preparing(model)

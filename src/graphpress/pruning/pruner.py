@@ -24,7 +24,7 @@ from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
 from graphpress.modules.metadata_form import store_described
-from graphpress.modules.planning import plan_weights
+from graphpress.modules.planning import plan_by_modules
 from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.modules.surgery import copied, placed
 from graphpress.passes.config import MagnitudePrunerConfig
@@ -74,8 +74,10 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         instead = "prepare(copy=False) prunes the model itself"
         model = copy_of(self.model, PruningError, instead) if copy else self.model
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
-        for weight in plan_weights(model, self.config, run, PruningWarning):
+        plan = plan_by_modules(model, self.config, run)
+        for weight in plan.weights:
             install_pruned(weight)
+        self._report_skipped(plan.skipped, PruningWarning)
         count_from_zero(model)
         return self._finish_preparing(model)
 

@@ -1,5 +1,6 @@
 """Quantization: fewer bits for weights and activations."""
 
+from graphpress.passes.config import WholeWeightsWarning
 from graphpress.quantization.config import (
     ExecutionMode,
     InvalidExecutionModeError,
@@ -19,4 +20,5 @@ __all__ = [
     "Quantizer",
     "QuantizerConfig",
     "UncalibratedWarning",
+    "WholeWeightsWarning",
 ]

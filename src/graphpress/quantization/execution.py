@@ -11,8 +11,7 @@ from typing import Any
 from torch import nn
 
 from graphpress.export_backend import ExportBackend
-from graphpress.passes.analysis.weight_readers import WholeWeightsWarning
-from graphpress.passes.config import QuantizerConfig
+from graphpress.passes.config import QuantizerConfig, SkippedWeight
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.calculators import StatefulQParamsCalculatorBase, StatelessQParamsCalculatorBase
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -84,10 +83,14 @@ class Execution(ABC):
 
     Args:
         config: what is quantized and how.
+
+    Attributes:
+        skipped_weights: what `prepare` skipped of what the config means.
     """
 
     def __init__(self, config: QuantizerConfig):
         self.config = config
+        self.skipped_weights: tuple[SkippedWeight, ...] = ()
 
     @abstractmethod
     def prepare(
@@ -112,10 +115,3 @@ class Execution(ABC):
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """The form of `prepared`, which stays as it is, that `backend` converts."""
-
-
-def warn_of_whole_weights(left: Sequence[str]) -> None:
-    """Name the weights that a config speaks of and that are left as they are, each with the reason."""
-    if left:
-        lines = "".join(f"\n  {line}" for line in left)
-        warnings.warn(f"{len(left)} weights are left whole:{lines}", WholeWeightsWarning, stacklevel=5)

@@ -15,12 +15,12 @@ from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
 from graphpress.passes.analysis.quantization_points import QuantizerNote
-from graphpress.passes.config import BiasCorrection, QuantizerConfig
+from graphpress.passes.config import BiasCorrection, QuantizerConfig, SkippedWeight
 from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
 from graphpress.quantization.capture import capture
-from graphpress.quantization.execution import Execution, refuse_dynamic, warn_of_whole_weights
+from graphpress.quantization.execution import Execution, refuse_dynamic
 from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, emit_prepared
@@ -64,9 +64,8 @@ class GraphExecution(Execution):
             )
             self.result = Runner().run(graph, pipeline, in_place=True)
             self.graph = self.result.graph
+            self.skipped_weights = tuple(self.result.remarks(SkippedWeight))
             prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
-        if leave_indivisible:
-            _warn_of_whole_weights(self.result)
         prepared.eval()
         if self.config.bias_correction is BiasCorrection.ANALYTIC:
             with torch.no_grad():
@@ -102,11 +101,6 @@ class GraphExecution(Execution):
         if backend is ExportBackend.CoreML:
             return emit_for_coreml(graph, mmap_dir)
         return emit_finalized(graph, mmap_dir=mmap_dir)
-
-
-def _warn_of_whole_weights(result: RunResult) -> None:
-    reports = [str(report) for record in result.records for report in record.reports]
-    warn_of_whole_weights([report for report in reports if "left whole: " in report])
 
 
 def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:

@@ -22,7 +22,13 @@ from graphpress.compressor import (
 )
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.restoring import with_stored_parameters
-from graphpress.passes.config import BiasCorrection, ExecutionMode, InvalidExecutionModeError, QuantizerConfig
+from graphpress.passes.config import (
+    BiasCorrection,
+    ExecutionMode,
+    InvalidExecutionModeError,
+    QuantizerConfig,
+    WholeWeightsWarning,
+)
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
 from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
 from graphpress.quantization.eager import EagerExecution
@@ -90,7 +96,7 @@ class Quantizer(Compressor[QuantizerConfig]):
                 with a dynamic batch where it would otherwise be bound to the batch of the example.
             export_with_no_grad: capture under ``torch.no_grad()``.
             copy: False lets the prepared model share its parameters with the user's model, to save memory.
-            leave_indivisible: what to do with weights that blocks do not divide. True leaves them whole, with a
+            leave_indivisible: what to do with weights that blocks do not divide. True skips them, with a
                 `WholeWeightsWarning` that names them; False makes them an error.
 
         Returns:
@@ -112,6 +118,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             leave_indivisible=leave_indivisible,
         )
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
+        self._report_skipped(execution.skipped_weights, WholeWeightsWarning)
         count_from_zero(prepared)
         self._start_ranges(prepared, example_inputs)
         self._execution = execution

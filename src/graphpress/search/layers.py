@@ -79,7 +79,7 @@ def entries(layers: Iterable[Layer], chosen: dict[str, Any], known: Sequence[str
     """Entries of `module_name_configs` that give each layer its module config, or None; outer modules come first.
 
     Args:
-        chosen: by name of the layer; layers that are not there are left whole.
+        chosen: by name of the layer; layers that are not there are skipped.
         known: names of all modules: a name that would match others of them as an expression is written as one that
             does not.
     """

@@ -164,7 +164,7 @@ class Recipe:
         return 8 * self.weight_bytes / self.weights
 
     def __str__(self) -> str:
-        counts = Counter("left whole" if choice is None else choice for choice in self.choices.values())
+        counts = Counter("skipped" if choice is None else choice for choice in self.choices.values())
         layers = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
         return f"{self.bits_per_weight:.3f} bits per weight ({self.weight_bytes} bytes); layers: {layers}"
 

@@ -47,7 +47,7 @@ class Measurement:
 
 @frozen
 class Candidate:
-    """A config for a layer, and what came of it with every other layer left whole; None before it was measured."""
+    """A config for a layer, and what came of it with every other layer uncompressed; None before it was measured."""
 
     name: str
     config: ModuleCompressionConfig

@@ -326,8 +326,10 @@ def test_presets_leave_what_does_not_divide_whole_and_say_so():
     assert palettized_names(model) == {"conv.weight"}
 
 
-def test_weights_smaller_than_their_tables_are_left_whole():
-    with pytest.warns(PalettizationWarning, match=r"head\.weight of shape \(10, 8\) has 80 entries"):
+def test_weights_smaller_than_their_tables_are_skipped():
+    with pytest.warns(
+        PalettizationWarning, match=r"1 weight skipped:\n  head\.weight: of shape \(10, 8\) has 80 entries"
+    ):
         _, model = prepared(pictures(), config(n_bits=8))
     assert palettized_names(model) == {"conv.weight", "up.weight"}
 

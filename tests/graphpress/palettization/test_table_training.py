@@ -48,7 +48,7 @@ SPECS = {
 
 
 class Layers(nn.Module):
-    """A convolution, a transposed one, and a layer that is left whole."""
+    """A convolution, a transposed one, and a layer that is skipped."""
 
     def __init__(self):
         super().__init__()

@@ -12,7 +12,8 @@ from torch import nn
 from graphpress.backends.coreai import check, convert, load, read, register
 from graphpress.ir import from_module
 from graphpress.ir.dtypes import DType
-from graphpress.quantization import QuantizationSpec, QuantizerConfig
+from graphpress.passes.config import default_weight_quantization_spec
+from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, QuantizerConfig
 from graphpress.quantization.quantizer import Quantizer, UncalibratedWarning
 
 register()
@@ -103,9 +104,10 @@ class Sequences(nn.Module):
         return self.bilinear(x, x) @ self.matrix
 
 
-def test_weights_by_other_names_are_quantized_too():
+def test_weights_by_other_names_are_quantized_by_the_key_for_all():
     model, x = Sequences().eval(), image(0, (2, 5, 8))
-    quantizer, prepared = calibrated(model, x, image(1, (2, 5, 8)))
+    every = ModuleQuantizerConfig(op_state_spec={"*": default_weight_quantization_spec()})
+    quantizer, prepared = calibrated(model, x, image(1, (2, 5, 8)), config=QuantizerConfig(global_config=every))
     assert len(quantized_weights(prepared)) == 2 + 2 + 2 + 1 + 1
     got, expected = quantizer.finalize()(x), model(x)
     assert (got - expected).abs().max() < 0.1 * expected.abs().max()

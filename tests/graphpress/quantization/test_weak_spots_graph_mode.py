@@ -13,10 +13,16 @@ from torch.nn import functional as F
 from graphpress import ExportBackend
 from graphpress.ir import from_module
 from graphpress.ir.errors import GraphpressError
-from graphpress.passes.config import BlockSizeError, SpecError, UnmatchedConfigError
-from graphpress.quantization import ExecutionMode, ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
+from graphpress.passes.config import BlockSizeError, SpecError, UnmatchedConfigError, default_weight_quantization_spec
+from graphpress.quantization import (
+    ExecutionMode,
+    ModuleQuantizerConfig,
+    QuantizationSpec,
+    Quantizer,
+    QuantizerConfig,
+    WholeWeightsWarning,
+)
 from graphpress.quantization.config import OpQuantizerConfig
-from graphpress.quantization.execution import WholeWeightsWarning
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.quantizer import UncalibratedWarning
 
@@ -292,22 +298,22 @@ def test_finalizing_without_calibration_names_what_saw_nothing():
 
 def test_a_block_that_does_not_divide_names_the_layers_and_sizes_that_would():
     with pytest.raises(
-        ValueError, match=r"linear .*block_size=32 does not divide axis 1 of size 36.*: .*12.*36"
+        ValueError, match=r"0.weight .*block_size=32 does not divide axis 1 of size 36.*: .*12.*36"
     ) as caught:
         calibrated(nn.Sequential(nn.Linear(36, 8)), image(shape=(2, 36)), config=QuantizerConfig.presets.w4_per_block())
     assert not isinstance(caught.value, BlockSizeError), "one error for all layers"
 
 
 @pytest.mark.parametrize("mode", ["graph", "eager"])
-def test_blocks_that_do_not_divide_leave_a_weight_whole_by_a_switch_with_a_report(mode):
+def test_a_weight_that_blocks_do_not_divide_is_skipped_by_a_switch_with_a_warning(mode):
     model = nn.Sequential(nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     config = QuantizerConfig.presets.w4_per_block()
     config.execution_mode = ExecutionMode(mode)
     quantizer = Quantizer(model, config)
     x = image(shape=(2, 36))
-    with pytest.raises(ValueError, match="leave_indivisible=True leaves them whole"):
+    with pytest.raises(ValueError, match="leave_indivisible=True skips such weights"):
         quantizer.prepare((x,))
-    with pytest.warns(WholeWeightsWarning, match="1 weights are left whole:\n.*36"):
+    with pytest.warns(WholeWeightsWarning, match="1 weight skipped:\n.*36"):
         quantizer.prepare((x,), leave_indivisible=True)
     finalized = quantizer.finalize()
     sizes = sorted(tensor.numel() for tensor in finalized.state_dict().values() if tensor.dtype is torch.float32)
@@ -489,8 +495,12 @@ class Sequence(nn.Module):
     ("kind", "count"),
     [("attention", 2), ("lstm", 2), ("gru", 2), ("lstm cell", 2), ("gru cell", 2), ("bilinear", 1), ("parameter", 1)],
 )
-def test_weights_by_other_names_are_quantized(kind, count):
-    assert_close(Sequence(kind), image(shape=(2, 5, 8)), weights_quantized=count, exact=kind not in ("lstm", "gru"))
+def test_one_key_means_weights_by_every_name(kind, count):
+    every = QuantizerConfig(
+        global_config=ModuleQuantizerConfig(op_state_spec={"*": default_weight_quantization_spec()})
+    )
+    x, exact = image(shape=(2, 5, 8)), kind not in ("lstm", "gru")
+    assert_close(Sequence(kind), x, config=every, weights_quantized=count, exact=exact)
 
 
 # determinism

@@ -305,7 +305,7 @@ def test_warnings_of_compressors_are_told_once() -> None:
         found = measure_sensitivities(model, compression, bits(2, 8), metric, layers=["head"])
     texts = [str(each.message) for each in caught if issubclass(each.category, SearchWarning)]
     assert len(texts) == 1
-    assert "with 'head' as '8 bits': 1 weights are left whole" in texts[0]
+    assert "with 'head' as '8 bits': 1 weight skipped" in texts[0]
     (head,) = found.layers
     assert found.weight_bytes(head, found.candidate("head", "8 bits")) == head.float_bytes
 

@@ -148,7 +148,7 @@ def test_layers_that_a_recipe_leaves_whole_are_whole(measured: Sensitivities) ->
     recipe = exact_recipe(measured, bits_per_weight=14)
     whole = [name for name, choice in recipe.choices.items() if choice is None]
     assert whole
-    assert "left whole" in str(recipe)
+    assert "skipped" in str(recipe)
     model = Pictures().eval()
     prepared = KMeansPalettizer(model, recipe.config).prepare((DATA[:2],))
     for name in recipe.choices:

@@ -15,7 +15,9 @@ from attrs import frozen
 from click.testing import CliRunner, Result
 
 from graphpress.ir import difference, load_graph, parse_graph, save_graph
+from graphpress.passes.config import KMeansPalettizerConfig
 from graphpress.passes.framework import EXACT, Pass, register_pass, registered_rules, unregister_pass
+from graphpress.passes.palettize_weights import PalettizeWeights
 from graphpress.tools.passctl.main import COMMANDS, cli
 
 PASSCTL = Path(sys.executable).with_name("passctl")
@@ -365,6 +367,15 @@ def test_run_saves_a_graph_that_loads(tmp_path):
     assert "cse#1: nodes removed 1" in result.stderr
     assert "dce" not in result.stderr
     assert difference(load_graph(out), load_graph("sum.gir")) is not None
+
+
+def test_run_tells_which_weights_were_skipped_as_records():
+    step = PalettizeWeights(KMeansPalettizerConfig.presets.w8())  # tables of 256 entries for 108 elements
+    data = json.loads(passctl("run", "net:with_inputs", "-p", str(step), "--json").stdout)
+    (report,) = data["steps"][0]["reports"]
+    assert report["skipped"]["name"] == "conv.weight"
+    assert report["skipped"]["reason"] == "too_small"
+    assert report["reason"] == f"skipped conv.weight: {report['skipped']['detail']}"
 
 
 def test_run_reports_steps_as_json_and_dumps_folders(tmp_path):

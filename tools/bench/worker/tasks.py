@@ -173,7 +173,7 @@ def _measure_floor(outcome: Outcome, before: dict[str, Tensor], after: dict[str,
         found = [np.unique(row) for row in after[name].reshape(count, -1).numpy()]
         longest = max(len(table) for table in found)
         if longest > 256:
-            continue  # left whole
+            continue  # skipped
         rows.append(values)
         tables.append(np.stack([np.pad(table, (0, longest - len(table)), mode="edge") for table in found]))
 

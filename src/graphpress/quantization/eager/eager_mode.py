@@ -30,7 +30,7 @@ from graphpress.quantization.eager.placing import overridden, place_boundary, pl
 from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
 from graphpress.quantization.eager.quantizing import BOUNDARY, QuantizingObserver
 from graphpress.quantization.eager.weights import StatePlan, plan_weights
-from graphpress.quantization.execution import Execution, refuse_dynamic, warn_of_whole_weights
+from graphpress.quantization.execution import Execution, refuse_dynamic
 from graphpress.quantization.switches import quantizers_of
 
 
@@ -86,7 +86,7 @@ class EagerExecution(Execution):
         return model.requires_grad_(False)
 
     def _report(self, model: nn.Module, recording: Recording, states: StatePlan) -> None:
-        """Raise or warn about entries that match nothing, warn about weights that stay whole."""
+        """Raise or warn about entries that match nothing, warn about weights that are skipped."""
         sites: dict[str, OpSite] = {}
         for site in (*(site_of(call) for call in recording.ops), *states.sites):
             known = sites.get(site.name)
@@ -94,7 +94,7 @@ class EagerExecution(Execution):
                 site = attrs.evolve(known, states=tuple(dict.fromkeys((*(known.states or ()), *(site.states or ())))))
             sites[site.name] = site
         report_unmatched(self.config, sites.values(), module_scopes(model))
-        warn_of_whole_weights(states.left)
+        self.skipped_weights = states.skipped
 
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:

@@ -118,7 +118,7 @@ def site_of(call: OpCall) -> OpSite:
     for use in call.operands:
         if use.states is not None:
             states += [use.name, *(name.rpartition(".")[2] for name in use.states)]
-            states += ["weight"] if can_be_weight(call.op_type, bare(use.name), len(use.shape)) else []
+            states += ["weight"] if can_be_weight(call.op_type, use.operand, len(use.shape)) else []
     return OpSite(
         call.qualified_name,
         call.op_type,
@@ -127,12 +127,6 @@ def site_of(call: OpCall) -> OpSite:
         outputs=tuple(use.name for use in call.results) or ("output",),
         states=tuple(dict.fromkeys(states)),
     )
-
-
-def bare(operand: str) -> str:
-    """The name of an operand without its index in a list."""
-    name, _, index = operand.rpartition("_")
-    return name if index.isdecimal() and name in ("params", "hx", "operands", "tensors") else operand
 
 
 def place_op(call: OpCall, resolver: ConfigResolver) -> Placement:

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
 from attrs import frozen
 from torch import Tensor, nn
 
-from graphpress.eager import OpCall, Recording, TensorUse
-from graphpress.modules.forms import forms_of
-from graphpress.modules.sites import UNKNOWN_OP, StateSite, readers, state_sites
-from graphpress.passes.analysis.weights import can_be_weight, einsum_axes, operand_axes, weight_block_of
+from graphpress.eager import Recording, TensorUse
+from graphpress.modules import planning
+from graphpress.modules.sites import StateSite
+from graphpress.passes.analysis.weights import einsum_axes, operand_axes, weight_block_of
 from graphpress.passes.config import (
     AxisError,
     BlockSizeError,
     ConfigResolver,
-    Decision,
     Granularity,
+    Indivisible,
     OpSite,
     QATSchedule,
     QuantizationSpec,
+    SkippedWeight,
+    Taken,
+    cannot_be_cut,
+    indivisible,
 )
 from graphpress.passes.weights.errors import QuantizationError
-from graphpress.quantization.eager.placing import bare
 
 
 @frozen(eq=False)
 class PlannedWeight:
-    """A parameter to quantize: where it stands (several sites when it is tied), how, the extents of a block, and when
-    in training.
+    """A parameter to quantize: where it stands (several sites when it is tied), how, the dims of a block, and when in
+    training.
     """
 
     places: tuple[StateSite, ...]
@@ -45,12 +47,12 @@ class StatePlan:
     Attributes:
         weights: those to quantize.
         sites: all of them, as configs address them.
-        left: those that the config speaks of and that stay whole, with the reason.
+        skipped: those that the config means and that stay as they are.
     """
 
     weights: tuple[PlannedWeight, ...]
     sites: tuple[OpSite, ...]
-    left: tuple[str, ...]
+    skipped: tuple[SkippedWeight, ...]
 
 
 def plan_weights(
@@ -58,108 +60,35 @@ def plan_weights(
 ) -> StatePlan:
     """Resolve the config for the parameters of `model`, of which one run was recorded.
 
-    Weights that blocks do not divide are left whole where `leave_indivisible`, and are an error else.
+    Weights that blocks do not divide are skipped where `leave_indivisible`, and are an error else.
 
     Raises:
         QuantizationError: naming the weights that cannot be cut as the config says.
     """
-    read_by = readers(model, recording)
-    by_parameter: dict[int, list[StateSite]] = {}
-    sites = []
-    for each in state_sites(model, recording=recording):
-        place = attrs.evolve(each, site=_with_aliases(each, read_by.get(id(each.parameter))))
-        sites.append(place.site)
-        by_parameter.setdefault(id(each.parameter), []).append(place)
+    rule = Indivisible.SKIP if leave_indivisible else Indivisible.REFUSE_UNLESS_UNKNOWN
+    plan = planning.plan_weights(model, resolver, Taken.FACTORS, recording)
     weights: list[PlannedWeight] = []
-    left: list[str] = []
-    errors: list[str] = []
-    for identity, places in by_parameter.items():
-        decisions = [(_decision(place, resolver), place) for place in places]
-        decision, place = max(decisions, key=lambda item: _rank(item[0]))
-        if decision.spec is None or not _is_meant(place, decision, read_by.get(identity)):
-            continue
-        if reason := _refusal(place):
-            left.append(f"{place.qualified_name}: {reason}")
-            continue
+    skipped = [*plan.skipped]
+    refused: list[SkippedWeight] = []
+    for each in plan.weights:
         try:
-            block = _block(place, decision.spec.granularity, read_by.get(identity))
+            block = _block(each.chosen, each.spec.granularity)
         except (BlockSizeError, AxisError) as error:
-            must_fit = not leave_indivisible and (decision.is_specific or isinstance(error, BlockSizeError))
-            (errors if must_fit else left).append(f"{place.qualified_name}: {error}")
+            is_refused = rule.refuses(error, is_specific=each.is_specific)
+            (refused if is_refused else skipped).append(indivisible(each.name, error))
             continue
-        schedule = resolver.training_schedule(place.site.module_stack)
-        weights.append(PlannedWeight(tuple(places), decision.spec, block, schedule))
-    if errors:
-        lines = "".join(f"\n  {line}" for line in errors)
-        raise QuantizationError(
-            f"{len(errors)} weights cannot be cut as the config says (leave_indivisible=True leaves them whole):{lines}"
-        )
-    return StatePlan(tuple(weights), tuple(sites), tuple(left))
+        schedule = resolver.training_schedule(each.chosen.site.module_stack)
+        weights.append(PlannedWeight(each.places, each.spec, block, schedule))
+    if refused:
+        raise QuantizationError(cannot_be_cut(refused))
+    return StatePlan(tuple(weights), plan.sites, tuple(skipped))
 
 
-def _with_aliases(place: StateSite, reader: OpCall | None) -> OpSite:
-    """The site, with ``weight`` among its states where the parameter is one whatever its name is, as in graph mode."""
-    states = list(place.site.states or ())
-    if _is_weight(place, reader):
-        states += [*([reading.name] if (reading := _reading(place, reader)) else []), "weight"]
-    return attrs.evolve(place.site, states=tuple(dict.fromkeys(states)))
-
-
-def _decision(place: StateSite, resolver: ConfigResolver) -> Decision:
-    """A config speaks of a weight by its name, or as ``weight``."""
-    names = [place.name, *(["weight"] if "weight" in (place.site.states or ()) else [])]
-    decisions = [resolver.explain_state(place.site, name) for name in dict.fromkeys(names)]
-    return next((decision for decision in decisions if decision.explicit), decisions[-1])
-
-
-def _rank(decision: Decision) -> tuple[bool, int, int]:
-    return decision.explicit, int(decision.level), int(decision.op_level or 0)
-
-
-def _is_meant(place: StateSite, decision: Decision, reader: OpCall | None) -> bool:
-    """Blanket entries mean weights; others mean what they name."""
-    if place.name in forms_of(place.module):
-        return False  # it is compressed already
-    is_blanket = decision.source.endswith(("['weight']", "['*']"))
-    return _is_weight(place, reader) if is_blanket else place.parameter.ndim > 0
-
-
-def _is_weight(place: StateSite, reader: OpCall | None) -> bool:
-    op_type = _family(place)
-    reading = _reading(place, reader)
-    operand = bare(reading.name) if reading is not None else "weight"
-    if op_type == UNKNOWN_OP or place.name.startswith("bias"):
-        return False
-    return can_be_weight(op_type, operand, place.parameter.ndim)
-
-
-def _family(place: StateSite) -> str:
-    """The op as the tables of ops call it, which tell recurrent ones by their nonlinearity."""
-    op_type = place.site.op_type
-    return op_type.replace("rnn", "rnn_tanh") if op_type in ("rnn", "rnn_cell") else op_type
-
-
-def _reading(place: StateSite, reader: OpCall | None) -> TensorUse | None:
-    """How the op that the site is about reads the parameter; None where that was not seen."""
-    if reader is None or reader.op_type != place.site.op_type:
-        return None
-    return next(
-        (use for use in reader.operands if use.is_view and place.qualified_name in (use.states or ())),
-        None,
-    )
-
-
-def _refusal(place: StateSite) -> str:
-    if getattr(place.module, "max_norm", None) is not None:
-        return "with max_norm, the layer itself changes it as it runs"
-    return ""
-
-
-def _block(place: StateSite, granularity: Granularity, reader: OpCall | None) -> tuple[int, ...]:
-    """The extents of a block along the axes of the parameter, which the op may read the other way round."""
-    shape, reading = tuple(place.parameter.shape), _reading(place, reader)
-    operand = "weight" if reading is None else bare(reading.name)
-    family = _family(place)
+def _block(place: StateSite, granularity: Granularity) -> tuple[int, ...]:
+    """The dims of a block along the axes of the parameter, which the op may read the other way round."""
+    shape, reader, reading = tuple(place.parameter.shape), place.reader, place.reading
+    operand = "weight" if reading is None else reading.operand
+    family = place.family
     axes = operand_axes(family, {"input": "self"}.get(operand, operand))
     if isinstance(place.module, nn.RNNBase | nn.RNNCellBase):
         axes = (-2, -1)

@@ -14,6 +14,7 @@ from graphpress.backends.coreai import check, convert, read
 from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
 from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig
+from graphpress.passes.config import default_weight_quantization_spec
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -23,6 +24,7 @@ from tests.graphpress.palettization.test_palettizer_backends import decompressed
 
 OBSERVED = "_graphpress_observed"
 IMAGE = random(4, 3, 8, 8)
+EVERY_WEIGHT = {"*": default_weight_quantization_spec()}
 SPECS = {
     "int8": {"dtype": "int8"},
     "uint8": {"dtype": "uint8", "qscheme": "asymmetric"},
@@ -39,7 +41,9 @@ def both(name):
     """Weights per channel and activations per tensor, of one kind."""
     activation = {"*": QuantizationSpec(**SPECS[name])}
     weight = QuantizationSpec(**SPECS[name], granularity=PerChannelGranularity())
-    return eager(op_input_spec=activation, op_output_spec=activation, op_state_spec={"weight": weight})
+    return eager(
+        op_input_spec=activation, op_output_spec=activation, op_state_spec={"weight": weight, "mixing": weight}
+    )
 
 
 def weights_of(model):
@@ -181,9 +185,9 @@ def test_an_eagerly_palettized_model_gets_quantized_activations(tmp_path):
     palettizer = KMeansPalettizer(model, KMeansPalettizerConfig())
     palettizer.prepare((IMAGE,))
     palettized = palettizer.finalize()
-    quantizer, module = calibrated(palettized, IMAGE)
+    quantizer, module = calibrated(palettized, IMAGE, eager(op_state_spec=EVERY_WEIGHT))
     states = [m.name for m in module.modules() if isinstance(m, FakeQuantizeImplBase) and m.is_state]
-    assert states == ["mixing"]  # which the default palettization leaves whole
+    assert states == ["mixing"]  # which the default palettization does not name
     finalized = quantizer.finalize()
     with torch.no_grad():
         assert torch.equal(finalized(IMAGE), module(IMAGE))
@@ -209,7 +213,7 @@ def to_core_ml(model, inputs):
 
 
 def test_a_trace_becomes_a_core_ml_program_that_computes_the_same(tmp_path):
-    quantizer, module = calibrated(seeded(ConvNet), IMAGE)
+    quantizer, module = calibrated(seeded(ConvNet), IMAGE, eager(op_state_spec=EVERY_WEIGHT))
     finalized = quantizer.finalize(backend=ExportBackend.CoreML)
     with torch.no_grad():
         assert torch.equal(finalized(IMAGE), module(IMAGE))

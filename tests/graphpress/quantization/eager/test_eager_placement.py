@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from graphpress.config import UnmatchedConfigError, UnmatchedConfigWarning
+from graphpress.passes.config import SkipReason, default_weight_quantization_spec
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization import (
     InvalidExecutionModeError,
@@ -15,9 +16,9 @@ from graphpress.quantization import (
     QuantizationSpec,
     Quantizer,
     QuantizerConfig,
+    WholeWeightsWarning,
 )
 from graphpress.quantization.config import KVCacheQuantConfig, OpQuantizerConfig
-from graphpress.quantization.execution import WholeWeightsWarning
 from graphpress.quantization.spec import PerBlockGranularity, PerChannelGranularity
 from tests.graphpress.eager.eager_models import Branching, ConvNet, Runs, eager, names, prepared, random, seeded
 
@@ -142,10 +143,24 @@ def test_ops_that_the_peer_leaves_out_are_quantized_too(function, expected):
         (nn.MultiheadAttention(8, 2), (X, X, X), ["in_proj_weight", "out_proj.weight"]),
     ],
 )
-def test_weights_are_quantized_whatever_they_are_called(model, inputs, weights):
-    _, module = prepared(model.eval(), inputs, eager(ModuleQuantizerConfig.presets.w8()))
+def test_one_key_means_weights_whatever_they_are_called(model, inputs, weights):
+    every = eager(op_input_spec=None, op_output_spec=None, op_state_spec={"*": default_weight_quantization_spec()})
+    _, module = prepared(model.eval(), inputs, every)
     assert sorted(names(module)) == sorted(weights)
     module(*inputs)
+
+
+def test_recurrent_weights_are_taken_when_named_and_else_skipped_with_a_warning():
+    weights = ["weight_ih_l0", "weight_hh_l0"]
+    with pytest.warns(WholeWeightsWarning, match="2 weights skipped:\n  weight_ih_l0: .*'weight_ih_l0' or"):
+        quantizer, module = prepared(nn.LSTM(8, 8), X, eager(ModuleQuantizerConfig.presets.w8()))
+    assert not names(module)
+    assert [(each.name, each.reason) for each in quantizer.skipped_weights] == [
+        (name, SkipReason.UNNAMED) for name in weights
+    ]
+    named = eager(op_input_spec=None, op_output_spec=None, op_state_spec={"weight_ih.*": QuantizationSpec()})
+    _, module = prepared(nn.LSTM(8, 8), X, named)
+    assert names(module) == ["weight_ih_l0"]
 
 
 def test_a_weight_read_the_other_way_round_has_its_scales_along_the_output_channels():
