@@ -6,24 +6,24 @@ from graphpress.ir.errors import GraphpressError
 
 
 class PalettizationError(GraphpressError, ValueError):
-    """A weight that cannot be palettized; the message names it."""
+    """A weight that cannot be palettized."""
 
 
 class TooSmallError(PalettizationError):
-    """A weight with fewer elements than its lookup table has entries: storing it as it is takes less space."""
+    """A weight with fewer elements than its lookup table has entries, which would grow."""
 
 
 class PalettizationWarning(UserWarning):
-    """Weights that were left whole though the config speaks of them."""
+    """Weights that the config selects but that were not palettized."""
 
 
 class PruningError(GraphpressError, ValueError):
-    """A weight that cannot be pruned as asked, or a model that cannot be run; the message names it."""
+    """A weight that cannot be pruned as configured, or a model that cannot run."""
 
 
 class PruningWarning(UserWarning):
-    """Weights that were left whole though the config speaks of them, or that a form cannot hold exactly."""
+    """Weights that the config selects but that were not pruned, or that a format cannot represent exactly."""
 
 
 class QuantizationError(GraphpressError, ValueError):
-    """A model that cannot be quantized as its config says; the message names the layers."""
+    """A model that cannot be quantized as configured."""

@@ -18,19 +18,19 @@ _INDEX_TYPES = {bits: DType.of(f"u{bits}") for bits in (1, 2, 3, 4, 6, 8)}
 
 @frozen(eq=False)
 class PalettizedWeight:
-    """Indices into lookup tables, and what the entries stand for.
+    """Indices into lookup tables, with the parameters of the entries.
 
     Attributes:
-        indices: uint8, the weight's shape but `axis`, which is shorter by the width of an entry.
-        lut: the tables ``[b0..bK-1, 2 ** n_bits, V]``: values of the weight's dtype, or codes where `scale` is given
-            for a quantized table.
-        axis: where the V values of an entry are laid out: the output channels.
-        n_bits: bits of an index.
-        dtype: of the weight.
-        scale: float32 of the weight's rank, what every looked-up entry is multiplied by: the scale of a quantized
-            table, of each output channel, or their product; None for plain tables.
-        zero_point: of quantized entries, float32 of the shape of `scale`; None where it is zero.
-        minval: what the lowest code stands for, as `zero_point`; None where the zero point says it.
+        indices: uint8, of the weight's shape, with the dim of `axis` divided by the width of an entry.
+        lut: the tables ``[b0..bK-1, 2 ** n_bits, V]``: values of the weight's dtype, or codes of a quantized table,
+            which has a `scale`.
+        axis: the output channel axis, along which the V values of an entry are laid out.
+        n_bits: bits per index.
+        dtype: the dtype of the weight.
+        scale: float32 of the weight's rank, the factor of every looked-up entry: the scale of a quantized table, of
+            each output channel, or their product; None for plain tables.
+        zero_point: of quantized entries, float32 of the shape of `scale`; None if it is zero.
+        minval: the value of the lowest code, of the shape of `scale`; None with a zero point.
     """
 
     indices: Tensor
@@ -44,7 +44,7 @@ class PalettizedWeight:
 
     @property
     def bits(self) -> int:
-        """Bits of one index."""
+        """Bits per index."""
         return self.n_bits
 
     @property
@@ -65,13 +65,13 @@ class PalettizedWeight:
 
     @property
     def stored_bits(self) -> int:
-        """Bits of indices, tables and scales together."""
+        """Total bits of indices, tables and scales."""
         parameters = sum(p.numel() * 32 for p in (self.scale, self.minval) if p is not None)
         zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.lut_type.bits
         return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
 
     def dense(self) -> Tensor:
-        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        """Return the dense weight, by the formulas of `graphpress.ir.reference`."""
         looked_up = reference.lut_to_dense(self.indices, self.lut, self.axis)
         if self.scale is None:
             return looked_up
@@ -79,12 +79,12 @@ class PalettizedWeight:
         return values.to(self.dtype)
 
 
-# Two scales of so many bits have a product of `SCALE_BITS`, exactly.
+# The product of two scales with this many bits fits `SCALE_BITS` exactly.
 HALF_BITS = SCALE_BITS // 2
 
 
 def entry_grid(spec: PalettizationSpec, dtype: torch.dtype) -> EntryGrid:
-    """Where table entries of a weight may lie: with scales per channel in float32, which the scales are applied in."""
+    """Return the grid for table entries of a weight; float32 with per-channel scales, which are applied in float32."""
     assert spec.lut_qspec is not None
     if spec.enable_per_channel_scale:
         return EntryGrid(spec.lut_qspec, HALF_BITS, torch.float32)
@@ -99,7 +99,7 @@ def plain_weight(
     layout: Layout,
     dtype: torch.dtype,
 ) -> PalettizedWeight:
-    """Indices of `layout.index_shape` into `tables` [tables, entries, width], stored in the weight's dtype."""
+    """Build a weight with plain tables [tables, entries, width] and indices of `layout.index_shape`."""
     return PalettizedWeight(
         indices, layout.lut(tables.to(dtype)), layout.channel_axis, spec.n_bits, dtype, channel_scale
     )
@@ -113,7 +113,7 @@ def quantized_weight(
     layout: Layout,
     dtype: torch.dtype,
 ) -> PalettizedWeight:
-    """Indices of `layout.index_shape` into tables stored as codes; their scales are multiplied by those of channels."""
+    """Build a weight with quantized tables, whose scales are multiplied by the channel scales."""
     scale = _ranked(tables.scale, layout)
     zero_point = None if tables.zero_point is None else _ranked(tables.zero_point, layout)
     minval = None if tables.minval is None else _ranked(tables.minval, layout)
@@ -127,7 +127,7 @@ def quantized_weight(
 
 
 def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
-    """Parameters [tables or 1] in the weight's rank: one, or one for each channel along the group axis."""
+    """Expand parameters [tables or 1] to the weight's rank: one value, or one per channel along the group axis."""
     shape = [1] * len(layout.shape)
     if len(parameters) > 1:
         shape[layout.group_axis] = layout.shape[layout.group_axis]
@@ -136,7 +136,7 @@ def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
 
 
 def per_table(parameters: Tensor, layout: Layout, grid: EntryGrid) -> Tensor:
-    """The inverse of `_ranked`: one, or one for each table, of parameters in the weight's rank."""
+    """Invert `_ranked`: reduce parameters in the weight's rank to one value, or one per table."""
     if not grid.is_per_table or layout.tables == 1:
         return parameters.reshape(-1)[:1]
     along = parameters.movedim(layout.group_axis, 0).flatten(1)[:, 0]

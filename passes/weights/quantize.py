@@ -1,4 +1,4 @@
-"""Quantize one weight: the scales for a range, and the codes as they are stored."""
+"""Quantization of one weight: block scales and stored codes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from graphpress.passes.weights.errors import QuantizationError
 from graphpress.passes.weights.prune import is_smaller_sparse
 
 QParams = tuple[Tensor, Tensor | None, Tensor | None]
-"""Scale, zero point and minimum value: float32, one for each block."""
+"""Scale, zero point and minimum value: float32, one per block."""
 
 
 def qparams_for(low: Tensor, high: Tensor, spec: QuantizationSpec) -> QParams:
-    """The parameters that cover a range, by the scheme and formulation of `spec`, whose `float_range` overrides it."""
+    """Return the parameters that cover a range, by the scheme and formulation of `spec`.
+
+    A `float_range` of the spec overrides the range.
+    """
     fixed_low, fixed_high = spec.float_range
     low = low if fixed_low is None else torch.full_like(low, fixed_low)
     high = high if fixed_high is None else torch.full_like(high, fixed_high)
@@ -41,9 +44,7 @@ def qparams_for(low: Tensor, high: Tensor, spec: QuantizationSpec) -> QParams:
 
 
 def stored_scale(scale: Tensor, spec: QuantizationSpec) -> Tensor:
-    """The scale of a weight in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold
-    it.
-    """
+    """Round a scale to its storage dtype: that of the spec, or float32 if the spec's dtype cannot hold it."""
     if spec.scale_dtype is None:
         return scale
     symmetric = spec.qscheme is not QuantizationScheme.ASYMMETRIC
@@ -59,14 +60,14 @@ _FLOAT16_BITS = 11  # significant bits
 
 @frozen(eq=False)
 class QuantizedWeight:
-    """Codes, and what they stand for.
+    """Codes with their quantization parameters.
 
     Attributes:
         codes: of the weight's shape, in the dtype that holds them.
-        scale: of each block, in the dtype it is stored in.
-        zero_point, minval: float32, of the same shape; None where there is none.
-        dtype: of the codes.
-        weight_dtype: of the weight.
+        scale: per block, in its storage dtype.
+        zero_point, minval: float32, of the same shape; None if absent.
+        dtype: the element type of the codes.
+        weight_dtype: the dtype of the weight.
     """
 
     codes: Tensor
@@ -77,7 +78,7 @@ class QuantizedWeight:
     weight_dtype: DType
 
     def dense(self) -> Tensor:
-        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        """Return the dense weight, by the formulas of `graphpress.ir.reference`."""
         values = reference.dequantize(self.codes, self.scale, self.zero_point, self.minval, dtype=self.dtype)
         return values.to(self.weight_dtype.torch_dtype)
 
@@ -85,19 +86,19 @@ class QuantizedWeight:
 def quantize_weight(
     tensor: Tensor, spec: QuantizationSpec, block_size: tuple[int, ...], *, name: str = "weight"
 ) -> QuantizedWeight:
-    """The codes nearest to a weight, on grids that cover the range of each block.
+    """Quantize a weight to the nearest codes, with parameters that cover the range of each block.
 
-    Scales are stored in the dtype of `spec`; where that is None, in float32, and for a weight of float16 in float16, of
-    which each is then exactly what the codes were found with, unless it is out of range there.
+    Scales are stored in the spec's dtype; if it is None, in float32, and for float16 weights in float16 if in range.
+    The codes are computed with the stored scales.
 
     Args:
-        tensor: the weight, floating and finite; it is only read.
-        spec: how.
-        block_size: the extents of a block, -1 for a whole axis; empty for one block.
-        name: for errors.
+        tensor: the weight, floating and finite; it is not changed.
+        spec: the quantization spec.
+        block_size: the block size per axis, -1 for a whole axis; empty for one block.
+        name: the name in error messages.
 
     Raises:
-        QuantizationError: for a weight that is not finite, and for a spec with calculators that want a model.
+        QuantizationError: if the weight is not finite, or the spec has calculators that need a model.
     """
     _check(tensor, spec, name)
     values = tensor.detach().cpu()
@@ -114,8 +115,9 @@ def quantize_weight(
 def stored_codes(
     codes: Tensor, dtype: DType, base: str, mask: Constant | None, before: Node, rewriter: Rewriter
 ) -> Value:
-    """A constant of `codes`; of a pruned weight, those of the elements that `mask` keeps, expanded, where that takes
-    less space. The code of zero must be 0 where there is a mask.
+    """Return a constant of `codes`, in sparse form if the weight is pruned and that is smaller.
+
+    With a `mask`, the code of zero must be 0.
     """
     if mask is None or not is_smaller_sparse(mask.tensor, dtype.bits):
         return rewriter.add_constant(f"{base}_quantized", codes, type=TensorType(dtype, codes.shape))
@@ -137,7 +139,7 @@ def shifted_and_scaled(
     before: Node,
     rewriter: Rewriter,
 ) -> Value:
-    """``(codes - zero point) * scale + minimum`` with the `parameters` there are, as constants called after `base`."""
+    """Emit ``(codes - zero point) * scale + minimum`` with `parameters` as constants named after `base`."""
     operands = {"input": codes}
     for part, tensor in parameters.items():
         if tensor is not None:
@@ -147,7 +149,7 @@ def shifted_and_scaled(
 
 
 def _half(scale: Tensor) -> Tensor:
-    """The next larger scales that float16 holds, if it holds all of them in full."""
+    """Round scales up to float16 if it holds all of them with full precision."""
     limits = torch.finfo(torch.float16)
     rounded = reference.round_scale_up(scale, _FLOAT16_BITS)
     fits = bool((rounded >= limits.smallest_normal).all() and (rounded <= limits.max).all())
@@ -167,6 +169,6 @@ def _check(tensor: Tensor, spec: QuantizationSpec, name: str) -> None:
         given = getattr(spec, field)
         if given not in accepted:
             raise QuantizationError(
-                f"{name}: {field} is {given!r}, which is for prepared models; accepted where weights are quantized by "
-                f"themselves: {', '.join(map(repr, accepted))}"
+                f"{name}: {field} is {given!r}, which needs a prepared model; accepted for single weights: "
+                f"{', '.join(map(repr, accepted))}"
             )
