@@ -1,4 +1,4 @@
-"""The graph of an exported fx module, with the way back from each value to the fx node it came from."""
+"""The quantizer for torchao's PT2E flow, and the import of its fx modules for analysis."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from graphpress.passes.share_quantizers import ShareQuantizers
 
 @frozen
 class ReadGraph:
-    """A graph for analysis, not for running: writes stay where they are.
+    """A graph for analysis only, in which in-place writes are kept.
 
     Attributes:
         graph: the graph; its nodes have the names of the fx nodes.
@@ -34,24 +34,24 @@ class ReadGraph:
     sources: dict[int, fx.Node]
 
     def source(self, value: Value) -> fx.Node:
-        """The fx node that makes `value`."""
+        """Return the fx node that computes `value`."""
         return self.sources[id(value)]
 
     def source_of(self, node: Node) -> fx.Node:
-        """The fx node that `node` was read from."""
+        """Return the fx node of `node`."""
         first = self.source(node.results[0])
         return first.args[0] if len(node.results) > 1 else first  # type: ignore[return-value]
 
 
 def read_module(module: fx.GraphModule) -> ReadGraph:
-    """Read the graph of ``torch.export.export(...).module()``. The module is not changed."""
+    """Import the graph of ``torch.export.export(...).module()``; the module is not changed."""
     graph = Graph("main")
     reader = BodyReader(graph, module, {}, allow_writes=True)
     for node in module.graph.nodes:
         if node.op == "placeholder":
             value = node.meta.get("val")
             reader.bind(node, graph.add_input(node.name, type_of(value)).value)
-    # The guards on the inputs are a module that nothing reads.
+    # The guards on the inputs are an unused module.
     nodes = [node for node in module.graph.nodes if node.op != "call_module" or node.users]
     for item in reader.read(nodes):
         add_output(graph, item)
@@ -77,17 +77,18 @@ except ImportError as error:
     ) from error
 
 
-Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to one that reads it
+Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to a user
 
 
 class GraphpressQuantizer(Quantizer):
-    """Says to `prepare_pt2e` and `prepare_qat_pt2e` what to quantize, as a config has it.
+    """A quantizer for `prepare_pt2e` and `prepare_qat_pt2e`, driven by a graphpress config.
 
-    Fusion groups, known ranges and shared quantizers are decided on the whole graph, as in `graphpress.quantization`.
+    Fusion groups, known ranges and shared quantizers are determined on the whole graph, as in
+    `graphpress.quantization`.
 
     Args:
-        config: which spec goes where; by default 8 bits for weights and activations.
-        is_qat: True for `prepare_qat_pt2e`, which wants fake-quantizers instead of observers.
+        config: the quantization config; by default 8 bits for weights and activations.
+        is_qat: True for `prepare_qat_pt2e`, which needs fake-quantizers instead of observers.
     """
 
     def __init__(self, config: QuantizerConfig | None = None, *, is_qat: bool = False):
@@ -96,16 +97,16 @@ class GraphpressQuantizer(Quantizer):
         self._is_qat = is_qat
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Annotate the nodes of `model`, as torchao asks for.
+        """Annotate the nodes of `model` for torchao.
 
         Raises:
-            TorchaoError: when the config wants what torchao's flow cannot express.
-            QuantizationError, UnmatchedConfigError: when the config does not fit the model.
+            TorchaoError: if torchao's flow cannot express the config.
+            QuantizationError, UnmatchedConfigError: if the config does not fit the model.
         """
         read = read_module(model)
         pipeline = Pipeline(AnnotateFusion(), AssignQuantizers(self._config), ShareQuantizers(), assume=[CANONICAL])
         Runner(verify=False).run(read.graph, pipeline, in_place=True)
-        first: dict[str, Place] = {}  # the first place of each quantizer; the others share what is made there
+        first: dict[str, Place] = {}  # the first place of each quantizer; later places share its observer
         for node_annotation in _annotations(read):
             fx_node, points = node_annotation
             inputs, output = {}, None
@@ -125,11 +126,11 @@ class GraphpressQuantizer(Quantizer):
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
-        """Everything was checked while annotating."""
+        """Do nothing: everything is checked while annotating."""
 
 
 def _annotations(read: ReadGraph) -> Iterator[tuple[fx.Node, list[tuple[Place, Point]]]]:
-    """Each fx node that belongs to a group or has points, with the places of its points."""
+    """Yield each fx node that belongs to a group or has points, with the places of its points."""
     for node in read.graph.nodes:
         note = node.annotation(QuantizationPoints)
         if note is None and node.annotation(FusionGroup) is None:

@@ -1,4 +1,4 @@
-"""Compressed constants and quantized activations of an asset, as `quant` ops."""
+"""Import of compressed constants and quantized activations as `quant` ops."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ def _dense(reader: AssetReader, op: Any) -> Value:
 
 
 def _shift(reader: AssetReader, zero_point: Any, minval: Any) -> dict[str, Held] | None:
-    """The one of both offsets that counts: an asset has ``scale * (code - zero_point) + minval``, with the lowest
-    code for the zero point where there is a minimum value, and the IR has one of them.
+    """Return the offset that applies, zero point or minimum value.
+
+    An asset has ``scale * (code - zero_point) + minval``, with the lowest code as zero point if there is a minimum
+    value; the IR has one of the two.
     """
     zero, low = reader.known[zero_point], reader.known[minval]
     if not isinstance(zero, Held) or not isinstance(low, Held):

@@ -1,4 +1,4 @@
-"""Elementwise ops and reductions of an asset."""
+"""Import of elementwise ops and reductions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _BINARY = {
     "bitwise_or": "bitwise_or.Tensor",
     "bitwise_xor": "bitwise_xor.Tensor",
 }
-_SCANS = {0: "cumsum", 1: "cumprod"}  # the dialect's numbers of its combiners
+_SCANS = {0: "cumsum", 1: "cumprod"}  # the dialect's combiner numbers
 
 
 @translates(*_UNARY)
