@@ -1,4 +1,4 @@
-"""`passctl list`: the passes there are."""
+"""`passctl list`: list the passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="[PASS]", required=False, shell_complete=arguments.passes)
 @import_option
 def list_passes(name: str | None, as_json: bool) -> None:
-    """List all passes, or describe one: its options, facts, effect, and the package it comes from.
+    """List all passes, or describe one: its options, facts, effect, and package.
 
     Passes of other packages are found by their entry points in the group `graphpress.passes`, or by --import.
     """
