@@ -194,7 +194,7 @@ def _gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
     return 0.5 * x * torch.special.erfc(argument.double()).to(x.dtype)
 
 
-def _of_c_library(name: str, otherwise: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def _c_library_function(name: str, otherwise: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the C library's float32 function, as the runtime uses it, or torch's if unavailable."""
 
     def rule(x: torch.Tensor) -> torch.Tensor:
@@ -220,8 +220,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.avg_pool2d.default: _avg_pool2d,
     aten.exp.default: _exp,
-    aten.log.default: _of_c_library("logf", aten.log.default),
-    aten.tanh.default: _of_c_library("tanhf", aten.tanh.default),
+    aten.log.default: _c_library_function("logf", aten.log.default),
+    aten.tanh.default: _c_library_function("tanhf", aten.tanh.default),
     aten.gelu.default: _gelu,
     aten.expm1.default: lambda x: _exp(x) - 1,
     aten._softmax.default: _softmax,

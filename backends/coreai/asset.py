@@ -15,7 +15,7 @@ import attrs
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
 
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"
@@ -129,7 +129,7 @@ def read(path: str | PathLike[str]) -> AssetInfo:
     constants: list[ConstantInfo] = []
     functions: list[FunctionInfo] = []
     operations: Counter[str] = Counter()
-    with understanding(path):
+    with program_errors_named(path):
         # The module's wrapper owns the context, and must outlive the traversed operations.
         program = asset.program
         for operation in _walk(program._module._mlir_module.operation):

@@ -73,8 +73,8 @@ def convert(
             exported = program.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
             decomposed = program.decompose(exported)
-        with clock.timing("settle"):
-            settled = packing.settle(decomposed)
+        with clock.timing("make_packable"):
+            settled = packing.make_packable(decomposed)
         with clock.timing("convert"):
             converted = _converted(settled)
         with clock.timing("save"):

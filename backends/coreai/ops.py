@@ -72,7 +72,7 @@ def register() -> None:
     """
 
     require("coreai_torch._compression.custom_layers")
-    teach_converter()
+    support_three_bits()
     _name_small_integers()
 
 
@@ -106,7 +106,7 @@ def require(module: str) -> ModuleType:
             ) from error
 
 
-def teach_converter() -> None:
+def support_three_bits() -> None:
     """Replace the converter's class of packed unsigned tensors by one that also packs 3 bits.
 
     Already packed tensors are passed through, so that one buffer may be used by several operators. Converter releases

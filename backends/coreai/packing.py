@@ -1,7 +1,7 @@
 """Preparation and validation of the compressed constants of a decomposed program.
 
 The converter recognizes the operands of `lut_to_dense` by words in their names, expects packed data in the state dict,
-guesses missing bit widths, and wraps codes that are out of range. `settle` makes all of this explicit.
+guesses missing bit widths, and wraps codes that are out of range. `make_packable` makes all of this explicit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LUT, _SHIFT_SCALE, _SPARSE, _QUANTIZE, _DEQUANTIZE = (
 )
 
 
-def settle(program: ExportedProgram) -> ExportedProgram:
+def make_packable(program: ExportedProgram) -> ExportedProgram:
     """Prepare `program` for the converter, in place, and return it.
 
     Raises:
@@ -45,9 +45,9 @@ def settle(program: ExportedProgram) -> ExportedProgram:
         elif name == _SHIFT_SCALE:
             _settle_shift_scale(node, constants)
         elif name == _QUANTIZE:
-            _settle_zero_point(node.args[3], node.args[2], constants)
+            _type_zero_point(node.args[3], node.args[2], constants)
         elif name == _DEQUANTIZE:
-            _settle_zero_point(node.args[2], node.args[5], constants)
+            _type_zero_point(node.args[2], node.args[5], constants)
         else:
             constants.persist(node.args[1])
     program.graph_module.recompile()
@@ -99,7 +99,7 @@ def _settle_shift_scale(node: fx.Node, constants: _Constants) -> None:
             )
 
 
-def _settle_zero_point(node: Any, dtype: Any, constants: _Constants) -> None:
+def _type_zero_point(node: Any, dtype: Any, constants: _Constants) -> None:
     """Type the zero point of activation codes below 8 bits, which the converter does for weights only."""
     zeros = constants.persist(node)
     if zeros is None or dtype is None or DType.of(dtype).bits == 8 or zeros.dtype not in (torch.int8, torch.uint8):

@@ -146,11 +146,11 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     program = exporting.decompose(
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
-    _spell_out_casts(program)
+    _lower_casts(program)
     return program
 
 
-def _spell_out_casts(program: ExportedProgram) -> None:
+def _lower_casts(program: ExportedProgram) -> None:
     """Replace casts of floats to bool by comparisons, and truncate floats that are cast to integers and back.
 
     The converter drops both casts.

@@ -21,7 +21,7 @@ from graphpress.backends.comparison import CheckReport, ExactConvolutions, compa
 from graphpress.backends.coreml.importing import from_mil
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import run
 from graphpress.ir.types import TensorType
@@ -84,12 +84,12 @@ def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple
         InterpreterError: if it has an op that the IR cannot translate.
     """
     program = load_program(path)
-    with understanding(path):
+    with program_errors_named(path):
         names = list(program.functions["main"].inputs)
     if len(names) != len(inputs):
         raise AssetError(f"{path} takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
     shapes = {name: tuple(value.shape) for name, value in zip(names, inputs, strict=True)}
-    with understanding(path):
+    with program_errors_named(path):
         graph = from_mil(program, name=Path(path).stem, shapes=shapes)
     fed = [value.to(_dtype(graph_input.value)) for value, graph_input in zip(inputs, graph.inputs, strict=True)]
     with ExactConvolutions():

@@ -17,7 +17,7 @@ import numpy as np
 
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
 from graphpress.ir.files import write_atomically
 
@@ -174,7 +174,7 @@ def read(path: str | PathLike[str]) -> PackageInfo:
     """
     directory = Path(path)
     spec = _spec(directory)
-    with understanding(directory):
+    with program_errors_named(directory):
         return _described(spec, directory)
 
 
@@ -187,7 +187,7 @@ def load_program(path: str | PathLike[str]) -> Any:
     directory = Path(path)
     spec = _spec(directory)
     loader = require("coremltools.converters.mil.frontend.milproto.load")
-    with understanding(directory), quiet():
+    with program_errors_named(directory), quiet():
         return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
 
 
@@ -200,7 +200,7 @@ def _spec(directory: Path) -> Any:
     coremltools = require()
     if not directory.is_dir() or not (directory / MANIFEST).is_file():
         raise AssetError(f"{directory} is not a Core ML package: it has no {MANIFEST}")
-    with understanding(directory), quiet():
+    with program_errors_named(directory), quiet():
         spec = coremltools.utils.load_spec(str(directory))
     check_digests(directory, spec)
     if spec.WhichOneof("Type") != "mlProgram":

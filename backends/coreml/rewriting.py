@@ -11,7 +11,7 @@ from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.importing.program import sketch
 from graphpress.backends.coreml.legality import Target, lowest_target
 from graphpress.backends.coreml.package import load_program
-from graphpress.backends.coreml.translations import TRANSLATIONS, Builder, Constant, Waiting, dtype_number
+from graphpress.backends.coreml.translations import TRANSLATIONS, Builder, Constant, DeferredTables, dtype_number
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.backends.importing.weights import StoredWeight, compress
 from graphpress.ir.graph import Node, Value
@@ -28,14 +28,14 @@ def stored_weight(value: Value, name: str) -> Any:
         value: a constant, or `quant` ops over constants that the target can store.
         name: the name of the op.
     """
-    made = _Making(Waiting()).make(value, name)
-    return Builder(Waiting(), name).plain(made.val) if isinstance(made, Constant) else made
+    made = _OpEmitter(DeferredTables()).make(value, name)
+    return Builder(DeferredTables(), name).plain(made.val) if isinstance(made, Constant) else made
 
 
-class _Making:
+class _OpEmitter:
     """Emits the ops of one weight, innermost first."""
 
-    def __init__(self, waiting: Waiting) -> None:
+    def __init__(self, waiting: DeferredTables) -> None:
         self._waiting = waiting
 
     def make(self, value: Value, name: str) -> Any:

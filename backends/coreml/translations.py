@@ -14,33 +14,6 @@ from graphpress.backends.coreml.dependency import require
 from graphpress.backends.coreml.legality import Target
 from graphpress.backends.errors import ConversionError
 
-
-def scaled_vectors(lut: Tensor, scale: Tensor, axis: int, dim: int) -> Tensor:
-    """Fold channel scales into a vector lookup table, as one table per group of channels that share a vector.
-
-    Before iOS26 coremltools folds a scale into the table and interprets each scale block as a block of indices, of
-    which there are fewer along the vector axis; its metadata cannot express scales beside vectors.
-
-    Args:
-        lut: floats ``[b0..bK-1, entries, V]``.
-        scale: of the weight's rank; each dim divides the weight's.
-        axis: the axis along which the V values of an entry are laid out.
-        dim: the dim of the indices along `axis`.
-
-    Returns:
-        Tables ``[c0..cK-1, entries, V]``, where ``c`` is `dim` along `axis` and the larger of both elsewhere. Entries
-        are products in the dtype of `lut`, as they would be after the lookup.
-    """
-    width = lut.shape[-1]
-    blocks = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
-    blocks[axis] = dim
-    for at, size in enumerate(blocks):
-        lut = lut.repeat_interleave(size // lut.shape[at], dim=at)
-        scale = scale.repeat_interleave(size * (width if at == axis else 1) // scale.shape[at], dim=at)
-    parted = scale.unflatten(axis, (dim, width)).movedim(axis + 1, -1)
-    return lut * parted.unsqueeze(-2).to(lut.dtype)
-
-
 _TABLE_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
 
 
@@ -101,7 +74,7 @@ class Constant:
         self.val = array
 
 
-class Waiting:
+class DeferredTables:
     """A substitute for coremltools' translation context, with the tables that wait for their scale."""
 
     @property
@@ -372,3 +345,29 @@ TRANSLATIONS: dict[str, Callable[..., Any]] = {
     "dequantize": _dequantize,
     "sparse_to_dense": _sparse_to_dense,
 }
+
+
+def scaled_vectors(lut: Tensor, scale: Tensor, axis: int, dim: int) -> Tensor:
+    """Fold channel scales into a vector lookup table, as one table per group of channels that share a vector.
+
+    Before iOS26 coremltools folds a scale into the table and interprets each scale block as a block of indices, of
+    which there are fewer along the vector axis; its metadata cannot express scales beside vectors.
+
+    Args:
+        lut: floats ``[b0..bK-1, entries, V]``.
+        scale: of the weight's rank; each dim divides the weight's.
+        axis: the axis along which the V values of an entry are laid out.
+        dim: the dim of the indices along `axis`.
+
+    Returns:
+        Tables ``[c0..cK-1, entries, V]``, where ``c`` is `dim` along `axis` and the larger of both elsewhere. Entries
+        are products in the dtype of `lut`, as they would be after the lookup.
+    """
+    width = lut.shape[-1]
+    blocks = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
+    blocks[axis] = dim
+    for at, size in enumerate(blocks):
+        lut = lut.repeat_interleave(size // lut.shape[at], dim=at)
+        scale = scale.repeat_interleave(size * (width if at == axis else 1) // scale.shape[at], dim=at)
+    parted = scale.unflatten(axis, (dim, width)).movedim(axis + 1, -1)
+    return lut * parted.unsqueeze(-2).to(lut.dtype)

@@ -19,7 +19,7 @@ from graphpress.ir.types import TensorType
 
 
 @contextmanager
-def understanding(path: str | PathLike[str]) -> Iterator[None]:
+def program_errors_named(path: str | PathLike[str]) -> Iterator[None]:
     """Convert errors while reading the program of the model at `path` to errors that name it.
 
     Raises:

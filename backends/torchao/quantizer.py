@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from attrs import frozen
 from torch import fx
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer, SharedQuantizationSpec
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from graphpress.backends.torchao.specs import MissingDependencyError, torchao_spec
+from graphpress.backends.torchao.specs import torchao_spec
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.torch.body_reader import BodyReader, add_output
 from graphpress.ir.torch.types import type_of
@@ -19,63 +21,6 @@ from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.config import QuantizerConfig
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.share_quantizers import ShareQuantizers
-
-
-@frozen
-class ReadGraph:
-    """A graph for analysis only, in which in-place writes are kept.
-
-    Attributes:
-        graph: the graph; its nodes have the names of the fx nodes.
-        sources: the fx node of each value, by the value's ``id``.
-    """
-
-    graph: Graph
-    sources: dict[int, fx.Node]
-
-    def source(self, value: Value) -> fx.Node:
-        """Return the fx node that computes `value`."""
-        return self.sources[id(value)]
-
-    def source_of(self, node: Node) -> fx.Node:
-        """Return the fx node of `node`."""
-        first = self.source(node.results[0])
-        return first.args[0] if len(node.results) > 1 else first  # type: ignore[return-value]
-
-
-def read_module(module: fx.GraphModule) -> ReadGraph:
-    """Import the graph of ``torch.export.export(...).module()``; the module is not changed."""
-    graph = Graph("main")
-    reader = BodyReader(graph, module, {}, allow_writes=True)
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            value = node.meta.get("val")
-            reader.bind(node, graph.add_input(node.name, type_of(value)).value)
-    # The guards on the inputs are an unused module.
-    nodes = [node for node in module.graph.nodes if node.op != "call_module" or node.users]
-    for item in reader.read(nodes):
-        add_output(graph, item)
-    sources: dict[int, fx.Node] = {}
-    for node in nodes:
-        value = reader.resolve(node) if node.op != "output" else None
-        if isinstance(value, Value):
-            sources.setdefault(id(value), node)
-    return ReadGraph(graph, sources)
-
-
-try:
-    from torchao.quantization.pt2e.quantizer import (
-        QuantizationAnnotation,
-        Quantizer,
-        SharedQuantizationSpec,
-    )
-    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
-except ImportError as error:
-    raise MissingDependencyError(
-        f"the torchao backend needs torchao, which cannot be imported ({error}); "
-        "install it with: pip install 'graphpress[torchao]'"
-    ) from error
-
 
 Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node to a user
 
@@ -147,3 +92,45 @@ def _annotations(read: ReadGraph) -> Iterator[tuple[fx.Node, list[tuple[Place, P
                 by_node[reader].setdefault(edge, point)
         for fx_node, points in by_node.items():
             yield fx_node, list(points.items())
+
+
+@frozen
+class ReadGraph:
+    """A graph for analysis only, in which in-place writes are kept.
+
+    Attributes:
+        graph: the graph; its nodes have the names of the fx nodes.
+        sources: the fx node of each value, by the value's ``id``.
+    """
+
+    graph: Graph
+    sources: dict[int, fx.Node]
+
+    def source(self, value: Value) -> fx.Node:
+        """Return the fx node that computes `value`."""
+        return self.sources[id(value)]
+
+    def source_of(self, node: Node) -> fx.Node:
+        """Return the fx node of `node`."""
+        first = self.source(node.results[0])
+        return first.args[0] if len(node.results) > 1 else first  # type: ignore[return-value]
+
+
+def read_module(module: fx.GraphModule) -> ReadGraph:
+    """Import the graph of ``torch.export.export(...).module()``; the module is not changed."""
+    graph = Graph("main")
+    reader = BodyReader(graph, module, {}, allow_writes=True)
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            reader.bind(node, graph.add_input(node.name, type_of(value)).value)
+    # The guards on the inputs are an unused module.
+    nodes = [node for node in module.graph.nodes if node.op != "call_module" or node.users]
+    for item in reader.read(nodes):
+        add_output(graph, item)
+    sources: dict[int, fx.Node] = {}
+    for node in nodes:
+        value = reader.resolve(node) if node.op != "output" else None
+        if isinstance(value, Value):
+            sources.setdefault(id(value), node)
+    return ReadGraph(graph, sources)

@@ -1,4 +1,4 @@
-"""Conversion of quantization specs to torchao, and errors of the torchao backend."""
+"""Conversion of quantization specs to torchao."""
 
 from __future__ import annotations
 
@@ -22,10 +22,6 @@ from graphpress.passes.config import PerChannelGranularity, PerTensorGranularity
 
 class TorchaoError(GraphpressError, ValueError):
     """A config that torchao's flow cannot express."""
-
-
-class MissingDependencyError(GraphpressError, ImportError):
-    """torchao is not installed; the message names the extra to install."""
 
 
 _OBSERVERS = {

@@ -70,7 +70,9 @@ def palettize(
         importance = kept if importance is None else importance.detach().cpu().float() * kept
     find = _scalars if layout.width == 1 else _vectors
     # Not bound to a name here, so that the data is freed once it has been copied.
-    found = find(_cut(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype)
+    found = find(
+        _clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype
+    )
     return _on_device(found, tensor.device)
 
 
@@ -89,7 +91,7 @@ def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_t
 
 
 @frozen(eq=False)
-class _Cut:
+class _ClusteringInput:
     """A weight prepared for clustering.
 
     Attributes:
@@ -105,7 +107,9 @@ class _Cut:
     has_zeros: bool = False
 
 
-def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout, has_zeros: bool) -> _Cut:
+def _clustering_input(
+    tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout, has_zeros: bool
+) -> _ClusteringInput:
     weight = tensor.detach().cpu()
     counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
     channel_scale = None
@@ -118,34 +122,38 @@ def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, lay
     row_counts = None if counts is None else layout.rows(counts)
     if row_counts is not None and layout.width > 1:
         row_counts = row_counts.mean(-1)  # the entries of a vector move together
-    return _Cut(rows, row_counts, channel_scale, has_zeros)
+    return _ClusteringInput(rows, row_counts, channel_scale, has_zeros)
 
 
-def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
+def _scalars(
+    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+) -> PalettizedWeight:
     """Palettize by scalar clustering, which does not use the seed."""
-    entries = spec.n_clusters - cut.has_zeros
+    entries = spec.n_clusters - prepared.has_zeros
     if spec.lut_qspec is None:
-        clusters = cluster_groups(cut.rows, entries, cut.counts, _snap_to(dtype))
+        clusters = cluster_groups(prepared.rows, entries, prepared.counts, _snap_to(dtype))
         tables = torch.from_numpy(clusters.centroids)[..., None]
-        if cut.has_zeros:
+        if prepared.has_zeros:
             tables = torch.cat([tables, torch.zeros_like(tables[:, :1])], 1).sort(1).values
-            indices = layout.indices(nearest_entries(cut.rows, tables))
+            indices = layout.indices(nearest_entries(prepared.rows, tables))
         else:
             indices = layout.indices(torch.from_numpy(clusters.indices))
-        return plain_weight(indices, tables, cut.channel_scale, spec, layout, dtype)
-    quantized = scalar_tables(cut.rows, entries, cut.counts, entry_grid(spec, dtype))
-    if cut.has_zeros:
+        return plain_weight(indices, tables, prepared.channel_scale, spec, layout, dtype)
+    quantized = scalar_tables(prepared.rows, entries, prepared.counts, entry_grid(spec, dtype))
+    if prepared.has_zeros:
         quantized = quantized.with_zero()
-    indices = layout.indices(nearest_entries(cut.rows, quantized.values))
-    return quantized_weight(indices, quantized, cut.channel_scale, spec, layout, dtype)
+    indices = layout.indices(nearest_entries(prepared.rows, quantized.values))
+    return quantized_weight(indices, quantized, prepared.channel_scale, spec, layout, dtype)
 
 
-def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
+def _vectors(
+    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+) -> PalettizedWeight:
     """Palettize by vector clustering, with the same seed for each table."""
-    counts = [None] * len(cut.rows) if cut.counts is None else cut.counts
-    rows = cut.rows.float()
+    counts = [None] * len(prepared.rows) if prepared.counts is None else prepared.counts
+    rows = prepared.rows.float()
     # The data is copied below; this reference would keep it alive.
-    cut = evolve(cut, rows=rows[:0].clone(), counts=None)
+    prepared = evolve(prepared, rows=rows[:0].clone(), counts=None)
     vectors = [OrderedVectors.of(row, count) for row, count in zip(rows, counts, strict=True)]
     del rows
     found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
@@ -157,9 +165,9 @@ def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtyp
 
     if spec.lut_qspec is None:
         tables = tables.to(dtype)
-        return plain_weight(indices(tables.float()), tables, cut.channel_scale, spec, layout, dtype)
+        return plain_weight(indices(tables.float()), tables, prepared.channel_scale, spec, layout, dtype)
     quantized = vector_tables(vectors, tables, entry_grid(spec, dtype))
-    return quantized_weight(indices(quantized.values), quantized, cut.channel_scale, spec, layout, dtype)
+    return quantized_weight(indices(quantized.values), quantized, prepared.channel_scale, spec, layout, dtype)
 
 
 def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -113,15 +113,15 @@ class MagnitudePruning(PruningAlgorithm):
         return kept.reshape(shape).expand(weight.shape).contiguous()
 
     def _of_blocks(self, weight: Tensor, sparsity: float, axis: int, size: int) -> Tensor:
-        norms = torch.linalg.vector_norm(_cut(weight, axis, size).double(), dim=-1)
+        norms = torch.linalg.vector_norm(_to_rows(weight, axis, size).double(), dim=-1)
         kept = self._largest(norms.reshape(-1), sparsity).reshape(norms.shape)
-        return _joined(kept[..., None].expand(*norms.shape, size), axis, weight)
+        return _from_rows(kept[..., None].expand(*norms.shape, size), axis, weight)
 
     def _of_groups(self, weight: Tensor, sparsity: float, axis: int, m: int) -> Tensor:
-        groups = _cut(weight.abs(), axis, m)
-        groups = torch.where(_joined_places(weight, axis, m), groups, torch.full_like(groups, -1.0))
+        groups = _to_rows(weight.abs(), axis, m)
+        groups = torch.where(_is_element(weight, axis, m), groups, torch.full_like(groups, -1.0))
         order = groups.sort(dim=-1, stable=True).indices.argsort(-1)
-        return _joined(order >= self.zeros(sparsity, m), axis, weight)
+        return _from_rows(order >= self.zeros(sparsity, m), axis, weight)
 
     def _largest(self, scores: Tensor, sparsity: float) -> Tensor:
         return largest(scores, self.zeros(sparsity, scores.numel()))
@@ -161,20 +161,20 @@ def _axis_of(scheme: ChannelStructured | BlockStructured | NMStructured, weight:
     return axis % rank
 
 
-def _cut(weight: Tensor, axis: int, size: int) -> Tensor:
+def _to_rows(weight: Tensor, axis: int, size: int) -> Tensor:
     """Return `weight` with `axis` last, in rows of `size` elements, the last one padded with zeros."""
     rows = weight.movedim(axis, -1)
     return pad(rows, (0, -rows.shape[-1] % size)).unflatten(-1, (-1, size))
 
 
-def _joined(rows: Tensor, axis: int, weight: Tensor) -> Tensor:
-    """The inverse of `_cut`."""
+def _from_rows(rows: Tensor, axis: int, weight: Tensor) -> Tensor:
+    """The inverse of `_to_rows`."""
     return rows.flatten(-2)[..., : weight.shape[axis]].movedim(-1, axis).contiguous()
 
 
-def _joined_places(weight: Tensor, axis: int, size: int) -> Tensor:
-    """Return True where `_cut` holds an element of `weight`, not padding."""
-    return _cut(torch.ones_like(weight), axis, size).bool()
+def _is_element(weight: Tensor, axis: int, size: int) -> Tensor:
+    """Return True where `_to_rows` holds an element of `weight`, not padding."""
+    return _to_rows(torch.ones_like(weight), axis, size).bool()
 
 
 def is_smaller_sparse(mask: Tensor, bits: int) -> bool:

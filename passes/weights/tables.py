@@ -16,7 +16,7 @@ from graphpress.passes.clustering import OrderedVectors, assign_scalar, assign_v
 from graphpress.passes.config import PerChannelGranularity, QuantizationScheme, QuantizationSpec
 
 # Range factors of the candidate scales; the first is the plain scale.
-_STRETCHES = (1.0, *(0.7 + 0.01 * step for step in range(30)), *(1.0 + 0.02 * step for step in range(1, 21)))
+_RANGE_FACTORS = (1.0, *(0.7 + 0.01 * step for step in range(30)), *(1.0 + 0.02 * step for step in range(1, 21)))
 
 
 @frozen(eq=False)
@@ -86,14 +86,14 @@ class EntryGrid:
         return self._without_repetition(quantized, masses)
 
     def _candidates(self, tables: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return candidate parameters, each [stretches, tables or 1]."""
+        """Return candidate parameters, each [range_factors, tables or 1]."""
         low, high = tables.flatten(1).aminmax(dim=1)
         if not self.is_per_table:
             low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
         fixed_low, fixed_high = self.spec.float_range
-        stretch = torch.tensor(_STRETCHES, dtype=torch.float32)[:, None]
-        low = low * stretch if fixed_low is None else torch.full_like(low * stretch, fixed_low)
-        high = high * stretch if fixed_high is None else torch.full_like(high * stretch, fixed_high)
+        factor = torch.tensor(_RANGE_FACTORS, dtype=torch.float32)[:, None]
+        low = low * factor if fixed_low is None else torch.full_like(low * factor, fixed_low)
+        high = high * factor if fixed_high is None else torch.full_like(high * factor, fixed_high)
         scale, zero_point, minval = reference.qparams_from_range(
             low,
             high,

@@ -18,14 +18,14 @@ from graphpress.tools.passctl.console import ModelArgumentError
 
 
 @frozen
-class Made:
+class ImportedModel:
     """The object at an import path: a module or exported program, with its example inputs if known."""
 
     model: Any
     inputs: Any = None
 
 
-def make(text: str) -> Made:
+def import_model(text: str) -> ImportedModel:
     """Import, and if it is callable call, the object that `text` names; the current directory is importable.
 
     A callable may return the model, or a pair of the model and a tuple of its example inputs. If the module has a table
@@ -47,7 +47,7 @@ def make(text: str) -> Made:
     return _built(found, text, None if entry is None else entry.example_inputs)
 
 
-def _built(found: Any, text: str, example_inputs: Any) -> Made:
+def _built(found: Any, text: str, example_inputs: Any) -> ImportedModel:
     import torch
 
     returned = found
@@ -70,7 +70,7 @@ def _built(found: Any, text: str, example_inputs: Any) -> Made:
         )
     if inputs is None and example_inputs is not None:
         inputs = example_inputs()
-    return Made(model, inputs)
+    return ImportedModel(model, inputs)
 
 
 def _check_callable(found: Any, text: str) -> None:

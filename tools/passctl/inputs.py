@@ -79,7 +79,7 @@ SUFFIXES = tuple(_READERS)
 
 
 @frozen
-class GivenInputs:
+class ExampleInputs:
     """Example inputs, by name or in order."""
 
     named: Mapping[str, Any] | None = None
@@ -118,7 +118,7 @@ class GivenInputs:
         )
 
 
-def read_inputs(file: Path | None, shapes: Sequence[str]) -> GivenInputs | None:
+def read_inputs(file: Path | None, shapes: Sequence[str]) -> ExampleInputs | None:
     """Return the example inputs of the options ``--inputs`` and ``--input-shape``, or None without options.
 
     Raises:
@@ -127,26 +127,26 @@ def read_inputs(file: Path | None, shapes: Sequence[str]) -> GivenInputs | None:
     if file is not None and shapes:
         raise InputDataError("--inputs and --input-shape exclude each other")
     if file is not None:
-        return given_in(read_tensors(file), str(file))
-    return GivenInputs(ordered=tuple(_of_shape(text) for text in shapes)) if shapes else None
+        return inputs_from(read_tensors(file), str(file))
+    return ExampleInputs(ordered=tuple(_of_shape(text) for text in shapes)) if shapes else None
 
 
-def given_in(data: Any, where: str) -> GivenInputs:
+def inputs_from(data: Any, where: str) -> ExampleInputs:
     """Return the inputs in the content of a file.
 
     Raises:
         InputDataError: if the items are not tensors.
     """
     if isinstance(data, torch.Tensor):
-        return GivenInputs(ordered=(data,))
+        return ExampleInputs(ordered=(data,))
     if isinstance(data, Mapping) and data:
-        return GivenInputs(named={str(name): value for name, value in data.items()})
+        return ExampleInputs(named={str(name): value for name, value in data.items()})
     if isinstance(data, list | tuple) and data:
-        return GivenInputs(ordered=tuple(data))
+        return ExampleInputs(ordered=tuple(data))
     raise InputDataError(f"{where} holds a {type(data).__name__}, not tensors: a tensor, a tuple, or a dict by name")
 
 
-def made_for(graph: Graph, seed: int = 0) -> list[Any]:
+def inputs_for(graph: Graph, seed: int = 0) -> list[Any]:
     """Make flat inputs for a graph: normal floats, zero integers, symbols at their example values."""
     generator = torch.Generator().manual_seed(seed)
     hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
@@ -229,7 +229,7 @@ class CalibrationData:
             yield from self._batches_in(file)
 
     def _batches_in(self, file: Path) -> Iterator[tuple[torch.Tensor, ...]]:
-        given = given_in(read_tensors(file), str(file)).in_order(self.input_names, str(file))
+        given = inputs_from(read_tensors(file), str(file)).in_order(self.input_names, str(file))
         if len(given) != len(self.example):
             raise InputDataError(f"{file} has {len(given)} inputs; the model is captured with {len(self.example)}")
         names = [*self.input_names, *(f"input {place}" for place in range(len(self.input_names), len(given)))]

@@ -22,9 +22,9 @@ from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
 from graphpress.ir.torch.capture import from_exported_program, from_module
 from graphpress.tools.models import MODELS
-from graphpress.tools.passctl.callables import Made, make
+from graphpress.tools.passctl.callables import ImportedModel, import_model
 from graphpress.tools.passctl.console import InputDataError, ModelArgumentError
-from graphpress.tools.passctl.inputs import GivenInputs, made_for, read_inputs
+from graphpress.tools.passctl.inputs import ExampleInputs, inputs_for, read_inputs
 
 
 class Subject(ABC):
@@ -87,9 +87,9 @@ def resolve(name: str, inputs_file: Path | None = None, input_shapes: Sequence[s
 
         return _GraphSubject(name, from_asset(name), given, where)
     if ":" in name:
-        made = make(name)
+        made = import_model(name)
     elif name in MODELS:
-        made = Made(MODELS[name].build(), MODELS[name].example_inputs())
+        made = ImportedModel(MODELS[name].build(), MODELS[name].example_inputs())
     else:
         raise ModelArgumentError(f"{name!r} is not a model{_hint(name)}")
     if isinstance(made.model, torch.export.ExportedProgram):
@@ -102,7 +102,7 @@ class _ModuleSubject(Subject):
     name: str
     _module: torch.nn.Module
     _own_inputs: Any
-    _given: GivenInputs | None
+    _given: ExampleInputs | None
     _where: str
 
     def graph(self) -> Graph:
@@ -140,7 +140,7 @@ class _ModuleSubject(Subject):
 class _ProgramSubject(Subject):
     name: str
     _program: torch.export.ExportedProgram
-    _given: GivenInputs | None
+    _given: ExampleInputs | None
     _where: str
 
     def graph(self) -> Graph:
@@ -158,7 +158,7 @@ class _ProgramSubject(Subject):
         if self._given is not None:
             return self._given.in_order(self.input_names, self._where)
         if self._program.example_inputs is None:
-            return tuple(made_for(self.graph()))
+            return tuple(inputs_for(self.graph()))
         arguments, named = self._program.example_inputs
         if named:
             raise InputDataError(f"{self.name} takes inputs by name ({', '.join(named)}); accepted: positional inputs")
@@ -169,7 +169,7 @@ class _ProgramSubject(Subject):
 class _GraphSubject(Subject):
     name: str
     _graph: Graph
-    _given: GivenInputs | None
+    _given: ExampleInputs | None
     _where: str
     _inputs: tuple[Any, ...] | None = field(default=None, init=False)
 
@@ -188,7 +188,7 @@ class _GraphSubject(Subject):
         if self._inputs is None:
             given = self._given
             self._inputs = (
-                tuple(made_for(self._graph)) if given is None else given.in_order(self.input_names, self._where)
+                tuple(inputs_for(self._graph)) if given is None else given.in_order(self.input_names, self._where)
             )
         if len(self._inputs) != len(self._graph.inputs):
             names = ", ".join(self.input_names)

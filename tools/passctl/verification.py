@@ -101,7 +101,7 @@ def check(subject: Subject, pipeline: Pipeline | None, numerics: bool) -> Verdic
     verdict.checks.append(_capture(subject, graph, numerics))
     if pipeline is None or not verdict.ok:
         return verdict
-    watch = _Watch(verdict)
+    watch = _StepRecorder(verdict)
     drift = [_CollectedNumerics(subject.flat_inputs())] if numerics else []
     try:
         Runner([watch, *drift]).run(graph, pipeline, in_place=True)
@@ -111,7 +111,7 @@ def check(subject: Subject, pipeline: Pipeline | None, numerics: bool) -> Verdic
 
 
 @define(eq=False)
-class _Watch(Hook):
+class _StepRecorder(Hook):
     """Outermost hook that records every step after the checks of all other hooks."""
 
     verdict: Verdict

@@ -14,13 +14,13 @@ from graphpress.backends.coreai.importing.reader import (
     AssetReader,
     Read,
     blobs,
-    held,
     short_name,
+    stored_constant,
     tensor_type,
     translates,
 )
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
@@ -64,7 +64,7 @@ def from_asset(
     """
     # The program owns the context, and must outlive the traversed operations.
     program = open_asset(path).program
-    with understanding(path):
+    with program_errors_named(path):
         return from_program(program, function, Path(path).stem, shapes=shapes)
 
 
@@ -83,7 +83,7 @@ def sketch(program: Any, function: str) -> tuple[Graph, dict[Value, Any]]:
     """Return a graph of a function for analysis (see `Reader.is_sketch`), and the program value of each constant."""
     graphs, data = functions(program), blobs(program._module._mlir_module.operation)
     reader = AssetReader(Graph(function), is_sketch=True, blobs=data)
-    with understanding("memory"):
+    with program_errors_named("memory"):
         _read(graphs[function], graphs, reader, {})
     return reader.graph, {value: origin for value, origin in reader.origins() if value.use_count}
 
@@ -137,7 +137,7 @@ def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> l
         name = short_name(op)
         if name == "constant":
             if op.results[0] not in reader.known:  # the constants of a body that is invoked twice exist already
-                reader.known[op.results[0]] = held(op.attributes["value"], reader.blobs)
+                reader.known[op.results[0]] = stored_constant(op.attributes["value"], reader.blobs)
         elif name == "output":
             return [reader.value(operand) for operand in op.operands if operand in reader.known]
         elif name == "invoke":

@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"true|false|0x[0-9A-Fa-f]+|[-+]?\d[\d.]*(?:[eE][-+]?\d+)?"
 
 
 @frozen(eq=False)
-class Held:
+class StoredConstant:
     """A constant: its elements, in the IR's container dtype, and their type."""
 
     tensor: torch.Tensor
@@ -47,7 +47,7 @@ def blobs(operation: Any) -> dict[str, bytes]:
     }
 
 
-def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
+def stored_constant(attribute: Any, blobs_by_name: dict[str, bytes]) -> StoredConstant:
     """Return the constant for an attribute.
 
     Raises:
@@ -61,13 +61,13 @@ def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
     kind, _, inside = text.partition("<")
     inside = inside.removesuffix(">")
     if kind == "dense_resource":
-        return Held(_from_bytes(blobs_by_name[inside.strip('"')], dtype, shape), dtype)
+        return StoredConstant(_from_bytes(blobs_by_name[inside.strip('"')], dtype, shape), dtype)
     if kind != "dense":
         raise AssetError(f"a constant of the program has the unsupported form {text[:60]!r}")
     if element in _PLAIN:
-        return Held(torch.from_numpy(np.array(attribute)).reshape(shape), dtype)
+        return StoredConstant(torch.from_numpy(np.array(attribute)).reshape(shape), dtype)
     if inside.startswith('"0x'):
-        return Held(_from_bytes(bytes.fromhex(inside[3:-1]), dtype, shape), dtype)
+        return StoredConstant(_from_bytes(bytes.fromhex(inside[3:-1]), dtype, shape), dtype)
     values = [_parsed(each, dtype) for each in _NUMBER.findall(inside)]
     codes = torch.tensor(values, dtype=torch.float64 if _holds_floats(dtype) else torch.int64)
     codes = (
@@ -75,7 +75,7 @@ def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
         if dtype is DType.FLOAT4_E2M1FN
         else codes.to(torch.float32 if _holds_floats(dtype) else codes.dtype)
     )
-    return Held(codes.to(dtype.torch_dtype).expand(math.prod(shape)).reshape(shape).clone(), dtype)
+    return StoredConstant(codes.to(dtype.torch_dtype).expand(math.prod(shape)).reshape(shape).clone(), dtype)
 
 
 def _holds_floats(dtype: DType) -> bool:
@@ -118,7 +118,7 @@ def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> torch.Tens
     return torch.from_numpy(raw.copy()).view(dtype.torch_dtype).reshape(shape)
 
 
-Read = Value | Held
+Read = Value | StoredConstant
 Translation = Callable[["AssetReader", Any], Read | tuple[Read, ...] | None]
 
 translates: Translations[Translation] = Translations()
@@ -137,12 +137,12 @@ class AssetReader(Reader):
     blobs: dict[str, bytes] = field(factory=dict, kw_only=True)
     known: dict[Any, Read] = field(factory=dict, init=False)
     states: dict[Any, Value] = field(factory=dict, init=False)
-    _entered: dict[Held, Value] = field(factory=dict, init=False)
+    _entered: dict[StoredConstant, Value] = field(factory=dict, init=False)
 
     def value(self, operand: Any) -> Value:
         """Return the IR value of an operand."""
         found = self.known[operand]
-        if not isinstance(found, Held):
+        if not isinstance(found, StoredConstant):
             return found
         if found not in self._entered:
             self._entered[found] = self.constant(found.tensor, found.dtype)
@@ -156,13 +156,13 @@ class AssetReader(Reader):
     def origins(self) -> Iterator[tuple[Value, Any]]:
         """Yield the constants of the graph, each with its value in the program."""
         for operand, found in self.known.items():
-            if isinstance(found, Held) and found in self._entered:
+            if isinstance(found, StoredConstant) and found in self._entered:
                 yield self._entered[found], operand
 
     def tensor(self, operand: Any) -> torch.Tensor | None:
         """Return the data of an operand that depends on constants only, or None."""
         found = self.known[operand]
-        return found.tensor if isinstance(found, Held) else _computed(found)
+        return found.tensor if isinstance(found, StoredConstant) else _computed(found)
 
     def number(self, operand: Any) -> Any:
         """Return the data of a constant operand as Python numbers, or None."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphpress.backends.coreai.importing.reader import AssetReader, Held, Read, tensor_type, translates, word
+from graphpress.backends.coreai.importing.reader import AssetReader, Read, StoredConstant, tensor_type, translates, word
 from graphpress.backends.importing.layers import padded, split, unsqueezed
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
@@ -17,8 +17,10 @@ def _reshape(reader: AssetReader, op: Any) -> Read | None:
     shape, found = reader.number(op.operands[1]), reader.known[op.operands[0]]
     if shape is None:
         return None
-    if isinstance(found, Held) and found.tensor.numel() == 1:  # a scalar zero point as a tensor with one element
-        return Held(found.tensor.reshape(shape), found.dtype)
+    if (
+        isinstance(found, StoredConstant) and found.tensor.numel() == 1
+    ):  # a scalar zero point as a tensor with one element
+        return StoredConstant(found.tensor.reshape(shape), found.dtype)
     return reader.emit("aten.reshape", {"shape": tuple(shape)}, self=_first(reader, op))
 
 
@@ -47,9 +49,10 @@ def _concat(reader: AssetReader, op: Any) -> Read | None:
     dim, found = reader.number(axis), [reader.known[part] for part in parts]
     if dim is None:
         return None
-    if all(isinstance(each, Held) and each.dtype.is_integer for each in found):  # the shape of a tensor
-        tensors = [each.tensor for each in found if isinstance(each, Held)]
-        return Held(torch.cat([tensor.long() for tensor in tensors], dim).to(tensors[0].dtype), found[0].dtype)  # type: ignore[union-attr]
+    if all(isinstance(each, StoredConstant) and each.dtype.is_integer for each in found):  # the shape of a tensor
+        tensors = [each.tensor for each in found if isinstance(each, StoredConstant)]
+        dtype = found[0].dtype  # type: ignore[union-attr]
+        return StoredConstant(torch.cat([tensor.long() for tensor in tensors], dim).to(tensors[0].dtype), dtype)
     return reader.emit("aten.cat", {"dim": dim}, tensors=tuple(reader.value(part) for part in parts))
 
 
@@ -70,9 +73,9 @@ def _slice(reader: AssetReader, op: Any) -> Read | None:
     if first is None or last is None or steps is None or any(step < 0 for step in steps):
         return None
     found = reader.known[op.operands[0]]
-    if isinstance(found, Held) and found.dtype.is_integer:
+    if isinstance(found, StoredConstant) and found.dtype.is_integer:
         places = tuple(slice(*each) for each in zip(first, last, steps, strict=True))
-        return Held(found.tensor.long()[places].to(found.tensor.dtype), found.dtype)
+        return StoredConstant(found.tensor.long()[places].to(found.tensor.dtype), found.dtype)
     x = reader.value(op.operands[0])
     for axis, (start, end, step) in enumerate(zip(first, last, steps, strict=True)):
         if start or end < x.tensor_type.shape[axis] or step != 1:
@@ -81,9 +84,9 @@ def _slice(reader: AssetReader, op: Any) -> Read | None:
 
 
 @translates("get_shape")
-def _get_shape(reader: AssetReader, op: Any) -> Held:
+def _get_shape(reader: AssetReader, op: Any) -> StoredConstant:
     shape = _first(reader, op).tensor_type.shape
-    return Held(torch.tensor(list(shape), dtype=torch.int64).to(torch.uint32), DType.UINT32)
+    return StoredConstant(torch.tensor(list(shape), dtype=torch.int64).to(torch.uint32), DType.UINT32)
 
 
 @translates("broadcast_in_dims")

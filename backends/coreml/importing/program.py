@@ -14,7 +14,7 @@ from graphpress.backends.coreml.importing import arithmetic, compressed, layers,
 from graphpress.backends.coreml.importing.reader import MilReader, translates
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
@@ -64,7 +64,7 @@ def from_package(
     program = load_program(path)
     if function not in program.functions:
         raise AssetError(f"{path} has no function {function!r}, only {list(program.functions)}")
-    with understanding(path):
+    with program_errors_named(path):
         return from_mil(program, function, name=Path(path).stem, shapes=shapes)
 
 

@@ -141,7 +141,7 @@ def reduce(
     reducer = _Reducer(_prepared(case), still_fails, max_trials, progress)
     try:
         reducer.run()
-    except _OutOfTrials:
+    except _TrialsExhausted:
         return Reduction(reducer.case, reducer.trials, is_minimal=False)
     return Reduction(reducer.case, reducer.trials, is_minimal=True)
 
@@ -159,7 +159,7 @@ def _prepared(case: Case) -> Case:
     return case
 
 
-class _OutOfTrials(Exception):
+class _TrialsExhausted(Exception):
     """The trials are used up."""
 
 
@@ -191,7 +191,7 @@ class _Reducer:
         if candidate is None or not self.is_valid(candidate):
             return False
         if self.trials >= self.max_trials:
-            raise _OutOfTrials
+            raise _TrialsExhausted
         self.trials += 1
         if not self.still_fails(candidate):
             return False
