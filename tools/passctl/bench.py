@@ -48,9 +48,10 @@ def bench(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Time every step of a pipeline over MODEL, at several sizes of its graph.
+    """Time every step of a pipeline over MODEL.
 
-    "grows" is the time per node at the largest size relative to the smallest: 1 is linear.
+    Measures several sizes of the model's graph. "grows" is the time per node at the largest size relative to the
+    smallest: 1 is linear.
     """
     if pipeline is None:
         raise click.UsageError("bench needs a --pipeline")

@@ -59,9 +59,10 @@ def bisect(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Find the first step of a pipeline over MODEL after which the graph is bad, and the first rewrite in it.
+    """Find the first bad step of a pipeline over MODEL.
 
-    A step that fails is bad too. Exit code 0 if all is good, 1 if something is bad.
+    Then finds the first bad rewrite in it: the first one after which the graph is bad. A step that fails is bad too.
+    Exit code 0 if all is good, 1 if something is bad.
     """
     if pipeline is None:
         raise click.UsageError("bisect needs a --pipeline")

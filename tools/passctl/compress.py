@@ -74,12 +74,12 @@ def compress(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compress MODEL by a YAML config, save it for a runtime, and check the saved model.
+    """Compress MODEL and save it for a runtime.
 
-    The file has a `pruning_config`, a `kmeans_palettization_config`, a `quantization_config`, or several: weights are
-    pruned first, the kept elements are palettized, and quantizers are placed on the result. The saved asset is executed
-    (a Core ML package is imported and evaluated) and compared with the finalized module; a mismatch has exit code 1. An
-    existing output is kept until the new one is complete.
+    The YAML config has a `pruning_config`, a `kmeans_palettization_config`, a `quantization_config`, or several:
+    weights are pruned first, the kept elements are palettized, and quantizers are placed on the result. The saved asset
+    is executed (a Core ML package is imported and evaluated) and compared with the finalized module; a mismatch has
+    exit code 1. An existing output is kept until the new one is complete.
     """
     from graphpress.backends import saving
     from graphpress.tools.passctl.artifacts import destination

@@ -44,10 +44,11 @@ def diff(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare two graphs: models A and B, or A before and after a step of a pipeline.
+    """Compare two graphs.
 
-    Nodes are aligned by operation and context, so names, order and source locations do not matter. Exit code 0 if the
-    graphs are the same, 1 if they differ.
+    The graphs are those of models A and B, or of A before and after a step of a pipeline. Nodes are aligned by
+    operation and context, so names, order and source locations do not matter. Exit code 0 if the graphs are the same, 1
+    if they differ.
     """
     if (b is None) == (pipeline is None):
         raise click.UsageError("diff takes two models, or one model and a --pipeline")

@@ -67,9 +67,10 @@ def dump(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show the graph of MODEL, as captured, or before or after any step of a pipeline.
+    """Show the graph of MODEL.
 
-    The graph goes to stdout; a report of the steps goes to stderr.
+    The graph is the captured one, or the one before or after any step of a pipeline. It goes to stdout; a report of the
+    steps goes to stderr.
     """
     if before and after:
         raise click.UsageError("--before and --after exclude each other")

@@ -55,10 +55,11 @@ def explain(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Explain why RULE does not match in the graph of MODEL, by its near misses, nearest first.
+    """Explain why RULE does not match in MODEL.
 
-    RULE is a rule, pass/rule, or a pass: then all of its rules, or, for a pass without rules, its rewrites and remarks.
-    The graph is the captured one; with a pipeline, the graph before the first step with that rule.
+    Lists its near misses, nearest first. RULE is a rule, pass/rule, or a pass: then all of its rules, or, for a pass
+    without rules, its rewrites and remarks. The graph is the captured one; with a pipeline, the graph before the first
+    step with that rule.
     """
     if (rule is None) == (value is None):
         raise click.UsageError("pass either a RULE or a --value")

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="[PASS]", required=False, shell_complete=arguments.passes)
 @import_option
 def list_passes(name: str | None, as_json: bool) -> None:
-    """List all passes, or describe one: its options, facts, effect, and package.
+    """List all passes, or describe one.
 
-    Passes of other packages are found by their entry points in the group `graphpress.passes`, or by --import.
+    The description has options, facts, effect and package. Passes of other packages are found by their entry points in
+    the group `graphpress.passes`, or by --import.
     """
     from graphpress.passes.framework import lookup_pass, registered_passes
     from graphpress.tools.passctl.as_data import describe

@@ -85,9 +85,9 @@ class Passctl(click.Group):
 MODEL is one of
   package.module:name   a module, or a callable that returns a module, or a module and its example inputs
   resnet50              a model of graphpress.tools.models
-  model.pt2             what torch.export.save wrote
-  graph.gir             what `passctl run -o` wrote
-  model.aimodel         what was saved for Core AI, or a .mlpackage for Core ML
+  model.pt2             a program saved by torch.export.save
+  graph.gir             a graph saved by `passctl run -o`
+  model.aimodel         a Core AI asset, or a .mlpackage for Core ML
 
 Text and JSON go to stdout, everything else to stderr. Exit codes: 0 same or ok, 1 differs or fails, 2 error.
 

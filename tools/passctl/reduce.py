@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 )
 @import_option
 def reduce(bundle: Path, output: Path | None, check: str | None, max_trials: int, as_json: bool) -> None:
-    """Remove nodes, steps and dims from the reproducer BUNDLE as long as it fails in the same way.
+    """Reduce the reproducer BUNDLE.
 
-    The reduced reproducer is written beside it; its graph is printed.
+    Removes nodes, steps and dims as long as it fails in the same way. The reduced reproducer is written beside it; its
+    graph is printed.
     """
     from graphpress.ir.text.printer import print_graph
     from graphpress.passes.framework.debugging.bundles import Bundle

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 @import_option
 @click.pass_context
 def repro(ctx: click.Context, bundle: Path, check: str | None, as_json: bool) -> None:
-    """Run the pipeline of the reproducer BUNDLE on its graph and inputs.
+    """Replay the reproducer BUNDLE.
 
-    Exit code 1 if it fails, 0 if it no longer fails.
+    Runs its pipeline on its graph and inputs. Exit code 1 if it fails, 0 if it no longer fails.
     """
     from graphpress.passes.framework.debugging.bundles import Bundle
     from graphpress.tools.passctl.checks import failing

@@ -54,10 +54,10 @@ def run(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run a pipeline over MODEL, and save the graph, with its data in a .safetensors file beside it, or convert it.
+    """Run a pipeline over MODEL and save the result.
 
-    A saved model is preserved except for the changes of the passes. An existing output is kept until the new file is
-    complete.
+    The result is saved as a graph, with its data in a .safetensors file beside it, or converted for a runtime. A saved
+    model is preserved except for the changes of the passes. An existing output is kept until the new file is complete.
     """
     if pipeline is None:
         raise click.UsageError("run needs a --pipeline")

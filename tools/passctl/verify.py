@@ -41,9 +41,9 @@ def verify(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check the graph of MODEL, and the result of every step of a pipeline: invariants, facts, drift.
+    """Check MODEL and every step of a pipeline.
 
-    Exit code 1 if a check fails.
+    Checks invariants, facts and, if requested, drift. Exit code 1 if a check fails.
     """
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline

@@ -39,11 +39,12 @@ def verify_artifact(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare a saved ARTIFACT, an .aimodel or an .mlpackage, with its source model.
+    """Compare a saved model with its source model.
 
-    Outputs: an .aimodel is executed by its runtime, the program of an .mlpackage is imported and evaluated. Weights:
-    each must be in the file bit for bit, once unpacked. Operators that unpack weights and quantize activations: no
-    fewer than in the model. Bytes: those of the stored constants, and no more than the model's own.
+    ARTIFACT is an .aimodel or an .mlpackage. Outputs: an .aimodel is executed by its runtime, the program of an
+    .mlpackage is imported and evaluated. Weights: each must be in the file bit for bit, once unpacked. Operators that
+    unpack weights and quantize activations: no fewer than in the model. Bytes: those of the stored constants, and no
+    more than the model's own.
 
     Exit code 1 if there is a difference, 2 if the artifact is damaged or another error occurs.
     """
