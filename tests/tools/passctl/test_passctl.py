@@ -193,7 +193,7 @@ def test_inputs_come_from_files_by_the_names_of_the_parameters(suffix, tmp_path)
         (["net:net", "--input-shape", "1by3"], "'1by3' is not a shape"),
         (["net:net", "--input-shape", "1x3x5x5:flaot32"], "did you mean 'float32'"),
         (["net:net", "--input-shape", "1x4x5x5"], "cannot export Net"),
-        (["net:net", "--input-shape", "1", "--inputs", "x.npz"], "give one of them"),
+        (["net:net", "--input-shape", "1", "--inputs", "x.npz"], "exclude each other"),
         (["net:net", "--inputs", "x.npz"], "no file 'x.npz'"),
         (["net:net", "--inputs", "net.py"], "files of tensors end in .npz"),
         (["sun.gir"], "no saved graph at sun.gir"),
