@@ -1,4 +1,4 @@
-"""Backends: where compressed models go, and how to add one."""
+"""Backends: conversion of compressed models to deployment formats."""
 
 from graphpress.backends.registry import (
     Backend,

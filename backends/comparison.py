@@ -1,4 +1,4 @@
-"""Compare the outputs of a saved model with those of the one it was made from, convolutions summed exactly."""
+"""Numerical comparison of a saved model with its source model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 @attrs.frozen
 class OutputCheck:
-    """How one output of the asset differs from torch's.
+    """The difference of one output of an asset from torch's.
 
     Attributes:
         name: the output's name in the asset.
-        shape: torch's shape of it.
-        max_error: largest absolute difference, in units of the torch output's range; infinite where the
-            shapes differ or only one side is finite.
-        mean_error: mean absolute difference in the same units.
-        differing: fraction of elements that are not equal.
-        max_error_in_runtime_arithmetic: as `max_error`, against the same model with sums taken in the
-            runtime's order; None where that evaluation was not needed.
+        shape: the shape in torch.
+        max_error: the largest absolute difference, in units of the torch output's range; infinite if the shapes differ
+            or only one side is finite.
+        mean_error: the mean absolute difference in the same units.
+        differing: the fraction of elements that are not equal.
+        max_error_in_runtime_arithmetic: `max_error` against the same model with sums in the runtime's order; None if
+            that evaluation was not needed.
     """
 
     name: str
@@ -35,14 +35,14 @@ class OutputCheck:
     max_error_in_runtime_arithmetic: float | None = None
 
     def within(self, tolerance: float) -> bool:
-        """True when the asset equals torch, or torch with the runtime's order of additions, up to `tolerance`."""
+        """Return True if the asset equals torch, in torch's or the runtime's order of additions, up to `tolerance`."""
         again = self.max_error_in_runtime_arithmetic
         return self.max_error <= tolerance or (again is not None and again <= tolerance)
 
 
 @attrs.frozen
 class CheckReport:
-    """The outputs of an asset beside those of the torch model; `str` of it is a table."""
+    """The comparison of all outputs; `str` of it is a table."""
 
     path: Path
     tolerance: float
@@ -51,12 +51,12 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """True when every output is within the tolerance."""
+        """True if every output is within the tolerance."""
         return not self.problem and all(output.within(self.tolerance) for output in self.outputs)
 
     @property
     def max_error(self) -> float:
-        """The largest error of any output against torch as it runs, in units of that output's range."""
+        """The largest error of any output against torch, in units of that output's range."""
         return max((output.max_error for output in self.outputs), default=math.inf if self.problem else 0.0)
 
     def __str__(self) -> str:
@@ -74,7 +74,7 @@ class CheckReport:
             again = output.max_error_in_runtime_arithmetic
             if again is not None:
                 told = (
-                    "values at rounding ties, which the order of additions decides"
+                    "values at rounding ties, explained by the order of additions"
                     if again <= self.tolerance
                     else "not explained by the order of additions alone"
                 )
@@ -83,7 +83,7 @@ class CheckReport:
 
 
 def compare_outputs(name: str, stored: torch.Tensor, expected: torch.Tensor) -> OutputCheck:
-    """How the output `stored` of a saved model differs from `expected`."""
+    """Compare the output `stored` of a saved model with `expected`."""
     shape = tuple(expected.shape)
     if stored.shape != expected.shape:
         return OutputCheck(name, shape, math.inf, math.inf, 1.0)
@@ -96,12 +96,12 @@ def compare_outputs(name: str, stored: torch.Tensor, expected: torch.Tensor) -> 
 
 
 def tensors_in(output: Any) -> list[torch.Tensor]:
-    """The tensors among what a model returned, flat."""
+    """Return the tensors in a model's return value, flat."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
 def _range(values: torch.Tensor) -> float:
-    """Max minus min of the finite values; for a constant its magnitude, and 1 for zero."""
+    """Return max minus min of the finite values, or the magnitude of a constant, or 1 for zero."""
     finite = values[values.isfinite()]
     if not finite.numel():
         return 1.0
@@ -109,7 +109,7 @@ def _range(values: torch.Tensor) -> float:
 
 
 class ExactConvolutions(TorchDispatchMode):
-    """A mode under which convolutions of floats accumulate in float64 and round once; the bias is added afterwards."""
+    """Mode in which float convolutions accumulate in float64 and round once, before the bias is added."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not torch.ops.aten.convolution.default or not args[0].is_floating_point():
@@ -119,6 +119,6 @@ class ExactConvolutions(TorchDispatchMode):
 
 
 def exact_convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Any) -> torch.Tensor:
-    """``aten.convolution``, its sums rounded once to the dtype of `x`."""
+    """Compute ``aten.convolution`` with sums rounded once to the dtype of `x`."""
     exact: torch.Tensor = torch.ops.aten.convolution(x.double(), weight.double(), None, *settings).to(x.dtype)
     return exact if bias is None else exact + bias.reshape(-1, *[1] * (x.dim() - 2))

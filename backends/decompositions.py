@@ -1,4 +1,4 @@
-"""Ops that converters lack or compute otherwise than torch, in ops that they compute alike."""
+"""Decompositions of ops that converters lack or compute differently from torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ aten = torch.ops.aten
 
 
 def _fmax(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The larger one; where one is no number, the other."""
+    """Return the larger operand, or the other one if one is NaN."""
     return torch.where(a != a, b, torch.where(b != b, a, torch.maximum(a, b)))
 
 
@@ -22,14 +22,14 @@ def _fmin(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """With the larger one taken out, whose square may be no number."""
+    """Factor out the larger operand, whose square may overflow."""
     larger, smaller = torch.maximum(a.abs(), b.abs()), torch.minimum(a.abs(), b.abs())
     ratio = smaller / torch.where(larger == 0, torch.ones_like(larger), larger)
     return larger * torch.sqrt(1 + ratio * ratio)
 
 
 def _logaddexp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    distance = torch.where(a == b, torch.zeros_like(a), (a - b).abs())  # equal infinities are at no distance
+    distance = torch.where(a == b, torch.zeros_like(a), (a - b).abs())  # the distance of equal infinities is 0
     return torch.maximum(a, b) + torch.log1p(torch.exp(-distance))
 
 
@@ -43,7 +43,7 @@ ELEMENTARY: Mapping[Any, Callable[..., Any]] = {
 
 
 def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
-    """``aten.diagonal``: elements ``start + i * (columns + 1)`` of the two axes taken as one, the last."""
+    """Decompose ``aten.diagonal``: elements ``start + i * (columns + 1)`` of both axes merged into the last."""
     rows_first = torch.movedim(x, (dim1, dim2), (-2, -1))
     rows, columns = rows_first.shape[-2:]
     length = max(0, min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns))
@@ -53,7 +53,7 @@ def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) ->
 
 
 def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tensor:
-    """``aten.unfold``: windows along an axis, their elements along a new last one."""
+    """Decompose ``aten.unfold``: windows along an axis, with their elements along a new last axis."""
     axis = dimension % x.dim()
     count = (x.shape[axis] - size) // step + 1
     places = torch.arange(count, device=x.device).reshape(-1, 1) * step + torch.arange(size, device=x.device)
@@ -62,7 +62,7 @@ def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tens
 
 
 def _bilinear(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``aten.bilinear``: ``a @ weight[o] @ b`` for each output `o`, by one product with all of the weight."""
+    """Decompose ``aten.bilinear``: ``a @ weight[o] @ b`` for each output `o`, as one product with the whole weight."""
     outputs, inner, other = weight.shape
     halves = torch.matmul(a, weight.permute(1, 0, 2).reshape(inner, outputs * other))
     result = (halves.reshape([*a.shape[:-1], outputs, other]) * b.unsqueeze(-2)).sum(-1)
@@ -79,7 +79,7 @@ REARRANGING: Mapping[Any, Callable[..., Any]] = {
 def variance(
     x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> torch.Tensor:
-    """``aten.var.correction``: squares about the mean over the number of elements less `correction` (one if None)."""
+    """Decompose ``aten.var.correction``: squared deviations over the element count minus `correction` (None: 1)."""
     axes = list(range(x.dim())) if not dim else [axis % x.dim() for axis in dim]
     count = math.prod(x.shape[axis] for axis in axes)
     centered = x - x.mean(axes, keepdim=True)
@@ -89,14 +89,14 @@ def variance(
 def deviation(
     x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> torch.Tensor:
-    """``aten.std.correction``."""
+    """Decompose ``aten.std.correction``."""
     return variance(x, dim, correction=correction, keepdim=keepdim).sqrt()
 
 
 def variance_and_mean(
     x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``aten.var_mean.correction``."""
+    """Decompose ``aten.var_mean.correction``."""
     axes = list(range(x.dim())) if not dim else list(dim)
     return variance(x, dim, correction=correction, keepdim=keepdim), x.mean(axes, keepdim=keepdim)
 
@@ -104,16 +104,16 @@ def variance_and_mean(
 def deviation_and_mean(
     x: torch.Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``aten.std_mean.correction``."""
+    """Decompose ``aten.std_mean.correction``."""
     var, mean = variance_and_mean(x, dim, correction=correction, keepdim=keepdim)
     return var.sqrt(), mean
 
 
 def counted_mean_pool(axes: int) -> Callable[..., Any]:
-    """``aten.avg_pool{axes}d`` as a quotient, where padding is not counted or windows reach over the edge.
+    """Return a decomposition of ``aten.avg_pool{axes}d`` as a quotient of two plain pools.
 
-    Both the pool and its divisor, the part of each window that counts, are plain pools of what is padded before.
-    Other forms are left as they are.
+    Applies if padding is not counted or windows exceed the edge; the divisor is the counted part of each window. Other
+    forms are not decomposed.
     """
     pool = getattr(aten, f"avg_pool{axes}d").default
 
@@ -145,7 +145,7 @@ def counted_mean_pool(axes: int) -> Callable[..., Any]:
 
 
 def _overhang(size: int, kernel: int, step: int, pad: int) -> int:
-    """How far the last window that starts in the input or the padding before it reaches over the padded end."""
+    """Return by how much the last window, starting in the input or the leading padding, exceeds the padded end."""
     padded = size + 2 * pad
     windows = -(-(padded - kernel) // step) + 1
     if (windows - 1) * step >= size + pad:
@@ -154,11 +154,11 @@ def _overhang(size: int, kernel: int, step: int, pad: int) -> int:
 
 
 def nearest(axes: int, offset: float = 0.0) -> Callable[..., Any]:
-    """``aten.upsample_nearest{axes}d.vec`` by indices; by whole factors it is left as it is.
+    """Return a decomposition of ``aten.upsample_nearest{axes}d.vec`` into index ops, except for integer factors.
 
     Args:
-        axes: how many trailing axes are resized.
-        offset: where in a new element its place is taken; 0.5 is what torch calls exact.
+        axes: the number of trailing axes to resize.
+        offset: the position of the sample in a new element; 0.5 for torch's exact mode.
     """
 
     def decomposed(
@@ -186,7 +186,7 @@ def antialiased_bilinear(
     align_corners: bool,
     scale_factors: Sequence[float] | None = None,
 ) -> torch.Tensor:
-    """``aten._upsample_bilinear2d_aa.vec`` as a product with a matrix of weights on either side."""
+    """Decompose ``aten._upsample_bilinear2d_aa.vec`` into products with weight matrices on both sides."""
     sizes = x.shape[-2:]
     wanted = _resized(sizes, output_size, scale_factors)
     rows, columns = (
@@ -199,7 +199,7 @@ def antialiased_bilinear(
 def _triangle_weights(
     old: int, new: int, align_corners: bool, factor: float | None, like: torch.Tensor
 ) -> torch.Tensor:
-    """Weights, new by old, of a triangle as wide as a new element, or an old one where that is wider."""
+    """Return triangle weights, new by old, as wide as a new or old element, whichever is wider."""
     if align_corners:
         step = (old - 1) / (new - 1) if new > 1 else 0.0
     else:
@@ -212,7 +212,7 @@ def _triangle_weights(
 
 
 def _are_known(sizes: Sequence[Any]) -> bool:
-    """False where a size is found when the model runs."""
+    """Return False for data-dependent or dynamic sizes."""
     return all(isinstance(size, int) for size in sizes)
 
 
@@ -223,6 +223,6 @@ def _resized(sizes: Sequence[int], output_size: Sequence[int] | None, factors: S
 
 
 def _per_axis(values: int | Sequence[int], axes: int) -> list[int]:
-    """One number for each axis, where one may stand for all."""
+    """Expand a single number to one per axis."""
     listed = [values] if isinstance(values, int) else list(values)
     return listed * axes if len(listed) == 1 else listed

@@ -1,4 +1,4 @@
-"""The errors of the backends."""
+"""Errors of the backends."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from graphpress.ir.errors import GraphpressError
 
 
 class MissingDependencyError(GraphpressError, ImportError):
-    """A package a backend needs is not installed; the message names the extra that brings it."""
+    """A package that a backend needs is not installed; the message names the extra to install."""
 
 
 class ConversionError(GraphpressError):
-    """A model that cannot be exported, or that the converter refuses."""
+    """A model that cannot be exported, or that the converter rejects."""
 
 
 class AssetError(GraphpressError):
@@ -22,8 +22,8 @@ class ModelInputError(GraphpressError, ValueError):
 
 
 class ExecutionError(GraphpressError, RuntimeError):
-    """The runtime failed while it loaded or ran an asset."""
+    """The runtime failed to load or run an asset."""
 
 
 class LoweringError(GraphpressError):
-    """A compressed value that a backend has no stored form for; the message names the node and what is accepted."""
+    """A compressed value without a stored form in the backend; the message names the node and what is accepted."""

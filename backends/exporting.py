@@ -1,4 +1,4 @@
-"""Tracing of modules for conversion, and programs in the ops that a converter has."""
+"""Export of modules for conversion, and decomposition into the converter's ops."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def export(
     example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None,
     dynamic_shapes: Any = None,
 ) -> ExportedProgram:
-    """Trace `model` in eval mode with `torch.export`; its training mode is restored afterwards.
+    """Trace `model` in eval mode with `torch.export`, and restore its training mode.
 
     Args:
         model: any exportable module.
         example_inputs: one tensor, the positional arguments, or the arguments by name.
-        dynamic_shapes: as `torch.export.export` takes them.
+        dynamic_shapes: as for `torch.export.export`.
 
     Raises:
-        ConversionError: when inputs are missing or torch cannot trace the model.
+        ConversionError: if inputs are missing or torch cannot trace the model.
     """
     if example_inputs is None:
         raise ConversionError(
@@ -46,7 +46,7 @@ def export(
 
 
 def arguments(inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split what a caller gives as inputs into positional and named arguments."""
+    """Split example inputs into positional and named arguments."""
     if isinstance(inputs, torch.Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
@@ -55,7 +55,7 @@ def arguments(inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple
 
 
 def place(node: fx.Node) -> str:
-    """Where a node comes from: its module path, if any, and the user's source line."""
+    """Describe the source of a node: its module path, if any, and the user's source line."""
     path = [entry[0] for entry in (node.meta.get("nn_module_stack") or {}).values()]
     frames = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if "File " in line]
     module = f"in module {path[-1]!r}" if path and path[-1] else "in the model's own forward"
@@ -64,7 +64,7 @@ def place(node: fx.Node) -> str:
 
 @contextmanager
 def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Run the body with every submodule in eval mode, then restore each one's own mode."""
+    """Run the body with every submodule in eval mode, then restore all modes."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in modes:
@@ -77,14 +77,14 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence a deprecation that torch.export raises about itself on every call."""
+    """Silence a deprecation warning that torch.export raises about itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=copyreg.__name__)
         yield
 
 
 def head(error: BaseException, most: int = 600) -> str:
-    """The start of an error's text: torch appends pages of hints."""
+    """Return the start of an error's text, without torch's pages of hints."""
     text = str(error).strip()
     return text if len(text) <= most else text[:most].rstrip() + " ..."
 
@@ -92,18 +92,18 @@ def head(error: BaseException, most: int = 600) -> str:
 def decompose(
     program: ExportedProgram, table: Mapping[Any, Callable[..., Any]], takes: Callable[[Any], bool], converter: str
 ) -> ExportedProgram:
-    """A copy of `program` in ATen ops that `takes` is true for.
+    """Return a copy of `program` that uses only ATen ops supported by the converter.
 
-    What `table` has is decomposed by it, and torch's own decompositions are taken for what is refused after that.
+    Ops in `table` are decomposed by it; ops that are still unsupported, by torch's own decompositions.
 
     Args:
-        program: what is to be converted.
+        program: the program to convert.
         table: decompositions by operator.
-        takes: whether the converter has a lowering for an ATen operator.
-        converter: what the converter is called, for the error.
+        takes: returns whether the converter supports an ATen operator.
+        converter: the name of the converter, for the error.
 
     Raises:
-        ConversionError: when an operator is left that the converter does not have, with its places.
+        ConversionError: if an unsupported operator is left; names its source locations.
     """
     decompositions = dict(table)
     try:
@@ -124,14 +124,14 @@ def decompose(
 
 
 def _known_to_torch(operators: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
-    """Torch's decompositions of those that it has any for; by ATen ops rather than by primitives."""
+    """Return torch's decompositions of the operators, into ATen ops rather than primitives."""
     composite, others = torch.export.default_decompositions(), torch._decomp.decomposition_table
     found = {op: others[op] for op in operators if op in others}
     return found | {op: composite[op] for op in operators if op in composite}
 
 
 def _refused_operators(program: ExportedProgram, takes: Callable[[Any], bool]) -> dict[Any, list[fx.Node]]:
-    """Operators of torch in `program` that the converter has no lowering for, with their nodes."""
+    """Return the unsupported operators in `program` with their nodes."""
     assertions = ("aten._assert", "aten.sym_constrain_range")  # converters drop these themselves
     refused: dict[Any, list[fx.Node]] = {}
     for node in program.graph.nodes:

@@ -1,8 +1,7 @@
-"""The backends there are: what each is called, how it spells compressed values, how it converts a model.
+"""The backend interface, and the registry of backends.
 
-Backends register by `register_backend`, or are found: those of graphpress, and every entry point of the group
-``graphpress.backends`` (a backend, or a class that makes one without arguments). Nothing is imported before the first
-name is looked up.
+Backends register through `register_backend`, or are discovered at the first lookup: the built-in ones and those of the
+entry point group ``graphpress.backends`` (a backend, or a class that constructs one without arguments).
 """
 
 from __future__ import annotations
@@ -20,27 +19,30 @@ ENTRY_POINT_GROUP = "graphpress.backends"
 
 
 class BackendRegistrationError(GraphpressError, ValueError):
-    """Something that cannot be registered as a backend, or a name that is taken."""
+    """An object that cannot be registered as a backend, or a name that is taken."""
 
 
 class UnknownBackendError(GraphpressError, LookupError):
-    """A name that is no backend."""
+    """An unknown backend name."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Where compressed models go."""
+    """The interface of a backend, which converts compressed models to its format."""
 
     name: str
-    """Unique, in kebab case."""
+    """Unique name in kebab case."""
 
     def lowering(self) -> Sequence[Pass]:
-        """The passes that spell the `quant` ops of a finalized graph in ops this backend converts."""
+        """Return the passes that lower the `quant` ops of a finalized graph to ops this backend converts."""
         ...
 
     def convert(self, model: Any, path: str | PathLike[str], example_inputs: Any = None) -> Any:
-        """Save `model` at `path`: a module or an exported program whose graph was lowered, or, where the backend takes
-        one, a graph; returns a description."""
+        """Convert a lowered `model`, and save it at `path`.
+
+        `model` is a module, an exported program, or, if the backend supports it, a graph. Returns a description of the
+        saved model.
+        """
         ...
 
 
@@ -55,18 +57,18 @@ _discovered = False
 
 
 def register_backend(backend: B) -> B:
-    """Add a backend, or a class that makes one without arguments; also as a class decorator.
+    """Register a backend, or a class that constructs one without arguments; also a class decorator.
 
     Raises:
-        BackendRegistrationError: when it is no backend, or its name is taken or not in kebab case.
+        BackendRegistrationError: if it is not a backend, or its name is taken or not in kebab case.
     """
     made: Any = backend() if isinstance(backend, type) else backend
     if not isinstance(made, Backend):
         missing = [part for part in ("name", "lowering", "convert") if not hasattr(made, part)]
-        raise BackendRegistrationError(f"{made!r} is no backend: it lacks {', '.join(missing)}")
+        raise BackendRegistrationError(f"{made!r} is not a backend: it lacks {', '.join(missing)}")
     if not isinstance(made.name, str) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", made.name):
         raise BackendRegistrationError(
-            f"{_origin(made)}: the name {made.name!r} will not do; use kebab case such as 'my-chip'"
+            f"{_origin(made)}: the name {made.name!r} is not valid; use kebab case such as 'my-chip'"
         )
     known = _BACKENDS.get(made.name)
     if known is not None and _origin(known) != _origin(made):
@@ -79,39 +81,39 @@ def register_backend(backend: B) -> B:
 
 
 def unregister_backend(name: str) -> None:
-    """Forget a backend.
+    """Unregister a backend.
 
     Raises:
-        UnknownBackendError: when there is none of that name.
+        UnknownBackendError: if there is no backend of that name.
     """
     del _BACKENDS[lookup_backend(name).name]
 
 
 def lookup_backend(name: str) -> Backend:
-    """The backend called `name`.
+    """Return the backend called `name`.
 
     Raises:
-        UnknownBackendError: when there is none; the message lists near names and what there is.
-        BackendRegistrationError: when an entry point is broken, or two backends claim one name.
+        UnknownBackendError: if there is none; the message lists similar names and all backends.
+        BackendRegistrationError: if an entry point is broken, or two backends have the same name.
     """
     discover_backends()
     if name not in _BACKENDS:
         there_is = ", ".join(sorted(_BACKENDS))
-        raise UnknownBackendError(f"no backend {name!r}{suggestion(name, _BACKENDS)}; there is: {there_is}")
+        raise UnknownBackendError(f"no backend {name!r}{suggestion(name, _BACKENDS)}; registered: {there_is}")
     return _BACKENDS[name]
 
 
 def registered_backends() -> tuple[Backend, ...]:
-    """Every backend there is, by name."""
+    """Return every backend, sorted by name."""
     discover_backends()
     return tuple(_BACKENDS[name] for name in sorted(_BACKENDS))
 
 
 def discover_backends() -> None:
-    """Load the backends of graphpress and those that entry points name. Done once.
+    """Load the built-in backends and those of entry points, once.
 
     Raises:
-        BackendRegistrationError: when one cannot be loaded or is no backend, or two claim one name.
+        BackendRegistrationError: if one cannot be loaded or is not a backend, or two have the same name.
     """
     global _discovered
     if _discovered:

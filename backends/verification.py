@@ -1,4 +1,4 @@
-"""What a saved model holds, beside what it should hold: weights bit for bit, operators, bytes."""
+"""Verification of a saved model's content: weights bit for bit, operators, bytes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class WeightCheck:
     """A weight of the model, and whether the saved model has it.
 
     Attributes:
-        name: of the value in the model's graph.
-        shape: of the weight.
-        same: True when the saved model has these very bits, in this shape or transposed; None when a norm behind the
-            layer may have been folded into it by the converter, so that its bits say nothing.
+        name: the name of the value in the model's graph.
+        shape: the shape of the weight.
+        same: True if the saved model has the same bits, in this shape or transposed; None if the converter may have
+            folded a following norm into the layer, so that the bits are not comparable.
     """
 
     name: str
@@ -38,12 +38,12 @@ class WeightCheck:
 
 
 def reference(graph: Graph) -> Graph:
-    """The graph of the model in the ops that a saved model is read back in, without what it would not keep."""
+    """Return the model's graph in the ops that a saved model is read back in, without what it does not store."""
     return Runner().run(graph, Pipeline(RaiseFromCoreai(), Cse(), Dce())).graph
 
 
 def compare_weights(meant: Graph, stored: Graph) -> tuple[WeightCheck, ...]:
-    """For each weight of `meant` that an op on activations reads, whether `stored` has it."""
+    """Return, for each weight of `meant` that an op on activations reads, whether `stored` has it."""
     found: dict[int, list[torch.Tensor]] = {}
     for _, tensor in _constant_values(stored).values():
         found.setdefault(tensor.numel(), []).append(tensor)
@@ -61,19 +61,19 @@ def compare_weights(meant: Graph, stored: Graph) -> tuple[WeightCheck, ...]:
 
 
 def compressing_ops(graph: Graph) -> Mapping[str, int]:
-    """How many ops of each kind unpack a weight or quantize an activation."""
+    """Count the ops that unpack a weight or quantize an activation, by kind."""
     counts = Counter(node.op.short_name for node in graph.nodes if node.op.dialect in ("quant", "coreai"))
     return {name: counts[name] for name in COMPRESSED if counts[name]}
 
 
 def constant_bytes(graph: Graph) -> int:
-    """What the constants take when they are packed: the sum of ``ceil(numel * bits / 8)``."""
+    """Return the packed size of the constants: the sum of ``ceil(numel * bits / 8)``."""
     constants = [constant for constant in graph.constants.values() if constant.value.use_count]
     return sum(-(-constant.tensor.numel() * _bits(constant.value) // 8) for constant in constants)
 
 
 def _bits(value: Value) -> int:
-    """Bits of an element: a container of codes is as wide as the op that reads it says."""
+    """Return the bits per element; a container of codes has the width that its reader declares."""
     widths = [value.tensor_type.dtype.bits]
     for node in _readers(value):
         if node.op.name == "quant.blockwise_shift_scale" and node.operands["input"] is value:
@@ -86,7 +86,7 @@ def _bits(value: Value) -> int:
 
 
 def _constant_values(graph: Graph) -> dict[Value, tuple[Value, torch.Tensor]]:
-    """The values that depend on constants alone, with what they are."""
+    """Return the values that depend on constants only, with their data."""
     known: dict[Value, tuple[Value, torch.Tensor]] = {
         constant.value: (constant.value, constant.tensor.detach()) for constant in graph.constants.values()
     }
@@ -105,12 +105,12 @@ def _is_constant(node: Node, values: Mapping[Value, object]) -> bool:
 
 
 def _equal(meant: torch.Tensor, stored: torch.Tensor) -> bool:
-    """Bit for bit; layers keep their weights transposed in one runtime and not in another, 1-D kernels as 2-D ones."""
+    """Compare bit for bit, ignoring transposed layouts and 1-D kernels stored as 2-D ones."""
     return any(_same_bits(meant, each) for each in _arrangements(stored, meant.shape))
 
 
 def _arrangements(stored: torch.Tensor, shape: torch.Size) -> Iterator[torch.Tensor]:
-    squeezed = [extent for extent in shape if extent != 1]
+    squeezed = [dim for dim in shape if dim != 1]
     stored = stored.squeeze()
     if list(stored.shape) == squeezed:
         yield stored.reshape(shape)

@@ -1,6 +1,6 @@
-"""Graphs: import and export, text form, verifier, interpreter, storage.
+"""The graph IR: capture, export, text form, verifier, interpreter and storage.
 
-What stands here is imported when it is first asked for, so that a part of the package that needs no torch costs none.
+Names are imported on first access, so that code that does not need torch does not import it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "verify",
 ]
 
-_HOMES = {
+_EXPORTS = {
     "equality": ("difference",),
     "interpreter": ("Execution", "Interpreter", "InterpreterError", "run"),
     "text.parser": ("ParseError", "parse_graph"),
@@ -49,15 +49,15 @@ _HOMES = {
     "torch.capture": ("ExportError", "from_exported_program", "from_module"),
     "verifier": ("VerificationError", "verify"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_MODULES})

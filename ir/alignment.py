@@ -1,6 +1,7 @@
-"""What tells a node from others: labels, of the node itself, and fingerprints, of its place in a graph.
+"""Node alignment of two graphs by node labels and neighbourhood fingerprints.
 
-Those of two graphs can be compared. Names and the order of nodes play no part, but for the label `by_name`.
+A label describes a node by itself, a fingerprint its neighbourhood; both are comparable across graphs. Names and node
+order do not count, except in the label `by_name`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ Labels = Mapping[Node, int]
 Fingerprint = Callable[["LabelledGraph", Labels], Mapping[Node, Hashable]]
 
 
-# labels, from strict to loose
+# Labels, from strict to loose.
 
 
 def with_constants(node: Node) -> Hashable:
-    """Op, attributes, types, and the contents of the constants it reads."""
+    """Return op, attributes, types and the contents of the constants that `node` reads."""
     constants = tuple(
         (name, index, constant_digest(value.constant))
         for name, index, value in _sorted_operands(node)
@@ -37,7 +38,7 @@ def with_constants(node: Node) -> Hashable:
 
 
 def with_types(node: Node) -> Hashable:
-    """Op, attributes, types, and the types of the constants it reads."""
+    """Return op, attributes, types and the types of the constants that `node` reads."""
     attributes = tuple((name, _attribute(node.attributes[name])) for name in sorted(node.attributes))
     types = tuple(str(result.type) for result in node.results)
     constants = tuple(
@@ -47,18 +48,18 @@ def with_types(node: Node) -> Hashable:
 
 
 def op_alone(node: Node) -> Hashable:
-    """Op and number of results."""
+    """Return op and number of results."""
     return node.op.name, len(node.results)
 
 
 def by_location(node: Node) -> Hashable:
-    """Op, module paths and source lines; None for a node from nowhere."""
+    """Return op, module paths and source lines, or None if the location is unknown."""
     origins = tuple((origin.module_path, origin.file, origin.line) for origin in node.location.origins)
     return (op_alone(node), origins) if origins else None
 
 
 def by_name(node: Node) -> Hashable:
-    """Op and name."""
+    """Return op and node name."""
     return op_alone(node), node.name
 
 
@@ -74,7 +75,7 @@ def _sorted_operands(node: Node) -> list[tuple[str, int | None, Value]]:
 
 
 class LabelledGraph:
-    """A graph, the labels of its nodes, and what stands around each node."""
+    """A graph with cached node labels and access to the neighbours of each node."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -84,14 +85,14 @@ class LabelledGraph:
         self._labels: dict[Label, Labels] = {}
 
     def labels(self, label: Label) -> Labels:
-        """The label of every node that has one, hashed."""
+        """Hash the label of every node that has one."""
         if label not in self._labels:
             found = ((node, label(node)) for node in self.nodes)
             self._labels[label] = {node: hash(text) for node, text in found if text is not None}
         return self._labels[label]
 
     def producers(self, node: Node, known: Labels) -> tuple[Hashable, ...]:
-        """What `node` reads, constants left to its label."""
+        """Return the producers of the operands of `node`; constants are covered by its label."""
         return tuple(
             (name, index, value.index, known[value.node] if value.node is not None else self._inputs.get(id(value)))
             for name, index, value in _sorted_operands(node)
@@ -99,7 +100,7 @@ class LabelledGraph:
         )
 
     def users(self, node: Node, known: Labels) -> tuple[Hashable, ...]:
-        """What reads `node`, in an order that does not depend on that of the uses."""
+        """Return the users of `node`, sorted independently of the order of the uses."""
         found: list[tuple[int, str, int, int]] = []
         for result in node.results:
             for use in result.uses:
@@ -108,11 +109,11 @@ class LabelledGraph:
         return tuple(sorted(found))
 
 
-# fingerprints, from strict to loose
+# Fingerprints, from strict to loose.
 
 
 def everything_around(side: LabelledGraph, labels: Labels) -> dict[Node, Hashable]:
-    """All that a node is computed from, and all that is computed from it."""
+    """Hash all transitive producers and users of each node."""
     above = everything_above(side, labels)
     below: dict[Node, int] = {}
     for node in reversed(side.nodes):
@@ -121,7 +122,7 @@ def everything_around(side: LabelledGraph, labels: Labels) -> dict[Node, Hashabl
 
 
 def everything_above(side: LabelledGraph, labels: Labels) -> dict[Node, int]:
-    """All that a node is computed from."""
+    """Hash all transitive producers of each node."""
     known: dict[Node, int] = {}
     for node in side.nodes:
         known[node] = hash((labels[node], side.producers(node, known)))
@@ -129,28 +130,28 @@ def everything_above(side: LabelledGraph, labels: Labels) -> dict[Node, int]:
 
 
 def two_steps_around(side: LabelledGraph, labels: Labels) -> dict[Node, int]:
-    """What is at most two steps away."""
+    """Hash the neighbourhood of each node up to distance two."""
     return one_step_around(side, one_step_around(side, labels))
 
 
 def one_step_around(side: LabelledGraph, labels: Labels) -> dict[Node, int]:
-    """What a node reads and what reads it."""
+    """Hash the direct producers and users of each node."""
     return {node: hash((labels[node], side.producers(node, labels), side.users(node, labels))) for node in side.nodes}
 
 
 def label_alone(side: LabelledGraph, labels: Labels) -> Labels:
-    """Nothing but the label."""
+    """Return the labels themselves as fingerprints."""
     return labels
 
 
 Pair = tuple[Node, Node]
 
-_LARGEST_GAP = 4_000_000  # pairs of nodes that comparing sequences may look at, in the worst case
+_LARGEST_GAP = 4_000_000  # node pairs that one sequence comparison may examine at most
 
 
 @define(eq=False)
 class Alignment:
-    """Pairs of nodes, one of each graph; a node is in at most one pair."""
+    """A one-to-one matching between nodes of two graphs."""
 
     first: Graph
     second: Graph
@@ -158,14 +159,14 @@ class Alignment:
     reverse: dict[Node, Node] = field(factory=dict)
 
     def match(self, a: Node, b: Node) -> bool:
-        """Pair two nodes unless one of them has a partner."""
+        """Pair two nodes unless one of them is already paired."""
         if a in self.pairs or b in self.reverse:
             return False
         self.pairs[a], self.reverse[b] = b, a
         return True
 
     def corresponds(self, a: Value, b: Value) -> bool:
-        """True when both values are the same thing: results of a pair, inputs in the same place, equal constants."""
+        """Return True if both values are results of paired nodes, inputs at the same position, or equal constants."""
         one, other = a.producer, b.producer
         if isinstance(one, Node):
             return self.pairs.get(one) is other and a.index == b.index
@@ -175,7 +176,10 @@ class Alignment:
 
 
 def align(first: Graph, second: Graph) -> Alignment:
-    """Pair the nodes of two graphs. Costs time linear in their size where they are mostly alike."""
+    """Match the nodes of two graphs.
+
+    The cost is linear in the graph size if the graphs are mostly alike.
+    """
     aligner = _Aligner(Alignment(first, second), (LabelledGraph(first), LabelledGraph(second)))
     for label in (with_constants, with_types):
         for fingerprint in (everything_around, everything_above, two_steps_around, one_step_around):
@@ -192,7 +196,7 @@ def align(first: Graph, second: Graph) -> Alignment:
 
 
 def same_constant(a: Constant, b: Constant) -> bool:
-    """True when two constants have the same type and bytes."""
+    """Return True if two constants have the same type and bytes."""
     if a.value.type != b.value.type:
         return False
     return (a.has_data and b.has_data and a.tensor is b.tensor) or constant_digest(a) == constant_digest(b)
@@ -204,19 +208,22 @@ class _Aligner:
     sides: tuple[LabelledGraph, LabelledGraph]
 
     def anchors(self, label: Label, fingerprint: Fingerprint) -> list[Pair]:
-        """New pairs of nodes whose fingerprint no other unpaired node has."""
+        """Pair the nodes whose fingerprint is unique in both graphs."""
         groups = self._groups(label, fingerprint)
         unique = [(a[0], b[0]) for a, b in groups if len(a) == len(b) == 1]
         return [pair for pair in unique if self.alignment.match(*pair)]
 
     def twins(self) -> Iterator[Pair]:
-        """Nodes that nothing tells apart, as many in either graph, are paired in their order, one pair at a time."""
+        """Pair indistinguishable nodes in graph order, one pair at a time.
+
+        Only groups of equal size in both graphs are considered.
+        """
         for a, b in self._groups(with_types, everything_around):
             if len(a) == len(b):
                 yield from (pair for pair in zip(a, b, strict=True) if self.alignment.match(*pair))
 
     def ends(self, label: Label) -> list[Pair]:
-        """New pairs at the inputs and outputs, which keep their places."""
+        """Pair the users of inputs and the producers of outputs, by position."""
         first, second = self.alignment.first, self.alignment.second
         found: list[Pair] = []
         for one, other in zip(first.inputs, second.inputs, strict=False):
@@ -228,8 +235,10 @@ class _Aligner:
         return found
 
     def spread(self, pairs: Sequence[Pair], label: Label) -> None:
-        """Make pairs next to `pairs`, and next to those, as far as labels agree: what both read in one operand, and
-        what alone reads them in one."""
+        """Extend the matching from `pairs` to neighbours with equal labels, transitively.
+
+        Producers of the same operand are paired, and users that are unique for one operand.
+        """
         work = list(pairs)
         while work:
             a, b = work.pop()
@@ -241,7 +250,7 @@ class _Aligner:
                 work += self._users(one, other, label)
 
     def fill_gaps(self) -> None:
-        """Pair nodes of the same op in their order between the pairs there are, as comparing texts by line does."""
+        """Pair nodes of the same op between adjacent matched pairs, by longest common subsequence."""
         (first, second), labels = (side.nodes for side in self.sides), [s.labels(op_alone) for s in self.sides]
         for (a_start, b_start), (a_end, b_end) in pairwise(self._fences()):
             a = [node for node in first[a_start + 1 : a_end] if node not in self.alignment.pairs]
@@ -254,7 +263,7 @@ class _Aligner:
                     self.alignment.match(a[block.a + offset], b[block.b + offset])
 
     def _groups(self, label: Label, fingerprint: Fingerprint) -> list[tuple[list[Node], list[Node]]]:
-        """The unpaired nodes of both graphs by fingerprint, where both have some."""
+        """Group the unpaired nodes by fingerprint, and return the groups that occur in both graphs."""
         paired: tuple[Mapping[Node, Node], ...] = (self.alignment.pairs, self.alignment.reverse)
         if any(len(side.nodes) == len(known) for side, known in zip(self.sides, paired, strict=True)):
             return []
@@ -281,7 +290,7 @@ class _Aligner:
         return found
 
     def _readers(self, value: Value, side: int, label: Label) -> dict[Hashable, list[Node]]:
-        """The unpaired nodes that read `value`, by what they are and where they read it."""
+        """Group the unpaired users of `value` by label and operand."""
         known = self.alignment.reverse if side else self.alignment.pairs
         labels = self.sides[side].labels(label)
         readers: dict[Hashable, list[Node]] = defaultdict(list)
@@ -295,12 +304,12 @@ class _Aligner:
         return [(a, b)] if agree and self.alignment.match(a, b) else []
 
     def _fences(self) -> list[tuple[int, int]]:
-        """The places of a longest series of pairs that are in one order in both graphs, and of both ends."""
+        """Return the positions of a longest increasing subsequence of pairs, with sentinels at both ends."""
         first, second = (side.nodes for side in self.sides)
         pairs = self.alignment.pairs
         places = {node: place for place, node in enumerate(second)}
         found = [(place, places[pairs[node]]) for place, node in enumerate(first) if node in pairs]
-        tails: list[int] = []  # the lowest end of a series of each length, and which pair that is
+        tails: list[int] = []  # the smallest last position of a subsequence of each length
         ends: list[int] = []
         before: list[int | None] = []
         for number, (_, b) in enumerate(found):

@@ -1,4 +1,4 @@
-"""Typed notes that passes leave on nodes, and the modules that define such notes and further dialects."""
+"""Typed node annotations, and lazily imported modules that register annotations and dialects."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _NAMES: dict[type, str] = {}
 
 
 class AnnotationError(GraphpressError, LookupError):
-    """An annotation name that is unknown or registered twice."""
+    """An annotation name that is unknown or already registered."""
 
 
 def annotation(name: str) -> Callable[[T], T]:
-    """Class decorator: the text form of a graph writes annotations of this class under `name`."""
+    """Class decorator: register an annotation class under `name`, as written in the text form."""
 
     def register(cls: T) -> T:
         if name in _CLASSES:
@@ -32,7 +32,7 @@ def annotation(name: str) -> Callable[[T], T]:
 
 
 def annotation_class(name: str) -> type:
-    """The class registered under `name`."""
+    """Return the annotation class registered under `name`."""
     if name not in _CLASSES:
         load_vocabularies()
     if name not in _CLASSES:
@@ -41,7 +41,7 @@ def annotation_class(name: str) -> type:
 
 
 def annotation_name(cls: type) -> str:
-    """The name `cls` is registered under."""
+    """Return the name under which `cls` is registered."""
     if cls not in _NAMES:
         raise AnnotationError(f"{cls.__qualname__} is not registered as an annotation")
     return _NAMES[cls]
@@ -51,14 +51,14 @@ _WAITING: dict[str, None] = {}
 
 
 def register_vocabulary(module: str) -> None:
-    """Import the module called `module` before a name is said to be unknown. It registers annotations and dialects."""
+    """Register `module` for import before an annotation or op name is reported as unknown."""
     _WAITING[module] = None
 
 
 def load_vocabularies() -> bool:
-    """Import what was registered since the last time; whether there was anything."""
+    """Import the modules registered since the last call, and return True if there were any."""
     modules = list(_WAITING)
-    _WAITING.clear()  # first, since these modules look up names of their own
+    _WAITING.clear()  # first, because these modules look up names themselves
     try:
         for module in modules:
             importlib.import_module(module)

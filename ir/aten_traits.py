@@ -1,6 +1,7 @@
-"""What passes may assume about each aten op: the one place where such facts are kept.
+"""Traits of the ATen ops.
 
-The sets hold op names without dialect, overload and in-place underscore, so that one line covers the whole family.
+This is the only place where such facts are kept. The sets hold op names without dialect, overload and in-place
+underscore, so that one entry covers all overloads.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ for _trait, _names in _FAMILIES.items():
 
 
 def traits_of_aten(overload: torch._ops.OpOverload) -> frozenset[Trait]:
-    """The traits of a torch op: its family's facts, and what its schema says about aliasing and mutation."""
+    """Return the traits of a torch op, from its family and its schema (aliasing, mutation)."""
     schema = overload._schema
     name = schema.name.partition("::")[2]
     in_place = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
@@ -89,12 +90,12 @@ def traits_of_aten(overload: torch._ops.OpOverload) -> frozenset[Trait]:
     if torch.Tag.nondeterministic_seeded in overload.tags:
         traits.add(Trait.RANDOM)
     if family == "add" and overload._overloadname == "Tensor":
-        traits.add(Trait.COMMUTATIVE)  # with alpha=1, which is the default and left out
+        traits.add(Trait.COMMUTATIVE)  # with alpha=1, the default, which is not stored
     if not schema.returns:
         traits.add(Trait.EFFECT)
     return frozenset(traits)
 
 
 def families_with(trait: Trait) -> frozenset[str]:
-    """The op families that have `trait`."""
+    """Return the op families that have `trait`."""
     return frozenset(name for name, traits in _TRAITS.items() if trait in traits)

@@ -1,4 +1,7 @@
-"""How a node's call looks to torch: arguments in, results out. Shared by the interpreter and the export to torch."""
+"""Conversion between node operands and torch calls.
+
+Used by the interpreter and by the export to torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.text.pytrees import load_spec
 
-# Extra attributes of an opaque node whose call is not "flat operands in, a tuple out": pytree specs as text.
+# Extra attributes of an opaque node whose call does not map flat operands to a tuple: pytree specs as text.
 CALL_SPEC = "call_spec"
 RESULT_SPEC = "result_spec"
 
@@ -20,12 +23,12 @@ RESULT_SPEC = "result_spec"
 def call_arguments(
     node: Node, value: Callable[[Value], Any], nested: Callable[[Graph], Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword arguments for `node.op.target`.
+    """Return the positional and keyword arguments for `node.op.target`.
 
-    `value` and `nested` say what stands for a value and for a nested graph.
+    `value` maps each operand value to its argument, `nested` each nested graph.
     """
     op = node.op
-    keep_tuples = op.has(Trait.OPAQUE)  # higher-order ops insist on tuples, ATen ops take lists
+    keep_tuples = op.has(Trait.OPAQUE)  # higher-order ops require tuples, ATen ops take lists
 
     def convert(argument: Any) -> Any:
         if isinstance(argument, Value):
@@ -55,7 +58,7 @@ def call_arguments(
 
 
 def call_results(node: Node, returned: Any) -> Sequence[Any]:
-    """What `node.op.target` returned, one item per result of `node`."""
+    """Return the results of `node`, in order, from the return value of `node.op.target`."""
     if not node.results:
         return ()
     if RESULT_SPEC in node.attributes:
@@ -66,7 +69,7 @@ def call_results(node: Node, returned: Any) -> Sequence[Any]:
 
 
 def result_paths(node: Node) -> list[tuple[Any, ...]]:
-    """For each result of `node`, the indices that lead to it in what `node.op.target` returns."""
+    """Return, for each result of `node`, its index path in the return value of `node.op.target`."""
     count = len(node.results)
     if RESULT_SPEC in node.attributes:
         spec = load_spec(node.attributes[RESULT_SPEC])

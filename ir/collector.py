@@ -1,7 +1,7 @@
-"""Hold the garbage collector back while something large is built.
+"""Suspend cyclic garbage collection while large graphs are built.
 
-Graphs are full of cycles that stay alive; every full collection walks all of them and frees nothing, so building a
-graph would cost more than its length.
+Graphs contain many live reference cycles. Every full collection traverses all of them and frees nothing, so building a
+graph would take more than linear time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ R = TypeVar("R")
 
 @contextmanager
 def collector_held() -> Iterator[None]:
-    """No automatic collection inside; as before outside, after an exception too. Nests."""
+    """Suspend automatic garbage collection, and restore its state on exit.
+
+    May be nested.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,6 @@
-"""What differs between two graphs, whatever their nodes are called and however they are ordered.
+"""Structural diff of two graphs, independent of node names and order.
 
-`equality.difference` finds the first difference of two graphs that should be equal; this finds all differences of two
-that should not.
+`equality.difference` finds the first difference of two graphs that should be equal; this module lists all differences.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from graphpress.ir.text.printer import constant_digest, types_text, value_text
 
 @attrs.frozen
 class Difference:
-    """One thing that is not the same: what, and how each graph has it; None where one does not."""
+    """One difference: what differs, and its text in each graph (None if absent)."""
 
     what: str
     before: str | None
@@ -36,7 +35,7 @@ class Difference:
 
 @attrs.frozen
 class NodeDifference:
-    """A node that both graphs have, and what differs in it."""
+    """The differences of one pair of aligned nodes."""
 
     before: Node
     after: Node
@@ -45,7 +44,7 @@ class NodeDifference:
 
 @attrs.frozen
 class GraphDifference:
-    """All differences of two graphs. Names, order of nodes and locations are none.
+    """All differences of two graphs; names, node order and locations do not count.
 
     Attributes:
         alignment: which node is which.
@@ -65,18 +64,18 @@ class GraphDifference:
 
     @property
     def is_empty(self) -> bool:
-        """True when the graphs compute the same in the same way."""
+        """Return True if the graphs are equivalent."""
         return not (self.removed or self.added or self.changed or self.others)
 
     @property
     def renamed(self) -> dict[str, str]:
-        """The nodes that have another name in the second graph."""
+        """Return the nodes that have another name in the second graph, as old name to new name."""
         pairs = self.alignment.pairs.items()
         return {before.name: after.name for before, after in pairs if before.name != after.name}
 
 
 def diff_graphs(first: Graph, second: Graph) -> GraphDifference:
-    """Align two graphs and compare what belongs together."""
+    """Align two graphs and compare the aligned nodes, inputs, outputs and constants."""
     alignment = align(first, second)
     names = {a.name: b.name for a, b in alignment.pairs.items()}
     changed = []
@@ -133,7 +132,7 @@ def _same_attribute(a: Any, b: Any) -> bool:
 
 
 def _same_note(a: Any, b: Any, names: Mapping[str, str]) -> bool:
-    """Annotations may name nodes, and those may have other names in the second graph."""
+    """Compare two annotations, with node names translated to the second graph."""
     if isinstance(a, str) and isinstance(b, str):
         return a == b or names.get(a) == b
     if type(a) is not type(b):
@@ -195,7 +194,7 @@ def _content(constant: Constant) -> tuple[str, str | None]:
 
 
 def _both(a: Any, b: Any) -> tuple[str | None, str | None]:
-    """Two operands as texts; constants that differ say how."""
+    """Render two operands as text, with contents where constants differ."""
     texts = None if a is None else value_text(a), None if b is None else value_text(b)
     if isinstance(a, Value) and isinstance(b, Value) and a.constant is not None and b.constant is not None:
         return tuple(f"{text} {_content_text(v)}" for text, v in zip(texts, (a, b), strict=True))  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""Element types of tensors: what torch computes in, and what the two backends store.
+"""Element types of tensors, including the sub-byte types that the backends store.
 
-Sub-byte integers and float4 have no dense torch dtype; their codes live one per element in a wider
-*container* (int8 or uint8), and `DType.bits` says what a saved file pays for each.
+Sub-byte integers and float4 have no dense torch dtype; their codes live one per element in a wider *container* (int8 or
+uint8), and `DType.bits` says what a saved file pays for each.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from graphpress.ir.errors import GraphpressError, suggestion
 
 
 class DTypeError(GraphpressError, ValueError):
-    """A name or torch dtype that is no element type of the IR."""
+    """A name or torch dtype that is not an element type of the IR."""
 
 
 class DType(Enum):
-    """An element type. The value is its name in the text form (`f32`, `i4`, `f8e4m3fn`, ...)."""
+    """An element type, whose value is its name in the text form (`f32`, `i4`, `f8e4m3fn`, ...)."""
 
     FLOAT64 = "f64"
     FLOAT32 = "f32"
@@ -53,7 +53,7 @@ class DType(Enum):
 
     @classmethod
     def of(cls, dtype: DType | torch.dtype | str) -> DType:
-        """The element type named by a `DType`, a torch dtype, or a name (`"i4"`, `"int4"`, `"torch.int4"`).
+        """Return the element type for a `DType`, a torch dtype, or a name (`"i4"`, `"int4"`, `"torch.int4"`).
 
         Raises:
             DTypeError: when nothing of that name exists; the message lists near names.
@@ -69,12 +69,12 @@ class DType(Enum):
 
     @cached_property
     def long_name(self) -> str:
-        """The torch spelling without its prefix, such as `float32`, `uint4`, `float8_e4m3fn`."""
+        """The torch name without its prefix, such as `float32`, `uint4`, `float8_e4m3fn`."""
         return self.name.lower()
 
     @cached_property
     def bits(self) -> int:
-        """Bits one element takes in a saved file."""
+        """The number of bits per element in a saved file."""
         if self is DType.BOOL:
             return 8
         digits = self.value.lstrip("bfiuc").split("e")[0]
@@ -92,12 +92,12 @@ class DType(Enum):
 
     @cached_property
     def is_floating(self) -> bool:
-        """True for every real floating type, the 8- and 4-bit ones included."""
+        """True for every real floating type, including the 8- and 4-bit ones."""
         return self.value[0] == "f" or self is DType.BFLOAT16
 
     @cached_property
     def minimum(self) -> int | float:
-        """The lowest finite value the type can hold."""
+        """The lowest finite value of the type."""
         if self.is_signed_integer:
             return -(2 ** (self.bits - 1))
         if self.is_integer or self is DType.BOOL:
@@ -108,7 +108,7 @@ class DType(Enum):
 
     @cached_property
     def maximum(self) -> int | float:
-        """The highest finite value the type can hold."""
+        """The highest finite value of the type."""
         if self.is_signed_integer:
             return 2 ** (self.bits - 1) - 1
         if self.is_integer:
@@ -124,7 +124,7 @@ class DType(Enum):
 
     @cached_property
     def torch_dtype(self) -> torch.dtype:
-        """The dense torch dtype: the type itself where torch has it, its container where it has not."""
+        """The dense torch dtype for computation: the type itself, or its container type."""
         if self is DType.FLOAT4_E2M1FN:
             return torch.uint8
         if self.is_integer and self.bits < 8:
@@ -133,12 +133,12 @@ class DType(Enum):
 
     @cached_property
     def torch_scalar_type(self) -> torch.dtype:
-        """The torch dtype of the same name, also where torch names it and cannot compute with it (`torch.int4`)."""
+        """The torch dtype of the same name, even if torch cannot compute with it (`torch.int4`)."""
         return torch.float4_e2m1fn_x2 if self is DType.FLOAT4_E2M1FN else getattr(torch, self.long_name)
 
     @cached_property
     def is_dense(self) -> bool:
-        """True when torch computes with this type itself, not with codes in a wider container."""
+        """True if torch computes with this type directly, not with codes in a wider container."""
         return self.bits >= 8
 
     def __repr__(self) -> str:

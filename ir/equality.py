@@ -1,4 +1,4 @@
-"""Whether two graphs are the same, and where they first differ."""
+"""Structural equality of two graphs, with the first difference as text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from graphpress.ir.types import TensorType
 
 
 def difference(a: Graph, b: Graph) -> str | None:
-    """The first structural difference between two graphs as a sentence; None when there is none.
+    """Return the first structural difference between two graphs as a sentence, or None if they are equal.
 
-    Names count, the order of nodes, inputs and outputs counts, that of operands, attributes and constants does not.
-    A NaN equals itself, 0.0 is not -0.0, 1 is neither 1.0 nor True. Constants are the same when their bytes are.
+    Names count, and so does the order of nodes, inputs and outputs; the order of operands, attributes and constants
+    does not. A NaN equals itself, 0.0 differs from -0.0, 1 differs from 1.0 and from True. Constants are equal if their
+    types and bytes are.
     """
     return next(_differences(a, b), None)
 
@@ -117,7 +118,7 @@ def _same(a: Any, b: Any) -> bool:
         return True
     if isinstance(a, Value):
         return isinstance(b, Value) and _identity(a) == _identity(b)
-    if isinstance(a, list | tuple):  # the IR knows one kind of sequence
+    if isinstance(a, list | tuple):  # the IR does not distinguish lists from tuples
         return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_same, a, b))
     if type(a) is not type(b):
         return False

@@ -1,7 +1,7 @@
-"""The errors of graphpress: every mistake a user can make ends in one of these.
+"""The root of the error hierarchy, and name suggestions for messages.
 
-A message says what was wrong, where (a config path, a module path, a source line), and what would have
-been accepted. Each layer derives its own classes from `GraphpressError`.
+A message says what is wrong, where (a config path, a module path, a source line), and what would be accepted. Each
+layer derives its own classes from `GraphpressError`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 
 class GraphpressError(Exception):
-    """Base of every error graphpress raises on purpose."""
+    """Base class of every error that graphpress raises deliberately."""
 
 
 def suggestion(name: str, known: Iterable[str], most: int = 3) -> str:

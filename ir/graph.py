@@ -24,21 +24,21 @@ Scalar = None | bool | int | float | str
 
 
 class GraphError(GraphpressError):
-    """A structural edit that would leave a graph inconsistent."""
+    """A structural edit that would make a graph inconsistent."""
 
 
 @define(eq=False)
 class Use:
-    """One place that reads a value: a node's operand (an index inside a list operand), or a graph output."""
+    """One read of a value: a node's operand (with an index inside a list operand), or a graph output."""
 
     user: Node | Output
     operand: str
     index: int | None = None
 
 
-@define(eq=False, repr=False, weakref_slot=False)  # there are many: with one more slot they take a quarter more
+@define(eq=False, repr=False, weakref_slot=False)  # many instances: a slot adds a quarter to their size
 class Value:
-    """One SSA value: a type, the thing that defines it, and the uses that read it."""
+    """One SSA value: its type, its producer, and its uses."""
 
     type: Type
     producer: Node | Input | Constant
@@ -47,7 +47,7 @@ class Value:
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every use, in the order in which it was made."""
+        """All uses, in creation order."""
         return tuple(self._uses.values())
 
     @property
@@ -62,34 +62,38 @@ class Value:
 
     @property
     def node(self) -> Node | None:
-        """The node that computes this value; None for inputs and constants."""
+        """The node that computes this value, or None for inputs and constants."""
         return self.producer if isinstance(self.producer, Node) else None
 
     @property
     def constant(self) -> Constant | None:
-        """The constant this value is; None for anything computed or fed."""
+        """The constant that owns this value, or None for inputs and node results."""
         return self.producer if isinstance(self.producer, Constant) else None
 
     @property
     def is_output(self) -> bool:
-        """True when the graph itself returns this value."""
+        """True if the graph returns this value."""
         return any(isinstance(use.user, Output) for use in self._uses.values())
 
     @property
     def tensor_type(self) -> TensorType:
-        """The type, for values that must be tensors."""
+        """The type of a tensor value.
+
+        Raises:
+            GraphError: if the value is not a tensor.
+        """
         if not isinstance(self.type, TensorType):
             raise GraphError(f"{self.name} is {self.type}, not a tensor")
         return self.type
 
     @property
     def is_floating(self) -> bool:
-        """True for a tensor of floats of any width."""
+        """True for a tensor of any floating element type."""
         return isinstance(self.type, TensorType) and self.type.dtype.is_floating
 
     @property
     def name(self) -> str:
-        """The producer's name; ``#i`` is appended for one of several results."""
+        """The producer's name, with ``#i`` appended for one of several results."""
         if isinstance(self.producer, Node) and len(self.producer.results) > 1:
             return f"{self.producer.name}#{self.index}"
         return self.producer.name
@@ -100,8 +104,7 @@ class Value:
 
 @define(eq=False, repr=False)
 class Input:
-    """A graph input. One that is always the same Python value (`None`, a number) has that as `literal` and no
-    value."""
+    """A graph input: a value, or a Python constant (`None`, a number) in `literal` without a value."""
 
     name: str
     value: Value | None = None
@@ -113,11 +116,11 @@ class Input:
 
 @define(eq=False, repr=False)
 class Constant:
-    """A tensor the graph owns.
+    """A tensor owned by the graph.
 
-    `names` are all the qualified names it has in the model, so tied weights are one constant with several names.
-    `kind` is ``parameter``, ``buffer`` or ``literal``; a parameter is `frozen` when training leaves it alone. `tensor`
-    is None in a graph read from text without its data; `digest` then holds the hash the text gave.
+    `names` are all the qualified names it has in the model, so tied weights are one constant with several names. `kind`
+    is ``parameter``, ``buffer`` or ``literal``; a parameter is `frozen` when training leaves it alone. `tensor` is None
+    in a graph read from text without its data; `digest` then holds the hash the text gave.
     """
 
     name: str
@@ -128,11 +131,15 @@ class Constant:
     digest: str | None = None
     frozen: bool = False
     value: Value = field(init=False)
-    _found_good: Any = field(default=None, init=False)  # what the verifier held against the type last
+    _verified_state: Any = field(default=None, init=False)  # the type and data that the verifier accepted last
 
     @property
     def tensor(self) -> torch.Tensor:
-        """The data."""
+        """The data.
+
+        Raises:
+            GraphError: if the graph was read without data.
+        """
         if self._tensor is None:
             raise GraphError(
                 f"constant {self.name!r} has no data: its graph was read without the safetensors beside it"
@@ -141,23 +148,23 @@ class Constant:
 
     @property
     def has_data(self) -> bool:
-        """False when only type and hash are known."""
+        """False if only type and hash are known."""
         return self._tensor is not None
 
     @property
     def type(self) -> TensorType:
-        """Element type and shape. Sub-byte codes have their own type here and a container's dtype in `tensor`."""
+        """Element type and shape; sub-byte codes keep their own type here and a container dtype in `tensor`."""
         return self.value.tensor_type
 
     @property
     def is_trainable(self) -> bool:
-        """True for a parameter that gets gradients in the model."""
+        """True for a parameter that receives gradients in the model."""
         dtype = self.type.dtype.torch_dtype
         return self.kind == "parameter" and not self.frozen and (dtype.is_floating_point or dtype.is_complex)
 
     @property
     def is_mutated(self) -> bool:
-        """True for a buffer that running the graph writes to."""
+        """True for a buffer that the graph writes to."""
         return any(isinstance(u.user, Output) and u.operand == "target" for u in self.value._uses.values())
 
     def __repr__(self) -> str:
@@ -166,7 +173,7 @@ class Constant:
 
 @define(eq=False, repr=False)
 class Node:
-    """One operation: operands by schema name, attributes (everything that is not a value), results, location."""
+    """One operation: operands by schema name, attributes (all non-value arguments), results and location."""
 
     name: str
     op: OpDef
@@ -178,37 +185,41 @@ class Node:
     graph: Graph | None = None
     _previous: Node | None = None
     _next: Node | None = None
-    _found_good: Any = field(default=None, init=False)  # the state the verifier found good last
+    _verified_state: Any = field(default=None, init=False)  # the state that the verifier accepted last
 
     @property
     def result(self) -> Value:
-        """The only result."""
+        """The only result.
+
+        Raises:
+            GraphError: if the node does not have exactly one result.
+        """
         if len(self.results) != 1:
             raise GraphError(f"{self.name} ({self.op.name}) has {len(self.results)} results, not one")
         return self.results[0]
 
     def operand(self, name: str) -> Value | None:
-        """The single value under `name`; None when it is absent or not a value."""
+        """Return the single value under `name`, or None if it is absent or not a value."""
         operand = self.operands.get(name)
         return operand if isinstance(operand, Value) else None
 
     def attribute(self, name: str) -> Any:
-        """The attribute `name`, or the default of the op's schema."""
+        """Return the attribute `name`, or its default in the op's schema."""
         if name in self.attributes:
             return self.attributes[name]
         return self.op.default(name)
 
     def operand_values(self) -> Iterator[tuple[str, int | None, Value]]:
-        """Every value read, as (operand name, index inside a list operand or None, value)."""
+        """Yield every value read, as (operand name, index inside a list operand or None, value)."""
         return values_in(self.operands)
 
     def annotation(self, kind: type[A]) -> A | None:
-        """The annotation of class `kind`, if there is one."""
+        """Return the annotation of class `kind`, or None."""
         return self.annotations.get(kind)
 
     @property
     def is_dead(self) -> bool:
-        """True when nothing reads its results and it has no effect of its own."""
+        """True if the results are unused and the op has no side effect."""
         return self.op.is_pure and not any(result._uses for result in self.results)
 
     def __repr__(self) -> str:
@@ -217,10 +228,10 @@ class Node:
 
 @define(eq=False, repr=False)
 class Output:
-    """Something a run of the graph leaves behind.
+    """A result of a graph: a returned value or a write to a buffer or input.
 
-    `kind` is ``user`` (returned), ``buffer_mutation`` or ``input_mutation`` (written to `target`, a constant's or
-    an input's value). A returned Python value is a `literal` without `value`.
+    `kind` is ``user`` (returned), ``buffer_mutation`` or ``input_mutation`` (written to `target`, a constant's or an
+    input's value). A returned Python value is a `literal` without `value`.
     """
 
     kind: str = "user"
@@ -230,12 +241,12 @@ class Output:
 
     @property
     def name(self) -> str:
-        """How error messages call it."""
+        """The name used in error messages."""
         return f"{self.kind} output"
 
 
 def values_in(operands: Mapping[str, Any]) -> Iterator[tuple[str, int | None, Value]]:
-    """Every value among `operands`, as (operand name, index inside a list operand or None, value)."""
+    """Yield every value in `operands`, as (operand name, index inside a list operand or None, value)."""
     for name, operand in operands.items():
         if isinstance(operand, Value):
             yield name, None, operand
@@ -247,7 +258,7 @@ def values_in(operands: Mapping[str, Any]) -> Iterator[tuple[str, int | None, Va
 
 @frozen(eq=False)
 class OpIndex:
-    """The nodes of a graph as it was, in execution order, and the number of each one's op among the `ops` there are."""
+    """A snapshot of the nodes in execution order, indexed by op."""
 
     nodes: tuple[Node, ...]
     ops: tuple[OpDef, ...]
@@ -255,13 +266,13 @@ class OpIndex:
 
     @classmethod
     def of(cls, nodes: Iterable[Node]) -> OpIndex:
-        """Index `nodes` in one walk."""
+        """Build the index in one traversal."""
         nodes, known = tuple(nodes), dict[OpDef, int]()
         numbers = [known.setdefault(node.op, len(known)) for node in nodes]
         return cls(nodes, tuple(known), np.array(numbers, np.int32))
 
     def select(self, wanted: Callable[[OpDef], object]) -> list[Node]:
-        """The nodes whose op is `wanted`, in execution order; each op is asked about once."""
+        """Return the nodes whose op satisfies `wanted`, in execution order; each op is tested once."""
         is_wanted = np.array([bool(wanted(op)) for op in self.ops], np.bool_)
         return [self.nodes[place] for place in np.flatnonzero(is_wanted[self.numbers]).tolist()]
 
@@ -283,7 +294,10 @@ __all__ = [
 
 @define(eq=False, repr=False)
 class Graph:
-    """A whole model. `signature` holds the pytree specs of the original call and return values."""
+    """A whole model as nodes in execution order, with inputs, outputs and constants.
+
+    `signature` holds the pytree specs of the original arguments and return values.
+    """
 
     name: str = "main"
     inputs: list[Input] = field(factory=list)
@@ -297,20 +311,20 @@ class Graph:
     _op_counts: dict[OpDef, int] = field(factory=dict)
     _names: set[str] = field(factory=set)
     _suffixes: dict[str, int] = field(factory=dict)
-    _op_index: OpIndex | None = field(default=None, init=False)  # until a node comes or goes
+    _op_index: OpIndex | None = field(default=None, init=False)  # invalidated when a node is added or erased
 
-    # reading
+    # Reading.
 
     @property
     def nodes(self) -> NodeList:
-        """The nodes in execution order: iterable, sized, reversible. Safe against erasing the node just visited."""
+        """The nodes in execution order: iterable, sized, reversible; erasing the current node is safe."""
         return NodeList(self)
 
     def nodes_of(self, wanted: Callable[[OpDef], object]) -> Iterator[Node]:
-        """The nodes whose op is `wanted`, in execution order, those erased before their turn left out.
+        """Yield the nodes whose op satisfies `wanted`, in execution order.
 
-        Nodes made during the iteration are not visited. The first call after a node came or went walks the graph;
-        later ones touch only what they return.
+        Nodes erased before their turn are skipped, and nodes made during the iteration are not visited. The first call
+        after an insertion or erasure traverses the graph; later calls visit only the nodes returned.
         """
         if self._op_index is None:
             self._op_index = OpIndex.of(self.nodes)
@@ -322,27 +336,31 @@ class Graph:
         return self._op_counts.keys()
 
     def node(self, name: str) -> Node:
-        """The node called `name`."""
+        """Return the node called `name`.
+
+        Raises:
+            GraphError: if there is no such node.
+        """
         for node in self.nodes:
             if node.name == name:
                 return node
         raise GraphError(f"graph {self.name!r} has no node {name!r}")
 
     def user_outputs(self) -> list[Output]:
-        """What the model returns, flattened."""
+        """Return the flat outputs of the model, without mutations."""
         return [output for output in self.outputs if output.kind == "user"]
 
     def values(self) -> Iterator[Value]:
-        """Every value: inputs, constants, results."""
+        """Yield every value: inputs, constants, results."""
         yield from (i.value for i in self.inputs if i.value is not None)
         yield from (constant.value for constant in self.constants.values())
         for node in self.nodes:
             yield from node.results
 
-    # building
+    # Building.
 
     def fresh_name(self, hint: str) -> str:
-        """A node or input name that is not taken, and is now."""
+        """Reserve and return an unused node or input name that starts with `hint`."""
         name, base = hint, hint
         if name in self._names:
             head, _, tail = hint.rpartition("_")
@@ -356,7 +374,7 @@ class Graph:
         return name
 
     def add_input(self, name: str, type: Type | None = None, literal: Scalar = None) -> Input:
-        """Append an input: a value of `type`, or, without one, the fixed Python value `literal`."""
+        """Append an input of `type`, or, without a type, the Python constant `literal`."""
         graph_input = Input(self.fresh_name(name), literal=literal)
         if type is not None:
             graph_input.value = Value(type, graph_input)
@@ -375,9 +393,9 @@ class Graph:
         digest: str | None = None,
         frozen: bool | None = None,
     ) -> Constant:
-        """Own `tensor` under `name` (made unique).
+        """Add `tensor` as a constant called `name`, made unique.
 
-        `type` is given for codes in a wider container. Whether a parameter is `frozen` is asked of the tensor.
+        `type` is required for codes in a wider container. The default of `frozen` is derived from the tensor.
         """
         unique, suffix = name, 0
         while unique in self.constants:
@@ -407,7 +425,10 @@ class Graph:
         location: Location = UNKNOWN,
         before: Node | None = None,
     ) -> Node:
-        """Make a node before `before`, or at the end. No inference, no checks: see `Rewriter.insert_before`."""
+        """Insert a node before `before`, or at the end.
+
+        Types are not inferred and nothing is checked; see `Rewriter.insert_before`.
+        """
         node = Node(
             self.fresh_name(name or op.short_name),
             op,
@@ -433,10 +454,10 @@ class Graph:
         self.outputs.append(output)
         return output
 
-    # editing
+    # Editing.
 
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
-        """Make `operand` (a value, a list, or None to remove it) what `node` reads under `name`."""
+        """Set the operand `name` of `node` to `operand` (a value, a list, or None to remove it)."""
         operands: dict[str, Any] = node.operands  # type: ignore[assignment]
         for _, index, value in values_in({name: operands[name]} if name in operands else {}):
             del value._uses[id(node), name, index]
@@ -450,7 +471,7 @@ class Graph:
             value._uses[id(node), name, index] = Use(node, name, index)
 
     def set_output(self, output: Output, value: Value | None) -> None:
-        """Make `value` what `output` returns or writes."""
+        """Set the value that `output` returns or writes."""
         if output.value is not None:
             del output.value._uses[id(output), "value", None]
         output.value = value
@@ -458,8 +479,10 @@ class Graph:
             value._uses[id(output), "value", None] = Use(output, "value")
 
     def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> list[Use]:
-        """Let every use of `old` (that `where` accepts) read `new`; return the uses moved. Mutation targets
-        stay."""
+        """Redirect the uses of `old` that `where` accepts to `new`, and return the uses moved.
+
+        Mutation targets are not changed.
+        """
         moved = [u for u in old.uses if u.operand != "target" or isinstance(u.user, Node)]
         moved = [u for u in moved if where is None or where(u)]
         for use in moved:
@@ -474,7 +497,11 @@ class Graph:
         return moved
 
     def erase(self, node: Node) -> None:
-        """Remove a node whose results nobody reads."""
+        """Remove a node without uses.
+
+        Raises:
+            GraphError: if a result of the node is still used.
+        """
         for result in node.results:
             if result._uses:
                 user = next(iter(result._uses.values())).user
@@ -490,7 +517,7 @@ class Graph:
             self._last = before
         else:
             after._previous = before
-        # `node._next` stays: an iteration standing on the erased node can go on.
+        # `node._next` is kept, so that an iteration at the erased node can continue.
         node.graph = self._op_index = None
         self._count -= 1
         self._op_counts[node.op] -= 1
@@ -499,7 +526,11 @@ class Graph:
         self._names.discard(node.name)
 
     def erase_constant(self, constant: Constant) -> None:
-        """Forget a constant nobody reads."""
+        """Remove a constant without uses.
+
+        Raises:
+            GraphError: if the constant is still used.
+        """
         if constant.value._uses:
             raise GraphError(f"cannot erase constant {constant.name!r}: it is still read")
         del self.constants[constant.name]
@@ -521,10 +552,10 @@ class Graph:
         self._count += 1
         self._op_counts[node.op] = self._op_counts.get(node.op, 0) + 1
 
-    # whole graphs
+    # Whole graphs.
 
     def clone(self) -> Graph:
-        """A graph of its own with the same structure. Constant tensors are shared, not copied."""
+        """Return a copy with the same structure; constant tensors are shared."""
         return clone(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graph:
@@ -546,13 +577,13 @@ class Graph:
 
 
 def _above(name: str) -> Any:
-    """A module of the IR that imports this one: what is called on a graph for convenience alone."""
+    """Import an attribute of an IR module that itself imports this one, for convenience methods."""
     return importlib.import_module(f"graphpress.ir.{name}")
 
 
 @define
 class Signature:
-    """How the flat inputs and outputs of a graph nest in the user's call.
+    """The nesting of the flat inputs and outputs in the user's call.
 
     `argument_names` names the flat inputs' top-level parameters; the specs are torch's serialized pytree specs.
     """
@@ -563,7 +594,7 @@ class Signature:
 
 
 class NodeList(Sequence[Node]):
-    """A view of a graph's nodes in execution order."""
+    """A view of the nodes of a graph in execution order."""
 
     def __init__(self, graph: Graph):
         self._graph = graph
@@ -576,7 +607,7 @@ class NodeList(Sequence[Node]):
         while node is not None:
             yield node
             node = node._next
-            while node is not None and node.graph is None:  # erased while we stood before it
+            while node is not None and node.graph is None:  # the current node was erased
                 node = node._next
 
     def __reversed__(self) -> Iterator[Node]:
@@ -596,7 +627,7 @@ class NodeList(Sequence[Node]):
 
 
 def nested_graphs(graph: Graph) -> Iterator[Graph]:
-    """`graph` itself, then every graph in the attributes of its nodes, at any depth."""
+    """Yield `graph` itself, then every graph in the attributes of its nodes, at any depth."""
     yield graph
     for node in graph.nodes:
         for body in bodies(node):
@@ -604,13 +635,15 @@ def nested_graphs(graph: Graph) -> Iterator[Graph]:
 
 
 def bodies(node: Node) -> Iterator[Graph]:
-    """The graphs in the attributes of `node`, inside tuples and dictionaries too, but not those inside these graphs."""
+    """Yield the graphs in the attributes of `node`, including those in tuples and dictionaries, but not their nested
+    graphs.
+    """
     for value in node.attributes.values():
         yield from _graphs_in(value)
 
 
 def all_constants(graph: Graph) -> Iterator[Constant]:
-    """The constants of `graph` and of the graphs inside it."""
+    """Yield the constants of `graph` and of its nested graphs."""
     for inner in nested_graphs(graph):
         yield from inner.constants.values()
 
@@ -628,7 +661,7 @@ def _graphs_in(value: Any) -> Iterator[Graph]:
 
 @holding_collector
 def clone(graph: Graph) -> Graph:
-    """A graph with the same structure, names, locations and annotations; constant tensors are shared."""
+    """Copy a graph with its structure, names, locations and annotations; constant tensors are shared."""
     copy = Graph(graph.name, symbols=dict(graph.symbols))
     copy.signature = None if graph.signature is None else evolve(graph.signature)
     values: dict[int, Value] = {}
@@ -657,7 +690,7 @@ def clone(graph: Graph) -> Graph:
 
     for node in graph.nodes:
         operands = {name: moved(operand) for name, operand in node.operands.items()}
-        attributes = {name: _own(attribute) for name, attribute in node.attributes.items()}
+        attributes = {name: _cloned(attribute) for name, attribute in node.attributes.items()}
         types = (result.type for result in node.results)
         made = copy.insert(node.op, operands, attributes, types, name=node.name, location=node.location)
         made.annotations = dict(node.annotations)
@@ -668,14 +701,14 @@ def clone(graph: Graph) -> Graph:
     return copy
 
 
-def _own(attribute: Any) -> Any:
-    """`attribute` with the graphs in it copied."""
+def _cloned(attribute: Any) -> Any:
+    """Return `attribute` with every graph in it cloned."""
     if isinstance(attribute, Graph):
         return clone(attribute)
     if isinstance(attribute, tuple | list) and any(map(_is_structure, attribute)):
-        return type(attribute)([_own(item) for item in attribute])
+        return type(attribute)([_cloned(item) for item in attribute])
     if isinstance(attribute, dict):
-        return {key: _own(item) for key, item in attribute.items()}
+        return {key: _cloned(item) for key, item in attribute.items()}
     return attribute
 
 

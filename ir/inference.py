@@ -1,8 +1,7 @@
-"""Result types of a node, from the types of its operands and its attributes.
+"""Result types of a node, inferred from operand types and attributes.
 
-Ops of torch are asked through meta tensors, which have shapes and no data; a type with symbolic extents is asked at
-the symbols' example values. Ops with an `infer` of their own answer symbolically. Answers are kept, since models
-repeat their layers.
+Torch ops run on meta tensors; symbolic dims are replaced by their example values. Ops with an `infer` function infer
+symbolic types themselves. Results are cached, since models repeat their layers.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ _ANSWERS: dict[Any, tuple[Type, ...] | None] = {}
 
 
 class TypeInferenceError(ValueError):
-    """The operands do not fit the op; the message is torch's."""
+    """Operands that the op does not accept, with torch's message."""
 
 
 def infer_types(
     op: OpDef, operands: Mapping[str, Any], attributes: Mapping[str, Any], symbols: Mapping[str, Symbol]
 ) -> tuple[Type, ...] | None:
-    """The types of the results; None when they cannot be known without data or need symbolic reasoning.
+    """Return the result types, or None if they depend on data or need symbolic reasoning.
 
     Raises:
-        TypeInferenceError: when the op refuses such operands.
+        TypeInferenceError: if the op does not accept such operands.
     """
     if op.infer is not None:
         types = {name: _types(operand) for name, operand in operands.items()}
@@ -43,7 +42,10 @@ def infer_types(
 def infer_types_at_hints(
     op: OpDef, operands: Mapping[str, Any], attributes: Mapping[str, Any], symbols: Mapping[str, Symbol]
 ) -> tuple[Type, ...] | None:
-    """As `infer_types`, with every symbol at its example value; None when that cannot be known without data."""
+    """Infer as `infer_types` does, with every symbol at its example value.
+
+    Returns None if the types depend on data.
+    """
     if op.target is None or op.has(Trait.OPAQUE) or op.has(Trait.SYMBOLIC) or op.has(Trait.EFFECT):
         return None
     hints = {name: symbol.hint for name, symbol in symbols.items()}
@@ -59,7 +61,7 @@ def infer_types_at_hints(
 
 
 def exact(value: Any) -> Any:
-    """`value` as a key: equal only where it is of one type, too, as 1, 1.0 and True are not."""
+    """Return a cache key for `value` that distinguishes equal values of different types (1, 1.0, True)."""
     kind = type(value)
     if kind is tuple:
         return tuple(map(exact, value))
@@ -67,7 +69,7 @@ def exact(value: Any) -> Any:
 
 
 class _Unknown(Exception):
-    """Some operand has no example."""
+    """An operand without an example type."""
 
 
 def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:
@@ -83,7 +85,7 @@ def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:
         return None
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         message = str(error).split("\n")[0]
-        if "meta" in message.lower():  # an op that only real data can answer
+        if "meta" in message.lower():  # an op that needs real data
             return None
         raise TypeInferenceError(message) from error
     flat = list(results) if isinstance(results, list | tuple) else [results]
@@ -109,7 +111,7 @@ def _is_static(operand: Any) -> bool:
 
 
 def _example_type(operand: Any, hints: Mapping[str, int]) -> Any:
-    """`operand` with values replaced by their static type, or by a number for a symbolic scalar."""
+    """Replace values in `operand` by their static types, or by numbers for symbolic scalars."""
     if isinstance(operand, tuple):
         return tuple(_example_type(item, hints) for item in operand)
     if not isinstance(operand, Value):
@@ -129,7 +131,7 @@ def _materialize(value: Any) -> Any:
 
 
 def to_torch(value: Any) -> Any:
-    """An attribute or operand as torch takes it: `DType` as torch dtype, tuples as lists."""
+    """Convert an attribute or operand to torch's form: `DType` to torch dtype, tuples to lists."""
     if isinstance(value, DType):
         return value.torch_scalar_type
     if isinstance(value, tuple | list):

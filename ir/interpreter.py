@@ -1,7 +1,7 @@
-"""The reference semantics: run a graph node by node.
+"""Reference interpreter: executes a graph node by node.
 
-ATen ops run through torch, ops of ours through their `evaluate`. Nothing the graph owns is ever written to: what a run
-would write to buffers and inputs is returned beside the outputs.
+ATen ops run through torch, other ops through their `evaluate`. Tensors of the graph are never modified; writes to
+buffers and inputs are returned beside the outputs.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ Observer = Callable[[Node, Sequence[Any]], None]
 
 
 class InterpreterError(GraphError):
-    """Inputs that do not fit the graph, or a node that failed; the message names it, its module and source line."""
+    """Inputs that do not fit the graph, or a failing node (named with its module and source line)."""
 
 
 def run(graph: Graph, inputs: Sequence[Any]) -> list[Any]:
-    """What the graph returns for `inputs`, both flat: the leaves of the user's arguments and results.
+    """Run `graph` on flat inputs and return its flat outputs.
+
+    Flat inputs and outputs are the pytree leaves of the user's arguments and results.
 
     Raises:
-        InterpreterError: when the inputs do not fit.
+        InterpreterError: if the inputs do not fit or a node fails.
     """
     return Interpreter(graph).run(inputs)
 
 
 def evaluate_node(node: Node, read: Callable[[Value], Any]) -> list[Any]:
-    """The results of one node, with `read` giving the values of its operands."""
+    """Compute the results of one node; `read` returns the value of each operand."""
     values = {id(value): read(value) for _, _, value in node.operand_values()}
     with torch.no_grad():
         return list(_runner(node)(values))
@@ -42,7 +44,7 @@ def evaluate_node(node: Node, read: Callable[[Value], Any]) -> list[Any]:
 
 @frozen
 class Execution:
-    """What one run leaves behind: flat user outputs, and what it would write, by the name of the constant or input."""
+    """The result of one run: flat user outputs, and mutations by constant or input name."""
 
     outputs: list[Any]
     mutations: dict[str, torch.Tensor]
@@ -50,10 +52,10 @@ class Execution:
 
 @define(eq=False, init=False)
 class Interpreter:
-    """Runs one graph, any number of times. The graph must not be edited in between.
+    """Executes one graph any number of times; the graph must not be edited in between.
 
-    `observe(node, results)` is called after every node, with its results in order. Values are freed after
-    their last use.
+    `observe(node, results)` is called after every node, with its results in order. Values are freed after their last
+    use.
     """
 
     graph: Graph
@@ -68,20 +70,20 @@ class Interpreter:
         last_use = _last_uses(graph)
         self._steps = [(node, _runner(node), last_use.get(id(node), ())) for node in graph.nodes]
         self._writes = any(node.op.has(Trait.IN_PLACE) for node in graph.nodes)
-        self._fixed = {id(c.value): _as_in_a_module(c) for c in graph.constants.values() if c.value.use_count}
+        self._fixed = {id(c.value): _module_data(c) for c in graph.constants.values() if c.value.use_count}
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """The flat user outputs for the flat user inputs."""
+        """Return the flat user outputs for the flat user inputs."""
         return self.execute(inputs).outputs
 
     def execute(self, inputs: Sequence[Any]) -> Execution:
-        """Outputs and mutations for the flat user inputs.
+        """Return outputs and mutations for the flat user inputs.
 
-        Inputs that are fixed Python values may be left out, all or none of them.
+        Inputs that are Python constants may be omitted, all or none of them.
         """
         values = dict(self._fixed)
         values.update(self._bind(inputs))
-        if self._writes:  # in-place ops that no pass could remove write to copies
+        if self._writes:  # remaining in-place ops write to copies
             values = {key: v.clone() if isinstance(v, torch.Tensor) else v for key, v in values.items()}
         with torch.no_grad():
             for node, step, finished in self._steps:
@@ -90,7 +92,7 @@ class Interpreter:
                 except Exception as error:
                     raise _failure(node, str(error)) from error
                 if len(results) != len(node.results):
-                    raise _failure(node, f"gave {len(results)} results, not {len(node.results)}; do the inputs fit?")
+                    raise _failure(node, f"{len(results)} results, expected {len(node.results)}; do the inputs fit?")
                 for result, got in zip(node.results, results, strict=True):
                     values[id(result)] = got
                 if self.observe is not None:
@@ -119,8 +121,11 @@ class Interpreter:
         }
 
 
-def _as_in_a_module(constant: Constant) -> torch.Tensor:
-    """The data. torch picks kernels, and with them last bits, by whether a weight requires gradients."""
+def _module_data(constant: Constant) -> torch.Tensor:
+    """Return the data as a module parameter would hold it.
+
+    torch chooses kernels, and thus the last bits of results, by whether a weight requires gradients.
+    """
     tensor = constant.tensor
     if constant.is_trainable and not tensor.requires_grad and not tensor.is_inference():
         return tensor.detach().requires_grad_()
@@ -144,7 +149,7 @@ def _returned(output: Output, values: dict[int, Any]) -> Any:
 
 
 def _last_uses(graph: Graph) -> dict[int, tuple[int, ...]]:
-    """For each node, the values that nothing reads after it."""
+    """Return, for each node, the values whose last use it is."""
     last: dict[int, list[int]] = {}
     seen = {id(value) for output in graph.outputs for value in (output.value, output.target) if value is not None}
     for node in reversed(graph.nodes):
@@ -158,7 +163,7 @@ def _last_uses(graph: Graph) -> dict[int, tuple[int, ...]]:
 
 
 def _runner(node: Node) -> Callable[[dict[int, Any]], Sequence[Any]]:
-    """A function that runs `node`, given the values by identity."""
+    """Return a function that runs `node` on values indexed by identity."""
     op = node.op
     if op.evaluate is not None:
         operands, attributes, evaluate = dict(node.operands), dict(node.attributes), op.evaluate
@@ -169,7 +174,7 @@ def _runner(node: Node) -> Callable[[dict[int, Any]], Sequence[Any]]:
 
         return run_reference
     if op.target is None:
-        raise InterpreterError(f"{node.name}: nothing can run {op.name}")
+        raise InterpreterError(f"{node.name}: {op.name} has neither a torch target nor a reference implementation")
     target = op.target
     args, kwargs = call_arguments(node, _Slot, _body)
 
@@ -188,7 +193,7 @@ def _body(graph: Graph) -> torch.nn.Module:
 
 
 class _Slot:
-    """Stands for a value in prepared arguments."""
+    """A placeholder for a value in prepared arguments."""
 
     __slots__ = ("key",)
 

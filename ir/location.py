@@ -1,7 +1,7 @@
-"""Where a node comes from: the module that called it and the user's source line.
+"""Source locations of nodes: module stack and source line.
 
-A node captured from a model has one origin. A node made by a rewrite has the origins of everything it
-replaced, so that any node of any later graph still answers "which line of my model is this?".
+A node captured from a model has one origin. A node made by a rewrite has the origins of all nodes it replaces, so that
+every node of every later graph maps back to a line of the model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import frozen
 
 @frozen
 class ModuleScope:
-    """One module on the call stack: its path in the model (``""`` is the model itself) and its class."""
+    """One module on the call stack: its path (``""`` for the root) and its class name."""
 
     path: str
     type_name: str
@@ -21,7 +21,7 @@ class ModuleScope:
 
 @frozen
 class Origin:
-    """One point of the user's model: the module stack (outermost first) and the source line."""
+    """One point in the user's model: the module stack (outermost first) and the source line."""
 
     scopes: tuple[ModuleScope, ...] = ()
     file: str = ""
@@ -41,7 +41,7 @@ class Origin:
 
 @frozen
 class Location:
-    """The origins of a node, the most telling one first. Empty for nodes that were never in a model."""
+    """The origins of a node, the most informative one first; empty for nodes that no model contains."""
 
     origins: tuple[Origin, ...] = ()
 

@@ -1,8 +1,8 @@
-"""The op table: what each operation is called, what it reads, and what passes may assume about it.
+"""The op table: names, parameters and traits of operations.
 
-Names are ``dialect.op`` or ``dialect.op.overload`` (the overload ``default`` is dropped): ``aten.conv2d``,
-``aten.add.Tensor``, ``quant.lut_to_dense``, ``sym.mul``. Ops that torch knows are looked up in torch itself, on
-demand; other dialects register theirs with `register_op`.
+Names are ``dialect.op`` or ``dialect.op.overload`` (the overload ``default`` is omitted): ``aten.conv2d``,
+``aten.add.Tensor``, ``quant.lut_to_dense``, ``sym.mul``. Torch ops are looked up in torch on demand; other dialects
+register their ops with `register_op`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["OpDef", "OpError", "Parameter", "Trait", "lookup_op", "register_op",
 
 
 class OpError(GraphpressError, LookupError):
-    """A name that is no operation, or a name registered twice."""
+    """An unknown operation name, or one that is already registered."""
 
 
 class _Required(Enum):
@@ -44,7 +44,7 @@ def _trait_set(traits: Iterable[Trait]) -> frozenset[Trait]:
 
 @frozen
 class Parameter:
-    """One parameter of an op: its name, and the value it takes when it is not given."""
+    """One parameter of an op: its name and default."""
 
     name: str
     default: Any = REQUIRED
@@ -52,25 +52,24 @@ class Parameter:
 
     @property
     def is_required(self) -> bool:
-        """True when there is no default."""
+        """True if there is no default."""
         return self.default is REQUIRED
 
 
 @frozen(eq=False)
 class OpDef:
-    """An operation.
+    """The definition of an operation.
 
     Attributes:
         name: the full name.
-        parameters: in the order of the schema; empty with `variadic` for ops that take any number of operands.
-        traits: what passes may assume.
+        parameters: in schema order; empty with `variadic` for ops that take any number of operands.
+        traits: properties that passes may rely on.
         target: the callable that runs the op on tensors and that an exported torch graph calls; None for an op that
-        only
-            the interpreter can run, through `evaluate`.
-        evaluate: the reference semantics, where they are not `target`'s.
-        infer: types of the results from the types of the operands and the attributes, where torch cannot tell.
-        result_count: how many results; None when it depends on the node (an op that returns a list).
-        returns_sequence: True when torch returns a tuple or list, of however many results.
+            only the interpreter runs, through `evaluate`.
+        evaluate: the reference implementation, where it differs from `target`.
+        infer: infers result types from operand types and attributes, where torch cannot.
+        result_count: number of results; None if it depends on the node (an op that returns a list).
+        returns_sequence: True if torch returns a tuple or list, of any length.
     """
 
     name: str
@@ -90,12 +89,12 @@ class OpDef:
 
     @cached_property
     def short_name(self) -> str:
-        """The op without dialect and overload: ``conv2d`` for ``aten.conv2d.padding``."""
+        """The op without dialect and overload, such as ``conv2d`` for ``aten.conv2d.padding``."""
         return self.name.split(".")[1]
 
     @cached_property
     def family(self) -> str:
-        """The op type users name in a config: the short name without in-place underscore; ``cat`` is ``concat``."""
+        """The op type used in configs: the short name without in-place underscore; ``cat`` is ``concat``."""
         name = self.short_name
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         return "concat" if name in ("cat", "concatenate") else name
@@ -107,20 +106,20 @@ class OpDef:
 
     @cached_property
     def is_pure(self) -> bool:
-        """True when a run leaves nothing behind but its results."""
+        """True if a run has no effect besides its results."""
         return Trait.EFFECT not in self.traits and Trait.IN_PLACE not in self.traits
 
     @cached_property
     def is_repeatable(self) -> bool:
-        """True when the same operands always give the same results, and nothing else happens."""
+        """True if the op is pure and the same operands always give the same results."""
         return self.is_pure and self.traits.isdisjoint((Trait.RANDOM, Trait.OPAQUE, Trait.SYMBOLIC))
 
     def has(self, trait: Trait) -> bool:
-        """True when passes may assume `trait`."""
+        """Return True if the op has `trait`."""
         return trait in self.traits
 
     def default(self, name: str) -> Any:
-        """The default of parameter `name`.
+        """Return the default of parameter `name`.
 
         Raises:
             OpError: when there is no such parameter or no default.
@@ -133,7 +132,11 @@ class OpDef:
         return parameter.default
 
     def bind(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Positional and keyword arguments as one mapping by parameter name."""
+        """Combine positional and keyword arguments into one mapping by parameter name.
+
+        Raises:
+            OpError: if there are too many positional arguments.
+        """
         args = tuple(args)
         if self.variadic:
             return {f"arg{i}": value for i, value in enumerate(args)} | dict(kwargs)
@@ -142,7 +145,10 @@ class OpDef:
         return {p.name: value for p, value in zip(self.parameters, args, strict=False)} | dict(kwargs)
 
     def unbind(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """A mapping by parameter name as positional and keyword arguments: gaps filled, trailing defaults left out."""
+        """Split a mapping by parameter name into positional and keyword arguments.
+
+        Gaps are filled with defaults, and trailing defaults are omitted.
+        """
         if self.variadic:
             positional = [bound[f"arg{i}"] for i in range(len(bound)) if f"arg{i}" in bound]
             return positional, {k: v for k, v in bound.items() if not (k.startswith("arg") and k[3:].isdigit())}
@@ -162,7 +168,7 @@ class OpDef:
 
 
 def _load_own() -> None:
-    importlib.import_module("graphpress.ir.quant_ops")  # which registers its ops here
+    importlib.import_module("graphpress.ir.quant_ops")  # registers its ops on import
 
 
 _OPS: dict[str, OpDef] = {}
@@ -183,15 +189,16 @@ def register_op(op: OpDef) -> OpDef:
 
 
 def register_dialect(name: str, load: Callable[[], None]) -> None:
-    """Call `load` when an op of the dialect `name` is looked up that is not there yet, so that it costs nothing before.
+    """Register `load`, which is called when an unknown op of the dialect `name` is looked up.
 
-    `load` registers the ops, with torch or by `register_op`, or raises a `GraphpressError` that says what is missing.
+    Unused dialects thus cost nothing. `load` registers the ops, with torch or by `register_op`, or raises a
+    `GraphpressError` that names what is missing.
     """
     _DIALECTS[name] = load
 
 
 def _load_dialect(name: str) -> None:
-    load = _DIALECTS.pop(name, None)  # which may look its own ops up
+    load = _DIALECTS.pop(name, None)  # popped first, because `load` may look up its own ops
     if load is None:
         return
     try:
@@ -202,12 +209,12 @@ def _load_dialect(name: str) -> None:
 
 
 def registered_ops() -> tuple[OpDef, ...]:
-    """Every op looked up or registered so far."""
+    """Return every op looked up or registered so far."""
     return tuple(_OPS.values())
 
 
 def lookup_op(name: str) -> OpDef:
-    """The op called `name`.
+    """Return the op called `name`.
 
     Raises:
         OpError: when neither the table nor torch knows it; the message lists near names.
@@ -224,11 +231,12 @@ def lookup_op(name: str) -> OpDef:
 
 
 def op_of_target(target: Callable[..., Any]) -> OpDef:
-    """The op a torch graph calls as `target`: an `OpOverload`, a higher-order op, or a function on symbolic
-    numbers.
+    """Return the op for a call target of a torch graph.
+
+    `target` is an `OpOverload`, a higher-order op, or a function on symbolic numbers.
 
     Raises:
-        OpError: when `target` is none of these.
+        OpError: if `target` is none of these.
     """
     if isinstance(target, torch._ops.OpOverload):
         return lookup_op(_name_of(target))
@@ -237,7 +245,7 @@ def op_of_target(target: Callable[..., Any]) -> OpDef:
     for name, function in SYMBOLIC_FUNCTIONS.items():
         if function is target:
             return lookup_op(f"sym.{name}")
-    raise OpError(f"no op for the function {target!r}")
+    raise OpError(f"function {target!r} has no op")
 
 
 def _name_of(overload: torch._ops.OpOverload) -> str:
@@ -302,14 +310,18 @@ def _plain_default(value: Any) -> Any:
 
 
 def with_evaluate(op: OpDef, evaluate: Callable[..., Any]) -> OpDef:
-    """Replace the entry of `op` by one that the interpreter runs through `evaluate`, for ops of third parties that
-    torch cannot run on every element type. Element types are passed as `DType`."""
+    """Replace the entry of `op` by one that the interpreter runs through `evaluate`.
+
+    For third-party ops that torch cannot run on every element type. Element types are passed as `DType`.
+    """
     _OPS[op.name] = evolve(op, evaluate=evaluate)
     return _OPS[op.name]
 
 
 def with_traits(op: OpDef, traits: Iterable[Trait]) -> OpDef:
-    """Replace the entry of `op` by one that has `traits` too, for ops of third parties that torch describes but
-    does not judge."""
+    """Replace the entry of `op` by one with additional `traits`.
+
+    For third-party ops, whose traits the torch schema does not tell.
+    """
     _OPS[op.name] = evolve(op, traits=op.traits | frozenset(traits))
     return _OPS[op.name]

@@ -1,6 +1,6 @@
-"""Pickles and deep copies of graphs.
+"""Pickling and deep copies of graphs.
 
-Both go round the linked list of nodes, on which the default ways would recurse once per node.
+Both avoid the recursion over the linked node list that the defaults would do.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from graphpress.ir.text.printer import exact_text
 
 
 def reduce_graph(graph: Graph) -> tuple[Callable[..., Graph], tuple[Any, ...]]:
-    """What ``Graph.__reduce__`` returns: the text form and the data by hash.
+    """Implement ``Graph.__reduce__`` by the text form and the data by hash.
 
-    The classes of the annotations go along, so that unpickling imports the modules that register them.
+    The annotation classes are included, so that unpickling imports the modules that register them.
     """
     data: dict[str, tuple[torch.dtype, tuple[int, ...], bytes]] = {}
     for constant in all_constants(graph):
@@ -46,12 +46,12 @@ def _restore(
 def _tensor(dtype: torch.dtype, shape: tuple[int, ...], content: bytes) -> torch.Tensor:
     if not content:
         return torch.empty(shape, dtype=dtype)
-    # A copy, because memory that torch did not align makes matrix products differ in their last bits.
+    # Copied, because matrix products on memory with other alignment differ in their last bits.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(dtype).reshape(shape).clone()
 
 
 def deepcopy_graph(graph: Graph, memo: dict[int, Any]) -> Graph:
-    """What ``Graph.__deepcopy__`` returns: a clone with tensors of its own, one per tensor of `graph`."""
+    """Implement ``Graph.__deepcopy__``: a clone with copied tensors, each tensor copied once."""
     copy = memo[id(graph)] = clone(graph)
     for constant in all_constants(copy):
         tensor = constant._tensor

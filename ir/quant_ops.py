@@ -1,10 +1,10 @@
-"""The `quant` dialect (what compressed values are) and the `fold` dialect (a batch norm moved into the op before it).
+"""The `quant` dialect (compressed values) and the `fold` dialect (folded batch norms).
 
-Both mean the formulas of `graphpress.ir.reference`. They are pure, torch knows none of them, and lowering replaces
-them all.
+The semantics are the formulas of `graphpress.ir.reference`. All ops are pure, unknown to torch, and replaced by
+lowering.
 
-Common attributes of the `quant` ops: `dtype` is the element type of the codes; `quant_min` and `quant_max` bound them
-where the type would allow more.
+Common attributes of the `quant` ops: `dtype` is the element type of the codes; `quant_min` and `quant_max` restrict the
+codes to a part of its range.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ FAKE_QUANTIZE = register_op(
         "quant.fake_quantize",
         _parameters(
             "input",
-            scale=None,  # a quantizer without parameters has seen nothing yet, and lets its input through
+            scale=None,  # an uncalibrated quantizer has no parameters and passes its input through
             zero_point=None,
             minval=None,
-            offset=None,  # steps from the nearest code of a weight to the one that was chosen for it
+            offset=None,  # steps from the nearest code of a weight to the chosen code
             dtype=REQUIRED,
             quant_min=None,
             quant_max=None,
-            quantizer="",  # nodes of one quantizer share their parameters
+            quantizer="",  # nodes with the same quantizer name share their parameters
         ),
         evaluate=_fake_quantize,
         infer=_same_as_input,
@@ -144,7 +144,7 @@ DEQUANTIZE = register_op(
     )
 )
 
-# The same arithmetic on a constant: this is the form a compressed weight is stored in.
+# The same arithmetic on a constant: the stored form of a compressed weight.
 BLOCKWISE_SHIFT_SCALE = register_op(
     OpDef(
         "quant.blockwise_shift_scale",
@@ -169,7 +169,7 @@ SPARSE_TO_DENSE = register_op(
 
 KEPT_ELEMENTS = register_op(
     OpDef(
-        "quant.kept_elements",  # the inverse of sparse_to_dense; how many there are is told by `count`
+        "quant.kept_elements",  # the inverse of sparse_to_dense; `count` is the number of kept elements
         _parameters("input mask", count=REQUIRED),
         evaluate=lambda input, mask, *, count: input[mask.bool()],
         infer=lambda types, attributes: [TensorType(types["input"].dtype, [attributes["count"]])],
@@ -179,7 +179,7 @@ KEPT_ELEMENTS = register_op(
 BATCH_NORM_FACTOR = register_op(
     OpDef(
         "fold.batch_norm_factor",
-        _parameters("running_var", weight=None, eps=1e-5, momentum=0.1),  # momentum is for training
+        _parameters("running_var", weight=None, eps=1e-5, momentum=0.1),  # momentum is used in training only
         evaluate=lambda running_var, weight=None, eps=1e-5, momentum=0.1: reference.batch_norm_factor(
             running_var, weight, eps
         ),
@@ -232,7 +232,7 @@ SCALE_KEPT = register_op(
     OpDef(
         "fold.scale_kept",
         _parameters("values mask factor", axis=REQUIRED, groups=1),
-        # The kept elements of what `scale_axis` makes of the dense weight.
+        # The kept elements of the result of `scale_axis` on the dense weight.
         evaluate=lambda values, mask, factor, *, axis, groups=1: reference.scale_axis(
             reference.sparse_to_dense(values, mask), factor, axis, groups
         )[mask.bool()],
@@ -242,6 +242,6 @@ SCALE_KEPT = register_op(
 
 
 def evaluate(op: OpDef, **arguments: Any) -> torch.Tensor:
-    """Run one of these ops on tensors."""
+    """Run an op of these dialects on tensors."""
     assert op.evaluate is not None
     return op.evaluate(**arguments)

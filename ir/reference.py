@@ -1,11 +1,11 @@
-"""The arithmetic of compression: one plain formula for each thing a compressed model does.
+"""Reference formulas of compression.
 
-The interpreter, the modules of a prepared model and the lowered program all mean these formulas. They are evaluated in
-float32 with a true division and rounding half to even, because that is what the runtimes do: a reciprocal, or float64,
-differs at ties.
+The interpreter, the modules of a prepared model and the lowered programs implement these formulas. They are evaluated
+in float32 with true division and rounding half to even, as the runtimes do; a reciprocal or float64 would differ at
+ties.
 
-Shapes: `scale`, `zero_point` and `minval` are either 0-d (one for the tensor) or have the rank of the data, each extent
-dividing the data's; an entry then covers the block of elements it divides the tensor into.
+Shapes: `scale`, `zero_point` and `minval` are either 0-d (per tensor) or have the rank of the data, with dims that
+divide those of the data; each entry then applies to one block of elements.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 
 from graphpress.ir.dtypes import DType
 
-# Significant bits kept of a scale: a code of 8 bits times such a scale is exact in float32's 24.
+# Significant bits of a scale: its product with an 8-bit code is exact in the 24 bits of float32.
 SCALE_BITS = 16
 
-# The non-negative values of float4 e2m1 (OCP Microscaling Formats v1.0, section 5.3.3), in the order of their codes.
+# The non-negative values of float4 e2m1 (OCP Microscaling Formats v1.0, section 5.3.3), in code order.
 FLOAT4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def repeat_blocks(parameters: Tensor, shape: Sequence[int]) -> Tensor:
-    """`parameters` with each entry repeated over its block, so that it broadcasts against a tensor of `shape`."""
+    """Repeat each entry of `parameters` over its block, to broadcast against a tensor of `shape`."""
     if parameters.ndim == 0:
         return parameters
-    for axis, (count, extent) in enumerate(zip(parameters.shape, shape, strict=True)):
-        if count not in (1, extent):
-            parameters = parameters.repeat_interleave(extent // count, axis)
+    for axis, (count, dim) in enumerate(zip(parameters.shape, shape, strict=True)):
+        if count not in (1, dim):
+            parameters = parameters.repeat_interleave(dim // count, axis)
     return parameters
 
 
@@ -46,10 +46,10 @@ def quantize(
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> Tensor:
-    """Codes of `data`: ``clip(round((x - minval) / s) + zp + offset)`` for integers, ``cast(clip(x / s))`` for floats.
+    """Quantize `data`: ``clip(round((x - minval) / s) + zp + offset)`` for integers, ``cast(clip(x / s))`` for floats.
 
-    With `minval` the lowest code stands for it. `offset` (of the shape of `data`) moves each code by so many steps
-    along the values that codes can have. float4 codes come one per element, as uint8.
+    With `minval` the lowest code represents `minval`. `offset` (of the shape of `data`) moves each code by that many
+    steps through the representable values. float4 codes are stored one per element, as uint8.
     """
     if dtype.is_floating:
         values = data.float() / repeat_blocks(scale.float(), data.shape)
@@ -63,10 +63,10 @@ def quantize(
 
 
 def code_places(codes: Tensor, dtype: DType) -> Tensor:
-    """The place of each code in the row of values that codes of `dtype` can have, as int32; zero is place 0.
+    """Return the rank of each code among the representable values of `dtype`, as int32; zero has rank 0.
 
-    An integer is its own place. A float of sign and magnitude bits has the magnitude bits as its place, since floats
-    are ordered as their bits are.
+    The rank of an integer is its value, that of a float its magnitude bits with the sign, since floats are ordered as
+    their bits are.
     """
     if not dtype.is_floating:
         return codes.to(torch.int32)
@@ -77,7 +77,7 @@ def code_places(codes: Tensor, dtype: DType) -> Tensor:
 
 
 def codes_of_places(places: Tensor, dtype: DType) -> Tensor:
-    """The codes at `places`; those beyond the ends of the row are at the ends."""
+    """Return the codes with the given ranks, clamped to the representable range."""
     if not dtype.is_floating:
         return places.clamp(int(dtype.minimum), int(dtype.maximum)).to(dtype.torch_dtype)
     largest = _float_codes(torch.tensor([dtype.maximum]), dtype).view(torch.uint8).item()
@@ -96,7 +96,7 @@ def _integer_codes(
     quant_min: int | None,
     quant_max: int | None,
 ) -> Tensor:
-    """Codes as whole numbers in float32."""
+    """Quantize to integer codes, held in float32."""
     low = dtype.minimum if quant_min is None else quant_min
     high = dtype.maximum if quant_max is None else quant_max
     return _unclipped_codes(data, scale, zero_point, minval, offset, low).clamp_(low, high)
@@ -132,7 +132,7 @@ def dequantize(
     dtype: DType,
     quant_min: int | None = None,
 ) -> Tensor:
-    """What `codes` of element type `dtype` stand for, in float32: ``(q - zp) * s``, or ``(q - qmin) * s + minval``."""
+    """Dequantize `codes` of element type `dtype` to float32: ``(q - zp) * s``, or ``(q - qmin) * s + minval``."""
     values = float4_values(codes) if dtype is DType.FLOAT4_E2M1FN else codes.float()
     scale = repeat_blocks(scale.float(), codes.shape)
     if minval is not None:
@@ -154,7 +154,7 @@ def fake_quantize(
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> Tensor:
-    """`data` as it is after being quantized and dequantized, in the dtype of `data`."""
+    """Quantize and dequantize `data`, in the dtype of `data`."""
     if dtype.is_floating:
         codes = quantize(data, scale, offset=offset, dtype=dtype)
     else:
@@ -173,7 +173,7 @@ def fake_quantize_and_mask(
     quant_min: int | None = None,
     quant_max: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What `fake_quantize` gives, and a bool tensor of the same shape that is true where nothing was clipped.
+    """Return `fake_quantize` of `data`, and a bool mask of the same shape that is True where nothing was clipped.
 
     Integers are clipped after rounding, floats before.
     """
@@ -191,20 +191,20 @@ def fake_quantize_and_mask(
 
 
 def lut_to_dense(indices: Tensor, lut: Tensor, axis: int = 0) -> Tensor:
-    """The tensor a lookup table stands for: ``out[p] = lut[block(p), indices[p], :]``.
+    """Expand a palettized tensor: ``out[p] = lut[block(p), indices[p], :]``.
 
     Args:
-        indices: unsigned codes, any shape ``[a0..aK-1]``.
-        lut: ``[b0..bK-1, 2^n, V]``, each ``b_i`` dividing ``a_i``: a table per block of indices.
-        axis: where the V entries of a vector table are laid out; the result is V times as long there.
+        indices: unsigned codes of any shape ``[a0..aK-1]``.
+        lut: lookup tables ``[b0..bK-1, 2^n, V]``, one per block of indices; each ``b_i`` divides ``a_i``.
+        axis: the axis along which the V entries of a vector are laid out; its dim in the result is V times as long.
     """
     rank = indices.ndim
     entries, width = lut.shape[-2:]
     block_counts = lut.shape[:-2]
     table_of = torch.zeros((), dtype=torch.long)
     for position, count in enumerate(block_counts):
-        extent = indices.shape[position]
-        block = torch.arange(extent).div(extent // count, rounding_mode="floor")
+        dim = indices.shape[position]
+        block = torch.arange(dim).div(dim // count, rounding_mode="floor")
         table_of = table_of * count + block.reshape([-1 if i == position else 1 for i in range(rank)])
     flat = lut.reshape(-1, width)
     picked = flat[(table_of * entries + indices.long()).reshape(-1)].reshape(*indices.shape, width)
@@ -214,15 +214,15 @@ def lut_to_dense(indices: Tensor, lut: Tensor, axis: int = 0) -> Tensor:
 
 
 def sparse_to_dense(values: Tensor, mask: Tensor) -> Tensor:
-    """`values` put where `mask` is true, in row-major order, zero elsewhere."""
+    """Scatter `values` to the True positions of `mask` in row-major order, with zeros elsewhere."""
     dense = torch.zeros(mask.shape, dtype=values.dtype, device=values.device)
     return dense.masked_scatter(mask.bool(), values)
 
 
 def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The least and greatest element of each block.
+    """Return the minimum and maximum of each block.
 
-    `block_size` has one extent per axis (-1: the whole axis), or is empty for one range over the whole tensor, 0-d.
+    `block_size` has one dim per axis (-1 for the whole axis), or is empty for one 0-d range over the whole tensor.
     """
     values = data.detach().float()
     if not block_size:
@@ -230,9 +230,9 @@ def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor
         return low, high
     split: list[int] = []
     counts: list[int] = []
-    for extent, size in zip(values.shape, block_size, strict=True):
-        size = extent if size == -1 else size
-        counts.append(extent // size if size else 1)
+    for dim, size in zip(values.shape, block_size, strict=True):
+        size = dim if size == -1 else size
+        counts.append(dim // size if size else 1)
         split += [counts[-1], size]
     inner = tuple(range(1, len(split), 2))
     blocks = values.reshape(split)
@@ -250,13 +250,14 @@ def qparams_from_range(
     quant_max: int | None = None,
     scale_dtype: DType = DType.FLOAT32,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Scale, zero point and minimum value (float32, of the shape of `low`) that cover the range ``[low, high]`` and
-    zero.
+    """Return scale, zero point and minimum value that cover ``[low, high]`` and zero.
 
-    Symmetric: ``s = max(|low|, |high|) / ((qmax - qmin) / 2)``, the zero point in the middle of the codes (none for
-    signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value: same
-    scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS` bits,
-    to be stored in float16 to `float16_scale_bits`; in float8_e8m0fnu they are powers of two (`power_of_two_scale`).
+    All are float32 and of the shape of `low`; zero point and minimum value are None where not used.
+
+    Symmetric: ``s = max(|low|, |high|) / ((qmax - qmin) / 2)``, with the zero point in the middle of the codes (none
+    for signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value:
+    same scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS`
+    bits, for float16 storage to `float16_scale_bits`; float8_e8m0fnu scales are powers of two (`power_of_two_scale`).
     """
     low = low.float().clamp(max=0.0)
     high = high.float().clamp(min=0.0)
@@ -284,7 +285,7 @@ def qparams_from_range(
 
 
 def round_scale_up(scale: Tensor, bits: int = SCALE_BITS) -> Tensor:
-    """The float32 of `bits` significant bits nearest to `scale` on the side away from zero."""
+    """Round `scale` away from zero to the nearest float32 with `bits` significant bits."""
     pattern = scale.detach().float().contiguous().view(torch.int32)
     drop = 24 - bits
     kept = (pattern + ((1 << drop) - 1)) & -(1 << drop)
@@ -292,24 +293,25 @@ def round_scale_up(scale: Tensor, bits: int = SCALE_BITS) -> Tensor:
 
 
 def float16_scale_bits(dtype: DType, *, symmetric: bool) -> int:
-    """The significant bits a scale may have so that its products with codes are exact in the 11 of float16.
+    """Return the number of scale bits for which products with codes are exact in the 11 bits of float16.
 
-    The codes are those of an integer `dtype`, less their zero point: up to half the codes where it is in the middle, up
-    to all of them where it may be at the end.
+    The codes are those of an integer `dtype` minus their zero point: up to half the range if it is symmetric, up to the
+    whole range otherwise.
     """
     return 11 - (dtype.bits - 1 if symmetric else dtype.bits)
 
 
 def fits_float16(scale: Tensor, dtype: DType, *, symmetric: bool) -> bool:
-    """True when float16 holds `scale`, rounded to `float16_scale_bits`, and its product with every code."""
+    """Return True if float16 holds `scale`, rounded to `float16_scale_bits`, and its product with every code."""
     bits = float16_scale_bits(dtype, symmetric=symmetric)
     least, most = 2.0 ** (bits - 1 - 24), torch.finfo(torch.float16).max / 2**dtype.bits
     return bool((scale >= least).all() and (scale <= most).all())
 
 
 def power_of_two_scale(magnitude: Tensor, dtype: DType) -> Tensor:
-    """The scale ``2^(floor(log2(magnitude)) - emax)`` of a block, with the exponent emax of the greatest value of
-    `dtype` (OCP Microscaling Formats v1.0, section 6.3): values of the upper part of an octave may be clipped.
+    """Return the block scale ``2^(floor(log2(magnitude)) - emax)``, emax being the largest exponent of `dtype`.
+
+    From OCP Microscaling Formats v1.0, section 6.3: values in the upper part of an octave may be clipped.
     """
     greatest = math.frexp(dtype.maximum)[1] - 1
     exponent = torch.frexp(_positive(magnitude.float()))[1] - 1
@@ -317,13 +319,13 @@ def power_of_two_scale(magnitude: Tensor, dtype: DType) -> Tensor:
 
 
 def batch_norm_factor(running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """What batch normalization multiplies channel c by: ``weight[c] / sqrt(var[c] + eps)`` (arXiv 1502.03167, 3.1)."""
+    """Return the batch norm factor per channel: ``weight[c] / sqrt(var[c] + eps)`` (arXiv 1502.03167, 3.1)."""
     factor = torch.rsqrt(running_var.double() + eps)
     return (factor if weight is None else factor * weight.double()).to(_at_least_float32(running_var))
 
 
 def batch_norm_bias(factor: Tensor, running_mean: Tensor, norm_bias: Tensor | None, bias: Tensor | None) -> Tensor:
-    """The bias of a convolution and the batch norm after it as one: ``(bias - mean) * factor + norm_bias``."""
+    """Return the bias of a convolution with a folded batch norm: ``(bias - mean) * factor + norm_bias``."""
     shift = -running_mean.double() if bias is None else bias.double() - running_mean.double()
     shift = shift * factor.double()
     shift = shift if norm_bias is None else shift + norm_bias.double()
@@ -331,16 +333,16 @@ def batch_norm_bias(factor: Tensor, running_mean: Tensor, norm_bias: Tensor | No
 
 
 def shift_bias(shift: Tensor, bias: Tensor | None) -> Tensor:
-    """``bias + shift``; a layer without a bias gets one."""
+    """Return ``bias + shift``, or `shift` for a layer without a bias."""
     return shift if bias is None else (bias.double() + shift.double()).to(bias.dtype)
 
 
 def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scale: bool = False) -> Tensor:
-    """`data` with slice i along `axis` multiplied by an entry of `factor`.
+    """Multiply slice i along `axis` of `data` by ``factor[i]``.
 
-    The axis has an entry for each factor, or one entry that all of them share (the result then has as many as there are
-    factors). With `groups`, axis 0 of a transposed convolution's weight runs over groups and `axis` over the outputs of
-    each group. `is_scale` says that `data` is the scale of codes, which keeps `SCALE_BITS` significant bits.
+    An axis of size one is expanded to the number of factors. With `groups`, axis 0 of a transposed convolution's weight
+    runs over groups and `axis` over the outputs of each group. `is_scale` marks `data` as a quantization scale, which
+    keeps `SCALE_BITS` significant bits.
     """
     if is_scale:
         return round_scale_up(scale_axis(data, factor, axis, groups))
@@ -356,8 +358,9 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
 
 
 def input_shift_bias(weight: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:
-    """The bias that a constant `shift` of each input channel amounts to: ``bias[o] + sum over i, k of W[o, i, k]
-    shift[i]``.
+    """Return the bias equivalent to a constant `shift` of each input channel.
+
+    ``bias[o] + sum over i, k of W[o, i, k] * shift[i]``
     """
     shape = [1] * weight.ndim
     shape[1] = -1
@@ -366,7 +369,7 @@ def input_shift_bias(weight: Tensor, shift: Tensor, bias: Tensor | None) -> Tens
 
 
 def float4_values(codes: Tensor) -> Tensor:
-    """The values of float4 e2m1 codes (0 to 15; the eights have a minus sign)."""
+    """Decode float4 e2m1 codes (0 to 15; bit 3 is the sign)."""
     positive = torch.tensor(FLOAT4_VALUES)
     return torch.cat([positive, -positive])[codes.long()]
 
@@ -384,7 +387,7 @@ def _float_codes(values: Tensor, dtype: DType) -> Tensor:
 
 
 def _positive(scale: Tensor) -> Tensor:
-    """A block of zeros has any scale; 1 keeps every later division finite."""
+    """Replace the scale 0 of an all-zero block by 1, which keeps later divisions finite."""
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return scale.clamp(torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2)
 

@@ -1,4 +1,4 @@
-"""The one way to edit a graph, and the count of what one rewrite edited."""
+"""Graph editing through `Rewriter`, with edits counted and grouped into rewrites."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from graphpress.ir.types import TensorType, Type
 
 
 class RewriteLimitReached(BaseException):
-    """Leaves a pass right before the first rewrite beyond the limit.
+    """Stops a pass before the first rewrite beyond the limit.
 
-    Not an `Exception`, so that no pass takes it for a failure of its own.
+    Not an `Exception`, so that passes do not handle it as a failure of their own.
     """
 
 
 @frozen
 class Rewrite:
-    """One rewrite, as it was when it began.
+    """One rewrite, described as of its start.
 
     Attributes:
-        number: from 1, in the order of the run.
-        title: the rule, or what the first edit does.
-        node_name, op_name, location: the node it starts from, which may be gone afterwards; empty where there is none.
+        number: from 1, in execution order.
+        title: the rule, or the kind of the first edit.
+        node_name, op_name, location: the root node, which may be erased afterwards; empty if there is none.
     """
 
     number: int
@@ -54,11 +54,11 @@ class RewriteCounter:
     """Counts the rewrites of a `Rewriter`.
 
     Attributes:
-        limit: how many may begin; None for any number.
-        focus: tells the node the pass is at, None where it does not say.
-        count: how many began so far.
-        last: the last that began.
-        listener: called with each as it begins.
+        limit: the maximum number of rewrites; None for no limit.
+        focus: returns the node that the pass is processing, or None if unknown.
+        count: the number of rewrites begun so far.
+        last: the latest rewrite.
+        listener: called with each rewrite when it begins.
     """
 
     limit: int | None = None
@@ -68,38 +68,43 @@ class RewriteCounter:
     listener: Callable[[Rewrite], None] | None = None
     _rule: tuple[str, Node] | None = field(default=None, init=False)
     _is_open: bool = field(default=False, init=False)
-    _common: object = field(default=None, init=False)  # what the edits of the open rewrite are about
+    _common: object = field(default=None, init=False)  # the node or constant that the edits of the open rewrite share
 
     def begin(self, title: str, node: Node) -> None:
-        """All edits until `end` are one rewrite, called `title`, that starts from `node`; none, if there are none."""
+        """Group all edits until `end` into one rewrite called `title`, rooted at `node`.
+
+        Without edits, no rewrite is counted.
+        """
         self._rule, self._is_open = (title, node), False
 
     def end(self) -> None:
-        """The rewrite is over."""
+        """Close the current rewrite."""
         self._rule, self._is_open, self._common = None, False, None
 
     def edit(self, title: str, node: Node | None, *, is_preparation: bool = False) -> None:
-        """`node` is about to be edited. By a preparation nothing changes yet: it belongs to the edit it is made for.
+        """Record that `node` is about to be edited.
+
+        A preparation (an insertion) belongs to the edit it is made for.
 
         Raises:
-            RewriteLimitReached: when this would be the first edit of a rewrite too many.
+            RewriteLimitReached: if this is the first edit of a rewrite beyond the limit.
         """
         if self._rule is not None:
             self._open(*self._rule)
             return
         focus = self.focus()
         if focus is not None:
-            self._go_on_with(focus)
+            self._continue_with(focus)
         elif is_preparation:
-            self._go_on_with(_PREPARING)
+            self._continue_with(_PREPARING)
         elif self._common is _PREPARING:
             self._common = node
         else:
-            self._go_on_with(node)
+            self._continue_with(node)
         self._open(title, focus or node)
 
-    def _go_on_with(self, common: object) -> None:
-        """Close the rewrite when what is edited now has nothing to do with it."""
+    def _continue_with(self, common: object) -> None:
+        """Close the rewrite if the next edit is unrelated to it."""
         if common is None or common is not self._common:
             self._is_open, self._common = False, common
 
@@ -121,7 +126,7 @@ _PREPARING = object()
 
 @define
 class EditCounts:
-    """How much a rewriter changed. Annotations count among what `changed`, and by themselves."""
+    """The number of edits of a rewriter, by kind; annotations count as `changed` too."""
 
     added: int = 0
     removed: int = 0
@@ -140,7 +145,7 @@ class EditCounts:
 
 @define(eq=False)
 class Rewriter:
-    """Edits one graph.
+    """Edits one graph, and records the edits.
 
     Attributes:
         graph: the graph being edited.
@@ -177,10 +182,10 @@ class Rewriter:
         name: str | None = None,
         location: Location | None = None,
     ) -> Node:
-        """Make a node before `anchor` (None: at the end of the graph).
+        """Insert a node before `anchor` (None: at the end of the graph).
 
-        Types are inferred when not given. The location is `anchor`'s until `replace` says what the node stands for.
-        Attributes that equal the default of the op's schema are dropped.
+        Types are inferred if not passed. The node has the location of `anchor` until `replace` sets it. Attributes
+        equal to the default of the op's schema are dropped.
         """
         op = lookup_op(op) if isinstance(op, str) else op
         operands = {k: tuple(v) if isinstance(v, list) else v for k, v in operands.items() if v is not None}
@@ -208,17 +213,16 @@ class Rewriter:
         return self.insert_before(following, op, operands, *args, **kwargs)
 
     def replace(self, old: Node | Sequence[Node], new: Value | Sequence[Value]) -> None:
-        """Let `new` stand for the results of the last node of `old`, and erase the nodes of `old` that nothing
-        reads any more.
+        """Replace the results of the last node of `old` by `new`, and erase the nodes of `old` that become unused.
 
-        Nodes inserted since the last `replace` get the locations of all of `old`; a value that was there before
-        keeps its own.
+        Nodes inserted since the last `replace` get the locations of all of `old`; a value that existed before keeps its
+        own.
         """
         matched = [old] if isinstance(old, Node) else list(old)
         root = matched[-1]
         values = [new] if isinstance(new, Value) else list(new)
         if len(values) != len(root.results):
-            raise GraphError(f"{root.name} has {len(root.results)} results, {len(values)} replacements were given")
+            raise GraphError(f"{root.name} has {len(root.results)} results, got {len(values)} replacements")
         self.rewrites.edit("replace", root)
         location = Location.union(node.location for node in matched)
         for node in self._unplaced:
@@ -232,18 +236,19 @@ class Rewriter:
                 self._remove(node)
 
     def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> None:
-        """Let the uses of `old` (that `where` accepts) read `new`."""
+        """Redirect the uses of `old` (that `where` accepts) to `new`."""
         self.rewrites.edit("replace uses", old.node)
         self._move_uses(old, new, where)
 
     def erase(self, node: Node) -> None:
-        """Remove a node nobody reads."""
+        """Remove a node without uses."""
         self.rewrites.edit("erase", node)
         self._remove(node)
 
     def rename(self, node: Node, name: str) -> None:
-        """Call `node` by `name`, so that what stands for an erased node has its name; a number is added where it is
-        taken.
+        """Rename `node` to `name`, with a number appended if the name is taken.
+
+        Used to give the replacement of an erased node the name of that node.
         """
         names = self.graph._names
         names.discard(node.name)
@@ -253,14 +258,14 @@ class Rewriter:
         self.edits.changed += 1
 
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
-        """Make `operand` what `node` reads under `name`; None removes it."""
+        """Set the operand `name` of `node`; None removes it."""
         self.rewrites.edit(f"set operand {name}", node)
         self.graph.set_operand(node, name, operand)
         self.edits.changed += 1
         self._touch(node)
 
     def set_attribute(self, node: Node, name: str, value: Any) -> None:
-        """Set an attribute; the default of the schema is dropped."""
+        """Set an attribute; a value equal to the default of the schema is dropped."""
         if node.attributes.get(name) == value and name in node.attributes:
             return
         self.rewrites.edit(f"set attribute {name}", node)
@@ -270,8 +275,8 @@ class Rewriter:
         self._touch(node)
 
     def annotate(self, node: Node, annotation: Any) -> None:
-        """Leave `annotation` on `node`, in place of one of the same class."""
-        name = annotation_name(type(annotation))  # registered, or an error here rather than at the next print
+        """Attach `annotation` to `node`, replacing one of the same class."""
+        name = annotation_name(type(annotation))  # raises if the class is not registered
         if node.annotations.get(type(annotation)) == annotation:
             return
         self.rewrites.edit(f"annotate with {name}", node)
@@ -281,7 +286,7 @@ class Rewriter:
         self.touched[node.name] = None
 
     def remove_annotation(self, node: Node, kind: type) -> None:
-        """Forget the annotation of class `kind`, if there is one."""
+        """Remove the annotation of class `kind`, if there is one."""
         if kind in node.annotations:
             self.rewrites.edit(f"remove annotation {annotation_name(kind)}", node)
             del node.annotations[kind]
@@ -292,13 +297,13 @@ class Rewriter:
     def add_constant(
         self, name: str, tensor: torch.Tensor, kind: str = "buffer", *, type: TensorType | None = None
     ) -> Value:
-        """A new constant's value. `type` is given for codes in a wider container."""
+        """Add a constant and return its value; `type` is required for codes in a wider container."""
         self.rewrites.edit(f"add constant {name}", None, is_preparation=True)
         self.edits.constants += 1
         return self.graph.add_constant(name, tensor, kind, type=type).value
 
     def replace_constant(self, constant: Constant, tensor: torch.Tensor) -> None:
-        """Put other data of the same type in `constant`, for every use of it."""
+        """Replace the data of `constant` by data of the same type, for every use."""
         if tensor.shape != constant.tensor.shape or tensor.dtype != constant.tensor.dtype:
             raise GraphError(f"{constant.name}: {TensorType.of(tensor)} cannot replace {constant.type}")
         self.rewrites.edit(f"replace constant {constant.name}", None)
@@ -307,7 +312,7 @@ class Rewriter:
         self.edits.constants += 1
 
     def cast_constant(self, constant: Constant, dtype: DType) -> None:
-        """Round the data of `constant` to `dtype`, for every use of it; the caller sees to what reads it."""
+        """Round the data of `constant` to `dtype`, for every use; the caller adapts the users."""
         self.rewrites.edit(f"cast constant {constant.name}", None)
         tensor = constant.tensor.detach().to(dtype.torch_dtype)
         constant._tensor = tensor if constant.kind != "parameter" else _parameter_like(constant.tensor, tensor)
@@ -316,13 +321,13 @@ class Rewriter:
         self.edits.constants += 1
 
     def retype(self, value: Value, type: Type) -> None:
-        """Say that an input or a result is of another type, where the caller has changed what makes it."""
+        """Change the type of an input or a result; the caller has changed its producer."""
         self.rewrites.edit(f"retype {value.name}", value.node)
         value.type = type
         self.edits.changed += 1
 
     def erase_constant(self, constant: Constant) -> None:
-        """Forget a constant nobody reads."""
+        """Remove a constant without uses."""
         self.rewrites.edit(f"erase constant {constant.name}", None)
         self.graph.erase_constant(constant)
         self.edits.constants += 1
@@ -355,7 +360,7 @@ def _parameter_like(parameter: torch.Tensor, data: torch.Tensor) -> torch.Tensor
 
 
 def drop_defaults(op: OpDef, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """`attributes` without those that equal the default of the schema; lists become tuples."""
+    """Return `attributes` without schema defaults, and with lists converted to tuples."""
     kept = {}
     for name, value in attributes.items():
         value = tuple(value) if isinstance(value, list) else value

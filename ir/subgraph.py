@@ -1,4 +1,4 @@
-"""Parts of a graph as graphs."""
+"""Extraction of subgraphs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from graphpress.ir.types import Type
 
 
 def neighbourhood(graph: Graph, name: str, hops: int) -> set[str]:
-    """The names of the nodes at most `hops` steps from the node `name`, along operands or uses.
+    """Return the names of the nodes at most `hops` steps from the node `name`, along operands or uses.
 
-    Nodes that merely read the same input or constant are no neighbours.
+    Nodes that only share an input or constant are not neighbours.
 
     Raises:
-        GraphError: when there is no such node, with near names.
+        GraphError: if there is no such node, with similar names.
     """
     by_name = {node.name: node for node in graph.nodes}
     if name not in by_name:
@@ -30,13 +30,13 @@ def neighbourhood(graph: Graph, name: str, hops: int) -> set[str]:
 
 
 def extract(graph: Graph, names: Collection[str]) -> Graph:
-    """A graph of the nodes `names` alone, in their order, under their own names.
+    """Return a new graph of the nodes `names` only, in their order, under their own names.
 
-    What they read from other nodes becomes an input named after the node that computed it; what others read becomes an
-    output. Inputs and constants come along where they are read; constant tensors are shared.
+    Results of other nodes that they read become inputs named after those nodes; results that other nodes read become
+    outputs. The inputs and constants they read are included; constant tensors are shared.
     """
     part = Graph(graph.name, symbols=dict(graph.symbols))
-    part._names.update(names)  # inputs made below must not take them
+    part._names.update(names)  # reserves the names, so that new inputs do not take them
     kept = [node for node in graph.nodes if node.name in names]
     values: dict[int, Value] = {}
 

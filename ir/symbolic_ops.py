@@ -1,4 +1,4 @@
-"""Functions on sizes: what torch.export emits to compute with symbolic numbers."""
+"""Functions on symbolic sizes, as torch.export emits them."""
 
 from __future__ import annotations
 

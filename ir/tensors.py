@@ -19,14 +19,14 @@ _KNOWN = WeakTensorKeyDictionary()
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """The sha256, in hex, of `tensor`'s dtype, shape and bytes in row-major order.
+    """Return the SHA-256 (hex) of `tensor`'s dtype, shape and bytes in row-major order.
 
-    Kept per tensor until an in-place operation changes it. Writing behind torch's back (through ``.data`` or numpy)
-    goes unseen: see `fresh_tensor_digest`.
+    Cached per tensor until an in-place operation changes it. Writes that bypass torch (through ``.data`` or numpy) are
+    not noticed: see `fresh_tensor_digest`.
     """
     try:
         version = tensor._version
-    except RuntimeError:  # tensors made in inference mode keep no version
+    except RuntimeError:  # inference tensors have no version counter
         return _digest(tensor)
     known = _KNOWN.get(tensor)
     if known is None or known[0] != version:
@@ -35,13 +35,13 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 
 
 def fresh_tensor_digest(tensor: torch.Tensor) -> str:
-    """As `tensor_digest`, computed anew."""
+    """Compute `tensor_digest` without the cache."""
     _KNOWN.pop(tensor, None)
     return tensor_digest(tensor)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
-    """The elements of `tensor` in row-major order, as the machine stores them."""
+    """Return the elements of `tensor` in row-major order, in machine byte order."""
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
@@ -54,17 +54,17 @@ def _digest(tensor: torch.Tensor) -> str:
 
 
 def lazy_copy(tensor: torch.Tensor) -> torch.Tensor:
-    """A detached copy of `tensor` whose memory is taken when either of the two is first written to.
+    """Return a detached copy-on-write copy of `tensor`.
 
-    torch copies on write for storage that it allocated itself on the CPU; its kernels tell reading from writing. Where
-    it does not, or where the storage holds more than the tensor, the copy is made at once.
+    torch supports this for CPU storage that it allocated itself. For other storage, and for storage that holds more
+    than the tensor, the copy is made immediately.
     """
     detached = tensor.detach()
     if not _can_share(detached):
         return detached.clone()
     try:
         return torch._lazy_clone(detached)
-    except RuntimeError:  # memory of somebody else, such as a mapped file or an array of numpy
+    except RuntimeError:  # foreign memory, such as a mapped file or a numpy array
         return detached.clone()
 
 
@@ -105,7 +105,7 @@ def _archived(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     storages: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        if plain.dtype == torch.complex128:  # safetensors has no such type
+        if plain.dtype == torch.complex128:  # safetensors does not support complex128
             plain = torch.view_as_real(plain)
         storage = plain.untyped_storage().data_ptr()
         ready[name] = plain.clone() if storage in storages else plain
@@ -116,8 +116,8 @@ def _archived(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def from_archive(tensor: torch.Tensor, dtype: DType) -> torch.Tensor:
     """A tensor of element type `dtype` as it was before `write_archive`.
 
-    Archives pack tensors without gaps. Matrix products of badly aligned memory differ in their last bits, so that such
-    tensors are copied to where torch would have put them.
+    Archives pack tensors without gaps. Matrix products on misaligned memory differ in their last bits, so misaligned
+    tensors are copied to aligned memory.
     """
     tensor = tensor.clone() if tensor.data_ptr() % _ALIGNMENT else tensor
     return torch.view_as_complex(tensor) if dtype is DType.COMPLEX128 else tensor

@@ -1,4 +1,4 @@
-"""The types of SSA values, and the symbolic dimensions they may hold."""
+"""Types of SSA values, and symbolic dimensions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _shape(shape: Iterable[Dim]) -> tuple[Dim, ...]:
 
 @frozen(cache_hash=True)
 class TensorType:
-    """A dense tensor: element type and shape. Printed as ``f32[1, 3, s0, s0]``."""
+    """A dense tensor type, printed as ``f32[1, 3, s0, s0]``."""
 
     dtype: DType
     shape: tuple[Dim, ...] = field(converter=_shape)
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> TensorType:
-        """The type of a tensor whose extents are all numbers."""
+        """Return the type of a tensor with static dims."""
         return cls(DType.of(tensor.dtype), tensor.shape)
 
     @property
@@ -37,15 +37,15 @@ class TensorType:
 
     @property
     def is_static(self) -> bool:
-        """True when no extent is symbolic."""
+        """True if no dim is symbolic."""
         return not any(isinstance(dim, SymDim) for dim in self.shape)
 
     def with_dtype(self, dtype: DType) -> TensorType:
-        """The same shape with another element type."""
+        """Return the type with another element type and the same shape."""
         return TensorType(dtype, self.shape)
 
     def at(self, values: Mapping[str, int]) -> TensorType:
-        """The type when every symbol has the given value."""
+        """Return the static type for the given symbol values."""
         return self if self.is_static else TensorType(self.dtype, [evaluate_dim(d, values) for d in self.shape])
 
     def __str__(self) -> str:
@@ -54,9 +54,9 @@ class TensorType:
 
 @frozen
 class ScalarType:
-    """A Python number that is known only when the model runs, such as the size of an axis.
+    """A Python number known only at run time, such as a dim.
 
-    `kind` is ``int``, ``float`` or ``bool``; `value` is the expression it equals, where one is known.
+    `kind` is ``int``, ``float`` or ``bool``; `value` is the equivalent expression, if known.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class ScalarType:
 
 @frozen
 class OpaqueType:
-    """Anything else that flows through a graph (a token, a script object); passes never look inside."""
+    """Any other type in a graph (a token, a script object), which passes do not inspect."""
 
     description: str
 
@@ -80,22 +80,26 @@ Type = TensorType | ScalarType | OpaqueType
 
 
 class DimError(GraphpressError, ValueError):
-    """A dimension expression that cannot be read or evaluated."""
+    """A dimension expression that cannot be parsed or evaluated."""
 
 
 @frozen
 class SymDim:
-    """An integer expression over symbols, in the spelling sympy prints (``s0``, ``s0//2``, ``Max(1, s0)``)."""
+    """An integer expression over symbols, in sympy syntax (``s0``, ``s0//2``, ``Max(1, s0)``)."""
 
     expression: str = field(converter=str)
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The names of the symbols the expression reads, in order of first use."""
+        """The names of the symbols in the expression, in order of first use."""
         return _compile(self.expression)[1]
 
     def evaluate(self, values: Mapping[str, int]) -> int:
-        """The extent when every symbol has the given value."""
+        """Return the dim for the given symbol values.
+
+        Raises:
+            DimError: if a symbol has no value.
+        """
         missing = [name for name in self.symbols if name not in values]
         if missing:
             raise DimError(f"no value for symbol {missing[0]!r} of dimension {self.expression!r}")
@@ -110,9 +114,9 @@ Dim = int | SymDim
 
 @frozen
 class Symbol:
-    """What is known about one symbol: its range and an example value (`hint`).
+    """The range of one symbol and an example value (`hint`).
 
-    `maximum` is None where there is no upper bound.
+    `maximum` is None if there is no upper bound.
     """
 
     minimum: int
@@ -121,7 +125,7 @@ class Symbol:
 
 
 def evaluate_dim(dim: Dim, values: Mapping[str, int]) -> int:
-    """`dim` as a number, its symbols replaced by `values`."""
+    """Return `dim` as a number, with its symbols replaced by `values`."""
     return dim if isinstance(dim, int) else dim.evaluate(values)
 
 
@@ -171,7 +175,7 @@ def _compile(expression: str) -> tuple[_Evaluator, tuple[str, ...]]:
     return _build(tree, symbols, expression), tuple(symbols)
 
 
-def _build(node: ast.expr, symbols: dict[str, None], whole: str) -> _Evaluator:
+def _build(node: ast.expr, symbols: dict[str, None], text: str) -> _Evaluator:
     match node:
         case ast.Constant(value=int() | float() as constant):
             return lambda _: constant
@@ -179,17 +183,17 @@ def _build(node: ast.expr, symbols: dict[str, None], whole: str) -> _Evaluator:
             symbols[name] = None
             return lambda values: values[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            inner = _build(operand, symbols, whole)
+            inner = _build(operand, symbols, text)
             return lambda values: -inner(values)
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
             function, a, b = (
                 _OPERATORS[type(operator)],
-                _build(left, symbols, whole),
-                _build(right, symbols, whole),
+                _build(left, symbols, text),
+                _build(right, symbols, text),
             )
             return lambda values: function(a(values), b(values))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
             function = _FUNCTIONS[name]
-            inner_args = [_build(arg, symbols, whole) for arg in args]
+            inner_args = [_build(arg, symbols, text) for arg in args]
             return lambda values: function(*(arg(values) for arg in inner_args))
-    raise DimError(f"cannot read dimension {whole!r}: {ast.unparse(node)!r} is no dimension arithmetic")
+    raise DimError(f"cannot read dimension {text!r}: {ast.unparse(node)!r} is not supported in dimensions")

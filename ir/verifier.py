@@ -1,6 +1,6 @@
-"""What makes a graph valid, checked in one pass.
+"""Graph verification in one traversal.
 
-A broken graph is a bug of the pass that made it, so messages name the node, its module path and the user's source line.
+An invalid graph is a bug of the pass that made it, so messages name the node, its module path and the source line.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from graphpress.ir.types import ScalarType, SymDim, TensorType, Type
 
 _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
 
-# All that schema and types of a node depend on, where they were found good: models repeat their layers, and most
-# nodes stay as they are from one step to the next. No values are in it, so it keeps no graph alive.
-_FOUND_GOOD: set[tuple[Any, ...]] = set()
+# Keys of node states that passed the schema and type checks; models repeat their layers, and most nodes stay unchanged
+# from one pass to the next. The keys contain no values, so they keep no graph alive.
+_VERIFIED_STATES: set[tuple[Any, ...]] = set()
 _MOST_STATES = 100_000
 _PLAIN = frozenset({int, str, NoneType})
 
 
 class VerificationError(GraphpressError):
-    """A graph that breaks a rule of the IR. `node` is the node at fault, where there is one."""
+    """A violation of an IR invariant; `node` is the node at fault, if known."""
 
     def __init__(self, message: str, node: Node | None = None):
         super().__init__(message)
@@ -37,10 +37,10 @@ class VerificationError(GraphpressError):
 
 
 def verify(graph: Graph) -> None:
-    """Check structure, use lists, schemas, types and constants of `graph` and of the graphs nested in it.
+    """Check structure, use lists, schemas, types and constants of `graph` and its nested graphs.
 
     Raises:
-        VerificationError: at the first rule that is broken.
+        VerificationError: at the first violation.
     """
     _Verifier(graph).verify()
 
@@ -51,11 +51,11 @@ class _Verifier:
         self._with_types = with_types
         self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
         self._context = with_types, tuple(self._hints.items())
-        self._known: set[int] = set()  # values that may be read here, by their ids
-        self._values: list[Value] = []  # the same
+        self._known: set[int] = set()  # ids of the values that may be read at this point
+        self._values: list[Value] = []  # the same values, kept alive
         self._reads = 0
         self._names: set[str] = set()
-        self._checked_types: set[int] = set()  # by their ids: values keep them alive
+        self._checked_types: set[int] = set()  # by id; the values keep them alive
 
     def verify(self) -> None:
         for graph_input in self._graph.inputs:
@@ -71,24 +71,26 @@ class _Verifier:
             count, previous = count + 1, node
         if count != len(self._graph.nodes) or self._graph._last is not previous:
             raise VerificationError(
-                f"graph {self._graph.name!r} says it has {len(self._graph.nodes)} nodes, not {count}"
+                f"graph {self._graph.name!r} counts {len(self._graph.nodes)} nodes, but has {count}"
             )
         targets: set[int] = set()
         for output in self._graph.outputs:
             self._check_output(output, targets)
-        # Each read was found in a use list, in a place of its own: as many uses as reads are the reads.
+        # Each read has its own entry in a use list, so the uses are exactly the reads if their numbers are equal.
         if sum([len(value._uses) for value in self._values]) != self._reads:
             raise _unread_use(self._graph)
         self._check_signature()
 
-    # definitions
+    # Definitions.
 
     def _check_input(self, graph_input: Input) -> None:
         self._check_name(graph_input.name, None)
         if graph_input.value is None:
             return
         if graph_input.value.producer is not graph_input:
-            raise VerificationError(f"input {graph_input.name!r}: its value says that {graph_input.value.name} made it")
+            raise VerificationError(
+                f"input {graph_input.name!r}: the producer of its value is {graph_input.value.name}"
+            )
         self._define(graph_input.value)
 
     def _check_constant(self, name: str, constant: Constant) -> None:
@@ -130,14 +132,14 @@ class _Verifier:
             raise _fault(node, f"the name {name!r} is not reserved in graph {self._graph.name!r}")
         self._names.add(name)
 
-    # nodes
+    # Nodes.
 
     def _check_node(self, node: Node) -> None:
         if node.graph is not self._graph:
-            raise _fault(node, f"is in the node list of graph {self._graph.name!r} but says it is not")
+            raise _fault(node, f"is in the node list of graph {self._graph.name!r} but does not refer to this graph")
         name = node.name
         if name in self._names or name not in self._graph._names:
-            self._check_name(name, node)  # tells what is wrong
+            self._check_name(name, node)  # raises with the reason
         self._names.add(name)
         state: list[Any] = [node.op, self._context, len(node.operands)]
         self._read_operands(node, state)
@@ -145,28 +147,28 @@ class _Verifier:
         for name, value in node.attributes.items():
             state += name, value if type(value) in _PLAIN else exact(value)
         found = tuple(state)
-        if found == node._found_good:
+        if found == node._verified_state:
             return
         try:
-            is_good = found in _FOUND_GOOD
-        except TypeError:  # a nested graph, or what else may change in place
+            is_good = found in _VERIFIED_STATES
+        except TypeError:  # a nested graph, or another mutable attribute
             self._check_schema_and_types(node)
             return
         if not is_good:
             self._check_schema_and_types(node)
-            if len(_FOUND_GOOD) >= _MOST_STATES:
-                _FOUND_GOOD.clear()
-            _FOUND_GOOD.add(found)
-        node._found_good = found
+            if len(_VERIFIED_STATES) >= _MOST_STATES:
+                _VERIFIED_STATES.clear()
+            _VERIFIED_STATES.add(found)
+        node._verified_state = found
 
     def _read_operands(self, node: Node, state: list[Any]) -> None:
-        """Check that each operand may be read and is in the use list; add names and types to `state`."""
+        """Check that each operand is defined and in the use list, and add names and types to `state`."""
         known, user = self._known, id(node)
         for name, operand in node.operands.items():
             if isinstance(operand, Value):
                 use = operand._uses.get((user, name, None))
-                if id(operand) not in known or use is None or _says_other(use, node, name):
-                    self._read(operand, node, name, None)  # tells what is wrong
+                if id(operand) not in known or use is None or _refers_elsewhere(use, node, name):
+                    self._read(operand, node, name, None)  # raises with the reason
                 else:
                     self._reads += 1
                 state += name, operand.type
@@ -177,11 +179,11 @@ class _Verifier:
                 state += name, exact(_type(operand))
 
     def _define_results(self, node: Node, state: list[Any]) -> None:
-        """Let the results be read from here on; add their types to `state`."""
+        """Define the results, and add their types to `state`."""
         results = node.results
         for index, result in enumerate(results):
             if result.producer is not node or result.index != index:
-                raise _fault(node, f"result {index} does not say that this node made it")
+                raise _fault(node, f"result {index} has another producer or index")
             self._known.add(id(result))
             self._values.append(result)
             type = result.type
@@ -194,7 +196,7 @@ class _Verifier:
         if self._with_types:
             self._check_types(node)
         for body in bodies(node):
-            # Under autocast, torch's ops give other types than their operands tell.
+            # Under autocast, result types of torch ops do not follow from the operand types.
             with_types = self._with_types and "autocast" not in node.op.name
             try:
                 _Verifier(body, with_types).verify()
@@ -210,7 +212,7 @@ class _Verifier:
         if use is None:
             raise _wrong_use(user, f"reads {value.name} as {operand!r}, which its use list lacks")
         if use.user is not user or use.operand != operand or use.index != index:
-            raise _wrong_use(use.user, f"a use of {value.name} does not say who reads what")
+            raise _wrong_use(use.user, f"a use of {value.name} is not at the position it refers to")
         self._reads += 1
 
     def _why_unknown(self, value: Value) -> str:
@@ -220,7 +222,7 @@ class _Verifier:
                 return "which is computed only later"
             return "which is in another graph" if producer.graph is not None else "which was erased"
         kind = "constant" if isinstance(producer, Constant) else "input"
-        return f"which is no {kind} of graph {self._graph.name!r}"
+        return f"which is not among the {kind}s of graph {self._graph.name!r}"
 
     def _check_schema(self, node: Node) -> None:
         op = node.op
@@ -246,7 +248,7 @@ class _Verifier:
             inferred = infer(node.op, node.operands, node.attributes, self._graph.symbols)
         except TypeInferenceError as error:
             operands = ", ".join(f"{name}: {value.type}" for name, _, value in node.operand_values())
-            raise _fault(node, f"{node.op.name} refuses ({operands}): {error}") from error
+            raise _fault(node, f"{node.op.name} does not accept ({operands}): {error}") from error
         if inferred is None:
             return
         if len(inferred) != len(node.results):
@@ -261,12 +263,12 @@ class _Verifier:
                 raise _fault(node, f"{result.name} is declared {declared}, but {node.op.name} gives {expected}")
 
     def _agree(self, declared: Type, expected: Type) -> bool:
-        """True when both are one type, or are at the symbols' example values, or are no tensors."""
+        """Return True if the types are equal, equal at the symbols' example values, or not tensors."""
         if declared == expected or not isinstance(declared, TensorType) or not isinstance(expected, TensorType):
             return True
         return declared.at(self._hints) == expected.at(self._hints)
 
-    # outputs and uses
+    # Outputs and uses.
 
     def _check_output(self, output: Output, targets: set[int]) -> None:
         if output.kind not in _OUTPUT_KINDS:
@@ -283,7 +285,7 @@ class _Verifier:
         self._read(target, output, "target", None)
         wanted = Constant if output.kind == "buffer_mutation" else Input
         if not isinstance(target.producer, wanted):
-            raise VerificationError(f"a {output.name} writes to {target.name}, which is no {wanted.__name__.lower()}")
+            raise VerificationError(f"a {output.name} writes to {target.name}; expected: {wanted.__name__.lower()}")
         if id(target) in targets:
             raise VerificationError(f"two outputs write to {target.name}")
         targets.add(id(target))
@@ -307,7 +309,7 @@ class _Verifier:
 
 
 def _unread_use(graph: Graph) -> VerificationError:
-    """There are more uses than reads; which use is no read?"""
+    """Return the error for a use that does not match a read."""
     for value in graph.values():
         for (_, operand, index), use in value._uses.items():
             if not _is_read(use, operand, index, value):
@@ -324,7 +326,7 @@ def _is_read(use: Use, operand: str, index: int | None, value: Value) -> bool:
     return held is value if index is None else index < len(items) and items[index] is value
 
 
-def _says_other(use: Use, user: Node, operand: str) -> bool:
+def _refers_elsewhere(use: Use, user: Node, operand: str) -> bool:
     return use.user is not user or use.operand != operand or use.index is not None
 
 
@@ -333,7 +335,7 @@ def _wrong_use(user: Node | Output, message: str) -> VerificationError:
 
 
 def _type(operand: Any) -> Any:
-    """`operand` with the types of values in their place."""
+    """Replace the values in `operand` by their types."""
     if isinstance(operand, Value):
         return operand.type
     return tuple(map(_type, operand)) if isinstance(operand, tuple) else operand
@@ -354,7 +356,7 @@ def _symbols(type: Type) -> Iterator[str]:
 def _check_data(constant: Constant) -> None:
     tensor, type = constant.tensor, constant.type
     version = 0 if tensor.is_inference() else tensor._version
-    good = constant._found_good
+    good = constant._verified_state
     if good is not None and good[0] == id(tensor) and good[1] == version and good[2] == type:
         return
     if tensor.dtype != type.dtype.torch_dtype or tuple(tensor.shape) != type.shape:
@@ -365,7 +367,7 @@ def _check_data(constant: Constant) -> None:
         if lowest < minimum or highest > maximum:
             allowed = f"{type.dtype.value} has {minimum}..{maximum}"
             raise VerificationError(f"constant {constant.name!r} holds codes {lowest}..{highest}; {allowed}")
-    constant._found_good = id(tensor), version, type
+    constant._verified_state = id(tensor), version, type
 
 
 def _code_range(type: TensorType) -> tuple[int, int]:

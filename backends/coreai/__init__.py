@@ -1,4 +1,4 @@
-"""Core AI: convert torch models to `.aimodel` assets, read them back, run them, and check what they compute."""
+"""Core AI backend: convert torch models to `.aimodel` assets, read them back, run and verify them."""
 
 from graphpress.backends.comparison import CheckReport, OutputCheck
 from graphpress.backends.coreai.asset import (
@@ -12,7 +12,7 @@ from graphpress.backends.coreai.asset import (
 )
 from graphpress.backends.coreai.check import check
 from graphpress.backends.coreai.convert import convert
-from graphpress.backends.coreai.importing import from_asset, from_program, losses
+from graphpress.backends.coreai.importing import from_asset, from_program, unsupported_features
 from graphpress.backends.coreai.ops import register
 from graphpress.backends.coreai.runtime import LoadedModel, load
 from graphpress.backends.errors import (
@@ -41,9 +41,9 @@ __all__ = [
     "from_asset",
     "from_program",
     "load",
-    "losses",
     "read",
     "register",
     "stored_bytes",
+    "unsupported_features",
     "weight_bytes",
 ]

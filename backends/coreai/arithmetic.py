@@ -1,20 +1,19 @@
 """The arithmetic of Core AI's reference runtime, reproduced in torch.
 
-Torch and the runtime add the same products in different orders, so their float32 sums differ in the last
-bits. That is harmless until a value is rounded to a code: near a tie the two sides pick different codes, one
-step apart. To tell such ties from mistakes, a model is evaluated once more in the runtime's own arithmetic,
-found by observation (coreai-core 1.0.0b3, Linux):
+Torch and the runtime add the same products in different orders, so their float32 sums differ in the last bits. At
+rounding ties, values then quantize to codes that are one step apart. To distinguish such ties from errors, a model is
+evaluated again in the runtime's arithmetic, as observed for coreai-core 1.0.0b3 on Linux:
 
 - 1-D and 2-D convolutions accumulate exactly and round once; the bias is added afterwards;
 - matrix products multiply, round, add and round, in the order of the inner dimension, in their own dtype;
 - means and sums add in row-major order;
-- exponentials, softmax and square roots are rounded from an exact result, and sigmoid, silu, hardswish, elu,
-  attention and the norms are composed of the steps above; average pools sum exactly, then divide;
-- gelu takes erfc in float64; logarithms and tanh are the C library's;
-- quantize divides, rounds half to even, adds the zero point and clips, as `torch.ops.coreai.quantize` does; codes
-  of less than 8 bits, which torch has no kernels for, are held in 8.
+- exponentials, softmax and square roots are rounded from an exact result, and sigmoid, silu, hardswish, elu, attention
+  and the norms are composed of the steps above; average pools sum exactly, then divide;
+- gelu computes erfc in float64; logarithms and tanh are those of the C library;
+- quantize divides, rounds half to even, adds the zero point and clips, as `torch.ops.coreai.quantize` does; codes of
+  less than 8 bits, which torch has no kernels for, are held in 8.
 
-Other operators are torch's own: they agree with the runtime to a few units in the last place.
+Other operators run in torch: they agree with the runtime to a few units in the last place.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from graphpress.backends.comparison import exact_convolution
 from graphpress.ir.dtypes import DType
 
-_LONGEST_LOOP = 1 << 16  # longer sums are taken in float64: a loop in Python would not end soon
+_LONGEST_LOOP = 1 << 16  # longer sums use float64, since the Python loop would take too long
 
 aten = torch.ops.aten
 
 
 class RuntimeArithmetic(TorchDispatchMode):
-    """A mode under which floating-point operators compute as the runtime does; three or more times slower."""
+    """Mode in which float operators compute as the runtime does; at least three times slower."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rule = _quantize if func.name() == "coreai::quantize" else _RULES.get(func)
@@ -143,7 +142,7 @@ def _attention(
 
 
 def _avg_pool2d(x: torch.Tensor, kernel: Sequence[int], *settings: Any, **more: Any) -> torch.Tensor:
-    if len(settings) > 1 or more:  # padding and its ways of counting: left to torch
+    if len(settings) > 1 or more:  # padding and its counting modes: computed by torch
         return aten.avg_pool2d(x, kernel, *settings, **more)
     count = kernel[0] * kernel[-1]
     return (aten.avg_pool2d(x.double(), kernel, *settings) * count).to(x.dtype) / count
@@ -195,13 +194,13 @@ def _gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
     return 0.5 * x * torch.special.erfc(argument.double()).to(x.dtype)
 
 
-def _of_c_library(name: str, otherwise: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The C library's float32 function, which the runtime calls; where there is none, torch's."""
+def _c_library_function(name: str, otherwise: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the C library's float32 function, as the runtime uses it, or torch's if unavailable."""
 
     def rule(x: torch.Tensor) -> torch.Tensor:
         try:
             function = getattr(ctypes.CDLL("libm.so.6"), name)
-        except (OSError, AttributeError):  # another C library: its last bit is not known to be the runtime's
+        except (OSError, AttributeError):  # another C library, which may differ in the last bit
             return otherwise(x)
         function.argtypes, function.restype = [ctypes.c_float], ctypes.c_float
         return torch.tensor([function(value) for value in x.flatten().tolist()], dtype=x.dtype).reshape(x.shape)
@@ -221,8 +220,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm,
     aten.avg_pool2d.default: _avg_pool2d,
     aten.exp.default: _exp,
-    aten.log.default: _of_c_library("logf", aten.log.default),
-    aten.tanh.default: _of_c_library("tanhf", aten.tanh.default),
+    aten.log.default: _c_library_function("logf", aten.log.default),
+    aten.tanh.default: _c_library_function("tanhf", aten.tanh.default),
     aten.gelu.default: _gelu,
     aten.expm1.default: lambda x: _exp(x) - 1,
     aten._softmax.default: _softmax,

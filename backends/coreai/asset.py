@@ -1,4 +1,4 @@
-"""Read a saved asset back: its functions, constants, operators, and what its weights cost."""
+"""Description of saved assets: functions, constants, operators and sizes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import attrs
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
 
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"
 """The files of an asset: the program with its weights, the SHA-256 of that file, and the metadata."""
 
-_BYTECODE = b"ML\xefR"  # how MLIR bytecode begins
+_BYTECODE = b"ML\xefR"  # prefix of MLIR bytecode
 
 _OPERANDS = {
     "lut_to_dense": ("indices", "lut", "axis"),
@@ -38,7 +38,7 @@ _OPERANDS = {
 
 @attrs.frozen
 class TensorInfo:
-    """An input, output or state of a function. A dimension of None is free."""
+    """An input, output or state of a function; dynamic dims are None."""
 
     name: str
     dtype: DType
@@ -57,7 +57,7 @@ class FunctionInfo:
 
 @attrs.frozen
 class ConstantInfo:
-    """A stored constant: `bits` per element, and `used_by` as operator and operand (`lut_to_dense.indices`)."""
+    """A stored constant, with its uses as operator and operand (`lut_to_dense.indices`)."""
 
     name: str
     dtype: DType
@@ -67,31 +67,31 @@ class ConstantInfo:
 
     @property
     def bits(self) -> int:
-        """Bits one element takes in the file."""
+        """Bits per element in the file."""
         return 1 if self.dtype is DType.BOOL else self.dtype.bits
 
     @property
     def numel(self) -> int:
-        """How many elements it holds."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes its data takes: `ceil(numel * bits / 8)`, and none for a splat, which is one value."""
+        """Bytes of its data: `ceil(numel * bits / 8)`, or 0 for a splat (a single repeated value)."""
         return 0 if self.is_splat else -(-self.numel * self.bits // 8)
 
 
 @attrs.frozen
 class AssetInfo:
-    """What a saved asset holds.
+    """The content of a saved asset.
 
     Attributes:
         path: the asset's directory.
         functions: the entry points' signatures.
         constants: every stored constant, in program order.
-        operations: how many operators of each name, constants left out (`conv2d`, `broadcasting_add`, ...).
-        stored_bytes: bytes of all its files.
-        seconds: wall seconds of each part of the conversion that made it; empty for an asset read from disk.
+        operations: operator counts by name, without constants (`conv2d`, `broadcasting_add`, ...).
+        stored_bytes: total bytes of its files.
+        seconds: wall seconds of each stage of its conversion; empty for an asset read from disk.
     """
 
     path: Path
@@ -103,11 +103,15 @@ class AssetInfo:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all constants: the sum of `ceil(numel * bits / 8)` over those that are no splat."""
+        """Bytes of all constants: the sum of `ceil(numel * bits / 8)`, without splats."""
         return sum(constant.stored_bytes for constant in self.constants)
 
     def function(self, name: str = "main") -> FunctionInfo:
-        """The signature of an entry point."""
+        """Return the signature of an entry point.
+
+        Raises:
+            AssetError: if there is no such function.
+        """
         for function in self.functions:
             if function.name == name:
                 return function
@@ -115,18 +119,18 @@ class AssetInfo:
 
 
 def read(path: str | PathLike[str]) -> AssetInfo:
-    """Describe the asset at `path` from its file alone.
+    """Describe the asset at `path` from its files.
 
     Raises:
-        AssetError: when there is none, or it is damaged.
-        MissingDependencyError: when `coreai-core` is not installed.
+        AssetError: if there is none, or it is damaged.
+        MissingDependencyError: if `coreai-core` is not installed.
     """
     asset = open_asset(path)
     constants: list[ConstantInfo] = []
     functions: list[FunctionInfo] = []
     operations: Counter[str] = Counter()
-    with understanding(path):
-        # The module's wrapper owns the context: it must live as long as the operations that are walked.
+    with program_errors_named(path):
+        # The module's wrapper owns the context, and must outlive the traversed operations.
         program = asset.program
         for operation in _walk(program._module._mlir_module.operation):
             name = operation.name.removeprefix("coreai.").removeprefix("decomposable.")
@@ -147,22 +151,22 @@ def read(path: str | PathLike[str]) -> AssetInfo:
 
 
 def weight_bytes(path: str | PathLike[str]) -> int:
-    """Bytes of the constants of the asset at `path` that are no splat: the sum of `ceil(numel * bits / 8)`."""
+    """Return the bytes of the constants of the asset at `path`, without splats."""
     return read(path).weight_bytes
 
 
 def stored_bytes(path: str | PathLike[str]) -> int:
-    """Bytes of all files of the asset at `path`."""
+    """Return the total bytes of the files of the asset at `path`."""
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
 
 
 def open_asset(path: str | PathLike[str]) -> Any:
-    """The `AIModelAsset` at `path`, once its program is known to be the one that was written.
+    """Open the asset at `path` as an `AIModelAsset`, after checking its digest.
 
-    The reader of the program ends the process on damaged bytes, so they are checked against their digest first.
+    The program reader terminates the process on damaged bytes.
 
     Raises:
-        AssetError: when there is none, or it is damaged.
+        AssetError: if there is none, or it is damaged.
     """
     module = ops.require("coreai.authoring.asset")
     directory = Path(path)
@@ -170,12 +174,12 @@ def open_asset(path: str | PathLike[str]) -> Any:
         program = (directory / PROGRAM).read_bytes()
         digest = (directory / DIGEST).read_bytes()
     except OSError as error:
-        missing = "does not exist" if not directory.exists() else f"is no complete asset ({error})"
+        missing = "does not exist" if not directory.exists() else f"is not a complete asset ({error})"
         raise AssetError(f"{directory} {missing}") from error
     if hashlib.sha256(program).digest() != digest:
-        raise AssetError(f"{directory} is damaged: {PROGRAM} ({len(program)} bytes) is not what {DIGEST} was made of")
+        raise AssetError(f"{directory} is damaged: {PROGRAM} ({len(program)} bytes) does not match {DIGEST}")
     if not program.startswith(_BYTECODE):
-        raise AssetError(f"{directory} holds no program: {PROGRAM} is no MLIR bytecode")
+        raise AssetError(f"{directory} has no program: {PROGRAM} is not MLIR bytecode")
     try:
         return module.AIModelAsset.load(directory)
     except RuntimeError as error:
@@ -191,7 +195,7 @@ def _walk(operation: Any) -> Iterator[Any]:
 
 
 def _is_private(graph: Any) -> bool:
-    """True for the bodies of composite operators, which other graphs invoke."""
+    """Return True for bodies of composite operators, which other functions invoke."""
     return "priv" in graph.attributes
 
 
@@ -229,14 +233,14 @@ def _constant(operation: Any, at: int) -> ConstantInfo:
         names = _OPERANDS.get(user, ())
         operand = names[use.operand_number] if use.operand_number < len(names) else str(use.operand_number)
         uses.append(f"{user}.{operand}")
-    # Only constants written out in the program know whether they are splats; blobs never are.
+    # Only inline constants can be splats; blobs never are.
     return ConstantInfo(
         f"constant_{at}", tensor.dtype, tuple(value.type.shape), bool(getattr(value, "is_splat", False)), tuple(uses)
     )
 
 
 def element_type(name: str) -> DType:
-    """The element type the dialect calls `name` (`si8`, `ui4`, `f32`, `f8E4M3FN`, `i1`, ...)."""
+    """Return the element type for an MLIR name (`si8`, `ui4`, `f32`, `f8E4M3FN`, `i1`, ...)."""
     if name == "i1":
         return DType.BOOL
     return DType.of(name.removeprefix("s") if name.startswith("si") else name.replace("ui", "u").lower())

@@ -1,4 +1,4 @@
-"""Compare what a saved asset computes with the torch model it was made from."""
+"""Numerical comparison of a saved asset with its torch model."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ def check(
     inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any],
     tolerance: float = 1e-5,
 ) -> CheckReport:
-    """Run the asset at `path` and `model` on the same inputs and compare their outputs.
+    """Run the asset at `path` and `model` on the same inputs, and compare their outputs.
 
-    A model with quantized activations differs from its asset wherever a sum, taken in another order, falls
-    on the other side of a rounding tie. So where torch as it runs is not within the tolerance, the model is
-    exported and evaluated once more in the runtime's own arithmetic (see `arithmetic`), which has no such
-    excuse.
+    Models with quantized activations differ from their assets where sums in another order round to another code. If
+    torch is not within the tolerance, the model is therefore exported and evaluated in the runtime's arithmetic (see
+    `arithmetic`), in which such differences do not occur.
 
     Args:
         path: a saved asset.
-        model: the module, run in eval mode, or the exported program the asset was made from.
+        model: the module, run in eval mode, or the exported program of the asset.
         inputs: one tensor, a tuple of the arguments, or a dict by name.
-        tolerance: largest accepted absolute difference, in units of the torch output's range (max - min).
+        tolerance: the largest accepted absolute difference, in units of the torch output's range (max - min).
 
     Returns:
-        A report; a mismatch, even of shape or number of outputs, never raises.
+        A report; a mismatch, even of shape or number of outputs, does not raise.
 
     Raises:
-        AssetError, ModelInputError, ExecutionError: when the asset cannot be loaded or run at all.
+        AssetError, ModelInputError, ExecutionError: if the asset cannot be loaded or run.
     """
     ops.register()
     args, kwargs = exporting.arguments(inputs)
@@ -71,7 +70,7 @@ def check(
 
 def _run(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     names = {each.name for each in loaded.signature.inputs}
-    if set(kwargs) - names:  # nested arguments are flattened by the export
+    if set(kwargs) - names:  # the export flattens nested arguments
         args, kwargs = (*args, *kwargs.values()), {}
     leaves = [leaf for leaf in pytree.tree_leaves(args) if leaf is not None]
     result = loaded(*leaves, **kwargs)
@@ -81,7 +80,7 @@ def _run(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _in_runtime_arithmetic(
     model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[torch.Tensor]:
-    """The outputs of the graph that is converted, computed as the runtime computes."""
+    """Return the outputs of the converted graph, computed in the runtime's arithmetic."""
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
     graph = exported.module()
     with torch.no_grad(), RuntimeArithmetic():

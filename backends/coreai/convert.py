@@ -1,4 +1,4 @@
-"""Convert a model to a saved Core AI asset."""
+"""Conversion of a model to a saved Core AI asset."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from graphpress.ir.graph import Graph
 
 
 class CoreaiBackend:
-    """Apple's Core AI runtime: `.aimodel` assets."""
+    """The backend for Apple's Core AI runtime, with `.aimodel` assets."""
 
     name = "coreai"
 
     def lowering(self) -> tuple[LowerToCoreai, ...]:
-        """Every `quant` op becomes the `coreai` op of the same meaning."""
+        """Return the pass that lowers `quant` ops to the equivalent `coreai` ops."""
         return (LowerToCoreai(),)
 
     def convert(self, model: Any, path: str | PathLike[str], example_inputs: Any = None) -> AssetInfo:
-        """See `graphpress.backends.coreai.convert`."""
+        """Convert and save a model; see `graphpress.backends.coreai.convert`."""
         return convert(model, path, example_inputs)
 
 
@@ -44,25 +44,25 @@ def convert(
     example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
 ) -> AssetInfo:
-    """Export, convert and save a model as a Core AI asset, and return what was saved.
+    """Export, convert and save a model as a Core AI asset, and return its description.
 
-    Compressed constants (`torch.ops.coreai.*`) are stored packed: tables of 1, 2, 3, 4, 6 and 8 bits,
-    integers of 2, 4 and 8. What is passed in is not changed.
+    Compressed constants (`torch.ops.coreai.*`) are stored packed: lookup tables with 1, 2, 3, 4, 6 and 8 bits, integers
+    with 2, 4 and 8. The arguments are not changed.
 
     Args:
         model_or_exported_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR.
-        path: where the asset, a directory ending in `.aimodel`, goes. An asset that is already there is
-            replaced in one step once the new one is complete, and is whole if anything fails before.
+        path: the target, a directory ending in `.aimodel`. An existing asset is replaced atomically once the new one is
+            complete.
         example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
-        dynamic_shapes: as `torch.export.export` takes them, for a module.
+        dynamic_shapes: as for `torch.export.export`, for a module.
 
     Returns:
-        The saved asset's description; `AssetInfo.seconds` says how long each part took.
+        The description of the saved asset; `AssetInfo.seconds` has the duration of each stage.
 
     Raises:
-        MissingDependencyError: when the converter is not installed.
-        AssetError: when nothing can be written at `path`; found before any conversion work.
-        ConversionError: when torch cannot export the model or the converter refuses it.
+        MissingDependencyError: if the converter is not installed.
+        AssetError: if `path` cannot be written; raised before the conversion.
+        ConversionError: if torch cannot export the model or the converter rejects it.
         FactError, LoweringError: for a graph with fake-quantizers, or compressed values that Core AI cannot store.
     """
     ops.register()
@@ -73,8 +73,8 @@ def convert(
             exported = program.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
             decomposed = program.decompose(exported)
-        with clock.timing("settle"):
-            settled = packing.settle(decomposed)
+        with clock.timing("make_packable"):
+            settled = packing.make_packable(decomposed)
         with clock.timing("convert"):
             converted = _converted(settled)
         with clock.timing("save"):
@@ -88,7 +88,7 @@ def convert(
 
 
 def _converted(settled: ExportedProgram) -> Any:
-    """Run the stock converter; an error names the node it was at."""
+    """Run the stock converter; errors name the node being converted."""
     converter = ops.require("coreai_torch").TorchConverter()
     at: list[fx.Node] = []
     convert_node = converter._get_operation
@@ -108,7 +108,7 @@ def _converted(settled: ExportedProgram) -> Any:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """The converter announces itself on stdout, and warns that it does not guess the width of float8."""
+    """Silence the converter's banner on stdout, and its warning about the width of float8."""
     logger = logging.getLogger("coreai_torch._compression.utils")
     disabled, logger.disabled = logger.disabled, True
     try:
@@ -119,7 +119,7 @@ def _silenced() -> Iterator[None]:
 
 
 class _Clock:
-    """Wall seconds per part."""
+    """Measures wall seconds per stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

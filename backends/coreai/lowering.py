@@ -1,4 +1,4 @@
-"""Lower the `quant` dialect to the ops that Core AI's converter knows, and raise it from them."""
+"""Lowering of the `quant` dialect to Core AI's ops."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphpress.passes.framework.facts import Fact
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
-LOWERED_TO_COREAI = Fact("lowered-to-coreai", "compressed values are spelled in Core AI's own ops")
+LOWERED_TO_COREAI = Fact("lowered-to-coreai", "compressed values are Core AI ops")
 
 _WEIGHTS = frozenset(["i2", "u2", "i4", "u4", "i8", "u8", "f8e4m3fn", "f8e5m2", "f4e2m1fn", "f32", "f16", "bf16"])
 _ACTIVATIONS = frozenset(["i4", "u4", "i8", "u8", "f8e4m3fn", "f8e5m2"])
@@ -30,10 +30,10 @@ _TABLE_SIZES = (2, 4, 8, 16, 64, 256)
 @register_pass
 @frozen
 class LowerToCoreai(Pass):
-    """Spell every `quant` op as the `coreai` op with the same meaning.
+    """Lower every `quant` op to the equivalent `coreai` op.
 
-    Exact: both mean the same formula. Constants are renamed so that the converter finds indices and tables, and codes
-    keep their own element type beside the container that holds them.
+    Exact: both have the same formula. Constants are renamed so that the converter distinguishes indices from tables,
+    and codes keep their element type beside the container.
     """
 
     name = "lower-to-coreai"
@@ -72,7 +72,7 @@ def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
 
 
 def _spread_alike(operands: dict[str, Any], rewriter: Rewriter) -> None:
-    """Give scale, zero point and minimum value one shape: a folded norm leaves more scales than zero points."""
+    """Expand scale, zero point and minimum value to one shape; folding a norm enlarges the scales only."""
     given = [name for name in ("scale", "zero_point", "minval") if operands[name] is not None]
     shape = torch.broadcast_shapes(*(_constant(operands[name]).tensor.shape for name in given))
     for name in given:
@@ -84,7 +84,7 @@ def _spread_alike(operands: dict[str, Any], rewriter: Rewriter) -> None:
 
 
 def _packed_float4(node: Node, rewriter: Rewriter) -> Value:
-    """The codes of a float4 weight two to a byte along the last axis, the first in the lower half."""
+    """Pack float4 codes, two per byte along the last axis, the first in the lower half."""
     data, scale = node.operands["input"], node.operands["scale"]
     constant = _constant(data)
     if scale.tensor_type.dtype is not DType.FLOAT8_E8M0FNU:
@@ -92,7 +92,7 @@ def _packed_float4(node: Node, rewriter: Rewriter) -> Value:
     if not constant.tensor.ndim or constant.tensor.shape[-1] % 2:
         raise LoweringError(
             f"{node.name} ({node.location}): Core AI stores float4 in pairs along the last axis, which has an odd size "
-            f"in {tuple(constant.tensor.shape)}; leave this weight whole or give it another dtype"
+            f"in {tuple(constant.tensor.shape)}; skip this weight or use another dtype"
         )
     packed = constant.tensor[..., 0::2] | (constant.tensor[..., 1::2] << 4)
     return _once(rewriter, constant, "float4", packed, None)
@@ -130,12 +130,12 @@ def _require_lowest_code(node: Node) -> None:
     if node.operand("minval") is not None and node.attributes.get("quant_min", dtype.minimum) != dtype.minimum:
         raise LoweringError(
             f"{node.name} ({node.location}): quant_min={node.attributes['quant_min']} beside a minimum value; in Core "
-            f"AI that value is what the lowest code of {dtype.long_name} stands for, {dtype.minimum}"
+            f"AI that value belongs to the lowest code of {dtype.long_name}, {dtype.minimum}"
         )
 
 
 def _clamped(node: Node, data: Value, rewriter: Rewriter) -> Value:
-    """`data`, kept within the codes that may be used: the lowered op would use all codes of the type."""
+    """Clamp `data` to the range of the allowed codes, since the lowered op uses all codes of the type."""
     dtype: DType = node.attribute("dtype")
     lowest, highest = (node.attributes.get(name) for name in ("quant_min", "quant_max"))
     if dtype.is_floating or (lowest is None and highest is None):
@@ -150,7 +150,7 @@ def _clamped(node: Node, data: Value, rewriter: Rewriter) -> Value:
 
 
 def _value_of(code: int, node: Node) -> torch.Tensor:
-    """What `code` stands for, in the shape of the scale."""
+    """Return the value of `code`, in the shape of the scale."""
     scale, zero_point, minval = (node.operand(name) for name in ("scale", "zero_point", "minval"))
     assert scale is not None
     codes = torch.full_like(_constant(scale).tensor, code)
@@ -181,7 +181,7 @@ def _lower_sparse_to_dense(node: Node, rewriter: Rewriter) -> Value:
 
 
 def _small_sparse(node: Node, values: Constant, mask: Constant, rewriter: Rewriter) -> Value:
-    """Codes of less than 8 bits, of which kept ones take 8 in Core AI, or all of them as they are, what is less."""
+    """Store sparse codes of less than 8 bits as 8-bit kept codes, or as all codes if that is smaller."""
     kept, type = values.tensor.numel(), node.result.tensor_type
     base = _base_name(node)
     if not mask.tensor.numel() + 8 * kept < mask.tensor.numel() * type.dtype.bits:
@@ -205,11 +205,11 @@ _LOWERINGS = {
 
 
 def _activation_operands(node: Node, rewriter: Rewriter) -> tuple[dict[str, Any], int]:
-    """Operands of quantize and dequantize: one entry, or one for each index along an axis."""
+    """Return the operands of quantize and dequantize: one entry, or one per index along an axis."""
     scale = node.operands["scale"].tensor_type
-    wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
-    extents = node.operands["input"].tensor_type.shape
-    if len(wide) > 1 or (wide and scale.shape[wide[0]] != extents[wide[0]]):
+    wide = [axis for axis, dim in enumerate(scale.shape) if dim != 1]
+    dims = node.operands["input"].tensor_type.shape
+    if len(wide) > 1 or (wide and scale.shape[wide[0]] != dims[wide[0]]):
         raise LoweringError(
             f"{node.name} ({node.location}): Core AI quantizes activations per tensor or per channel, not in blocks"
         )
@@ -223,7 +223,7 @@ def _activation_operands(node: Node, rewriter: Rewriter) -> tuple[dict[str, Any]
 
 
 def _zero_point(node: Node, data: Value, rewriter: Rewriter, *, ranked: bool) -> Value | None:
-    """The zero point in the element type of the codes."""
+    """Return the zero point in the element type of the codes."""
     value = node.operand("zero_point")
     if value is None:
         return None
@@ -252,7 +252,7 @@ def _flat(value: Value, role: str, rewriter: Rewriter) -> Value:
 
 
 def _once(rewriter: Rewriter, constant: Constant, role: str, tensor: Any, type: TensorType | None) -> Value:
-    """A constant made from `constant`; the same one when it is made again, so that shared parameters stay shared."""
+    """Return a derived constant, reusing an earlier one, so that shared parameters stay shared."""
     name = f"{constant.name}_{role}_{'x'.join(map(str, tensor.shape)) or 'scalar'}_{tensor.dtype}".replace("torch.", "")
     known = rewriter.graph.constants.get(name)
     if known is not None:
@@ -261,7 +261,7 @@ def _once(rewriter: Rewriter, constant: Constant, role: str, tensor: Any, type: 
 
 
 def _renamed(value: Value, name: str, rewriter: Rewriter) -> Value:
-    """The converter tells indices from tables by their names, and every constant must be a persistent buffer."""
+    """Rename a constant, since the converter distinguishes indices from tables by name, and make it persistent."""
     constant = _constant(value)
     if constant.kind == "buffer" and constant.persistent and constant.name == name:
         return value
@@ -280,7 +280,7 @@ def _base_name(node: Node) -> str:
 
 def _constant(value: Value) -> Constant:
     if value.constant is None:
-        raise LoweringError(f"{value.name} is computed, but Core AI wants a constant there; run fold-constants first")
+        raise LoweringError(f"{value.name} is computed, but Core AI needs a constant there; run fold-constants first")
     return value.constant
 
 
@@ -315,7 +315,7 @@ def _cast(value: Value, dtype: DType, node: Node, rewriter: Rewriter) -> Value:
 
 
 def _insert(node: Node, op: str, operands: dict[str, Any], attributes: dict[str, Any], rewriter: Rewriter) -> Value:
-    """The lowered node. Absent operands are spelled out as None: the converter reads arguments by position."""
+    """Insert the lowered node, with absent operands as None, since the converter reads arguments by position."""
     attributes |= {name: None for name, value in operands.items() if value is None}
     return rewriter.insert_before(
         node, op, operands, attributes, types=[result.type for result in node.results], name=node.name

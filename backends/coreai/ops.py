@@ -1,4 +1,4 @@
-"""The torch operators Core AI stores compressed tensors with, and what torch and the converter lack for small codes."""
+"""Core AI's torch operators for compressed tensors, and support for small integers in torch and the converter."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from graphpress.ir.dtypes import DType
 
 
 def packed(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """The low `bits` bits of uint8 `codes`, of any shape, as a 1-D uint8 stream of ``ceil(bits * size / 8)`` bytes.
+    """Pack the low `bits` bits of uint8 `codes` into a 1-D uint8 stream of ``ceil(bits * size / 8)`` bytes.
 
-    Lowest bits come first; the last byte is filled up with zeros.
+    Lowest bits come first; the last byte is padded with zeros.
     """
     stream = np.unpackbits(codes.reshape(-1, 1), axis=1, count=bits, bitorder="little")
     return np.packbits(stream.reshape(-1), bitorder="little")
@@ -35,16 +35,16 @@ def quantize(
     minval: Tensor | None = None,
     axis: int = 0,
 ) -> Tensor:
-    """What ``torch.ops.coreai.quantize`` means, for every element type.
+    """Compute ``torch.ops.coreai.quantize`` for every element type.
 
     Args:
         input: floats.
-        scale, zero_point, minval: with one entry, or one for each index along `axis`.
-        output_dtype: of the codes.
-        axis: of `input`.
+        scale, zero_point, minval: with one entry, or one per index along `axis`.
+        output_dtype: the element type of the codes.
+        axis: an axis of `input`.
 
     Returns:
-        the codes, those of less than 8 bits in int8 or uint8.
+        The codes; those of less than 8 bits in int8 or uint8.
     """
     dtype = DType.of(output_dtype)
     if dtype.is_dense:
@@ -58,29 +58,29 @@ def quantize(
 
 
 OPERATORS = ("lut_to_dense", "constexpr_blockwise_shift_scale", "quantize", "dequantize", "sparse_to_dense")
-"""The operators of `torch.ops.coreai` that hold or make compressed values."""
+"""The operators of `torch.ops.coreai` that produce or hold compressed values."""
 
 
 @cache
 def register() -> None:
-    """Make `torch.ops.coreai.*` callable and let the converter accept 3-bit lookup tables.
+    """Make `torch.ops.coreai.*` callable, and let the converter accept 3-bit lookup tables.
 
-    Safe to call any number of times; the work is done once.
+    Idempotent.
 
     Raises:
-        MissingDependencyError: when `coreai-torch` or `coreai-core` is not installed.
+        MissingDependencyError: if `coreai-torch` or `coreai-core` is not installed.
     """
 
     require("coreai_torch._compression.custom_layers")
-    teach_converter()
+    support_three_bits()
     _name_small_integers()
 
 
 def _name_small_integers() -> None:
-    """Give torch's graph printer names for its own integers below 8 bits.
+    """Give torch's graph printer names for integers below 8 bits.
 
-    Torch 2.13 leaves them out, and prints every graph it decomposes wherever tracing is logged, which pytest
-    turns on: 4-bit activations would then fail with a bare `KeyError`.
+    Torch 2.13 omits them, and prints every graph that it decomposes if tracing is logged, as under pytest: 4-bit
+    activations would then fail with a `KeyError`.
     """
     names = getattr(importlib.import_module("torch.utils._dtype_abbrs"), "dtype_abbrs", {})
     for bits in range(1, 8):
@@ -89,13 +89,13 @@ def _name_small_integers() -> None:
 
 
 def require(module: str) -> ModuleType:
-    """Import `module` of `coreai_torch` or `coreai`, or say which extra would bring it.
+    """Import `module` of `coreai_torch` or `coreai`, with an error that names the extra to install.
 
     Raises:
-        MissingDependencyError: when the module cannot be imported.
+        MissingDependencyError: if the module cannot be imported.
     """
     with warnings.catch_warnings():
-        # Local version labels ("2.13.0+cpu") make it warn about the very release it was validated with.
+        # Local version labels ("2.13.0+cpu") trigger its warning even for the validated release.
         warnings.filterwarnings("ignore", message="coreai-torch has only been validated")
         try:
             return importlib.import_module(module)
@@ -106,11 +106,11 @@ def require(module: str) -> ModuleType:
             ) from error
 
 
-def teach_converter() -> None:
+def support_three_bits() -> None:
     """Replace the converter's class of packed unsigned tensors by one that also packs 3 bits.
 
-    Tensors it has packed already are passed through, so one buffer may feed several operators. A release
-    of the converter that packs 3 bits itself, or that is built differently, is left as it is.
+    Already packed tensors are passed through, so that one buffer may be used by several operators. Converter releases
+    that pack 3 bits, or are built differently, are not changed.
     """
     utils: Any = require("coreai_torch._compression.utils")
     intx = require("coreai_torch._compression._intx")
@@ -119,7 +119,7 @@ def teach_converter() -> None:
         return
 
     class UintxTensor(packed_class):
-        """The converter's packed unsigned tensor, with 3 bits among its widths."""
+        """The converter's packed unsigned tensor, with 3-bit support."""
 
         nbits_to_dtype = {**packed_class.nbits_to_dtype, 3: torch.uint3}  # type: ignore[attr-defined]
 
@@ -128,7 +128,7 @@ def teach_converter() -> None:
 
         @classmethod
         def from_unpacked(cls, unpacked: torch.Tensor, nbits: int) -> torch.Tensor:
-            """Pack codes held one per byte."""
+            """Pack codes stored one per byte."""
             if isinstance(unpacked, packed_class):
                 return unpacked
             if nbits != 3:
@@ -141,6 +141,6 @@ def teach_converter() -> None:
 def pack_three_bits(codes: torch.Tensor) -> torch.Tensor:
     """Pack codes 0 to 7 of any shape into a 1-D uint8 bit stream, 3 bits each, lowest bit first.
 
-    The length is `ceil(3 * numel / 8)`; the last byte is filled up with zeros.
+    The length is `ceil(3 * numel / 8)`; the last byte is padded with zeros.
     """
     return torch.from_numpy(packed(codes.detach().cpu().to(torch.uint8).numpy(), 3))

@@ -1,8 +1,7 @@
-"""Make a decomposed program's compressed constants packable by position, not by name, and check their codes.
+"""Preparation and validation of the compressed constants of a decomposed program.
 
-The converter recognizes the operands of `lut_to_dense` by words in their names, wants packed data in the
-state dict, guesses bit widths that are not stated, and lets codes out of range wrap around. `settle` takes
-all of that away from chance.
+The converter recognizes the operands of `lut_to_dense` by words in their names, expects packed data in the state dict,
+guesses missing bit widths, and wraps codes that are out of range. `make_packable` makes all of this explicit.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from graphpress.backends.exporting import place
 from graphpress.ir.dtypes import DType
 
 TABLE_BITS = (1, 2, 3, 4, 6, 8)
-"""Widths of the indices a Core AI lookup table can have."""
+"""Index widths of Core AI lookup tables."""
 
 _LUT, _SHIFT_SCALE, _SPARSE, _QUANTIZE, _DEQUANTIZE = (
     "coreai::lut_to_dense",
@@ -32,11 +31,11 @@ _LUT, _SHIFT_SCALE, _SPARSE, _QUANTIZE, _DEQUANTIZE = (
 )
 
 
-def settle(program: ExportedProgram) -> ExportedProgram:
-    """Prepare `program`, which is changed in place, for the converter, and return it.
+def make_packable(program: ExportedProgram) -> ExportedProgram:
+    """Prepare `program` for the converter, in place, and return it.
 
     Raises:
-        ConversionError: for a table, index, code or zero point the backend cannot store, with its place.
+        ConversionError: for a table, index, code or zero point that the backend cannot store, with its source.
     """
     constants = _Constants(program)
     for count, (node, name) in enumerate(_compressed(program.graph)):
@@ -46,9 +45,9 @@ def settle(program: ExportedProgram) -> ExportedProgram:
         elif name == _SHIFT_SCALE:
             _settle_shift_scale(node, constants)
         elif name == _QUANTIZE:
-            _settle_zero_point(node.args[3], node.args[2], constants)
+            _type_zero_point(node.args[3], node.args[2], constants)
         elif name == _DEQUANTIZE:
-            _settle_zero_point(node.args[2], node.args[5], constants)
+            _type_zero_point(node.args[2], node.args[5], constants)
         else:
             constants.persist(node.args[1])
     program.graph_module.recompile()
@@ -100,8 +99,8 @@ def _settle_shift_scale(node: fx.Node, constants: _Constants) -> None:
             )
 
 
-def _settle_zero_point(node: Any, dtype: Any, constants: _Constants) -> None:
-    """Give the zero point of activation codes below 8 bits their type: the converter does so for weights only."""
+def _type_zero_point(node: Any, dtype: Any, constants: _Constants) -> None:
+    """Type the zero point of activation codes below 8 bits, which the converter does for weights only."""
     zeros = constants.persist(node)
     if zeros is None or dtype is None or DType.of(dtype).bits == 8 or zeros.dtype not in (torch.int8, torch.uint8):
         return
@@ -118,12 +117,12 @@ class _Constants:
         self._at = {spec.arg.name: at for at, spec in enumerate(program.graph_signature.input_specs)}
 
     def name(self, node: fx.Node) -> str:
-        """The qualified name of the constant behind a placeholder."""
+        """Return the qualified name of the constant of a placeholder."""
         spec = self._spec(node)
         return str(node) if spec is None else str(spec.target)
 
     def persist(self, node: Any) -> torch.Tensor | None:
-        """Put a constant into the state dict as a tensor object of its own; None if `node` is no constant."""
+        """Put a copy of a constant into the state dict; returns None if `node` is not a constant."""
         spec = self._spec(node)
         if spec is None or spec.target is None:
             return None
@@ -137,14 +136,14 @@ class _Constants:
         return program.state_dict[spec.target]
 
     def replace(self, node: fx.Node, tensor: torch.Tensor) -> None:
-        """Let a constant in the state dict be another tensor."""
+        """Replace a constant in the state dict."""
         spec = self._spec(node)
         assert spec is not None
         assert spec.target is not None
         self._program.state_dict[spec.target] = tensor
 
     def rename(self, node: fx.Node, name: str) -> None:
-        """Give a node a name of our choosing, in the signature too."""
+        """Rename a node, also in the signature."""
         spec = self._spec(node)
         if spec is not None:
             self._at[name] = self._at.pop(node.name)
@@ -158,7 +157,7 @@ class _Constants:
 
 
 def _compressed(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
-    """Nodes that read compressed constants, with their operator's name."""
+    """Yield the nodes that read compressed constants, with their operator's name."""
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             name = node.target.name()
@@ -167,7 +166,7 @@ def _compressed(graph: fx.Graph) -> Iterator[tuple[fx.Node, str]]:
 
 
 def _positional(node: fx.Node) -> tuple[Any, ...]:
-    """All arguments of a call by position, defaults filled in: the converter's handlers read them so."""
+    """Return all arguments by position with defaults, as the converter reads them."""
     target: Any = node.target
     schema = target._schema.arguments
     return tuple(

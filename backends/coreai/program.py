@@ -1,4 +1,4 @@
-"""What is converted, as a program of `torch.export` in the ops that the Core AI converter takes."""
+"""Export of models as programs in the ops that the Core AI converter supports."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ from graphpress.passes.framework import Pipeline, Runner
 
 
 def exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
-    """The program of a model. A graph is lowered first, and is not changed.
+    """Return the exported program of a model; a graph is lowered first, in a copy.
 
     Args:
         model: a module, which is exported in eval mode, a program, or a graph.
-        example_inputs, dynamic_shapes: for a module, as `export` takes them.
+        example_inputs, dynamic_shapes: for a module, as for `export`.
 
     Raises:
-        ConversionError: when torch cannot export the model, a graph holds what can only be looked at, or `model` is
-            nothing of the kind.
+        ConversionError: if torch cannot export the model, a graph has opaque ops, or `model` is of another type.
         FactError: for a graph with fake-quantizers.
         LoweringError: for a graph with compressed values that no backend can store.
     """
@@ -60,7 +59,7 @@ def _exported_graph(graph: Graph) -> ExportedProgram:
     opaque = sorted({node.op.name for node in graph.nodes if node.op.has(Trait.OPAQUE)})
     if opaque:
         raise ConversionError(
-            f"the graph {graph.name} has ops that can be looked at, not converted: {', '.join(opaque)}; accepted: ops "
+            f"the graph {graph.name} has opaque ops, which cannot be converted: {', '.join(opaque)}; accepted: ops "
             "of aten and quant, and those of the backends"
         )
     QUANTIZERS_CONVERTED.check(graph, "convert")
@@ -82,7 +81,7 @@ def _norm_without_parameters(
     momentum: float,
     eps: float,
 ) -> Any:
-    """The converter wants both parameters of a batch norm, or none of the op."""
+    """Supply missing batch norm parameters, since the converter needs both or a decomposed norm."""
     if weight is not None and bias is not None:
         return NotImplemented
     scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
@@ -92,14 +91,14 @@ def _norm_without_parameters(
 
 
 def _as_strided(x: torch.Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Any:
-    """Torch's pooling to one element only says so how memory is laid out: the elements stay where they are."""
+    """Drop changes of strides that move no elements, as in torch's pooling to one element."""
     same = not storage_offset and list(x.shape) == list(size)
-    moved = any(extent > 1 and has != wanted for extent, has, wanted in zip(size, x.stride(), stride, strict=same))
+    moved = any(dim > 1 and has != wanted for dim, has, wanted in zip(size, x.stride(), stride, strict=same))
     return x if same and not moved else NotImplemented
 
 
 def _sort(x: torch.Tensor, dim: int = -1, descending: bool = False) -> Any:
-    """As many of the largest or smallest as there are; among equals, any order."""
+    """Decompose a sort into top-k of all elements; ties are in any order."""
     return torch.topk(x, x.shape[dim], dim, descending)
 
 
@@ -108,7 +107,7 @@ def _stable_sort(x: torch.Tensor, *, stable: bool | None = False, dim: int = -1,
 
 
 def _of_all(reduce: Any) -> Callable[..., Any]:
-    """With the axes in place: without any, all are meant."""
+    """Make the axes explicit: none means all."""
 
     def reduced(x: torch.Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
         return NotImplemented if dim or not x.dim() else reduce(x, list(range(x.dim())), keepdim)
@@ -133,28 +132,28 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.upsample_nearest2d.vec: nearest(2),
     torch.ops.aten._upsample_bilinear2d_aa.vec: antialiased_bilinear,
 }
-"""What torch decomposes to ops that the converter lacks, what it takes in one form only, and what it computes wrong."""
+"""Decompositions of ops that the converter lacks, supports in one form only, or computes incorrectly."""
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
-    """A copy of `program` in the ops the converter knows; where it lacks one torch can decompose, that too.
+    """Return a copy of `program` in the ops that the converter supports.
 
     Raises:
-        ConversionError: when an operator is left that the converter does not have, with its places.
+        ConversionError: if an unsupported operator is left; names its source locations.
     """
     table = {**require("coreai_torch").get_decomp_table(), **_SPELLED_OUT}
     lowerings = require("coreai_torch._aten_to_core")._aten_to_core_resolver
     program = exporting.decompose(
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
-    _spell_out_casts(program)
+    _lower_casts(program)
     return program
 
 
-def _spell_out_casts(program: ExportedProgram) -> None:
-    """Make truths of floats by a comparison, and drop the fraction of what becomes an integer and a float again.
+def _lower_casts(program: ExportedProgram) -> None:
+    """Replace casts of floats to bool by comparisons, and truncate floats that are cast to integers and back.
 
-    The converter takes the two casts for none.
+    The converter drops both casts.
     """
     aten = torch.ops.aten
     for node in program.graph.find_nodes(op="call_function", target=aten._to_copy.default):
@@ -165,6 +164,6 @@ def _spell_out_casts(program: ExportedProgram) -> None:
             node.target, node.args, node.kwargs = aten.ne.Scalar, (source, 0), {}
         elif any(user.target is node.target and user.meta["val"].is_floating_point() for user in node.users):
             with program.graph.inserting_before(node):
-                whole = program.graph.call_function(aten.trunc.default, (source,))
-            whole.meta = dict(source.meta)
-            node.update_arg(0, whole)
+                truncated = program.graph.call_function(aten.trunc.default, (source,))
+            truncated.meta = dict(source.meta)
+            node.update_arg(0, truncated)

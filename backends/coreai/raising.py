@@ -1,4 +1,4 @@
-"""Raise Core AI's ops to the `quant` dialect, so that a finalized model can be compressed further."""
+"""Raising of Core AI's ops to the `quant` dialect, for further compression of finalized models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from graphpress.passes.framework.registry import register_pass
 @register_pass
 @frozen
 class RaiseFromCoreai(Pass):
-    """Spell ``coreai.lut_to_dense`` and its like as the `quant` ops they were lowered from.
+    """Raise ``coreai.lut_to_dense`` and similar ops to the `quant` ops they were lowered from.
 
-    Exact: both mean the same formula. The bit width of codes comes from the op's own dtype argument, or from the size
-    of the table.
+    Exact: both have the same formula. The bit width of codes is that of the op's dtype argument, or follows from the
+    size of the table.
     """
 
     name = "raise-from-coreai"
@@ -66,7 +66,7 @@ def _attributes(node: Node) -> dict[str, Any]:
 
 
 def is_packed_float4(node: Node) -> bool:
-    """Core AI knows float4, two codes to a byte, by its type and that of the scale."""
+    """Return True for packed float4, two codes per byte, recognized by the types of codes and scale."""
     if node.op.name != "coreai.constexpr_blockwise_shift_scale":
         return False
     data, scale = (node.operands[name].tensor_type.dtype for name in ("input", "scale"))

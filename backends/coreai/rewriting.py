@@ -1,4 +1,4 @@
-"""Store weights of a Core AI program in fewer bits, in the program itself: no torch model is needed."""
+"""Weight compression of Core AI programs without a torch model."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from graphpress.passes.framework import Pipeline
 
 
 def rewrite(program: Any, pipeline: Pipeline, *, in_place: bool = False) -> Any:
-    """A Core AI program like `program`, whose weights are what the passes of `pipeline` make of them.
+    """Return a Core AI program like `program`, with its weights replaced by the passes of `pipeline`.
 
-    The passes run over what is imported of each function; what they replace is replaced in the program, all else stays
-    as it is: free extents, states and ops that have no translation among it.
+    The passes run on an import of each function. Only the replaced weights change in the program; dynamic dims, states
+    and untranslated ops are preserved.
 
     Args:
-        program: what the converter made, an `AIProgram`, or one read from an asset.
+        program: an `AIProgram`, from the converter or an asset.
         pipeline: passes that replace weights, such as `quantize-weights`.
-        in_place: whether `program` itself is changed.
+        in_place: whether to change `program` itself.
 
     Raises:
-        AssetError: when `program` is none.
-        ConversionError: when the program that was made is not valid.
-        GraphpressError: what a pass raises about its options or a weight.
+        AssetError: if `program` is of another type.
+        ConversionError: if the resulting program is invalid.
+        GraphpressError: from a pass, about its options or a weight.
     """
     asset = ops.require("coreai.authoring.asset")
     if not isinstance(program, asset.AIProgram):
-        raise AssetError(f"a {type(program).__name__} is no Core AI program; expected an AIProgram")
+        raise AssetError(f"a {type(program).__name__} is not a Core AI program; expected an AIProgram")
     if not in_place:
         module = asset.clone_module(module=program._module._mlir_module)
         program = asset.AIProgram._from_mlir_module(module)
@@ -45,7 +45,7 @@ def rewrite(program: Any, pipeline: Pipeline, *, in_place: bool = False) -> Any:
         try:
             _replace(program, weights)
         except (RuntimeError, TypeError, ValueError) as error:
-            raise ConversionError(f"the program cannot be stored so: {type(error).__name__}: {error}") from error
+            raise ConversionError(f"the rewritten program is invalid: {type(error).__name__}: {error}") from error
     return program
 
 
@@ -62,7 +62,7 @@ def _replace(program: Any, weights: list[StoredWeight]) -> None:
 
 
 class _Builder:
-    """Makes ops of a Core AI program before the one that is replaced."""
+    """Inserts ops into a Core AI program, before the replaced op."""
 
     def __init__(self, ir: Any) -> None:
         self._ir = ir
@@ -71,7 +71,7 @@ class _Builder:
         self._types = ops.require("coreai_torch._type_mapping").TORCH_TO_COREAI_DTYPE
 
     def value(self, value: Value) -> Any:
-        """What stands for `value`: `quant` ops over constants, or a constant."""
+        """Return the program value for `value`, which is a constant or `quant` ops over constants."""
         if value.constant is not None:
             return self._constant(value.constant.tensor, value.tensor_type.dtype)
         assert value.node is not None
@@ -87,7 +87,7 @@ class _Builder:
         return self._ops.sparse_with_bitmask_to_dense(kept)
 
     def _blockwise_shift_scale(self, node: Node) -> Any:
-        """``(data - zero point) * scale``, block by block, computed in the dtype of the scale, 16 bits at least."""
+        """Emit ``(data - zero point) * scale`` per block, in the dtype of the scale, at least 16 bits wide."""
         scale, zero_point = node.operands["scale"], node.operand("zero_point")
         rank = node.result.tensor_type.rank
         steps = _ranked(_data(scale), rank)
@@ -103,7 +103,7 @@ class _Builder:
         return scaled if computed is wanted else self._ops.cast(scaled, self._element_type(wanted))
 
     def _constant(self, tensor: Tensor, dtype: DType) -> Any:
-        """A constant of `dtype`, whose codes come one for each byte where they have fewer bits."""
+        """Emit a constant of `dtype`; sub-byte codes are passed one per byte."""
         data = tensor.detach().contiguous()
         if dtype.bits >= 8 and (dtype.is_integer or dtype.bits >= 16):
             return self._ops.constant(data.numpy())

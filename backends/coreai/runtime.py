@@ -1,4 +1,4 @@
-"""Run saved assets with the Core AI runtime, called on torch tensors like a module."""
+"""Execution of saved assets in the Core AI runtime, on torch tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def run(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run `coroutine` on the background loop and wait for its result or its exception."""
+    """Run `coroutine` on the background loop, and return its result or raise its exception."""
     return asyncio.run_coroutine_threadsafe(coroutine, _running_loop()).result()
 
 
@@ -43,14 +43,14 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 _NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}
-"""The converter stores 64-bit types in 32: what a torch model takes as int64, its asset takes as int32."""
+"""The converter narrows 64-bit types to 32 bits: int64 inputs of a torch model are int32 in its asset."""
 
 
 def to_runtime(value: Any, declared: TensorInfo) -> Any:
-    """The runtime's array for an input or state declared as `declared`; Python numbers are taken as scalars.
+    """Convert an input or state to the runtime's array for `declared`; Python numbers are scalars.
 
     Raises:
-        ModelInputError: when the value is no tensor of that shape and dtype.
+        ModelInputError: if the value is not a tensor of the declared shape and dtype.
     """
     if isinstance(value, (bool, int, float)):
         value = torch.tensor(value, dtype=declared.dtype.torch_dtype)
@@ -74,8 +74,8 @@ def to_runtime(value: Any, declared: TensorInfo) -> Any:
 
 
 def to_torch(array: Any) -> torch.Tensor:
-    """A tensor with a copy of the runtime's array."""
-    values = np.array(array.numpy(), order="C")  # np.ascontiguousarray would make one number a vector
+    """Copy the runtime's array to a tensor."""
+    values = np.array(array.numpy(), order="C")  # np.ascontiguousarray would turn a scalar into a vector
     dtype = DType.of(array.dtype.replace("fn", "fnu") if "e8m0" in array.dtype else _torch_name(array.dtype))
     if dtype.torch_dtype in _VIEWS:
         return torch.from_numpy(values.view(_VIEWS[dtype.torch_dtype][1])).view(dtype.torch_dtype)
@@ -88,7 +88,7 @@ _VIEWS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
     torch.float8_e5m2: (torch.uint8, np.uint8),
     torch.float8_e8m0fnu: (torch.uint8, np.uint8),
 }
-"""Types numpy lacks, with the integers of their size whose bits stand for them."""
+"""Types that numpy lacks, with integer types of the same size for their bits."""
 
 
 def _narrowed(tensor: torch.Tensor, declared: TensorInfo) -> torch.Tensor:
@@ -112,29 +112,29 @@ def _to_numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
 
 
 def _torch_name(runtime_name: str) -> str:
-    """`float8e4m3fn` as the runtime writes it, `float8_e4m3fn` as torch does."""
+    """Convert a runtime type name such as `float8e4m3fn` to torch's `float8_e4m3fn`."""
     return runtime_name.replace("float8e", "float8_e")
 
 
 def load(path: str | PathLike[str], function: str = "main") -> LoadedModel:
-    """Load one function of the asset at `path`, ready to be called.
+    """Load one function of the asset at `path` for execution.
 
     Raises:
-        AssetError: when there is no asset, it is damaged, or it has no such function.
-        ExecutionError: when the runtime cannot load it.
-        MissingDependencyError: when the runtime is not installed.
+        AssetError: if there is no asset, it is damaged, or it has no such function.
+        ExecutionError: if the runtime cannot load it.
+        MissingDependencyError: if the runtime is not installed.
     """
     return LoadedModel(path, function)
 
 
 class LoadedModel:
-    """A function of an asset, held open in the runtime.
+    """A function of an asset, loaded in the runtime.
 
-    Call it with torch tensors, by position in the order of `signature.inputs` or by name; the result is a
-    tensor, or a tuple of them when there are several. On Linux this is the reference runtime on the CPU.
-    Use it as a context manager or `close` it to free its memory and files; garbage collection does too.
+    Call it with torch tensors, by position in the order of `signature.inputs` or by name; it returns a tensor, or a
+    tuple of several. On Linux this is the reference runtime on the CPU. Use it as a context manager, or call `close`,
+    to free its memory and files; garbage collection does so too.
 
-    States (buffers the model changes) start at zero and are kept from call to call in `states`, by name; copy
+    States (buffers that the model changes) are zero initially and persist between calls in `states`, by name; copy
     initial values into those tensors before the first call.
     """
 
@@ -160,8 +160,8 @@ class LoadedModel:
         """Run the function once.
 
         Raises:
-            ModelInputError: when names, count, shapes or dtypes are not those of `signature.inputs`.
-            ExecutionError: when the runtime fails, or the model is closed.
+            ModelInputError: if names, count, shapes or dtypes differ from `signature.inputs`.
+            ExecutionError: if the runtime fails, or the model is closed.
         """
         given = self._named(args, kwargs)
         inputs = {each.name: to_runtime(given[each.name], each) for each in self.signature.inputs}
@@ -180,7 +180,7 @@ class LoadedModel:
         return outputs[0] if len(outputs) == 1 else outputs
 
     def close(self) -> None:
-        """Free the model's memory and files. Calling it again does nothing."""
+        """Free the model's memory and files; idempotent."""
         self._close()
 
     def __enter__(self) -> LoadedModel:
@@ -228,7 +228,7 @@ async def _entered(stack: AsyncExitStack, path: str | PathLike[str], function: s
 
 
 def _close(stack: AsyncExitStack, process: int) -> None:
-    if os.getpid() == process:  # a forked child has neither the loop's thread nor a right to the files
+    if os.getpid() == process:  # a forked child has neither the loop's thread nor ownership of the files
         run(stack.aclose())
 
 

@@ -1,8 +1,8 @@
-"""Core ML: convert torch models to `.mlpackage`s with exact codes, read them back, and check what they compute."""
+"""Core ML backend: convert torch models to `.mlpackage`s with exact codes, read them back and verify them."""
 
 from graphpress.backends.coreml.check import check, evaluate
 from graphpress.backends.coreml.convert import convert
-from graphpress.backends.coreml.importing import from_mil, from_package, losses
+from graphpress.backends.coreml.importing import from_mil, from_package, unsupported_features
 from graphpress.backends.coreml.legality import Target, TargetError
 from graphpress.backends.coreml.package import PackageInfo, StoredConstant, read
 
@@ -16,6 +16,6 @@ __all__ = [
     "evaluate",
     "from_mil",
     "from_package",
-    "losses",
     "read",
+    "unsupported_features",
 ]

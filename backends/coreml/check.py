@@ -1,7 +1,7 @@
-"""Compare what a saved package computes with the torch model it was made from.
+"""Numerical comparison of a saved package with its torch model.
 
-Core ML predicts on Apple's systems only. Here its program is read back from the file, weights included, and evaluated
-by the interpreter of the IR, with convolutions summed exactly, as those of a finalized model are.
+Core ML runs on Apple's systems only. The program is therefore imported from the file, with its weights, and evaluated
+by the IR's interpreter, with exactly summed convolutions as in a finalized model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphpress.backends.comparison import CheckReport, ExactConvolutions, compa
 from graphpress.backends.coreml.importing import from_mil
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import run
 from graphpress.ir.types import TensorType
@@ -33,20 +33,20 @@ def check(
     inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any],
     tolerance: float = 1e-5,
 ) -> CheckReport:
-    """Evaluate the package at `path` and `model` on the same inputs and compare their outputs.
+    """Evaluate the package at `path` and `model` on the same inputs, and compare their outputs.
 
-    Where torch as it runs is not within the tolerance, the model is exported and evaluated once more with convolutions
-    summed exactly, as the package is: sums in another order fall on the other side of a rounding tie.
+    If torch is not within the tolerance, the model is exported and evaluated with exactly summed convolutions, as the
+    package is, since sums in another order may round to another code.
 
     Args:
         path: a saved package.
-        model: the module, run in eval mode, or the exported program the package was made from.
+        model: the module, run in eval mode, or the exported program of the package.
         inputs: one tensor, a tuple of the arguments, or a dict by name.
-        tolerance: largest accepted absolute difference, in units of the torch output's range (max - min).
+        tolerance: the largest accepted absolute difference, in units of the torch output's range (max - min).
 
     Raises:
-        AssetError: when there is no package, or it is damaged.
-        InterpreterError: when it holds an op that the IR has no translation for.
+        AssetError: if there is no package, or it is damaged.
+        InterpreterError: if it has an op that the IR cannot translate.
     """
     args, kwargs = exporting.arguments(inputs)
     module = model.module() if isinstance(model, ExportedProgram) else model
@@ -70,26 +70,26 @@ def check(
 def _summed_exactly(
     model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[torch.Tensor]:
-    """The outputs of the graph that is converted, with convolutions summed exactly."""
+    """Return the outputs of the converted graph, with exactly summed convolutions."""
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
     with ExactConvolutions(), torch.no_grad():
         return tensors_in(exported.module()(*args, **kwargs))
 
 
 def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple[Graph, list[Any]]:
-    """The package's program as a graph, and what it returns for flat `inputs`, cast to what it takes.
+    """Import the package's program, and evaluate it on flat `inputs`, cast to the declared types.
 
     Raises:
-        AssetError: when there is no package, it is damaged, or it takes another number of inputs.
-        InterpreterError: when it holds an op that the IR has no translation for.
+        AssetError: if there is no package, it is damaged, or it has another number of inputs.
+        InterpreterError: if it has an op that the IR cannot translate.
     """
     program = load_program(path)
-    with understanding(path):
+    with program_errors_named(path):
         names = list(program.functions["main"].inputs)
     if len(names) != len(inputs):
         raise AssetError(f"{path} takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
     shapes = {name: tuple(value.shape) for name, value in zip(names, inputs, strict=True)}
-    with understanding(path):
+    with program_errors_named(path):
         graph = from_mil(program, name=Path(path).stem, shapes=shapes)
     fed = [value.to(_dtype(graph_input.value)) for value, graph_input in zip(inputs, graph.inputs, strict=True)]
     with ExactConvolutions():

@@ -1,4 +1,4 @@
-"""Convert a model to a saved Core ML package, compressed values stored as the codes they are."""
+"""Conversion of a model to a saved Core ML package, with compressed values stored as codes."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from graphpress.ir.torch.capture import from_exported_program
 
 
 class CoremlBackend:
-    """Apple's Core ML: `.mlpackage`s, made from the program for Core AI."""
+    """The backend for Apple's Core ML, with `.mlpackage`s made from the program for Core AI."""
 
     name = "coreml"
 
     def lowering(self) -> tuple[LowerToCoreai, ...]:
-        """Every `quant` op becomes the `coreai` op of the same meaning, which `convert` translates."""
+        """Return the pass that lowers `quant` ops to the equivalent `coreai` ops, which `convert` translates."""
         return (LowerToCoreai(),)
 
     def convert(self, model: Any, path: str | PathLike[str], example_inputs: Any = None) -> PackageInfo:
-        """See `graphpress.backends.coreml.convert`; the target is iOS18."""
+        """Convert and save a model for iOS18; see `graphpress.backends.coreml.convert`."""
         return convert(model, path, example_inputs)
 
 
@@ -52,32 +52,32 @@ def convert(
     *,
     target: Target | str = Target.iOS18,
 ) -> PackageInfo:
-    """Export, convert and save a model as a Core ML package, and return what was saved.
+    """Export, convert and save a model as a Core ML package, and return its description.
 
-    What is converted is the program for Core AI: a model finalized with ``ExportBackend.CoreAI``, or any other. Its
-    `coreai` ops become Core ML's compressed constants with the same codes. Numbers keep the precision they have in the
-    model; `graphpress.casting` makes a model of 16 bits first.
+    Converts the program for Core AI: a model finalized with ``ExportBackend.CoreAI``, or any other. Its `coreai` ops
+    become Core ML's compressed constants with the same codes. The precision of the model is kept; use
+    `graphpress.casting` to convert it to 16 bits first.
 
     Args:
         model_or_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR. It is
             not changed.
-        path: where the package, a directory ending in `.mlpackage`, goes. One that is already there is replaced in
-            one step once the new one is complete, and is whole if anything fails before.
+        path: the target, a directory ending in `.mlpackage`. An existing package is replaced atomically once the new
+            one is complete.
         example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
-        dynamic_shapes: as `torch.export.export` takes them, for a module.
-        target: the oldest system the package is for.
+        dynamic_shapes: as for `torch.export.export`, for a module.
+        target: the oldest system that the package supports.
 
     Raises:
-        MissingDependencyError: when coremltools is not installed.
-        TargetError: when `target` is none.
-        LoweringError: when the target cannot store what the model holds; found before anything is converted.
+        MissingDependencyError: if coremltools is not installed.
+        TargetError: if `target` is unknown.
+        LoweringError: if the target cannot store the compressed values; raised before the conversion.
         FactError: for a graph with fake-quantizers.
-        AssetError: when nothing can be written at `path`.
-        ConversionError: when torch cannot export the model or coremltools refuses it.
+        AssetError: if `path` cannot be written.
+        ConversionError: if torch cannot export the model or coremltools rejects it.
     """
     wanted = Target.of(target)
     require()
-    with suppress(MissingDependencyError):  # without the ops' package there is no program that has them
+    with suppress(MissingDependencyError):  # without the ops' package, no program uses them
         coreai_ops.register()
     translations.register()
     clock: dict[str, float] = {}
@@ -101,10 +101,10 @@ def convert(
 
 
 def converted(program: ExportedProgram, target: Target) -> Any:
-    """The coremltools model of a program, not saved yet.
+    """Convert a program to a coremltools model, without saving it.
 
     Raises:
-        ConversionError: when coremltools refuses it.
+        ConversionError: if coremltools rejects it.
     """
     coremltools = require()
     try:
@@ -130,13 +130,16 @@ _CARELESS_PASSES = {
     "common::int_op_canonicalization",
     "common::dequantize_quantize_pair_elimination",
 }
-"""Passes of coremltools that change what quantized activations are. The first divides the scales around a sum by one
-of them: the quotients are rounded, and values at ties become other codes. The second makes ``dequantize, reshape,
-quantize`` a reshape of the codes, whatever the scales; the third drops ``dequantize, quantize`` whatever the types."""
+"""Passes of coremltools that change the values of quantized activations.
+
+The first divides the scales around a sum by one of them; the quotients are rounded, and ties get other codes. The
+second replaces ``dequantize, reshape, quantize`` by a reshape of the codes, whatever the scales; the third drops
+``dequantize, quantize``, whatever the types.
+"""
 
 
 def _pipeline(coremltools: Any) -> Any:
-    """coremltools' own pipeline without the careless passes."""
+    """Return coremltools' default pipeline without the unsafe passes."""
     pipeline = coremltools.PassPipeline()
     pipeline.remove_passes(_CARELESS_PASSES)
     return pipeline

@@ -1,4 +1,4 @@
-"""ATen ops that coremltools lacks, or computes otherwise than torch, in ones that it computes alike."""
+"""Decompositions of ATen ops that coremltools lacks or computes differently from torch."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ aten = torch.ops.aten
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
-    """A copy of `program` in ops that coremltools has and computes as torch does.
+    """Return a copy of `program` in ops that coremltools computes as torch does.
 
     Raises:
-        ConversionError: when an operator is left that coremltools does not have, with its places.
+        ConversionError: if an unsupported operator is left; names its source locations.
     """
     lowerings = require("coremltools.converters.mil.frontend.torch.torch_op_registry")._TORCH_OPS_REGISTRY
     table = {**_made_of_others(), **_SPELLED_OUT}
@@ -38,14 +38,14 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
-    """The approximation by tanh, spelled out: coremltools does not see it in the gelu of an exported program."""
+    """Expand the tanh approximation, which coremltools ignores in exported programs."""
     if approximate == "none":
         return NotImplemented
     return x * (0.5 * (torch.tanh(((0.044715 * x**3) + x) * (2 / math.pi) ** 0.5) + 1))
 
 
 def _reciprocal(x: torch.Tensor) -> Any:
-    """A quotient: the inverse of an ML program is that of a number 1e-4 larger."""
+    """Compute the reciprocal as a quotient, since the inverse op of ML programs adds 1e-4 to its operand."""
     return torch.full((), 1.0, dtype=x.dtype) / x if x.is_floating_point() else NotImplemented
 
 
@@ -54,12 +54,12 @@ def _trunc(x: torch.Tensor) -> Any:
 
 
 def _matmul(a: torch.Tensor, b: torch.Tensor) -> Any:
-    """With a vector as a matrix of one column."""
+    """Multiply with a vector as a matrix of one column."""
     return torch.matmul(a, b.unsqueeze(1)).squeeze(-1) if a.dim() > 1 and b.dim() == 1 else NotImplemented
 
 
 def _logical(logical: Any) -> Callable[..., Any]:
-    """Between truths, which coremltools has other ops for."""
+    """Decompose to the logical op for bool operands, which coremltools implements separately."""
 
     def combined(a: torch.Tensor, b: torch.Tensor) -> Any:
         return logical(a, b) if a.dtype == b.dtype == torch.bool else NotImplemented
@@ -78,7 +78,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """With a head of keys and values for each of queries, where several share one."""
+    """Repeat key and value heads that several query heads share."""
     if not enable_gqa:
         return NotImplemented
     shared = query.shape[-3] // key.shape[-3], query.shape[-3] // value.shape[-3]
@@ -95,7 +95,7 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    """Without a divisor of its own, which coremltools lacks: the mean of whole windows, scaled."""
+    """Scale the mean of full windows instead of using a divisor override, which coremltools lacks."""
     if divisor_override is None or ceil_mode:
         return NotImplemented
     elements = math.prod(kernel_size) if len(kernel_size) == 2 else kernel_size[0] ** 2
@@ -113,7 +113,7 @@ def _instance_norm(
     eps: float,
     cudnn_enabled: bool,
 ) -> Any:
-    """With statistics of its own it is a batch norm; coremltools takes those of the input whatever is asked for."""
+    """Use batch norm for explicit statistics, since coremltools always takes those of the input."""
     if use_input_stats:
         return NotImplemented
     return aten.batch_norm.default(x, weight, bias, mean, var, False, momentum, eps, cudnn_enabled)
@@ -122,7 +122,7 @@ def _instance_norm(
 def _nan_to_num(
     x: torch.Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Any:
-    """By a comparison and a clamp: coremltools makes constants of shapes that it finds when the model runs."""
+    """Use comparisons and clamps, since coremltools creates constants of data-dependent shapes."""
     if not x.is_floating_point():
         return NotImplemented
     limits = torch.finfo(x.dtype)
@@ -132,12 +132,12 @@ def _nan_to_num(
 
 
 def _lerp(x: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
-    """From the nearer end, as torch takes it."""
+    """Interpolate from the nearer end, as torch does."""
     return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
 
 
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """Cut where a number is negative, and in a circle by slices of the other end: coremltools lacks both."""
+    """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both."""
     if mode != "circular" and min(pad, default=0) >= 0:
         return NotImplemented
     for at in range(0, len(pad), 2):
@@ -152,7 +152,7 @@ def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: flo
 
 
 def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
-    """With the stride in place, which is the kernel's size when there is none: coremltools wants it given."""
+    """Make the default stride, the kernel size, explicit, since coremltools requires it."""
 
     def pooled(x: torch.Tensor, kernel_size: Sequence[int], stride: Sequence[int] = (), *rest: Any) -> Any:
         return NotImplemented if stride else pool(x, kernel_size, kernel_size, *rest)
@@ -182,7 +182,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x * x - 1)),
     aten.log_sigmoid.default: lambda x: x.clamp(max=0) - torch.log1p(torch.exp(-x.abs())),
     aten.avg_pool2d.default: _avg_pool2d,
-    aten.var.correction: variance,  # coremltools forgets the correction where no axes are given
+    aten.var.correction: variance,  # coremltools ignores the correction without axes
     aten.std.correction: deviation,
     aten.var_mean.correction: variance_and_mean,
     aten.std_mean.correction: deviation_and_mean,
@@ -201,6 +201,6 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
 
 @cache
 def _made_of_others() -> dict[Any, Callable[..., Any]]:
-    """What coremltools has in forms that torch does not export, as torch makes it of other ops."""
+    """Return torch's decompositions of ops that coremltools supports only in forms that torch does not export."""
     composite = torch.export.default_decompositions()
     return {op: composite[op] for op in (aten.cosine_similarity.default, aten.rms_norm.default)}

@@ -1,4 +1,4 @@
-"""coremltools, imported on demand: it is optional, and takes seconds."""
+"""Import of coremltools on demand, since it is optional and slow to import."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from graphpress.backends.errors import MissingDependencyError
 
 
 def require(module: str = "coremltools") -> ModuleType:
-    """Import `module` of coremltools, or say which extra would bring it.
+    """Import `module` of coremltools, with an error that names the extra to install.
 
     Raises:
-        MissingDependencyError: when the module cannot be imported.
+        MissingDependencyError: if the module cannot be imported.
     """
     with quiet():
         try:
@@ -31,9 +31,7 @@ def require(module: str = "coremltools") -> ModuleType:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what coremltools and torchao, which it imports, have to say about other packages from the user, and the
-    progress bars.
-    """
+    """Silence progress bars, and the warnings of coremltools and torchao about other packages."""
     loggers = [logging.getLogger(name) for name in ("coremltools", "torchao", "torch.utils._pytree")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a deployment target can store, checked on the lowered graph before anything is converted."""
+"""Check of the lowered graph against the storage formats of a deployment target."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from graphpress.passes.framework.registry import register_pass
 
 
 class TargetError(GraphpressError, ValueError):
-    """A name that is no deployment target."""
+    """An unknown deployment target."""
 
 
 class Target(IntEnum):
-    """The oldest system a package is for."""
+    """The oldest system that a package supports."""
 
     iOS15 = 15
     """No compressed constants."""
     iOS16 = 16
-    """Weights of 8 bits per tensor or channel, one table per tensor, sparse weights."""
+    """8-bit weights per tensor or channel, one lookup table per tensor, sparse weights."""
     iOS17 = 17
-    """Activations of 8 bits, too."""
+    """Also 8-bit activations."""
     iOS18 = 18
-    """Weights of 4 bits, blocks, tables per group, of vectors and of 8-bit entries, and all of them together."""
+    """Also 4-bit weights, blocks, lookup tables per group, vector and 8-bit entries, and their combinations."""
     iOS26 = 26
-    """The same, with the entries of a table scaled where they are looked up."""
+    """Also lookup tables whose entries are scaled at the lookup."""
 
     @classmethod
     def of(cls, value: object) -> Target:
-        """A target from itself, its name, or a member of coremltools' own `target`.
+        """Return a target from a target, a name, or a member of coremltools' `target`.
 
         Raises:
-            TargetError: when there is none of that name.
+            TargetError: if the name is unknown.
         """
         if isinstance(value, cls):
             return value
@@ -50,7 +50,7 @@ class Target(IntEnum):
         if isinstance(name, str) and name in cls.__members__:
             return cls[name]
         accepted = ", ".join(cls.__members__)
-        raise TargetError(f"no target {value!r}{suggestion(str(name), cls.__members__)}; accepted: {accepted}")
+        raise TargetError(f"unknown target {value!r}{suggestion(str(name), cls.__members__)}; accepted: {accepted}")
 
 
 STORABLE_IN_COREML = Fact("storable-in-coreml", "every compressed value has a stored form at the Core ML target")
@@ -67,12 +67,12 @@ _ACTIVATIONS = (DType.INT8, DType.UINT8)
 
 @frozen
 class Violation:
-    """Something a target cannot store.
+    """A compressed value that a target cannot store.
 
     Attributes:
-        node: that needs it.
-        what: in words.
-        lowest: the oldest target that can; None when none can.
+        node: the node of the value.
+        what: the unsupported feature, as text.
+        lowest: the oldest target that supports it, or None.
     """
 
     node: Node
@@ -91,10 +91,10 @@ def _target_name(value: object) -> str:
 @register_pass
 @frozen
 class CheckCoremlTarget(Pass):
-    """Refuse a graph that holds compressed values which the target cannot store.
+    """Reject a graph with compressed values that the target cannot store.
 
-    Everything is checked before the error is raised, so that it names all that is in the way, and the oldest target
-    that could store each. The graph is not changed.
+    All values are checked before the error is raised, which names each unsupported feature and the oldest target that
+    supports it. The graph is not changed.
 
     Attributes:
         target: the deployment target, such as ``iOS18``.
@@ -106,15 +106,15 @@ class CheckCoremlTarget(Pass):
     target: str = field(default="iOS18", converter=_target_name)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Look at every compressed value."""
+        """Check every compressed value."""
         require_legal(graph, Target.of(self.target))
 
 
 def require_legal(graph: Graph, target: Target) -> None:
-    """Raise where `target` cannot store what `graph` holds.
+    """Raise if `target` cannot store the compressed values of `graph`.
 
     Raises:
-        LoweringError: naming each node, what is in the way, and the lowest target that can.
+        LoweringError: naming each node, the unsupported feature, and the oldest target that supports it.
     """
     found = violations(graph, target)
     if found:
@@ -125,15 +125,15 @@ def require_legal(graph: Graph, target: Target) -> None:
 
 
 def violations(graph: Graph, target: Target) -> list[Violation]:
-    """All that is in the way of storing `graph` for `target`, in order."""
+    """Return the features of `graph` that `target` cannot store, in graph order."""
     return [each for each in _demands(graph.nodes) if each.lowest is None or each.lowest > target]
 
 
 def lowest_target(nodes: Iterable[Node]) -> Target:
-    """The oldest target that can store what `nodes` are.
+    """Return the oldest target that can store the values of `nodes`.
 
     Raises:
-        LoweringError: when none can.
+        LoweringError: if there is none.
     """
     demands = list(_demands(nodes))
     impossible = "".join(f"\n  {each}" for each in demands if each.lowest is None)
@@ -143,7 +143,7 @@ def lowest_target(nodes: Iterable[Node]) -> Target:
 
 
 def _demands(nodes: Iterable[Node]) -> Iterator[Violation]:
-    """What each compressed value asks for, and the oldest target that has it."""
+    """Yield the features that each compressed value needs, with the oldest target that supports them."""
     for node in nodes:
         if node.op.dialect in ("coreai", "quant"):
             demand = _DEMANDS.get(node.op.short_name)
@@ -164,7 +164,7 @@ def _table_demand(node: Node) -> tuple[str, Target | None]:
         return f"a table of {lut.dtype.long_name} entries", Target.iOS18
     if width > 1:
         return "a table of vectors", Target.iOS18
-    if any(extent != 1 for extent in lut.shape[:-2]):
+    if any(dim != 1 for dim in lut.shape[:-2]):
         return "a table for each group of channels", Target.iOS18
     if entries == 8:
         return "a table of 3 bits", Target.iOS18
@@ -192,7 +192,7 @@ def _weight_demand(node: Node) -> tuple[str, Target | None]:
         if node.operand("zero_point") is not None:
             return "a zero point for kept elements; symmetric codes are possible", None
         return "sparse weights of integers", Target.iOS18
-    wide = [axis for axis, extent in enumerate(_shape(node.operands["scale"])) if extent != 1]
+    wide = [axis for axis, dim in enumerate(_shape(node.operands["scale"])) if dim != 1]
     per_channel = len(wide) <= 1 and all(_shape(node.operands["scale"])[a] == _shape(data)[a] for a in wide)
     if not per_channel:
         return "a scale for each block", Target.iOS18
@@ -216,7 +216,7 @@ def _sparse_demand(node: Node) -> tuple[str, Target | None]:
 
 
 def _kept_of(dense: Value) -> Value:
-    """The kept elements that `dense` puts in their places."""
+    """Return the kept elements that `dense` scatters."""
     node = dense.node
     assert node is not None
     return node.operands.get("nonzero_data") or node.operands["values"]
@@ -233,7 +233,7 @@ _DEMANDS = {
 
 
 def _code_dtype(node: Node) -> DType:
-    """The element type of the codes; without an argument that says it, that of the operand."""
+    """Return the element type of the codes: the op's dtype argument, or the operand's type."""
     if is_packed_float4(node):
         return DType.FLOAT4_E2M1FN
     for name in ("dtype", "input_dtype") if node.op.short_name != "quantize" else ("dtype", "output_dtype"):
@@ -245,7 +245,7 @@ def _code_dtype(node: Node) -> DType:
 
 
 def _is_scaled(use: Use) -> bool:
-    """True where a scale follows, perhaps after the places of kept elements."""
+    """Return True if a scale follows, possibly after the expansion of kept elements."""
     if isinstance(use.user, Node) and use.user.op.short_name == "sparse_to_dense":
         return all(_is_scaled(next_use) for next_use in use.user.result.uses)
     return use.operand == "input" and _is_shift_scale(use.user)

@@ -1,4 +1,4 @@
-"""Read a saved package back: its digests, inputs and outputs, constants, operators, and what its weights cost."""
+"""Description of saved packages: digests, inputs and outputs, constants, operators and sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
 from graphpress.ir.files import write_file
 
@@ -26,7 +26,7 @@ _DIGEST = re.compile(r"sha256 ([0-9a-f]{64})")
 
 
 def add_digests(directory: Path, spec: Any) -> None:
-    """Write the digests of the package at `directory`, whose program is `spec`, into its manifest."""
+    """Write the digests of the package at `directory`, with the program `spec`, into its manifest."""
     path = directory / MANIFEST
     manifest = json.loads(path.read_bytes())
     for entry, _, digest in _items(directory, manifest, spec):
@@ -35,10 +35,10 @@ def add_digests(directory: Path, spec: Any) -> None:
 
 
 def check_digests(directory: Path, spec: Any) -> None:
-    """Compare the package at `directory`, whose program is `spec`, with the digests in its manifest, if there are any.
+    """Compare the package at `directory`, with the program `spec`, with the digests in its manifest, if any.
 
     Raises:
-        AssetError: when something in the package is not what was written.
+        AssetError: if a digest differs.
     """
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
@@ -49,13 +49,13 @@ def check_digests(directory: Path, spec: Any) -> None:
         told = _DIGEST.search(str(entry.get("description")))
         if told is not None and told[1] != digest:
             raise AssetError(
-                f"{directory} is damaged: {item.relative_to(directory)} is not what the digest in {MANIFEST} was made "
-                "of; restore it from a copy, or convert the model again"
+                f"{directory} is damaged: {item.relative_to(directory)} does not match its digest in {MANIFEST}; "
+                "restore it from a copy, or convert the model again"
             )
 
 
 def _items(directory: Path, manifest: Any, spec: Any) -> Iterator[tuple[dict[str, Any], Path, str]]:
-    """The manifest's entries, where their items are, and what their digests are."""
+    """Yield the manifest's entries, with paths and digests of their items."""
     for identifier, entry in manifest["itemInfoEntries"].items():
         item = directory / "Data" / entry["path"]
         if not item.resolve().is_relative_to(directory.resolve()):
@@ -65,7 +65,7 @@ def _items(directory: Path, manifest: Any, spec: Any) -> Iterator[tuple[dict[str
 
 
 def _files_digest(item: Path) -> str:
-    """The digest of a file, or of a folder's files with their names and sizes."""
+    """Return the digest of a file, or of a folder's files with names and sizes."""
     files = sorted(each for each in item.rglob("*") if each.is_file()) if item.is_dir() else [item]
     digest = hashlib.sha256()
     for file in files:
@@ -76,7 +76,7 @@ def _files_digest(item: Path) -> str:
 
 
 def _meaning(spec: Any) -> bytes:
-    """A program without what people may write about it: author, license, descriptions."""
+    """Return the program without editable metadata: author, license, descriptions."""
     bare = type(spec)()
     bare.CopyFrom(spec)
     bare.description.ClearField("metadata")
@@ -94,11 +94,11 @@ class StoredConstant:
     """A tensor in the weight file.
 
     Attributes:
-        name: of the constant.
-        dtype: of its elements, at the bits they are stored with.
-        shape: of the tensor.
+        name: the name of the constant.
+        dtype: the element type as stored.
+        shape: the shape of the tensor.
         used_by: operator and operand of each use, such as ``constexpr_lut_to_dense.indices``.
-        offset: of its record in the weight file; constants with equal content share one.
+        offset: the offset of its record in the weight file, shared by constants with equal content.
     """
 
     name: str
@@ -116,17 +116,17 @@ class StoredConstant:
 
 @attrs.frozen
 class PackageInfo:
-    """What a saved package holds.
+    """The content of a saved package.
 
     Attributes:
-        path: its directory.
+        path: the package's directory.
         target: the specification version it was written for.
         inputs, outputs: their names, in order.
         constants: the tensors in the weight file; small ones are in the program itself.
-        operations: how many operators of each name, plain constants left out.
-        stored_bytes: bytes of all its files.
+        operations: operator counts by name, without plain constants.
+        stored_bytes: total bytes of its files.
         weight_file_bytes: bytes of the weight file.
-        seconds: wall seconds of each part of the conversion that made it; empty for one read from disk.
+        seconds: wall seconds of each stage of its conversion; empty for a package read from disk.
     """
 
     path: Path
@@ -146,8 +146,10 @@ class PackageInfo:
 
     @property
     def weight_bytes_by_law(self) -> int:
-        """What the weight file must take: a header, and for each record a header and the data, padded to 64
-        bytes, the last one apart."""
+        """The expected size of the weight file.
+
+        A header, and for each record a header and the data, padded to 64 bytes except for the last one.
+        """
         sizes = [size for _, size in sorted(_records(self.constants).items())]
         if not sizes:
             return 0
@@ -160,41 +162,41 @@ def _records(constants: tuple[StoredConstant, ...]) -> dict[int, int]:
 
 
 def read(path: str | PathLike[str]) -> PackageInfo:
-    """Describe the package at `path` from its files alone.
+    """Describe the package at `path` from its files.
 
     Raises:
-        AssetError: when there is none, or it is damaged.
-        MissingDependencyError: when coremltools is not installed.
+        AssetError: if there is none, or it is damaged.
+        MissingDependencyError: if coremltools is not installed.
     """
     directory = Path(path)
     spec = _spec(directory)
-    with understanding(directory):
+    with program_errors_named(directory):
         return _described(spec, directory)
 
 
 def load_program(path: str | PathLike[str]) -> Any:
-    """The package's program as coremltools reads it, weights included.
+    """Return the package's program as read by coremltools, with its weights.
 
     Raises:
-        AssetError: when there is no package, or it is damaged.
+        AssetError: if there is no package, or it is damaged.
     """
     directory = Path(path)
     spec = _spec(directory)
     loader = require("coremltools.converters.mil.frontend.milproto.load")
-    with understanding(directory), quiet():
+    with program_errors_named(directory), quiet():
         return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
 
 
 def _spec(directory: Path) -> Any:
-    """The specification in a package that is what its digests say, where it has some.
+    """Return the specification of a package, after checking its digests, if any.
 
     Raises:
-        AssetError: when there is no package, it is damaged, or it holds no ML program.
+        AssetError: if there is no package, it is damaged, or it has no ML program.
     """
     coremltools = require()
     if not directory.is_dir() or not (directory / MANIFEST).is_file():
-        raise AssetError(f"{directory} is no Core ML package: it has no {MANIFEST}")
-    with understanding(directory), quiet():
+        raise AssetError(f"{directory} is not a Core ML package: it has no {MANIFEST}")
+    with program_errors_named(directory), quiet():
         spec = coremltools.utils.load_spec(str(directory))
     check_digests(directory, spec)
     if spec.WhichOneof("Type") != "mlProgram":

@@ -1,4 +1,4 @@
-"""Store weights of a Core ML program in fewer bits, in the program itself: no torch model is needed."""
+"""Weight compression of Core ML programs without a torch model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.importing.program import sketch
 from graphpress.backends.coreml.legality import Target, lowest_target
 from graphpress.backends.coreml.package import load_program
-from graphpress.backends.coreml.translations import TRANSLATIONS, Builder, Constant, Waiting, dtype_number
+from graphpress.backends.coreml.translations import TRANSLATIONS, Builder, Constant, DeferredTables, dtype_number
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.backends.importing.weights import StoredWeight, compress
 from graphpress.ir.graph import Node, Value
@@ -22,24 +22,24 @@ _OPERANDS = {"values": "nonzero_data"}
 
 
 def stored_weight(value: Value, name: str) -> Any:
-    """What stands for `value`, made at the place where coremltools builds now.
+    """Emit the ops for `value` at coremltools' current insertion point.
 
     Args:
-        value: `quant` ops over constants, which the target can store, or a constant.
-        name: of the op.
+        value: a constant, or `quant` ops over constants that the target can store.
+        name: the name of the op.
     """
-    made = _Making(Waiting()).make(value, name)
-    return Builder(Waiting(), name).plain(made.val) if isinstance(made, Constant) else made
+    made = _OpEmitter(DeferredTables()).make(value, name)
+    return Builder(DeferredTables(), name).plain(made.val) if isinstance(made, Constant) else made
 
 
-class _Making:
-    """Makes the ops of one weight, innermost first."""
+class _OpEmitter:
+    """Emits the ops of one weight, innermost first."""
 
-    def __init__(self, waiting: Waiting) -> None:
+    def __init__(self, waiting: DeferredTables) -> None:
         self._waiting = waiting
 
     def make(self, value: Value, name: str) -> Any:
-        """The op for a value, a table that waits for its scale, or a constant."""
+        """Return the op for a value, a table that waits for its scale, or a constant."""
         if value.node is None:
             assert value.constant is not None
             return Constant(_array(value))
@@ -54,7 +54,7 @@ class _Making:
 
 
 def _arguments(node: Node, operands: dict[str, Any]) -> dict[str, Any]:
-    """As the op of `torch.ops.coreai` takes them."""
+    """Return the arguments in the form of the `torch.ops.coreai` op."""
     if node.op.short_name == "blockwise_shift_scale":
         dtypes = {"input_dtype": dtype_number(node.attribute("dtype").long_name), "output_dtype": None}
         return dict.fromkeys(("zero_point", "minval")) | operands | dtypes
@@ -70,21 +70,21 @@ _VERSIONS = {Target.iOS15: 6, Target.iOS16: 7, Target.iOS17: 8, Target.iOS18: 9,
 
 
 def rewrite(model: Any, pipeline: Pipeline) -> Any:
-    """A coremltools model like `model`, whose weights are what the passes of `pipeline` make of them.
+    """Return a coremltools model like `model`, with its weights replaced by the passes of `pipeline`.
 
-    The passes run over what is imported of each function; what they replace is replaced in the program, all else stays
-    as it is: free extents, states and ops that have no translation among it. A model for a target that has no form for
-    such weights becomes one for the oldest that has.
+    The passes run on an import of each function. Only the replaced weights change in the program; dynamic dims, states
+    and untranslated ops are preserved. If the model's target cannot store such weights, the oldest target that can is
+    used.
 
     Args:
         model: a coremltools model of a program, or the path of a package. It is not changed.
         pipeline: passes that replace weights, such as `quantize-weights`.
 
     Raises:
-        AssetError: when there is no package, or it is damaged, or `model` is none.
-        LoweringError: when no target can store such weights.
-        ConversionError: when coremltools refuses what was made.
-        GraphpressError: what a pass raises about its options or a weight.
+        AssetError: if there is no package, it is damaged, or `model` is of another type.
+        LoweringError: if no target can store such weights.
+        ConversionError: if coremltools rejects the result.
+        GraphpressError: from a pass, about its options or a weight.
     """
     model = _opened(model)
     spec = model.get_spec()
@@ -105,18 +105,18 @@ def rewrite(model: Any, pipeline: Pipeline) -> Any:
 def _opened(model: Any) -> Any:
     coremltools = require()
     if isinstance(model, str | PathLike):
-        load_program(model)  # says what is wrong with it
+        load_program(model)  # raises with the reason
         with quiet():
             model = coremltools.models.MLModel(str(model), skip_model_load=True)
     if not isinstance(model, coremltools.models.MLModel) or model.get_spec().WhichOneof("Type") != "mlProgram":
         raise AssetError(
-            f"a {type(model).__name__} is no Core ML program; expected an MLModel or the path of a package"
+            f"a {type(model).__name__} is not a Core ML program; expected an MLModel or the path of a package"
         )
     return model
 
 
 def _pass(weights: dict[str, list[StoredWeight]]) -> Any:
-    """A pass of coremltools that replaces constants of every function, which `weights` names."""
+    """Return a coremltools pass that replaces the constants named in `weights`, in every function."""
     base = require("coremltools.converters.mil.mil.passes.graph_pass").AbstractGraphPass
 
     class StoreWeights(base):  # type: ignore[misc, valid-type]

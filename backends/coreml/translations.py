@@ -1,4 +1,4 @@
-"""Tables of vectors that hold the scales of the channels their vectors lie along."""
+"""Translation of the `coreai` operators to Core ML's compressed constants."""
 
 from __future__ import annotations
 
@@ -14,39 +14,12 @@ from graphpress.backends.coreml.dependency import require
 from graphpress.backends.coreml.legality import Target
 from graphpress.backends.errors import ConversionError
 
-
-def scaled_vectors(lut: Tensor, scale: Tensor, axis: int, extent: int) -> Tensor:
-    """A table for each group of channels that share a vector, with the scales in its entries.
-
-    Before iOS26 coremltools moves a scale into the table and takes each of its blocks for a block of indices, which are
-    fewer along the axis of the vectors; and its metadata has no words for scales beside vectors.
-
-    Args:
-        lut: floats ``[b0..bK-1, entries, V]``.
-        scale: of the weight's rank, each axis a divisor of the weight's.
-        axis: along which the V values of an entry lie.
-        extent: of the indices along `axis`.
-
-    Returns:
-        Tables ``[c0..cK-1, entries, V]``, where ``c`` is `extent` along `axis` and the larger of both elsewhere.
-        Entries are the products in the dtype of `lut`, as they would be after the lookup.
-    """
-    width = lut.shape[-1]
-    blocks = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
-    blocks[axis] = extent
-    for at, size in enumerate(blocks):
-        lut = lut.repeat_interleave(size // lut.shape[at], dim=at)
-        scale = scale.repeat_interleave(size * (width if at == axis else 1) // scale.shape[at], dim=at)
-    parted = scale.unflatten(axis, (extent, width)).movedim(axis + 1, -1)
-    return lut * parted.unsqueeze(-2).to(lut.dtype)
-
-
 _TABLE_BITS = {2: 1, 4: 2, 8: 3, 16: 4, 64: 6, 256: 8}
 
 
 @cache
 def register() -> None:
-    """Teach coremltools the five operators. Safe to call any number of times."""
+    """Register the five operators with coremltools; idempotent."""
     registry = require("coremltools.converters.mil.frontend.torch.torch_op_registry")
     _name_small_integers()
     for name, translate in TRANSLATIONS.items():
@@ -54,7 +27,7 @@ def register() -> None:
 
 
 def _name_small_integers() -> None:
-    """Give the exporter's front end numbers for torch's integers below 8 bits, by which it hands dtypes on."""
+    """Assign coremltools dtype numbers to torch's integers below 8 bits."""
     numbers = require("coremltools.converters.mil.frontend.torch.utils").TORCH_DTYPE_TO_NUM
     for number, dtype in _CODE_DTYPES.items():
         numbers.setdefault(dtype, number)
@@ -66,7 +39,7 @@ _CODE_DTYPES: dict[int, torch.dtype] = {1000 + at: getattr(torch, name) for at, 
 
 
 def _translation(translate: Callable[..., Any]) -> Callable[[Any, Any], None]:
-    """`translate` as coremltools calls it: with the values of the arguments, by the names of the schema."""
+    """Adapt `translate` to coremltools: called with argument values by schema name."""
 
     def convert(context: Any, node: Any) -> None:
         packet = getattr(torch.ops.coreai, node.kind.partition("::")[2])
@@ -82,7 +55,7 @@ def _translation(translate: Callable[..., Any]) -> Callable[[Any, Any], None]:
 
 
 def _value(context: Any, argument: Any) -> Any:
-    """A value of the program, a table that waits for its scale, or a plain number."""
+    """Return a value of the program, a table that waits for its scale, or a number."""
     if not isinstance(argument, str):
         return argument
     waiting: dict[str, _Table] = getattr(context, "_graphpress_tables", {})
@@ -90,7 +63,7 @@ def _value(context: Any, argument: Any) -> Any:
 
 
 def dtype_number(name: str) -> int | None:
-    """The number by which coremltools' front end hands on a dtype; None for one that an array itself can have."""
+    """Return coremltools' number for a dtype, or None for a dtype that arrays can have."""
     return next((number for number, each in _CODE_DTYPES.items() if str(each) == f"torch.{name}"), None)
 
 
@@ -101,12 +74,12 @@ class Constant:
         self.val = array
 
 
-class Waiting:
-    """What the context of coremltools' front end is for where there is none: tables that wait for their scale."""
+class DeferredTables:
+    """A substitute for coremltools' translation context, with the tables that wait for their scale."""
 
     @property
     def tables(self) -> dict[str, Any]:
-        """By the names of the ops."""
+        """Return the waiting tables by op name."""
         found: dict[str, Any] = self.__dict__.setdefault("_graphpress_tables", {})
         return found
 
@@ -119,7 +92,7 @@ class _Table:
 
 
 class _SparseTable(_Table):
-    """An integer table, applied to the kept elements of a pruned weight, that waits for its scale."""
+    """An integer table for the kept elements of a pruned weight, which waits for its scale."""
 
     def __init__(self, table: _Table, mask: np.ndarray[Any, Any]) -> None:
         super().__init__(table.indices, table.lut, table.axis)
@@ -127,7 +100,7 @@ class _SparseTable(_Table):
 
 
 class Builder:
-    """Makes ops of the Core ML program, at the target it is made for."""
+    """Emits ops of the Core ML program for one target."""
 
     def __init__(self, context: Any, name: str) -> None:
         self.context, self.name = context, name
@@ -137,11 +110,11 @@ class Builder:
         self.target = Target.iOS15 if opset is None else Target.of(opset)
 
     def plain(self, array: np.ndarray[Any, Any]) -> Any:
-        """A constant that is not compressed."""
+        """Emit an uncompressed constant."""
         return self.mb.const(val=array, name=self.name)
 
     def cast(self, value: Any, dtype: str) -> Any:
-        """A float value as `dtype`, which coremltools calls by its bits."""
+        """Cast a float value to `dtype`."""
         wanted = {"float32": "fp32", "float16": "fp16"}.get(dtype)
         has = self.types.builtin_to_string(value.dtype)
         if wanted is None or has == wanted or has not in ("fp16", "fp32"):
@@ -149,12 +122,12 @@ class Builder:
         return self.mb.cast(x=value, dtype=wanted, name=f"{self.name}_cast")
 
     def codes(self, codes: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
-        """`codes` typed as `dtype`, which may be narrower than numpy's."""
+        """Return `codes` typed as `dtype`, which may be narrower than numpy's types."""
         numpy_dtype = self.types.type_mapping.string_to_nptype(dtype)
         return codes.astype(numpy_dtype)
 
     def lookup(self, indices: np.ndarray[Any, Any], lut: Any, axis: int, vectors: int, name: str) -> Any:
-        """A table applied to its indices."""
+        """Emit a table lookup."""
         bits = _TABLE_BITS[lut.shape[-2]]
         if self.target < Target.iOS18:
             packing = require("coremltools.optimize._utils")
@@ -166,16 +139,16 @@ class Builder:
         return self.mb.constexpr_lut_to_dense(indices=typed, lut=lut, name=name, **extra)
 
     def shift_scale(self, data: Any, scale: np.ndarray[Any, Any], offset: Any, name: str) -> Any:
-        """``(data - offset) * scale``, block by block."""
+        """Emit ``(data - offset) * scale`` per block."""
         extra = {} if offset is None else {"offset": offset}
         return self.mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=name, **extra)
 
     def sparse(self, values: Any, mask: Any, name: str) -> Any:
-        """Kept elements in the places of a mask."""
+        """Emit the expansion of kept elements by a mask."""
         return self.mb.constexpr_sparse_to_dense(nonzero_data=values, mask=mask, name=name)
 
     def sparse_lookup(self, indices: Any, lut: Any, mask: Any, name: str) -> tuple[Any, Any]:
-        """The mask, and what a table of the rank of the mask has for the kept elements."""
+        """Emit the lookup of kept elements; returns mask and values."""
         rank, entries = np.ndim(mask), lut.shape[-2]
         if isinstance(lut, np.ndarray):
             lut = lut.reshape([1] * rank + [entries, 1])
@@ -188,7 +161,7 @@ class Builder:
         return found
 
     def sparse_shift_scale(self, values: Any, mask: Any, scale: np.ndarray[Any, Any], name: str) -> Any:
-        """``values * scale`` in the places of a mask, block by block."""
+        """Emit ``values * scale`` per block of a masked tensor."""
         places, scaled = self.mb.constexpr_sparse_blockwise_shift_scale(
             data_mask=mask, nonzero_data=values, scale=scale, name=f"{name}_kept"
         )
@@ -276,7 +249,7 @@ def _scaled_sparse_table(build: Builder, table: _SparseTable, scale: np.ndarray[
 
 
 def _are_scaled_vectors(maker: Any, scale: np.ndarray[Any, Any]) -> bool:
-    """True for a float table of vectors whose channels have scales of their own."""
+    """Return True for a float vector table with per-channel scales."""
     axis = getattr(maker, "vector_axis", None)
     return maker.op_type == "constexpr_lut_to_dense" and axis is not None and scale.shape[axis.val] != 1
 
@@ -288,8 +261,8 @@ def _scaled_vectors(build: Builder, maker: Any, scale: np.ndarray[Any, Any]) -> 
 
 
 def _affine(build: Builder, codes: np.ndarray[Any, Any], scale: np.ndarray[Any, Any], offset: Any) -> Any:
-    """Weights of 8 bits as targets before iOS18 store them."""
-    wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
+    """Emit 8-bit weights in the form of targets before iOS18."""
+    wide = [axis for axis, dim in enumerate(scale.shape) if dim != 1]
     axis = wide[0] if wide else 0
     zero = np.zeros_like(scale, dtype=codes.dtype) if offset is None else np.broadcast_to(offset, scale.shape)
     flat = (lambda values: values.reshape(-1)) if wide else (lambda values: values.reshape(())[()])
@@ -326,7 +299,7 @@ def _dequantize(
 
 
 def _parameters(input: Any, scale: Any, zero_point: Any, axis: int, dtype: str) -> dict[str, Any]:
-    """Scale and zero point as one number, or one for each index along an axis."""
+    """Return scale and zero point as scalars, or one entry per index along an axis."""
     scales = _array(scale, "scales").reshape(-1)
     is_one = scales.size == 1
     found: dict[str, Any] = {"scale": scales[0] if is_one else scales}
@@ -357,7 +330,7 @@ def _sparse_to_dense(build: Builder, nonzero_data: Any, mask: Any) -> Any:
 
 
 def _code_name(number: int | None, codes: Any) -> str:
-    """The name of the element type of codes."""
+    """Return the name of the element type of codes."""
     if number is None:
         return str(codes.dtype)
     known = require("coremltools.converters.mil.frontend.torch.utils").NUM_TO_TORCH_DTYPE
@@ -372,3 +345,29 @@ TRANSLATIONS: dict[str, Callable[..., Any]] = {
     "dequantize": _dequantize,
     "sparse_to_dense": _sparse_to_dense,
 }
+
+
+def scaled_vectors(lut: Tensor, scale: Tensor, axis: int, dim: int) -> Tensor:
+    """Fold channel scales into a vector lookup table, as one table per group of channels that share a vector.
+
+    Before iOS26 coremltools folds a scale into the table and interprets each scale block as a block of indices, of
+    which there are fewer along the vector axis; its metadata cannot express scales beside vectors.
+
+    Args:
+        lut: floats ``[b0..bK-1, entries, V]``.
+        scale: of the weight's rank; each dim divides the weight's.
+        axis: the axis along which the V values of an entry are laid out.
+        dim: the dim of the indices along `axis`.
+
+    Returns:
+        Tables ``[c0..cK-1, entries, V]``, where ``c`` is `dim` along `axis` and the larger of both elsewhere. Entries
+        are products in the dtype of `lut`, as they would be after the lookup.
+    """
+    width = lut.shape[-1]
+    blocks = [max(pair) for pair in zip(lut.shape, scale.shape, strict=False)]
+    blocks[axis] = dim
+    for at, size in enumerate(blocks):
+        lut = lut.repeat_interleave(size // lut.shape[at], dim=at)
+        scale = scale.repeat_interleave(size * (width if at == axis else 1) // scale.shape[at], dim=at)
+    parted = scale.unflatten(axis, (dim, width)).movedim(axis + 1, -1)
+    return lut * parted.unsqueeze(-2).to(lut.dtype)

@@ -1,1 +1,1 @@
-"""What the readers of saved programs share: each backend's reader translates the ops of its own format."""
+"""Shared parts of the readers of saved programs."""

@@ -1,4 +1,4 @@
-"""Ops that every format has, in the spelling that passes look for."""
+"""Import of ops common to all formats, in the form that passes expect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from graphpress.backends.importing.reader import Reader
 from graphpress.ir.graph import Value
 
 REDUCTIONS = {"reduce_sum": "sum.dim_IntList", "reduce_mean": "mean.dim", "reduce_max": "amax", "reduce_min": "amin"}
-"""The `aten` op of a reduction over several axes, by the name that both formats have for it."""
+"""The `aten` op of a reduction over several axes, by its name in both formats."""
 
 
 def convolution(
@@ -24,7 +24,7 @@ def convolution(
     groups: int,
     output_padding: Sequence[int] | None = None,
 ) -> Value:
-    """A convolution over as many axes as `stride` has, a transposed one where there is `output_padding`."""
+    """Emit a convolution over `len(stride)` axes, transposed if `output_padding` is present."""
     attributes: dict[str, Any] = {
         "stride": tuple(stride),
         "padding": tuple(padding),
@@ -39,7 +39,7 @@ def convolution(
 
 
 def product(reader: Reader, x: Value, y: Value) -> Value:
-    """``x @ y``; where `y` is a stored weight, transposed, the linear layer that it is."""
+    """Emit ``x @ y``, or the equivalent linear layer if `y` is a stored weight or its transpose."""
     weight = _transposed(y)
     if weight is not None and _is_stored(weight):
         return reader.emit("aten.linear", input=x, weight=weight)
@@ -47,7 +47,7 @@ def product(reader: Reader, x: Value, y: Value) -> Value:
 
 
 def _transposed(value: Value) -> Value | None:
-    """What `value`, of two axes, is the transpose of."""
+    """Return the value of which the 2-D `value` is the transpose, or None."""
     node = value.node
     if node is None or value.tensor_type.rank != 2:
         return None
@@ -64,14 +64,14 @@ def _is_stored(value: Value) -> bool:
 
 
 def unsqueezed(reader: Reader, x: Value, axes: Iterable[int], rank: int) -> Value:
-    """`x` with more `axes` of one element, which count in the result of `rank` axes."""
+    """Emit `x` with additional `axes` of size one, counted in the result of `rank` axes."""
     for axis in sorted(axis % rank for axis in axes):
         x = reader.emit("aten.unsqueeze", {"dim": axis}, self=x)
     return x
 
 
 def split(reader: Reader, x: Value, axis: int, sizes: Iterable[int]) -> tuple[Value, ...]:
-    """`x` in parts along `axis`."""
+    """Emit the split of `x` along `axis` into parts of `sizes`."""
     found, start = [], 0
     for size in sizes:
         found.append(reader.emit("aten.slice.Tensor", {"dim": axis, "start": start, "end": start + size}, self=x))
@@ -80,7 +80,7 @@ def split(reader: Reader, x: Value, axis: int, sizes: Iterable[int]) -> tuple[Va
 
 
 def padded(reader: Reader, x: Value, flat: Sequence[int], mode: str, fill: Any = None) -> Value:
-    """`x` with elements before and after each axis: `flat` has both numbers of the first axis, then of the next."""
+    """Emit `x` with padding; `flat` holds the two sizes of the first axis, then of the next."""
     pairs = [flat[at : at + 2] for at in range(0, len(flat), 2)]
     pad = tuple(amount for pair in reversed(pairs) for amount in pair)
     if mode == "constant":
@@ -91,7 +91,7 @@ def padded(reader: Reader, x: Value, flat: Sequence[int], mode: str, fill: Any =
 
 
 def shape_along_axis(count: int, axis: int, rank: int) -> tuple[int, ...]:
-    """The shape of scales or zero points of data with `rank` axes: one for each index along `axis`, or one for all."""
+    """Return the shape of scales or zero points for data of `rank` axes: `count` along `axis`, or one for all."""
     if count == 1:
         return ()
     shape = [1] * rank

@@ -1,4 +1,4 @@
-"""The base of the readers of saved programs: each translates the ops of its own format."""
+"""Base class of the readers of saved programs, which translate the ops of one format each."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from graphpress.ir.types import TensorType
 
 
 @contextmanager
-def understanding(path: str | PathLike[str]) -> Iterator[None]:
-    """Turn every error that the program of the model at `path` causes into one that names it.
+def program_errors_named(path: str | PathLike[str]) -> Iterator[None]:
+    """Convert errors while reading the program of the model at `path` to errors that name it.
 
     Raises:
-        AssetError: in place of another one.
+        AssetError: for any other error.
     """
     try:
         yield
@@ -37,10 +37,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Translations(dict[str, F], Generic[F]):
-    """Functions by the names of the ops they translate; called with names, a decorator that adds one."""
+    """A table of translation functions by op name."""
 
     def __call__(self, *names: str) -> Callable[[F], F]:
-        """Decorator: the function translates the ops of these names."""
+        """Decorator: register the function for the ops of these names."""
 
         def register(function: F) -> F:
             self.update(dict.fromkeys(names, function))
@@ -51,14 +51,14 @@ class Translations(dict[str, F], Generic[F]):
 
 @define(eq=False)
 class Reader:
-    """Makes the nodes of a graph, in the order they are asked for.
+    """Builds the nodes of a graph, in order.
 
     Attributes:
-        graph: that is made.
-        is_sketch: True for a graph that is looked at only, to plan what becomes of weights: extents that are free have
-            some number, states are inputs, bodies of control flow stand beside what they belong to, and an op that does
-            not fit such numbers has the types that the program declares.
-        declared: those types, for the op that is read.
+        graph: the graph being built.
+        is_sketch: True for a graph that serves analysis only, to plan the compression of weights: dynamic dims have
+            some number, states are inputs, bodies of control flow are inlined beside their op, and an op that does not
+            accept such numbers has the declared types.
+        declared: the declared types of the current op.
     """
 
     graph: Graph
@@ -70,11 +70,11 @@ class Reader:
         self.rewriter = Rewriter(self.graph)
 
     def emit(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> Value:
-        """A node with one result."""
+        """Add a node with one result."""
         return self.emit_all(op, attributes, **operands)[0]
 
     def emit_all(self, op: str, attributes: Mapping[str, Any] | None = None, /, **operands: Any) -> tuple[Value, ...]:
-        """A node with all its results."""
+        """Add a node, and return all its results."""
         try:
             return self.rewriter.insert_before(None, op, operands, attributes).results
         except (TypeInferenceError, GraphError):
@@ -83,11 +83,11 @@ class Reader:
             return self.rewriter.insert_before(None, op, operands, attributes, types=self.declared).results
 
     def cast(self, value: Value, dtype: DType) -> Value:
-        """`value` as `dtype`."""
+        """Add a cast of `value` to `dtype`, unless it has that type."""
         return value if value.tensor_type.dtype is dtype else self.emit("aten._to_copy", {"dtype": dtype}, self=value)
 
     def erase_unused(self) -> None:
-        """Drop nodes that no output needs, such as shapes that were worked out, and constants that only they read."""
+        """Erase unused nodes, such as shape computations, and the constants that only they read."""
         for node in reversed(list(self.graph.nodes)):
             if not any(result.use_count for result in node.results):
                 self.rewriter.erase(node)
@@ -97,7 +97,7 @@ class Reader:
 
 
 def opaque_op(name: str, results: int) -> OpDef:
-    """An op that can be looked at, not run, for one that has no translation; `name` with its dialect."""
+    """Return an op that can be inspected but not executed, for one without translation; `name` includes the dialect."""
     try:
         return lookup_op(name)
     except LookupError:

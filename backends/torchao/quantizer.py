@@ -69,13 +69,14 @@ Place = fx.Node | tuple[fx.Node, fx.Node]  # an output, or the edge from a node 
 
 
 class GraphpressQuantizer(Quantizer):
-    """Says to `prepare_pt2e` and `prepare_qat_pt2e` what to quantize, as a config has it.
+    """A quantizer for `prepare_pt2e` and `prepare_qat_pt2e`, driven by a graphpress config.
 
-    Fusion groups, known ranges and shared quantizers are decided on the whole graph, as in `graphpress.quantization`.
+    Fusion groups, known ranges and shared quantizers are determined on the whole graph, as in
+    `graphpress.quantization`.
 
     Args:
-        config: which spec goes where; by default 8 bits for weights and activations.
-        is_qat: True for `prepare_qat_pt2e`, which wants fake-quantizers instead of observers.
+        config: the quantization config; by default 8 bits for weights and activations.
+        is_qat: True for `prepare_qat_pt2e`, which needs fake-quantizers instead of observers.
     """
 
     def __init__(self, config: QuantizerConfig | None = None, *, is_qat: bool = False):
@@ -84,16 +85,16 @@ class GraphpressQuantizer(Quantizer):
         self._is_qat = is_qat
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Annotate the nodes of `model`, as torchao asks for.
+        """Annotate the nodes of `model` for torchao.
 
         Raises:
-            TorchaoError: when the config wants what torchao's flow cannot express.
-            QuantizationError, UnmatchedConfigError: when the config does not fit the model.
+            TorchaoError: if torchao's flow cannot express the config.
+            QuantizationError, UnmatchedConfigError: if the config does not fit the model.
         """
         read = read_module(model)
         pipeline = Pipeline(AnnotateFusion(), AssignQuantizers(self._config), ShareQuantizers(), assume=[CANONICAL])
         Runner(verify=False).run(read.graph, pipeline, in_place=True)
-        first: dict[str, Place] = {}  # the first place of each quantizer; the others share what is made there
+        first: dict[str, Place] = {}  # the first place of each quantizer; later places share its observer
         for node_annotation in _annotations(read):
             fx_node, points = node_annotation
             inputs, output = {}, None
@@ -113,11 +114,11 @@ class GraphpressQuantizer(Quantizer):
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
-        """Everything was checked while annotating."""
+        """Do nothing: everything is checked while annotating."""
 
 
 def _annotations(read: ReadGraph) -> Iterator[tuple[fx.Node, list[tuple[Place, Point]]]]:
-    """Each fx node that belongs to a group or has points, with the places of its points."""
+    """Yield each fx node that belongs to a group or has points, with the places of its points."""
     for node in read.graph.nodes:
         note = node.annotation(QuantizationPoints)
         if note is None and node.annotation(FusionGroup) is None:
@@ -134,3 +135,45 @@ def _annotations(read: ReadGraph) -> Iterator[tuple[fx.Node, list[tuple[Place, P
                 by_node[reader].setdefault(edge, point)
         for fx_node, points in by_node.items():
             yield fx_node, list(points.items())
+
+
+@frozen
+class ReadGraph:
+    """A graph for analysis only, in which in-place writes are kept.
+
+    Attributes:
+        graph: the graph; its nodes have the names of the fx nodes.
+        sources: the fx node of each value, by the value's ``id``.
+    """
+
+    graph: Graph
+    sources: dict[int, fx.Node]
+
+    def source(self, value: Value) -> fx.Node:
+        """Return the fx node that computes `value`."""
+        return self.sources[id(value)]
+
+    def source_of(self, node: Node) -> fx.Node:
+        """Return the fx node of `node`."""
+        first = self.source(node.results[0])
+        return first.args[0] if len(node.results) > 1 else first  # type: ignore[return-value]
+
+
+def read_module(module: fx.GraphModule) -> ReadGraph:
+    """Import the graph of ``torch.export.export(...).module()``; the module is not changed."""
+    graph = Graph("main")
+    reader = BodyReader(graph, module, {}, allow_writes=True)
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            value = node.meta.get("val")
+            reader.bind(node, graph.add_input(node.name, type_of(value)).value)
+    # The guards on the inputs are an unused module.
+    nodes = [node for node in module.graph.nodes if node.op != "call_module" or node.users]
+    for item in reader.read(nodes):
+        add_output(graph, item)
+    sources: dict[int, fx.Node] = {}
+    for node in nodes:
+        value = reader.resolve(node) if node.op != "output" else None
+        if isinstance(value, Value):
+            sources.setdefault(id(value), node)
+    return ReadGraph(graph, sources)

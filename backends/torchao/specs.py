@@ -34,12 +34,12 @@ _OBSERVERS = {
 
 
 def torchao_spec(quantizer: Quantizer, *, is_qat: bool) -> QuantizationSpecBase:
-    """The spec by which torchao makes an observer, or for training a fake-quantizer, for `quantizer`.
+    """Return the torchao spec for `quantizer`: an observer, or for training a fake-quantizer.
 
-    Codes of fewer than 8 bits are held in 8, within their own range. A range that is fixed becomes fixed parameters.
+    Codes of fewer than 8 bits use 8-bit types with a restricted range. A fixed range becomes fixed parameters.
 
     Raises:
-        TorchaoError: for floats, blocks, minimum values, and calculators of one's own.
+        TorchaoError: for floating element types, blocks, minimum values, and custom calculators.
     """
     spec = quantizer.spec
     if spec.element_type.is_floating:
@@ -91,6 +91,6 @@ def _fixed(quantizer: Quantizer) -> dict[str, Any]:
 
 def _refused(quantizer: Quantizer, what: str, accepted: str) -> TorchaoError:
     return TorchaoError(
-        f"{quantizer.source or 'the config'}, at {quantizer.name}: torchao's export flow does not take {what}; "
+        f"{quantizer.source or 'the config'}, at {quantizer.name}: torchao's export flow does not support {what}; "
         f"accepted: {accepted}"
     )

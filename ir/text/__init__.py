@@ -1,1 +1,1 @@
-"""The text form of graphs: print, parse, save."""
+"""The text form of graphs: printing, parsing and storage."""

@@ -1,6 +1,6 @@
-"""The table of source locations at the end of a printed graph.
+"""The table of source locations in the text form.
 
-Nodes name origins by number, and origins name module stacks by number, so that a path is written once::
+Nodes refer to origins by number, and origins to module stacks by number, so that each path is written once::
 
     locations {
       scope 0 "" "models.EDSR"
@@ -18,7 +18,7 @@ from graphpress.ir.text.tokens import Scanner, quote
 
 
 class LocationWriter:
-    """Numbers origins as they are asked for."""
+    """Numbers origins on first reference."""
 
     def __init__(self) -> None:
         self._origins: dict[Origin, int] = {}
@@ -27,17 +27,17 @@ class LocationWriter:
         self._texts: dict[int, tuple[Location, str]] = {}
 
     def reference(self, location: Location) -> str:
-        """What a node at `location` ends with: `` loc(0, 3)``; empty for an unknown location."""
+        """Return the reference to `location`, such as `` loc(0, 3)``, or an empty string if it is unknown."""
         if not location.origins:
             return ""
         known = self._texts.get(id(location))
         if known is None:
             text = f" loc({', '.join(str(self._origin(origin)) for origin in location.origins)})"
-            known = self._texts[id(location)] = (location, text)  # the location is kept, so its id stays its own
+            known = self._texts[id(location)] = (location, text)  # keeps `location` alive, so that its id stays unique
         return known[1]
 
     def table(self) -> str:
-        """The table of all that was asked for; empty when there was nothing."""
+        """Return the table of all referenced origins, or an empty string if there are none."""
         return "".join(["locations {\n", *self._lines, "}\n"]) if self._lines else ""
 
     def _origin(self, origin: Origin) -> int:
@@ -57,7 +57,7 @@ class LocationWriter:
 
 
 def read_location_table(scanner: Scanner) -> dict[int, Origin]:
-    """The origins by number, from the table in braces."""
+    """Read the location table in braces, and return the origins by number."""
     stacks: dict[int, tuple[ModuleScope, ...]] = {}
     origins: dict[int, Origin] = {}
     scanner.expect("{")
@@ -96,5 +96,5 @@ def _known(scanner: Scanner, what: str, known: dict[int, tuple[ModuleScope, ...]
     start = scanner.skip_blanks()
     number = scanner.integer(f"the number of a {what}")
     if number not in known:
-        raise scanner.error(f"no {what} {number} before this line", start)
+        raise scanner.error(f"{what} {number} is not defined before this line", start)
     return known[number]

@@ -1,4 +1,4 @@
-"""Reads the text form of a graph, which `graphpress.ir.text.printer` describes."""
+"""Parser of the text form of graphs (see `graphpress.ir.text.printer`)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ _STATEMENTS = ("symbol", "input", "const", "return", "mutate", "signature")
 
 
 def parse_graph(text: str, constants: Mapping[str, torch.Tensor] | None = None) -> Graph:
-    """The graph that `text` describes. Nothing in the text is ever executed.
+    """Parse the text form of a graph.
+
+    Nothing in the text is executed.
 
     Args:
-        text: what `print_graph` wrote, or a hand-written graph.
-        constants: data by constant name. Constants not among them have a type and a hash only.
+        text: the output of `print_graph`, or a hand-written graph.
+        constants: data by constant name. Other constants have a type and a hash only.
 
     Raises:
-        ParseError: when the text is no graph, or a tensor is not the one the text means.
+        ParseError: if the text is not a graph, or a tensor does not match the text.
     """
     reader = _Reader(text, constants or {})
     try:
@@ -41,7 +43,7 @@ def parse_graph(text: str, constants: Mapping[str, torch.Tensor] | None = None) 
 
 
 class _Reader:
-    """Everything that the graphs of one text share."""
+    """The state that the graphs of one text share."""
 
     def __init__(self, text: str, constants: Mapping[str, torch.Tensor]):
         self.scanner = Scanner(text)
@@ -67,7 +69,7 @@ class _Reader:
             if key not in made:
                 for number, start in numbers:
                     if number not in origins:
-                        raise self.scanner.error(f"no origin {number} in the table of locations", start)
+                        raise self.scanner.error(f"origin {number} is not in the table of locations", start)
                 made[key] = Location(tuple(origins[number] for number in key))
             node.location = made[key]
 
@@ -81,7 +83,7 @@ class _Reader:
 
 
 class _GraphReader:
-    """Reads one graph, from its name on."""
+    """Parses one graph, from its name on."""
 
     def __init__(self, shared: _Reader):
         self._shared = shared
@@ -108,7 +110,7 @@ class _GraphReader:
             else:
                 scanner.fail(f"a node such as '%name: type = op(...)', one of {', '.join(_STATEMENTS)}, or '}}'")
 
-    # statements
+    # Statements.
 
     def _symbol(self, _: Token) -> None:
         scanner = self._scanner
@@ -173,7 +175,7 @@ class _GraphReader:
         if tensor is None:
             return None
         if digest is not None and tensor_digest(tensor) != digest:
-            raise self._scanner.error(f"the tensor given for constant {name!r} is not the one with this hash", at)
+            raise self._scanner.error(f"the tensor passed for constant {name!r} does not have this hash", at)
         if tuple(tensor.shape) != type.shape:
             raise self._scanner.error(f"constant {name!r} is {type}, the tensor has shape {list(tensor.shape)}", at)
         return tensor
@@ -248,13 +250,13 @@ class _GraphReader:
         if isinstance(note, str | int | float | tuple | dict | None):
             raise self._scanner.error("expected an annotation, such as name(field=1)", start)
         if type(note) in node.annotations:
-            raise self._scanner.error("a node holds one annotation of a class", start)
+            raise self._scanner.error("a node has at most one annotation of each class", start)
         node.annotations[type(note)] = note
 
-    # pieces
+    # Parts of statements.
 
     def _defined(self, sigil: str, wanted: str) -> tuple[Token, str]:
-        """The name that is defined here."""
+        """Read the name defined here."""
         scanner = self._scanner
         token = scanner.peek()
         if token.kind != "ref" or token.text[0] != sigil:
@@ -262,7 +264,7 @@ class _GraphReader:
         scanner.take()
         _, name, index = scanner.reference(token)
         if index is not None:
-            raise scanner.error("a node is defined by its name alone; its results are numbered from 0", token.start)
+            raise scanner.error("a definition has a plain name; its results are numbered from 0", token.start)
         if name in (self._graph._names if sigil == "%" else self._graph.constants):
             raise scanner.error(f"{token.text} is defined twice", token.start)
         return token, name
@@ -309,5 +311,5 @@ class _GraphReader:
 
 
 def _canonical(sigil: str, name: str, index: int | None) -> str:
-    """How `print_graph` writes a reference."""
+    """Return a reference as `print_graph` writes it."""
     return f"{sigil}{name_text(name)}" + ("" if index is None else f"#{index}")

@@ -1,4 +1,4 @@
-"""The text form of a graph, which `parse_graph` reads back to an equal graph; and nodes on one line, for messages."""
+"""Printer of the text form, and one-line renderings of nodes for messages."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from graphpress.ir.text.types import format_type
 
 
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
-    """The text form of `graph`.
+    """Return the text form of `graph`, which `parse_graph` reads back to an equal graph.
 
     Args:
         graph: any graph.
-        locations: whether to say where nodes come from; without, the text stays the same when the model's source
+        locations: whether to print source locations; without them the text does not change when the model's source
             moves.
 
-    Objects that have no text form are printed as ``object("...")``, for people; such a text cannot be read back.
+    Objects without a text form are printed as ``object("...")`` for human readers; such a text cannot be parsed.
     """
     return _print(graph, LocationWriter() if locations else None, strict=False)
 
 
 def exact_text(graph: Graph) -> str:
-    """As `print_graph`, for storage: a text that does read back.
+    """Return the text form for storage, which is always parseable.
 
     Raises:
-        TextFormError: when a node or the signature holds an object that has no text form.
+        TextFormError: if a node or the signature holds an object without a text form.
     """
     return _print(graph, LocationWriter(), strict=True)
 
@@ -45,7 +45,7 @@ def _print(graph: Graph, locations: LocationWriter | None, strict: bool) -> str:
 
 
 def constant_digest(constant: Constant) -> str | None:
-    """The hash of a constant's data; what its text gave, for one without data; None when that gave none."""
+    """Return the hash of a constant's data, or the hash in its text if it has no data, or None."""
     return tensor_digest(constant.tensor) if constant.has_data else constant.digest
 
 
@@ -148,7 +148,7 @@ class _GraphPrinter:
 
 
 def default_names(name: str, kind: str) -> tuple[str, ...]:
-    """The qualified names of a constant where the text gives none."""
+    """Return the default qualified names of a constant, which the text omits."""
     return () if kind == "literal" else (name,)
 
 
@@ -164,7 +164,7 @@ def _in_schema_order(op: OpDef, values: Mapping[str, Any]) -> list[str]:
 
 
 def node_text(node: Node) -> str:
-    """A node on one line, as in the text form, without annotations and location."""
+    """Render a node on one line, without annotations and location."""
     operands = ", ".join(f"{name}={value_text(operand)}" for name, operand in node.operands.items())
     attributes = ", ".join(f"{name}={value_text(value)}" for name, value in node.attributes.items())
     return f"%{node.name}: {types_text(node)} = {node.op.name}({operands})" + (
@@ -173,7 +173,7 @@ def node_text(node: Node) -> str:
 
 
 def value_text(value: Any) -> str:
-    """An operand, attribute or annotation as the text form writes it."""
+    """Render an operand, attribute or annotation as in the text form."""
     try:
         return format_value(value, _extra_text)
     except TextFormError:
@@ -187,6 +187,6 @@ def _extra_text(value: Any) -> str | None:
 
 
 def types_text(node: Node) -> str:
-    """The types of a node's results."""
+    """Render the result types of a node."""
     types = [str(result.type) for result in node.results]
     return types[0] if len(types) == 1 else f"({', '.join(types)})"

@@ -1,8 +1,8 @@
-"""Pytree specs as text: how the arguments and results of a call nest.
+"""Text form of pytree specs, which describe the nesting of arguments and results.
 
-The text is torch's own (`torch.utils._pytree.treespec_dumps`) with one addition: a class that has no serialized name,
-such as a named tuple or a dataclass registered without one, is called ``python:module:qualified.name``. Reading finds
-such a class among what is imported already; it never imports or runs anything.
+The text is torch's (`torch.utils._pytree.treespec_dumps`), except that a class without a serialized name, such as a
+named tuple or an unnamed dataclass, is written as ``python:module:qualified.name``. Loading finds such a class among
+the imported modules; it never imports or executes anything.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ _TUPLES, _DEFAULT_DICTS = "collections.namedtuple", "collections.defaultdict"
 
 
 class TreeSpecError(GraphpressError, ValueError):
-    """A pytree spec that cannot be read: it is malformed, or speaks of a class that is not imported."""
+    """A malformed pytree spec, or one with a class that is not imported."""
 
 
 def dump_spec(spec: pytree.TreeSpec) -> str:
-    """A pytree spec as text; a spec over classes that no name leads to stays the object it is."""
+    """Convert a pytree spec to text.
+
+    A spec with classes that have no importable name is returned unchanged.
+    """
     try:
         return pytree.treespec_dumps(spec)
     except NotImplementedError:
@@ -49,7 +52,7 @@ def load_spec(spec: str | pytree.TreeSpec) -> pytree.TreeSpec:
 
 
 def leaf_count(spec: str | pytree.TreeSpec) -> int:
-    """How many leaves a spec has. The classes it names need not be there.
+    """Return the number of leaves of a spec; the classes it names need not be imported.
 
     Raises:
         TreeSpecError: when the text is no spec.
@@ -60,11 +63,11 @@ def leaf_count(spec: str | pytree.TreeSpec) -> int:
 
 
 def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
-    """The specs one level down; torch renamed the accessor."""
+    """Return the child specs; the accessor was renamed in torch."""
     return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
 
 
-# writing
+# Writing.
 
 
 def _written(spec: pytree.TreeSpec) -> dict[str, Any]:
@@ -93,11 +96,11 @@ def _tuple_name(cls: type) -> str:
 
 def _python_name(cls: type) -> str:
     if _found(cls.__module__, cls.__qualname__) is not cls:
-        raise TypeError(f"no name leads to {cls!r}")
+        raise TypeError(f"{cls!r} has no importable name")
     return f"{_PYTHON}{cls.__module__}:{cls.__qualname__}"
 
 
-# reading
+# Reading.
 
 
 @lru_cache(maxsize=512)
@@ -114,7 +117,7 @@ def _parsed(text: str) -> dict[str, Any]:
             return schema
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
-    raise TreeSpecError(f"this is no pytree spec: {text[:80]!r}")
+    raise TreeSpecError(f"not a pytree spec: {text[:80]!r}")
 
 
 def _leaves(schema: dict[str, Any]) -> Iterator[None]:
@@ -137,7 +140,7 @@ def _read(schema: dict[str, Any]) -> pytree.TreeSpec:
         elif name == _DEFAULT_DICTS:
             factory = _found(context["default_factory_module"], context["default_factory_name"])
             if not isinstance(factory, type):
-                raise TreeSpecError(f"no imported class {context['default_factory_name']!r} makes the defaults")
+                raise TreeSpecError(f"the default factory {context['default_factory_name']!r} is not imported")
             context = [factory, context["dict_context"]]
         elif definition is not None and definition.from_dumpable_context is not None:
             context = definition.from_dumpable_context(context)
@@ -151,7 +154,7 @@ def _read(schema: dict[str, Any]) -> pytree.TreeSpec:
 
 
 def _class(name: str) -> type:
-    """The class of a node that a spec calls `name`."""
+    """Return the node class that a spec calls `name`."""
     if not name.startswith(_PYTHON):
         known = pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.get(name)
         if known is None:
@@ -163,19 +166,19 @@ def _class(name: str) -> type:
     found = _found(module, qualified_name)
     if found is None:
         raise TreeSpecError(
-            f"arguments or results nest in {module}.{qualified_name}, which is not there: import {module!r} first"
+            f"arguments or results nest in {module}.{qualified_name}, which is not imported: import {module!r} first"
         )
     is_named_tuple = isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields")
     if not is_named_tuple and found not in pytree.SUPPORTED_NODES:
         raise TreeSpecError(
-            f"{module}.{qualified_name} is no pytree class: register it first, with torch.export.register_dataclass "
+            f"{module}.{qualified_name} is not a pytree class: register it with torch.export.register_dataclass "
             "or torch.utils._pytree.register_pytree_node"
         )
     return found
 
 
 def _found(module: str, qualified_name: str) -> Any:
-    """What an imported module calls `qualified_name`; None when there is nothing."""
+    """Look up a name in an imported module, or return None."""
     found: Any = sys.modules.get(module)
     for part in qualified_name.split("."):
         found = getattr(found, part, None)

@@ -1,14 +1,14 @@
-"""Graphs on disk: the text form in ``model.gir``, the data of its constants in ``model.safetensors`` beside it.
+"""Storage of graphs: the text form in ``model.gir``, constant data in ``model.safetensors`` beside it.
 
-The text names each constant's data by its hash, and the safetensors file says which of its tensors has which hash, so
-tied constants are stored once and any mix-up of files is noticed. A save renames three times::
+The text names each constant's data by its hash, and the safetensors file maps its tensors to hashes, so that tied
+constants are stored once and mismatched files are detected. A save renames three times::
 
     model.safetensors.new   the new data, complete, beside the old
-    model.gir               the new text replaces the old; from here on the new graph is what is saved
+    model.gir               the new text replaces the old; this commits the save
     model.safetensors       the new data replaces the old
 
-Interrupted after any of these, the directory holds a text and, in one of the two data files, all the data it names.
-`load_graph` looks in both; the next save finishes what was left.
+After an interruption at any point, the directory holds a text and, in one of the two data files, all the data it names.
+`load_graph` searches both; the next save completes the renames.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class StorageError(GraphpressError):
 
 
 def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write `graph` to `path` (suffix ``.gir``) and its data to the same path with suffix ``.safetensors``.
+    """Write `graph` to `path` (suffix ``.gir``), and its data beside it with suffix ``.safetensors``.
 
-    An interrupted save leaves the previous graph, or the new one, and never a mixture.
+    An interrupted save leaves either the previous graph or the new one.
 
     Raises:
-        StorageError: when the suffix is another one, a constant has no data, or the files cannot be written.
-        TextFormError: when a node holds an object that has no text form.
+        StorageError: if the suffix differs, a constant has no data, or the files cannot be written.
+        TextFormError: if a node holds an object without a text form.
     """
     text_path, data_path, new_path = _paths(path)
     for place in (text_path, data_path, new_path):
@@ -64,11 +64,13 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
-    """The graph `save_graph` wrote to `path`, its data checked against the hashes. Never executes code.
+    """Load the graph that `save_graph` wrote to `path`, and check its data against the hashes.
+
+    No code is executed.
 
     Raises:
-        StorageError: when a file is missing or damaged; the message names the tensor.
-        ParseError: when the text is no graph.
+        StorageError: if a file is missing or damaged; the message names the tensor.
+        ParseError: if the text is not a graph.
     """
     text_path, data_path, new_path = _paths(path)
     try:
@@ -95,7 +97,7 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
     return text_path, data_path, data_path.with_name(f"{data_path.name}.new")
 
 
-# saving
+# Saving.
 
 
 def _digest(constant: Constant, path: Path) -> str:
@@ -113,14 +115,14 @@ def _write_tensors(graph: Graph, digests: dict[int, str], file: Path) -> None:
         digest = digests[id(constant)]
         if digest not in keys:
             key = name_text(constant.name)
-            while key in tensors or key == "__metadata__":  # which safetensors keeps for itself
+            while key in tensors or key == "__metadata__":  # reserved by safetensors
                 key += f".{digest[:8]}"
             tensors[key], keys[digest] = constant.tensor, key
     write_archive(file, tensors, {"format": "pt", _DIGESTS: json.dumps(keys)})
 
 
 def _finish_interrupted_save(text_path: Path, data_path: Path, new_path: Path) -> None:
-    """Make sure that the data of the text on disk is not in the file about to be overwritten."""
+    """Complete an interrupted save, so that the data of the text on disk is not overwritten."""
     if not new_path.exists() or not text_path.exists():
         return
     digests = _digests_in(text_path.read_bytes().decode(errors="replace"))
@@ -128,12 +130,12 @@ def _finish_interrupted_save(text_path: Path, data_path: Path, new_path: Path) -
         os.replace(new_path, data_path)
 
 
-# loading
+# Loading.
 
 
 @frozen
 class _TensorFile:
-    """What one safetensors file holds: keys by digest, or, for a file that cannot be read, why not."""
+    """The tensors of one safetensors file by digest, or the reason why it cannot be read."""
 
     path: Path
     keys: dict[str, str]

@@ -1,4 +1,4 @@
-"""Tokens of the text form, and errors that point at the character they are about."""
+"""Tokenizer of the text form, and parse errors with source positions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _EXCERPT = 100
 
 
 class ParseError(GraphpressError, ValueError):
-    """Text that is no graph. `line` and `column` count from 1; the message shows the line with a caret under it."""
+    """Invalid text.
+
+    `line` and `column` count from 1; the message shows the line with a caret under the error.
+    """
 
     def __init__(self, message: str, text: str, offset: int, source: str = ""):
         self.message, self.text, self.offset, self.source = message, text, offset, source
@@ -36,7 +39,7 @@ class ParseError(GraphpressError, ValueError):
 
 
 class Token(NamedTuple):
-    """A piece of the text. `kind` is ``ref``, ``string``, ``number``, ``word``, ``punct`` or ``end``."""
+    """A token; `kind` is ``ref``, ``string``, ``number``, ``word``, ``punct`` or ``end``."""
 
     kind: str
     text: str
@@ -58,17 +61,17 @@ _TOKEN = re.compile(
 
 
 def quote(text: str) -> str:
-    """`text` as a JSON string; characters that do not show are escaped."""
+    """Quote `text` as a JSON string, with invisible characters escaped."""
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def name_text(name: str) -> str:
-    """`name` as it stands when it is plain (letters, digits, ``_``, ``.``), quoted otherwise."""
+    """Return `name` if it is plain (letters, digits, ``_``, ``.``), and quoted otherwise."""
     return name if PLAIN_NAME.fullmatch(name) else quote(name)
 
 
 class Scanner:
-    """Reads tokens from the front of `text`, one ahead."""
+    """Reads tokens from `text` with one token of lookahead."""
 
     def __init__(self, text: str):
         self.text = text
@@ -76,7 +79,7 @@ class Scanner:
         self._ahead: Token | None = None
 
     def peek(self) -> Token:
-        """The next token, which stays."""
+        """Return the next token without consuming it."""
         if self._ahead is None:
             start = self.skip_blanks()
             match = _TOKEN.match(self.text, start)
@@ -91,22 +94,22 @@ class Scanner:
         return self._ahead
 
     def take(self) -> Token:
-        """The next token, which is consumed."""
+        """Consume and return the next token."""
         token = self.peek()
         self._ahead, self._position = None, token.end
         return token
 
     def take_if(self, text: str) -> Token | None:
-        """The next token if it is the word or mark `text`."""
+        """Consume the next token if it is the word or mark `text`."""
         token = self.peek()
         return self.take() if token.text == text and token.kind != "string" else None
 
     def expect(self, text: str) -> Token:
-        """The next token, which must be the word or mark `text`."""
+        """Consume the next token, which must be the word or mark `text`."""
         return self.take_if(text) or self.fail(repr(text))
 
     def expect_kind(self, kind: str, wanted: str) -> Token:
-        """The next token, which must be of `kind`; `wanted` says so in the error."""
+        """Consume the next token, which must be of `kind`; `wanted` describes it in the error."""
         return self.take() if self.peek().kind == kind else self.fail(wanted)
 
     def fail(self, wanted: str) -> Token:
@@ -116,25 +119,25 @@ class Scanner:
         raise self.error(f"expected {wanted}, found {found}", token.start)
 
     def error(self, message: str, offset: int) -> ParseError:
-        """An error about the character at `offset`."""
+        """Create an error at the character `offset`."""
         return ParseError(message, self.text, offset)
 
     def unknown(self, what: str, name: str, known: Iterable[str], offset: int) -> ParseError:
-        """The error that there is no `what` called `name`, with near names."""
+        """Create the error for an unknown name, with similar names."""
         return self.error(f"no {what} {name}{suggestion(name, known)}", offset)
 
     def skip_blanks(self) -> int:
-        """Where the next character is that is neither blank nor comment."""
+        """Skip blanks and comments, and return the offset of the next character."""
         match = _TRIVIA.match(self.text, self._position)
         assert match is not None
         return match.end()
 
     def jump(self, offset: int) -> None:
-        """Go on at `offset`, for text read outside the rules for tokens."""
+        """Continue at `offset`, after text that was read by other rules."""
         self._ahead, self._position = None, offset
 
     def separated(self, close: str, read: Callable[[], T]) -> list[T]:
-        """What `read` returns for each item of a comma-separated list, up to and including the mark `close`."""
+        """Read a comma-separated list with `read`, including the closing mark `close`."""
         items: list[T] = []
         while not self.take_if(close):
             items.append(read())
@@ -144,11 +147,11 @@ class Scanner:
         return items
 
     def string(self, token: Token) -> str:
-        """The text a string token stands for."""
+        """Decode a string token."""
         return self._unquote(token.text, token.start)
 
     def name(self, wanted: str) -> tuple[str, int]:
-        """The next name, plain or quoted, and where it starts."""
+        """Read the next name, plain or quoted, and return it with its offset."""
         token = self.peek()
         if token.kind not in ("word", "string"):
             self.fail(wanted)
@@ -156,7 +159,7 @@ class Scanner:
         return (self.string(token) if token.kind == "string" else token.text), token.start
 
     def reference(self, token: Token) -> tuple[str, str, int | None]:
-        """Sigil, name and result index of a reference token such as ``%split#1`` or ``@"odd name"``."""
+        """Split a reference such as ``%split#1`` or ``@"odd name"`` into sigil, name and result index."""
         body, index = token.text[1:], None
         if body[0] == '"':
             tail = body[body.rindex('"') + 1 :]
@@ -169,7 +172,7 @@ class Scanner:
         return token.text[0], body, index
 
     def integer(self, wanted: str) -> int:
-        """The next token as an integer."""
+        """Consume the next token as an integer."""
         token = self.expect_kind("number", wanted)
         try:
             return int(token.text)

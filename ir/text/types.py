@@ -1,4 +1,4 @@
-"""Types in the text form: ``f32[1, s0//2]``, ``int(2*s0)``, ``opaque("token")``."""
+"""Text form of types: ``f32[1, s0//2]``, ``int(2*s0)``, ``opaque("token")``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TENSOR = re.compile(r'[a-z][a-z0-9_]*\[[^\]"\n]*\]')
 
 
 def format_type(type: Type) -> str:
-    """`type` as the text form writes it."""
+    """Return the text form of `type`."""
     match type:
         case TensorType():
             return _format_tensor(type)
@@ -26,7 +26,7 @@ def format_type(type: Type) -> str:
             return f"scalar({quote(kind)}{'' if value is None else f', {_format_dim(value)}'})"
         case OpaqueType(description=description):
             return f"opaque({quote(description)})"
-    raise TypeError(f"{type!r} is no type of the IR")
+    raise TypeError(f"{type!r} is not a type of the IR")
 
 
 @lru_cache(maxsize=8192)
@@ -42,7 +42,7 @@ def _format_dim(dim: Dim) -> str:
 
 @lru_cache(maxsize=8192)
 def _format_expression(expression: str) -> str:
-    """Bare where `_read_dim` finds the same expression again, quoted otherwise."""
+    """Quote the expression unless `_read_dim` reads the bare form back."""
     bare = _BARE_DIM.fullmatch(expression) and expression == expression.strip() and _is_closed(expression)
     if not bare or _INTEGER.fullmatch(expression) or expression in ("true", "false"):
         return quote(expression)
@@ -54,7 +54,7 @@ def _format_expression(expression: str) -> str:
 
 
 def _is_closed(expression: str) -> bool:
-    """True when no comma or bracket would end the expression early."""
+    """Return True if no comma or bracket would end the expression early."""
     depth = 0
     for character in expression:
         depth += (character == "(") - (character == ")")
@@ -64,27 +64,27 @@ def _is_closed(expression: str) -> bool:
 
 
 class TypeReader:
-    """Reads types; the same text is read once."""
+    """Reads types, with a cache by text."""
 
     def __init__(self, scanner: Scanner):
         self._scanner = scanner
         self._seen: dict[str, Type] = {}
 
     def read(self) -> Type:
-        """The next type."""
+        """Read the next type."""
         scanner = self._scanner
         start = scanner.skip_blanks()
-        whole = _TENSOR.match(scanner.text, start)
-        if whole is not None and whole[0] in self._seen:
-            scanner.jump(whole.end())
-            return self._seen[whole[0]]
+        found = _TENSOR.match(scanner.text, start)
+        if found is not None and found[0] in self._seen:
+            scanner.jump(found.end())
+            return self._seen[found[0]]
         head = scanner.expect_kind("word", "a type such as f32[1, 3]")
         if scanner.text[head.end : head.end + 1] == "[":
             type: Type = self._tensor(head.text, start)
         else:
             type = self._other(head.text, start)
-        if whole is not None:
-            self._seen[whole[0]] = type
+        if found is not None:
+            self._seen[found[0]] = type
         return type
 
     def _tensor(self, dtype: str, start: int) -> TensorType:
@@ -113,7 +113,7 @@ class TypeReader:
         return OpaqueType(text) if kind == "opaque" else ScalarType(text, value)
 
     def _dim(self) -> Dim:
-        """An integer, or an expression up to the comma or bracket that ends it."""
+        """Read an integer, or an expression up to the comma or bracket that ends it."""
         scanner = self._scanner
         start = scanner.skip_blanks()
         if scanner.text[start : start + 1] == '"':
@@ -129,7 +129,7 @@ class TypeReader:
         if expression in ("true", "false"):
             return expression == "true"
         if not expression:
-            raise scanner.error("expected an extent, such as 3 or s0", start)
+            raise scanner.error("expected a dim such as 3 or s0", start)
         try:
             SymDim(expression).symbols  # noqa: B018
         except DimError as error:

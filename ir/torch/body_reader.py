@@ -1,4 +1,4 @@
-"""Reads the nodes of one exported fx graph into a `Graph`: a whole program's, or the body of a higher-order op."""
+"""Reader of fx graphs: whole programs, and bodies of higher-order ops."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class BodyReader:
         self.allow_writes = allow_writes
         self.locations = LocationReader()
         self._here: FxNode | None = None
-        self._bound: dict[FxNode, Any] = {}  # a value, a tuple of them, a nested graph, or a Python object
+        self._bound: dict[FxNode, Any] = {}  # a value, a tuple of values, a nested graph, or a Python object
 
     def bind(self, node: FxNode, value: Any) -> None:
-        """Let later reads of `node` see `value`."""
+        """Bind `node` to `value` for later reads."""
         cell = self.cells.get(node)
         if cell is not None and isinstance(value, Value):
             cell.value = value
@@ -54,7 +54,7 @@ class BodyReader:
             self._bound[node] = value
 
     def read(self, nodes: Iterable[FxNode]) -> list[Any]:
-        """Add every call to the graph; return what the graph returns, flattened."""
+        """Add every call to the graph, and return the flat outputs."""
         results: Any = ()
         for node in nodes:
             if node.op == "call_function":
@@ -70,7 +70,7 @@ class BodyReader:
         return leaves
 
     def resolve(self, argument: Any) -> Any:
-        """An fx argument with its nodes replaced by what they are now bound to."""
+        """Replace the fx nodes in an argument by their bindings."""
         if isinstance(argument, FxNode):
             cell = self.cells.get(argument)
             return cell.value if cell is not None else self._bound.get(argument)
@@ -84,7 +84,7 @@ class BodyReader:
 
     def _read_call(self, node: FxNode) -> None:
         target = node.target
-        if target is _ASSERT_METADATA:  # what it asserts is in the types, and may change when a pass changes them
+        if target is _ASSERT_METADATA:  # types carry the same facts, and passes may change them
             return
         if target is operator.getitem:
             source = self.resolve(node.args[0])
@@ -105,7 +105,7 @@ class BodyReader:
             self.bind(node, self._insert_as_it_returns(node, op, bound))
 
     def _insert_as_it_returns(self, node: FxNode, op: OpDef, bound: Mapping[str, Any]) -> Any:
-        """Add the call; return its results in the structure in which torch returns them."""
+        """Add the call, and return its results in torch's structure."""
         fake = node.meta.get("val", node)
         if isinstance(fake, list | tuple):
             leaves, spec = pytree.tree_flatten(fake)
@@ -121,7 +121,7 @@ class BodyReader:
         return self.insert(node, op, bound, [type_of(fake)]).result
 
     def insert(self, node: FxNode, op: OpDef, bound: Mapping[str, Any], types: Iterable[Type]) -> Node:
-        """Add the call of `op` that `node` stands for."""
+        """Add the call of `op` for the fx node `node`."""
         operands = {name: argument for name, argument in bound.items() if _holds_value(argument)}
         attributes = {name: argument for name, argument in bound.items() if name not in operands}
         return self.graph.insert(
@@ -147,7 +147,7 @@ class BodyReader:
         if found is None or found.dtype is declared.dtype:
             self.bind(node, self.insert(node, op, bound, [declared]).result)
             return
-        # In place, the result is cast to the type of the tensor that is written to.
+        # In place, the result is cast to the dtype of the written tensor.
         made = self.graph.insert(op, *_split(op, bound), [declared.with_dtype(found.dtype)], name=node.name)
         made.location = self.locations.read(node.meta)
         self._here = node
@@ -161,7 +161,7 @@ class BodyReader:
         return types[0] if types and isinstance(types[0], TensorType) else None
 
     def _copied(self, node: FxNode) -> Value:
-        """`copy_(target, source)`: the source, in the element type, shape and layout of the target."""
+        """Lower `copy_(target, source)`: the source in the element type, shape and layout of the target."""
         self._here = node
         target, source = node.args[:2]
         value = self.fit(self.resolve(source), self.resolve(target))
@@ -170,7 +170,7 @@ class BodyReader:
         return value
 
     def fit(self, value: Value, target: Value) -> Value:
-        """`value` in the element type and shape of `target`."""
+        """Convert `value` to the element type and shape of `target`."""
         wanted = target.tensor_type
         if value.tensor_type.dtype is not wanted.dtype:
             cast = value.tensor_type.with_dtype(wanted.dtype)
@@ -182,7 +182,7 @@ class BodyReader:
         return self._add("aten.expand_as", value, {"other": target}, wanted)
 
     def _add(self, op: str, value: Value, bound: dict[str, Any], type: Type) -> Value:
-        """A call that the program implies but does not spell out; named and located after the node it is part of."""
+        """Add an implicit call of the program, with the name and location of the node it belongs to."""
         node = self._here
         if node is not None:
             return self.insert(node, lookup_op(op), {"self": value, **bound}, [type]).result
@@ -190,10 +190,10 @@ class BodyReader:
         return self.graph.insert(lookup_op(op), operands, attributes, [type]).result
 
     def _read_training_batch_norm(self, node: FxNode) -> None:
-        """Running statistics that are updated become results, and their tensors' new values."""
+        """Lower a training batch norm, with the updated running statistics as results and new buffer values."""
         names = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
-        whole = op_of_target(node.target).bind(map(self.resolve, node.args), node.kwargs)  # type: ignore[arg-type]
-        bound = {name: whole[name] for name in names}
+        arguments = op_of_target(node.target).bind(map(self.resolve, node.args), node.kwargs)  # type: ignore[arg-type]
+        bound = {name: arguments[name] for name in names}
         output = type_of(node.meta["val"])
         mean, variance = bound["running_mean"], bound["running_var"]
         types = [output, mean.type, variance.type, mean.type, variance.type]
@@ -214,7 +214,7 @@ class BodyReader:
 
 
 def add_output(graph: Graph, item: Any) -> None:
-    """Let the graph return `item`: a value, or a Python value as it is."""
+    """Add a value or a Python constant to the outputs of the graph."""
     if isinstance(item, Value):
         graph.add_output(item)
     else:
@@ -222,11 +222,11 @@ def add_output(graph: Graph, item: Any) -> None:
 
 
 def _read_nested(name: str, module: GraphModule, parent: Graph, allow_writes: bool) -> Graph:
-    """The body of a higher-order op. It may use the symbols of the graph around it."""
+    """Read the body of a higher-order op, which may use symbols of the enclosing graph."""
     graph = Graph(name, symbols=parent.symbols)
     cells = {} if allow_writes else plan_writes(module.graph.nodes)
     if any(cell.outside and cell.is_written for cell in cells.values()):
-        raise Entangled(f"{name} writes to what it is given")
+        raise Entangled(f"{name} writes to its inputs")
     reader = BodyReader(graph, module, cells, allow_writes)
     names = []
     for node in module.graph.nodes:
@@ -251,7 +251,7 @@ def _op_of(target: Any) -> OpDef:
     try:
         return op_of_target(target)
     except OpError:
-        # Something torch's table does not name: called as it is, never looked into.
+        # Not in torch's table: called as an opaque object.
         name = f"python.{getattr(target, '__module__', None) or 'builtins'}.{getattr(target, '__qualname__', target)}"
         try:
             return lookup_op(name)
@@ -269,7 +269,7 @@ def _op_of(target: Any) -> OpDef:
 
 
 def _flat_call(bound: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a higher-order call, flattened beside their spec when values nest deeper than one list."""
+    """Flatten the arguments of a higher-order call, with their spec if values nest deeper than one list."""
     if all(_is_plain_argument(argument) for argument in bound.values()):
         return bound
     leaves, spec = pytree.tree_flatten(bound)

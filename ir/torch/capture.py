@@ -1,6 +1,6 @@
-"""Graphs from torch modules: export in eval mode, then `from_exported_program`.
+"""Capture of torch modules in eval mode through torch.export.
 
-The module is left as it was found: the mode of every submodule comes back, after an error too.
+The module is not changed: the mode of every submodule is restored, also after an error.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def from_module(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
 ) -> Graph:
-    """Capture `module` in eval mode with `torch.export.export` and import the result.
+    """Capture `module` in eval mode with `torch.export.export`, and import the result.
 
     Args:
-        module: any module, an `fx.GraphModule` of ATen calls included; it is not changed.
-        args: example positional inputs, a tuple (a lone tensor counts as one input).
+        module: any module, including an `fx.GraphModule` of ATen calls; it is not changed.
+        args: example positional inputs, a tuple (a single tensor counts as one input).
         kwargs: example keyword inputs.
-        dynamic_shapes: as `torch.export.export` takes it.
+        dynamic_shapes: as for `torch.export.export`.
 
     Raises:
-        ExportError: when the module cannot be captured; names the line of the user's code, torch's error is its cause.
+        ExportError: if the module cannot be captured; the message names the user's line, the cause is torch's error.
     """
     return from_exported_program(export_module(module, args, kwargs, dynamic_shapes))
 
@@ -56,14 +56,14 @@ def export_module(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
 ) -> ExportedProgram:
-    """`torch.export.export` in eval mode, with the promises and errors of `from_module`."""
+    """Run `torch.export.export` in eval mode, with the guarantees and errors of `from_module`."""
     if not isinstance(module, torch.nn.Module):
         raise ExportError(f"expected a torch.nn.Module, got {type(module).__name__}")
     if isinstance(args, torch.Tensor):
         args = (args,)
     if not isinstance(args, list | tuple):
         raise ExportError(f"example inputs: expected a tuple of positional inputs, got {type(args).__name__}")
-    with left_as_found(module):
+    with state_restored(module):
         try:
             return torch.export.export(
                 module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
@@ -73,10 +73,10 @@ def export_module(
 
 
 @contextmanager
-def left_as_found(module: torch.nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is as it was, attributes that `forward` has set included.
+def state_restored(module: torch.nn.Module) -> Iterator[None]:
+    """Switch to eval mode, and restore every submodule on exit, including attributes that `forward` sets.
 
-    The mode is a plain flag here: `train()` of exported modules refuses, and that of users' modules may change weights.
+    The mode flag is set directly: `train()` of exported modules raises, and that of user modules may change weights.
     """
     saved = [(submodule, _state(submodule)) for submodule in module.modules()]
     try:
@@ -92,7 +92,7 @@ _State = dict[str, tuple[Any, Any]]
 
 
 def _state(module: torch.nn.Module) -> _State:
-    """Every attribute, and beside a list or dictionary (such as that of the parameters) its content."""
+    """Record every attribute, and the content of dictionaries and lists."""
     return {name: (value, _content(value)) for name, value in vars(module).items()}
 
 
@@ -118,7 +118,7 @@ def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
 
 
 def _explain(module: torch.nn.Module, error: Exception) -> str:
-    """One line: the module, the user's line, and what torch says, without its advice on logging."""
+    """Describe an export failure in one line: module, user's line, and torch's message without logging advice."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("For more", "The error above", "from user code"))]
     message = _ADVICE.sub("", " ".join(said[:3])) or type(error).__name__
@@ -128,7 +128,7 @@ def _explain(module: torch.nn.Module, error: Exception) -> str:
 
 
 def _user_frame(error: BaseException | None) -> traceback.FrameSummary | None:
-    """The innermost frame of the user's code, in the error or in what caused it."""
+    """Return the innermost frame of the user's code in the error or its causes."""
     while error is not None:
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if not frame.filename.startswith((*NOT_USER_CODE, _PYTHON_LIBRARY)) and frame.filename != __file__:

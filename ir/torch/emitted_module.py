@@ -1,4 +1,4 @@
-"""The `fx.GraphModule` that graphs are emitted as, and its errors on inputs that do not fit."""
+"""The `fx.GraphModule` class of emitted graphs, and its errors for unfitting inputs."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from graphpress.ir.text.pytrees import dump_spec, load_spec
 from graphpress.ir.types import SymDim, TensorType
 
 CAPTURED_TYPE = "captured_type"
-"""Key of a placeholder's `meta`: the `TensorType` of the input it was made for."""
+"""Key in a placeholder's `meta` for the `TensorType` of its graph input."""
 
 
 class CallError(GraphpressError, RuntimeError, TypeError):
-    """A module that fails on inputs that differ from those it was captured with; torch's error is the cause.
+    """A failed call with inputs that differ from the captured ones; the cause is torch's error.
 
-    Other inputs are no error by themselves: many models run at other sizes than the example's.
+    Other inputs alone are not an error: many models run at other sizes than those of the example.
     """
 
 
 def call_error(graph: fx.Graph, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> CallError | None:
-    """The error to raise when calling the module of `graph` ended in `error`; None when the inputs are not to blame."""
+    """Return the error for a failed call of the module of `graph`, or None if the inputs fit."""
     captured = [(str(node.target), node.meta.get(CAPTURED_TYPE)) for node in graph.nodes if node.op == "placeholder"]
     problems = list(_differences(captured, graph, args, kwargs))
     if not problems:
         return None
     said = str(error).strip().split("\n")[0]
-    return CallError(f"the model fails on inputs other than those it was captured with: {'; '.join(problems)} ({said})")
+    return CallError(f"the model fails on inputs that differ from the captured ones: {'; '.join(problems)} ({said})")
 
 
 def _differences(
@@ -50,7 +50,7 @@ def _differences(
         return
     values = pytree.tree_leaves((tuple(args), dict(kwargs)))
     if len(values) != len(captured):
-        yield f"its arguments hold {len(captured)} values, those given {len(values)}"
+        yield f"its arguments hold {len(captured)} values, got {len(values)}"
         return
     for (name, type), value in zip(captured, values, strict=True):
         if type is not None and not _fits(type, value):
@@ -81,13 +81,13 @@ _KEPT_META = ("nn_module_stack", "stack_trace", CAPTURED_TYPE)
 
 
 class EmittedModule(fx.GraphModule):
-    """A `GraphModule` that copies and pickles whole, and says when it was called with what it was not captured for."""
+    """A `GraphModule` that copies and pickles completely, and explains failures on unfitting inputs."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module.
 
         Raises:
-            CallError: when that fails and the inputs differ from those that the module was captured with.
+            CallError: if the run fails and the inputs differ from the captured ones.
         """
         if torch.compiler.is_compiling():
             return super().__call__(*args, **kwargs)
@@ -126,7 +126,7 @@ def _empty() -> EmittedModule:
 
 @frozen
 class _Reference:
-    """A node by its place in the graph."""
+    """A node, identified by its position in the graph."""
 
     index: int
 
@@ -179,14 +179,14 @@ def _encode_graph(graph: fx.Graph) -> _EncodedGraph:
 
 @frozen
 class _OpName:
-    """An op; torch's do not pickle by themselves."""
+    """An op by name; torch ops do not pickle by themselves."""
 
     name: str
 
 
 @frozen
 class _GlobalName:
-    """A function or other object that a module holds."""
+    """A function or other global object that a module holds, by name."""
 
     module: str
     name: str
@@ -237,6 +237,6 @@ def _restore(state: dict[str, Any], encoded: _EncodedGraph) -> EmittedModule:
 
 
 def pytree_codegen(argument_names: tuple[str, ...], in_spec: Any, out_spec: Any) -> fx.graph.CodeGen:
-    """The code generator for a call with nested arguments and results; specs as `dump_spec` writes them."""
+    """Return the code generator for nested arguments and results; specs as from `dump_spec`."""
     info = fx.graph._PyTreeInfo(list(argument_names), load_spec(in_spec), load_spec(out_spec))
     return fx.graph._PyTreeCodeGen(info)

@@ -1,11 +1,11 @@
-"""Which writes of an exported graph can be replaced by new values, without asking torch to trace it again.
+"""Functionalization of in-place ops without retracing.
 
-torch.export leaves in-place ops in the graph. The IR has values, which nobody writes to. An in-place op on tensor `t`
-becomes its out-of-place form, and later reads of `t` see the new value, as long as no *other* tensor that shares memory
-with `t` is read after the write. Which tensors share memory is exact: the fake tensors of one trace share storages as
-the real ones do. A graph where that does not hold is `Entangled`, and the caller lets torch functionalize it.
+torch.export leaves in-place ops in the graph, while IR values are immutable. An in-place op on tensor `t` becomes its
+out-of-place form, and later reads of `t` read the new value, if no *other* tensor that shares memory with `t` is read
+after the write. Aliasing is exact: the fake tensors of one trace share storages as the real tensors do. Graphs for
+which this does not hold raise `Entangled`, and the caller lets torch functionalize them.
 
-A `Cell` is one tensor object of the traced program: every fx node that stands for it, and its current value.
+A `Cell` is one tensor object of the traced program, with all fx nodes for it and its current value.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from graphpress.ir.graph import Value
 from graphpress.ir.torch.types import dim_of
 from graphpress.ir.types import Dim
 
-# In-place ops whose effect is not on the data of their first operand but on its identity or its size.
+# In-place ops that change the identity or size of their first operand, not its data.
 _RESIZING = {"resize_", "resize_as_", "set_", "resize_as_sparse_", "sparse_resize_", "as_strided_"}
 
 
 class Entangled(Exception):
-    """A write that other live tensors see; the message names the fx node."""
+    """A write that is visible through other live tensors; the message names the fx node."""
 
 
 @define(eq=False)
 class Cell:
-    """One tensor of the traced program. `outside` is True for what the caller of the graph can see."""
+    """One tensor of the traced program; `outside` is True if the caller of the graph can see it."""
 
     outside: bool = False
     last_use: int = -1
@@ -43,12 +43,12 @@ class Cell:
 
 
 def plan_writes(nodes: Iterable[FxNode]) -> dict[FxNode, Cell]:
-    """The cell of every tensor-valued node of a graph with writes; empty when nothing is written.
+    """Return the cell of every tensor-valued node of a graph with writes, or an empty dict without writes.
 
-    One pass over the nodes to find last uses, one to check every write against the living aliases of its target.
+    One traversal finds the last uses, a second one checks every write against the live aliases of its target.
 
     Raises:
-        Entangled: when a write cannot be replaced by a new value.
+        Entangled: if a write cannot be replaced by a new value.
     """
     nodes = list(nodes)
     if not any(written_arguments(node) for node in nodes):
@@ -59,7 +59,7 @@ def plan_writes(nodes: Iterable[FxNode]) -> dict[FxNode, Cell]:
 
 
 def written_arguments(node: FxNode) -> list[FxNode]:
-    """The fx nodes whose tensors `node` writes to, those that its schema hides included."""
+    """Return the fx nodes whose tensors `node` writes to, including writes that its schema does not declare."""
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return []
@@ -79,7 +79,7 @@ def written_arguments(node: FxNode) -> list[FxNode]:
 
 
 def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
-    """The out-of-place form of an in-place op: same arguments, a new tensor; None when there is none."""
+    """Return the out-of-place form of an in-place op (same arguments, new result), or None."""
     name = target._schema.name.partition("::")[2]
     packet = getattr(torch.ops.aten, name[:-1], None)
     found = getattr(packet, target._overloadname, None)
@@ -91,7 +91,7 @@ def functional_form(target: torch._ops.OpOverload) -> torch._ops.OpOverload | No
 
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
-# Ops that update running statistics without saying so: the place of the first statistic, and of the flag.
+# Ops that update running statistics undeclared: the positions of the first statistic and of the flag.
 _HIDDEN_WRITES: dict[Any, tuple[int, int]] = {
     _BATCH_NORM: (3, 5),
     torch.ops.aten.native_batch_norm.default: (3, 5),
@@ -100,7 +100,7 @@ _HIDDEN_WRITES: dict[Any, tuple[int, int]] = {
 
 
 def is_training_batch_norm(node: FxNode) -> bool:
-    """True for a batch norm that updates running statistics."""
+    """Return True for a batch norm that updates running statistics."""
     return node.target is _BATCH_NORM and bool(written_arguments(node))
 
 
@@ -119,9 +119,9 @@ def _assign_cells(nodes: list[FxNode]) -> dict[FxNode, Cell]:
         written = written_arguments(node)
         if written and not is_training_batch_norm(node):
             if written[0] not in cells:
-                raise Entangled(f"{node.name} writes to something that is no tensor of this graph")
+                raise Entangled(f"{node.name} writes to an object that is not a tensor of this graph")
             if _storage(node) != _storage(written[0]):
-                raise Entangled(f"{node.name} returns something other than what it writes to")
+                raise Entangled(f"{node.name} does not return the tensor that it writes to")
             cells[node] = cells[written[0]]
         else:
             cells[node] = Cell(outside=node.op in ("placeholder", "get_attr"))
@@ -129,7 +129,7 @@ def _assign_cells(nodes: list[FxNode]) -> dict[FxNode, Cell]:
 
 
 def _check_writes(nodes: list[FxNode], cells: dict[FxNode, Cell]) -> None:
-    sharing: dict[int, list[Cell]] = {}  # storage -> cells born so far that may still be read
+    sharing: dict[int, list[Cell]] = {}  # storage -> live cells so far
     born: set[int] = set()
 
     def register(node: FxNode) -> None:
@@ -144,16 +144,16 @@ def _check_writes(nodes: list[FxNode], cells: dict[FxNode, Cell]) -> None:
             _require_simple(node, written)
         for target in written:
             if target not in cells:
-                raise Entangled(f"{node.name} writes to {target}, which is no tensor of this graph")
+                raise Entangled(f"{node.name} writes to {target}, which is not a tensor of this graph")
             cell = cells[target]
             living = [c for c in sharing[_storage(target)] if c is cell or c.outside or c.last_use > position]
             sharing[_storage(target)] = living
             only_identity = torch.Tag.inplace_view in node.target.tags  # type: ignore[union-attr]
             if (len(living) > 1 and not only_identity) or (only_identity and cell.outside):
-                raise Entangled(f"{node.name} writes to memory that is read through another tensor")
+                raise Entangled(f"{node.name} writes to memory that another tensor reads later")
             cell.is_written = not only_identity or cell.is_written
         register(node)
-        for user in node.users:  # views in a list exist as soon as the list does
+        for user in node.users:  # views in a list live as long as the list
             if user.target is operator.getitem:
                 register(user)
 
@@ -173,14 +173,14 @@ def _storage(node: FxNode) -> int:
     try:
         return node.meta["val"].untyped_storage()._cdata
     except (NotImplementedError, RuntimeError):  # sparse, or inside a vmap
-        raise Entangled(f"{node.name} has no memory of its own to compare") from None
+        raise Entangled(f"{node.name} has no storage to compare") from None
 
 
 @contextmanager
 def explicit_copies(program: ExportedProgram) -> Iterator[None]:
-    """While this lasts, the source of every `copy_` has the element type, shape and strides of the target.
+    """Make the source of every `copy_` match the element type, shape and strides of its target.
 
-    torch's functionalization takes the source of a `copy_` to a buffer for the buffer's new value, whatever its type.
+    torch's functionalization uses the source of a `copy_` as the new value of a buffer, whatever its type.
     """
     added: list[FxNode] = []
     restore: list[tuple[FxNode, FxNode]] = []
@@ -215,23 +215,23 @@ def explicit_copies(program: ExportedProgram) -> Iterator[None]:
 
 
 def needs_own_memory(source: torch.Tensor, target: torch.Tensor) -> bool:
-    """True when a copy of `source` lies in memory as `target` does, but `source` itself does not.
+    """Return True if a copy of `source` has the memory layout of `target` but `source` does not.
 
-    Later views, and the order in which sums are taken, depend on it.
+    Later views and the order of summation depend on the layout.
     """
     if _layout(source) == _layout(target):
         return False
     shape, stride = _layout(target)
     expected: Dim = 1
-    for extent, step in zip(reversed(shape), reversed(stride), strict=True):
-        if step != expected and extent != 1:
+    for dim, step in zip(reversed(shape), reversed(stride), strict=True):
+        if step != expected and dim != 1:
             return False
-        if not isinstance(extent, int) or not isinstance(expected, int):
-            return True  # of symbolic extents only the last is looked at
-        expected *= extent
+        if not isinstance(dim, int) or not isinstance(expected, int):
+            return True  # only the last of several symbolic dims is compared
+        expected *= dim
     return True
 
 
 def _layout(tensor: torch.Tensor) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
-    """Shape and strides, symbolic ones as expressions: comparing torch's own would add guards."""
+    """Return shape and strides, with symbolic dims as expressions to avoid new guards."""
     return tuple(map(dim_of, tensor.shape)), tuple(map(dim_of, tensor.stride()))

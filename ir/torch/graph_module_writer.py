@@ -1,4 +1,4 @@
-"""`fx.GraphModule`s from graphs: a module that runs, trains, saves and exports like the one that was imported."""
+"""Emission of graphs as `fx.GraphModule`s with the calling convention of the original module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from graphpress.ir.torch.emitted_module import CAPTURED_TYPE, EmittedModule, pyt
 from graphpress.ir.torch.locations import location_meta
 from graphpress.ir.types import TensorType
 
-# (qualified name, module, what to call it with)
+# (qualified name, module, call arguments)
 ModuleCall = tuple[str, nn.Module, Sequence[Any]]
 
 
@@ -37,26 +37,25 @@ def to_graph_module(
 ) -> EmittedModule:
     """Emit `graph` as a module with the original calling convention.
 
-    Parameters and buffers sit at their qualified names; names of tied weights share one tensor. Ops that torch does not
-    know run through their `evaluate`.
+    Parameters and buffers are registered at their qualified names; the names of tied weights share one tensor. Ops
+    unknown to torch run through their `evaluate`.
 
     Args:
-        graph: what to emit; it is not changed.
-        module_for: asked about every node; to let a submodule stand for the node, it returns its qualified name, the
-            module, and the values to call it with.
-        copy_constants: give the module its own tensors, whose memory is taken on the first write; otherwise it
-            shares them with `graph`.
+        graph: the graph to emit; it is not changed.
+        module_for: called with every node; to replace the node by a submodule, it returns the submodule's qualified
+            name, the module, and the values to call it with.
+        copy_constants: copy the tensors on the first write; otherwise the module shares them with `graph`.
     """
     return _Emitter(graph, copy_constants).emit(module_for or (lambda node: None))
 
 
 def body_module(graph: Graph) -> EmittedModule:
-    """Emit the body of a higher-order op: it is called with flat operands and shares the graph's tensors."""
+    """Emit the body of a higher-order op, called with flat operands and sharing the graph's tensors."""
     return _Emitter(graph, copy_constants=False, is_body=True).emit(lambda node: None)
 
 
 def call_op(name: str, /, **arguments: Any) -> Any:
-    """Run the op called `name` by its reference semantics; element types are given as ``"dtype:<name>"``."""
+    """Run the op called `name` by its reference implementation; element types are passed as ``"dtype:<name>"``."""
     evaluate = lookup_op(name).evaluate
     assert evaluate is not None
     return evaluate(**{key: _decoded(argument) for key, argument in arguments.items()})
@@ -75,14 +74,14 @@ def _decoded(argument: Any) -> Any:
 class _Emitter:
     def __init__(self, graph: Graph, copy_constants: bool, is_body: bool = False):
         self._graph = graph
-        self._is_body = is_body  # of a higher-order op, which calls it with flat operands
+        self._is_body = is_body  # the body of a higher-order op, called with flat operands
         self._copy = copy_constants
         self._root = EmittedModule(nn.Module(), fx.Graph())
         self._fx = fx.Graph()
         self._taken = set(graph._names)
         self._suffixes: dict[str, int] = {}
         self._values: dict[int, fx.Node] = {}
-        self._paths: dict[int, str] = {}  # constant -> where it sits in the module
+        self._paths: dict[int, str] = {}  # constant -> its qualified name in the module
 
     def emit(self, module_for: Callable[[Node], ModuleCall | None]) -> EmittedModule:
         calls: dict[int, tuple[str, Sequence[Any]]] = {}
@@ -105,7 +104,7 @@ class _Emitter:
         self._root.graph = self._fx
         return self._root
 
-    # nodes
+    # Nodes.
 
     def _emit_node(self, node: Node, module_call: tuple[str, Sequence[Any]] | None) -> None:
         op = node.op
@@ -125,7 +124,7 @@ class _Emitter:
             made = self._fx.create_node("call_function", call_op, (op.name,), bound, name=node.name)
             paths = result_paths(node)
         else:
-            raise GraphError(f"{node.name}: torch has no {op.name}, and it has no reference semantics either")
+            raise GraphError(f"{node.name}: {op.name} has neither a torch target nor a reference implementation")
         made.meta.update(meta)
         for result, path in zip(node.results, paths, strict=True):
             if path and not result._uses:
@@ -160,7 +159,7 @@ class _Emitter:
         return self._attribute(self._place_module(graph.name, module))
 
     def _object(self, argument: Any) -> Any:
-        """An argument that generated code cannot spell, such as a script object, becomes an attribute."""
+        """Register an argument without a source form, such as a script object, as an attribute."""
         if not isinstance(argument, torch.ScriptObject):
             return argument
         name = _free_attribute(self._root, "script_object")
@@ -168,7 +167,7 @@ class _Emitter:
         return self._attribute(name)
 
     def _parameter_name(self, name: str) -> str:
-        """The name of an input as generated code can spell it."""
+        """Return a valid identifier for the name of an input."""
         if name.isidentifier() and name.isascii() and not keyword.iskeyword(name):
             return name
         letters = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)
@@ -182,10 +181,10 @@ class _Emitter:
         self._taken.add(name)
         return name
 
-    # outputs
+    # Outputs.
 
     def _emit_outputs(self) -> None:
-        """Writes come last, and what aliases a written tensor is copied before."""
+        """Emit writes last, after copying outputs that alias a written tensor."""
         outputs = self._graph.outputs
         written = {id(output.target) for output in outputs if output.target is not None}
         for output in outputs:
@@ -196,7 +195,7 @@ class _Emitter:
             if output.target is not None and output.value is not None and output.value is not output.target:
                 target = self._read(output.target)
                 if output.target.constant is not None and output.target.constant.kind == "parameter":
-                    target = self._call(torch.ops.aten.detach.default, target)  # a leaf of autograd refuses writes
+                    target = self._call(torch.ops.aten.detach.default, target)  # autograd forbids writes to a leaf
                 self._call(torch.ops.aten.copy_.default, target, self._returned(output))
         results = tuple(self._returned(output) for output in outputs if output.kind == "user")
         signature = self._graph.signature
@@ -218,10 +217,10 @@ class _Emitter:
         name = self._free_name(target._schema.name.partition("::")[2])
         return self._fx.create_node("call_function", target, args, name=name)
 
-    # tensors and modules
+    # Tensors and modules.
 
     def _place_constants(self, module_calls: Mapping[int, tuple[str, Sequence[Any]]]) -> None:
-        """Put every constant that the emitted code reads where its names say."""
+        """Register every constant that the emitted code reads at its qualified names."""
         read: set[int] = set()
         for node in self._graph.nodes:
             if id(node) in module_calls:
@@ -263,7 +262,7 @@ class _Emitter:
 
 
 def _aliases(value: Value, written: set[int]) -> bool:
-    """True when `value` may be the memory of one of the `written` values: itself, or through views."""
+    """Return True if `value` may share memory with one of the `written` values."""
     pending, seen = [value], set()
     while pending:
         value = pending.pop()
@@ -299,7 +298,7 @@ def _owned(constant: Constant, copy: bool) -> torch.Tensor:
 
 
 def _place_tensor(root: nn.Module, name: str, tensor: torch.Tensor, persistent: bool) -> str | None:
-    """Register `tensor` under the qualified `name`; None when something else has the name, or nothing can."""
+    """Register `tensor` under `name`, or return None if the name is taken or invalid."""
     owner, leaf = _descend(root, name)
     if owner is None:
         return None
@@ -319,9 +318,9 @@ def _register(owner: nn.Module, name: str, tensor: torch.Tensor, persistent: boo
 
 
 def _descend(root: nn.Module, name: str) -> tuple[nn.Module | None, str]:
-    """The module that holds `name`, made where there is none, and the last part of the name.
+    """Return the parent module of `name`, created if missing, and the last part of the name.
 
-    None when a part cannot be a module: it is empty, generated code cannot spell it, or something else has its place.
+    Returns None if a part cannot be a module name: it is empty, not an identifier, or taken.
     """
     *parents, leaf = name.split(".")
     if not all(map(_is_spellable, (*parents, leaf))):
@@ -339,10 +338,10 @@ def _descend(root: nn.Module, name: str) -> tuple[nn.Module | None, str]:
 
 
 def _is_spellable(part: str) -> bool:
-    """True when the code that fx generates can read an attribute of this name."""
+    """Return True if generated code can access an attribute of this name."""
     if not part or not part.isprintable() or '"' in part or "\\" in part or keyword.iskeyword(part):
         return False
-    return unicodedata.normalize("NFKC", part) == part  # Python reads other spellings of a letter as that letter
+    return unicodedata.normalize("NFKC", part) == part  # Python normalizes identifiers
 
 
 def _free_attribute(module: nn.Module, hint: str) -> str:

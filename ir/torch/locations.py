@@ -1,4 +1,4 @@
-"""Locations from the metadata that torch.export leaves on nodes, and back."""
+"""Conversion between locations and the node metadata of torch.export."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from graphpress.ir.location import UNKNOWN, Location, ModuleScope, Origin
 
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
-# Generated code has such names; a notebook's cells have others in angle brackets.
+# Names of generated code; notebook cells have other names in angle brackets.
 NOT_USER_CODE = (TORCH_FOLDER, "torch/", "torch\\", "<eval_with_key>", "<string>", "<frozen ")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_CALL_COUNT = re.compile(r"@\d+")  # torch marks the second call of one module as `path@1`
+_CALL_COUNT = re.compile(r"@\d+")  # torch marks the second call of a module as `path@1`
 _STRICT_ROOT = re.compile(r"^(?:L\[['\"]self['\"]\]|L__self__)[._]*")
 _INDEX = re.compile(r"\[['\"]?(\w+)['\"]?\]")
 _NO_STACK = "_empty_nn_module_stack_from_metadata_hook"
 
 
 class LocationReader:
-    """Reads locations of fx nodes; parses each distinct stack trace and module stack once."""
+    """Reads locations of fx nodes; each distinct stack trace and module stack is parsed once."""
 
     def __init__(self) -> None:
         self._lines: dict[str, tuple[str, int]] = {}
@@ -30,7 +30,7 @@ class LocationReader:
         self._locations: dict[tuple[tuple[ModuleScope, ...], tuple[str, int]], Location] = {}
 
     def read(self, meta: Mapping[str, Any]) -> Location:
-        """The location that `meta` (of an fx node) tells; unknown when it tells nothing."""
+        """Return the location in `meta` of an fx node, or the unknown location."""
         stack = meta.get("nn_module_stack")
         scopes = self._scopes_of(tuple(stack.values())) if stack else ()
         trace = meta.get("stack_trace")
@@ -55,7 +55,7 @@ class LocationReader:
 
 
 def location_meta(location: Location) -> dict[str, Any]:
-    """What to put on an fx node so that another export knows its modules and source line."""
+    """Return fx metadata from which another export recovers module stack and source line."""
     meta: dict[str, Any] = {}
     if location.scopes:
         meta["nn_module_stack"] = {
@@ -68,7 +68,7 @@ def location_meta(location: Location) -> dict[str, Any]:
 
 
 def user_frame(trace: str) -> tuple[str, int]:
-    """File and line of the last frame of a stack trace that is the user's: not torch's, not generated code."""
+    """Return file and line of the last frame in user code, not in torch or generated code."""
     for file, line in reversed(_FRAME.findall(trace)):
         if not file.startswith(NOT_USER_CODE):
             return file, int(line)

@@ -1,4 +1,4 @@
-"""Graphs from `torch.export.ExportedProgram`: every name of a tensor on one constant."""
+"""Import of `torch.export.ExportedProgram`s, with tied tensors as one constant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphpress.ir.torch.types import symbols_of, type_of
 
 
 class ProgramTensors:
-    """The program's tensors by name; names of one tensor are kept together."""
+    """The program's tensors by name, with the names of each tensor grouped."""
 
     def __init__(self, program: ExportedProgram):
         non_persistent = set(program.graph_signature.non_persistent_buffers)
@@ -35,7 +35,7 @@ class ProgramTensors:
         self._constants: dict[Any, Constant] = {}
 
     def constant(self, graph: Graph, spec: Any) -> Constant:
-        """The constant of `graph` for an input spec."""
+        """Return the constant of `graph` for an input spec."""
         tensor = self._tensors[spec.target]
         key = spec.target if spec.kind is InputKind.CONSTANT_TENSOR else tensor_identity(tensor)
         if key not in self._constants:
@@ -50,7 +50,7 @@ class ProgramTensors:
         return self._constants[key]
 
     def constant_named(self, graph: Graph, name: str) -> Constant:
-        """The constant that the program calls `name`; made when nothing reads it."""
+        """Return the constant called `name` in the program, created if no node reads it."""
         tensor = self._tensors[name]
         key = tensor_identity(tensor)
         if key not in self._constants:
@@ -61,32 +61,32 @@ class ProgramTensors:
 
 
 def tensor_identity(tensor: torch.Tensor) -> Any:
-    """Equal for two tensors that are the same elements of the same memory."""
+    """Return a key that is equal for tensors with the same elements of the same memory."""
     if tensor.numel() == 0 or tensor.layout is not torch.strided or tensor.device.type == "meta":
         return id(tensor)
     try:
         storage = tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # a tensor subclass around others
+    except (NotImplementedError, RuntimeError):  # a tensor subclass with inner tensors
         return id(tensor)
     return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 @holding_collector
 def from_exported_program(program: ExportedProgram) -> Graph:
-    """The graph of an exported program; tensors are shared with it.
+    """Import an exported program; the graph shares its tensors.
 
-    Unused parameters are left out. Buffers and inputs that the program writes to become mutation outputs. A program
-    with writes through views is functionalized by torch first, which costs another trace.
+    Unused parameters are dropped. Writes to buffers and inputs become mutation outputs. Programs that write through
+    views are functionalized by torch first, which traces them again.
     """
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:
         with warnings.catch_warnings(), explicit_copies(program):
-            warnings.simplefilter("ignore", FutureWarning)  # torch uses what it deprecates
+            warnings.simplefilter("ignore", FutureWarning)  # torch uses its own deprecated names
             program = program.run_decompositions({})
     try:
         return _read_program(program, allow_writes=False)
-    except Entangled:  # torch could not do it either: the writes stay, and passes go round them
+    except Entangled:  # torch failed too: the writes stay, and passes skip them
         return _read_program(program, allow_writes=True)
 
 
@@ -121,7 +121,7 @@ def _read_program(program: ExportedProgram, allow_writes: bool) -> Graph:
             add_output(graph, item)
         elif spec.kind is OutputKind.USER_INPUT_MUTATION:
             mutations.append((item, "input_mutation", inputs[spec.target]))
-        elif spec.kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION"):  # older torch lacks the second
+        elif spec.kind.name in ("BUFFER_MUTATION", "PARAMETER_MUTATION"):  # the second is missing in older torch
             mutations.append((item, "buffer_mutation", tensors.constant_named(graph, spec.target).value))
     for item, kind, target in mutations:
         graph.add_output(reader.fit(item, target), kind, target=target)

@@ -1,4 +1,4 @@
-"""`torch.export.ExportedProgram`s from graphs."""
+"""Export of graphs as `torch.export.ExportedProgram`s."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from graphpress.ir.types import ScalarType, SymDim, TensorType
 
 
 def to_exported_program(graph: Graph, example_inputs: Sequence[Any] | None = None) -> ExportedProgram:
-    """Emit `graph` and export it; dynamic shapes, mutations and tied weights survive.
+    """Export `graph`, with dynamic shapes, mutations and tied weights preserved.
 
     Args:
-        graph: what to export; it is not changed. The program shares its tensors.
-        example_inputs: flat user inputs to trace with; by default zeros of the inputs' types, symbols at their example
-            values.
+        graph: the graph to export; it is not changed. The program shares its tensors.
+        example_inputs: flat user inputs for the trace; by default zeros of the inputs' types, with symbols at their
+            example values.
+
+    Raises:
+        ExportError: if torch.export fails, or an input needs an example.
     """
     module = to_graph_module(graph)
     flat = list(example_inputs) if example_inputs is not None else [_example(i, graph) for i in graph.inputs]
@@ -52,58 +55,58 @@ def _example(graph_input: Input, graph: Graph) -> Any:
         if isinstance(type.value, SymDim):
             return type.value.evaluate(hints)
         return {"int": int, "float": float, "bool": bool}[type.kind](type.value or 0)
-    raise ExportError(f"input {graph_input.name!r} is {type}: give example inputs to export with")
+    raise ExportError(f"input {graph_input.name!r} is {type}: pass example inputs for the export")
 
 
 class _DynamicShapes:
-    """What `torch.export` calls the dynamic shape of each input.
+    """The `dynamic_shapes` argument of `torch.export` for each input.
 
-    A symbol that an extent such as ``2*s0`` is made of becomes a named `Dim`, since only those can be derived from;
-    torch invents a symbol of its own for any other.
+    A symbol in a linear expression such as ``2*s0`` becomes a named `Dim`, since derived dims need one; any other
+    symbol is left to torch (`Dim.AUTO`).
     """
 
     def __init__(self, graph: Graph):
         self._graph = graph
         self._named: dict[str, Any] = {}
-        for extent in filter(None, map(_extents, graph.inputs)):
-            for dim in extent.values():
+        for dims in filter(None, map(_symbolic_dims, graph.inputs)):
+            for dim in dims.values():
                 found = _linear(dim)
                 if dim.expression not in graph.symbols and found is not None:
                     symbol = graph.symbols[found[1]]
                     self._named[found[1]] = Dim(found[1], min=symbol.minimum, max=symbol.maximum)
 
     def of(self, graph_input: Input) -> Any:
-        """The dynamic shape of one flat input."""
+        """Return the dynamic shape of one flat input."""
         if graph_input.value is not None and isinstance(graph_input.value.type, ScalarType):
             return Dim.DYNAMIC if isinstance(graph_input.value.type.value, SymDim) else None
-        extents = _extents(graph_input)
-        return None if extents is None else {axis: self._dim(extent) for axis, extent in extents.items()}
+        dims = _symbolic_dims(graph_input)
+        return None if dims is None else {axis: self._dim(dim) for axis, dim in dims.items()}
 
-    def _dim(self, extent: SymDim) -> Any:
-        found = _linear(extent)
+    def _dim(self, dim: SymDim) -> Any:
+        found = _linear(dim)
         if found is not None and found[1] in self._named:
             factor, name, offset = found
-            dim = self._named[name]
-            dim = dim if factor == 1 else factor * dim
-            return dim if offset == 0 else dim + offset
-        symbol = self._graph.symbols.get(extent.expression)
+            derived = self._named[name]
+            derived = derived if factor == 1 else factor * derived
+            return derived if offset == 0 else derived + offset
+        symbol = self._graph.symbols.get(dim.expression)
         return Dim.AUTO if symbol is None else Dim.DYNAMIC(min=symbol.minimum, max=symbol.maximum)
 
 
-def _extents(graph_input: Input) -> dict[int, SymDim] | None:
-    """The symbolic extents of an input by axis; None when there are none."""
+def _symbolic_dims(graph_input: Input) -> dict[int, SymDim] | None:
+    """Return the symbolic dims of an input by axis, or None if there are none."""
     type = graph_input.value.type if graph_input.value is not None else None
     if not isinstance(type, TensorType) or type.is_static:
         return None
-    return {axis: extent for axis, extent in enumerate(type.shape) if isinstance(extent, SymDim)}
+    return {axis: dim for axis, dim in enumerate(type.shape) if isinstance(dim, SymDim)}
 
 
-def _linear(extent: SymDim) -> tuple[int, str, int] | None:
-    """`(factor, symbol, offset)` when the extent is linear in one symbol; `Dim`s can say no more."""
-    if len(extent.symbols) != 1:
+def _linear(dim: SymDim) -> tuple[int, str, int] | None:
+    """Return `(factor, symbol, offset)` if the dim is linear in one symbol, which is all that `Dim` can express."""
+    if len(dim.symbols) != 1:
         return None
-    name = extent.symbols[0]
-    offset = extent.evaluate({name: 0})
-    factor = extent.evaluate({name: 1}) - offset
-    straight = all(extent.evaluate({name: n}) == factor * n + offset for n in (2, 7, 1000))
+    name = dim.symbols[0]
+    offset = dim.evaluate({name: 0})
+    factor = dim.evaluate({name: 1}) - offset
+    straight = all(dim.evaluate({name: n}) == factor * n + offset for n in (2, 7, 1000))
     return (factor, name, offset) if straight and factor > 0 else None

@@ -1,4 +1,4 @@
-"""IR types and symbols from the fake values that torch.export leaves on nodes."""
+"""Conversion of torch.export's fake values to IR types and symbols."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from graphpress.ir.dtypes import DType
 from graphpress.ir.types import Dim, OpaqueType, ScalarType, Symbol, SymDim, TensorType, Type
 
-# Above this a range of torch's means "no bound".
+# torch's ranges above this are unbounded.
 _UNBOUNDED = 2**62
 
 
 def type_of(fake: Any) -> Type:
-    """The type of a fake value: a tensor, a symbolic or plain number, or anything else."""
+    """Return the type of a fake value: a tensor, a symbolic or plain number, or any other object."""
     if isinstance(fake, torch.Tensor):
-        return TensorType(DType.of(fake.dtype), [dim_of(extent) for extent in fake.shape])
+        return TensorType(DType.of(fake.dtype), [dim_of(dim) for dim in fake.shape])
     if isinstance(fake, torch.SymInt):
         return ScalarType("int", dim_of(fake))
     if isinstance(fake, torch.SymFloat | torch.SymBool):
@@ -27,16 +27,16 @@ def type_of(fake: Any) -> Type:
     return OpaqueType("None" if fake is None else type(fake).__name__)
 
 
-def dim_of(extent: int | torch.SymInt) -> Dim:
-    """An extent as the IR writes it."""
-    if isinstance(extent, int):
-        return extent
-    expression = extent.node.expr
+def dim_of(dim: int | torch.SymInt) -> Dim:
+    """Convert a torch dim to an IR dim."""
+    if isinstance(dim, int):
+        return dim
+    expression = dim.node.expr
     return int(expression) if expression.is_number else SymDim(str(expression))
 
 
 def symbols_of(range_constraints: Mapping[Any, Any], fakes: Iterable[Any]) -> dict[str, Symbol]:
-    """The symbols that `fakes` (the fake values of a whole graph) read: their ranges and example values."""
+    """Return the symbols in `fakes`, the fake values of a whole graph, with ranges and example values."""
     found: dict[str, Symbol] = {}
     ranges = {str(symbol): limits for symbol, limits in range_constraints.items()}
     for number in _symbolic_numbers(fakes):
@@ -54,7 +54,7 @@ def symbols_of(range_constraints: Mapping[Any, Any], fakes: Iterable[Any]) -> di
 def _symbolic_numbers(fakes: Iterable[Any]) -> Iterable[Any]:
     for fake in fakes:
         if isinstance(fake, torch.Tensor):
-            yield from (extent for extent in fake.shape if not isinstance(extent, int))
+            yield from (dim for dim in fake.shape if not isinstance(dim, int))
         elif isinstance(fake, torch.SymInt | torch.SymFloat | torch.SymBool):
             yield fake
         elif isinstance(fake, list | tuple):
@@ -65,7 +65,7 @@ def _symbol(limits: Any, hint: int | None) -> Symbol:
     lower = _bound(limits.lower) if limits is not None else None
     upper = _bound(limits.upper) if limits is not None else None
     minimum = lower if lower is not None else 0
-    if hint is None:  # a size that depends on data has no example; any value in its range will do
+    if hint is None:  # a data-dependent size has no example; any value in its range works
         hint = max(minimum, 2) if upper is None else min(max(minimum, 2), upper)
     return Symbol(minimum, upper, hint)
 

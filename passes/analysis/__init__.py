@@ -1,1 +1,1 @@
-"""Questions that several passes ask about a graph."""
+"""Graph analyses shared by several passes."""

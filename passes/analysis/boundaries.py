@@ -1,8 +1,8 @@
-"""What enters and leaves the modules of a model, and what a config says about it.
+"""Inputs and outputs of modules, and the specs that a config sets for them.
 
-A graph knows in which module a node ran, not how the module was called. So the inputs of a module are the values made
-outside that its nodes read, in the order in which they are first read, and its outputs those made inside that are read
-outside, in the order in which they are made. Those of the model itself are its own, in their order.
+A graph records the module of each node, not the module's call. The inputs of a module are therefore the outside values
+that its nodes read, in order of the first read, and its outputs the inside values that are read outside, in order of
+definition. The root module has the inputs and outputs of the graph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from graphpress.passes.analysis.sites import stack_of
 from graphpress.passes.config import ConfigResolver, Decision, ModuleScope, ModuleStack
 
 Place = tuple[int, str, int | None]
-"""An operand of a node: the node's ``id``, the operand, the place in a list."""
+"""Key of an operand: the node's ``id``, the operand name, the index in a list."""
 
 
 @define(eq=False)
@@ -30,11 +30,11 @@ class _Module:
 
 @frozen
 class Boundaries:
-    """The decisions at the boundaries of modules.
+    """The quantization decisions at module boundaries.
 
     Attributes:
-        entering: by operand, for values that enter a module which has a spec for them.
-        leaving: by ``id`` of the value, for values that leave one.
+        entering: by operand, for values that enter a module with a spec for them.
+        leaving: by ``id`` of the value, for values that leave such a module.
         names: for each module with such a spec, the names of its inputs and outputs.
     """
 
@@ -44,12 +44,12 @@ class Boundaries:
 
 
 def boundaries(graph: Graph, resolver: ConfigResolver, constant: Iterable[int]) -> Boundaries:
-    """What the `module_input_spec` and `module_output_spec` of a config mean in `graph`.
+    """Resolve the `module_input_spec` and `module_output_spec` of a config in `graph`.
 
     Args:
         graph: the model.
-        resolver: of the config.
-        constant: the ``id`` of every value that depends on constants only; these enter no module.
+        resolver: the resolver of the config.
+        constant: the ``id`` of every value that depends on constants only; these are not module inputs.
     """
     if not resolver.has_boundaries:
         return Boundaries({}, {}, {})
@@ -73,15 +73,15 @@ def boundaries(graph: Graph, resolver: ConfigResolver, constant: Iterable[int]) 
 
 
 def _take(decisions: dict, key: object, decision: Decision) -> None:  # type: ignore[type-arg]
-    """Of nested modules the more specific entry decides, among equals that of the inner module."""
+    """Keep the more specific decision of nested modules, and among equal ones that of the inner module."""
     if decision.explicit and (key not in decisions or decision.level >= decisions[key].level):
         decisions[key] = decision
 
 
 def _modules(graph: Graph, constant: frozenset[int]) -> list[_Module]:
-    """Every module in which a node runs, with its boundary."""
+    """Return every module with nodes, with its boundary."""
     modules: dict[str, _Module] = {}
-    inside: dict[int, frozenset[str]] = {}  # by node, the paths of the modules it runs in
+    inside: dict[int, frozenset[str]] = {}  # node -> paths of its modules
 
     def paths(node: Node | None) -> frozenset[str]:
         return frozenset() if node is None else inside[id(node)]
@@ -126,5 +126,5 @@ def _argument_names(graph: Graph) -> dict[int, str]:
 
 
 def is_float(value: Value) -> bool:
-    """True for a tensor of floats that may be quantized: of 16 bits or more."""
+    """Return True for a float tensor of 16 bits or more."""
     return value.is_floating and value.tensor_type.dtype.bits >= 16

@@ -1,4 +1,4 @@
-"""Key-value caches that are kept as codes: the op that updates one, as `kv_cache_quant_configs` names it."""
+"""Quantized key-value caches: the update ops named in `kv_cache_quant_configs`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from graphpress.passes.weights.errors import QuantizationError
 @annotation("cache_update")
 @frozen
 class CacheUpdate:
-    """On an op that writes new entries into a cache, moving values only.
+    """Annotation of an op that writes new entries into a cache and only moves values.
 
     Attributes:
-        cache: the operand that is the cache, a buffer of the model that the result is written back to.
+        cache: the operand with the cache, a model buffer that the result is written back to.
     """
 
     cache: str
 
 
 def cache_of(node: Node) -> Constant | None:
-    """The buffer that `node` reads and whose new value its result is; None where there is none."""
+    """Return the buffer that `node` reads and whose new value is its result, or None."""
     if len(node.results) != 1:
         return None
     written = [use.user.target for use in node.results[0].uses if isinstance(use.user, Output)]
@@ -35,10 +35,11 @@ def cache_of(node: Node) -> Constant | None:
 
 
 def cache_update(node: Node, spec: QuantizationSpec) -> CacheUpdate:
-    """The note for `node`, whose type has an entry in `kv_cache_quant_configs`.
+    """Return the annotation for `node`, whose type has an entry in `kv_cache_quant_configs`.
 
     Raises:
-        QuantizationError: when it updates no buffer, computes, or the spec is of codes that no cache can be kept in.
+        QuantizationError: if the node updates no buffer or computes new values, or the spec is not supported for
+            caches.
     """
     where = f"{node.name} ({node.location})"
     cache = cache_of(node)
@@ -58,5 +59,5 @@ def cache_update(node: Node, spec: QuantizationSpec) -> CacheUpdate:
 
 
 def sources(node: Node, note: CacheUpdate) -> list[tuple[str, int | None]]:
-    """The operands with the new entries: every float tensor but the cache."""
+    """Return the operands with the new entries: every float tensor except the cache."""
     return [(name, index) for name, index, value in node.operand_values() if name != note.cache and value.is_floating]

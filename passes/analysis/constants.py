@@ -1,4 +1,4 @@
-"""Which values depend on constants alone, and which dropouts do nothing."""
+"""Values that depend on constants only, and dropouts in evaluation mode."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from graphpress.ir.graph import Constant, Graph, Node, Value
 
 
 def constant_values(graph: Graph) -> set[int]:
-    """``id`` of every value that is a constant or computed from constants only, by ops that always give the same
-    result.
+    """Return the ``id`` of every constant, and of every value computed from constants by repeatable ops.
 
-    A buffer that running the graph writes to is not one: its value is not known before the run.
+    Buffers that the graph writes to are excluded: their values are known at run time only.
     """
     mutated = {id(output.target) for output in graph.outputs}
     found = {id(constant.value) for constant in graph.constants.values()} - mutated
@@ -28,21 +27,19 @@ def constant_values(graph: Graph) -> set[int]:
 
 
 def is_constant(value: Value) -> bool:
-    """True when `value` is in `constant_values` of its graph; for one value this is quicker."""
+    """Return True if `value` is in `constant_values` of its graph; faster for a single value."""
     if value.node is None:
         return value.constant is not None and not value.constant.is_mutated
     return is_foldable(value.node) and all(is_constant(read) for _, _, read in value.node.operand_values())
 
 
 def is_foldable(node: Node) -> bool:
-    """True when `node` gives the same results for the same operands, has no effect, and reads at least one operand."""
+    """Return True if `node` is repeatable, has no effect, and reads at least one operand."""
     return node.op.is_repeatable and next(node.operand_values(), None) is not None
 
 
 def root_constant(value: Value) -> Constant | None:
-    """The constant that `value` is, or is made from through its first operands: the weight a folded weight comes
-    from.
-    """
+    """Return the constant at the end of the chain of first operands, such as the original of a folded weight."""
     while value.node is not None:
         first = next(value.node.operand_values(), None)
         if first is None:
@@ -55,12 +52,12 @@ DROPOUTS = frozenset({"dropout", "alpha_dropout", "feature_dropout", "feature_al
 
 
 def is_idle_dropout(node: Node) -> bool:
-    """True for a dropout captured in evaluation mode, whose result is its operand."""
+    """Return True for a dropout captured in evaluation mode, which returns its operand."""
     return node.op.dialect == "aten" and node.op.family in DROPOUTS and not node.attribute("train")
 
 
 def before_dropout(value: Value) -> Value:
-    """The value that `value` is in evaluation: what went into the dropouts it comes from."""
+    """Return the source of `value` before any dropouts in evaluation mode."""
     while value.node is not None and is_idle_dropout(value.node):
         operand = value.node.operand("input")
         assert operand is not None

@@ -1,4 +1,4 @@
-"""The facts that the passes of graphpress establish about a graph."""
+"""Facts that the built-in passes establish."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _no_fake_quantize(graph: Graph) -> Iterator[Violation]:
         yield Violation("a fake-quantizer is left", node)
 
 
-CANONICAL = Fact("canonical", "each operation has one spelling", _no_alias_spellings)
+CANONICAL = Fact("canonical", "each operation has one form", _no_alias_spellings)
 BATCH_NORM_FOLDED = Fact("batch-norm-folded", "no batch norm is left that folding can remove")
 LAYERS_EQUALIZED = Fact("layers-equalized", "consecutive layers share the ranges of the channels between them")
 FUSION_ANNOTATED = Fact("fusion-annotated", "nodes that a backend runs as one know their group")

@@ -1,7 +1,7 @@
-"""Which float values float16 cannot hold, and how far they reach.
+"""Range analysis for float16: values that it cannot represent, and their propagation.
 
-float16 ends at 65,504, and below 2^-14 it loses precision until 2^-24 is its last step above zero. A value made from
-something beyond either end is *wide*: it stays in float32 until an op brings it back.
+float16 ends at 65,504, and below 2^-14 it loses precision until 2^-24, its smallest positive value. A value computed
+from something beyond either end is *wide*: it stays in float32 until an op brings it back into range.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from graphpress.ir.types import TensorType
 
 _HALF = torch.finfo(torch.float16)
 _SMALLEST_STEP = _HALF.smallest_normal * _HALF.eps
-_EXACT_INTEGERS = 2048  # beyond, float16 skips integers
+_EXACT_INTEGERS = 2048  # float16 skips larger integers
 
 _BOUNDING = frozenset(
     [
@@ -57,18 +57,20 @@ _SCALED = frozenset(
 
 
 class Wide(Flag):
-    """Which end of float16 a value lies beyond."""
+    """The ends of the float16 range that a value exceeds."""
 
     NONE = 0
     LARGE = auto()
-    """Over 65,504, or an integer float16 skips; softmax and other bounded functions bring it back."""
+    """Above 65,504, or an integer that float16 skips; softmax and other bounded functions bring it back."""
     SMALL = auto()
-    """So small that float16 makes zero of it; division and logarithms bring it back."""
+    """Below the smallest positive float16; division and logarithms bring it back."""
 
 
 def width_of_constant(value: Value, tensor: torch.Tensor) -> Wide:
-    """What casting a constant to float16 would lose. Infinities are float16's too, and small weights may vanish; a
-    scale may not, for everything it scales would.
+    """Return the ends of the range that casting a constant to float16 would exceed.
+
+    Infinities are exact in float16, and small weights may become zero; a scale may not, because everything it scales
+    would vanish.
     """
     magnitude = tensor.detach().abs()
     finite = magnitude[magnitude.isfinite()]
@@ -81,7 +83,7 @@ def width_of_constant(value: Value, tensor: torch.Tensor) -> Wide:
 
 
 def width_of_numbers(node: Node) -> Wide:
-    """What the numbers among the attributes of an elementwise or creating op ask for."""
+    """Return the range that the numeric attributes of an elementwise or creating op need."""
     if not (node.op.has(Trait.ELEMENTWISE) or node.op.family in _CREATING):
         return Wide.NONE
     width = Wide.NONE
@@ -96,7 +98,7 @@ def width_of_numbers(node: Node) -> Wide:
 
 
 def width_after(node: Node, width: Wide) -> Wide:
-    """How wide the results of `node` are when what it reads is `width`."""
+    """Return the width of the results of `node` for operands of `width`."""
     op = node.op
     is_creating = op.family in _CREATING
     if not (is_creating or op.has(Trait.ELEMENTWISE) or op.has(Trait.VIEW) or op.has(Trait.VALUE_PRESERVING)):

@@ -1,4 +1,4 @@
-"""Which ops a backend runs as one: patterns that users extend, and the note that marks a group."""
+"""Fusion groups: ops that a backend executes as one, described by extensible patterns."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from graphpress.ir.ops import Trait
 
 
 class Role(StrEnum):
-    """What a node is to its group."""
+    """The position of a node in its group."""
 
     ANCHOR = "anchor"
-    """The first op; its config decides for the group."""
+    """The first op, whose config decides for the group."""
     MEMBER = "member"
     TAIL = "tail"
-    """The last op; its result is the result of the group."""
+    """The last op, whose result is that of the group."""
     WHOLE = "whole"
-    """Anchor and tail at once: a group of one."""
+    """A group of one op."""
 
 
 @annotation("fusion")
 @frozen
 class FusionGroup:
-    """A node's place in a group that a backend runs as one op, so that nothing between its members is quantized."""
+    """Membership of a node in a fused group, within which nothing is quantized."""
 
     anchor: str
     pattern: str
@@ -49,12 +49,12 @@ def _chain(steps: Iterable[str | Iterable[str]]) -> tuple[frozenset[str], ...]:
 
 @frozen
 class FusionPattern:
-    """A chain of ops, each reading the one before it and nothing else reading that.
+    """A chain of ops in which each op is the only user of the previous one.
 
     Attributes:
         name: unique.
-        chain: for each place the op types allowed there, as in a config (``conv2d``, ``add``, ``relu``), given as a
-            string with spaces between them or as an iterable.
+        chain: the op types allowed at each position, as in a config (``conv2d``, ``add``, ``relu``), each a string with
+            spaces or an iterable.
     """
 
     name: str
@@ -96,22 +96,24 @@ _PATTERNS: dict[str, FusionPattern] = {
 
 
 def register_fusion_pattern(pattern: FusionPattern) -> FusionPattern:
-    """Let `annotate-fusion` know one more chain. A longer chain is tried first; among equals, the newest.
+    """Register a chain for `annotate-fusion`.
+
+    Longer chains are tried first; among equals, the newest.
 
     Raises:
-        FusionPatternError: when the name is taken.
+        FusionPatternError: if the name is taken.
     """
     if pattern.name in _PATTERNS:
-        raise FusionPatternError(f"there is a fusion pattern {pattern.name!r} already; unregister it first")
+        raise FusionPatternError(f"fusion pattern {pattern.name!r} is already registered; unregister it first")
     _PATTERNS[pattern.name] = pattern
     return pattern
 
 
 def unregister_fusion_pattern(name: str) -> None:
-    """Forget a pattern.
+    """Unregister a pattern.
 
     Raises:
-        FusionPatternError: when there is none of that name.
+        FusionPatternError: if there is no pattern of that name.
     """
     if name not in _PATTERNS:
         raise FusionPatternError(f"no fusion pattern {name!r}{suggestion(name, _PATTERNS)}")
@@ -119,7 +121,7 @@ def unregister_fusion_pattern(name: str) -> None:
 
 
 def fusion_patterns() -> tuple[FusionPattern, ...]:
-    """Every pattern, those of installed packages among them, in the order in which they are tried."""
+    """Return all patterns, including those of installed packages, in matching order."""
     from graphpress.passes.framework.registry import load_plugins
 
     load_plugins()

@@ -1,4 +1,4 @@
-"""Layers: ops that are linear in a weight, whichever way round they store it."""
+"""Linear layers with a weight operand, in either weight layout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Layer:
     """A convolution, transposed convolution or linear node.
 
     Attributes:
-        node: with operands `input`, `weight`, and perhaps `bias`.
+        node: the node, with operands `input`, `weight` and optionally `bias`.
         spatial: the number of spatial axes; 0 for linear.
-        is_transposed: True when axis 0 of the weight is the input channels.
+        is_transposed: True if axis 0 of the weight is the input channels.
     """
 
     node: Node
@@ -33,28 +33,28 @@ class Layer:
 
     @property
     def out_axis(self) -> int:
-        """The weight axis that holds the output channels (of one group, for transposed convolutions)."""
+        """The weight axis of the output channels (of one group, for transposed convolutions)."""
         return 1 if self.is_transposed else 0
 
     @property
     def has_padding(self) -> bool:
-        """True when zeros are put around the input."""
+        """True if the input is padded with zeros."""
         if not self.spatial or self.is_transposed:
             return False
         padding: Any = self.node.attribute("padding")
         return padding != "valid" and any(p != 0 for p in (padding if isinstance(padding, tuple) else [padding]))
 
     def out_features_axis(self, rank: int) -> int:
-        """The axis of the output (of `rank` axes) along which the output channels lie, counted from the front."""
+        """Return the output axis of the output channels, counted from the front, for an output of `rank` axes."""
         return rank - 1 if not self.spatial else rank - 1 - self.spatial
 
     def in_features_axis(self, rank: int) -> int:
-        """The axis of the input that the layer sums over."""
+        """Return the input axis that the layer sums over, counted from the front."""
         return self.out_features_axis(rank)
 
 
 def layer_of(node: Node) -> Layer | None:
-    """`node` as a layer; None when it is none or its weight is not an operand."""
+    """Return `node` as a layer, or None if it is not one or its weight is not an operand."""
     if node.op.dialect != "aten" or node.operand("weight") is None:
         return None
     name = node.op.short_name

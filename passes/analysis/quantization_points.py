@@ -1,4 +1,4 @@
-"""Quantization points: the notes by which passes agree on quantizers before any exists."""
+"""Quantization points: annotations by which passes place quantizers before inserting them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from graphpress.passes.config import (
 
 @frozen
 class Quantizer:
-    """One quantizer.
+    """A quantizer.
 
     Attributes:
         name: unique in its graph.
-        spec: how it quantizes.
-        wanted: the spec the config gave, where a known range changed it; else None.
-        block_size: the extent of a block along each axis, empty for one block.
-        is_state: True for a weight or other tensor of the model's own.
-        source: the place in the config that asked for it.
-        rank: how specific that place is; where two want one value, the higher wins.
-        schedule: when it observes and quantizes in training; None is from the first step to the last.
+        spec: the quantization spec.
+        wanted: the spec in the config, if a known range changed it; else None.
+        block_size: the block size per axis, empty for one block.
+        is_state: True for a weight or other tensor of the model.
+        source: the config path of the spec.
+        rank: the specificity of that path; the higher one wins for a shared value.
+        schedule: the training steps in which it observes and quantizes; None for all.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Quantizer:
 
     @property
     def asked(self) -> QuantizationSpec:
-        """The spec the config gave."""
+        """Return the spec in the config."""
         return self.wanted or self.spec
 
 
 class Side(StrEnum):
-    """Which side of a node a point is on."""
+    """The side of a node: inputs or outputs."""
 
     INPUT = "input"
     OUTPUT = "output"
@@ -58,10 +58,10 @@ class Side(StrEnum):
 
 @frozen
 class Point:
-    """One point of a node: an operand (`operand`, and `index` inside a list) or a result (`index`).
+    """A point of a node: an operand (`operand`, and `index` inside a list) or a result (`index`).
 
-    A passive point belongs to an op that only moves values: it follows its neighbours, and goes when none of them is
-    quantized.
+    A passive point belongs to an op that only moves values: it follows its neighbours, and is removed if none of them
+    is quantized.
     """
 
     side: Side
@@ -71,7 +71,7 @@ class Point:
     is_passive: bool = False
 
     def value(self, node: Node) -> Value:
-        """The value of `node` that the point is about."""
+        """Return the value of `node` at this point."""
         if self.side is Side.OUTPUT:
             return node.results[self.index or 0]
         operand = node.operands[self.operand]
@@ -79,7 +79,7 @@ class Point:
         return value
 
     def with_quantizer(self, quantizer: Quantizer) -> Point:
-        """The same point with another quantizer."""
+        """Return the point with another quantizer."""
         return evolve(self, quantizer=quantizer)
 
 
@@ -94,39 +94,39 @@ class QuantizationPoints:
 @annotation("quantizer")
 @frozen
 class QuantizerNote:
-    """On a ``quant.fake_quantize`` node: the quantizer it belongs to."""
+    """Annotation of a ``quant.fake_quantize`` node: its quantizer."""
 
     quantizer: Quantizer
 
 
 def activation_block(granularity: Granularity, shape: Sequence[Any], name: str) -> tuple[int, ...]:
-    """The extents of a block, -1 for a whole axis; empty for one block. Symbolic extents are whole axes.
+    """Return the block size per axis, -1 for a whole or symbolic axis; empty for one block.
 
     Raises:
-        AxisError, BlockSizeError: when the granularity does not fit the shape.
+        AxisError, BlockSizeError: if the granularity does not fit the shape.
     """
     if isinstance(granularity, PerTensorGranularity):
         return ()
-    extents = tuple(extent if isinstance(extent, int) else 1 for extent in shape)
-    box = granularity.block_shape(extents, name)
-    return tuple(-1 if size == extent else size for size, extent in zip(box, extents, strict=True))
+    dims = tuple(dim if isinstance(dim, int) else 1 for dim in shape)
+    box = granularity.block_shape(dims, name)
+    return tuple(-1 if size == dim else size for size, dim in zip(box, dims, strict=True))
 
 
-# The range of the result; None is an end that data decides.
+# The output range of ops; None for an end that depends on data.
 _RANGES: dict[str, tuple[float | None, float | None]] = {
     "relu": (0.0, None),
     "relu6": (0.0, 6.0),
     "hardsigmoid": (0.0, 1.0),
 }
-# Open ranges, by what the codes divide: a scale of 1/256 for 8-bit sigmoid, of 2/256 for tanh.
+# Numerators of the scale for half-open ranges: 1/256 for 8-bit sigmoid, 2/256 for tanh.
 _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 2.0)}
 
 
 def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
-    """`spec` for the output of `node`, made to fit the range the op is known to have.
+    """Adapt `spec` to the known output range of `node`.
 
-    After an op that gives no negative values a symmetric scheme would waste half its codes, so it becomes asymmetric;
-    ends that are known are fixed. A spec for floats, or with a range or scheme of its own that says otherwise, stays.
+    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric; known ends are
+    fixed. Float specs, and specs with an explicit range or scheme, are returned unchanged.
     """
     known = _known_range(node, spec)
     if known is None or spec.element_type.is_floating or spec.float_range != (None, None):

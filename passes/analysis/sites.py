@@ -17,7 +17,7 @@ from graphpress.passes.config import ModuleScope, ModuleStack, Obstacle, OpSite,
 
 
 def site_of(node: Node, constant: Collection[int]) -> OpSite:
-    """`node` as a config addresses it; `constant` has the ``id`` of every value that depends on constants only."""
+    """Return the config address of `node`; `constant` has the ``id`` of every value that depends on constants only."""
     states: list[str] = []
     for name, _, value in node.operand_values():
         if id(value) in constant:
@@ -124,12 +124,12 @@ def _written_parameter(value: Value) -> bool:
 
 
 def stack_of(node: Node) -> ModuleStack:
-    """The modules that `node` runs in, the model itself first."""
+    """Return the modules that `node` runs in, the root first."""
     return _stack(node.location.scopes)
 
 
 def tensor_operands(node: Node) -> list[tuple[str, int | None, Value]]:
-    """The tensors that `node` reads, in the order of the op's parameters: input 0 of a config, input 1, ..."""
+    """Return the tensor operands of `node` in parameter order, which is the input order of configs."""
     order = {parameter.name: place for place, parameter in enumerate(node.op.parameters)}
     operands = [item for item in node.operand_values() if isinstance(item[2].type, TensorType)]
     return sorted(operands, key=lambda item: (order.get(item[0], 0), item[1] or 0))

@@ -1,6 +1,6 @@
-"""Ops that move values without making new ones, so that one quantizer serves what they read and what they make.
+"""Value-preserving ops, whose operands and results share one quantizer.
 
-Those of torch are known by their traits; others are registered.
+torch ops are classified by their traits; other ops are registered.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from graphpress.ir.ops import Trait
 
 
 class ValuePreservingError(GraphpressError, ValueError):
-    """An op that cannot be registered as value-preserving, or that was not."""
+    """An op that cannot be registered as value-preserving, or is not registered."""
 
 
 @frozen
 class ValuePreservingOp:
-    """What a registration says: `exact` and `when` as in `register_value_preserving_op`."""
+    """A registered op; see `register_value_preserving_op` for `exact` and `when`."""
 
     op_type: str
     exact: bool = True
@@ -34,19 +34,20 @@ _REGISTERED: dict[str, ValuePreservingOp] = {}
 def register_value_preserving_op(
     op_type: str, *, exact: bool = True, when: Callable[[Node], bool] | None = None
 ) -> ValuePreservingOp:
-    """Let the results of an op have the quantizer of its operands.
+    """Register an op whose results share the quantizer of its operands.
 
     Args:
         op_type: as in a config: ``my_shuffle`` for ``torch.ops.mylib.my_shuffle``.
-        exact: every element of a result is an element of an operand, or zero; else it only lies within their range.
-        when: told the node, says whether this use of the op is such; by default every use is.
+        exact: True if every element of a result is an element of an operand or zero; False if it only lies within their
+            range.
+        when: returns True for nodes that preserve values; by default all do.
 
     Raises:
-        ValuePreservingError: when the op is known as such already.
+        ValuePreservingError: if the op is already known as value-preserving.
     """
     known = families_with(Trait.VALUE_PRESERVING) | families_with(Trait.RANGE_PRESERVING)
     if op_type in known or op_type in _REGISTERED:
-        raise ValuePreservingError(f"the op type {op_type!r} is known as value-preserving already")
+        raise ValuePreservingError(f"the op type {op_type!r} is already value-preserving")
     _REGISTERED[op_type] = ValuePreservingOp(op_type, exact, when)
     return _REGISTERED[op_type]
 
@@ -55,7 +56,7 @@ def unregister_value_preserving_op(op_type: str) -> None:
     """Undo `register_value_preserving_op`.
 
     Raises:
-        ValuePreservingError: when the op was not registered.
+        ValuePreservingError: if the op is not registered.
     """
     if op_type not in _REGISTERED:
         raise ValuePreservingError(
@@ -70,12 +71,12 @@ def _registered(node: Node) -> ValuePreservingOp | None:
 
 
 def only_moves_values(node: Node) -> bool:
-    """True when the results lie within the range of the operands, so that one quantizer serves both."""
+    """Return True if the results lie within the range of the operands, so that both can share a quantizer."""
     return preserves_values(node) or node.op.has(Trait.RANGE_PRESERVING) or _registered(node) is not None
 
 
 def preserves_values(node: Node) -> bool:
-    """True when every element of the results is an element of the operands, or zero: a grid of codes stays a grid."""
+    """Return True if every result element is an operand element or zero, so that a grid of codes is preserved."""
     if not node.op.has(Trait.VALUE_PRESERVING):
         registered = _registered(node)
         return registered is not None and registered.exact
@@ -92,5 +93,5 @@ def preserves_values(node: Node) -> bool:
 
 
 def adds_zeros(node: Node) -> bool:
-    """True for padding that brings in zeros beside the elements of its operand."""
+    """Return True for padding with zeros."""
     return node.op.family in ("constant_pad_nd", "pad")

@@ -1,4 +1,4 @@
-"""Which operands are weights, and how a granularity cuts them."""
+"""Weight operands and their quantization blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphpress.passes.config import (
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
-# Axes of (output features, summed features), counted from the end, where the op's own table of axes has none.
+# Axes of (output features, summed features), counted from the end, for ops that the config's axis table does not list.
 _AXES = {("matmul", "other"): (-1, -2), ("mm", "mat2"): (-1, -2), ("bmm", "mat2"): (-1, -2)}
 _AXES |= {("matmul", "self"): (-2, -1), ("mm", "self"): (-2, -1), ("bmm", "self"): (-2, -1)}
 _AXES |= {("addmm", "mat2"): (-1, -2), ("addmm", "mat1"): (-2, -1)}
@@ -27,12 +27,12 @@ _AXES |= {("baddbmm", "batch2"): (-1, -2), ("baddbmm", "batch1"): (-2, -1), ("bi
 _AXES |= {(family, "params"): (-2, -1) for family in _RECURRENT}
 _AXES |= {(f"{family}_cell", name): (-2, -1) for family in _RECURRENT for name in ("w_ih", "w_hh")}
 
-# Operands of such ops that are added or carried along, whatever their shape.
+# Operands of these ops that are added or carried, whatever their shape.
 _NO_WEIGHTS = frozenset({"bias", "hx", "hidden", "b_ih", "b_hh"}) | {("addmm", "self"), ("baddbmm", "self")}
 
 
 def is_weight(node: Node, operand: str, value: Value) -> bool:
-    """True for a constant worth quantizing: floating, of two or more axes, and not compressed already."""
+    """Return True for a quantizable constant: floating, at least two axes, not compressed."""
     type = value.type
     if not isinstance(type, TensorType) or not type.dtype.is_floating or type.dtype.bits < 16:
         return False
@@ -40,8 +40,9 @@ def is_weight(node: Node, operand: str, value: Value) -> bool:
 
 
 def is_compressed(value: Value) -> bool:
-    """True when `value` is a stored form of fewer bits, expanded. Kept elements of a pruned weight are not, as long as
-    they are floats themselves.
+    """Return True if `value` is expanded from a compressed form.
+
+    Kept elements of a pruned weight do not count if they are floats.
     """
     node = value.node
     while node is not None:
@@ -53,7 +54,7 @@ def is_compressed(value: Value) -> bool:
 
 
 def sparse_parts(value: Value) -> tuple[Value, Value] | None:
-    """The kept elements and the mask of a pruned weight in floats; None for anything else."""
+    """Return the kept elements and the mask of a pruned float weight, or None."""
     if value.node is None or value.node.op.name != "quant.sparse_to_dense":
         return None
     values, mask = value.node.operands["values"], value.node.operands["mask"]
@@ -62,7 +63,7 @@ def sparse_parts(value: Value) -> tuple[Value, Value] | None:
 
 
 def is_sparse(value: Value) -> bool:
-    """True when `value` is a pruned weight in floats, expanded, or made of one."""
+    """Return True if `value` is an expanded pruned float weight, or computed from one."""
     node = value.node
     while node is not None:
         if sparse_parts(node.results[0]) is not None:
@@ -73,7 +74,7 @@ def is_sparse(value: Value) -> bool:
 
 
 def dense_weight(value: Value) -> Tensor | None:
-    """The data of a weight that is a constant, or the kept elements of a pruned one; None where it is computed."""
+    """Return the data of a constant weight, or the kept elements of a pruned one; None for a computed weight."""
     if value.constant is not None:
         return value.constant.tensor
     values, mask = (part.constant for part in sparse_parts(value) or (value, value))
@@ -83,11 +84,11 @@ def dense_weight(value: Value) -> Tensor | None:
 
 
 def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[int, ...]:
-    """The extents of a block of the weight; empty for one block.
+    """Return the block size per axis of a weight; empty for one block.
 
     Raises:
-        AxisError: when an axis is needed and the op has no default.
-        BlockSizeError: when a block size does not divide its axis.
+        AxisError: if an axis is needed and the op has no default.
+        BlockSizeError: if a block size does not divide its axis.
     """
     assert value.tensor_type.is_static
     shape: tuple[int, ...] = value.tensor_type.shape  # type: ignore[assignment]
@@ -97,9 +98,10 @@ def weight_block(node: Node, value: Value, granularity: Granularity) -> tuple[in
 def weight_block_of(
     op_type: str, shape: tuple[int, ...], granularity: Granularity, name: str, axes: tuple[int, int] | None
 ) -> tuple[int, ...]:
-    """As `weight_block`, for an op of which only the type is known, and `axes` where the type does not tell them.
+    """Return the block size as `weight_block` does, from an op type and a shape.
 
-    `axes` are those of output and summed features, counted from the end: see `operand_axes`.
+    `axes`, of output and summed features counted from the end, are used for op types without a table entry: see
+    `operand_axes`.
     """
     if isinstance(granularity, PerTensorGranularity):
         return ()
@@ -115,18 +117,18 @@ def weight_block_of(
 
 
 def operand_axes(op_type: str, operand: str) -> tuple[int, int] | None:
-    """The axes of output and summed features of an operand that is a weight; None where a table of the op has them."""
+    """Return the axes of output and summed features of a weight operand, or None if the op's table lists them."""
     return _AXES.get((op_type, operand))
 
 
 def can_be_weight(op_type: str, operand: str, rank: int) -> bool:
-    """True for an operand of two or more axes that an op multiplies its input with or picks rows from."""
+    """Return True for an operand of two or more axes that an op multiplies with its input or gathers rows from."""
     is_added = operand in _NO_WEIGHTS or (op_type, operand) in _NO_WEIGHTS
     return rank >= 2 and op_type in _FAMILIES and not is_added
 
 
 def _axes(node: Node, value: Value) -> tuple[int, int] | None:
-    """The axes of output and summed features, counted from the end; None where a table of the op has them."""
+    """Return the axes of output and summed features, counted from the end, or None if the op's table lists them."""
     operand, index = next((name, index) for name, index, read in node.operand_values() if read is value)
     if node.op.family == "einsum":
         return einsum_axes(node.attribute("equation"), index or 0)
@@ -134,7 +136,7 @@ def _axes(node: Node, value: Value) -> tuple[int, int] | None:
 
 
 def einsum_axes(equation: str, index: int) -> tuple[int, int] | None:
-    """The last axis that only this operand has and the result keeps, and the last axis that is summed over."""
+    """Return the last axis that only this operand has and the result keeps, and the last axis summed over."""
     read, _, made = equation.replace(" ", "").partition("->")
     terms = read.split(",")
     term = terms[index].rpartition("...")[2]

@@ -1,4 +1,4 @@
-"""Clustering for palettization: near-optimal scalar k-means, vector k-means, and assignment to given tables."""
+"""Clustering for palettization: near-optimal scalar k-means, vector k-means, and nearest-centroid assignment."""
 
 from graphpress.passes.clustering.inputs import ClusteringError, Clusters, GroupedClusters
 from graphpress.passes.clustering.scalar import assign_scalar, cluster_groups, cluster_scalar

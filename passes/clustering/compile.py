@@ -1,6 +1,6 @@
-"""The one place that compiles: `kernel` turns a plain function into machine code through numba.
+"""Compilation of kernels through numba.
 
-Only the kernel modules import this one, and they are imported at first use, so that importing
+Only kernel modules import this module, and they are imported at first use, so that importing
 `graphpress.passes.clustering` does not load numba.
 """
 
@@ -19,17 +19,17 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def kernel(function: FunctionT) -> FunctionT:
-    """Compile `function` for callers in Python at its first call, and cache the machine code.
+    """Compile `function` at its first call from Python, and cache the machine code.
 
     It runs without the interpreter lock. Sums are never reordered (no fast-math), so results do not depend on the
-    vector width of the machine. The cache lies beside the source, or in the user's cache folder where the package is
-    read-only; where neither can be written, code is compiled once per process.
+    vector width of the machine. The cache is beside the source, or in the user's cache folder if the package is
+    read-only; if neither is writable, code is compiled once per process.
     """
     return _cached(numba.njit(nogil=True, error_model="numpy")(function))
 
 
 def helper(function: FunctionT) -> FunctionT:
-    """Compile `function` for kernels only: without an entry from Python, which takes time to compile."""
+    """Compile `function` for calls from kernels only, without a Python entry point, which takes time to compile."""
     entry = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return _cached(numba.njit(nogil=True, error_model="numpy", **entry)(function))
 
@@ -41,9 +41,9 @@ def _cached(dispatcher: Any) -> Any:
 
 
 class _PackageCache(FunctionCache):
-    """A cache that expires when any kernel changes: machine code holds that of the functions it calls.
+    """A cache that expires when any kernel module changes, since machine code includes called functions.
 
-    Numba itself looks at the caller's file alone.
+    Numba's own cache checks the caller's file only.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -54,7 +54,7 @@ class _PackageCache(FunctionCache):
 
 
 class _Index(IndexDataCacheFile):
-    """An index that is empty where it speaks of types that are gone: one of another version, left in place by it."""
+    """A cache index that is empty if it refers to types of another version."""
 
     def _load_index(self) -> Any:
         try:
@@ -64,7 +64,7 @@ class _Index(IndexDataCacheFile):
 
 
 def digest(folder: Path) -> str:
-    """Return a hash of the Python files of `folder`."""
+    """Return a hash of the Python files in `folder`."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())

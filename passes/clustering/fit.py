@@ -1,4 +1,4 @@
-"""Kernels that find the table of one group of sorted values."""
+"""Kernels that fit the lookup table of one group of sorted values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from graphpress.passes.clustering.sorted_values import (
 )
 from graphpress.passes.clustering.thresholds import threshold_between
 
-# Micro-bins, at least and at most; between, one for so many values that the dynamic program costs about as much as the
-# sort did.
+# The minimum and maximum number of micro-bins; in between, a number for which the dynamic program costs about as much
+# as the sort.
 LEAST, LEAST_PER_CLUSTER, LEAST_MORE = 640, 8, 256
 MOST_PER_CLUSTER, MOST_MORE = 16, 4096
 FEWEST_VALUES_PER_BIN, MOST_VALUES_PER_BIN = 8, 64
-ENOUGH = 2048  # for few clusters: from there on, a bin for twice as many values
+ENOUGH = 2048  # for few clusters: above it, one bin per two values
 MOST_STEPS = 16
 
 
@@ -35,7 +35,7 @@ def fit_table(data: SortedValues, centroids: np.ndarray) -> None:
     bins = np.int64(0)
     for place in range(bounds.size - 1):
         masses[bins], means[bins] = mass_and_mean(data, bounds[place], bounds[place + 1])
-        if masses[bins] > 0.0:  # what has no weight goes with the bin before
+        if masses[bins] > 0.0:  # values without weight join the previous bin
             bounds[bins] = bounds[place]
             bins += 1
     bounds[0] = 0
@@ -57,7 +57,7 @@ def fit_table(data: SortedValues, centroids: np.ndarray) -> None:
 
 @helper
 def bins_wanted(size: int, clusters: int) -> int:
-    """Return how many micro-bins `size` values for so many clusters are worth."""
+    """Return the number of micro-bins for `size` values and `clusters` clusters."""
     least = max(LEAST, LEAST_PER_CLUSTER * clusters + LEAST_MORE)
     most = MOST_PER_CLUSTER * clusters + MOST_MORE
     values_per_bin = min(max(FEWEST_VALUES_PER_BIN, clusters // 2), MOST_VALUES_PER_BIN)
@@ -88,7 +88,7 @@ def lloyd_steps(data: SortedValues, bounds: np.ndarray) -> None:
 
 @helper
 def nearest_end(values: np.ndarray, centroids: np.ndarray, cluster: int, start: int) -> int:
-    """Return the end of the run of sorted values from `start` that are nearest to ``centroids[cluster]``."""
+    """Return the end of the run of sorted values from `start` whose nearest centroid is ``centroids[cluster]``."""
     if cluster + 1 == centroids.size:
         return values.size
     if centroids[cluster] == centroids[cluster + 1]:
@@ -99,7 +99,7 @@ def nearest_end(values: np.ndarray, centroids: np.ndarray, cluster: int, start: 
 
 @helper
 def nearest_means(data: SortedValues, centroids: np.ndarray, means: np.ndarray) -> None:
-    """Write the mean of the sorted values nearest to each of the ascending centroids, or it where there are none."""
+    """Write the mean of the values nearest to each ascending centroid, or the centroid itself if there are none."""
     start = NO_PLACE
     for cluster in range(centroids.size):
         end = nearest_end(data.values, centroids, cluster, start)
@@ -112,7 +112,7 @@ def nearest_means(data: SortedValues, centroids: np.ndarray, means: np.ndarray) 
 
 @helper
 def table_error(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> float:
-    """Return the squared error of the sorted values against their nearest of the ascending `centroids`."""
+    """Return the squared error of the sorted values against their nearest ascending centroid."""
     start = NO_PLACE
     total = 0.0
     for cluster in range(centroids.size):
@@ -122,19 +122,19 @@ def table_error(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray) 
     return total
 
 
-# Coarse bins are found one by one, so they adapt to gaps and clumps; each is then cut into about so many.
+# Coarse bins are split one by one, so they adapt to gaps and clumps; each is then cut into about this many.
 REFINEMENT = 4
 
 
 @helper
 def micro_bins(data: SortedValues, wanted: int) -> np.ndarray:
-    """Cut the sorted values into about `wanted` bins, in proportion to the clusters they will be part of.
+    """Cut the sorted values into about `wanted` bins, distributed like the cells of an optimal quantizer.
 
-    At high resolution the cells of an optimal quantizer have equal mass times cubed width, and their density goes
-    with the cube root of mass times squared width (Panter and Dite, 1951). Coarse bins are cut evenly in proportion
-    to it. Few distinct values are told apart exactly.
+    At high resolution the cells of an optimal quantizer have equal mass times cubed width, and their density is
+    proportional to the cube root of mass times squared width (Panter and Dite, 1951). Coarse bins are divided in
+    proportion to it. A small number of distinct values is resolved exactly.
 
-    Returns the edges as places in the sorted values, int64 [bins + 1].
+    Returns the edges as positions in the sorted values, int64 [bins + 1].
     """
     coarse = coarse_bins(data, max(wanted // REFINEMENT, 1))
     bins = coarse.size - 1
@@ -165,11 +165,11 @@ def micro_bins(data: SortedValues, wanted: int) -> np.ndarray:
 
 @helper
 def coarse_bins(data: SortedValues, most: int) -> np.ndarray:
-    """Cut the sorted values into at most `most` bins of about equal mass times squared width; return the edges.
+    """Cut the sorted values into at most `most` bins of about equal mass times squared width, and return the edges.
 
-    The bin with the largest product is split at the middle of its range until there are enough; a bin of one value is
-    never split, so few distinct values are told apart exactly, and a bin shrinks to the values it holds, so gaps and
-    outliers cost one split each.
+    The bin with the largest product is split at the middle of its range until there are enough. Bins of one value are
+    not split, so a small number of distinct values is resolved exactly; bins shrink to the values they hold, so gaps
+    and outliers cost one split each.
     """
     size = data.values.size
     lows = np.empty(most, np.int64)
@@ -220,7 +220,7 @@ def spread(data: SortedValues, low: int, high: int) -> float:
 
 @helper
 def sift_down(heap: np.ndarray, keys: np.ndarray, size: int) -> None:
-    """Restore the order of a max-heap of `size` whose top has changed."""
+    """Restore the heap order after a change of the top of a max-heap of `size`."""
     place = 0
     moving = heap[0]
     while True:
@@ -238,7 +238,7 @@ def sift_down(heap: np.ndarray, keys: np.ndarray, size: int) -> None:
 
 @helper
 def sift_up(heap: np.ndarray, keys: np.ndarray, place: int) -> None:
-    """Restore the order of a max-heap whose last entry, at `place`, is new."""
+    """Restore the heap order after an insertion at the end, `place`, of a max-heap."""
     moving = heap[place]
     while place > 0:
         parent = (place - 1) >> 1

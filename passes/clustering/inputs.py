@@ -1,4 +1,4 @@
-"""What clustering takes and returns."""
+"""Inputs and results of clustering."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class ClusteringError(GraphpressError):
-    """Values, weights or settings that cannot be clustered: what was wrong and what is accepted."""
+    """Values, weights or settings that cannot be clustered."""
 
 
 @frozen(eq=False)
 class Clusters:
-    """A lookup table and the entry nearest to each value, as numpy arrays.
+    """A lookup table and the index of the nearest entry for each value, as numpy arrays.
 
     Attributes:
-        centroids: float32 [k] in ascending order, or [k, d] for vectors. Always k entries: with fewer distinct
-            values than k the last centroid is repeated, and no index points at a repetition.
+        centroids: float32 [k] in ascending order, or [k, d] for vectors. If there are fewer than k distinct values, the
+            last centroid is repeated, and no index points at a repetition.
         indices: uint8, shaped like the values ([n] for vectors [n, d]).
-        sse: the sum of (weight times) squared distances of the values to their centroids, in float64.
+        sse: the sum of (weighted) squared distances of the values to their centroids, in float64.
     """
 
     centroids: np.ndarray
@@ -38,7 +38,7 @@ class Clusters:
 
 @frozen(eq=False)
 class GroupedClusters:
-    """One lookup table per group; as `Clusters` with a leading axis of groups.
+    """One lookup table per group: `Clusters` with a leading group axis.
 
     Attributes:
         centroids: float32 [groups, k].
@@ -56,11 +56,11 @@ MOST_CLUSTERS = 256
 
 @frozen(eq=False)
 class HalfFloats:
-    """Values of a 16-bit dtype as their codes: at most 65,536 distinct values.
+    """Values of a 16-bit dtype as bit patterns, of which there are at most 65,536.
 
     Attributes:
         codes: uint16, shaped like the values.
-        is_bfloat16: True where they are those of bfloat16, False for float16.
+        is_bfloat16: True for bfloat16, False for float16.
     """
 
     codes: np.ndarray
@@ -68,12 +68,12 @@ class HalfFloats:
 
     @property
     def decoded(self) -> np.ndarray:
-        """The value of each code, float32 [65536]."""
+        """Return the value of each bit pattern, float32 [65536]."""
         return self._decode(np.arange(1 << 16, dtype=np.uint16))
 
     @property
     def floats(self) -> np.ndarray:
-        """The values as float32."""
+        """Return the values as float32."""
         return self._decode(self.codes)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
@@ -85,46 +85,46 @@ class HalfFloats:
 
 
 def read_values(values: Floats, what: str = "values") -> np.ndarray | HalfFloats:
-    """Return `values` as C-ordered float32, or as `HalfFloats` when their dtype has 16 bits; a view if possible."""
+    """Return `values` as C-ordered float32, or as `HalfFloats` for 16-bit dtypes; a view if possible."""
     array, is_bfloat16 = _as_numpy(values, what)
     if is_bfloat16 or array.dtype == np.float16:
         return HalfFloats(np.ascontiguousarray(array).view(np.uint16), is_bfloat16)
-    with np.errstate(over="ignore"):  # too large becomes infinite, which is refused with the infinite ones
+    with np.errstate(over="ignore"):  # overflow becomes infinity, which is rejected below
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def read_floats(values: Floats, what: str) -> np.ndarray:
-    """Return `values` as C-ordered float32, whatever their floating dtype."""
+    """Return `values` as C-ordered float32."""
     read = read_values(values, what)
     return read.floats if isinstance(read, HalfFloats) else read
 
 
 def read_weights(weights: Floats | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return `weights` as float32 of `shape`; they must be finite and not negative."""
+    """Return `weights` as float32 of `shape`, checked to be finite and not negative."""
     if weights is None:
         return None
     read = read_floats(weights, "weights")
     if read.shape != shape:
-        raise ClusteringError(f"weights have shape {read.shape}; the values need one each: {shape}")
+        raise ClusteringError(f"weights have shape {read.shape}, expected {shape}")
     if read.size and not (np.isfinite(read.max()) and read.min() >= 0):
         raise ClusteringError("weights must be finite and not negative")
     return read
 
 
 def check_clusters(k: int) -> None:
-    """Raise unless `k` clusters can be told apart by uint8 indices."""
+    """Raise unless `k` is an integer from 1 to 256, so that indices fit uint8."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MOST_CLUSTERS:
         raise ClusteringError(f"k is {k!r}; it must be an integer from 1 to {MOST_CLUSTERS}")
 
 
 def non_finite(bad: int, size: int, what: str = "values") -> ClusteringError:
-    """Return the error for `bad` values of `size` that are NaN or infinite."""
+    """Return the error for `bad` of `size` values that are NaN or infinite."""
     return ClusteringError(f"{bad} of {size} {what} are NaN, infinite or beyond float32; all must be finite")
 
 
 def _as_numpy(values: Floats, what: str) -> tuple[np.ndarray, bool]:
-    """Return an array, and whether it holds the codes of bfloat16 values rather than values."""
-    loaded = sys.modules.get("torch")  # who passes a tensor has imported torch
+    """Return an array, and whether it holds bfloat16 bit patterns."""
+    loaded = sys.modules.get("torch")  # a caller with tensors has imported torch
     if loaded is not None and isinstance(values, loaded.Tensor):
         if values.device.type != "cpu":
             raise ClusteringError(f"{what} are on device {str(values.device)!r}; move them to the CPU first")
@@ -137,7 +137,7 @@ def _as_numpy(values: Floats, what: str) -> tuple[np.ndarray, bool]:
             tensor = tensor.to(loaded.float32)
         return tensor.numpy(), False
     array = np.asarray(values)
-    if array.dtype.name == "bfloat16":  # of the ml_dtypes package
+    if array.dtype.name == "bfloat16":  # from the ml_dtypes package
         return array.view(np.uint16), True
     if array.dtype.kind != "f":
         raise ClusteringError(f"{what} have dtype {array.dtype}; a floating dtype is needed")

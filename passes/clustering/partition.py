@@ -1,4 +1,4 @@
-"""Kernels that place the bounds of all clusters jointly."""
+"""Kernels that optimize the bounds of all clusters jointly."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import numpy as np
 from graphpress.passes.clustering.compile import helper
 from graphpress.passes.clustering.sorted_values import NO_PLACE, SortedValues, partial_sums, sums_below
 
-# Candidates on each side of a bound: close ones next to it, each gap wider than the one before by a ratio. The
-# outermost lies a span of the cluster on that side away.
+# Candidates on each side of a bound, with geometrically growing gaps; the outermost is one span away,
+# a share of the cluster on that side.
 RADIUS = 12
 RATIO = 1.6
 FIRST_SPAN = 0.5
 MOST_ROUNDS = 10
-# Sums between places as near as this are cheaper than sums from the anchor.
+# Sums over shorter ranges are cheaper directly than as differences of sums from the anchor.
 NEAR = 24
 
 
 @helper
 def refine(data: SortedValues, bounds: np.ndarray) -> None:
-    """Move the inner `bounds`, int64 places in the sorted values, to lower the error, in place.
+    """Move the inner `bounds`, int64 positions in the sorted values, to lower the error, in place.
 
-    In each round every bound has a few candidates about its place, and a dynamic program chooses among all their
-    combinations at once; Lloyd steps would take a number of rounds that grows with the square of that of the clusters.
-    Spans halve from round to round, until no bound moves.
+    In each round every bound has a few candidate positions, and a dynamic program finds the best combination; Lloyd
+    steps would need a number of rounds quadratic in the number of clusters. The spans halve from round to round, until
+    no bound moves.
     """
     clusters = bounds.size - 1
     places = np.empty((clusters + 1, 2 * RADIUS + 1), np.int64)
@@ -56,7 +56,7 @@ def refine(data: SortedValues, bounds: np.ndarray) -> None:
 
 @helper
 def place_candidates(bounds: np.ndarray, span: float, places: np.ndarray) -> None:
-    """Write the candidates of each bound into `places`, int64 [clusters + 1, 2 RADIUS + 1], ascending."""
+    """Write the candidate positions of each bound into `places`, int64 [clusters + 1, 2 RADIUS + 1], ascending."""
     clusters = bounds.size - 1
     for bound in range(clusters + 1):
         for candidate in range(places.shape[1]):
@@ -71,9 +71,9 @@ def place_candidates(bounds: np.ndarray, span: float, places: np.ndarray) -> Non
 
 @helper
 def choose(places: np.ndarray, mass: np.ndarray, first: np.ndarray, least_mass: float, bounds: np.ndarray) -> bool:
-    """Write the best combination of one place per bound into `bounds`, and return whether any of them moved.
+    """Write the best combination of candidates into `bounds`, and return whether any bound moved.
 
-    `mass` and `first` are the moments there.
+    `mass` and `first` are the moments at the candidates.
     """
     clusters = bounds.size - 1
     width = places.shape[1]
@@ -85,7 +85,7 @@ def choose(places: np.ndarray, mass: np.ndarray, first: np.ndarray, least_mass: 
         current[:] = np.inf
         for start in range(width):
             start_mass, start_first, cost_before = mass[bound - 1, start], first[bound - 1, start], previous[start]
-            for end in range(width):  # without branches: several ends at once
+            for end in range(width):  # branch-free, to vectorize over ends
                 weight = mass[bound, end] - start_mass
                 moment = first[bound, end] - start_first
                 cost = cost_before - moment * moment / weight
@@ -103,10 +103,10 @@ def choose(places: np.ndarray, mass: np.ndarray, first: np.ndarray, least_mass: 
     return moved
 
 
-# Below this share of the points' second moment, rounding in the moments shows in the costs of runs.
+# Below this share of the points' second moment, rounding errors of the moments dominate the costs of runs.
 SOUND_SHARE = 1e-9
 MOST_COMPRESSIONS = 16
-# Up to so many runs every cut may lie anywhere; beyond, within a window that follows the best cuts found.
+# Up to this many runs the cuts are searched everywhere; for more, in a window around the best cuts so far.
 MOST_FREE_RUNS = 8
 MOST_WINDOWS = 64
 STRIDE = 4
@@ -114,14 +114,14 @@ STRIDE = 4
 
 @helper
 def best_cuts(masses: np.ndarray, means: np.ndarray, clusters: int) -> tuple[np.ndarray, bool]:
-    """Cut points, ascending in `means` and each of some mass, into `clusters` runs of least squared error.
+    """Cut points, ascending in `means` and of positive mass, into `clusters` runs of least squared error.
 
-    The points are about evenly spread over the runs to come, as micro-bins are. Where clumps of points lie so far
-    apart that rounding would hide their insides, the gaps between them in `means` are shortened, in place, yet not so
-    far that a best run could cross them; that leaves the best cuts as they are.
+    The points are spread about evenly over the runs, as micro-bins are. If clumps of points are so far apart that
+    rounding would hide their structure, the gaps in `means` are shortened in place, but not so far that an optimal run
+    could cross them, which preserves the optimal cuts.
 
-    Returns the cuts, int64 [clusters + 1], from 0 to the number of points, which is at least `clusters`; and whether
-    no gap was shortened.
+    Returns the cuts, int64 [clusters + 1], from 0 to the number of points, which is at least `clusters`; and True if no
+    gap was shortened.
     """
     sound = True
     for _ in range(MOST_COMPRESSIONS):
@@ -135,7 +135,7 @@ def best_cuts(masses: np.ndarray, means: np.ndarray, clusters: int) -> tuple[np.
 
 @helper
 def cut_error(masses: np.ndarray, means: np.ndarray, cuts: np.ndarray) -> float:
-    """Return the squared error of the runs, point by point (Chan, Golub and LeVeque, 1979): nothing cancels."""
+    """Return the squared error of the runs, point by point without cancellation (Chan, Golub and LeVeque, 1979)."""
     error = 0.0
     for run in range(cuts.size - 1):
         mass = mean = 0.0
@@ -152,9 +152,9 @@ def cut_error(masses: np.ndarray, means: np.ndarray, cuts: np.ndarray) -> float:
 
 @helper
 def shorten_gaps(masses: np.ndarray, means: np.ndarray, error: float) -> bool:
-    """Shorten each gap between points so far that crossing it costs only a few times `error`; return if any was.
+    """Shorten the gaps between points so that crossing one costs a few times `error`, and return whether any was.
 
-    Places count from the first point anew, so that the short gaps keep their precision.
+    Positions are measured from the first point again, so that the short gaps keep their precision.
     """
     shortened = False
     before = means[0]
@@ -173,11 +173,11 @@ def shorten_gaps(masses: np.ndarray, means: np.ndarray, error: float) -> bool:
 
 @helper
 def windowed_cuts(masses: np.ndarray, means: np.ndarray, clusters: int) -> tuple[np.ndarray, float]:
-    """Return the best cuts, searched in windows about the best so far, and the second moment of the points.
+    """Return the best cuts found in moving windows, and the second moment of the points.
 
-    The first windows lie about even cuts. They move until none of the cuts lies far out in its own; wider than a run on
-    each side, they let runs pass from where they are too dense to where they are too sparse. Cuts between every few of
-    the points go first, in windows of the same number of places.
+    The first windows are centered at even cuts. They move until no cut is near the edge of its window; being wider than
+    a run on each side, they move runs from dense to sparse regions. Cuts on a coarser grid of points are searched
+    first, in windows with the same number of positions.
     """
     size = masses.size
     mass = np.empty(size + 1)
@@ -210,7 +210,7 @@ def place_evenly(cuts: np.ndarray, size: int) -> None:
 
 @helper
 def move_windows(mass: np.ndarray, first: np.ndarray, reach: int, cuts: np.ndarray) -> None:
-    """Replace `cuts` by the best ones at most `reach` places or two runs away, until they stay near."""
+    """Improve `cuts` within `reach` positions or two runs, until they stay near the center of their windows."""
     size = mass.size - 1
     clusters = cuts.size - 1
     middles = np.empty(clusters + 1, np.int64)
@@ -256,9 +256,9 @@ def layered_cuts(
 ) -> float:
     """Write the best cuts with ``lowest <= cuts <= highest`` into `cuts` and return their cost.
 
-    Layer by layer over the number of runs. The cost of a run, its error less its second moment, obeys the quadrangle
-    inequality, so the best last cut grows with the end of the range and with the number of runs, and a layer of n ends
-    costs less than n log n (Wu, 1991; Groenlund et al., "Fast exact k-means, k-medians and Bregman divergence
+    The dynamic program has one layer per run. The cost of a run, its error minus its second moment, obeys the
+    quadrangle inequality, so the best last cut grows with the end of the range and with the number of runs, and a layer
+    of n ends costs less than n log n (Wu, 1991; Groenlund et al., "Fast exact k-means, k-medians and Bregman divergence
     clustering in 1D", 2017).
     """
     size = mass.size - 1

@@ -1,4 +1,4 @@
-"""Scalar k-means in one dimension, near the exact optimum."""
+"""Near-optimal scalar k-means."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 Snap = Callable[[np.ndarray], np.ndarray]
-"""Maps tables of centroids, float32 [groups, k], to the nearest tables that can be stored, of the same shape."""
+"""Maps tables of centroids, float32 [groups, k], to the nearest storable tables of the same shape."""
 
 MOST_SNAPS = 4
-# From so many 16-bit values in a group on, counting them is faster than sorting.
+# For at least this many 16-bit values in a group, counting is faster than sorting.
 LEAST_COUNTED = 1 << 17
 
 
 def cluster_scalar(values: Floats, k: int, weights: Floats | None = None, snap: Snap | None = None) -> Clusters:
     """Cluster `values` of any shape into `k` scalar centroids of least squared error.
 
-    As `cluster_groups` with one group; `snap` sees tables of shape [1, k].
+    See `cluster_groups` for the arguments and errors; `snap` is called with a table of shape [1, k].
     """
     shape = tuple(values.shape)
     row = values.reshape(1, -1)
@@ -45,25 +45,25 @@ def cluster_scalar(values: Floats, k: int, weights: Floats | None = None, snap: 
 
 
 def cluster_groups(values: Floats, k: int, weights: Floats | None = None, snap: Snap | None = None) -> GroupedClusters:
-    """Cluster each row of `values` [groups, n] by itself into `k` scalar centroids of least squared error.
+    """Cluster each row of `values` [groups, n] into `k` scalar centroids of least squared error.
 
-    The values are sorted once; an exact dynamic program over micro-bins gives a start, which Lloyd steps on the
-    sorted values improve. Squared errors lie within 0.1% of the exact optimum, as a rule within 0.01%.
-    Deterministic: the result depends on nothing but the arguments. 16-bit values are clustered by their counts.
+    The values are sorted once; an exact dynamic program over micro-bins gives a start, which Lloyd steps on the sorted
+    values improve. Squared errors are within 0.1% of the exact optimum, typically within 0.01%. Deterministic. 16-bit
+    values are clustered by their counts.
 
     Args:
         values: [groups, n], any floating dtype; finite.
         k: number of centroids per group, 1 to 256.
-        weights: importance of each value, [groups, n], not negative. A group whose weights are all zero is
-            clustered without weights.
-        snap: maps the tables to tables that can be stored; values are then assigned to the snapped centroids, and
-            the error is that of the snapped tables.
+        weights: importance of each value, [groups, n], not negative. A group whose weights are all zero is clustered
+            without weights.
+        snap: maps the tables to storable tables; values are then assigned to the snapped centroids, and the error is
+            that of the snapped tables.
 
     Returns:
         Tables [groups, k], indices [groups, n] and errors [groups].
 
     Raises:
-        ClusteringError: for values that are not finite, no group axis, weights of another shape or negative.
+        ClusteringError: if values are not finite or not [groups, n], or weights are negative or of another shape.
     """
     check_clusters(k)
     if len(values.shape) != 2:
@@ -137,7 +137,7 @@ def _fit(ordered: np.ndarray, weights: np.ndarray, k: int, snap: Snap | None) ->
 
 
 def _snapped(snap: Snap, centroids: np.ndarray) -> np.ndarray:
-    """Return the snapped tables in ascending order, checked."""
+    """Return the snapped tables in ascending order, after checking them."""
     snapped = np.array(snap(centroids.copy()), dtype=np.float32)
     if snapped.shape != centroids.shape or not np.isfinite(snapped).all():
         raise ClusteringError(
@@ -149,17 +149,17 @@ def _snapped(snap: Snap, centroids: np.ndarray) -> np.ndarray:
 
 
 def assign_scalar(values: Floats, centroids: Floats) -> np.ndarray:
-    """Return for each value the index of the nearest centroid, uint8 shaped like `values`.
-
-    Args:
-        values: any shape and floating dtype; finite.
-        centroids: [k] in any order, with or without repetitions; or [groups, k], for `values` [groups, n] each
-            row by its own table. Finite, k from 1 to 256.
+    """Return the index of the nearest centroid for each value, uint8 shaped like `values`.
 
     Ties go to the lower index, exactly: distances are compared without rounding.
 
+    Args:
+        values: any shape and floating dtype; finite.
+        centroids: finite, k from 1 to 256; [k] in any order, repetitions allowed, or [groups, k], one row for each row
+            of `values` [groups, n].
+
     Raises:
-        ClusteringError: for values or centroids that are not finite, or shapes that do not go together.
+        ClusteringError: if values or centroids are not finite, or shapes do not agree.
     """
     tables = read_floats(centroids, "centroids")
     rows = read_floats(values, "values")
@@ -171,7 +171,7 @@ def assign_scalar(values: Floats, centroids: Floats) -> np.ndarray:
             f"values have shape {rows.shape} and centroids {tables.shape}; one row of values per table is needed"
         )
     for array, what in ((tables, "centroids"), (rows, "values")):
-        if array.size and not np.isfinite([array.min(), array.max()]).all():  # without an array of answers
+        if array.size and not np.isfinite([array.min(), array.max()]).all():  # avoids a mask array
             raise non_finite(int(np.count_nonzero(~np.isfinite(array))), array.size, what)
     if tables.ndim == 1:
         return assign_groups(rows.reshape(1, -1), tables[None]).reshape(rows.shape)

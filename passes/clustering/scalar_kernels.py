@@ -1,4 +1,4 @@
-"""Kernels over groups of scalars: sorted, fitted, and assigned to the nearest centroids."""
+"""Kernels over groups of scalars: sorting, fitting and assignment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphpress.passes.clustering.sorted_values import summarize
 from graphpress.passes.clustering.sorting import ordered, sort_in_buckets, sort_pairs, sort_values, unordered
 from graphpress.passes.clustering.thresholds import assign_row
 
-# From so many values in a row on, a second copy of them is worth saving, and no longer fits the cache.
+# For rows at least this long, a second copy would no longer fit the cache.
 LEAST_IN_BUCKETS = 1 << 18
 
 
@@ -31,9 +31,9 @@ def sort_rows(bits: np.ndarray) -> np.ndarray:
 
 @kernel
 def sort_weighted_rows(bits: np.ndarray, weights: np.ndarray) -> None:
-    """Sort each row of `bits` in place, and its float32 `weights` with it.
+    """Sort each row of `bits` in place, together with its float32 `weights`.
 
-    Where all weights of a row are zero, they become ones.
+    If all weights of a row are zero, they are set to one.
     """
     groups, size = bits.shape
     for group in range(groups):
@@ -60,7 +60,7 @@ def fit_rows(values: np.ndarray, weights: np.ndarray, clusters: int) -> np.ndarr
 
 @kernel
 def mean_rows(values: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """Return for each centroid the mean of the sorted values nearest to it, or itself where there are none."""
+    """Return the mean of the sorted values nearest to each centroid, or the centroid itself if there are none."""
     means = np.empty_like(centroids)
     for group in range(values.shape[0]):
         nearest_means(summarize(values[group], weights[group]), centroids[group], means[group])
@@ -86,7 +86,7 @@ def assign_rows(values: np.ndarray, bits: np.ndarray, centroids: np.ndarray, lab
 
 
 CODES = 1 << 16
-# A float32 counts no further exactly; larger counts are split.
+# The largest exact count in float32; larger counts are split.
 MOST_COUNT = np.int64(1 << 24)
 
 
@@ -97,9 +97,9 @@ def count_rows(
     """Return the distinct values of each row in ascending order and their weights, float32 [groups, longest] each.
 
     `codes` are uint16 [groups, n], `weights` float32 [groups, n] or [groups, 0], `order` the codes of finite values in
-    ascending order, uint16 [m], and `decoded` the value of each code, float32 [65536]. A weight is the sum of the
-    weights of a value, or the count of it where there are no weights or all are zero. Rows are filled up with their
-    last value, without weight. Also returns how many values are not finite.
+    ascending order of value, uint16 [m], and `decoded` the value of each code, float32 [65536]. The weight of a value
+    is the sum of its weights, or its count if there are no weights or all are zero. Rows are padded with their last
+    value, with weight zero. Also returns the number of non-finite values.
     """
     groups, size = codes.shape
     values = np.empty((groups, CODES + size // MOST_COUNT), np.float32)

@@ -1,4 +1,4 @@
-"""Kernels that seed vector k-means and lead it out of poor optima."""
+"""Kernels that seed vector k-means and improve local optima."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from graphpress.passes.clustering.vector_kernels import LANES, VectorBlocks, nea
 
 @kernel
 def coreset(blocks: VectorBlocks, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw vectors that stand for all; return their places, int64 [m], and weights, float64 [m].
+    """Draw a weighted sample of the vectors; return their positions, int64 [m], and weights, float64 [m].
 
-    A lightweight coreset (Bachem, Lucic and Krause, 2018): half of the chance of a vector goes by its weight, half by
-    weight times squared distance to the mean, so that vectors far out are drawn too; a drawn vector weighs the
-    inverse of its chance. `draws` are uniform numbers of [0, 1), float64 [m], ascending.
+    A lightweight coreset (Bachem, Lucic and Krause, 2018): the probability of a vector is half proportional to its
+    weight, half to weight times squared distance to the mean, so that outliers are drawn too; the weight of a drawn
+    vector is the inverse of its probability. `draws` are uniform in [0, 1), float64 [m], ascending.
     """
     size, axes, moments = blocks.size, len(blocks.axes), blocks.moments
     mean = np.zeros(axes)
@@ -39,7 +39,7 @@ def coreset(blocks: VectorBlocks, draws: np.ndarray) -> tuple[np.ndarray, np.nda
     masses = np.empty(draws.size)
     below = 0.0
     draw = 0
-    for place in range(size):  # the draws ascend: one more pass finds all of them
+    for place in range(size):  # the draws ascend, so that one more pass finds all of them
         chance = 0.5 / mass + share * distance_to(blocks, place, mean)
         below += weight_of(blocks.weights, place) * chance
         while draw < draws.size and (below > draws[draw] * chances or place + 1 == size):
@@ -64,9 +64,9 @@ def distance_to(blocks: VectorBlocks, place: int, center: np.ndarray) -> float:
 def seed_centroids(columns: np.ndarray, weights: np.ndarray, clusters: int, draws: np.ndarray) -> np.ndarray:
     """Choose centroids among vectors, the float64 `columns` [d, n], by greedy k-means++; float64 [chosen, d].
 
-    Each next one is the best of several candidates drawn with probability weight times squared distance to the
-    nearest chosen one (Arthur and Vassilvitskii, 2007). `weights` are float64 [n], `draws` uniform numbers of [0, 1),
-    [clusters, candidates]. Fewer than `clusters` are chosen when the vectors have fewer distinct values.
+    Each centroid is the best of several candidates drawn with probability proportional to weight times squared distance
+    to the nearest chosen centroid (Arthur and Vassilvitskii, 2007). `weights` are float64 [n], `draws` uniform in [0,
+    1), [clusters, candidates]. Fewer than `clusters` are chosen if there are fewer distinct vectors.
     """
     dimensions, size = columns.shape
     centroids = np.empty((clusters, dimensions))
@@ -77,7 +77,7 @@ def seed_centroids(columns: np.ndarray, weights: np.ndarray, clusters: int, draw
         errors[place] = weights[place] * np.inf if weights[place] > 0.0 else 0.0
         best_trial[place] = weights[place]
     for cluster in range(clusters):
-        cumulated = best_trial  # of the chances of each vector: its error, at first its weight
+        cumulated = best_trial  # of the probabilities of the vectors: their errors, at first their weights
         total = 0.0
         for place in range(size):
             total += cumulated[place]
@@ -102,7 +102,7 @@ def seed_centroids(columns: np.ndarray, weights: np.ndarray, clusters: int, draw
 
 @helper
 def lowered(columns: np.ndarray, weights: np.ndarray, center: int, errors: np.ndarray, out: np.ndarray) -> float:
-    """Write the weighted errors if vector `center` were a centroid too into `out`, float64 [n]; return their sum."""
+    """Write the weighted errors with `center` as an additional centroid into `out`, float64 [n]; return their sum."""
     dimensions, size = columns.shape
     for place in range(size):
         out[place] = 0.0
@@ -124,32 +124,32 @@ def lowered(columns: np.ndarray, weights: np.ndarray, center: int, errors: np.nd
     return (first + second) + (third + fourth)
 
 
-SAME_ERROR = 1e-5  # tables whose errors differ by a smaller share are taken for one
+SAME_ERROR = 1e-5  # tables whose relative errors differ by less count as equal
 
 
 class Trial(NamedTuple):
-    """How far a trial is followed.
+    """The stopping rule of a trial.
 
-    It ends when a Lloyd step gains less than a share of `least_gain`, or when its error would still be above the one to
-    beat if `most_left` times the last gain were gained.
+    It ends when a Lloyd step gains less than the share `least_gain`, or when its error would still exceed the best
+    error after a gain of `most_left` times the last gain.
     """
 
-    steps: int  # at most
+    steps: int  # maximum
     least_gain: float
     most_left: float
-    relaxation: float  # how far centroids move towards their means: below 2, so that the error never rises
+    relaxation: float  # overrelaxation factor of centroid moves; the error never rises for factors below 2
 
 
 @kernel
 def spliced(blocks: VectorBlocks, tables: np.ndarray, draws: np.ndarray, directions: np.ndarray, how: Trial) -> None:
-    """Better the `tables` of centroids, float64 [p, k, d], in place; the first is the best of them at the end.
+    """Improve the `tables` of centroids, float64 [p, k, d], in place; the first is the best at the end.
 
     Cut and splice (Deaven and Ho, 1995): in each turn two tables are drawn and cut across a direction, and the lower
-    part of one and the upper part of the other make a new one, which Lloyd steps settle. It takes the place of the
-    worst if it is better and not one of them already.
+    part of one is joined with the upper part of the other, followed by Lloyd steps. The result replaces the worst table
+    if it is better and not a duplicate.
 
     Args:
-        draws: uniform numbers of [0, 1), float64 [turns, 3].
+        draws: uniform in [0, 1), float64 [turns, 3].
         directions: float64 [turns, d].
     """
     count, clusters, _ = tables.shape
@@ -164,7 +164,7 @@ def spliced(blocks: VectorBlocks, tables: np.ndarray, draws: np.ndarray, directi
         low, high = ranked(tables[first], directions[turn]), ranked(tables[second], directions[turn])
         for rank in range(clusters):
             trial[rank] = tables[first, low[rank]] if rank < cut else tables[second, high[rank]]
-        place = errors.argmax()  # the worst, or the same
+        place = errors.argmax()  # the worst, or the duplicate
         error = settled(blocks, trial, errors[place], how)
         nearest = np.abs(errors - error).argmin()
         if abs(errors[nearest] - error) <= SAME_ERROR * error:
@@ -179,10 +179,10 @@ def spliced(blocks: VectorBlocks, tables: np.ndarray, draws: np.ndarray, directi
 
 @kernel
 def swapped(blocks: VectorBlocks, centroids: np.ndarray, draws: np.ndarray, how: Trial) -> np.ndarray:
-    """Return centroids of at most the squared error of `centroids`, float64 [k, d].
+    """Return centroids, float64 [k, d], whose squared error is at most that of `centroids`.
 
-    Random swaps (Fränti, 2018): in each turn one centroid, drawn from all, goes to a vector drawn by its error, and
-    Lloyd steps decide. `draws` are uniform numbers of [0, 1), float64 [turns, 2].
+    Random swaps (Fränti, 2018): in each turn a random centroid moves to a vector drawn by its error, and is kept there
+    if Lloyd steps lower the error. `draws` are uniform in [0, 1), float64 [turns, 2].
     """
     best = centroids.copy()
     error, _ = nearest_sums(blocks, best)
@@ -206,9 +206,9 @@ def swapped(blocks: VectorBlocks, centroids: np.ndarray, draws: np.ndarray, how:
 
 @helper
 def settled(blocks: VectorBlocks, trial: np.ndarray, error: float, how: Trial) -> float:
-    """Move the centroids of `trial`, float64 [k, d], in place by Lloyd steps; return their error, not below its own.
+    """Move the centroids of `trial`, float64 [k, d], in place by Lloyd steps; return an upper bound of their error.
 
-    `error` is the one to beat.
+    `error` is the error to beat.
     """
     before = now = np.inf
     for step in range(how.steps):
@@ -236,7 +236,7 @@ def ranked(centroids: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 @helper
 def chances_of_blocks(errors: np.ndarray) -> np.ndarray:
-    """Return the sums of the squares of `errors`, float32 [n], up to the end of each block, float64 [blocks]."""
+    """Return the cumulative squares of `errors`, float32 [n], at the end of each block, float64 [blocks]."""
     chances = np.empty(-(-errors.size // LANES))
     total = 0.0
     for block in range(chances.size):
@@ -248,7 +248,7 @@ def chances_of_blocks(errors: np.ndarray) -> np.ndarray:
 
 @helper
 def drawn(errors: np.ndarray, chances: np.ndarray, height: float) -> tuple[int, int]:
-    """Return the block and lane of the vector up to which the squares of `errors` sum up to `height`."""
+    """Return block and lane of the vector where the cumulative squares of `errors` reach `height`."""
     block = min(int(np.searchsorted(chances, height, "right")), chances.size - 1)
     below = chances[block - 1] if block else 0.0
     lane, lanes = 0, min(LANES, errors.size - block * LANES)

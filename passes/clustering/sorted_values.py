@@ -1,7 +1,7 @@
 """Kernels that sum ranges of sorted values in constant time.
 
-Block sums every 32 values, in float64, accumulate outwards from the value nearest to zero, so that magnitudes
-only grow along each sum: a huge outlier at either end never swallows the small values in the middle.
+Float64 sums at every 32nd value accumulate outwards from the value nearest to zero, so that magnitudes grow along each
+sum: an outlier at either end never absorbs the small values in the middle.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import numpy as np
 from graphpress.passes.clustering.compile import helper
 
 BLOCK = 32
-# Typed, as numba compiles a function anew for a literal argument.
+# Typed, because numba compiles a function again for each literal argument.
 NO_PLACE = cast(int, np.int64(0))
 
 
 class SortedValues(NamedTuple):
-    """Sorted values with their block sums.
+    """Sorted values with prefix sums per block.
 
-    Row t of `upper` holds the mass and the moment (sums of weight, of weight times value) of the first `BLOCK` t
-    values from the anchor upwards, row t of `lower` those of the last `BLOCK` t values below it; float64 [blocks, 2].
+    Row t of `upper` holds mass and moment (sums of weight and of weight times value) of the first `BLOCK` t values
+    above the anchor, row t of `lower` those of the last `BLOCK` t values below it; float64 [blocks, 2].
     """
 
     values: np.ndarray  # float32 [n], ascending
-    weights: np.ndarray  # float32 [n], or [0] when every weight is one
-    anchor: int  # the first place of a value that is not negative
+    weights: np.ndarray  # float32 [n], or [0] if all weights are one
+    anchor: int  # position of the first non-negative value
     upper: np.ndarray
     lower: np.ndarray
 
@@ -73,13 +73,13 @@ def partial_sums(values: np.ndarray, weights: np.ndarray, low: int, high: int) -
             mass += weight
             first += np.float64(values[place]) * weight
         return mass, first
-    whole = low + ((high - low) & ~3)
-    for place in range(low, whole, 4):
+    aligned = low + ((high - low) & ~3)
+    for place in range(low, aligned, 4):
         first += np.float64(values[place])
         second += np.float64(values[place + 1])
         third += np.float64(values[place + 2])
         fourth += np.float64(values[place + 3])
-    for place in range(whole, high):
+    for place in range(aligned, high):
         first += np.float64(values[place])
     return np.float64(high - low), (first + second) + (third + fourth)
 
@@ -102,7 +102,7 @@ def sums_below(data: SortedValues, place: int) -> tuple[float, float]:
 @helper
 def sums_of(data: SortedValues, low: int, high: int) -> tuple[float, float]:
     """Return mass and moment over ``[low, high)``."""
-    if high - low <= 2 * BLOCK:  # short sums exactly: a light cluster far out would drown in the long ones
+    if high - low <= 2 * BLOCK:  # summed directly: a light cluster of outliers would vanish in the differences
         return partial_sums(data.values, data.weights, low, high)
     low_mass, low_moment = sums_below(data, low)
     high_mass, high_moment = sums_below(data, high)
@@ -111,7 +111,7 @@ def sums_of(data: SortedValues, low: int, high: int) -> tuple[float, float]:
 
 @helper
 def mass_and_mean(data: SortedValues, low: int, high: int) -> tuple[float, float]:
-    """Return mass and weighted mean over ``[low, high)``, not empty; the middle of its range where no weight is."""
+    """Return mass and weighted mean over the non-empty ``[low, high)``, or the middle of its range without weight."""
     smallest = np.float64(data.values[low])
     largest = np.float64(data.values[high - 1])
     mass, moment = sums_of(data, low, high)
@@ -122,15 +122,15 @@ def mass_and_mean(data: SortedValues, low: int, high: int) -> tuple[float, float
 
 @helper
 def squared_error(values: np.ndarray, weights: np.ndarray, low: int, high: int, center: float) -> float:
-    """Sum weight times squared distance to `center` over ``[low, high)``, directly: nothing cancels."""
+    """Return the sum of weight times squared distance to `center` over ``[low, high)``, without cancellation."""
     first = second = third = fourth = 0.0
     if weights.size:
         for place in range(low, high):
             distance = np.float64(values[place]) - center
             first += distance * distance * np.float64(weights[place])
         return first
-    whole = low + ((high - low) & ~3)
-    for place in range(low, whole, 4):
+    aligned = low + ((high - low) & ~3)
+    for place in range(low, aligned, 4):
         distance = np.float64(values[place]) - center
         first += distance * distance
         distance = np.float64(values[place + 1]) - center
@@ -139,7 +139,7 @@ def squared_error(values: np.ndarray, weights: np.ndarray, low: int, high: int, 
         third += distance * distance
         distance = np.float64(values[place + 3]) - center
         fourth += distance * distance
-    for place in range(whole, high):
+    for place in range(aligned, high):
         distance = np.float64(values[place]) - center
         first += distance * distance
     return (first + second) + (third + fourth)

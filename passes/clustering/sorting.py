@@ -1,8 +1,7 @@
 """Kernels that sort float32 values, alone or with their weights.
 
-Radix sort on the bits of the floats: 8 bits at a time, four passes, linear in the number of values. The bits of
-a float32 become an unsigned integer of the same order by flipping the sign bit of positive numbers and all bits
-of negative ones.
+Radix sort on the bits of the floats: four passes of 8 bits, linear in the number of values. The bits of a float32 map
+to an unsigned integer of the same order by flipping the sign bit of positive numbers and all bits of negative ones.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def unordered(key: np.uint32) -> np.uint32:
 
 @helper
 def digit_offsets(bits: np.ndarray) -> np.ndarray:
-    """Return for each of the four bytes of the ordered keys where each byte value starts, int64 [4, 256]."""
+    """Return the start offset of each byte value for each of the four bytes of the ordered keys, int64 [4, 256]."""
     offsets = np.zeros((4, 256), np.int64)
     for i in range(bits.size):
         key = ordered(bits[i])
@@ -79,9 +78,9 @@ def sort_values(bits: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
 
 @helper
 def sort_in_buckets(bits: np.ndarray, out: np.ndarray) -> None:
-    """As `sort_values`, with scratch memory for the most frequent leading byte only, not for all values.
+    """Sort as `sort_values` does, with scratch memory for the most frequent leading byte only.
 
-    The leading byte goes first; what shares it is then sorted by the others, in cache as far as it fits.
+    The values are distributed by the leading byte; each bucket is then sorted by the other bytes, in cache if it fits.
     """
     counts = np.zeros(256, np.int64)
     for i in range(bits.size):
@@ -143,10 +142,10 @@ def sort_bucket(keys: np.ndarray, scratch: np.ndarray) -> None:
 
 @helper
 def sort_pairs(keys: np.ndarray, weights: np.ndarray) -> None:
-    """Sort ordered `keys`, uint32 [n], in place, their float32 `weights` along with them.
+    """Sort ordered `keys`, uint32 [n], in place, together with their float32 `weights`.
 
-    Radix sort from the leading byte down within the arrays themselves (McIlroy, Bostic and McIlroy, "Engineering
-    radix sort", 1993); short runs by insertion. Needs no second copy of the pairs.
+    In-place radix sort from the leading byte down (McIlroy, Bostic and McIlroy, "Engineering radix sort", 1993), with
+    insertion sort for short runs.
     """
     starts = np.empty(256, np.int64)
     ends = np.empty(256, np.int64)

@@ -1,8 +1,8 @@
-"""Kernels that assign values to the nearest of given centroids, exactly, at a few cycles per value.
+"""Kernels that assign values to their nearest centroids exactly, at a few cycles per value.
 
-Between two neighbouring centroids lies a threshold, the largest float32 that belongs to the lower one. A table
-over the leading bits of a value's ordered key gives the number of thresholds certainly below it; one comparison
-settles the rest, and a loop does where thresholds crowd.
+The threshold between two neighbouring centroids is the largest float32 that belongs to the lower one. A lookup table
+over the leading bits of a value's ordered key gives a lower bound of the number of thresholds below it; one comparison
+completes it, or a loop where thresholds are dense.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ MOST_CELLS = 1 << 16
 
 @helper
 def threshold_between(lower: np.float32, upper: np.float32, tie_goes_up: bool) -> np.float32:
-    """Return the largest float32 that is nearer to `lower` than to `upper`, both float32, lower < upper.
+    """Return the largest float32 that is nearer to `lower` than to `upper`, with lower < upper.
 
-    A value exactly in the middle belongs to `lower`, unless `tie_goes_up`.
+    The midpoint belongs to `lower`, unless `tie_goes_up`.
     """
     low, high = np.float64(lower), np.float64(upper)
     total = low + high
     part = total - low
-    rest = (low - (total - part)) + (high - part)  # what rounding took from the sum (Knuth's two-sum)
+    rest = (low - (total - part)) + (high - part)  # the rounding error of the sum (Knuth's two-sum)
     middle = 0.5 * total
     threshold = np.float32(middle)
     rounded = np.float64(threshold)
     if rounded > middle or (rounded == middle and (rest < 0.0 or (tie_goes_up and rest == 0.0))):
         threshold = np.nextafter(threshold, np.float32(-np.inf))
-    return threshold + np.float32(0.0)  # never -0.0, whose key lies below that of 0.0
+    return threshold + np.float32(0.0)  # avoids -0.0, whose key is below that of 0.0
 
 
 @helper
 def distinct_thresholds(centroids: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the thresholds between distinct centroids, then infinity, and the label of each distinct centroid.
 
-    `centroids` ascend, float32 [k]; `labels` uint8 [k] are what to call them. Of equal centroids the lowest label
-    counts, and a value in the middle between two goes to the one with the lower label.
+    `centroids` ascend, float32 [k]; `labels` are uint8 [k]. Equal centroids get the lowest of their labels, and the
+    midpoint of two centroids goes to the one with the lower label.
     """
     thresholds = np.empty(centroids.size, np.float32)
     names = np.empty(centroids.size, np.uint8)
@@ -60,7 +60,7 @@ def distinct_thresholds(centroids: np.ndarray, labels: np.ndarray) -> tuple[np.n
 def assign_row(
     values: np.ndarray, bits: np.ndarray, centroids: np.ndarray, labels: np.ndarray, indices: np.ndarray
 ) -> None:
-    """Write the label of the nearest centroid of each of `values` into `indices`, uint8 [n].
+    """Write the label of the nearest centroid of each value into `indices`, uint8 [n].
 
     `values` are finite float32 [n] and `bits` the same memory as uint32.
     """

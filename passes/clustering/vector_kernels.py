@@ -1,4 +1,4 @@
-"""Kernels of vector k-means: the order and blocks of vectors, the nearest centroids, and the sums of clusters."""
+"""Kernels of vector k-means: vector blocks, nearest centroids, and cluster sums."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def interleave(cells: np.ndarray, axis: int, axes: int, codes: np.ndarray) -> No
 
 @kernel
 def counted_order(codes: np.ndarray, limit: int) -> np.ndarray:
-    """Return the stable order, int32 [n], in which `codes`, uint32 [n] below `limit`, ascend."""
+    """Return the stable order, int32 [n], that sorts `codes`, uint32 [n] below `limit`."""
     starts = np.zeros(limit, np.int32)
     for place in range(codes.size):
         starts[codes[place]] += 1
@@ -44,22 +44,22 @@ LANES = 64
 
 
 class VectorBlocks(NamedTuple):
-    """Vectors [n, d], `LANES` to a block, and what is true of each block as a whole.
+    """Vectors [n, d] in blocks of `LANES`, with bounds and moments per block.
 
-    The last block is filled up with the last vector, which does not count again.
+    The last block is padded with the last vector, which does not count twice.
     """
 
     size: int  # n
-    axes: tuple[int, ...]  # the d axes; how many is part of the type, so loops over them are unrolled
+    axes: tuple[int, ...]  # as a tuple, whose length is part of the type, so that loops over axes are unrolled
     columns: np.ndarray  # float32 [blocks, d, LANES]
-    weights: np.ndarray  # float32 [n], or [0] where every weight is one
-    boxes: np.ndarray  # the least and the largest coordinates, float32 [blocks, 2, d]
-    moments: np.ndarray  # the weighted sum, the mass, the squared error around the mean, float64 [blocks, d + 2]
+    weights: np.ndarray  # float32 [n], or [0] if all weights are one
+    boxes: np.ndarray  # minimum and maximum coordinates, float32 [blocks, 2, d]
+    moments: np.ndarray  # weighted sum, mass, squared error around the mean, float64 [blocks, d + 2]
 
 
 @kernel
 def blocks_of(vectors: np.ndarray, weights: np.ndarray, order: np.ndarray, axes: tuple[int, ...]) -> VectorBlocks:
-    """Put the float32 `vectors` [n, d] into blocks in `order`, int32 [n]; the `weights` are in order already."""
+    """Copy the float32 `vectors` [n, d] into blocks in `order`, int32 [n]; the `weights` are already in this order."""
     size, dimensions = vectors.shape
     count = -(-size // LANES)
     columns = np.zeros((count, dimensions, LANES), np.float32)
@@ -97,7 +97,7 @@ def blocks_of(vectors: np.ndarray, weights: np.ndarray, order: np.ndarray, axes:
 
 @kernel
 def vectors_at(blocks: VectorBlocks, places: np.ndarray) -> np.ndarray:
-    """Return the vectors at the integer `places` [m], float32 [m, d]."""
+    """Return the vectors at the positions `places` [m], float32 [m, d]."""
     out = np.empty((places.size, len(blocks.axes)), np.float32)
     for index in range(places.size):
         block, lane = divmod(places[index], LANES)
@@ -108,13 +108,13 @@ def vectors_at(blocks: VectorBlocks, places: np.ndarray) -> np.ndarray:
 
 @helper
 def weight_of(weights: np.ndarray, place: int) -> float:
-    """Return the weight of a vector."""
+    """Return the weight of one vector."""
     return np.float64(weights[place]) if weights.size else 1.0
 
 
 @kernel
 def nearest(blocks: VectorBlocks, centroids: np.ndarray, indices: np.ndarray) -> float:
-    """Write the first nearest of `centroids` into `indices`, uint8 [n]; return the weighted squared error."""
+    """Write the index of the first nearest centroid into `indices`, uint8 [n]; return the weighted squared error."""
     work = make_work(blocks, centroids)
     weights, totals = np.empty(LANES), np.zeros(LANES)
     for block in range(blocks.columns.shape[0]):
@@ -130,9 +130,9 @@ def nearest(blocks: VectorBlocks, centroids: np.ndarray, indices: np.ndarray) ->
 
 @kernel
 def nearest_errors(blocks: VectorBlocks, centroids: np.ndarray) -> np.ndarray:
-    """Return the root of weight times squared distance to the nearest of `centroids`, float32 [n].
+    """Return the square root of the weighted squared distance to the nearest centroid, float32 [n].
 
-    Squares may be out of a float32's range, their roots are not.
+    Squares may exceed the float32 range, their roots do not.
     """
     work = make_work(blocks, centroids)
     errors = np.empty(blocks.size, np.float32)
@@ -146,7 +146,7 @@ def nearest_errors(blocks: VectorBlocks, centroids: np.ndarray) -> np.ndarray:
 
 @kernel
 def lower_errors(blocks: VectorBlocks, centroid: np.ndarray, errors: np.ndarray) -> None:
-    """Lower the `errors` that `nearest_errors` gives to those with one more centroid, float64 [d]."""
+    """Update the `errors` of `nearest_errors` for one more centroid, float64 [d]."""
     for place in range(blocks.size):
         block, lane = divmod(place, LANES)
         distance = 0.0
@@ -158,10 +158,10 @@ def lower_errors(blocks: VectorBlocks, centroid: np.ndarray, errors: np.ndarray)
 
 @kernel
 def nearest_sums(blocks: VectorBlocks, centroids: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the weighted squared error against the nearest of `centroids`, and the sums of what each has.
+    """Return the weighted squared error against the nearest of `centroids`, and the sums of each cluster.
 
-    These are the weighted sum and the mass of its vectors, float64 [clusters, d + 1], mass last. A block that lies with
-    one centroid as a whole is not looked into.
+    The sums are float64 [clusters, d + 1]: the weighted sum of the vectors, then their mass. A block that belongs to
+    one centroid as a whole is added through its moments.
     """
     axes, moments, weights = len(blocks.axes), blocks.moments, np.empty(LANES)
     work = make_work(blocks, centroids)
@@ -196,20 +196,20 @@ def nearest_sums(blocks: VectorBlocks, centroids: np.ndarray) -> tuple[float, np
 
 
 class Work(NamedTuple):
-    """What the search in one block of vectors works on; all float64 but the whole numbers."""
+    """Scratch memory for the search in one block of vectors; float64 unless noted."""
 
     centroids: np.ndarray  # [d, k]
     block: np.ndarray  # the vectors, [d, LANES]
-    least: np.ndarray  # squared distances of a box, [k]
-    most: np.ndarray  # [k]
+    least: np.ndarray  # minimum squared distances to a box, [k]
+    most: np.ndarray  # maximum, [k]
     best: np.ndarray  # squared distances to the nearest centroids, [LANES]
-    choice: np.ndarray  # which those are, int32 [LANES]
-    candidates: np.ndarray  # the centroids that come into question, int32 [k]
+    choice: np.ndarray  # their indices, int32 [LANES]
+    candidates: np.ndarray  # the centroids not excluded by the box, int32 [k]
 
 
 @helper
 def make_work(blocks: VectorBlocks, centroids: np.ndarray) -> Work:
-    """Return memory for searches."""
+    """Allocate scratch memory for searches."""
     clusters = centroids.shape[0]
     columns = np.empty((len(blocks.axes), clusters))
     for axis in range(len(blocks.axes)):
@@ -228,9 +228,9 @@ def make_work(blocks: VectorBlocks, centroids: np.ndarray) -> Work:
 
 @helper
 def possible_centroids(blocks: VectorBlocks, number: int, work: Work) -> int:
-    """Write which centroids can be nearest to a vector of the block of that `number` as candidates; return how many.
+    """Write the centroids that may be nearest to a vector of block `number` as candidates, and return their count.
 
-    Rounding is monotonous, so leaving out the others changes nothing.
+    Rounding is monotonic, so that excluding the others does not change the result.
     """
     boxes, centroids, least, most = blocks.boxes, work.centroids, work.least, work.most
     clusters = centroids.shape[1]
@@ -264,7 +264,7 @@ def possible_centroids(blocks: VectorBlocks, number: int, work: Work) -> int:
 
 @helper
 def compare(blocks: VectorBlocks, number: int, found: int, work: Work) -> None:
-    """Choose the first nearest of the `found` candidates for each vector of the block of that `number`."""
+    """Choose the first nearest of the `found` candidates for each vector of block `number`."""
     block, best, choice = work.block, work.best, work.choice
     for axis in range(len(blocks.axes)):
         for lane in range(LANES):
@@ -287,7 +287,7 @@ def compare(blocks: VectorBlocks, number: int, found: int, work: Work) -> None:
 
 @helper
 def weigh(blocks: VectorBlocks, number: int, weights: np.ndarray) -> None:
-    """Write the weights of the vectors of the block of that `number`, float64 [LANES]: 0 past the last vector."""
+    """Write the weights of the vectors of block `number`, float64 [LANES], with 0 for padding."""
     start = number * LANES
     lanes = min(LANES, blocks.size - start)
     for lane in range(LANES):

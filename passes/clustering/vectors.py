@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from graphpress.passes.clustering.vector_kernels import VectorBlocks
 
 
-# Of the order of cells: bits of all axes and of one, and the sample that cuts an axis.
+# For the cell order: total bits, bits per axis, and the size of the sample from which an axis is cut.
 MOST_BITS = 18
 MOST_BITS_OF_AXIS = 8
 SAMPLE_OF_AXIS = 4096
@@ -32,7 +32,7 @@ CANDIDATES = 3
 STRIDED_PER_CLUSTER = 128
 LEAST_STRIDED = 65536
 LEAST_ATTEMPTS, MOST_ATTEMPTS, WORK_OF_ATTEMPTS = 2, 12, 24_000_000
-MOST_TURNS, WORK_OF_TURNS = 100, 20_000_000_000  # for each cluster on one axis; numbers times clusters squared
+MOST_TURNS, WORK_OF_TURNS = 100, 20_000_000_000  # per cluster and axis; distances computed times clusters
 MOST_SPLICES = 100
 STEPS_OF_TURN, LEAST_GAIN_OF_TURN, MOST_LEFT = 30, 1e-4, 2.5
 RELAXATION = 1.9
@@ -42,11 +42,11 @@ LEAST_GAIN, LEAST_LAST_GAIN = 5e-3, 1e-7
 
 @frozen(eq=False)
 class OrderedVectors:
-    """Vectors and how much they count, ready for passes over them.
+    """Weighted vectors, reordered into blocks of neighbours.
 
     Attributes:
         blocks: the vectors [n, d] in order, and their weights; n is not 0.
-        order: int32 [n], where each of them stood.
+        order: int32 [n], the original position of each vector.
     """
 
     blocks: VectorBlocks
@@ -54,10 +54,10 @@ class OrderedVectors:
 
     @classmethod
     def of(cls, values: Floats, weights: Floats | None = None) -> OrderedVectors:
-        """Copy the rows of `values` [n, d] into order; weights that are all zero count as none.
+        """Reorder the rows of `values` [n, d] into blocks; weights that are all zero are ignored.
 
         Raises:
-            ClusteringError: for values that are not finite, not two-dimensional, or weights that do not fit.
+            ClusteringError: if values are not finite or not two-dimensional, or weights do not fit.
         """
         vectors = read_vectors(values, "values")
         importance = read_weights(weights, vectors.shape[:1])
@@ -71,14 +71,13 @@ class OrderedVectors:
         return cls(vector_kernels.blocks_of(vectors, importance, order, tuple(range(vectors.shape[1]))), order)
 
     def centroids(self, k: int, seed: int) -> np.ndarray:
-        """Centroids of small squared error, float64 [at most k, d]: fewer only where fewer vectors are distinct.
+        """Return centroids of small squared error, float64 [k, d]; fewer if fewer vectors are distinct.
 
-        A few attempts, each greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps;
-        their parts are spliced, and centroids of the best swapped. Depends on nothing but vectors, weights and
-        arguments.
+        A few attempts, each by greedy k-means++ on a weighted sample followed by Lloyd steps, are spliced, and
+        centroids of the best are swapped. Deterministic for given vectors, weights and arguments.
 
         Raises:
-            ClusteringError: for a `k` that is not 1 to 256, or a seed that is negative.
+            ClusteringError: if `k` is not from 1 to 256, or the seed is negative.
         """
         check_clusters(k)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -99,16 +98,20 @@ class OrderedVectors:
         return centroids
 
     def sums(self, table: np.ndarray) -> tuple[float, np.ndarray]:
-        """The squared error against the nearest entries of `table` [k, d], and what there is nearest to each.
+        """Return the weighted squared error against the nearest entries of `table` [k, d], and the sums of each
+        cluster.
 
-        Errors count by weight. The sums are float64 [k, d + 1]: weight times vector, and weight.
+        The sums are float64 [k, d + 1]: weight times vector, then weight.
         """
         from graphpress.passes.clustering import vector_kernels
 
         return vector_kernels.nearest_sums(self.blocks, table.astype(np.float64))
 
     def assign(self, table: np.ndarray) -> tuple[np.ndarray, float]:
-        """The index of the entry of `table` nearest to each vector as they stood, uint8 [n], and the squared error."""
+        """Return the index of the nearest entry of `table` per vector, uint8 [n], and the squared error.
+
+        Indices are in the original order of the vectors.
+        """
         from graphpress.passes.clustering import vector_kernels
 
         labels = np.empty(self.blocks.size, np.uint8)
@@ -118,7 +121,7 @@ class OrderedVectors:
         return indices, error
 
     def _sample(self, k: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Places of vectors, int64 [m], that stand for all when first centroids are chosen; and for how much each."""
+        """Draw a weighted sample for seeding: positions, int64 [m], and weights."""
         from graphpress.passes.clustering import search_kernels
 
         blocks, size = self.blocks, max(LEAST_SAMPLE, SAMPLE_PER_CLUSTER * k)
@@ -128,9 +131,9 @@ class OrderedVectors:
         return np.arange(blocks.size), weights
 
     def _part(self, k: int, sample: np.ndarray) -> OrderedVectors:
-        """Enough of the vectors to settle most steps for `k` centroids: every so many, as neighbours are alike.
+        """Return a subset for the first Lloyd steps: every n-th vector, since neighbours are similar.
 
-        With them are those of the `sample`, which has the few far from all others: they count for themselves alone.
+        The vectors of `sample`, which include the outliers, are added with weights of their own only.
         """
         stride = max(1, self.blocks.size // max(LEAST_STRIDED, STRIDED_PER_CLUSTER * k))
         if stride == 1:
@@ -146,13 +149,14 @@ class OrderedVectors:
         return OrderedVectors(vector_kernels.blocks_of(vectors, weights, order, self.blocks.axes), order)
 
     def _work(self, k: int) -> int:
-        """How many numbers a Lloyd step compares with `k` centroids at most."""
+        """Return the maximum number of coordinates that a Lloyd step compares with `k` centroids."""
         return self.blocks.size * k * len(self.blocks.axes)
 
     def _searched(self, attempts: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Centroids of at most the squared error of the best of `attempts` [p, k, d].
+        """Return centroids whose squared error is at most that of the best of `attempts` [p, k, d].
 
-        There are fewer turns where one takes longer, or is worth less: one of many centroids changes little.
+        The number of turns decreases with their cost and with the number of centroids, since one of many changes
+        little.
         """
         from graphpress.passes.clustering import search_kernels
 
@@ -165,9 +169,9 @@ class OrderedVectors:
         return search_kernels.swapped(self.blocks, attempts[0], generator.random((turns - splices, 2)), how)
 
     def _settle(self, centroids: np.ndarray, steps: int, least_gain: float) -> None:
-        """Move `centroids` in place by Lloyd steps until one gains less than that share or `steps` are made.
+        """Move `centroids` in place by Lloyd steps until one gains less than `least_gain`, or for `steps` steps.
 
-        Steps go beyond the means: where those lie in the direction of all steps to come, fewer are needed.
+        Steps are overrelaxed, which saves steps if successive ones have the same direction.
         """
         before = np.inf
         for step in range(steps):
@@ -183,7 +187,7 @@ class OrderedVectors:
             centroids[held] += (RELAXATION if step else 1.0) * (means - centroids[held])
 
     def _fill(self, centroids: np.ndarray, empty: np.ndarray) -> None:
-        """Put the `empty` centroids where errors are largest; the others are still those that errors are against."""
+        """Move the `empty` centroids to the largest errors, which are those of the other centroids."""
         from graphpress.passes.clustering import vector_kernels
 
         errors = vector_kernels.nearest_errors(self.blocks, centroids)
@@ -194,7 +198,7 @@ class OrderedVectors:
     def _seeded(
         self, k: int, attempts: int, sample: np.ndarray, masses: np.ndarray, generator: np.random.Generator
     ) -> np.ndarray:
-        """Centroids, float64 [attempts, at most k, d], chosen among the vectors; fewer only if fewer are distinct."""
+        """Return seeds, float64 [attempts, k, d]; fewer than k only if fewer vectors are distinct."""
         from graphpress.passes.clustering import search_kernels, vector_kernels
 
         blocks = self.blocks
@@ -225,18 +229,17 @@ def read_vectors(values: Floats, what: str) -> np.ndarray:
 def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = None) -> Clusters:
     """Cluster the rows of `values` [n, d] into `k` centroids [k, d] of small squared error.
 
-    Greedy k-means++ on a weighted sample, which takes in vectors far out, then Lloyd steps; parts of a few such tables
-    are spliced, and centroids of the best put elsewhere. Clusters that run empty are seeded again at the vector with
-    the largest error. The result depends on nothing but the arguments.
+    Greedy k-means++ on a weighted sample, then Lloyd steps; a few such tables are spliced, and centroids of the best
+    are swapped. Empty clusters are reseeded at the vector with the largest error. Deterministic for given arguments.
 
     Args:
         values: [n, d], any floating dtype; finite.
         k: number of centroids, 1 to 256.
-        seed: of the random draws, not negative.
-        weights: importance of each vector, [n], not negative; all zero counts as no weights.
+        seed: seed of the random draws, not negative.
+        weights: importance of each vector, [n], not negative; ignored if all are zero.
 
     Raises:
-        ClusteringError: for values that are not finite, not two-dimensional, or weights that do not fit.
+        ClusteringError: if values are not finite or not two-dimensional, or weights do not fit.
     """
     check_clusters(k)
     if len(values.shape) == 2 and not values.shape[0]:
@@ -249,18 +252,18 @@ def cluster_vectors(values: Floats, k: int, seed: int, weights: Floats | None = 
 
 
 def assign_vectors(values: Floats, centroids: Floats) -> np.ndarray:
-    """Return for each row of `values` [n, d] the index, uint8 [n], of the nearest row of `centroids` [k, d].
+    """Return the index of the nearest row of `centroids` [k, d] for each row of `values` [n, d], uint8 [n].
 
     Distances are compared in float64; ties go to the lower index.
 
     Raises:
-        ClusteringError: for values or centroids that are not finite, or shapes that do not go together.
+        ClusteringError: if values or centroids are not finite, or shapes do not agree.
     """
     vectors, table = read_vectors(values, "values"), read_vectors(centroids, "centroids")
     check_clusters(len(table))
     if vectors.shape[1] != table.shape[1]:
         raise ClusteringError(
-            f"values have shape {vectors.shape} and centroids {table.shape}; the last axes must be the same"
+            f"values have shape {vectors.shape} and centroids {table.shape}; the last axes must be equal"
         )
     if not len(vectors):
         return np.empty(0, np.uint8)
@@ -274,16 +277,16 @@ def assign_vectors(values: Floats, centroids: Floats) -> np.ndarray:
 
 
 def padded(centroids: np.ndarray, k: int) -> np.ndarray:
-    """Centroids as a table of `k`, float32 [k, d]: where there are fewer, the last is repeated."""
+    """Return `centroids` as a table of `k` entries, float32 [k, d], with the last centroid repeated as padding."""
     table = centroids.astype(np.float32)
     return np.concatenate([table, np.repeat(table[-1:], k - len(table), axis=0)])
 
 
 def cell_order(vectors: np.ndarray) -> np.ndarray:
-    """Return an order, int32 [n], for finite float32 `vectors` [n, d], n not 0.
+    """Return an order, int32 [n], in which neighbouring vectors are close, for finite float32 `vectors` [n, d].
 
-    Each axis is cut into cells as scalar k-means cuts a sample of it, so that cells are narrow where a quantizer's are.
-    Boxes of cells follow each other along Morton's curve (1966): the bits of the cells' numbers, interleaved.
+    Each axis is cut into cells by scalar k-means of a sample, so that cells are narrow where a quantizer's are. Cells
+    are ordered along Morton's curve (1966), by the interleaved bits of the cell numbers. n is not 0.
     """
     from graphpress.passes.clustering import scalar_kernels, vector_kernels
 

@@ -1,4 +1,4 @@
-"""The pass framework: passes, facts, effects, pipelines, the runner, rewrite rules."""
+"""The pass framework: passes, facts, effects, pipelines, runner and rewrite rules."""
 
 from graphpress.passes.framework.driver import apply_rules
 from graphpress.passes.framework.effects import CLOSE, EXACT, LOSSY, Close, Drift, Effect, Exact, Lossy

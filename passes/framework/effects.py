@@ -1,6 +1,6 @@
-"""Numeric contracts of passes: how far the outputs of the graph may move.
+"""Numeric contracts of passes: the tolerated change of the graph's outputs.
 
-The `Numerics` hook and the test harness run the interpreter before and after a pass and hold it to its effect.
+The `Numerics` hook and the test harness run the interpreter before and after a pass and check its effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs.validators import ge, instance_of
 
 @frozen
 class Drift:
-    """How far one output moved: the measured error and the largest one the effect allows, in the effect's measure.
+    """The measured error of one output and the largest error allowed, in the effect's measure.
 
     `output` is the number of a user output, or the name of a constant or input that is written to.
     """
@@ -25,24 +25,24 @@ class Drift:
 
     @property
     def is_held(self) -> bool:
-        """True when the error is within what is allowed."""
+        """True if the error is within the allowed error."""
         return self.error <= self.allowed
 
 
 class Effect(ABC):
-    """A numeric contract."""
+    """Base class of numeric contracts."""
 
     @abstractmethod
     def measure(self, before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
-        """The error of `after` and the largest error allowed. Tensors that cannot be compared are infinitely far."""
+        """Return the error of `after` and the largest allowed error; infinite if the tensors are not comparable."""
 
 
 @frozen
 class Exact(Effect):
-    """Bit for bit the same outputs, of the same type. The measure is the number of elements that differ."""
+    """Outputs are bit-identical, of the same type; the measure is the number of differing elements."""
 
     def measure(self, before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
-        """Count differing elements; -0.0 differs from 0.0, any NaN equals any NaN."""
+        """Count differing elements; -0.0 differs from 0.0, every NaN equals every NaN."""
         if before.shape != after.shape or before.dtype != after.dtype:
             return float("inf"), 0.0
         same = before == after
@@ -62,18 +62,18 @@ _FLOAT32_STEP = torch.finfo(torch.float32).eps
 
 @frozen
 class Close(Effect):
-    """Algebraically equal; only rounding differs.
+    """Outputs are algebraically equal and differ by rounding only.
 
-    The measure is the largest absolute difference. Allowed is ``atol + rtol * max|before|``: relative to the largest
-    element, since sums cancel. The tolerances are stated for float32 and widen with the rounding step of a narrower
-    output.
+    The measure is the largest absolute difference. The allowed error is ``atol + rtol * max|before|``: relative to the
+    largest element, since sums cancel. The tolerances apply to float32 and are widened to the rounding step of narrower
+    outputs.
     """
 
     rtol: float = field(default=1e-5, converter=float, validator=ge(0))
     atol: float = field(default=1e-6, converter=float, validator=ge(0))
 
     def measure(self, before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
-        """The largest difference."""
+        """Return the largest difference and the allowed one."""
         if before.shape != after.shape or before.dtype != after.dtype:
             return float("inf"), 0.0
         if not before.dtype.is_floating_point:
@@ -90,23 +90,23 @@ class Close(Effect):
 
 @frozen
 class Lossy(Effect):
-    """Loses precision on purpose.
+    """Outputs lose precision on purpose.
 
-    The measure is the root mean square of the difference over that of the output before.
+    The measure is the root mean square of the difference relative to that of the output before.
 
     Attributes:
-        bound: the largest measure allowed; None where the data alone decides, and drift is only recorded.
-        against: what the result *is* exact against, such as ``"the dequantized table"``.
+        bound: the largest measure allowed; None if it depends on the data, in which case drift is only recorded.
+        against: the reference for which the result is exact, such as ``"the dequantized table"``.
     """
 
     bound: float | None = None
     against: str = field(default="", kw_only=True, validator=instance_of(str))
 
     def measure(self, before: torch.Tensor, after: torch.Tensor) -> tuple[float, float]:
-        """The relative root mean square error."""
+        """Return the relative root mean square error and the bound."""
         allowed = float("inf") if self.bound is None else float(self.bound)
         if before.shape != after.shape:
-            return float("nan"), allowed  # not a number is never within bounds
+            return float("nan"), allowed  # NaN is never within bounds
         difference, finite = _difference(before.to(torch.float64), after.to(torch.float64))
         if not difference.numel():
             return 0.0, allowed
@@ -126,7 +126,7 @@ LOSSY = Lossy
 
 
 def _difference(before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The difference in float64, infinite where only one side is finite; and the finite elements of `before`."""
+    """Return the difference in float64, infinite if only one side is finite, and the finite elements of `before`."""
     before, after = before.to(torch.float64), after.to(torch.float64)
     agree = (before == after) | (before.isnan() & after.isnan())
     difference = torch.where(agree, torch.zeros_like(before), after - before)

@@ -1,4 +1,4 @@
-"""What can go wrong while pipelines are built and run."""
+"""Errors of building and running pipelines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from graphpress.ir.graph import Node
 
 
 class PassError(GraphpressError):
-    """Raised by a pass that cannot do what its user asked for.
+    """A request that a pass cannot fulfil, as an error of its user.
 
     Args:
-        message: what was wrong and what would be accepted.
-        node: where; its module path and source line are then reported beside the message.
+        message: what is wrong and what would be accepted.
+        node: the node at fault; its module path and source line are reported with the message.
     """
 
     def __init__(self, message: str, node: Node | None = None):
@@ -28,15 +28,15 @@ class PassRegistrationError(GraphpressError):
 
 
 class UnknownPassError(GraphpressError, LookupError):
-    """A name no registered pass has."""
+    """A name that no registered pass has."""
 
 
 class PipelineError(GraphpressError, ValueError):
-    """A pipeline that cannot be: steps in an impossible order, or an address that names no step."""
+    """An invalid pipeline: steps in an impossible order, or an address without a step."""
 
 
 class PipelineSyntaxError(PipelineError):
-    """Text that is no pipeline.
+    """Text that is not a valid pipeline.
 
     Attributes:
         text: the whole text.
@@ -56,14 +56,14 @@ class OptionError(PipelineError):
 
 
 class FactError(GraphpressError):
-    """A pass promised a fact about its result that does not hold."""
+    """A fact that a pass promises but that does not hold for its result."""
 
 
 class NumericDrift(GraphpressError):
-    """A pass changed the numbers by more than its effect allows.
+    """A pass that changes the outputs by more than its effect allows.
 
     Attributes:
-        error: how far the output moved, in the measure of the effect; infinite where it cannot be compared.
+        error: the change of the output, in the measure of the effect; infinite if not comparable.
     """
 
     def __init__(self, message: str, error: float = math.inf):
@@ -72,7 +72,7 @@ class NumericDrift(GraphpressError):
 
 
 class BisectionError(GraphpressError):
-    """A search for the first bad step that cannot start: the graph is bad before any step."""
+    """A bisection whose initial graph is already bad."""
 
 
 class BundleError(GraphpressError):
@@ -80,22 +80,22 @@ class BundleError(GraphpressError):
 
 
 class BudgetExceeded(GraphpressError):
-    """A set of rules went on rewriting beyond its budget; the message names the rules that cycle."""
+    """A set of rules that exceeds its rewrite budget; the message names the cycling rules."""
 
 
 class PatternError(GraphpressError, ValueError):
-    """A pattern or rule that does not make sense."""
+    """An invalid pattern or rule."""
 
 
 class PassFailed(GraphpressError):
-    """An exception left a pass.
+    """An unexpected exception from a pass.
 
-    The message carries the step's address, the node the pass was at, its module path and the user's source line, and
-    an excerpt of the graph; the original exception is the cause.
+    The message has the step's address, the current node, its module path and source line, and an excerpt of the graph;
+    the cause is the original exception.
 
     Attributes:
         address: the step, such as ``dce#2``.
-        node_name: the node the pass was at, or None.
+        node_name: the current node, or None.
         excerpt: the graph around that node as text.
     """
 

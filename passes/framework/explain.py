@@ -1,4 +1,4 @@
-"""Why a rule did not match: its near misses, nearest first."""
+"""Explanations of why a rule did not match, by its nearest misses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from graphpress.passes.framework.rules import Rule
 
 @frozen(eq=False)
 class Explanation:
-    """What came of trying a rule everywhere.
+    """The result of trying a rule at every node.
 
     Attributes:
         rule: the rule.
-        matches: where it fits.
-        misses: where it does not, the nearest first.
+        matches: the matches.
+        misses: the failed attempts, the nearest first.
     """
 
     rule: Rule
@@ -35,13 +35,13 @@ class Explanation:
 
 
 def explain(rule: Rule, graph: Graph, node: Node | None = None, most: int = 10) -> Explanation:
-    """Try `rule` at every node that could be its root; given `node`, only where it would take part in the match.
+    """Try `rule` at every possible root node, or, with `node`, where that node would take part in the match.
 
     Args:
-        rule: the rule, its check included.
-        graph: the graph, which stays as it is.
-        node: any node: the root of the match, or one further inside.
-        most: how many misses to keep.
+        rule: the rule, including its check.
+        graph: the graph; it is not changed.
+        node: the root of the match or a node inside it.
+        most: the maximum number of misses to keep.
     """
     roots = graph.nodes if node is None else _roots_around(rule, node)
     found = [rule.match(root) for root in roots if rule.may_start_at(root.op)]
@@ -50,7 +50,7 @@ def explain(rule: Rule, graph: Graph, node: Node | None = None, most: int = 10) 
 
 
 def _roots_around(rule: Rule, node: Node) -> Iterator[Node]:
-    """`node` and its readers, as far away as the pattern reaches; none when the pattern has no such op."""
+    """Yield `node` and its users up to the depth of the pattern; none if the pattern has no such op."""
     if not any(op.accepts(node.op) for op in rule.pattern.inner_ops()):
         return
     seen, wave = {id(node)}, [node]

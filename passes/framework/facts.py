@@ -1,4 +1,4 @@
-"""Facts: what passes establish about a graph and what later passes rely on."""
+"""Facts about a graph, which passes give, need and break."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphpress.passes.framework.errors import FactError
 
 @frozen
 class Violation:
-    """Why a fact does not hold, and where."""
+    """A node at which a fact does not hold, and the reason."""
 
     reason: str
     node: Node | None = None
@@ -25,15 +25,15 @@ class Violation:
 
 @frozen
 class Fact:
-    """Something that is true of a graph between the pass that gives it and one that breaks it.
+    """A property of a graph that holds from the pass that gives it to a pass that breaks it.
 
     Facts are compared by name.
 
     Attributes:
         name: in kebab case, such as ``batch-norm-folded``.
         description: a sentence that completes "the graph is such that ...".
-        checker: yields a `Violation` for every place where the fact does not hold. It runs on the result of every
-            pass that gives the fact.
+        checker: yields a `Violation` for every place where the fact does not hold. It runs on the result of every pass
+            that gives the fact.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Fact:
     checker: Callable[[Graph], Iterable[Violation]] | None = field(default=None, eq=False, repr=False)
 
     def violations(self, graph: Graph) -> list[Violation]:
-        """Every place of `graph` where the fact does not hold; empty also for a fact without a checker."""
+        """Return all violations in `graph`; none for a fact without a checker."""
         return [] if self.checker is None else list(self.checker(graph))
 
     def check(self, graph: Graph, given_by: str) -> None:
-        """Raise when the fact does not hold of `graph`, the result of the step `given_by`.
+        """Raise if the fact does not hold for `graph`, the result of the step `given_by`.
 
         Raises:
-            FactError: naming the step, the fact, and the first places where it fails.
+            FactError: naming the step, the fact, and the first violations.
         """
         violations = self.violations(graph)
         if violations:
@@ -62,10 +62,10 @@ class Fact:
 
 
 def fact_set(facts: Fact | Iterable[Fact]) -> frozenset[Fact]:
-    """One fact or several as a set.
+    """Return one fact or several as a set.
 
     Raises:
-        FactError: when something else than facts is given.
+        FactError: if an element is not a fact.
     """
     result = frozenset([facts] if isinstance(facts, Fact) else facts)
     for fact in result:
@@ -75,5 +75,5 @@ def fact_set(facts: Fact | Iterable[Fact]) -> frozenset[Fact]:
 
 
 def describe_facts(facts: Iterable[Fact]) -> str:
-    """The names, sorted, for messages."""
+    """Return the sorted names, for messages."""
     return ", ".join(sorted(repr(fact.name) for fact in facts))

@@ -1,4 +1,4 @@
-"""Telling where in the user's model a pass failed."""
+"""Errors of failing passes, located in the user's model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from graphpress.passes.framework.passes import PassContext
 from graphpress.passes.framework.steps import Step
 
 _DEFECTS = (GraphError, OpError, TypeInferenceError)
-"""Errors of ours that a pass author, not a user, causes when they leave a pass."""
+"""Our errors that indicate a defect of a pass, not of the user's request, when they leave a pass."""
 
 _EXCERPT_REACH = 3
 
 
 def failure_of(error: Exception, step: Step, graph: Graph, context: PassContext) -> Exception:
-    """The error to raise for `error`, which left the pass of `step`.
+    """Return the error to raise for `error`, which left the pass of `step`.
 
-    An error about what the user asked for keeps its type and gets the step and node as a note; anything else is a
-    defect of the pass and becomes a `PassFailed`.
+    Errors about the user's request keep their type and get step and node as a note; any other error becomes a
+    `PassFailed`.
     """
     node = getattr(error, "node", None)
     node = node if isinstance(node, Node) else context.node
@@ -39,7 +39,7 @@ def failure_of(error: Exception, step: Step, graph: Graph, context: PassContext)
 
 
 def excerpt(graph: Graph, node: Node | None) -> str:
-    """The lines of the graph around `node`, itself marked with ``>``; empty when the node is not in the graph."""
+    """Return the lines of the graph around `node`, marked with ``>``; empty if the node is not in the graph."""
     if node is None:
         return ""
     if node.graph is not graph:
@@ -54,7 +54,7 @@ def excerpt(graph: Graph, node: Node | None) -> str:
 
 
 def _line(node: Node) -> str:
-    """A node on one line. Not the printer's: this must work on a graph that a failing pass left half done."""
+    """Render a node on one line, independently of the printer, which fails on inconsistent graphs."""
 
     def shown(operand: Any) -> str:
         if isinstance(operand, tuple):
@@ -72,7 +72,7 @@ def _where(node: Node | None) -> str:
 
 
 def place(name: str, op: str, location: Location) -> str:
-    """Lines that say where in the user's model a node is: its name and op, module paths, source lines."""
+    """Describe the source of a node: its name and op, module paths, source lines."""
     lines = [f"\n  node: {name} ({op})"]
     for origin in location.origins[:3]:
         scope = f" ({origin.scopes[-1].type_name.rpartition('.')[2]})" if origin.scopes else ""

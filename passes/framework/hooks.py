@@ -1,4 +1,4 @@
-"""Hooks that watch the steps of a run: one small thing each."""
+"""Hooks that observe the steps of a run."""
 
 from __future__ import annotations
 

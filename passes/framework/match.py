@@ -1,4 +1,4 @@
-"""The result of trying a pattern at a node: a `Match`, or the `Miss` that says why not."""
+"""Results of matching a pattern at a node: `Match` or `Miss`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Text = str | Callable[[], str]
 
 @frozen(eq=False)
 class Miss:
-    """Why a pattern, a check or a rewrite said no. Texts are made only when asked for.
+    """The reason why a pattern, check or rewrite rejected a node; texts are rendered on demand.
 
     Attributes:
-        path: the place in the pattern, from its root: ``("batch_norm", "input", "weight")``.
-        node: the node of the graph at that place, or the one that reads it.
-        progress: how much of the pattern matched before; near misses have more.
+        path: the position in the pattern, from its root: ``("batch_norm", "input", "weight")``.
+        node: the node at that position, or the node that reads it.
+        progress: how much of the pattern matched before; nearer misses have more.
     """
 
     path: tuple[str, ...]
@@ -36,12 +36,12 @@ class Miss:
 
     @property
     def expected(self) -> str:
-        """What the pattern asks for."""
+        """What the pattern requires."""
         return self._expected if isinstance(self._expected, str) else self._expected()
 
     @property
     def found(self) -> str:
-        """What is there."""
+        """What the graph has."""
         return self._found if isinstance(self._found, str) else self._found()
 
     def __str__(self) -> str:
@@ -51,13 +51,13 @@ class Miss:
 
 @frozen(eq=False)
 class Match:
-    """A pattern that fits.
+    """A successful match of a pattern.
 
     Attributes:
-        root: the node of the pattern's root.
-        nodes: all nodes of the match, each after what it reads, the root last: what `Rewriter.replace` takes.
-        captures: what was named: a `Value`, a `Node` for an `Op`, a tuple for an `Each`, a Python value for an `Attr`;
-            None for an optional operand that is absent.
+        root: the node at the pattern's root.
+        nodes: all matched nodes in topological order, the root last: the argument of `Rewriter.replace`.
+        captures: by name: a `Value`, a `Node` for an `Op`, a tuple for an `Each`, a Python value for an `Attr`; None
+            for an absent optional operand.
     """
 
     root: Node
@@ -66,38 +66,38 @@ class Match:
     paths: Mapping[str, tuple[str, ...]] = field(factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Any:
-        """What was captured as `name`; None too when it stands in an alternative that was not taken."""
+        """Return the capture `name`, or None if it is in an alternative that was not taken."""
         if name not in self.captures:
-            raise PatternError(f"the pattern captures no {name!r}{suggestion(name, self.captures)}")
+            raise PatternError(f"the pattern has no capture {name!r}{suggestion(name, self.captures)}")
         return self.captures[name]
 
     def __contains__(self, name: str) -> bool:
-        """True when something was captured as `name`."""
+        """Return True if `name` was captured."""
         return self.captures.get(name) is not None
 
     def value(self, name: str) -> Value:
-        """The value captured as `name`; for a node, its only result."""
+        """Return the value captured as `name`; for a node, its only result."""
         captured = self[name]
         return captured.result if isinstance(captured, Node) else self._of_class(name, Value)
 
     def node(self, name: str) -> Node:
-        """The node captured as `name`."""
+        """Return the node captured as `name`."""
         return self._of_class(name, Node)
 
     def constant(self, name: str) -> Constant:
-        """The constant captured as `name`."""
+        """Return the constant captured as `name`."""
         constant = self.value(name).constant
         if constant is None:
-            raise PatternError(f"{name!r} was captured, but is no constant")
+            raise PatternError(f"the capture {name!r} is not a constant")
         return constant
 
     @property
     def location(self) -> Location:
-        """The locations of all nodes of the match."""
+        """The locations of all matched nodes."""
         return Location.union(node.location for node in self.nodes)
 
     def miss(self, expected: Text, found: Text, at: str | None = None) -> Miss:
-        """Say no in a check or a rewrite: what was wanted, what there is, and the capture it is about."""
+        """Return a miss from a check or rewrite: what was expected, what was found, and the capture concerned."""
         captured = None if at is None else self[at]
         node = captured if isinstance(captured, Node) else captured.node if isinstance(captured, Value) else None
         path = (self.root.op.short_name,) if at is None else self.paths.get(at, (at,))
@@ -111,7 +111,7 @@ class Match:
 
 
 class Absent:
-    """The operand that is not there."""
+    """An absent operand."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -150,7 +150,7 @@ def is_commutative(node: Node) -> bool:
 
 
 def type_complaint(pattern: p.Any, type: Type) -> str | None:
-    """What `pattern` asks of a type that `type` is not; None when it fits."""
+    """Return the requirement of `pattern` that `type` violates, or None."""
     if not pattern.dtype and pattern.rank is None and pattern.shape is None:
         return None
     if not isinstance(type, TensorType):
@@ -161,15 +161,15 @@ def type_complaint(pattern: p.Any, type: Type) -> str | None:
         return f"{pattern.rank} axes"
     if pattern.shape is not None:
         fits = len(pattern.shape) == type.rank and all(
-            wanted is None or wanted == extent for wanted, extent in zip(pattern.shape, type.shape, strict=True)
+            wanted is None or wanted == dim for wanted, dim in zip(pattern.shape, type.shape, strict=True)
         )
         if not fits:
-            return f"shape [{', '.join('any' if extent is None else str(extent) for extent in pattern.shape)}]"
+            return f"shape [{', '.join('any' if dim is None else str(dim) for dim in pattern.shape)}]"
     return None
 
 
 def constant_complaint(pattern: p.Constant, subject: Any) -> str | None:
-    """What `pattern` asks of a constant that `subject` is not; None when it fits."""
+    """Return the requirement of `pattern` that a constant violates, or None."""
     constant = subject.constant if isinstance(subject, Value) else None
     if constant is None:
         return "a constant"
@@ -183,7 +183,7 @@ def constant_complaint(pattern: p.Constant, subject: Any) -> str | None:
 
 
 def show(subject: Any) -> str:
-    """A value, node, list or Python value, for people."""
+    """Render a value, node, list or Python value for messages."""
     if isinstance(subject, tuple):
         return f"[{', '.join(map(show, subject))}]"
     if isinstance(subject, Node):
@@ -197,6 +197,6 @@ def show(subject: Any) -> str:
 
 
 def readers(value: Value, outside: Sequence[Node | Output]) -> str:
-    """Who else reads `value`."""
+    """Describe the readers of `value` outside the match."""
     names = dict.fromkeys("the graph's output" if isinstance(user, Output) else user.name for user in outside)
     return f"{value.name} read by {', '.join(names)} too"

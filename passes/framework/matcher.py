@@ -1,8 +1,8 @@
-"""Matching patterns against nodes, with backtracking.
+"""Pattern matcher with backtracking.
 
-The search keeps a list of goals, each a pattern and what it must match, and solves them one by one. A goal that can be
-met in several ways (a commutative op, alternatives) tries each way with all the goals after it, so a choice that turns
-out wrong late is taken back. Of all ways that fail, the one that got furthest gives the `Miss`.
+The search keeps a list of goals, each a pattern and its subject, and solves them in order. A goal with several
+alternatives (a commutative op, `OneOf`) tries each with all later goals, so that wrong choices are undone. The `Miss`
+is that of the attempt that got furthest.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Path = tuple[str, ...]
 
 
 def match_pattern(pattern: p.Pattern, node: Node) -> Match | Miss:
-    """Try `pattern` with its root at `node`."""
+    """Match `pattern` with its root at `node`."""
     search, path = _Search(node), (node.op.short_name,)
     if search.solve(_Goal(pattern, node, path, node, _Goal(_Finish(), node, path, node, None))):
         captures = dict.fromkeys(_names(pattern)) | search.state.captures
@@ -50,9 +50,9 @@ def _names(pattern: p.Pattern) -> tuple[str, ...]:
 
 @define(eq=False)
 class _Goal:
-    """Match `pattern` with `subject`, which `node` reads, then go on with `rest`.
+    """Match `pattern` with `subject`, which `node` reads, then solve `rest`.
 
-    The subject of an `Op` is a value, or a node where it does not matter which result is read: at the root.
+    The subject of an `Op` is a value, or a node at the root, where any result counts.
     """
 
     pattern: Any
@@ -64,7 +64,7 @@ class _Goal:
 
 @frozen(eq=False)
 class _Close:
-    """All operands of a node are matched: count it, capture it, test it."""
+    """Completes a node after its operands: counts, captures and tests it."""
 
     op: p.Op
 
@@ -78,7 +78,7 @@ class _Tests:
 
 @frozen(eq=False)
 class _Finish:
-    """All is matched: check what needs to know all nodes, `single_use` and `unshared`."""
+    """Final checks that need all matched nodes: `single_use` and `unshared`."""
 
 
 @define(eq=False)
@@ -101,7 +101,7 @@ class _Search:
     _solved: int = 0
 
     def solve(self, goal: _Goal | None) -> bool:
-        """Solve `goal` and all after it. When that fails, everything but `miss` is as it was before."""
+        """Solve `goal` and all later goals, and restore all state but `miss` on failure."""
         if goal is None:
             return True
         self._solved += 1
@@ -119,7 +119,7 @@ class _Search:
         return False
 
     def capture(self, name: str | None, goal: _Goal) -> bool:
-        """Capture the subject of `goal`, run the tests of its pattern, go on."""
+        """Capture the subject of `goal`, run the tests of its pattern, and continue."""
         subject, rest, state = goal.subject, _with_tests(goal), self.state
         if name is None:
             return self.solve(rest)
@@ -127,14 +127,14 @@ class _Search:
             known = state.captures[name]
             if known is subject or (not isinstance(subject, Value | Node) and known == subject):
                 return self.solve(rest)
-            return self.fail(goal, lambda: f"{show(known)}, which is {name!r} already", lambda: show(subject))
+            return self.fail(goal, lambda: f"{show(known)}, already captured as {name!r}", lambda: show(subject))
         state.captures[name], state.paths[name] = subject, goal.path
         if self.solve(rest):
             return True
         del self.state.captures[name], self.state.paths[name]
         return False
 
-    # one method per kind of goal
+    # One method per kind of goal.
 
     def any(self, goal: _Goal) -> bool:
         pattern, value = goal.pattern, goal.subject
@@ -196,7 +196,7 @@ class _Search:
         return self.solve(rest)
 
     def each(self, goal: _Goal) -> bool:
-        """Items are matched one after the other, each with captures of its own; what an item chose, it keeps."""
+        """Match the items in order, each with its own captures; choices within an item are final."""
         pattern, found = goal.pattern, goal.subject
         if not isinstance(found, tuple) or len(found) < pattern.minimum:
             return self.fail(goal, f"a list of at least {pattern.minimum}", lambda: show(found))
@@ -244,7 +244,7 @@ class _Search:
         return False
 
     def operands(self, pattern: p.Op, node: Node, rest: _Goal) -> bool:
-        """Match the parameters, in each order the op allows."""
+        """Match the parameters, in each operand order that the op allows."""
         count = len(pattern.positional)
         names = [f"arg{i}" for i in range(count)] if node.op.variadic else list(node.op.by_name)
         if count > len(names):
@@ -322,6 +322,6 @@ _SOLVERS: dict[type, Callable[[_Search, _Goal], bool]] = {
 
 
 def _with_tests(goal: _Goal) -> _Goal | None:
-    """What comes after `goal`, the tests of its pattern first."""
+    """Return the goal after `goal`, preceded by the tests of its pattern."""
     tests = goal.pattern.tests
     return evolve(goal, pattern=_Tests(tests)) if tests else goal.rest

@@ -1,4 +1,4 @@
-"""The hook that holds passes to their effects."""
+"""Hook that checks passes against their effects."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @define(eq=False)
 class Numerics(Hook):
-    """Run the graph on `inputs` before and after every step, and hold the step to its pass's effect.
+    """Run the graph on `inputs` before and after every step, and check the effect of its pass.
 
-    How far each output moved is left on the record as its `drift`. Random ops get the same seed in both runs.
+    The change of each output is recorded as `drift`. Random ops have the same seed in both runs.
 
     Attributes:
         inputs: the flat inputs of the graph.
-        seed: for random ops.
+        seed: the seed of random ops.
     """
 
     inputs: Sequence[Any]
@@ -35,7 +35,7 @@ class Numerics(Hook):
     _known: tuple[Graph, Execution] | None = field(default=None, init=False)
 
     def before(self, step: Step, graph: Graph) -> None:
-        """Run `graph`, unless the step before just did."""
+        """Run `graph`, unless the previous step just did."""
         if self._known is None or self._known[0] is not graph:
             self._known = graph, execute(graph, self.inputs, self.seed)
 
@@ -43,7 +43,7 @@ class Numerics(Hook):
         """Run `graph` again and compare.
 
         Raises:
-            NumericDrift: naming the step, the output, the error and what the effect allows.
+            NumericDrift: naming the step, the output, the error and the allowed error.
         """
         assert self._known is not None
         before = self._known[1]
@@ -55,12 +55,12 @@ class Numerics(Hook):
                 raise NumericDrift(_complaint(step, graph, drift), drift.error)
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
-        """Forget the run."""
+        """Drop the recorded run."""
         self._known = None
 
 
 def execute(graph: Graph, inputs: Sequence[Any], seed: int = 0) -> Execution:
-    """Run `graph` with a fixed seed that leaves the caller's random state alone."""
+    """Run `graph` with a fixed seed, without changing the caller's random state."""
     from graphpress.ir.interpreter import Interpreter
 
     with torch.random.fork_rng(devices=[]):
@@ -69,7 +69,7 @@ def execute(graph: Graph, inputs: Sequence[Any], seed: int = 0) -> Execution:
 
 
 def compare(before: Execution, after: Execution, effect: Effect) -> tuple[Drift, ...]:
-    """How far each output and each write to a buffer or input moved; one that came or went is infinitely far."""
+    """Compare all outputs and mutations; the error of an added or removed one is infinite."""
     old, new = _by_name(before), _by_name(after)
     return tuple(_drift(name, old.get(name, _MISSING), new.get(name, _MISSING), effect) for name in old | new)
 

@@ -1,4 +1,4 @@
-"""The base of every pass, and what a pass reports about its run."""
+"""The base class of passes, their context and reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphpress.passes.framework.options import write_value
 
 @frozen
 class Report:
-    """A remark of a pass: what it did or did not do, at which node, and why.
+    """A remark of a pass about a node: what was or was not done, and why.
 
     Name, op and location are kept, not the node, which a later pass may erase.
 
@@ -45,14 +45,14 @@ class Report:
 
 @define(eq=False)
 class PassContext:
-    """Handed to `Pass.run`; one per step.
+    """The context of one step, passed to `Pass.run`.
 
     Attributes:
-        address: the step being run, such as ``dce#2``.
+        address: the running step, such as ``dce#2``.
         statistics: counters by name.
         reports: remarks, in order.
-        node: the node the pass is at. Set it while walking the graph, and an exception will name the node; what is
-            edited meanwhile is one rewrite, so that a bisection never stops between edits that belong together.
+        node: the node being processed. Passes set it while traversing the graph: exceptions then name the node, and
+            edits meanwhile count as one rewrite, so that a bisection never separates them.
     """
 
     address: str = ""
@@ -74,17 +74,17 @@ class PassContext:
 
 @frozen
 class Pass(ABC):
-    """One rewriting of a whole graph.
+    """A transformation of a whole graph.
 
-    A pass is a frozen attrs class. Its fields are its options; its docstring says what it does and why that is sound.
+    A pass is a frozen attrs class. Its fields are its options; its docstring states what it does and why that is sound.
 
     Attributes:
-        name: in kebab case, unique; made from the class name when not given.
+        name: in kebab case, unique; by default derived from the class name.
         needs: facts that must hold before.
-        gives: facts that hold after; those with a checker are checked on the result.
-        breaks: facts that may no longer hold after.
-        effect: how far the outputs of the graph may move.
-        is_idempotent: whether a second run right after the first changes nothing. Property tests hold passes to it.
+        gives: facts that hold afterwards; those with a checker are checked on the result.
+        breaks: facts that may no longer hold afterwards.
+        effect: the tolerated change of the outputs.
+        is_idempotent: whether an immediate second run changes nothing, which property tests check.
     """
 
     name: ClassVar[str] = "pass"
@@ -112,14 +112,14 @@ class Pass(ABC):
 
     @classmethod
     def summary(cls) -> str:
-        """The first line of the docstring."""
+        """Return the first line of the docstring."""
         return (cls.__doc__ or "").strip().split("\n")[0]
 
     def __str__(self) -> str:
-        """The pass as the text form of pipelines has it, with the options that differ from their defaults.
+        """Return the text form in pipelines, with the options that differ from their defaults.
 
         Raises:
-            OptionError: when an option's value has no text form.
+            OptionError: if an option's value has no text form.
         """
         options = []
         for name, value in changed_fields(self).items():
@@ -154,5 +154,7 @@ def _no_effect(cls: type[Pass], found: Any) -> str:
 
 
 def kebab_case(name: str) -> str:
-    """``FoldBatchNorm`` as ``fold-batch-norm``, ``DCE`` as ``dce``, ``Cast16Bit`` as ``cast-16-bit``."""
+    """Convert a class name, such as ``FoldBatchNorm`` to ``fold-batch-norm``, ``DCE`` to ``dce``, ``Cast16Bit`` to
+    ``cast-16-bit``.
+    """
     return "-".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)).lower()

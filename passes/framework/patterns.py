@@ -1,4 +1,4 @@
-"""The pattern language: what a piece of graph must look like."""
+"""The pattern language for subgraphs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from graphpress.passes.framework.errors import PatternError
 
 
 def check_op_name(name: str) -> None:
-    """Raise when `name` has no dialect, or is an aten op that torch does not have.
+    """Raise if `name` has no dialect, or is an ATen op that torch does not have.
 
-    Ops of other dialects may be registered later than the pattern is written.
+    Ops of other dialects may be registered after the pattern is written.
     """
     dialect, _, rest = name.partition(".")
     if not rest:
-        raise PatternError(f"{name!r} is no op name: it needs a dialect, such as 'aten.{name}'")
+        raise PatternError(f"{name!r} is not an op name: it needs a dialect, such as 'aten.{name}'")
     if dialect != "aten":
         return
     short, _, overload = rest.partition(".")
@@ -38,13 +38,13 @@ def check_op_name(name: str) -> None:
 
 
 def check_parameters(name: str, positional: int, named: Mapping[str, object] | Iterable[str]) -> None:
-    """Raise when no overload of `name` has so many parameters, or one of those names."""
+    """Raise if no overload of `name` has that many parameters, or one of those names."""
     known = _parameters(name)
     if known is None:
         return
     most, names = known
     if positional > most:
-        raise PatternError(f"{name} takes at most {most} operands and attributes, the pattern gives {positional}")
+        raise PatternError(f"{name} takes at most {most} operands and attributes, the pattern has {positional}")
     for wanted in named:
         if wanted not in names:
             raise PatternError(
@@ -54,7 +54,7 @@ def check_parameters(name: str, positional: int, named: Mapping[str, object] | I
 
 @cache
 def _parameters(name: str) -> tuple[int, tuple[str, ...]] | None:
-    """The largest number of parameters and all their names over the overloads; None for an op nobody knows yet."""
+    """Return the largest number of parameters and all their names over the overloads; None for an unknown op."""
     dialect, short, overload = (*name.split(".", 2), "")[:3]
     if dialect == "aten":
         packet = getattr(torch.ops.aten, short)
@@ -91,12 +91,12 @@ class Test:
 
 @frozen(eq=False, kw_only=True)
 class Pattern:
-    """Base of all patterns."""
+    """Base class of patterns."""
 
     tests: tuple[Test, ...] = ()
 
     def where(self: P, predicate: Callable[[typing.Any], bool], expected: str) -> P:
-        """This pattern, matching only where `predicate` holds too; `expected` describes it in a `Miss`."""
+        """Return this pattern with an additional predicate, described by `expected` in a `Miss`."""
         return evolve(self, tests=(*self.tests, Test(predicate, expected)))
 
     def __or__(self, other: Pattern) -> OneOf:
@@ -104,25 +104,25 @@ class Pattern:
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The patterns right inside this one."""
+        """Yield the direct subpatterns."""
         return iter(())
 
     def names(self) -> Iterator[str]:
-        """The names of all captures, inner ones included."""
+        """Yield the names of all captures, including nested ones."""
         if (name := getattr(self, "name", None)) is not None:
             yield name
         for part in self.parts:
             yield from part.names()
 
     def inner_ops(self) -> Iterator[Op]:
-        """All `Op`s, inner ones included."""
+        """Yield all `Op`s, including nested ones."""
         if isinstance(self, Op):
             yield self
         for part in self.parts:
             yield from part.inner_ops()
 
     def depth(self) -> int:
-        """The number of ops on the longest chain."""
+        """Return the number of ops on the longest chain."""
         return max((part.depth() for part in self.parts), default=0)
 
 
@@ -132,13 +132,13 @@ def _dtypes(dtype: DType | Iterable[DType] | None) -> tuple[DType, ...]:
 
 @frozen(eq=False)
 class Any(Pattern):
-    """Any value.
+    """Matches any value.
 
     Attributes:
-        name: what to capture it as.
-        dtype: its element type, or several of which one must hold.
-        rank: its number of axes.
-        shape: its extents; None for an axis that may have any.
+        name: the capture name.
+        dtype: the element type, or several allowed ones.
+        rank: the number of axes.
+        shape: the dims; None for an axis of any size.
     """
 
     name: str | None = None
@@ -149,12 +149,12 @@ class Any(Pattern):
 
 @frozen(eq=False)
 class Constant(Any):
-    """A constant whose data is known.
+    """Matches a constant with known data.
 
     Attributes:
-        unshared: whether only the matched nodes may read it, and nothing write to it: required of a constant that the
-            rewrite changes.
-        value: the number every element must equal.
+        unshared: require that only matched nodes read the constant and nothing writes to it, as needed by rewrites that
+            change it.
+        value: the number that every element must equal.
     """
 
     unshared: bool = field(default=False, kw_only=True)
@@ -163,26 +163,26 @@ class Constant(Any):
 
 @frozen(eq=False)
 class Optional(Pattern):
-    """An operand that may be absent; what is named inside is then captured as None."""
+    """Matches an operand that may be absent; nested captures are then None."""
 
     pattern: Pattern
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The inner pattern."""
+        """Yield the nested pattern."""
         return iter((self.pattern,))
 
 
 @frozen(eq=False)
 class Attr(Pattern):
-    """A Python value: an attribute, or an operand that is a plain number. The default of the schema counts."""
+    """Matches a Python value: an attribute, its schema default, or a number as an operand."""
 
     name: str | None = None
 
 
 @frozen(eq=False, init=False)
 class OneOf(Pattern):
-    """What any of the alternatives matches; the first that fits is taken."""
+    """Matches the first fitting alternative."""
 
     alternatives: tuple[Pattern, ...]
 
@@ -191,20 +191,20 @@ class OneOf(Pattern):
         self.__attrs_init__(tuple(flat), tests=tests)
 
     def where(self, predicate: Callable[[typing.Any], bool], expected: str) -> OneOf:
-        """See `Pattern.where`."""
+        """Return the pattern with the predicate on each alternative; see `Pattern.where`."""
         return OneOf(*self.alternatives, tests=(*self.tests, Test(predicate, expected)))
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The alternatives."""
+        """Yield the alternatives."""
         return iter(self.alternatives)
 
 
 @frozen(eq=False)
 class Each(Pattern):
-    """A list operand of any length, such as the tensors of a concat, whose every item matches `pattern`.
+    """Matches a list operand of any length whose items all match `pattern`, such as the tensors of a concat.
 
-    `name` captures the tuple of all items; what is named inside is captured as a tuple with one entry per item.
+    `name` captures the tuple of all items; nested captures are tuples with one entry per item.
     """
 
     pattern: Pattern = field(factory=Any)
@@ -213,42 +213,42 @@ class Each(Pattern):
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The pattern of the items."""
+        """Yield the pattern of the items."""
         return iter((self.pattern,))
 
 
 @frozen(eq=False)
 class Items(Pattern):
-    """A list operand item by item. Write a plain list in an `Op`: ``[p, q]``; a last ``...`` lets more items be."""
+    """Matches a list operand item by item; written as a list in an `Op`, where a final ``...`` allows more items."""
 
     items: tuple[Pattern, ...]
     is_open: bool = False
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The patterns of the items."""
+        """Yield the patterns of the items."""
         return iter(self.items)
 
 
 @frozen(eq=False)
 class Literal(Pattern):
-    """A Python value that must equal `value`. Write the plain value in an `Op`."""
+    """Matches a Python value equal to `value`; written as the plain value in an `Op`."""
 
     value: typing.Any
 
 
 @frozen(eq=False, init=False)
 class Op(Pattern):
-    """A node, matched through one of its results (the first; see `result`).
+    """Matches a node through its first result (for other results see `result`).
 
     Attributes:
-        ops: what the op must be: one of these names or traits.
+        ops: the accepted op names or traits.
         positional: patterns of parameters by position.
         named: patterns of parameters by name.
-        name: what to capture the node as.
-        single_use: whether all uses of its results must lie within the match, graph outputs not among them: required of
-            a node that must be gone after the rewrite.
-        is_open: whether operands that are not mentioned may be present.
+        name: the capture name of the node.
+        single_use: require that all uses of the results are within the match and not graph outputs, as needed for nodes
+            that the rewrite removes.
+        is_open: allow operands that are not mentioned.
     """
 
     ops: tuple[OpName, ...]
@@ -313,11 +313,11 @@ class Op(Pattern):
         )
 
     def result(self, index: int) -> Result:
-        """This node, matched through its result number `index`."""
+        """Return a pattern for this node matched through its result `index`."""
         return Result(self, index)
 
     def accepts(self, op: OpDef) -> bool:
-        """True when a node of `op` may match."""
+        """Return True if nodes of `op` may match."""
         answer = self._answers.get(op)
         if answer is None:
             answer = self._answers[op] = any(_is_op(op, wanted) for wanted in self.ops)
@@ -325,42 +325,42 @@ class Op(Pattern):
 
     @property
     def title(self) -> str:
-        """The op as people call it: ``aten.conv2d``, ``an activation op``."""
+        """Return the op for messages: ``aten.conv2d``, ``an activation op``."""
         return " or ".join(op if isinstance(op, str) else f"an op that is {op.name}" for op in self.ops)
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The patterns of the parameters."""
+        """Yield the patterns of the parameters."""
         return iter((*self.positional, *self.named.values()))
 
     def depth(self) -> int:
-        """One more than its deepest parameter."""
+        """Return one more than the depth of the deepest parameter."""
         return 1 + max((part.depth() for part in self.parts), default=0)
 
 
 @frozen(eq=False)
 class Result(Pattern):
-    """A node matched through one of its results; made by `Op.result`."""
+    """Matches a node through one of its results; made by `Op.result`."""
 
     op: Op
     index: int
 
     @property
     def parts(self) -> Iterator[Pattern]:
-        """The op."""
+        """Yield the op."""
         return iter((self.op,))
 
 
 def as_pattern(written: typing.Any) -> Pattern:
-    """What stands in an `Op` as a pattern: lists become `Items`, plain values `Literal`.
+    """Convert an argument of `Op` to a pattern: lists to `Items`, plain values to `Literal`.
 
     Raises:
-        PatternError: for ``...`` anywhere but at the end.
+        PatternError: if ``...`` is not at the end.
     """
     if isinstance(written, Pattern):
         return written
     if isinstance(written, EllipsisType):
-        raise PatternError("`...` comes last: it stands for all operands that are not mentioned")
+        raise PatternError("`...` must come last: it allows all operands that are not mentioned")
     if isinstance(written, list) and any(isinstance(item, Pattern) for item in written):
         is_open = written[-1] is Ellipsis
         return Items(tuple(as_pattern(item) for item in (written[:-1] if is_open else written)), is_open)
@@ -368,10 +368,10 @@ def as_pattern(written: typing.Any) -> Pattern:
 
 
 def root_ops(pattern: Pattern) -> tuple[Op, ...]:
-    """The `Op`s a pattern may have at its root.
+    """Return the `Op`s possible at the root of a pattern.
 
     Raises:
-        PatternError: when the root is no op.
+        PatternError: if the root is not an op.
     """
     if isinstance(pattern, Op):
         return (pattern,)

@@ -1,4 +1,4 @@
-"""Pipelines: which passes run, in which order."""
+"""Pipelines: immutable sequences of passes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Pipeline", "Repeat", "Step"]
 
 @frozen(init=False)
 class Pipeline:
-    """An immutable sequence of passes and repeats, equal to every other one with equal steps.
+    """An immutable sequence of passes and repeats; pipelines with equal steps are equal.
 
     ``Pipeline(FoldBatchNorm(), Repeat(DedupFakeQuant(), Dce(), max=8))`` is
-    ``Pipeline.parse("fold-batch-norm,repeat{max=8}(dedup-fake-quant,dce)")``, and `str` gives that text back.
-    A pipeline among the steps contributes its own steps.
+    ``Pipeline.parse("fold-batch-norm,repeat{max=8}(dedup-fake-quant,dce)")``, and `str` returns that text. A pipeline
+    among the steps contributes its own steps.
 
     Attributes:
         steps: the passes and repeats.
-        assume: facts that hold of the graph before the first step.
+        assume: facts that hold for the graph before the first step.
         gives: the facts that hold after the last step.
 
     Raises:
-        PipelineError: when a step needs a fact that does not hold where it stands.
+        PipelineError: if a step needs a fact that does not hold at its position.
     """
 
     steps: tuple[StepLike, ...]
@@ -42,21 +42,21 @@ class Pipeline:
 
     @classmethod
     def parse(cls, text: str, *, assume: Iterable[Fact] | Fact = ()) -> Pipeline:
-        """The pipeline that `text` describes; see `pipeline_text` for the grammar.
+        """Parse the text form; see `pipeline_text` for the grammar.
 
         Raises:
-            PipelineSyntaxError: pointing at the character where the text is wrong, with near names.
-            PipelineError: when a step needs a fact that does not hold where it stands.
+            PipelineSyntaxError: at the offending character, with similar names.
+            PipelineError: if a step needs a fact that does not hold at its position.
         """
         return cls(*parse_steps(text), assume=assume)
 
     def __str__(self) -> str:
         return print_steps(self.steps)
 
-    # reading
+    # Reading.
 
     def __iter__(self) -> Iterator[Step]:
-        """Every pass with its address, those inside a repeat once."""
+        """Yield every pass with its address, those inside a repeat once."""
         found = [place for place in places(self.steps) if isinstance(place.step, Pass)]
         for index, place in enumerate(found):
             assert isinstance(place.step, Pass)
@@ -67,37 +67,37 @@ class Pipeline:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The addresses of all steps, repeats among them, in the order of the text."""
+        """The addresses of all steps, including repeats, in textual order."""
         return tuple(place.address for place in places(self.steps))
 
     def __getitem__(self, address: str) -> Any:
-        """The pass or `Repeat` at `address` (``dce#2``; ``dce`` where there is only one).
+        """Return the pass or `Repeat` at `address` (``dce#2``; ``dce`` if it is unique).
 
         Raises:
-            PipelineError: when none or several are meant.
+            PipelineError: if no step or several steps match.
         """
         return find_place(self.steps, address).step
 
-    # other pipelines made from this one; each raises PipelineError for an address that names no step
+    # Derived pipelines; each method raises PipelineError for an address without a step.
 
     def after(self, address: str, *steps: StepLike | Pipeline) -> Pipeline:
-        """This pipeline with `steps` inserted right after the step at `address`, in the same repeat."""
+        """Return this pipeline with `steps` inserted right after the step at `address`, in the same repeat."""
         return self._edited(address, lambda step: (step, *flatten(steps)))
 
     def before(self, address: str, *steps: StepLike | Pipeline) -> Pipeline:
-        """This pipeline with `steps` inserted right before the step at `address`, in the same repeat."""
+        """Return this pipeline with `steps` inserted right before the step at `address`, in the same repeat."""
         return self._edited(address, lambda step: (*flatten(steps), step))
 
     def replace(self, address: str, *steps: StepLike | Pipeline) -> Pipeline:
-        """This pipeline with `steps` in place of the step at `address`."""
+        """Return this pipeline with the step at `address` replaced by `steps`."""
         return self._edited(address, lambda _: flatten(steps))
 
     def without(self, address: str) -> Pipeline:
-        """This pipeline less the step at `address`; a repeat that is left empty goes too."""
+        """Return this pipeline without the step at `address`; an empty repeat is removed too."""
         return self._edited(address, lambda _: ())
 
     def with_options(self, address: str, **options: Any) -> Pipeline:
-        """This pipeline with other options for the pass or repeat at `address`."""
+        """Return this pipeline with changed options of the pass or repeat at `address`."""
 
         def changed(step: StepLike) -> tuple[StepLike, ...]:
             return (Repeat(*step.steps, **options) if isinstance(step, Repeat) else evolve(step, **options),)
@@ -105,7 +105,7 @@ class Pipeline:
         return self._edited(address, changed)
 
     def __add__(self, other: Pipeline) -> Pipeline:
-        """The steps of both."""
+        """Return the steps of both pipelines in sequence."""
         return (
             Pipeline(*self.steps, *other.steps, assume=self.assume) if isinstance(other, Pipeline) else NotImplemented
         )

@@ -31,15 +31,15 @@ _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 
 
 def print_steps(steps: Iterable[StepLike]) -> str:
-    """Steps as text that `parse_steps` reads back to equal ones."""
+    """Return steps as text that `parse_steps` reads back."""
     return ",".join(_print_step(step) for step in steps)
 
 
 def parse_steps(text: str) -> tuple[StepLike, ...]:
-    """The steps that `text` describes.
+    """Parse the text form of steps.
 
     Raises:
-        PipelineSyntaxError: pointing at the character where the text stops making sense.
+        PipelineSyntaxError: at the offending character.
     """
     parser = _Parser(text)
     steps = parser.steps()
@@ -55,7 +55,7 @@ def _print_step(step: StepLike) -> str:
 
 
 class _Parser:
-    """Recursive descent; `position` is the next character to read, white space already skipped."""
+    """A recursive descent parser; `position` is the next character after white space."""
 
     def __init__(self, text: str):
         self.text, self.position = text, 0
@@ -164,7 +164,7 @@ class _Parser:
         return mapping
 
     def take(self, token: str) -> bool:
-        """Read `token` if it is next."""
+        """Consume `token` if it is next."""
         if not self.text.startswith(token, self.position):
             return False
         self.advance(self.position + len(token))

@@ -1,4 +1,4 @@
-"""What a run leaves behind, step by step."""
+"""Records of a run, one per step."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 @define(eq=False)
 class StepRecord:
-    """What one step did, as the rewriter counted it.
+    """The recorded edits of one step.
 
     Attributes:
-        step: the step; `address` and `pass_` are its.
-        added, removed: nodes.
-        changed: operands, attributes, annotations and uses set anew.
-        constants: constants added, replaced or removed.
-        annotated: how many of the changes are of annotations.
-        rewrites: how many rewrites these edits make; see `graphpress.ir.rewriter`.
-        touched: names of the nodes added or changed that are still there.
-        seconds: what `Pass.run` took, hooks and checks not counted.
+        step: the step, including `address` and `pass_`.
+        added, removed: numbers of nodes.
+        changed: number of changed operands, attributes, annotations and uses.
+        constants: number of constants added, replaced or removed.
+        annotated: number of changed annotations among `changed`.
+        rewrites: number of rewrites; see `graphpress.ir.rewriter`.
+        touched: names of the nodes added or changed that still exist.
+        seconds: duration of `Pass.run`, without hooks and checks.
         statistics: the counters of the pass.
         reports: its remarks.
-        drift: how far each output moved, where a hook measured it.
-        skipped: True when a hook did not allow the step.
-        is_cut: True when a hook let the pass make only some of its rewrites. Its facts do not hold then.
+        drift: the change of each output, if a hook measured it.
+        skipped: True if a hook did not allow the step.
+        is_cut: True if a hook limited the rewrites of the pass, whose facts then do not hold.
     """
 
     step: Step
@@ -68,12 +68,12 @@ class StepRecord:
 
     @property
     def edits(self) -> int:
-        """Edits of all kinds."""
+        """The total number of edits."""
         return self.added + self.removed + self.changed + self.constants
 
     @property
     def changes_structure(self) -> bool:
-        """True when something else than annotations was edited."""
+        """True if anything but annotations was edited."""
         return self.edits > self.annotated
 
     def __str__(self) -> str:
@@ -86,12 +86,12 @@ class StepRecord:
 
 @define(eq=False)
 class RunResult:
-    """The graph a pipeline made, and what each step did.
+    """The result of a pipeline run.
 
     Attributes:
-        graph: the result.
-        records: one per step run, in order; a step inside a repeat has one per round.
-        unsettled: addresses of repeats that still changed something in their last round.
+        graph: the resulting graph.
+        records: one per executed step, in order; steps inside a repeat have one per round.
+        unsettled: addresses of repeats that still changed the graph in their last round.
     """
 
     graph: Graph
@@ -100,12 +100,12 @@ class RunResult:
 
     @property
     def seconds(self) -> float:
-        """What all passes took together."""
+        """The total duration of all passes."""
         return sum(record.seconds for record in self.records)
 
     @property
     def changed(self) -> bool:
-        """True when any step edited the graph."""
+        """True if any step edited the graph."""
         return any(record.edits for record in self.records)
 
     def remarks(self, kind: type[T]) -> list[T]:
@@ -116,10 +116,10 @@ class RunResult:
         return iter(self.records)
 
     def record(self, address: str) -> StepRecord:
-        """The record of the step at `address` or with that label; of the last round, where there are several.
+        """Return the record with this address or label; for several rounds, that of the last.
 
         Raises:
-            PipelineError: when no such step ran.
+            PipelineError: if no such step ran.
         """
         for record in reversed(self.records):
             if address in (record.address, record.step.label, record.address.removesuffix("#1")):

@@ -1,8 +1,8 @@
-"""The passes that pipelines can name.
+"""The registry of passes, by name.
 
-Passes register by the decorator `register_pass`, or are found: every module of `graphpress.passes` is looked at, and
-every entry point of the group ``graphpress.passes`` (a pass class, or a module that registers some). Nothing is
-imported before the first name is looked up.
+Passes register through the decorator `register_pass`. They are discovered in the modules of `graphpress.passes` and in
+the entry points of the group ``graphpress.passes`` (a pass class, or a module that registers passes), at the first
+lookup of a name.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _plugins_loaded = False
 
 
 def register_pass(cls: P) -> P:
-    """Class decorator: let pipelines name this pass.
+    """Class decorator: register a pass for use in pipelines.
 
     Raises:
-        PassRegistrationError: when the name is taken or not in kebab case, or the class is no frozen attrs class.
+        PassRegistrationError: if the name is taken or not in kebab case, or the class is not a frozen attrs class.
     """
     _check(cls)
     known = _PASSES.get(cls.name)
@@ -49,16 +49,16 @@ def register_pass(cls: P) -> P:
 
 
 def unregister_pass(cls: type[Pass]) -> None:
-    """Let pipelines no longer name this pass."""
+    """Remove a pass from the registry."""
     if _PASSES.get(cls.name) is cls:
         del _PASSES[cls.name]
 
 
 def lookup_pass(name: str) -> type[Pass]:
-    """The pass class called `name`.
+    """Return the pass class called `name`.
 
     Raises:
-        UnknownPassError: when there is none; the message lists near names.
+        UnknownPassError: if there is none; the message lists similar names.
     """
     if name not in _PASSES:
         _import_builtin(name)
@@ -70,22 +70,22 @@ def lookup_pass(name: str) -> type[Pass]:
 
 
 def registered_passes() -> tuple[type[Pass], ...]:
-    """Every pass there is, by name."""
+    """Return every available pass, sorted by name."""
     discover()
     return tuple(_PASSES[name] for name in sorted(_PASSES))
 
 
 def provider(cls: type[Pass]) -> str:
-    """The distribution a pass class comes from, or its top-level module."""
+    """Return the distribution of a pass class, or its top-level module."""
     top = cls.__module__.partition(".")[0]
     return packages_distributions().get(top, [top])[0]
 
 
 def discover() -> None:
-    """Import the passes of graphpress and those that entry points name. Done once.
+    """Import the passes of graphpress and of entry points, once.
 
     Raises:
-        PassRegistrationError: when two passes claim one name, or an entry point cannot be loaded or gives no pass.
+        PassRegistrationError: if two passes have the same name, or an entry point cannot be loaded or is not a pass.
     """
     global _discovered
     if _discovered:
@@ -99,15 +99,15 @@ def discover() -> None:
 
 
 def load_plugins() -> None:
-    """Import what entry points name, so that the passes, rules and patterns of installed packages are there. Done once.
+    """Import the entry points, so that passes, rules and patterns of installed packages are registered, once.
 
     Raises:
-        PassRegistrationError: as `discover`.
+        PassRegistrationError: see `discover`.
     """
     global _plugins_loaded
     if _plugins_loaded:
         return
-    _plugins_loaded = True  # what is loaded may ask for it again
+    _plugins_loaded = True  # set first, because loaded modules may ask for plugins
     try:
         for entry_point in entry_points(group=ENTRY_POINT_GROUP):
             load_entry_point(entry_point)
@@ -117,10 +117,10 @@ def load_plugins() -> None:
 
 
 def load_entry_point(entry_point: EntryPoint) -> None:
-    """Register what an entry point names: a pass class, or a module whose import registers passes.
+    """Register an entry point: a pass class, or a module that registers passes on import.
 
     Raises:
-        PassRegistrationError: when it cannot be imported, names something else, or clashes.
+        PassRegistrationError: if it cannot be imported, is something else, or has a name that is taken.
     """
     try:
         found = entry_point.load()
@@ -139,7 +139,7 @@ def load_entry_point(entry_point: EntryPoint) -> None:
 
 
 def _import_builtin(name: str) -> None:
-    """Passes of graphpress live in a module of the same name: `fold-batch-norm` in `passes/fold_batch_norm.py`."""
+    """Import the module named after a built-in pass: `fold-batch-norm` is in `passes/fold_batch_norm.py`."""
     module = f"graphpress.passes.{name.replace('-', '_')}"
     if re.fullmatch(r"[a-z0-9-]+", name) and importlib.util.find_spec(module) is not None:
         importlib.import_module(module)
@@ -153,13 +153,13 @@ def _check(cls: type[Pass]) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", cls.name) or cls.name in RESERVED_NAMES:
         reserved = " (reserved)" if cls.name in RESERVED_NAMES else ""
         raise PassRegistrationError(
-            f"{_qualified(cls)}: the name {cls.name!r} will not do{reserved}; use kebab case such as 'fold-batch-norm'"
+            f"{_qualified(cls)}: the name {cls.name!r} is not valid{reserved}; use kebab case such as 'fold-batch-norm'"
         )
     own_fields = [n for n, t in inspect.get_annotations(cls).items() if "ClassVar" not in str(t)]
     missing = [name for name in own_fields if name not in attrs.fields_dict(cls)]
     if missing:
         raise PassRegistrationError(
-            f"{_qualified(cls)}: {missing[0]!r} is no option because the class is not decorated with `attrs.frozen`"
+            f"{_qualified(cls)}: {missing[0]!r} is not an option because the class is not decorated with `attrs.frozen`"
         )
 
 

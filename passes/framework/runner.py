@@ -1,4 +1,4 @@
-"""Running pipelines."""
+"""Execution of pipelines."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from graphpress.passes.framework.steps import Repeat, Step, StepLike, places
 
 @define(eq=False)
 class Runner:
-    """Runs pipelines over graphs.
+    """Runs pipelines on graphs.
 
     Attributes:
-        hooks: what watches the steps, outermost first; see `Hook`.
-        verify: whether a `Verify` hook is added, innermost, when there is none among `hooks`.
+        hooks: observers of the steps, outermost first; see `Hook`.
+        verify: whether to add an innermost `Verify` hook if `hooks` has none.
     """
 
     hooks: Sequence[Hook] = ()
@@ -35,12 +35,12 @@ class Runner:
     def run(self, graph: Graph, pipeline: Pipeline, in_place: bool = False) -> RunResult:
         """Run every step.
 
-        The caller's graph stays as it is unless `in_place`; constant tensors are shared, never written to.
+        The caller's graph is copied unless `in_place`; constant tensors are shared and not modified.
 
         Raises:
-            PassFailed: when an exception leaves a pass; it names step, node, module path and source line.
-            FactError: when the result of a step lacks a fact its pass gives.
-            GraphpressError: what a pass raises about its user's request, with the step as a note.
+            PassFailed: if an exception leaves a pass; it names step, node, module path and source line.
+            FactError: if the result of a step lacks a fact that its pass gives.
+            GraphpressError: from a pass, about its user's request, with the step as a note.
         """
         hooks = list(self.hooks)
         if self.verify and not any(isinstance(hook, Verify) for hook in hooks):
@@ -54,7 +54,7 @@ class Runner:
 def run_pass(
     pass_: Pass, graph: Graph, *, hooks: Sequence[Hook] = (), verify: bool = True, in_place: bool = False
 ) -> RunResult:
-    """Run one pass by itself; the facts it needs are assumed."""
+    """Run one pass alone, with the facts it needs assumed."""
     return Runner(hooks, verify=verify).run(graph, Pipeline(pass_, assume=pass_.needs), in_place)
 
 
@@ -138,17 +138,17 @@ class _Run:
                 fact.check(self.graph, f"step {step.label!r}")
 
     def fail(self, step: Step, entered: list[Hook], error: BaseException) -> None:
-        """Tell the hooks that are still open. One that raises in turn is noted; the others are told all the same."""
+        """Call `failed` of all open hooks; exceptions of hooks are added as notes."""
         while entered:
             hook = entered.pop()
             try:
                 hook.failed(step, self.graph, error)
             except Exception as second:
-                error.add_note(f"the hook {type(hook).__name__} failed in turn: {type(second).__name__}: {second}")
+                error.add_note(f"the hook {type(hook).__name__} failed too: {type(second).__name__}: {second}")
 
 
 def _erase_unread_constants(rewriter: Rewriter) -> None:
-    """Do what a pass that was cut off does last: a valid graph has no dangling constants."""
+    """Erase unused constants after an interrupted pass, since a valid graph has none."""
     rewriter.rewrites.limit = None
     for constant in list(rewriter.graph.constants.values()):
         if not constant.value.use_count:

@@ -1,4 +1,4 @@
-"""The interface of hooks, and the small ones: each watches the steps of a run for one purpose."""
+"""The hook interface and the standard hooks."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from graphpress.passes.framework.steps import Step
 
 
 class Hook:
-    """Something that watches the steps of a run. Override what you need.
+    """Base class of observers of a run.
 
     Hooks nest: `before` is called in the order of the runner's hooks, `after` and `failed` in reverse. Each hook whose
-    `before` returned gets exactly one of the two, whatever happens in between.
+    `before` returned gets exactly one of the two.
     """
 
     def allow(self, step: Step, graph: Graph) -> bool:
-        """Whether the step may run. It is skipped when any hook says no; then nothing else is called."""
+        """Return whether the step may run; it is skipped, without other calls, if any hook returns False."""
         return True
 
     def before(self, step: Step, graph: Graph) -> None:
-        """The step is about to run."""
+        """Called before the step."""
 
     def rewriting(self, step: Step, rewriter: Rewriter) -> None:
-        """The pass is about to get `rewriter`, whose rewrites may be limited here. Called after every `before`."""
+        """Called after every `before`, with the pass's `rewriter`, whose rewrites may be limited here."""
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
-        """The step ran; `record` may be added to."""
+        """Called after the step; `record` may be extended."""
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
-        """The step, or the `before` or `after` of a hook nested inside this one, raised `error`."""
+        """Called when the step, or `before` or `after` of a nested hook, raised `error`."""
 
 
 @frozen
 class Verify(Hook):
-    """Run the verifier on the result of every step that edited more than annotations, which it does not look at.
+    """Verifies the result of every step that edited more than annotations.
 
-    The runner adds it by itself.
+    The runner adds this hook by default.
     """
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
@@ -64,7 +64,7 @@ class Verify(Hook):
 
 @define
 class TimingEntry:
-    """One step, or a repeat with its steps: seconds over all rounds, and how often it ran."""
+    """Total seconds and number of calls of one step, or of a repeat with its steps."""
 
     address: str
     seconds: float = 0.0
@@ -72,16 +72,16 @@ class TimingEntry:
     children: dict[str, TimingEntry] = field(factory=dict)
 
     def child(self, address: str) -> TimingEntry:
-        """The entry of a step inside; made when it is new."""
+        """Return the entry of a nested step, created if missing."""
         return self.children.setdefault(address, TimingEntry(address))
 
 
 @define(eq=False)
 class Timing(Hook):
-    """Adds up the seconds each pass took, as a tree that follows the repeats of the pipeline.
+    """Measures the seconds per pass, as a tree along the repeats of the pipeline.
 
     Attributes:
-        root: the tree; the seconds of a repeat are those of its steps.
+        root: the tree; the seconds of a repeat are the sum of its steps.
     """
 
     root: TimingEntry = field(factory=lambda: TimingEntry("pipeline"), init=False)
@@ -96,7 +96,7 @@ class Timing(Hook):
             entry.calls += 1
 
     def __str__(self) -> str:
-        """The tree as a table."""
+        """Return the tree as a table."""
         lines = ["  seconds   share  calls  step"]
 
         def add(entry: TimingEntry, depth: int) -> None:
@@ -112,17 +112,17 @@ class Timing(Hook):
 
 @define(eq=False)
 class Statistics(Hook):
-    """Adds up edits and counters by step, over all rounds.
+    """Accumulates edits and counters per step over all rounds.
 
     Attributes:
-        by_step: for each address, the counters of the pass by name, and ``nodes added``, ``nodes removed``, ``edits``
-            and ``constants`` as the rewriter counted them; zeros left out.
+        by_step: by address, the counters of the pass by name, and ``nodes added``, ``nodes removed``, ``edits`` and
+            ``constants``; zeros are omitted.
     """
 
     by_step: dict[str, dict[str, int]] = field(factory=dict, init=False)
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
-        """Add what the step did."""
+        """Add the counts of the step."""
         counters = self.by_step.setdefault(step.address, {})
         edits = {
             "nodes added": record.added,
@@ -137,7 +137,7 @@ class Statistics(Hook):
 
     @property
     def totals(self) -> dict[str, int]:
-        """The counters of all steps together."""
+        """Return the sums over all steps."""
         totals: dict[str, int] = {}
         for counters in self.by_step.values():
             for name, amount in counters.items():
@@ -145,7 +145,7 @@ class Statistics(Hook):
         return totals
 
     def __str__(self) -> str:
-        """One line per step that did something."""
+        """Return one line per step with non-zero counts."""
         lines = []
         for address, counters in self.by_step.items():
             if counters:
@@ -154,7 +154,7 @@ class Statistics(Hook):
 
 
 class StepState(Enum):
-    """Where a step is."""
+    """The state of a step."""
 
     RUNNING = "running"
     DONE = "done"
@@ -163,34 +163,34 @@ class StepState(Enum):
 
 @frozen(eq=False)
 class Progress(Hook):
-    """Calls `callback(step, state)` as steps start and end; `step.index` and `step.total` say how far the run is."""
+    """Calls `callback(step, state)` as steps start and end; `step.index` and `step.total` tell the progress."""
 
     callback: Callable[[Step, StepState], None]
 
     def before(self, step: Step, graph: Graph) -> None:
-        """The step starts."""
+        """Report the start."""
         self.callback(step, StepState.RUNNING)
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
-        """The step is done."""
+        """Report the end."""
         self.callback(step, StepState.DONE)
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
-        """The step failed."""
+        """Report the failure."""
         self.callback(step, StepState.FAILED)
 
 
 @define(eq=False)
 class Dump(Hook):
-    """Write the text form of the graph to numbered files: ``000-start.txt``, then ``001-dce-1.txt`` and so on.
+    """Writes the text form of the graph to numbered files: ``000-start.txt``, ``001-dce-1.txt`` and so on.
 
-    Numbers count the steps that ran, so they stay the same when files are left out. A step that fails leaves
-    ``...-failed.txt``, with the error on top.
+    Numbers count executed steps and do not depend on the filters. A failing step leaves ``...-failed.txt``, with the
+    error at the top.
 
     Attributes:
-        folder: where to; made when it is not there.
-        only_changed: leave out steps that changed nothing.
-        filter: which steps: a predicate, or patterns such as ``fold-*`` or ``dce#2`` of which one must fit.
+        folder: the target folder, created if missing.
+        only_changed: skip steps without changes.
+        filter: a predicate on steps, or patterns such as ``fold-*`` or ``dce#2``, of which one must match.
     """
 
     folder: Path = field(converter=Path)
@@ -200,7 +200,7 @@ class Dump(Hook):
     _number: int = field(default=0, init=False)
 
     def before(self, step: Step, graph: Graph) -> None:
-        """Write what the first step starts from."""
+        """Write the graph before the first step."""
         if self._number == 0:
             self._write("start", graph)
         self._number += 1
@@ -211,7 +211,7 @@ class Dump(Hook):
             self._write(step.label, graph)
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
-        """Write what the failing step left."""
+        """Write the graph that the failing step left."""
         self._write(f"{step.label}-failed", graph, f"// {type(error).__name__}: {error}".replace("\n", "\n// "))
 
     def _wants(self, step: Step) -> bool:
@@ -225,7 +225,7 @@ class Dump(Hook):
 
         try:
             text = print_graph(graph)
-        except GraphpressError as error:  # a failed pass may leave what cannot be printed
+        except GraphpressError as error:  # a failed pass may leave an unprintable graph
             text = f"// the graph has no text form: {error}\n"
         make_folder(self.folder)
         path = self.folder / f"{self._number:03d}-{re.sub(r'[^A-Za-z0-9.-]+', '-', title)}.txt"
@@ -235,14 +235,14 @@ class Dump(Hook):
 
 @define(eq=False)
 class Bisect(Hook):
-    """Run only the first `limit` steps, and of the last of them only the first `rewrites` rewrites.
+    """Runs only the first `limit` steps, and of the last of them only the first `rewrites` rewrites.
 
-    What is a rewrite says `graphpress.ir.rewriter`. A step that is cut off leaves a valid graph; the facts its pass
-    gives are not checked. One such hook is for one run.
+    Rewrites are defined in `graphpress.ir.rewriter`. An interrupted step leaves a valid graph; the facts its pass gives
+    are not checked. Each instance is for one run.
 
     Attributes:
-        limit: how many steps run; each round of a repeat counts.
-        rewrites: how many rewrites of the last of these steps are made; None for all.
+        limit: the number of steps to run; each round of a repeat counts.
+        rewrites: the number of rewrites of the last of these steps; None for all.
         last: the last rewrite of that step, once it ran.
     """
 
@@ -257,7 +257,7 @@ class Bisect(Hook):
         return None if self._rewriter is None else self._rewriter.rewrites.last
 
     def allow(self, step: Step, graph: Graph) -> bool:
-        """Whether fewer than `limit` steps ran."""
+        """Return whether fewer than `limit` steps ran."""
         return self._ran < self.limit
 
     def before(self, step: Step, graph: Graph) -> None:

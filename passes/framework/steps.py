@@ -1,4 +1,4 @@
-"""What pipelines are made of: steps, their addresses, and whether the facts each needs are there when it runs."""
+"""Steps of pipelines, their addresses, and the order that their facts require."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphpress.passes.framework.passes import Pass
 
 @frozen(init=False)
 class Repeat:
-    """Run `steps` again and again until a round changes nothing, or `max` rounds were run."""
+    """Runs `steps` until a round changes nothing, or `max` rounds were run."""
 
     steps: tuple[StepLike, ...]
     max: int = field(default=8)
@@ -32,15 +32,15 @@ StepLike = Pass | Repeat
 
 @frozen
 class Step:
-    """One pass at one place of a pipeline.
+    """One pass at one position of a pipeline.
 
     Attributes:
-        address: ``name#n``, the n-th step of that name in the order of the text, counted from 1.
+        address: ``name#n``, the n-th step of that name in textual order, from 1.
         pass_: the pass.
-        parents: addresses of the repeats around it, outermost first.
-        index: its position among all steps of the pipeline, from 0.
-        total: how many steps the pipeline has.
-        rounds: while running, the round of each repeat around it, from 1.
+        parents: addresses of the enclosing repeats, outermost first.
+        index: the position among all steps of the pipeline, from 0.
+        total: the number of steps of the pipeline.
+        rounds: while running, the round of each enclosing repeat, from 1.
     """
 
     address: str
@@ -52,13 +52,13 @@ class Step:
 
     @property
     def label(self) -> str:
-        """The address, with the rounds of the repeats around it: ``dce#2@3``."""
+        """The address with the rounds of the enclosing repeats: ``dce#2@3``."""
         return self.address + "".join(f"@{number}" for number in self.rounds)
 
 
 @frozen
 class Place:
-    """A step or repeat of a pipeline with its address; `path` is the index at each depth."""
+    """A step or repeat with its address; `path` has the index at each depth."""
 
     address: str
     step: StepLike
@@ -67,10 +67,10 @@ class Place:
 
 
 def flatten(steps: Iterable[object]) -> tuple[StepLike, ...]:
-    """Steps as one tuple; a pipeline among them contributes its own.
+    """Return steps as one tuple; a nested pipeline contributes its own steps.
 
     Raises:
-        PipelineError: when something is no pass, repeat or pipeline.
+        PipelineError: if an item is not a pass, repeat or pipeline.
     """
     flat: list[StepLike] = []
     for step in steps:
@@ -86,7 +86,7 @@ def flatten(steps: Iterable[object]) -> tuple[StepLike, ...]:
 
 
 def places(steps: tuple[StepLike, ...]) -> Iterator[Place]:
-    """Every step, and every repeat before its own steps, in the order of the text."""
+    """Yield every step in textual order, and every repeat before its steps."""
     counts: dict[str, int] = {}
 
     def walk(steps: tuple[StepLike, ...], path: tuple[int, ...], parents: tuple[str, ...]) -> Iterator[Place]:
@@ -102,10 +102,10 @@ def places(steps: tuple[StepLike, ...]) -> Iterator[Place]:
 
 
 def find_place(steps: tuple[StepLike, ...], address: str) -> Place:
-    """The place called `address`; a bare name will do where only one step has it.
+    """Return the step or repeat at `address`; a bare name is accepted if it is unique.
 
     Raises:
-        PipelineError: when none or several are meant; the message lists what there is.
+        PipelineError: if no step or several steps match; the message lists the candidates.
     """
     known = {place.address: place for place in places(steps)}
     if address in known:
@@ -122,7 +122,7 @@ def find_place(steps: tuple[StepLike, ...], address: str) -> Place:
 def edit_at(
     steps: tuple[StepLike, ...], path: tuple[int, ...], edit: Callable[[StepLike], tuple[StepLike, ...]]
 ) -> tuple[StepLike, ...]:
-    """`steps` with the one at `path` replaced by what `edit` makes of it; a repeat left without steps is dropped."""
+    """Return `steps` with the one at `path` replaced by the result of `edit`; empty repeats are dropped."""
     index, rest = path[0], path[1:]
     step = steps[index]
     if rest:
@@ -135,11 +135,11 @@ def edit_at(
 
 
 def check_order(steps: tuple[StepLike, ...], assumed: frozenset[Fact]) -> frozenset[Fact]:
-    """The facts that hold after `steps`, when `assumed` hold before.
+    """Return the facts that hold after `steps`, if `assumed` hold before.
 
     Raises:
-        PipelineError: for the first step that needs a fact which does not hold there; the message says which step
-            broke it, or which pass would give it.
+        PipelineError: for the first step that needs a fact which does not hold there; the message names the step that
+            broke it, or a pass that gives it.
     """
     run = _Run({place.path: place.address for place in places(steps)}, steps, set(assumed))
     run.walk(steps, ())
@@ -148,7 +148,7 @@ def check_order(steps: tuple[StepLike, ...], assumed: frozenset[Fact]) -> frozen
 
 @define
 class _Run:
-    """Goes through the steps as the runner would; a repeat's second round sees what its first one broke."""
+    """Simulates a run over the facts; a repeat's second round sees the effects of its first."""
 
     addresses: dict[tuple[int, ...], str]
     all_steps: tuple[StepLike, ...]
@@ -194,5 +194,5 @@ def _givers(fact: Fact) -> str:
 
     givers = [cls.name for cls in registered_passes() if not isinstance(cls.gives, property) and fact in cls.gives]
     if not givers:
-        return "no registered pass gives it; if it holds of the graph already, say so with `assume`"
+        return "no registered pass gives it; if it already holds for the graph, pass it as `assume`"
     return f"put {' or '.join(map(repr, givers))} before it"

@@ -1,4 +1,4 @@
-"""The compression of one weight: prune, palettize, quantize, scale; used by passes and compressors alike."""
+"""Compression of single weights (pruning, palettization, quantization, scaling), for passes and compressors."""
 
 from graphpress.passes.weights.errors import (
     PalettizationError,

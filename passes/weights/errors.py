@@ -6,7 +6,7 @@ from graphpress.ir.errors import GraphpressError
 
 
 class PalettizationError(GraphpressError, ValueError):
-    """A weight that cannot be palettized; the message names it."""
+    """A weight that cannot be palettized."""
 
 
 class TooSmallError(PalettizationError):
@@ -30,7 +30,7 @@ class PalettizationWarning(UserWarning):
 
 
 class PruningError(GraphpressError, ValueError):
-    """A weight that cannot be pruned as asked, or a model that cannot be run; the message names it."""
+    """A weight that cannot be pruned as configured, or a model that cannot run."""
 
 
 class PruningWarning(UserWarning):
@@ -38,4 +38,4 @@ class PruningWarning(UserWarning):
 
 
 class QuantizationError(GraphpressError, ValueError):
-    """A model that cannot be quantized as its config says; the message names the layers."""
+    """A model that cannot be quantized as configured."""

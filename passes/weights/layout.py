@@ -1,4 +1,4 @@
-"""How a weight is cut: into tables' groups of channels, and groups into the vectors that one entry stands for."""
+"""Layout of a palettized weight: channel groups per lookup table, and vectors per entry."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from graphpress.passes.weights.errors import PalettizationError
 
 Shape = tuple[int, ...]
 
-# Weights of other ops (recurrent layers, attention's in-projection) have their output features first, as linear has.
+# Weights of other ops (recurrent layers, attention in-projections) have their output features first, as linear does.
 _OTHERWISE = "linear"
 
 
 @frozen
 class Layout:
-    """How a weight of `shape` is cut.
+    """The division of a weight into tables and entries.
 
     Attributes:
-        shape: of the weight.
-        channel_axis: the output channels, along which vectors are laid.
-        group_axis: along which tables change; 0 where there is one.
+        shape: the shape of the weight.
+        channel_axis: the axis of output channels, along which vectors are laid out.
+        group_axis: the axis along which tables change; 0 for a single table.
         tables: the number of tables.
-        width: elements of one table entry.
+        width: the number of elements per table entry.
     """
 
     shape: Shape
@@ -45,21 +45,21 @@ class Layout:
 
     @property
     def index_shape(self) -> Shape:
-        """Shape of the indices: the weight's, shorter by `width` along the channel axis."""
+        """The shape of the indices: the weight's, divided by `width` along the channel axis."""
         return tuple(n // self.width if i == self.channel_axis else n for i, n in enumerate(self.shape))
 
     @property
     def per_table(self) -> int:
-        """How many entries are looked up in one table."""
+        """The number of indices per table."""
         return prod(self.index_shape) // self.tables
 
     @property
     def block_counts(self) -> Shape:
-        """The leading extents of the lookup table: the number of blocks along each axis."""
+        """The leading dims of the lookup table: the number of blocks along each axis."""
         return tuple(self.tables if axis == self.group_axis else 1 for axis in range(len(self.shape)))
 
     def rows(self, weight: Tensor) -> Tensor:
-        """The elements of each table: [tables, per_table], or [tables, per_table, width] where the width is not 1."""
+        """Split a weight by table: [tables, per_table], or [tables, per_table, width] if the width is not 1."""
         if self.width == 1:
             return weight.movedim(self.group_axis, 0).reshape(self.tables, -1)
         count = self.shape[self.channel_axis] // self.width
@@ -67,23 +67,23 @@ class Layout:
         return vectors.movedim(self.group_axis, 0).reshape(self.tables, -1, self.width)
 
     def indices(self, rows: Tensor) -> Tensor:
-        """Indices [tables, per_table] back in the weight's order: of `index_shape`."""
+        """Arrange indices [tables, per_table] in the order of the weight, with `index_shape`."""
         shape = list(self.index_shape)
         moved = [shape.pop(self.group_axis), *shape]
         return rows.reshape(moved).movedim(0, self.group_axis).contiguous()
 
     def lut(self, tables: Tensor) -> Tensor:
-        """Tables [tables, entries] or [tables, entries, width] as one tensor ``[b0..bK-1, entries, width]``."""
+        """Arrange tables [tables, entries] or [tables, entries, width] as ``[b0..bK-1, entries, width]``."""
         return tables.reshape(*self.block_counts, tables.shape[1], self.width).contiguous()
 
 
 def layout_of(shape: Shape, spec: PalettizationSpec, op_type: str, name: str) -> Layout:
-    """How `spec` cuts a weight of `shape` that an op of `op_type` reads.
+    """Return the layout of a weight of `shape`, read by an op of `op_type`, under `spec`.
 
     Raises:
-        AxisError: for an axis the weight does not have.
-        BlockSizeError: when groups or vectors do not divide the channels.
-        PalettizationError: for a weight without axes.
+        AxisError: if the weight does not have the axis.
+        BlockSizeError: if groups or vectors do not divide the channels.
+        PalettizationError: if the weight has no axes.
     """
     if not shape:
         raise PalettizationError(f"{name} is a single number; weights with at least one axis can be palettized")
@@ -106,7 +106,7 @@ def layout_of(shape: Shape, spec: PalettizationSpec, op_type: str, name: str) ->
 
 
 def channel_magnitudes(weight: Tensor, channel_axis: int) -> Tensor:
-    """The largest magnitude of each output channel, 1 for a channel of zeros; float32 of the weight's rank."""
+    """Return the largest magnitude per output channel (1 for all-zero channels), float32 of the weight's rank."""
     others = [axis for axis in range(weight.ndim) if axis != channel_axis]
     largest = weight.detach().float().abs()
     largest = largest.amax(others, keepdim=True) if others else largest

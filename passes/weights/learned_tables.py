@@ -1,9 +1,8 @@
-"""What training changes of a palettized weight: the entries of its tables, and the scales of its channels.
+"""Trainable parameters of a palettized weight: table entries and channel scales.
 
-The weight is ``w[p] = s[channel(p)] * e[table(p), index(p)]``, so for a fixed index of each element the gradient of an
-entry is the sum of those of the elements that look it up (Han, Mao and Dally, arXiv 1510.00149, section 3.3). Rounding
-of entries to codes or to the weight's dtype, and of scales, passes gradients through as if it were not there
-(arXiv 1308.3432).
+The weight is ``w[p] = s[channel(p)] * e[table(p), index(p)]``, so for fixed indices the gradient of an entry is the sum
+of the gradients of the elements that look it up (Han, Mao and Dally, arXiv 1510.00149, section 3.3). Rounding of
+entries and scales passes gradients through unchanged (straight-through estimator, arXiv 1308.3432).
 """
 
 from __future__ import annotations
@@ -30,17 +29,16 @@ _FINITE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2)
 
 @frozen(eq=False)
 class LearnedTables:
-    """The tables of a weight as numbers that an optimizer moves; all float32.
+    """The tables of a weight as float32 parameters of an optimizer.
 
-    A scale is ``channel_scale * exp(scale_change)``: scales stay positive, and a step changes each by the same share.
-    The grid of quantized entries is the one that clustering chose; where entries leave it, it grows about zero.
+    A scale is ``channel_scale * exp(scale_change)``: scales stay positive, and a step changes each by the same ratio.
+    The grid of quantized entries is the one that clustering chose; where entries leave it, it grows around zero.
 
     Attributes:
-        entries: of the shape of the table ``[b0..bK-1, 2 ** n_bits, V]``: what entries stand for, before scales of
-            channels.
-        channel_scale: to start from, of the weight's rank, an entry for each output channel; None without.
-        scale_change: of the shape of `channel_scale`, zero at the start.
-        grid_scale, grid_zero_point, grid_minval: [tables or 1], of quantized entries, to start from.
+        entries: of the shape of the table ``[b0..bK-1, 2 ** n_bits, V]``: dequantized entries, before channel scales.
+        channel_scale: the initial scales, of the weight's rank, one per output channel; None without.
+        scale_change: of the shape of `channel_scale`, initially zero.
+        grid_scale, grid_zero_point, grid_minval: [tables or 1], the initial parameters of quantized entries.
     """
 
     entries: Tensor
@@ -52,7 +50,7 @@ class LearnedTables:
 
     @classmethod
     def of(cls, weight: PalettizedWeight, tensor: Tensor, spec: PalettizationSpec, op_type: str) -> LearnedTables:
-        """What `weight`, which `tensor` was palettized to, starts training from."""
+        """Return the initial parameters for `weight`, the palettized form of `tensor`."""
         layout = layout_of(tuple(tensor.shape), spec, op_type, "weight")
         channel_scale = None
         if spec.enable_per_channel_scale:
@@ -62,7 +60,7 @@ class LearnedTables:
             return cls(weight.lut.float(), channel_scale, change)
         grid = entry_grid(spec, weight.dtype)
         unscaled = [weight.scale, weight.minval]
-        if channel_scale is not None:  # the product is exact, and so is the quotient
+        if channel_scale is not None:  # product and quotient are exact
             unscaled = [None if each is None else each / channel_scale for each in unscaled]
         scale, minval, zero_point = (
             None if each is None else per_table(each, layout, grid) for each in (*unscaled, weight.zero_point)
@@ -76,14 +74,14 @@ class LearnedTables:
 
     @property
     def scale(self) -> Tensor | None:
-        """The scales of channels as they are now, rounded where codes are multiplied by them."""
+        """Return the current channel scales, rounded where codes are multiplied by them."""
         if self.channel_scale is None or self.scale_change is None:
             return None
         scale = (self.channel_scale * self.scale_change.detach().exp()).clamp(*_FINITE)
         return scale if self.grid_scale is None else round_up(scale, HALF_BITS)
 
     def stored(self, indices: Tensor, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype) -> PalettizedWeight:
-        """The weight of these tables and of `indices`, of the shape of `layout.index_shape`."""
+        """Return the weight with these tables and `indices`, of the shape of `layout.index_shape`."""
         tables = self._tables(layout)
         if self.grid_scale is None:
             bounds = torch.finfo(dtype)
@@ -96,9 +94,9 @@ class LearnedTables:
     def entry_gradient(
         self, gradient: Tensor, indices: Tensor, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
     ) -> Tensor:
-        """The gradient of `entries`, for `gradient` of the weight's shape.
+        """Return the gradient of `entries` for `gradient`, which has the weight's shape.
 
-        What would move an entry further beyond a grid that does not grow is zero.
+        It is zero where it would move an entry further beyond a fixed grid.
         """
         scaled = gradient.float() if self.scale is None else gradient.float() * self.scale
         count, width = self.entries.shape[-2:]
@@ -113,7 +111,7 @@ class LearnedTables:
         return sums.reshape(self.entries.shape)
 
     def scale_gradient(self, gradient: Tensor, dense: Tensor, layout: Layout) -> Tensor:
-        """The gradient of `scale_change`, where `dense` is the weight: that of a gain of each channel."""
+        """Return the gradient of `scale_change`, for the dense weight `dense`."""
         others = [axis for axis in range(dense.ndim) if axis != layout.channel_axis]
         product = gradient.float() * dense.float()
         return product.sum(others, keepdim=True) if others else product
@@ -126,7 +124,7 @@ class LearnedTables:
         return entry_grid(spec, dtype).ends(self.grid_scale, self.grid_zero_point, self.grid_minval)
 
     def _reach(self, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype) -> Tensor:
-        """The ends of the grown grid, for every entry: [2, tables * entries, 1]."""
+        """Return the ends of the grown grid for every entry: [2, tables * entries, 1]."""
         assert self.grid_scale is not None
         grid = entry_grid(spec, dtype)
         tables = self._tables(layout)

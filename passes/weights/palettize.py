@@ -1,4 +1,4 @@
-"""Palettize one weight: indices into lookup tables, plain or quantized, scalar or vector."""
+"""Palettization of one weight, with plain or quantized, scalar or vector lookup tables."""
 
 from __future__ import annotations
 
@@ -34,28 +34,27 @@ def palettize(
     importance: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> PalettizedWeight:
-    """Cluster a weight and store it as indices into tables.
+    """Palettize a weight by clustering.
 
-    Values are assigned to what is stored: entries in the weight's dtype, or dequantized ones. With scales per channel
-    the weight is divided by them first, so that every channel counts by its own magnitude. Depends on nothing but the
-    arguments.
+    Values are assigned to the stored entries: entries in the weight's dtype, or dequantized ones. With per-channel
+    scales the weight is divided by them first, so that every channel counts by its own magnitude. Deterministic for
+    given arguments.
 
     Args:
-        tensor: the weight: any floating dtype of 16 bits or more; it is only read.
-        spec: how.
-        op_type: of the op that reads it, such as ``conv2d``, which tells its output channels from its input channels.
-        name: for errors.
-        seed: of vector clustering; scalar clustering draws nothing.
-        importance: how much the squared error of each element counts, not negative, of a shape that expands to the
-            weight's.
-        mask: true for the elements that a pruned weight keeps, of its shape. The others are zeros, which stay exact:
-            one entry of each table is zero, and the others are found for the kept elements.
+        tensor: the weight: any floating dtype of 16 bits or more; it is not changed.
+        spec: the palettization spec.
+        op_type: the op that reads the weight, such as ``conv2d``, which determines the output channel axis.
+        name: the name in error messages.
+        seed: the seed of vector clustering; scalar clustering is not random.
+        importance: the non-negative weight of each element's squared error, of a shape that expands to the weight's.
+        mask: True for the elements that a pruned weight keeps, of its shape. The others are zeros, which stay exact:
+            one entry of each table is zero, and the others are fitted to the kept elements.
 
     Raises:
-        PalettizationError: for values that are not finite, tensors without elements, dtypes that are not floating, and
-            for pruned weights where tables cannot hold a zero beside what they are for.
-        TooSmallError: for fewer values than a table has entries.
-        AxisError, BlockSizeError: when the weight cannot be cut as the spec says.
+        PalettizationError: if values are not finite, the tensor is empty or not floating, or the weight is pruned and
+            its tables cannot hold a zero.
+        TooSmallError: if there are fewer values than table entries.
+        AxisError, BlockSizeError: if the spec does not fit the shape.
     """
     _check(tensor, name)
     layout = layout_of(tuple(tensor.shape), spec, op_type, name)
@@ -76,11 +75,11 @@ def palettize(
 
 
 def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_type: str = "linear") -> Tensor:
-    """The indices of `tensor`, changed since it was palettized, in the tables of `like`: uint8 of their shape."""
+    """Return the indices of the changed `tensor` in the tables of `like`: uint8 of the same shape."""
     layout = layout_of(tuple(tensor.shape), spec, op_type, "weight")
     weight = tensor.detach().cpu().float()
     scale, zero_point, minval = (None if p is None else p.cpu() for p in (like.scale, like.zero_point, like.minval))
-    # In units of the scale, which may differ between channels of one table, a code is its own value.
+    # Divided by the scale, which may differ between channels of one table, an entry is its code.
     weight = weight if minval is None else weight - minval
     weight = weight if scale is None else weight / scale
     weight = weight if zero_point is None else weight + zero_point
@@ -90,14 +89,14 @@ def assign(tensor: Tensor, like: PalettizedWeight, spec: PalettizationSpec, op_t
 
 
 @frozen(eq=False)
-class _Cut:
-    """A weight as it is clustered.
+class _ClusteringInput:
+    """A weight prepared for clustering.
 
     Attributes:
-        rows: the elements of each table, see `Layout.rows`; of the weight's dtype, or float32 where they are scaled.
-        counts: how much the error of each entry counts, float32 [tables, per_table], or None.
-        channel_scale: what the weight was divided by, or None.
-        has_zeros: whether an entry of each table is to be zero.
+        rows: the elements of each table, see `Layout.rows`; of the weight's dtype, or float32 if scaled.
+        counts: the importance of each entry, float32 [tables, per_table], or None.
+        channel_scale: the scales the weight was divided by, or None.
+        has_zeros: whether one entry of each table must be zero.
     """
 
     rows: Tensor
@@ -106,7 +105,9 @@ class _Cut:
     has_zeros: bool = False
 
 
-def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout, has_zeros: bool) -> _Cut:
+def _clustering_input(
+    tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, layout: Layout, has_zeros: bool
+) -> _ClusteringInput:
     weight = tensor.detach().cpu()
     counts = None if importance is None else importance.detach().cpu().float().expand(layout.shape)
     channel_scale = None
@@ -115,37 +116,42 @@ def _cut(tensor: Tensor, importance: Tensor | None, spec: PalettizationSpec, lay
         weight = weight.float().div(channel_scale)
         counts = None if counts is None else counts * channel_scale.square()
     rows = layout.rows(weight)
-    del weight  # rows may be a copy: there should not be a third
+    del weight  # rows may be a copy; avoids a third one
     row_counts = None if counts is None else layout.rows(counts)
     if row_counts is not None and layout.width > 1:
-        row_counts = row_counts.mean(-1)  # the entries of a vector are moved together
-    return _Cut(rows, row_counts, channel_scale, has_zeros)
+        row_counts = row_counts.mean(-1)  # the entries of a vector move together
+    return _ClusteringInput(rows, row_counts, channel_scale, has_zeros)
 
 
-def _scalars(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
-    """Scalar clustering, which draws nothing, so the seed says nothing."""
-    entries = spec.n_clusters - cut.has_zeros
+def _scalars(
+    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+) -> PalettizedWeight:
+    """Palettize by scalar clustering, which does not use the seed."""
+    entries = spec.n_clusters - prepared.has_zeros
     if spec.lut_qspec is None:
-        clusters = cluster_groups(cut.rows, entries, cut.counts, _snap_to(dtype))
+        clusters = cluster_groups(prepared.rows, entries, prepared.counts, _snap_to(dtype))
         tables = torch.from_numpy(clusters.centroids)[..., None]
-        if cut.has_zeros:
+        if prepared.has_zeros:
             tables = torch.cat([tables, torch.zeros_like(tables[:, :1])], 1).sort(1).values
-            indices = layout.indices(nearest_entries(cut.rows, tables))
+            indices = layout.indices(nearest_entries(prepared.rows, tables))
         else:
             indices = layout.indices(torch.from_numpy(clusters.indices))
-        return plain_weight(indices, tables, cut.channel_scale, spec, layout, dtype)
-    quantized = scalar_tables(cut.rows, entries, cut.counts, entry_grid(spec, dtype))
-    if cut.has_zeros:
+        return plain_weight(indices, tables, prepared.channel_scale, spec, layout, dtype)
+    quantized = scalar_tables(prepared.rows, entries, prepared.counts, entry_grid(spec, dtype))
+    if prepared.has_zeros:
         quantized = quantized.with_zero()
-    indices = layout.indices(nearest_entries(cut.rows, quantized.values))
-    return quantized_weight(indices, quantized, cut.channel_scale, spec, layout, dtype)
+    indices = layout.indices(nearest_entries(prepared.rows, quantized.values))
+    return quantized_weight(indices, quantized, prepared.channel_scale, spec, layout, dtype)
 
 
-def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype) -> PalettizedWeight:
-    """Vector clustering, of each table's vectors from the same seed."""
-    counts = [None] * len(cut.rows) if cut.counts is None else cut.counts
-    rows = cut.rows.float()
-    cut = evolve(cut, rows=rows[:0].clone(), counts=None)  # what is clustered is copied: nothing else should hold it
+def _vectors(
+    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+) -> PalettizedWeight:
+    """Palettize by vector clustering, with the same seed for each table."""
+    counts = [None] * len(prepared.rows) if prepared.counts is None else prepared.counts
+    rows = prepared.rows.float()
+    # The data is copied below; this reference would keep it alive.
+    prepared = evolve(prepared, rows=rows[:0].clone(), counts=None)
     vectors = [OrderedVectors.of(row, count) for row, count in zip(rows, counts, strict=True)]
     del rows
     found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
@@ -157,20 +163,20 @@ def _vectors(cut: _Cut, spec: PalettizationSpec, layout: Layout, seed: int, dtyp
 
     if spec.lut_qspec is None:
         tables = tables.to(dtype)
-        return plain_weight(indices(tables.float()), tables, cut.channel_scale, spec, layout, dtype)
+        return plain_weight(indices(tables.float()), tables, prepared.channel_scale, spec, layout, dtype)
     quantized = vector_tables(vectors, tables, entry_grid(spec, dtype))
-    return quantized_weight(indices(quantized.values), quantized, cut.channel_scale, spec, layout, dtype)
+    return quantized_weight(indices(quantized.values), quantized, prepared.channel_scale, spec, layout, dtype)
 
 
 def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Rounds tables to what a weight's dtype holds; None where it holds every float32."""
+    """Return a function that rounds tables to a weight's dtype, or None if it holds every float32."""
     if dtype in (torch.float32, torch.float64):
         return None
     return lambda tables: torch.from_numpy(tables).to(dtype).float().numpy()
 
 
 def _check_zero(spec: PalettizationSpec, name: str) -> None:
-    """Refuse tables that cannot hold an exact zero, or whose entries are more than one number."""
+    """Raise if tables of this spec cannot hold an exact zero, or have vector entries."""
     if spec.cluster_dim > 1:
         raise PalettizationError(
             f"{name} is pruned, and zeros are single elements; cluster_dim is {spec.cluster_dim}, accepted: 1"

@@ -52,7 +52,7 @@ class PalettizedWeight(StoredWeight):
 
     @property
     def bits(self) -> int:
-        """Bits of one index."""
+        """Bits per index."""
         return self.n_bits
 
     @property
@@ -73,7 +73,7 @@ class PalettizedWeight(StoredWeight):
 
     @property
     def stored_bits(self) -> int:
-        """Bits of indices, tables and scales together."""
+        """Total bits of indices, tables and scales."""
         parameters = sum(p.numel() * 32 for p in (self.scale, self.minval) if p is not None)
         zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.lut_type.bits
         return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
@@ -122,12 +122,12 @@ class PalettizedWeight(StoredWeight):
         return shifted_and_scaled(dense, parameters, dtypes, base, "scaled", before, rewriter)
 
 
-# Two scales of so many bits have a product of `SCALE_BITS`, exactly.
+# The product of two scales with this many bits fits `SCALE_BITS` exactly.
 HALF_BITS = SCALE_BITS // 2
 
 
 def entry_grid(spec: PalettizationSpec, dtype: torch.dtype) -> EntryGrid:
-    """Where table entries of a weight may lie: with scales per channel in float32, which the scales are applied in."""
+    """Return the grid for table entries of a weight; float32 with per-channel scales, which are applied in float32."""
     assert spec.lut_qspec is not None
     if spec.enable_per_channel_scale:
         return EntryGrid(spec.lut_qspec, HALF_BITS, torch.float32)
@@ -142,7 +142,7 @@ def plain_weight(
     layout: Layout,
     dtype: torch.dtype,
 ) -> PalettizedWeight:
-    """Indices of `layout.index_shape` into `tables` [tables, entries, width], stored in the weight's dtype."""
+    """Build a weight with plain tables [tables, entries, width] and indices of `layout.index_shape`."""
     return PalettizedWeight(
         indices, layout.lut(tables.to(dtype)), layout.channel_axis, spec.n_bits, dtype, channel_scale
     )
@@ -156,7 +156,7 @@ def quantized_weight(
     layout: Layout,
     dtype: torch.dtype,
 ) -> PalettizedWeight:
-    """Indices of `layout.index_shape` into tables stored as codes; their scales are multiplied by those of channels."""
+    """Build a weight with quantized tables, whose scales are multiplied by the channel scales."""
     scale = _ranked(tables.scale, layout)
     zero_point = None if tables.zero_point is None else _ranked(tables.zero_point, layout)
     minval = None if tables.minval is None else _ranked(tables.minval, layout)
@@ -170,7 +170,7 @@ def quantized_weight(
 
 
 def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
-    """Parameters [tables or 1] in the weight's rank: one, or one for each channel along the group axis."""
+    """Expand parameters [tables or 1] to the weight's rank: one value, or one per channel along the group axis."""
     shape = [1] * len(layout.shape)
     if len(parameters) > 1:
         shape[layout.group_axis] = layout.shape[layout.group_axis]
@@ -179,7 +179,7 @@ def _ranked(parameters: Tensor, layout: Layout) -> Tensor:
 
 
 def per_table(parameters: Tensor, layout: Layout, grid: EntryGrid) -> Tensor:
-    """The inverse of `_ranked`: one, or one for each table, of parameters in the weight's rank."""
+    """Invert `_ranked`: reduce parameters in the weight's rank to one value, or one per table."""
     if not grid.is_per_table or layout.tables == 1:
         return parameters.reshape(-1)[:1]
     along = parameters.movedim(layout.group_axis, 0).flatten(1)[:, 0]

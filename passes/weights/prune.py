@@ -1,4 +1,4 @@
-"""Prune one weight: which of its elements stay."""
+"""Pruning masks of single weights."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ C = TypeVar("C", bound=type)
 
 
 class PruningAlgorithm(ABC):
-    """Chooses what stays. A class of this kind is named by `PruningSpec.pruning_algo`, itself or by its key."""
+    """Base class of pruning algorithms, selected by `PruningSpec.pruning_algo` as a class or key."""
 
     @staticmethod
     def register(key: str) -> Callable[[C], C]:
-        """Class decorator: specs may name the class by `key`."""
+        """Class decorator: register the class under `key` for use in specs."""
         return PRUNING_ALGORITHMS.register(key)
 
     @abstractmethod
     def mask(self, weight: Tensor, sparsity: float, scheme: PruningScheme) -> Tensor:
-        """True for each element that stays: bool, of the shape of `weight`, on its device.
+        """Return the mask of kept elements: bool, of the shape of `weight`, on its device.
 
         Args:
-            weight: floating, finite, with at least one element; it is only read.
+            weight: floating, finite, with at least one element; it is not changed.
             sparsity: the fraction of zeros, from 0 to 1.
-            scheme: the structure that zeros come in.
+            scheme: the structure of the zeros.
         """
 
 
@@ -91,18 +91,17 @@ class PrunedWeight(StoredWeight):
 
 
 def pruning_mask(weight: Tensor, spec: PruningSpec, sparsity: float | None = None, *, name: str = "weight") -> Tensor:
-    """True for each element of a weight that stays: bool, of its shape.
+    """Return the mask of kept elements of a weight: bool, of its shape.
 
     Args:
         weight: the weight, floating.
-        spec: how it is pruned.
-        sparsity: the fraction of zeros; None is the target of the spec.
-        name: for errors.
+        spec: the pruning spec.
+        sparsity: the fraction of zeros; None for the target of the spec.
+        name: the name in error messages.
 
     Raises:
-        PruningError: for weights without elements or with values that are not finite, for an axis that they do not
-            have, and for an algorithm that gives no mask.
-        SpecError: when `pruning_algo` names no loaded class.
+        PruningError: if the weight is empty or not finite, the axis does not exist, or the algorithm returns no mask.
+        SpecError: if `pruning_algo` names no loaded class.
     """
     values = weight.detach()
     if not values.is_floating_point():
@@ -111,7 +110,7 @@ def pruning_mask(weight: Tensor, spec: PruningSpec, sparsity: float | None = Non
         raise PruningError(f"{name} of shape {tuple(values.shape)} has no elements to prune")
     if not bool(torch.isfinite(values).all()):
         count = int((~torch.isfinite(values)).sum())
-        raise PruningError(f"{name} has {count} values that are not finite, which have no magnitude to go by")
+        raise PruningError(f"{name} has {count} values that are not finite; all must be finite")
     wanted = spec.target_sparsity if sparsity is None else sparsity
     try:
         mask = PRUNING_ALGORITHMS.make(spec.pruning_algo).mask(values, wanted, spec.pruning_scheme)
@@ -119,7 +118,7 @@ def pruning_mask(weight: Tensor, spec: PruningSpec, sparsity: float | None = Non
         raise PruningError(f"{name}: {error}") from error
     if not isinstance(mask, Tensor) or mask.dtype is not torch.bool or mask.shape != values.shape:
         raise PruningError(
-            f"{name}: pruning_algo {spec.pruning_algo!r} must give a bool tensor of shape {tuple(values.shape)}"
+            f"{name}: pruning_algo {spec.pruning_algo!r} must return a bool tensor of shape {tuple(values.shape)}"
         )
     return mask
 
@@ -127,23 +126,23 @@ def pruning_mask(weight: Tensor, spec: PruningSpec, sparsity: float | None = Non
 @PruningAlgorithm.register("magnitude")
 @PruningAlgorithm.register("default")
 class MagnitudePruning(PruningAlgorithm):
-    """The ``round(sparsity * n)`` smallest of n elements become zeros (half to even), or as many of n channels, of n
-    blocks, or of every n elements in a row.
+    """Magnitude pruning of elements, channels or blocks.
 
-    Elements count by magnitude, channels and blocks by their Euclidean norm, in float64. Of equal ones, the first in
-    row-major order go first, so that the number of zeros is exact.
+    The ``round(sparsity * n)`` smallest of n elements (half to even), channels or blocks, or of every n consecutive
+    elements, become zero. Elements count by magnitude, channels and blocks by their Euclidean norm, in float64. Ties
+    are broken in row-major order, so that the number of zeros is exact.
     """
 
     @staticmethod
     def zeros(sparsity: float, count: int) -> int:
-        """How many of `count` go."""
+        """Return the number of zeros among `count`."""
         return round(sparsity * count)
 
     def mask(self, weight: Tensor, sparsity: float, scheme: PruningScheme) -> Tensor:
-        """See `PruningAlgorithm.mask`.
+        """Compute the mask; see `PruningAlgorithm.mask`.
 
         Raises:
-            PruningError: for an axis that the weight does not have.
+            PruningError: if the weight does not have the axis.
         """
         if isinstance(scheme, ChannelStructured):
             return self._of_channels(weight, sparsity, _axis_of(scheme, weight))
@@ -161,15 +160,15 @@ class MagnitudePruning(PruningAlgorithm):
         return kept.reshape(shape).expand(weight.shape).contiguous()
 
     def _of_blocks(self, weight: Tensor, sparsity: float, axis: int, size: int) -> Tensor:
-        norms = torch.linalg.vector_norm(_cut(weight, axis, size).double(), dim=-1)
+        norms = torch.linalg.vector_norm(_to_rows(weight, axis, size).double(), dim=-1)
         kept = self._largest(norms.reshape(-1), sparsity).reshape(norms.shape)
-        return _joined(kept[..., None].expand(*norms.shape, size), axis, weight)
+        return _from_rows(kept[..., None].expand(*norms.shape, size), axis, weight)
 
     def _of_groups(self, weight: Tensor, sparsity: float, axis: int, m: int) -> Tensor:
-        groups = _cut(weight.abs(), axis, m)
-        groups = torch.where(_joined_places(weight, axis, m), groups, torch.full_like(groups, -1.0))
+        groups = _to_rows(weight.abs(), axis, m)
+        groups = torch.where(_is_element(weight, axis, m), groups, torch.full_like(groups, -1.0))
         order = groups.sort(dim=-1, stable=True).indices.argsort(-1)
-        return _joined(order >= self.zeros(sparsity, m), axis, weight)
+        return _from_rows(order >= self.zeros(sparsity, m), axis, weight)
 
     def _largest(self, scores: Tensor, sparsity: float) -> Tensor:
         return largest(scores, self.zeros(sparsity, scores.numel()))
@@ -177,16 +176,19 @@ class MagnitudePruning(PruningAlgorithm):
 
 @PruningAlgorithm.register("magnitude_floor")
 class FlooredMagnitudePruning(MagnitudePruning):
-    """As `MagnitudePruning`, with ``floor(sparsity * n)`` zeros of n."""
+    """Magnitude pruning with ``floor(sparsity * n)`` zeros of n."""
 
     @staticmethod
     def zeros(sparsity: float, count: int) -> int:
-        """See the base class. A product that is a whole number but for rounding is that number."""
+        """Return the number of zeros among `count`.
+
+        A product within rounding error of an integer is that integer.
+        """
         return math.floor(round(sparsity * count, 9))
 
 
 def largest(scores: Tensor, zeros: int) -> Tensor:
-    """True for all of the 1-D `scores` but the `zeros` smallest, of equal ones the first."""
+    """Return False for the `zeros` smallest of the 1-D `scores`, ties in order, and True for all others."""
     if zeros == 0:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = torch.kthvalue(scores, zeros).values
@@ -206,26 +208,26 @@ def _axis_of(scheme: ChannelStructured | BlockStructured | NMStructured, weight:
     return axis % rank
 
 
-def _cut(weight: Tensor, axis: int, size: int) -> Tensor:
-    """`weight` with `axis` last, in rows of `size` elements, the last one filled up with zeros."""
+def _to_rows(weight: Tensor, axis: int, size: int) -> Tensor:
+    """Return `weight` with `axis` last, in rows of `size` elements, the last one padded with zeros."""
     rows = weight.movedim(axis, -1)
     return pad(rows, (0, -rows.shape[-1] % size)).unflatten(-1, (-1, size))
 
 
-def _joined(rows: Tensor, axis: int, weight: Tensor) -> Tensor:
-    """The inverse of `_cut`."""
+def _from_rows(rows: Tensor, axis: int, weight: Tensor) -> Tensor:
+    """The inverse of `_to_rows`."""
     return rows.flatten(-2)[..., : weight.shape[axis]].movedim(-1, axis).contiguous()
 
 
-def _joined_places(weight: Tensor, axis: int, size: int) -> Tensor:
-    """True where `_cut` has an element of `weight`."""
-    return _cut(torch.ones_like(weight), axis, size).bool()
+def _is_element(weight: Tensor, axis: int, size: int) -> Tensor:
+    """Return True where `_to_rows` holds an element of `weight`, not padding."""
+    return _to_rows(torch.ones_like(weight), axis, size).bool()
 
 
 def is_smaller_sparse(mask: Tensor, bits: int) -> bool:
-    """True where a mask of one bit per element and the kept elements of `bits` bits take less than all elements do.
+    """Return True if a one-bit mask and the kept elements of `bits` bits are smaller than all elements.
 
-    Without zeros, and with nothing but zeros, there is nothing to gain: a constant of one value takes no space.
+    False without zeros and with zeros only: a constant of one value takes no space.
     """
     kept = int(mask.sum())
     return kept > 0 and mask.numel() + kept * bits < mask.numel() * bits

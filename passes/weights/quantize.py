@@ -1,4 +1,4 @@
-"""Quantize one weight: the scales for a range, and the codes as they are stored."""
+"""Quantization of one weight: block scales and stored codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphpress.passes.weights.prune import is_smaller_sparse
 from graphpress.passes.weights.stored import StoredWeight, node_name
 
 QParams = tuple[Tensor, Tensor | None, Tensor | None]
-"""Scale, zero point and minimum value: float32, one for each block."""
+"""Scale, zero point and minimum value: float32, one per block."""
 
 
 def qparams_for(
@@ -137,7 +137,7 @@ def quantize_weight(
     name: str = "weight",
     mask: Tensor | None = None,
 ) -> QuantizedWeight:
-    """The codes nearest to a weight, on grids that cover the range of each block.
+    """Quantize a weight to the nearest codes, with parameters that cover the range of each block.
 
     Args:
         tensor: the weight, floating and finite; it is only read.
@@ -147,7 +147,7 @@ def quantize_weight(
         mask: true for the kept elements of a pruned weight.
 
     Raises:
-        QuantizationError: for a weight that is not finite, and for a spec with calculators that want a model.
+        QuantizationError: if the weight is not finite, or the spec has calculators that need a model.
     """
     _check(tensor, spec, name)
     values = tensor.detach().cpu()
@@ -170,8 +170,9 @@ def code_bounds(dtype: DType, low: float | None, high: float | None, *, counts_u
 def stored_codes(
     codes: Tensor, dtype: DType, base: str, mask: Constant | None, before: Node | None, rewriter: Rewriter
 ) -> Value:
-    """A constant of `codes`; of a pruned weight, those of the elements that `mask` keeps, expanded, where that takes
-    less space. The code of zero must be 0 where there is a mask.
+    """Return a constant of `codes`, in sparse form if the weight is pruned and that is smaller.
+
+    With a `mask`, the code of zero must be 0.
     """
     if mask is None or not is_smaller_sparse(mask.tensor, dtype.bits):
         return rewriter.add_constant(f"{base}_quantized", codes, type=TensorType(dtype, codes.shape))
@@ -192,7 +193,7 @@ def shifted_and_scaled(
     before: Node | None,
     rewriter: Rewriter,
 ) -> Value:
-    """``(codes - zero point) * scale + minimum`` with the `parameters` there are, as constants called after `base`."""
+    """Emit ``(codes - zero point) * scale + minimum`` with `parameters` as constants named after `base`."""
     operands = {"input": codes}
     for part, tensor in parameters.items():
         if tensor is not None:
@@ -230,6 +231,6 @@ def _check(tensor: Tensor, spec: QuantizationSpec, name: str) -> None:
         given = getattr(spec, field)
         if given not in accepted:
             raise QuantizationError(
-                f"{name}: {field} is {given!r}, which is for prepared models; accepted where weights are quantized by "
-                f"themselves: {', '.join(map(repr, accepted))}"
+                f"{name}: {field} is {given!r}, which needs a prepared model; accepted for single weights: "
+                f"{', '.join(map(repr, accepted))}"
             )

@@ -1,4 +1,4 @@
-"""How a factor for each output channel goes into a weight, in whatever form the weight is stored."""
+"""Scaling of the output channels of a weight, in any stored form."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from graphpress.passes.analysis.weights import is_compressed, is_sparse, sparse_
 
 
 class FoldError(Exception):
-    """Why a factor cannot go into a weight. Caught by the pass, which reports it."""
+    """The reason why a factor cannot be folded into a weight; the pass catches and reports it."""
 
 
 def require_foldable(layer: Layer) -> None:
-    """Check, without an edit, that `scaled_weight` can put a factor for each output channel into the weight of `layer`.
+    """Check that `scaled_weight` can scale the output channels of the weight of `layer`, without editing.
 
     Raises:
-        FoldError: when its stored form cannot absorb them.
+        FoldError: if its stored form cannot absorb the factor.
     """
     name, producer = layer.node.name, _producer(layer)
     if is_sparse(_weight(layer)) and sparse_parts(_weight(layer)) is None:
@@ -33,14 +33,15 @@ def require_foldable(layer: Layer) -> None:
         raise FoldError(f"the weight of {name} {how} {producer.op.name}")
     if _is_grouped_transposed(layer) and producer.op.name == "quant.blockwise_shift_scale":
         scale = producer.operands["scale"]
-        has_one_group = all(extent == 1 for axis, extent in enumerate(scale.tensor_type.shape) if axis != 1)
+        has_one_group = all(dim == 1 for axis, dim in enumerate(scale.tensor_type.shape) if axis != 1)
         if not has_one_group and not _has_every_group(scale, layer):
             raise FoldError(f"the grouped transposed weight of {name} has scales for blocks of input channels")
 
 
 def scaled_weight(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    """A weight for `layer` in which output channel c is multiplied by ``factor[c]``; compressed weights stay
-    compressed. Ask `require_foldable` first.
+    """Return a weight for `layer` with output channel c multiplied by ``factor[c]``.
+
+    Compressed weights stay compressed. Call `require_foldable` first.
     """
     producer, weight = _producer(layer), _weight(layer)
     if sparse_parts(weight) is not None:
@@ -60,24 +61,24 @@ def scaled_weight(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
 
 
 def require_dense(layer: Layer) -> None:
-    """Check that `weight_of_scaled_input` and `shifted_bias` can be asked for.
+    """Check that `weight_of_scaled_input` and `shifted_bias` support the layer.
 
     Raises:
-        FoldError: when the weight is stored in compressed form, which has no parameters for input channels.
+        FoldError: if the weight is compressed and thus has no parameters per input channel.
     """
     if is_compressed(_weight(layer)) or is_sparse(_weight(layer)):
         raise FoldError(f"the weight of {layer.node.name} after it is stored in compressed form")
 
 
 def weight_of_scaled_input(layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    """A weight for `layer` (not a transposed one) that multiplies input channel c by ``factor[c]`` too."""
+    """Return a weight for a non-transposed `layer` with input channel c multiplied by ``factor[c]``."""
     return _times_inputs(layer, factor, f"{layer.node.name}_weight", rewriter)
 
 
 def shifted_bias(layer: Layer, shift: Value, rewriter: Rewriter) -> Value:
-    """A bias for `layer` (not a transposed one) that stands for adding ``shift[c]`` to input channel c too."""
+    """Return a bias for a non-transposed `layer` equivalent to adding ``shift[c]`` to input channel c."""
     weight = _weight(layer)
-    if layer.groups > 1:  # each group has inputs, and so shifts, of its own
+    if layer.groups > 1:  # each group has its own inputs, and thus shifts
         weight = _times_inputs(layer, shift, f"{layer.node.name}_shifted", rewriter)
         ones = torch.ones(weight.tensor_type.shape[1], dtype=weight.tensor_type.dtype.torch_dtype)  # type: ignore[arg-type]
         shift = rewriter.add_constant(f"{layer.node.name}.ones", ones)
@@ -110,7 +111,7 @@ def _weight(layer: Layer) -> Value:
 
 
 def _producer(layer: Layer) -> Node | None:
-    """What makes the weight, but for casts."""
+    """Return the node that computes the weight, ignoring casts."""
     node = _weight(layer).node
     while node is not None and node.op.name in _CASTS:
         node = node.operands["self"].node
@@ -122,13 +123,13 @@ def _is_grouped_transposed(layer: Layer) -> bool:
 
 
 def _has_every_group(parameters: Value, layer: Layer) -> bool:
-    """True when the parameters of a grouped transposed weight have entries of their own for each output channel."""
+    """Return True if the parameters of a grouped transposed weight have an entry for each output channel."""
     shape = parameters.tensor_type.shape
     return len(shape) > 1 and shape[0] % layer.groups == 0 and shape[1] == _weight(layer).tensor_type.shape[1]  # type: ignore[operator]
 
 
 def _scaled_sparse(weight: Value, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    """The kept elements times the factors of their output channels, in the same places."""
+    """Scale the kept elements of a pruned weight by the factors of their output channels."""
     node = weight.node
     assert node is not None
     operands = {**node.operands, "factor": factor}
@@ -146,12 +147,12 @@ def _scaled_table(node: Node, layer: Layer, factor: Value, rewriter: Rewriter) -
     assert lut is not None
     if lut.tensor_type.shape[layer.out_axis] == factor.tensor_type.shape[0] and not _is_grouped_transposed(layer):
         return _scale_operands(node, ("lut",), layer, factor, rewriter)
-    # The table stands for several channels.
+    # One table serves several channels.
     return _scale_beside(node.result, layer, factor, rewriter)
 
 
 def _scale_beside(dense: Value, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    """A scale beside a stored weight takes the factor."""
+    """Fold the factor into a scale beside a stored weight."""
     ones = rewriter.add_constant(f"{layer.node.name}.weight_scale", _ones(dense), "buffer")
     scale = _scaled_parameter(ones, layer, factor, rewriter, is_scale=True)
     dtype = dense.tensor_type.dtype
@@ -178,11 +179,11 @@ def _reshaped(value: Value, shape: tuple[Any, ...], layer: Layer, rewriter: Rewr
 
 
 def _scaled_parameter(data: Value, layer: Layer, factor: Value, rewriter: Rewriter, *, is_scale: bool) -> Value:
-    """Scales, minimum values or tables of a stored weight, times the factors of their output channels."""
+    """Scale the scales, minimum values or tables of a stored weight by the factors of their output channels."""
     if not _is_grouped_transposed(layer) or _has_every_group(data, layer):
         return _scale_axis(data, layer, factor, rewriter, is_scale=is_scale)
-    # The output channels of a group lie on axis 1 and the groups on axis 0, where the parameters have one entry: there
-    # will be one for each group. Factor and parameters change places, since it is the factor that has that shape.
+    # The output channels of a group are on axis 1 and the groups on axis 0, where the parameters have a single entry
+    # and will have one per group. Factor and parameters are exchanged, since the factor has the resulting shape.
     rank, outputs = data.tensor_type.rank, data.tensor_type.shape[1]
     channels = factor.tensor_type.shape[0]
     assert isinstance(channels, int)

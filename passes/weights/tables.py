@@ -1,4 +1,4 @@
-"""Quantized lookup tables: the grid of their entries, its scale, and clustering onto it."""
+"""Quantized lookup tables: grids of entries, and clustering onto a grid."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from graphpress.ir import reference
 from graphpress.passes.clustering import OrderedVectors, assign_scalar, assign_vectors
 from graphpress.passes.config import PerChannelGranularity, QuantizationScheme, QuantizationSpec
 
-# What the range of the entries is multiplied by to make scales to choose from; the first is the plain scale.
-_STRETCHES = (1.0, *(0.7 + 0.01 * step for step in range(30)), *(1.0 + 0.02 * step for step in range(1, 21)))
+# Range factors of the candidate scales; the first is the plain scale.
+_RANGE_FACTORS = (1.0, *(0.7 + 0.01 * step for step in range(30)), *(1.0 + 0.02 * step for step in range(1, 21)))
 
 
 @frozen(eq=False)
 class QuantizedTables:
-    """Tables on a grid.
+    """Lookup tables on a quantization grid.
 
     Attributes:
         codes: [tables, entries, width], in the dtype that holds them.
-        values: float32, what the codes stand for in the weight's dtype.
+        values: float32, the dequantized entries, rounded to the weight's dtype.
         scale, zero_point, minval: float32 [tables or 1]; the last two may be None.
     """
 
@@ -36,7 +36,10 @@ class QuantizedTables:
     minval: Tensor | None
 
     def with_zero(self) -> QuantizedTables:
-        """The same scalar tables with one more entry, zero, in ascending order. There is no minimum value."""
+        """Return scalar tables with an additional zero entry, in ascending order.
+
+        Not for tables with a minimum value.
+        """
         zero = torch.zeros_like(self.values[:, :1])
         code = zero if self.zero_point is None else zero + self.zero_point.reshape(-1, 1, 1)
         values, order = torch.cat([self.values, zero], 1).sort(1)
@@ -46,12 +49,12 @@ class QuantizedTables:
 
 @frozen
 class EntryGrid:
-    """How table entries are quantized.
+    """The quantization of table entries.
 
     Attributes:
-        spec: the spec of the entries; its granularity says whether every table has a scale.
+        spec: the spec of the entries; its granularity determines whether every table has its own scale.
         scale_bits: significant bits of a scale.
-        dtype: the weight's, to which values are rounded once they are dequantized.
+        dtype: the weight's dtype, to which dequantized values are rounded.
     """
 
     spec: QuantizationSpec
@@ -60,17 +63,17 @@ class EntryGrid:
 
     @property
     def is_per_table(self) -> bool:
-        """True where every table has its own scale."""
+        """True if every table has its own scale."""
         return isinstance(self.spec.granularity, PerChannelGranularity)
 
     def plain(self, tables: Tensor) -> QuantizedTables:
-        """`tables` [tables, entries, width] on the grid that covers their range."""
+        """Quantize `tables` [tables, entries, width] on the grid that covers their range."""
         scale, zero_point, minval = (_first(each) for each in self._candidates(tables))
         assert scale is not None
         return self.on_grid(tables, scale, zero_point, minval)
 
     def best(self, tables: Tensor, masses: Tensor) -> QuantizedTables:
-        """`tables` on the grid of least squared error; `masses` [tables, entries] say how much each entry counts."""
+        """Quantize `tables` on the grid of least squared error; `masses` [tables, entries] weight the entries."""
         scale, zero_point, minval = self._candidates(tables)
         snapped = reference.fake_quantize(
             tables.expand(len(scale), *tables.shape), *_ranked(scale, zero_point, minval), **self._codes
@@ -83,14 +86,14 @@ class EntryGrid:
         return self._without_repetition(quantized, masses)
 
     def _candidates(self, tables: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Parameters to choose from, each [stretches, tables or 1]."""
+        """Return candidate parameters, each [range_factors, tables or 1]."""
         low, high = tables.flatten(1).aminmax(dim=1)
         if not self.is_per_table:
             low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
         fixed_low, fixed_high = self.spec.float_range
-        stretch = torch.tensor(_STRETCHES, dtype=torch.float32)[:, None]
-        low = low * stretch if fixed_low is None else torch.full_like(low * stretch, fixed_low)
-        high = high * stretch if fixed_high is None else torch.full_like(high * stretch, fixed_high)
+        factor = torch.tensor(_RANGE_FACTORS, dtype=torch.float32)[:, None]
+        low = low * factor if fixed_low is None else torch.full_like(low * factor, fixed_low)
+        high = high * factor if fixed_high is None else torch.full_like(high * factor, fixed_high)
         scale, zero_point, minval = reference.qparams_from_range(
             low,
             high,
@@ -105,7 +108,7 @@ class EntryGrid:
     def on_grid(
         self, tables: Tensor, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
     ) -> QuantizedTables:
-        """`tables` [tables, entries, width] on the grid of these parameters, each float32 [tables or 1]."""
+        """Quantize `tables` [tables, entries, width] with these parameters, each float32 [tables or 1]."""
         codes = reference.quantize(tables, *_ranked(scale, zero_point, minval), **self._codes)
         return self._quantized(codes, scale, zero_point, minval)
 
@@ -117,7 +120,7 @@ class EntryGrid:
         return QuantizedTables(codes, values.to(self.dtype).float(), scale, zero_point, minval)
 
     def _without_repetition(self, tables: QuantizedTables, masses: Tensor) -> QuantizedTables:
-        """Integer entries that fell on one code, spread over codes nobody uses, next to the heaviest that are used."""
+        """Move integer entries with equal codes to unused codes next to the heaviest used ones."""
         if self.spec.element_type.is_floating or tables.codes.shape[-1] != 1:
             return tables
         low, high = int(self.spec.quant_min), int(self.spec.quant_max)
@@ -139,9 +142,9 @@ class EntryGrid:
         return self._quantized(codes, tables.scale, tables.zero_point, tables.minval)
 
     def grown(self, tables: Tensor, scale: Tensor, minval: Tensor | None, ends: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale and minimum of the grid, multiplied by what it takes to reach the entries beyond its `ends`.
+        """Return scale and minimum of the grid, enlarged to reach the entries beyond its `ends`.
 
-        A grid that reaches all of them stays as it is, bit for bit; so does one whose range the spec fixes.
+        A grid that reaches all entries, or whose range the spec fixes, is returned unchanged.
         """
         if self.spec.float_range != (None, None):
             return scale, minval
@@ -153,7 +156,7 @@ class EntryGrid:
         return round_up(scale * growth, self.scale_bits), None if minval is None else minval * growth
 
     def ends(self, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None) -> Tensor:
-        """The lowest and the highest value on the grid, float32 [2, tables or 1, 1, 1]."""
+        """Return the lowest and the highest value on the grid, float32 [2, tables or 1, 1, 1]."""
         dtype = self.spec.element_type
         low, high = (dtype.minimum, dtype.maximum) if dtype.is_floating else (self.spec.quant_min, self.spec.quant_max)
         codes = torch.tensor([low, high], dtype=torch.float32, device=scale.device)[:, None]
@@ -172,7 +175,7 @@ class EntryGrid:
 
 
 def round_up(scale: Tensor, bits: int) -> Tensor:
-    """The nearest float32 of so many significant bits that is not less than `scale`, which is positive."""
+    """Round the positive `scale` up to `bits` significant bits, as float32."""
     mantissa, exponent = torch.frexp(scale.float())
     step = math.ldexp(1.0, bits)
     return torch.ldexp((mantissa * step).ceil() / step, exponent)
@@ -185,7 +188,7 @@ def _first(parameters: Tensor | None) -> Tensor | None:
 def _ranked(
     scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Parameters of tables, so that they broadcast over entries and width."""
+    """Reshape table parameters to broadcast over entries and width."""
     return (
         scale[..., None, None],
         None if zero_point is None else zero_point[..., None, None],
@@ -197,10 +200,10 @@ MOST_STEPS = 4
 
 
 def scalar_tables(rows: Tensor, entries: int, importance: Tensor | None, grid: EntryGrid) -> QuantizedTables:
-    """Tables on `grid` for each of `rows` [tables, n], near the least squared error.
+    """Fit tables on `grid` to each of `rows` [tables, n], with near-minimal squared error.
 
-    The centroids of the rows go onto the grid that suits them best; then means and grid are improved in turn, as long
-    as the exact error falls. The result is never worse than the centroids on the grid that covers their range.
+    The centroids of the rows are quantized on the best grid; then means and grid are improved alternately, as long as
+    the exact error decreases. The result is never worse than the centroids on the grid that covers their range.
     """
     from graphpress.passes.clustering import scalar_kernels  # loads numba
 
@@ -233,10 +236,13 @@ def scalar_tables(rows: Tensor, entries: int, importance: Tensor | None, grid: E
 
 
 def vector_tables(vectors: Sequence[OrderedVectors], centroids: Tensor, grid: EntryGrid) -> QuantizedTables:
-    """`centroids` [tables, entries, width] of the vectors of each table on `grid`, and improved there as above."""
+    """Quantize `centroids` [tables, entries, width] of each table's vectors on `grid`.
+
+    The entries are improved as in `scalar_tables`.
+    """
 
     def assigned(values: Tensor) -> tuple[float, Tensor, Tensor]:
-        """The error of tables, the masses of their entries, and the means of what is nearest to them."""
+        """Return the error of tables, the masses of their entries, and the means of the vectors nearest to them."""
         found = [each.sums(table.numpy()) for each, table in zip(vectors, values, strict=True)]
         totals = torch.from_numpy(np.stack([sums for _, sums in found]))
         masses = totals[..., -1]
@@ -256,7 +262,7 @@ def vector_tables(vectors: Sequence[OrderedVectors], centroids: Tensor, grid: En
 
 
 def nearest_entries(rows: Tensor, tables: Tensor) -> Tensor:
-    """The index, uint8 [tables, n], of the entry nearest to each of `rows` [tables, n] or [tables, n, width].
+    """Return the index of the nearest entry for each of `rows` [tables, n] or [tables, n, width], uint8 [tables, n].
 
     `tables` [tables, entries, width] are float32.
     """
@@ -266,7 +272,7 @@ def nearest_entries(rows: Tensor, tables: Tensor) -> Tensor:
 
 
 def _row_masses(row: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    """How much of the sorted values is nearest to each of the ascending centroids: float64, their number or weight."""
+    """Return the count or weight of the sorted values nearest to each ascending centroid, float64."""
     middles = (centroids[1:].astype(np.float64) + centroids[:-1]) / 2
     cuts = np.concatenate([[0], np.searchsorted(row, middles), [row.size]])
     if not weights.size:

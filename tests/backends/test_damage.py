@@ -132,7 +132,7 @@ def test_a_bit_of_a_package_is_missed(folder, file, at):
     path = copied(folder / "m.mlpackage", Damage("a bit flipped", Path(file), bytes(spoiled)))
     item = "weights" if file == WEIGHTS else "model.mlmodel"
     for reader in (coreml.read, coreml.from_package):
-        with pytest.raises(AssetError, match=rf"is damaged: Data/com.apple.CoreML/{item} is not what the digest"):
+        with pytest.raises(AssetError, match=rf"is damaged: Data/com.apple.CoreML/{item} does not match its digest"):
             reader(path)
 
 

@@ -53,7 +53,7 @@ def test_pipelines_lower_to_a_registered_backend(toy):
 
 
 def test_unknown_names_suggest_near_ones():
-    with pytest.raises(UnknownBackendError, match=r"no backend 'corai'; did you mean 'coreai'\?.*there is: coreai"):
+    with pytest.raises(UnknownBackendError, match=r"no backend 'corai'; did you mean 'coreai'\?.*registered: coreai"):
         lookup_backend("corai")
 
 

@@ -442,8 +442,8 @@ def asset(tmp_path_factory) -> Path:
 DAMAGE = {
     "a cut program": (lambda path: _cut(path / "main.mlirb", 0.5), "is damaged: main.mlirb"),
     "an empty program": (lambda path: _cut(path / "main.mlirb", 0), "is damaged: main.mlirb"),
-    "no program": (lambda path: (path / "main.mlirb").unlink(), "is no complete asset"),
-    "no digest": (lambda path: (path / "main.hash").unlink(), "is no complete asset"),
+    "no program": (lambda path: (path / "main.mlirb").unlink(), "is not a complete asset"),
+    "no digest": (lambda path: (path / "main.hash").unlink(), "is not a complete asset"),
     "bad metadata": (lambda path: (path / "metadata.json").write_text("{"), "cannot be opened"),
 }
 

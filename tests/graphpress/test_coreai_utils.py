@@ -247,5 +247,5 @@ def test_what_cannot_be_is_named(program, function, options, message):
 
 
 def test_what_is_no_program_is_named():
-    with pytest.raises(AssetError, match="a Linear is no Core AI program"):
+    with pytest.raises(AssetError, match="a Linear is not a Core AI program"):
         sparsify_weights(nn.Linear(2, 2))

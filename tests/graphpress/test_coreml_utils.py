@@ -154,5 +154,5 @@ def test_what_cannot_be_is_named(package, tmp_path):
         quantize_weights(package, dtype="fp8_e4m3fn")
     with pytest.raises(AssetError, match="no Core ML package"):
         quantize_weights(tmp_path / "nothing.mlpackage")
-    with pytest.raises(AssetError, match="a Linear is no Core ML program"):
+    with pytest.raises(AssetError, match="a Linear is not a Core ML program"):
         quantize_weights(nn.Linear(2, 2))

@@ -17,7 +17,7 @@ from graphpress.ir.interpreter import run
 from graphpress.ir.ops import lookup_op
 from graphpress.ir.torch.generalization import NotProven, prove
 from graphpress.ir.torch.generalization.affine import Affine, Clash, Samples
-from graphpress.ir.torch.generalization.extents import Extent, Run
+from graphpress.ir.torch.generalization.dims import BatchDim, Run
 from graphpress.ir.types import ScalarType
 from tests.properties.batch_modules import STEPS, WIDTH, Steps, batch_modules
 
@@ -133,20 +133,20 @@ FORMS = st.builds(Affine, st.dictionaries(st.just("s0"), st.integers(-9, 300)), 
 @given(FORMS)
 def test_a_number_of_the_run_is_read_back_as_the_expression_it_was(form):
     samples = Samples.choose({"s0": 2}, 512)
-    assert samples.read(form.at(samples.stand_ins)) == form
+    assert samples.read(form.at(samples.run_sizes)) == form
 
 
 @given(FORMS)
 def test_a_number_that_two_batches_may_have_made_is_not_read(form):
     samples = Samples.choose({"s0": 2, "s1": 2}, 512)
-    assert samples.read(form.at(samples.stand_ins)) in (form, None)
+    assert samples.read(form.at(samples.run_sizes)) in (form, None)
 
 
 @given(st.integers(-(2**40), 2**40))
 def test_what_is_read_from_a_number_is_that_number(number):
     samples = Samples.choose({"s0": 2, "s1": 3}, 97)
     form = samples.read(number)
-    assert form is None or form.at(samples.stand_ins) == number
+    assert form is None or form.at(samples.run_sizes) == number
 
 
 OPERATIONS: dict[str, Callable[[Any, int], Any]] = {
@@ -201,4 +201,4 @@ def test_arithmetic_on_a_size_is_that_of_numbers_at_every_batch_or_refused(opera
         return
     for batch in BATCHES:
         wanted = compute(batch)
-        assert (found.form.at({"s0": batch}) if isinstance(found, Extent) else found) == wanted
+        assert (found.form.at({"s0": batch}) if isinstance(found, BatchDim) else found) == wanted

@@ -1,1 +1,1 @@
-"""Benchmarks against the peer package, and what they need."""
+"""Benchmarks of graphpress and of its peer package."""

@@ -1,4 +1,4 @@
-"""Measure graphpress beside its peer: `python -m graphpress.tools.bench [SUITE]...`."""
+"""Benchmark graphpress and its peer: `python -m graphpress.tools.bench [SUITE]...`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODEL_NAMES = sorted([*MODELS, "edsr"])
     "models",
     multiple=True,
     type=click.Choice(MODEL_NAMES),
-    help="Instead of a suite's own models; repeatable.",
+    help="Models to use instead of the suite's own; repeatable.",
 )
 @click.option("--blocks", multiple=True, type=click.IntRange(min=1), help="Chain lengths of the growth suite.")
 @click.option(
@@ -40,7 +40,7 @@ MODEL_NAMES = sorted([*MODELS, "edsr"])
     "settings",
     multiple=True,
     type=click.Choice(list(benchmarks.PALETTE_SETTINGS)),
-    help="Instead of all settings of the palettization suite; repeatable.",
+    help="Settings of the palettization suite to use instead of all; repeatable.",
 )
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Runs per side.")
 @click.option(
@@ -49,9 +49,9 @@ MODEL_NAMES = sorted([*MODELS, "edsr"])
     type=click.Choice(["ours", "peer", "both"]),
     default="both",
     show_default=True,
-    help="Which packages to measure.",
+    help="Packages to measure.",
 )
-@click.option("--peer-growth", is_flag=True, help="Run the growth suite on the peer too: minutes a run.")
+@click.option("--peer-growth", is_flag=True, help="Run the growth suite on the peer too, which takes minutes per run.")
 @click.option("--peer-python", type=click.Path(path_type=Path), default=PEER_PYTHON, help="The peer's interpreter.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write every run to this file.")
 def main(
@@ -65,7 +65,7 @@ def main(
     peer_python: Path,
     json_file: Path | None,
 ) -> None:
-    """Measure graphpress beside its peer, in fresh processes that take turns, and print ratios.
+    """Benchmark graphpress and its peer in alternating fresh processes, and print ratios.
 
     SUITE is any of quantization, eager, training, palettization, growth, edsr; none means all. Times are medians on one
     thread.

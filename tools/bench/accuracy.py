@@ -1,4 +1,4 @@
-"""The super-resolution example on both sides: the same weights, the same images, PSNR beside PSNR."""
+"""PSNR of the super-resolution example in both packages, with the same weights and images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def edsr_psnr(
 
 
 def _write_images(file: Path) -> dict[str, torch.Tensor]:
-    """Write calibration and low-resolution images; return the high-resolution ones by the same names."""
+    """Write calibration and low-resolution images, and return the high-resolution ones by the same names."""
     tensors = {f"calibration.{i:03}": image for i, image in enumerate(calibration_images(CALIBRATION_COUNT))}
     high = {}
     for index, (_, low, full) in enumerate(evaluation_pairs()):

@@ -1,6 +1,6 @@
-"""What each accuracy option buys, on trained models: `python -m graphpress.tools.bench.accuracy_table`.
+"""Accuracy of quantization options on trained models: `python -m graphpress.tools.bench.accuracy_table`.
 
-Every row is a `Method`, every column a figure of a `Subject`; append to `METHODS` to add rows of another technique.
+Every row is a `Method`, every column a figure of a `Subject`; append to `METHODS` to add rows.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from graphpress.tools.edsr.images import calibration_images, evaluation_pairs, p
 
 @frozen
 class Subject:
-    """A trained model, data to calibrate it with, and figures to judge it by.
+    """A trained model with calibration data and metrics.
 
     Attributes:
-        name: as it is asked for.
-        figures: what `score` returns, in its order.
-        load: the model and its calibration batches.
-        score: the figures of a compressed model beside those of the float model.
+        name: the name on the command line.
+        figures: the names of the results of `score`, in order.
+        load: returns the model and its calibration batches.
+        score: returns the metrics of a compressed model, given the float model.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Subject:
 
 @frozen
 class Method:
-    """One row: a setting such as ``W4A8``, the option beside it, and what does it.
+    """One row: a setting such as ``W4A8``, an option, and the compression.
 
     Attributes:
-        compress: gives the compressed model for a float model and calibration batches.
+        compress: returns the compressed model for a float model and calibration batches.
     """
 
     setting: str
@@ -116,7 +116,7 @@ def _per_tensor(config: QuantizerConfig) -> QuantizerConfig:
 def _with_calculators(
     make: Callable[[], QuantizerConfig], activations: Mapping[str, str] = {}, weights: Mapping[str, str] = {}
 ) -> Callable[[], QuantizerConfig]:
-    """`make` with other calculators or schemes for all of its activations or weights."""
+    """Return a config factory like `make` with other calculators or schemes for activations or weights."""
 
     def made() -> QuantizerConfig:
         config = make()
@@ -134,7 +134,7 @@ def _changed(specs: Mapping[Any, Any] | None, changes: Mapping[str, str]) -> dic
 
 
 def quantized(make: Callable[[], QuantizerConfig], options: dict[str, Any]) -> Callable[..., nn.Module]:
-    """A `Method.compress` that quantizes with a config and options of it, and calibrates."""
+    """Return a `Method.compress` that quantizes with a config and options, and calibrates."""
 
     def compress(model: nn.Module, batches: Sequence[torch.Tensor]) -> nn.Module:
         config = make()
@@ -166,7 +166,7 @@ METHODS: list[Method] = [
 @click.option("--setting", "settings", multiple=True, help="Rows of these settings only; repeatable.")
 @click.option("--option", "options", multiple=True, help="Rows of these options only; repeatable.")
 def main(models: tuple[str, ...], settings: tuple[str, ...], options: tuple[str, ...]) -> None:
-    """Print a Markdown table for each model: rows of settings and options, figures, and seconds to compress."""
+    """Print a Markdown table per model: settings, options, metrics, and seconds to compress."""
     torch.set_num_threads(1)
     out, progress = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     for subject in SUBJECTS:

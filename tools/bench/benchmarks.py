@@ -1,4 +1,4 @@
-"""The speed benchmarks: which tasks run in one process, and which ratios matter."""
+"""The speed benchmarks: tasks per process, and ratios of interest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VECTOR_MODEL = "edsr"
 
 
 def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[Benchmark]:
-    """Return, for each model, the life of a default quantization, first in a process and warm."""
+    """Return default quantizations per model, first in a process and warm."""
     ratios = []
     for label in ("first", "warm"):
         ratios.append(((label, "prepare"), (label, "torch.export")))
@@ -47,7 +47,7 @@ def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) ->
 
 
 def eager(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[Benchmark]:
-    """Return, for each model, the life of a default quantization in eager mode."""
+    """Return default quantizations in eager mode per model."""
     steps = ("calibration step", "evaluation forward")
     ratios = [(("warm", step), ("warm", f"float forward beside {step}")) for step in steps]
     task = {"do": "quantize", "mode": "eager", "forwards": forwards}
@@ -62,7 +62,7 @@ def eager(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) -> list[B
 
 
 def training(models: Sequence[str] = TRAINED_MODELS, steps: int = 5) -> list[Benchmark]:
-    """Return, for each model, a step of quantization-aware training by the default configuration."""
+    """Return steps of quantization-aware training with the default config per model."""
     ratio = (("warm", "training step"), ("warm", "float training step"))
     return [
         Benchmark(f"training of {model}", [[{"do": "train", "model": model, "steps": steps, "label": "warm"}]], [ratio])
@@ -73,14 +73,14 @@ def training(models: Sequence[str] = TRAINED_MODELS, steps: int = 5) -> list[Ben
 def palettization(models: Sequence[str] = (), settings: Sequence[str] = ()) -> list[Benchmark]:
     """Return palettizations by model and setting, each in its own process.
 
-    Scalars are clustered on `SCALAR_MODELS` and vectors on `VECTOR_MODEL`, unless `models` says otherwise.
+    Scalars are clustered on `SCALAR_MODELS` and vectors on `VECTOR_MODEL`, unless `models` is passed.
     """
     benchmarks = []
     chosen = settings or tuple(PALETTE_SETTINGS)
     for model, title in _palettizations(models, chosen):
         setting = PALETTE_SETTINGS[title]
         tasks = [
-            # What compiles at first use compiles here, on a model that costs nothing.
+            # Warm up the compiler on a tiny model.
             {"do": "palettize", "model": "small_transformer"} | setting,
             {"do": "palettize", "model": model, "label": "warm"} | setting,
         ]
@@ -100,7 +100,7 @@ def _palettizations(models: Sequence[str], settings: Sequence[str]) -> list[tupl
 
 
 def growth(blocks: Sequence[int] = CHAIN_BLOCKS) -> list[Benchmark]:
-    """Return prepare and finalize of conv-bn-relu chains, for a look at how they grow."""
+    """Return prepare and finalize of conv-bn-relu chains of growing length."""
     ratios = [
         (("warm", "prepare"), ("warm", "exports inside prepare")),
         (("warm", "prepare without exports"), ("warm", "exports inside prepare")),

@@ -1,8 +1,7 @@
-"""Palettize a synthetic transformer of a billion weights, and print seconds and peak memory.
+"""Palettize a synthetic transformer with a billion weights, and print seconds and peak memory.
 
-Run as ``python -m graphpress.tools.bench.billion``. Weights are of 16 bits, random, and untied: 2 GB of them. Memory is
-that of the process by the kernel (Linux), its high-water mark reset before each step, so peaks are above what the model
-takes by itself.
+Run as ``python -m graphpress.tools.bench.billion``. Weights are random 16-bit values, untied: 2 GB. Memory is that of
+the process by the kernel (Linux); the high-water mark is reset before each step, so peaks include the model itself.
 """
 
 from __future__ import annotations
@@ -26,13 +25,19 @@ VOCABULARY, DIM, HEADS = 32_768, 2_048, 16
 
 
 @click.command()
-@click.option("--layers", default=19, show_default=True, type=click.IntRange(min=1), help="19 make 1.02 billion.")
+@click.option(
+    "--layers",
+    default=19,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of layers; 19 have 1.02 billion weights.",
+)
 @click.option("--bits", default=4, show_default=True, type=click.Choice([1, 2, 3, 4, 6, 8]), help="Of each index.")
-@click.option("--group", type=click.IntRange(min=1), help="Output channels to a table; all by default.")
+@click.option("--group", type=click.IntRange(min=1), help="Output channels per lookup table (default: all).")
 @click.option("--dtype", default="bfloat16", show_default=True, type=click.Choice(["bfloat16", "float16"]))
-@click.option("--copy/--in-place", default=False, show_default=True, help="Whether the float model is kept, too.")
+@click.option("--copy/--in-place", default=False, show_default=True, help="Keep the float model too.")
 def main(layers: int, bits: int, group: int | None, dtype: str, copy: bool) -> None:
-    """Print what building, prepare and finalize take: seconds of wall clock and of the processor, and gigabytes."""
+    """Print wall and CPU seconds and memory in GB of building, prepare and finalize."""
     torch.set_num_threads(1)
     model = step("build", lambda: build(layers, getattr(torch, dtype)))
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
@@ -49,7 +54,7 @@ def main(layers: int, bits: int, group: int | None, dtype: str, copy: bool) -> N
 
 
 def build(layers: int, dtype: torch.dtype) -> nn.Module:
-    """A transformer whose weights are heavy-tailed (a normal times the root of its size), drawn tensor by tensor."""
+    """Return a transformer with heavy-tailed weights (normal times the square root of the size), drawn per tensor."""
     with torch.device("meta"):
         model = Transformer(VOCABULARY, DIM, layers, HEADS, 1_000).to(dtype)
     model = model.to_empty(device="cpu").eval()
@@ -62,7 +67,10 @@ def build(layers: int, dtype: torch.dtype) -> nn.Module:
 
 
 def step(name: str, run: Callable[[], T], largest: int | None = None) -> T:
-    """Run, and print what it took; with `largest`, the elements of the largest layer, also the peak for each."""
+    """Run a step, and print its time and memory.
+
+    With `largest`, the number of elements of the largest layer, the peak per element is printed too.
+    """
     gc.collect()
     with open("/proc/self/clear_refs", "w") as control:
         control.write("5")  # resets the high-water mark
@@ -84,7 +92,7 @@ def step(name: str, run: Callable[[], T], largest: int | None = None) -> T:
 
 
 def memory(key: str) -> int:
-    """Bytes of this process, resident (`VmRSS`) or at most since the last reset (`VmHWM`)."""
+    """Return the memory of this process in bytes: resident (`VmRSS`) or peak since the last reset (`VmHWM`)."""
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 

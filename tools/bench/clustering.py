@@ -1,8 +1,8 @@
-"""Time weight clustering against its floor, one sort and one assignment pass, and its error against the optimum.
+"""Time weight clustering relative to a lower bound, and compare its error with the optimum.
 
-Run as ``python -m graphpress.tools.bench.clustering``. Times are processor seconds, and all of it runs on one thread.
-Weights are random with heavy tails (Student's t with 5 degrees of freedom), in the shapes of the layers of ResNet-50
-and of a 12-layer GPT. The optimum is that of the `kmeans1d` package, on a few layers.
+Run as ``python -m graphpress.tools.bench.clustering``. The lower bound is one sort and one assignment pass. Times are
+CPU seconds on one thread. Weights are random and heavy-tailed (Student's t with 5 degrees of freedom), in the layer
+shapes of ResNet-50 and of a 12-layer GPT. The optimum is computed by the `kmeans1d` package on a few layers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Shapes = list[tuple[int, int]]
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the weights.")
 @click.option("--oracle/--no-oracle", default=True, help="Also compare the error with the exact optimum.")
 def main(dtype: str, oracle: bool) -> None:
-    """Print seconds per setting, the floor beside them, and the error relative to the optimum."""
+    """Print seconds per setting, the lower bound, and the error relative to the optimum."""
     for name, shapes in (("ResNet-50", resnet50()), ("GPT, 12 layers", gpt())):
         weights = random_weights(shapes, dtype)
         size = sum(weight.size for weight in weights)
@@ -52,7 +52,7 @@ def main(dtype: str, oracle: bool) -> None:
 
 
 def timed(run: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> tuple[float, T]:
-    """Return how many processor seconds `run` takes, and what it returns."""
+    """Return the CPU seconds and the result of `run`."""
     start = time.process_time()
     result = run(*arguments, **options)
     return time.process_time() - start, result
@@ -69,7 +69,7 @@ def cluster_all(layers: Sequence[np.ndarray], k: int) -> list[GroupedClusters]:
 
 
 def assign_all(layers: Sequence[np.ndarray], results: Sequence[GroupedClusters]) -> list[np.ndarray]:
-    """Assign the values of each layer to the centroids found for them."""
+    """Assign the values of each layer to its centroids."""
     return [assign_scalar(rows, result.centroids) for rows, result in zip(layers, results, strict=True)]
 
 
@@ -85,13 +85,13 @@ def random_weights(shapes: Shapes, dtype: str) -> list[np.ndarray]:
 
 
 def grouped_rows(weight: np.ndarray) -> np.ndarray:
-    """Return the weights of every `GROUP` output channels as one row; what is left over as part of no group."""
+    """Return the weights of every `GROUP` output channels as one row, without an incomplete group."""
     groups = len(weight) // GROUP
     return weight[: groups * GROUP].reshape(groups, -1)
 
 
 def optimum_ratio(rows: list[np.ndarray], results: list[GroupedClusters], k: int) -> float:
-    """Return the largest ratio of errors to optimal ones among a few of the smaller layers, NaN without any."""
+    """Return the largest ratio of the error to the optimum among a few smaller layers, or NaN without any."""
     import kmeans1d
 
     small = [place for place, row in enumerate(rows) if row.shape[1] * k <= MOST_ORACLE_WORK]

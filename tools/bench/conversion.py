@@ -1,10 +1,10 @@
-"""Time conversion through us beside the converter alone: `python -m graphpress.tools.bench.conversion`.
+"""Time conversion through graphpress relative to the bare converter: `python -m graphpress.tools.bench.conversion`.
 
-Both take the same exported program: float, and finalized with 4-bit tables for Core AI. "Alone" is decomposition, the
-converter and its saving, as its own documentation runs it; ours also checks, packs, replaces in one step and reads
-back. Runs take turns in one process on one thread, and ratios are medians over turns. coremltools knows tables only
-through our lowerings, so compressed programs are measured against it by the parts that `convert` reports: all of it
-over the converter and the saving.
+Both convert the same exported program: float, and finalized with 4-bit lookup tables for Core AI. The bare conversion
+is decomposition, conversion and saving, as in the converter's documentation; ours also checks, packs, replaces the file
+atomically and reads it back. Runs alternate in one process on one thread; ratios are medians. coremltools supports
+lookup tables only through our lowerings, so for compressed programs the stages that `convert` reports are compared: all
+of them over converter and saving.
 """
 
 from __future__ import annotations
@@ -37,9 +37,15 @@ OWN_PARTS = ("convert", "save")
 
 @click.command()
 @click.option("--model", default="resnet50", show_default=True, type=click.Choice(sorted(MODELS)), help="To convert.")
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Turns; the median counts.")
+@click.option(
+    "--repeats",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of turns; the median is reported.",
+)
 def main(model: str, repeats: int) -> None:
-    """Print seconds of the converters alone and through us, the ratio, and where our seconds go."""
+    """Print seconds of the bare converters and through graphpress, the ratio, and the seconds per stage."""
     torch.set_num_threads(1)
     entry = MODELS[model]
     inputs = entry.example_inputs()
@@ -68,7 +74,7 @@ def turns(
     suffix: str,
     repeats: int,
 ) -> list[str]:
-    """The cells of one row: median seconds of both, the median ratio, and our parts."""
+    """Return the cells of one row: median seconds of both, the median ratio, and our stages."""
     theirs, ours, parts = [], [], []
     with tempfile.TemporaryDirectory(prefix="graphpress-bench-") as folder:
         path = Path(folder) / f"model{suffix}"
@@ -76,7 +82,7 @@ def turns(
             first = None if alone is None else seconds(alone, program, path)[0]
             second, info = seconds(through_us, program, path)
             if turn == 0:
-                continue  # imports and caches
+                continue  # the first turn imports and fills caches
             parts.append(info.seconds)
             theirs.append(sum(info.seconds[part] for part in OWN_PARTS) if first is None else first)
             ours.append(second if first is not None else sum(info.seconds.values()))
@@ -86,7 +92,7 @@ def turns(
 
 
 def seconds(run: Callable[[ExportedProgram, Path], T], program: ExportedProgram, path: Path) -> tuple[float, T]:
-    """Processor seconds of a conversion, and what it returns; what it saved is deleted."""
+    """Return the CPU seconds and the result of a conversion; the saved file is deleted."""
     gc.collect()
     start = time.process_time()
     result = run(program, path)
@@ -96,14 +102,14 @@ def seconds(run: Callable[[ExportedProgram, Path], T], program: ExportedProgram,
 
 
 def coreai_alone(program: ExportedProgram, path: Path) -> None:
-    """The stock converter, as its documentation runs it."""
+    """Run the stock converter as in its documentation."""
     package = ops.require("coreai_torch")
     decomposed = program.run_decompositions(package.get_decomp_table())
     package.TorchConverter().add_exported_program(decomposed).to_coreai().save_asset(path)
 
 
 def coreml_alone(program: ExportedProgram, path: Path) -> None:
-    """The stock converter on a program of ATen ops, in the same precision and for the same target."""
+    """Run the stock converter on a program of ATen ops, with the same precision and target."""
     coremltools = require_coremltools()
     with quiet(), exporting.quiet():
         model = coremltools.convert(

@@ -1,10 +1,10 @@
-"""Time what the pass framework itself costs: matching as graphs grow, and running and verifying beside the passes.
+"""Time the overhead of the pass framework: matching over graph size, and running and verifying passes.
 
-Run as ``python -m graphpress.tools.bench.framework``. The first table is the standard rules on graphs that none of them
-changes, by size; the visits are counted in a test as well. It comes first because a visit costs less than what it reads
-from memory, and the runs of the second table leave the heap full of holes. That one is the life of ResNet-50 under the
-default quantization: the pipelines that `prepare` and `finalize` run, on one thread, in wall-clock seconds. "passes" is
-what `Pass.run` takes; "overhead" is all else of a run, the verification of every step's result first of all, over that.
+Run as ``python -m graphpress.tools.bench.framework``. The first table applies the standard rules to graphs of several
+sizes that they do not change; a test counts the visits as well. It is measured first, because the second table
+fragments the heap, which slows memory reads down. The second table runs the pipelines of `prepare` and `finalize` for
+ResNet-50 with the default quantization, on one thread, in wall-clock seconds. "passes" is the time in `Pass.run`;
+"overhead" is the rest of a run, mostly verification, relative to it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RULES = "canonicalize,annotate-fusion"
 
 @frozen
 class Run:
-    """One run of a pipeline: its passes by address, seconds of the passes and of everything."""
+    """One run of a pipeline: seconds per pass by address, and total seconds."""
 
     steps: tuple[str, ...]
     passes: float
@@ -42,9 +42,15 @@ class Run:
 
 @click.command()
 @click.option("--model", default="resnet50", show_default=True, type=click.Choice(sorted(MODELS)), help="To quantize.")
-@click.option("--repeats", default=7, show_default=True, type=click.IntRange(min=1), help="Runs; the median counts.")
+@click.option(
+    "--repeats",
+    default=7,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of runs; the median is reported.",
+)
 def main(model: str, repeats: int) -> None:
-    """Print how matching grows with the graph, and what running and verifying cost beside the passes."""
+    """Print matching time over graph size, and the overhead of running and verifying."""
     torch.set_num_threads(1)
     console = Console()
     table = Table("graph", *(f"{size:,} nodes" for size in SIZES), "ratio", title=f"Matching: {RULES}")
@@ -52,7 +58,7 @@ def main(model: str, repeats: int) -> None:
         small, large = matching(name, SIZES, repeats)
         table.add_row(name, f"{small:.4f} s", f"{large:.4f} s", f"{large / small:.2f}x")
     console.print(table)
-    lives = [life(model) for _ in range(repeats + 1)][1:]  # the first compiles, imports and fills caches
+    lives = [life(model) for _ in range(repeats + 1)][1:]  # the first run compiles, imports and fills caches
     table = Table("pipeline", "passes", "run and verify", "overhead", title=f"Running and verifying: {model}")
     for number, run in enumerate(lives[0]):
         _add(table, f"{run.steps[0]} ... {run.steps[-1]}", [each[number : number + 1] for each in lives])
@@ -61,7 +67,7 @@ def main(model: str, repeats: int) -> None:
 
 
 def life(name: str) -> list[Run]:
-    """Return the pipelines that the default quantization of a model runs, first to last."""
+    """Return the pipelines of a model's default quantization, in order."""
     entry = MODELS[name]
     inputs = entry.example_inputs()
     with recorded() as runs:
@@ -75,7 +81,7 @@ def life(name: str) -> list[Run]:
 
 @contextmanager
 def recorded() -> Iterator[list[Run]]:
-    """Time every run of a pipeline inside."""
+    """Time every pipeline run in the body."""
     runs: list[Run] = []
     plain = Runner.run
 
@@ -94,9 +100,9 @@ def recorded() -> Iterator[list[Run]]:
 
 
 def matching(name: str, sizes: Sequence[int], repeats: int) -> list[float]:
-    """Return the seconds the standard rules take to find nothing more in copies of a model, so many nodes at least.
+    """Return the seconds in which the standard rules find no match in copies of a model, per minimum node count.
 
-    The sizes take turns, so that each finds the processor's caches full of another graph.
+    The sizes alternate, so that each starts with the caches full of another graph.
     """
     entry, pipeline = MODELS[name], Pipeline.parse(RULES)
     graph = from_module(entry.build(), entry.example_inputs())

@@ -1,8 +1,8 @@
-"""Divide precision among the layers of EDSR: ``python -m graphpress.tools.bench.mixed_precision --out FOLDER``.
+"""Mixed-precision palettization of EDSR: ``python -m graphpress.tools.bench.mixed_precision --out FOLDER``.
 
-Writes the measurements (`sensitivities.json`, which a second run goes on from), the recipe at 4 bits per weight
-(`recipe.yaml`), the picture of the trade-off, and prints the table that the documentation quotes. Recipes are chosen by
-the outputs on crops of training photographs, and judged by PSNR on held-out ones.
+Writes the measurements (`sensitivities.json`, from which a second run continues), the recipe at 4 bits per weight
+(`recipe.yaml`) and the trade-off plot, and prints the table in the documentation. Recipes are chosen by outputs on
+crops of training photographs, and evaluated by PSNR on held-out ones.
 """
 
 from __future__ import annotations
@@ -50,15 +50,25 @@ TARGET = 4.0
 @click.command(help=__doc__)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("demo-output"), show_default=True)
 @click.option(
-    "--crops", default=5, show_default=True, type=click.IntRange(min=1), help="Crops that layers are judged by."
+    "--crops",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Number of crops for measuring sensitivities.",
 )
-@click.option("--size", default=64, show_default=True, type=click.IntRange(min=8), help="Pixels of a crop's side.")
 @click.option(
-    "--largest", default=160, show_default=True, type=click.IntRange(min=16), help="Of a held-out image's side."
+    "--size", default=64, show_default=True, type=click.IntRange(min=8), help="Side length of a crop in pixels."
+)
+@click.option(
+    "--largest",
+    default=160,
+    show_default=True,
+    type=click.IntRange(min=16),
+    help="Maximum side length of held-out images in pixels.",
 )
 @click.option("--budget", "budgets", multiple=True, type=float, default=BUDGETS, show_default=True)
 @click.option(
-    "--width", "widths", multiple=True, type=int, default=WIDTHS, show_default=True, help="Bits to choose from."
+    "--width", "widths", multiple=True, type=int, default=WIDTHS, show_default=True, help="Candidate bit widths."
 )
 @click.option("--with-peer", is_flag=True, help="Measure the peer at a uniform 4 bits too, in its own environment.")
 def main(
@@ -117,7 +127,7 @@ def main(
 def measured(
     model: nn.Module, compression: Compression, metric: OutputMetric, widths: Iterable[int], path: Path
 ) -> Sensitivities:
-    """What every layer costs at every width, one table for each tensor."""
+    """Measure every layer at every width, with one lookup table per tensor."""
     candidates = {
         f"{width} bits": ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=width)})
         for width in widths
@@ -126,12 +136,12 @@ def measured(
 
 
 def palettized(model: nn.Module, config: KMeansPalettizerConfig, example: torch.Tensor) -> nn.Module:
-    """The model as a recipe's config makes it."""
+    """Palettize the model by a recipe's config."""
     return KMeansPalettizer(model, config).prepare((example,)).eval()
 
 
 def held_out(largest: int) -> Callable[[nn.Module], float]:
-    """The mean PSNR in dB over photographs that no choice has seen."""
+    """Return a function that computes the mean PSNR in dB over held-out photographs."""
     pairs = evaluation_pairs(largest)
 
     def judge(model: nn.Module) -> float:
@@ -142,7 +152,7 @@ def held_out(largest: int) -> Callable[[nn.Module], float]:
 
 
 def remembered(judge: Callable[[Recipe], float]) -> Callable[[Recipe], float]:
-    """Judge each choice once."""
+    """Cache the score of each recipe."""
     known: dict[tuple[str | None, ...], float] = {}
 
     def judged(recipe: Recipe) -> float:
@@ -155,7 +165,7 @@ def remembered(judge: Callable[[Recipe], float]) -> Callable[[Recipe], float]:
 
 
 def _peer_at_four_bits(progress: Callable[[str], None]) -> Point:
-    """The same weights in the peer's 4-bit tables, which have as many entries as ours."""
+    """Measure the peer with 4-bit lookup tables of the same size."""
     with peer() as side:
         score = edsr_psnr([side], progress, rows=("p4",))["p4"]["peer"]
     if isinstance(score, str):

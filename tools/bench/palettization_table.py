@@ -1,7 +1,7 @@
-"""What each option of palettization buys, on trained models: `python -m graphpress.tools.bench.palettization_table`.
+"""Accuracy of palettization options on trained models: `python -m graphpress.tools.bench.palettization_table`.
 
-No option sees a label or a held-out image: gradients are those of losses whose targets are drawn from what the float
-model predicts, which makes their mean squares the Fisher information, and tables are fine-tuned to the float model's
+No option uses labels or held-out images: gradients are those of losses whose targets are sampled from the float model's
+predictions, so that their mean squares are the Fisher information, and tables are fine-tuned to the float model's
 outputs.
 """
 
@@ -36,18 +36,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "2 bits, groups of 8": {"n_bits": 2, "granularity": PerGroupedChannelGranularity(group_size=8)},
     "16 pairs": {"n_bits": 4, "cluster_dim": 2},
 }
-# Steps of training: a step of EDSR takes a hundred times as long as one of the classifiers.
+# Training steps: a step of EDSR takes a hundred times as long as one of the classifiers.
 STEPS = {"edsr": 40, "conv_net": 200, "transformer": 200}
 
 
 @frozen
 class Option:
-    """What is done beside plain clustering.
+    """The options in addition to plain clustering.
 
     Attributes:
         spec: fields of the `PalettizationSpec`.
-        measures: ``inputs`` or ``gradients`` in a calibration, or nothing.
-        trains: the tables, to the outputs of the float model.
+        measures: ``inputs`` or ``gradients`` to measure in a calibration, or empty.
+        trains: whether to train the tables towards the outputs of the float model.
     """
 
     spec: dict[str, Any]
@@ -69,7 +69,7 @@ OPTIONS: dict[str, Option] = {
 
 
 def palettized(model: nn.Module, batches: Sequence[Tensor], setting: str, option: str, steps: int) -> KMeansPalettizer:
-    """A palettizer that has prepared `model`, and trained its tables for so many steps where the option says so."""
+    """Return a palettizer that has prepared `model`, and trained its tables if the option says so."""
     how = OPTIONS[option]
     spec = PalettizationSpec(**SETTINGS[setting], **how.spec)
     states = {"weight": spec, "in_proj_weight": spec}
@@ -93,13 +93,13 @@ def _measure_gradients(palettizer: KMeansPalettizer, prepared: nn.Module, batche
     loss_fn: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy if is_classifier else functional.mse_loss
     with palettizer.calibration_mode(loss_fn) as calibration:
         for batch in batches:
-            for each in batch.split(1):  # the mean of squares, not the square of a mean
+            for each in batch.split(1):  # yields the mean of squares, not the square of the mean
                 output = prepared(each)
                 calibration.step(output, _drawn(output.detach(), is_classifier, generator))
 
 
 def _drawn(output: Tensor, is_classifier: bool, generator: torch.Generator) -> Tensor:
-    """A target by the model's own odds: a class, or the output with noise."""
+    """Sample a target from the model's own distribution: a class, or the output with noise."""
     if is_classifier:
         return torch.multinomial(output.softmax(1), 1, generator=generator)[:, 0]
     return output + torch.randn(output.shape, generator=generator)
@@ -108,7 +108,7 @@ def _drawn(output: Tensor, is_classifier: bool, generator: torch.Generator) -> T
 def _train(
     palettizer: KMeansPalettizer, prepared: nn.Module, model: nn.Module, batches: Sequence[Tensor], steps: int
 ) -> None:
-    """Adam at a rate of a hundredth of the tables' spread, falling to zero; norms and dropout as in evaluation."""
+    """Train with Adam at a rate decaying from 1/100 of the tables' spread, with norms and dropout in eval mode."""
     tables = palettizer.table_parameters()
     floats = [p for name, p in prepared.named_parameters() if name.endswith("weight") and p.ndim > 1]
     groups = [{"params": [each], "lr": 1e-2 * max(float(each.detach().std()), 1e-1)} for each in tables]
@@ -134,7 +134,7 @@ def _train(
 @click.option("--option", "options", multiple=True, type=click.Choice([*OPTIONS]), help="Only these; repeatable.")
 @click.option("--steps", type=click.IntRange(min=1), help=f"Of training tables.  [default: {STEPS}]")
 def main(models: tuple[str, ...], settings: tuple[str, ...], options: tuple[str, ...], steps: int | None) -> None:
-    """Print a Markdown table for each model: rows of settings and options, figures, and seconds to compress."""
+    """Print a Markdown table per model: settings, options, metrics, and seconds to compress."""
     torch.set_num_threads(1)
     out, progress = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     for subject in SUBJECTS:

@@ -1,4 +1,4 @@
-"""Benchmark results as tables on a terminal and as plain data."""
+"""Benchmark results as terminal tables and plain data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _add_weights(table: Table, comparison: Comparison) -> None:
-    """Add how many weights each side compressed, and the errors of those that all did: all, how many above, worst."""
+    """Add the number of compressed weights per side, and the errors of the shared ones: total, number worse, worst."""
     sides, shared = comparison.sides, comparison.shared_weights()
     if not shared:
         return
@@ -58,13 +58,13 @@ def _add_weights(table: Table, comparison: Comparison) -> None:
 
 
 def _worse(comparison: Comparison, name: str) -> float:
-    """The second side's error of a weight over the first's; infinite where the first has none."""
+    """Return the ratio of the second side's error of a weight to the first's; infinite if the first is zero."""
     first, second = (comparison.weights[side][name][0] for side in comparison.sides)
     return second / first if first else float("inf")
 
 
 def print_accuracy(console: Console, results: dict[str, dict[str, float | str]]) -> None:
-    """Print PSNR by row and side, with the loss against the same side's FP32."""
+    """Print PSNR by row and side, with the loss relative to the same side's FP32."""
     sides = list(next(iter(results.values())))
     table = Table(title="EDSR x2, mean PSNR in dB on held-out photographs", title_justify="left")
     table.add_column("")

@@ -1,4 +1,4 @@
-"""The two sides of a comparison, run in turn, and the process a side runs its tasks in."""
+"""The two sides of a comparison, run alternately in worker processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PEER_PYTHON = ROOT / ".venv-peer" / "bin" / "python"
 
 
 class BenchmarkError(GraphpressError):
-    """A benchmark cannot run: an environment is missing, or a worker died."""
+    """A benchmark that cannot run: an environment is missing, or a worker died."""
 
 
 @attrs.frozen
 class Side:
-    """An interpreter, the package measured in it, and what it needs on `PYTHONPATH` to find the worker."""
+    """An interpreter, the measured package, and the `PYTHONPATH` for the worker."""
 
     name: str
     package: str
@@ -42,7 +42,11 @@ def ours() -> Side:
 
 @contextmanager
 def peer(python: Path = PEER_PYTHON) -> Iterator[Side]:
-    """Yield the peer's side. Its environment sees our `tools` folder, and nothing else of ours."""
+    """Yield the peer's side, whose environment can import our `tools` folder only.
+
+    Raises:
+        BenchmarkError: if the environment is missing.
+    """
     if not python.exists():
         raise BenchmarkError(f"no peer environment at {python}; tools/bench/peer_env.sh makes it")
     with tempfile.TemporaryDirectory(prefix="graphpress-bench-") as directory:
@@ -53,7 +57,7 @@ def peer(python: Path = PEER_PYTHON) -> Iterator[Side]:
 
 
 class Worker:
-    """A process of one side that runs tasks one after another; use it as a context manager."""
+    """A process of one side that runs tasks in sequence; use it as a context manager."""
 
     def __init__(self, side: Side):
         self.side = side
@@ -62,7 +66,7 @@ class Worker:
         if side.path is not None:
             environment["PYTHONPATH"] = side.path
         self._process = subprocess.Popen(
-            # -P: a checkout in the current folder must not pass for the installed package.
+            # -P: do not import a checkout in the current folder instead of the installed package.
             [side.python, "-P", "-m", "graphpress.tools.bench.worker", side.package],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -101,15 +105,15 @@ class Worker:
 
 
 Measured = tuple[str, str]
-"""The label of a task (`first`, `warm`) and the name of something it measured."""
+"""The label of a task (`first`, `warm`) and the name of a measurement."""
 
 
 @attrs.frozen
 class Benchmark:
-    """Tasks by process: each inner list runs in order in one fresh process of a side.
+    """Tasks per process: each inner list runs in order in one fresh process of a side.
 
-    A task's `label` tells its measurements from those of the others; one without a label only warms up.
-    `ratios` are numerator over denominator.
+    A task's `label` distinguishes its measurements; a task without a label only warms up. `ratios` are numerator over
+    denominator.
     """
 
     title: str
@@ -119,9 +123,9 @@ class Benchmark:
 
 @attrs.define
 class Comparison:
-    """What one benchmark measured: per side, per (label, name), the value of every run.
+    """The measurements of one benchmark: per side, per (label, name), the value of every run.
 
-    `weights` holds, per side, the squared error and the sum of squares of each weight that the last run compressed.
+    `weights` holds, per side, the squared error and the sum of squares of each weight compressed in the last run.
     """
 
     benchmark: Benchmark
@@ -149,14 +153,14 @@ class Comparison:
         return [name for name in by_side[0] if all(name in weights for weights in by_side)]
 
     def weight_error(self, side: str, names: Sequence[str]) -> float | None:
-        """Return the squared error of these weights together over their sum of squares, None without any."""
+        """Return the total squared error of these weights relative to their sum of squares, or None without weights."""
         if not names:
             return None
         errors, squares = zip(*(self.weights[side][name] for name in names), strict=True)
         return sum(errors) / sum(squares)
 
     def names(self, clock: str) -> list[Measured]:
-        """Return what was measured by `clock`, in the order it was."""
+        """Return the measurements of `clock`, in the order of measurement."""
         return list(dict.fromkeys(key for runs in getattr(self, clock).values() for key in runs))
 
     def add(self, side: str, label: str, reply: dict[str, Any]) -> None:
@@ -184,7 +188,7 @@ def compare(
     for repeat in range(repeats):
         for side in sides:
             if side.name in comparison.errors:
-                continue  # what failed once would fail again
+                continue  # a failed benchmark would fail again
             progress(f"{benchmark.title}: {side.name}, run {repeat + 1} of {repeats}")
             for tasks in benchmark.processes:
                 with Worker(side) as worker:

@@ -1,8 +1,8 @@
-"""How much of what 4 bits cost two epochs of training regain: `python -m graphpress.tools.bench.training_table`.
+"""Accuracy regained by two epochs of 4-bit training: `python -m graphpress.tools.bench.training_table`.
 
-Weights and activations of all layers have 4 bits, the first and the last ones too, with the ranges that a spec asks for
-by default. What is lost is the accuracy of the float model less that of the calibrated one; what is regained, the share
-of it that the trained one has back. An epoch is one pass over the 900 training images.
+Weights and activations of all layers, including the first and last, have 4 bits, with the default ranges. The loss is
+the accuracy of the float model minus that of the calibrated one; the regained share is the part of it that training
+restores. An epoch is one pass over the 900 training images.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ EPOCHS = 2
 
 @frozen
 class Gain:
-    """What calibration lost and training regained.
+    """Accuracy lost by calibration and regained by training.
 
     Attributes:
-        lost: points of accuracy, in [0, 1].
-        regained: the share of them, 1 for all.
+        lost: accuracy difference, in [0, 1].
+        regained: the share of it, 1 for all.
     """
 
     lost: float
@@ -36,7 +36,7 @@ class Gain:
 
 
 def four_bits(fake_quantizer: str = "learnable") -> QuantizerConfig:
-    """The config: int4 everywhere, a scale per channel for weights, prepared in eager mode."""
+    """Return an eager-mode config with int4 everywhere, and per-channel scales for weights."""
     activation = QuantizationSpec(dtype="int4", fake_quantize_cls=fake_quantizer)
     weight = QuantizationSpec(dtype="int4", granularity="per_channel", fake_quantize_cls=fake_quantizer)
     return QuantizerConfig(
@@ -48,7 +48,7 @@ def four_bits(fake_quantizer: str = "learnable") -> QuantizerConfig:
 
 
 def calibrated(network: str, config: QuantizerConfig) -> Quantizer:
-    """A quantizer that has prepared the trained network and calibrated it on 256 training images."""
+    """Return a quantizer that has prepared and calibrated the trained network on 256 training images."""
     images = digits().train_images
     quantizer = Quantizer(load_trained(network), config)
     prepared = quantizer.prepare((images[:32],))
@@ -59,13 +59,13 @@ def calibrated(network: str, config: QuantizerConfig) -> Quantizer:
 
 
 def from_labels(quantizer: Quantizer, network: str, seed: int) -> None:
-    """Train by the loss that trained the network, cross-entropy."""
+    """Train with cross-entropy, the network's original loss."""
     with quantizer.training_mode():
         train(quantizer.prepared_model, EPOCHS, learning_rate=7e-3, batch=8, seed=seed, after_step=quantizer.step)
 
 
 def distilled(quantizer: Quantizer, network: str, seed: int) -> None:
-    """Train towards the float network's logits and layers; norms keep their statistics in the second epoch."""
+    """Train towards the float network's logits and features; norm statistics are frozen in the second epoch."""
     student, teacher = quantizer.prepared_model, load_trained(network)
     with quantizer.training_mode(), Distillation(student, teacher, LAYERS[network]) as loss:
         train(
@@ -91,19 +91,19 @@ LAYERS = {
 
 
 def noisy_copies(copies: int = 8, noise: float = 0.1) -> tuple[Tensor, Tensor]:
-    """So many copies of the held-out images with normal noise, and their labels: the same ones every time."""
+    """Return `copies` of the held-out images with normal noise, and their labels; deterministic."""
     generator = torch.Generator().manual_seed(0)
     images, labels = digits().test_images.repeat(copies, 1, 1, 1), digits().test_labels.repeat(copies)
     return images + noise * torch.randn(images.shape, generator=generator), labels
 
 
 def held_out_sets() -> dict[str, tuple[Tensor, Tensor]]:
-    """Images and labels that nothing was trained or calibrated with, by name."""
+    """Return images and labels not used in training or calibration, by name."""
     return {"held out": (digits().test_images, digits().test_labels), "noisy copies": noisy_copies()}
 
 
 def gains(network: str, recipe: str, seed: int) -> dict[str, Gain]:
-    """Calibrate and train, and say for each of the `held_out_sets` what was lost and regained."""
+    """Calibrate and train, and return the loss and gain per held-out set."""
 
     def scores(model: nn.Module) -> dict[str, float]:
         return {name: accuracy(model, *images) for name, images in held_out_sets().items()}
@@ -124,7 +124,7 @@ def gains(network: str, recipe: str, seed: int) -> dict[str, Gain]:
 @click.option("--recipe", "recipes", multiple=True, type=click.Choice([*RECIPES]), help="Only these; repeatable.")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Trainings of each.")
 def main(networks: tuple[str, ...], recipes: tuple[str, ...], seeds: int) -> None:
-    """Print a Markdown table: points of accuracy lost, and the share regained, its median and least over seeds."""
+    """Print a Markdown table: accuracy lost, and the regained share, median and minimum over seeds."""
     torch.set_num_threads(1)
     out, progress = Console(soft_wrap=True, highlight=False), Console(stderr=True)
     out.print("| network | trained by | images | lost, points | regained, % | least of the seeds, % |", markup=False)

@@ -1,1 +1,1 @@
-"""The demo: a trained EDSR, compressed two ways, from PyTorch to assets that the Core AI runtime executes."""
+"""Demo: a trained EDSR, compressed in two ways, from PyTorch to Core AI assets."""

@@ -1,4 +1,4 @@
-"""Compress the trained EDSR two ways and show what it costs: ``python -m graphpress.tools.demo --out FOLDER``."""
+"""Compress the trained EDSR in two ways and print the results: ``python -m graphpress.tools.demo --out FOLDER``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from graphpress.tools.edsr.images import bicubic_upscale, calibration_images, ev
 
 
 def main() -> None:
-    """Run the three rows, print the table, leave the files."""
+    """Run the rows, print the table, and write the files."""
     parser = argparse.ArgumentParser(prog="python -m graphpress.tools.demo", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder for the files (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""What the demo measures of each row."""
+"""Measurements of the demo's rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pair = tuple[str, torch.Tensor, torch.Tensor]
 
 @define
 class Stopwatch:
-    """Seconds of one stage after the other. `listener` is told when a stage begins."""
+    """Measures consecutive stages in seconds; `listener` is called when a stage begins."""
 
     listener: Callable[[str], None]
     seconds: dict[str, float] = field(factory=dict)
@@ -28,7 +28,7 @@ class Stopwatch:
     _since: float = 0.0
 
     def stage(self, name: str | None) -> None:
-        """End the stage under way and begin the next, if there is one."""
+        """End the current stage and begin the next, if any."""
         now = time.perf_counter()
         if self._name is not None:
             self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
@@ -39,13 +39,13 @@ class Stopwatch:
 
 @frozen
 class Package:
-    """The same model as a package of Core ML, read back and evaluated.
+    """The model as a Core ML package, imported and evaluated.
 
     Attributes:
         psnr: in dB, by image.
-        weight_bytes: of the data in the weight file.
-        file_bytes: of the package on disk.
-        check: what was saved, read back and evaluated, against the finalized model.
+        weight_bytes: bytes of the data in the weight file.
+        file_bytes: bytes of the package on disk.
+        check: the comparison of the evaluated package with the finalized model.
     """
 
     path: Path
@@ -56,27 +56,27 @@ class Package:
 
     @property
     def error(self) -> float:
-        """Largest difference between package and module in parts of the output's range, sums in the same order."""
+        """The largest difference of package and module relative to the output's range, with sums in the same order."""
         return _error(self.check)
 
     @property
     def mean_psnr(self) -> float:
-        """Mean over the images, in dB."""
+        """The mean over the images, in dB."""
         return sum(self.psnr.values()) / len(self.psnr)
 
 
 @frozen
 class Result:
-    """One row's figures.
+    """The results of one row.
 
     Attributes:
         psnr: in dB, by image.
-        weight_bytes: of the constants in the saved asset, by the size law.
-        file_bytes: of the saved asset on disk.
-        check: the saved asset, executed by the runtime, against the finalized model.
+        weight_bytes: bytes of the constants in the saved asset.
+        file_bytes: bytes of the saved asset on disk.
+        check: the comparison of the executed asset with the finalized model.
         seconds: by stage.
-        images: what the model makes of the evaluation images, by name.
-        package: the same for Core ML.
+        images: the model's outputs for the evaluation images, by name.
+        package: the results for Core ML.
     """
 
     row: Row
@@ -91,12 +91,12 @@ class Result:
 
     @property
     def asset_error(self) -> float:
-        """Largest difference between asset and module in parts of the output's range, sums in the same order."""
+        """The largest difference of asset and module relative to the output's range, with sums in the same order."""
         return _error(self.check)
 
     @property
     def mean_psnr(self) -> float:
-        """Mean over the images, in dB."""
+        """The mean over the images, in dB."""
         return sum(self.psnr.values()) / len(self.psnr)
 
 
@@ -108,7 +108,7 @@ def measure(
     folder: Path,
     listener: Callable[[str], None],
 ) -> Result:
-    """Compress `model` as `row` says, save it, execute what was saved, and score it."""
+    """Compress `model` by `row`, save it, execute the saved asset, and score it."""
     watch = Stopwatch(listener)
     finalized = row.compress(model, calibration, watch.stage)
     watch.stage("convert")

@@ -1,4 +1,4 @@
-"""The page that shows what each pass of the joint pipeline does to the model."""
+"""The report of the demo, and the page of the joint pipeline."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from graphpress.tools.passctl.page import Recording, page
 
 
 def write_page(path: Path, model: nn.Module, image: torch.Tensor) -> None:
-    """Run the joint pipeline with the configs of the demo's last row over `model`, and write what it did.
+    """Run the joint pipeline with the configs of the demo's last row on `model`, and write its page.
 
     Args:
-        path: of the page.
-        model: it stays as it is.
+        path: the page.
+        model: the model; it is not changed.
         image: an example input, `(batch, channels, height, width)`.
     """
     graph = from_module(model, (image,))
@@ -39,7 +39,7 @@ _CAPTION = 16  # pixels
 
 
 def table_rows(results: Sequence[Result], bicubic: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """The table: name, PSNR, drop from float, stored weights, ratio, largest error in the runtime, seconds."""
+    """Return table rows: name, PSNR, drop from float, stored weights, ratio, largest error in the runtime, seconds."""
     reference = results[0]
     rows: list[tuple[str, ...]] = [("bicubic", f"{sum(bicubic.values()) / len(bicubic):.2f} dB", "", "", "", "", "")]
     for result in results:
@@ -63,7 +63,7 @@ HEADINGS = ("model", "PSNR", "drop", "weights in the asset", "smaller", "asset a
 
 
 def package_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The table for Core ML: name, PSNR, difference from the module's, stored weights, largest error."""
+    """Return table rows for Core ML: name, PSNR, difference from the module's, stored weights, largest error."""
     return [
         (
             result.row.name,
@@ -80,7 +80,7 @@ PACKAGE_HEADINGS = ("model", "PSNR", "differs by", "weights in the package", "pa
 
 
 def write_strip(path: Path, pair: Pair, columns: Mapping[str, torch.Tensor], crop: int = 128) -> None:
-    """A PNG of one held-out photograph's middle, at most `crop` pixels a side, once for each column, captioned."""
+    """Write a PNG of captioned center crops of one photograph, one per column, at most `crop` pixels a side."""
     _, low, high = pair
     size = high.shape[-2:]
     crop = min(crop, *size)
@@ -100,7 +100,7 @@ def write_strip(path: Path, pair: Pair, columns: Mapping[str, torch.Tensor], cro
 def write_report(
     path: Path, results: Sequence[Result], bicubic: Mapping[str, float], strip: Path, pipeline_page: Path
 ) -> None:
-    """The report; `strip` and `pipeline_page` lie beside it, and it links to them."""
+    """Write the report, with links to `strip` and `pipeline_page` beside it."""
     lines = [
         "# EDSR, compressed",
         "",

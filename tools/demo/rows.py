@@ -1,4 +1,4 @@
-"""The rows of the demo: what each does to the model, in the words of the user's documents."""
+"""The compression configs of the demo's rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Stage = Callable[[str], None]
 class Row:
     """One way to compress the model.
 
-    `compress(model, calibration images, stage)` gives the finalized model.
+    `compress(model, calibration images, stage)` returns the finalized model.
     """
 
     name: str
@@ -35,18 +35,18 @@ class Row:
 
 
 def keep_float(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
-    """The model as it is."""
+    """Return the model unchanged."""
     return model
 
 
 def quantize(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
-    """int8 weights per channel, int8 activations per tensor: the default config."""
+    """Quantize with the default config: int8 weights per channel, int8 activations per tensor."""
     quantizer = Quantizer(model, QuantizerConfig())
     return _calibrate_and_finalize(quantizer, images, stage)
 
 
 def palettize_and_quantize(model: nn.Module, images: Sequence[torch.Tensor], stage: Stage) -> nn.Module:
-    """4-bit weights by a table of int8 entries, then int8 activations."""
+    """Palettize to 4 bits with int8 table entries, then quantize activations to int8."""
     palettization, quantization = joint_configs()
     stage("palettize")
     palettizer = KMeansPalettizer(model, palettization)
@@ -56,7 +56,7 @@ def palettize_and_quantize(model: nn.Module, images: Sequence[torch.Tensor], sta
 
 
 def joint_configs() -> tuple[KMeansPalettizerConfig, QuantizerConfig]:
-    """What the last row compresses weights and activations by."""
+    """Return the weight and activation configs of the last row."""
     table = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)
     weights = ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=table)})
     activations = QuantizationSpec(dtype=torch.int8, qscheme=QuantizationScheme.SYMMETRIC)

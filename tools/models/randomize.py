@@ -1,4 +1,4 @@
-"""Seeded weights and batch-norm statistics that look trained, for models that nobody trained."""
+"""Seeded random weights and batch norm statistics with the distribution of trained ones."""
 
 import math
 from typing import TypeVar
@@ -14,12 +14,12 @@ _ModuleT = TypeVar("_ModuleT", bound=nn.Module)
 
 
 def randomize(model: _ModuleT, seed: int = 0) -> _ModuleT:
-    """Fill every parameter and batch-norm statistic from one seed, and return the model in eval mode.
+    """Fill every parameter and batch norm statistic from one seed, and return the model in eval mode.
 
-    Weights are heavy-tailed (Student's t with 4 degrees of freedom), as those of trained networks are, with
-    variance `2 / fan_in` so that activations keep their size through relu networks of any depth. Norm scales
-    and running variances lie in [0.5, 1.5]; biases, shifts and running means are normal with deviation 0.1.
-    The model is changed in place. Tied weights are drawn once and stay tied.
+    Weights are heavy-tailed (Student's t with 4 degrees of freedom), as those of trained networks are, with variance `2
+    / fan_in` so that activations keep their size through relu networks of any depth. Norm scales and running variances
+    lie in [0.5, 1.5]; biases, shifts and running means are normal with deviation 0.1. The model is changed in place.
+    Tied weights are drawn once and stay tied.
     """
     generator = torch.Generator().manual_seed(seed)
     norm_weights = {id(module.weight) for module in model.modules() if _is_norm(module) and module.weight is not None}

@@ -1,4 +1,4 @@
-"""The models by name, each with inputs to trace it by."""
+"""The models by name, each with example inputs."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -13,19 +13,19 @@ from graphpress.tools.models.transformers import gpt, gpt_small, small_transform
 
 @attrs.frozen
 class ModelEntry:
-    """How to build a model (in eval mode) and the positional inputs that trace it, batch first."""
+    """A factory of a model in eval mode, and positional example inputs, batch first."""
 
     build: Callable[[], nn.Module]
     example_inputs: Callable[[], tuple[torch.Tensor, ...]]
 
 
 def _image(channels: int, size: int) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """A normal float32 image `(1, channels, size, size)`, always the same."""
+    """Return a constant normal float32 image `(1, channels, size, size)`."""
     return lambda: (torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(1)),)
 
 
 def _tokens(vocabulary: int, length: int) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """Uniform int64 ids `(1, length)`, always the same."""
+    """Return constant uniform int64 ids `(1, length)`."""
     return lambda: (torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(1)),)
 
 

@@ -1,1 +1,1 @@
-"""`passctl`: look at a graph anywhere in a pipeline, compress a model, compare graphs, time passes."""
+"""The `passctl` command line: inspect graphs in a pipeline, compress models, compare graphs, time passes."""

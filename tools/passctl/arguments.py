@@ -1,4 +1,4 @@
-"""The arguments that commands share, and their completion."""
+"""Arguments shared by the commands, and their completion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def import_option(function: F) -> F:
-    """The option that says which modules to import first; they are, before anything else is looked up."""
+    """Add the ``--import`` option, whose modules are imported before any lookup."""
     return click.option(
         "--import",
         "imports",
@@ -32,12 +32,12 @@ def import_option(function: F) -> F:
 
 
 def _import_modules(ctx: click.Context, parameter: click.Parameter, names: Sequence[str]) -> None:
-    """Import `names`; the current directory is looked at too.
+    """Import `names`, also from the current directory.
 
     Raises:
-        PassctlError: when one cannot be imported.
+        PassctlError: if a module cannot be imported.
     """
-    if ctx.resilient_parsing:  # the shell asks for completions
+    if ctx.resilient_parsing:  # shell completion
         return
     if names and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -54,7 +54,7 @@ STANDARD_PIPELINES = ("prepare", "finalize", "prune", "palettize", "joint")
 
 
 def models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Example models by name, then files."""
+    """Complete a model: example models by name, then files."""
     from graphpress.tools.models.registry import MODELS
 
     names = [CompletionItem(name) for name in MODELS if name.startswith(incomplete)]
@@ -62,26 +62,26 @@ def models(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> l
 
 
 def pipelines(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Standard pipelines, and passes to go on with after a comma."""
+    """Complete a pipeline: standard pipelines, and passes after a comma."""
     head, comma, last = incomplete.rpartition(",")
     names = [*pass_names(), *(() if comma else STANDARD_PIPELINES)]
     return [CompletionItem(f"{head}{comma}{name}") for name in sorted(names) if name.startswith(last)]
 
 
 def passes(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Passes by name."""
+    """Complete a pass name."""
     return [CompletionItem(name) for name in pass_names() if name.startswith(incomplete)]
 
 
 def pass_names() -> list[str]:
-    """The names of all registered passes."""
+    """Return the names of all registered passes."""
     from graphpress.passes.framework.registry import registered_passes
 
     return [cls.name for cls in registered_passes()]
 
 
 def command(name: str, *examples: str) -> Callable[[F], click.Command]:
-    """A click command with ``--json`` and ``--traceback``, and `examples` under its help."""
+    """Return a decorator for a click command with ``--json``, ``--traceback`` and `examples` in its help."""
     shown = "\b\nExamples:\n" + "\n".join(f"  {example}" for example in examples)
 
     def decorate(function: F) -> click.Command:
@@ -101,12 +101,12 @@ def command(name: str, *examples: str) -> Callable[[F], click.Command]:
 
 
 def model_argument(name: str = "model", required: bool = True) -> Callable[[F], F]:
-    """The argument that says which model."""
+    """Add the model argument."""
     return click.argument(name, metavar=name.upper(), required=required, shell_complete=models)
 
 
 def input_options(function: F) -> F:
-    """The options that say which example inputs the model is captured with."""
+    """Add the options for the example inputs with which the model is captured."""
     function = click.option(
         "--input-shape",
         "input_shapes",
@@ -124,19 +124,19 @@ def input_options(function: F) -> F:
 
 
 def pipeline_options(function: F) -> F:
-    """The options that say which pipeline, and where its passes come from."""
+    """Add the options for the pipeline and its configs."""
     function = click.option(
         "--assume",
         "assumed",
         multiple=True,
         metavar="FACT",
-        help="A fact that holds of the graph already, so that steps which need it may come first; repeatable.",
+        help="A fact that already holds for the graph, so that steps which need it may come first; repeatable.",
     )(function)
     function = click.option(
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
-        help="YAML with the configs of the standard pipelines; their defaults otherwise.",
+        help="YAML with the configs of the standard pipelines (default: their default configs).",
     )(function)
     return click.option(
         "-p",

@@ -1,4 +1,4 @@
-"""Saved models: where commands save them, and how they are held against the models they were made from."""
+"""Saved models: output formats of the commands, and verification against the source model."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from graphpress.tools.passctl.console import ModelArgumentError, PassctlError
 from graphpress.tools.passctl.models import Subject
 
 _SLACK_BYTES, _SLACK_SHARE = 2048, 0.02
-"""What an artifact's constants may take beyond the model's: shapes and padding that a converter writes as constants."""
+"""Bytes of constants allowed beyond the model's: shapes and padding that a converter adds."""
 
 
 @frozen
 class ArtifactVerdict:
-    """What was compared.
+    """The result of a verification.
 
     Attributes:
-        outputs: those of the artifact beside the model's.
+        outputs: the comparison of the outputs.
         weights: for each weight of the model, whether it is in the artifact.
-        operations: how many operators of each name the artifact has.
-        compressing: those that unpack or quantize, as the artifact has them and as the model has them.
+        operations: operator counts of the artifact by name.
+        compressing: counts of ops that unpack weights or quantize activations, in the artifact and in the model.
         weight_bytes: bytes of the constants: of the artifact, and of the model when packed.
-        file_bytes: bytes of the file that holds the weights, and the most that its constants account for.
+        file_bytes: bytes of the weight file, and the expected maximum for its constants.
         stored_bytes: bytes of all files.
     """
 
@@ -48,7 +48,7 @@ class ArtifactVerdict:
 
     @property
     def problems(self) -> list[str]:
-        """What differs, a line each."""
+        """Return one line per difference."""
         found = [] if self.outputs.ok else ["the outputs differ"]
         found += [
             f"weight {each.name} [{'x'.join(map(str, each.shape))}] is not in the artifact, bit for bit"
@@ -72,11 +72,11 @@ class ArtifactVerdict:
 
     @property
     def ok(self) -> bool:
-        """True when nothing differs."""
+        """True if there is no difference."""
         return not self.problems
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Rows of a table: what, in the artifact, in the model, a remark."""
+        """Return table rows: property, artifact, model, remark."""
         same = sum(each.same is True for each in self.weights)
         folded = sum(each.same is None for each in self.weights)
         remark = f"{folded} with a norm folded in, not compared" if folded else ""
@@ -90,7 +90,7 @@ class ArtifactVerdict:
         ]
 
     def data(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the verdict as plain data."""
         return {
             "ok": self.ok,
             "problems": self.problems,
@@ -114,14 +114,14 @@ class ArtifactVerdict:
 
 
 def verify(path: Path, subject: Subject, tolerance: float) -> ArtifactVerdict:
-    """Compare the artifact at `path` with the model it was made from.
+    """Compare the artifact at `path` with its source model.
 
     Raises:
-        ModelArgumentError: when `path` names no artifact.
-        AssetError: when the artifact is missing or damaged.
+        ModelArgumentError: if `path` is not an artifact.
+        AssetError: if the artifact is missing or damaged.
     """
     if path.suffix not in (".aimodel", ".mlpackage"):
-        raise ModelArgumentError(f"{str(path)!r} names no artifact; accepted: an .aimodel or an .mlpackage")
+        raise ModelArgumentError(f"{str(path)!r} is not an artifact; accepted: an .aimodel or an .mlpackage")
     stored, operations, weight_bytes, file_bytes, stored_bytes = (_asset if path.suffix == ".aimodel" else _package)(
         path
     )
@@ -143,7 +143,7 @@ Parts = tuple[Graph, Mapping[str, int], int, tuple[int, int], int]
 
 def _asset(path: Path) -> Parts:
     info = coreai.read(path)
-    # Each operator and constant is written with its types and its place in the model.
+    # Each operator and constant is stored with its types and its location in the model.
     described = 4096 + 1024 * (len(info.constants) + sum(info.operations.values()))
     program = (path / "main.mlirb").stat().st_size
     limits = program, info.weight_bytes + described
@@ -161,7 +161,7 @@ def _histogram(operations: Mapping[str, int]) -> str:
 
 
 class Saved(Protocol):
-    """What was saved."""
+    """The description of a saved model."""
 
     @property
     def stored_bytes(self) -> int:
@@ -173,56 +173,56 @@ class Saved(Protocol):
 
 
 class Destination(Protocol):
-    """A runtime's files."""
+    """A runtime with its file format."""
 
     @property
     def suffix(self) -> str:
-        """How their names end."""
+        """The suffix of its files."""
 
     def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
-        """Save a finalized model, or a graph, which needs no inputs."""
+        """Convert and save a finalized model, or a graph, which needs no inputs."""
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
-        """Compare what was saved with the model."""
+        """Compare the saved model with its source."""
 
 
 @frozen
 class CoreaiAsset:
-    """An `.aimodel`, executed by the runtime."""
+    """`.aimodel` assets, executed by the runtime."""
 
     suffix: str = ".aimodel"
 
     def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
-        """See `graphpress.backends.coreai.convert`."""
+        """Convert and save; see `graphpress.backends.coreai.convert`."""
         return coreai.convert(model, path, example_inputs)
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
-        """See `graphpress.backends.coreai.check`."""
+        """Compare; see `graphpress.backends.coreai.check`."""
         return coreai.check(path, model, example_inputs)
 
 
 @frozen
 class CoremlPackage:
-    """An `.mlpackage`, whose program is read back and evaluated."""
+    """`.mlpackage`s, whose programs are imported and evaluated."""
 
     target: Target
     suffix: str = ".mlpackage"
 
     def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
-        """See `graphpress.backends.coreml.convert`."""
+        """Convert and save; see `graphpress.backends.coreml.convert`."""
         return coreml.convert(model, path, example_inputs, target=self.target)
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
-        """See `graphpress.backends.coreml.check`."""
+        """Compare; see `graphpress.backends.coreml.check`."""
         return coreml.check(path, model, example_inputs)
 
 
 def destination(backend: str, target: str | None) -> Destination:
-    """What the options ask for.
+    """Return the destination for the options.
 
     Raises:
-        click.UsageError: for a target of a backend that has none.
-        TargetError: for one that Core ML does not have.
+        click.UsageError: for a target of a backend without targets.
+        TargetError: for an unknown target of Core ML.
     """
     if backend == "coreml":
         return CoremlPackage(Target.of(target or Target.iOS18))
@@ -235,27 +235,27 @@ _ARTIFACTS = {".aimodel": "coreai", ".mlpackage": "coreml"}
 
 
 class GraphDestination(Protocol):
-    """Where a graph goes."""
+    """An output format for graphs."""
 
     def check(self, model: str) -> None:
-        """Raise, before any work, where the graph of `model` cannot be saved."""
+        """Raise if the graph of `model` cannot be saved, before any work."""
 
     def save(self, graph: Graph) -> None:
-        """Write it, whole or not at all."""
+        """Write the graph atomically."""
 
 
 def destination_of(output: Path, target: str | None) -> GraphDestination:
-    """What `output` means, by how it ends.
+    """Return the output format for the suffix of `output`.
 
     Raises:
-        click.UsageError: for an ending that nothing has, and a target of what has none.
-        TargetError: for a target that Core ML does not have.
+        click.UsageError: for an unknown suffix, or a target for a format without targets.
+        TargetError: for an unknown target of Core ML.
     """
     if output.suffix in _ARTIFACTS:
         return _Artifact(output, target)
     if output.suffix != SUFFIX:
         accepted = ", ".join(f"*{suffix}" for suffix in (SUFFIX, *_ARTIFACTS))
-        raise click.UsageError(f"{str(output)!r} ends in nothing that is saved; accepted: {accepted}")
+        raise click.UsageError(f"{str(output)!r} has no supported suffix; accepted: {accepted}")
     if target is not None:
         raise click.UsageError("--target is for an output that ends in .mlpackage")
     return _GraphFile(output)
@@ -282,16 +282,17 @@ class _Artifact:
         destination(_ARTIFACTS[self.output.suffix], self.target)
 
     def check(self, model: str) -> None:
-        """See the protocol. What an artifact has and a graph has not would be gone from the one that is written."""
+        """Raise if the artifact has features that a graph cannot represent, and that would be lost."""
         from graphpress.backends import coreai, coreml, saving
 
         saving.check_target(self.output, self.output.suffix)
         backend = {".aimodel": coreai, ".mlpackage": coreml}.get(Path(model).suffix)
-        lost = backend.losses(model) if backend is not None else []
+        lost = backend.unsupported_features(model) if backend is not None else []
         if lost:
             raise PassctlError(
-                f"{model} cannot be written again from its graph, which lacks {', '.join(lost)}; accepted: a graph to "
-                f"look at, *{SUFFIX}; quantize_weights, palettize_weights and sparsify_weights of "
+                f"{model} cannot be converted again from its graph, which does not represent "
+                f"{', '.join(lost)}; accepted: *{SUFFIX}, for inspection only; "
+                "quantize_weights, palettize_weights and sparsify_weights of "
                 "graphpress.coreai_utils and graphpress.coreml_utils compress such a program as it is"
             )
 

@@ -24,7 +24,7 @@ from graphpress.passes.framework.registry import provider
 
 
 def graph_data(graph: Graph, locations: bool = True) -> dict[str, Any]:
-    """A graph: values are referred to as in the text form, ``%node``, ``%node#1``, ``@constant``."""
+    """Return a graph as data; values are referenced as in the text form: ``%node``, ``%node#1``, ``@constant``."""
     return {
         "name": graph.name,
         "inputs": [_input(graph_input) for graph_input in graph.inputs],
@@ -35,7 +35,7 @@ def graph_data(graph: Graph, locations: bool = True) -> dict[str, Any]:
 
 
 def node_data(node: Node, locations: bool = True) -> dict[str, Any]:
-    """One node."""
+    """Return a node as data."""
     data = {
         "name": node.name,
         "op": node.op.name,
@@ -48,7 +48,7 @@ def node_data(node: Node, locations: bool = True) -> dict[str, Any]:
 
 
 def location_data(location: Location) -> list[dict[str, Any]]:
-    """The origins of a node."""
+    """Return the origins of a node as data."""
     return [
         {
             "module": origin.module_path,
@@ -61,7 +61,7 @@ def location_data(location: Location) -> list[dict[str, Any]]:
 
 
 def record_data(record: StepRecord) -> dict[str, Any]:
-    """What one step did."""
+    """Return a step record as data."""
     return {
         "step": record.step.label,
         "pass": record.pass_.name,
@@ -77,7 +77,7 @@ def record_data(record: StepRecord) -> dict[str, Any]:
 
 
 def drift_data(drift: Drift) -> dict[str, Any]:
-    """How far one output moved."""
+    """Return the drift of one output as data."""
     return {"output": drift.output, "error": drift.error, "allowed": drift.allowed, "held": drift.is_held}
 
 
@@ -136,7 +136,7 @@ _BY_OPTIONS = "depends on the options"
 
 
 def describe(cls: type[Pass]) -> dict[str, Any]:
-    """Everything a pass declares. What a property computes from the options is taken from the defaults."""
+    """Describe the declarations of a pass; properties that depend on options use the defaults."""
     instance = _with_defaults(cls)
     return {
         "name": cls.name,
@@ -190,7 +190,7 @@ def _default(attribute: Any) -> str:
 
 
 def type_text(kind: Any) -> str:
-    """A type as its author would write it: ``int | None``, ``tuple[str, ...]``."""
+    """Return a type as source text: ``int | None``, ``tuple[str, ...]``."""
     if kind is type(None):
         return "None"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

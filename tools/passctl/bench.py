@@ -1,4 +1,4 @@
-"""`passctl bench`: seconds per pass against the size of the graph."""
+"""`passctl bench`: seconds per pass over the size of the graph."""
 
 from __future__ import annotations
 
@@ -27,9 +27,15 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=(1, 4),
     show_default="1 and 4",
-    help="Sizes: the model's graph so many times side by side; repeatable.",
+    help="Size: the number of copies of the model's graph, side by side; repeatable.",
 )
-@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Runs; the median counts.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Number of runs; the median is reported.",
+)
 @input_options
 def bench(
     model: str,
@@ -42,9 +48,10 @@ def bench(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Time every step of a pipeline over MODEL, at several sizes of its graph.
+    """Time every step of a pipeline over MODEL.
 
-    "grows" is how the time per node at the largest size compares with the smallest: 1 is linear.
+    Measures several sizes of the model's graph. "grows" is the time per node at the largest size relative to the
+    smallest: 1 is linear.
     """
     if pipeline is None:
         raise click.UsageError("bench needs a --pipeline")

@@ -1,4 +1,4 @@
-"""`passctl bisect`: the first bad step of a pipeline, and the first bad rewrite in it."""
+"""`passctl bisect`: find the first bad step of a pipeline and the first bad rewrite in it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     default="numerics",
     show_default=True,
     metavar="CMD",
-    help="A command that gets the path of a saved .gir as its last argument, and exits with 0 when the graph is good, "
-    "1 when it is bad. 'numerics' runs the graph and holds every step to its pass's effect.",
+    help="A command that gets the path of a saved .gir as its last argument, and exits with 0 if the graph is good, "
+    "1 if it is bad. 'numerics' runs the graph and checks every step against its pass's effect.",
 )
 @click.option(
     "--rtol",
     type=click.FloatRange(min=0),
-    help="For numerics: let all steps together move the outputs so far, relative to the largest element, whatever the "
-    "effects of the passes.",
+    help="For numerics: the tolerated change of the outputs over all steps, relative to the largest element; replaces "
+    "the effects of the passes.",
 )
 @click.option(
     "--save",
@@ -59,14 +59,15 @@ def bisect(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Find the first step of a pipeline over MODEL after which the graph is bad, then the first rewrite in it.
+    """Find the first bad step of a pipeline over MODEL.
 
-    A step that fails is bad too. Exit code 0 when all is good, 1 when something is bad.
+    Then finds the first bad rewrite in it: the first one after which the graph is bad. A step that fails is bad too.
+    Exit code 0 if all is good, 1 if something is bad.
     """
     if pipeline is None:
         raise click.UsageError("bisect needs a --pipeline")
     if rtol is not None and (check != "numerics" or bundle is not None):
-        raise click.UsageError("--rtol belongs to --check numerics and goes without --save: no one step is at fault")
+        raise click.UsageError("--rtol needs --check numerics and excludes --save: no single step is at fault")
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline
 
@@ -100,7 +101,7 @@ def _save(found: Bisection, subject: Subject, check: str, folder: Path) -> None:
 
     try:
         inputs = subject.flat_inputs()
-    except GraphpressError:  # a command checks graphs that have none
+    except GraphpressError:  # check commands also receive graphs without data
         inputs = None
     case = found.case(inputs)
     failure = case.attempt() or Failure.of_check(check, found.step)

@@ -1,4 +1,4 @@
-"""Models named by import path: ``package.module:name``."""
+"""Models by import path: ``package.module:name``."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from graphpress.tools.passctl.console import ModelArgumentError
 
 
 @frozen
-class Made:
-    """What an import path led to: a module or exported program, and its example inputs where it came with any."""
+class ImportedModel:
+    """The object at an import path: a module or exported program, with its example inputs if known."""
 
     model: Any
     inputs: Any = None
 
 
-def make(text: str) -> Made:
-    """Import and, where it is a callable, call what `text` names. The current directory is importable.
+def import_model(text: str) -> ImportedModel:
+    """Import, and if it is callable call, the object that `text` names; the current directory is importable.
 
-    A callable may return the model, or a pair of the model and a tuple of its example inputs. Where the module holds
-    a table `MODELS` with an entry of that name, the inputs come from there.
+    A callable may return the model, or a pair of the model and a tuple of its example inputs. If the module has a table
+    `MODELS` with an entry of that name, the inputs are taken from there.
 
     Raises:
-        ModelArgumentError: when the module or name is not there, with near names, or when it fails.
+        ModelArgumentError: if the module or name is missing (with similar names), or the call fails.
     """
     module_name, _, path = text.partition(":")
     if not module_name or not path:
-        raise ModelArgumentError(f"{text!r} is no import path: it takes a module and a name, as in 'models.edsr:build'")
+        raise ModelArgumentError(
+            f"{text!r} is not an import path: it takes a module and a name, as in 'models.edsr:build'"
+        )
     module = _imported(module_name, text)
     found: Any = module
     for name in path.split("."):
@@ -45,7 +47,7 @@ def make(text: str) -> Made:
     return _built(found, text, None if entry is None else entry.example_inputs)
 
 
-def _built(found: Any, text: str, example_inputs: Any) -> Made:
+def _built(found: Any, text: str, example_inputs: Any) -> ImportedModel:
     import torch
 
     returned = found
@@ -59,16 +61,16 @@ def _built(found: Any, text: str, example_inputs: Any) -> Made:
     model, inputs = returned, None
     if isinstance(returned, tuple):
         if len(returned) != 2:
-            raise ModelArgumentError(f"{text} gives a tuple of {len(returned)}; accepted: (module, example_inputs)")
+            raise ModelArgumentError(f"{text} returns a tuple of {len(returned)}; accepted: (module, example_inputs)")
         model, inputs = returned
     if not isinstance(model, torch.nn.Module | torch.export.ExportedProgram):
         raise ModelArgumentError(
-            f"{text} gives a {type(model).__name__}; accepted: a torch.nn.Module, or a pair of one and a tuple of its "
+            f"{text} returns a {type(model).__name__}; accepted: a torch.nn.Module, or a pair of it and a tuple of "
             "example inputs"
         )
     if inputs is None and example_inputs is not None:
         inputs = example_inputs()
-    return Made(model, inputs)
+    return ImportedModel(model, inputs)
 
 
 def _check_callable(found: Any, text: str) -> None:
@@ -120,7 +122,7 @@ def _near_modules(missing: str) -> str:
         names = [f"{parent}.{info.name}" for info in pkgutil.iter_modules(paths)]
     else:
         names = [info.name for info in pkgutil.iter_modules()]
-    return suggestion(missing, names) or "; the current directory and installed packages are looked at"
+    return suggestion(missing, names) or "; searched: the current directory and installed packages"
 
 
 def _attribute(owner: Any, name: str, text: str) -> Any:
@@ -143,7 +145,7 @@ def _registered(module: ModuleType, name: str) -> Any:
 
 
 def _place(error: BaseException) -> str:
-    """File and line of the innermost frame that is not part of the import machinery."""
+    """Return file and line of the innermost frame outside the import machinery."""
     trace, where = error.__traceback__, ""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename

@@ -1,4 +1,4 @@
-"""The check of a graph by a command, and how a reproducer is seen to fail."""
+"""Checks of graphs by a command, and the failure tests of reproducers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from graphpress.tools.passctl import console
 from graphpress.tools.passctl.console import PassctlError
 
 NUMERICS = "numerics"
-"""The check that is built in."""
+"""The name of the built-in check."""
 
 _GOOD, _BAD = 0, 1
 _SHOWN_LINES = 10
@@ -28,12 +28,12 @@ _SHOWN_LINES = 10
 
 @define(eq=False)
 class CommandCheck:
-    """Saves a graph, runs a command with the path of the ``.gir`` as its last argument, and goes by the exit code.
+    """Saves a graph, runs a command with the path of the ``.gir`` as its last argument, and evaluates the exit code.
 
     Attributes:
-        command: as typed, words as a shell splits them; no shell runs it.
-        folder: where graphs are saved.
-        count: how many graphs were checked.
+        command: the command line, split as by a shell; no shell runs it.
+        folder: the folder for the graphs.
+        count: the number of graphs checked.
     """
 
     command: str
@@ -41,10 +41,10 @@ class CommandCheck:
     count: int = field(default=0, init=False)
 
     def __call__(self, graph: Graph) -> bool:
-        """Whether `graph` is good.
+        """Return whether `graph` is good.
 
         Raises:
-            PassctlError: when the command cannot be run, or exits otherwise.
+            PassctlError: if the command cannot be run, or has another exit code.
         """
         self.count += 1
         path = self.folder / f"graph-{self.count}.gir"
@@ -69,7 +69,7 @@ class CommandCheck:
 
 @contextmanager
 def command_check(command: str) -> Iterator[CommandCheck]:
-    """A check by `command`, with a folder for its graphs that is gone afterwards."""
+    """Create a check by `command`, with a temporary folder for its graphs."""
     with TemporaryDirectory(prefix="passctl-") as folder:
         yield CommandCheck(command, Path(folder))
 
@@ -78,7 +78,7 @@ def _words(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise PassctlError(f"the check {command!r} is no command: {error}") from error
+        raise PassctlError(f"the check {command!r} is not a valid command: {error}") from error
     if not words:
         raise PassctlError("the check is an empty command")
     return words
@@ -89,10 +89,10 @@ Fails = Callable[[Case], Failure | None]
 
 @contextmanager
 def failing(bundle: Bundle, command: str | None) -> Iterator[Fails]:
-    """What tells how a case fails, if it does.
+    """Return a test for whether and how a case fails.
 
     Raises:
-        PassctlError: when only a command shows the failure, and none is given.
+        PassctlError: if only a command shows the failure, and none is passed.
     """
     if command is not None:
         with command_check(command) as check:
@@ -100,7 +100,7 @@ def failing(bundle: Bundle, command: str | None) -> Iterator[Fails]:
         return
     if bundle.failure.is_check:
         raise PassctlError(
-            f"the reproducer fails by a command alone ({bundle.failure.message}); it is not run unless you give it "
+            f"the reproducer fails by a command alone ({bundle.failure.message}); it is run only if you pass it "
             "with --check"
         )
     yield lambda case: case.attempt()

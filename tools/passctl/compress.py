@@ -1,4 +1,4 @@
-"""`passctl compress`: from a model and a YAML config to a saved asset."""
+"""`passctl compress`: compress a model by a YAML config and save it for a runtime."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "    quantization_config:",
     "      global_config: {op_state_spec: null}",
     "",
-    "  sparse.yaml: half of each weight zeros, the others in tables of 16 entries",
+    "  sparse.yaml: half of each weight zeros, the others in lookup tables of 16 entries",
     "    pruning_config:",
     "      global_config: {op_state_spec: {weight: {target_sparsity: 0.5}}}",
     "    kmeans_palettization_config:",
@@ -36,18 +36,22 @@ if TYPE_CHECKING:
 )
 @model_argument()
 @click.option(
-    "--config", "config_file", required=True, type=click.Path(path_type=Path), help="YAML: what to compress and how."
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="YAML file with the compression configs.",
 )
 @click.option(
     "--backend", type=click.Choice(["coreai", "coreml"]), default="coreai", show_default=True, help="The runtime."
 )
-@click.option("--target", help="For Core ML, the oldest system the package is for.  [default: iOS18]")
+@click.option("--target", help="For Core ML, the oldest system that the package supports.  [default: iOS18]")
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="What to save, such as out.aimodel or out.mlpackage.",
+    help="The file to save, such as out.aimodel or out.mlpackage.",
 )
 @click.option(
     "--calibration",
@@ -70,12 +74,12 @@ def compress(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compress MODEL as a YAML file says, save it for a runtime, and check what was saved.
+    """Compress MODEL and save it for a runtime.
 
-    The file has a `pruning_config`, a `kmeans_palettization_config`, a `quantization_config`, or several: weights are
-    pruned first, then what is kept of them is palettized, and quantizers are put on the result. The saved asset is
-    executed, a package of Core ML read back and evaluated, and compared with the finalized module; a mismatch ends
-    with exit code 1. What was at the output before is whole until the new asset is complete.
+    The YAML config has a `pruning_config`, a `kmeans_palettization_config`, a `quantization_config`, or several:
+    weights are pruned first, the kept elements are palettized, and quantizers are placed on the result. The saved asset
+    is executed (a Core ML package is imported and evaluated) and compared with the finalized module; a mismatch has
+    exit code 1. An existing output is kept until the new one is complete.
     """
     from graphpress.backends import saving
     from graphpress.tools.passctl.artifacts import destination

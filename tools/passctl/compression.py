@@ -1,4 +1,4 @@
-"""The compression that a YAML file asks for: its stages in order, and what it is worth."""
+"""Compression by a YAML file: stages and report."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """The configs in a YAML file.
+        """Read the configs in a YAML file.
 
         Raises:
-            PassctlError: when it asks for nothing, or a key at its top looks like a misspelled config.
-            SpecError: when the file cannot be read, or naming the path of a wrong entry.
+            PassctlError: if there is no config, or a top-level key looks like a misspelled one.
+            SpecError: if the file cannot be read, or an entry is invalid (with its path).
         """
         with documents.reading(path) as data:
             for key in map(str, data):
                 _check_key(key, path)
             given = {technique for key, technique in _KEYS.items() if key in data}
             if not given:
-                raise PassctlError(f"{path} asks for nothing: it has none of {', '.join(map(repr, _KEYS))} at its top")
+                raise PassctlError(f"{path} has no config: it has none of {', '.join(map(repr, _KEYS))} at its top")
             return cls(
                 pruning=MagnitudePrunerConfig.from_dict(data) if "pruning" in given else None,
                 palettization=KMeansPalettizerConfig.from_dict(data) if "palettization" in given else None,
@@ -68,10 +68,10 @@ class Recipe:
 
 
 def _check_key(key: str, path: Path) -> None:
-    """Anchors may live under any key, so only one that is nearly a config's is taken for a mistake."""
+    """Report unknown top-level keys that resemble a config's; others may hold anchors."""
     near = get_close_matches(key, _KEYS, n=1, cutoff=0.8)
     if near and key not in _KEYS:
-        raise PassctlError(f"{path}: no technique is configured under {key!r}; did you mean {near[0]!r}?")
+        raise PassctlError(f"{path}: no technique is called {key!r}; did you mean {near[0]!r}?")
 
 
 @frozen(eq=False)
@@ -98,8 +98,8 @@ def run_recipe(
     """Prune weights, palettize what is kept of them, then quantize what is left, as the recipe says.
 
     Raises:
-        GraphpressError: what the compressors raise.
-        InputDataError: when the model does not run on a batch.
+        GraphpressError: from the compressors.
+        InputDataError: if the model does not run on a batch.
     """
     skipped: list[SkippedWeight] = []
     if recipe.pruning is not None:
@@ -151,12 +151,12 @@ class CompressionReport:
     """The figures of one compression.
 
     Attributes:
-        stored_bytes: of all files of the asset.
-        weight_bytes: of its constants, by the size law: the sum of ``ceil(numel * bits / 8)``.
-        float_bytes: of the float model's parameters and buffers.
-        check: the saved asset, executed, against the finalized module.
-        drift: root mean square of the finalized module's error against the float model, relative to the root mean
-            square of the latter's output, on the example inputs.
+        stored_bytes: bytes of all files of the asset.
+        weight_bytes: bytes of its constants: the sum of ``ceil(numel * bits / 8)``.
+        float_bytes: bytes of the float model's parameters and buffers.
+        check: the comparison of the executed asset with the finalized module.
+        drift: the root mean square error of the finalized module relative to the root mean square of the float model's
+            output, on the example inputs.
         seconds: by stage.
         skipped: weights that a config means and that were not compressed by it.
     """
@@ -171,11 +171,11 @@ class CompressionReport:
 
     @property
     def ratio(self) -> float:
-        """How many times smaller the weights are."""
+        """The ratio of float bytes to weight bytes."""
         return self.float_bytes / self.weight_bytes if self.weight_bytes else float("inf")
 
     def rows(self) -> list[tuple[str, str]]:
-        """The figures as names and texts."""
+        """Return the figures as names and texts."""
         explained = [output.max_error_in_runtime_arithmetic for output in self.check.outputs]
         error = f"{self.check.max_error:.2g} of the output's range"
         if self.check.ok and any(each is not None for each in explained):
@@ -191,7 +191,7 @@ class CompressionReport:
         ]
 
     def data(self) -> dict[str, Any]:
-        """The figures as plain data."""
+        """Return the figures as plain data."""
         return {
             "stored_bytes": self.stored_bytes,
             "weight_bytes": self.weight_bytes,
@@ -211,13 +211,13 @@ class CompressionReport:
 
 
 def float_bytes(model: nn.Module) -> int:
-    """Bytes of all floating parameters and buffers, those that are tied counted once."""
+    """Return the bytes of all floating parameters and buffers, tied ones counted once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.is_floating_point())
 
 
 def relative_error(model: nn.Module, other: nn.Module, inputs: tuple[Any, ...]) -> float:
-    """Root mean square of the difference of all floating outputs over that of `model`'s, both in eval mode."""
+    """Return the root mean square difference of all floating outputs relative to `model`'s, both in eval mode."""
     before, after = _outputs(model, inputs), _outputs(other, inputs)
     if len(before) != len(after) or any(a.shape != b.shape for a, b in zip(before, after, strict=True)):
         return float("inf")

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class PassctlError(GraphpressError):
-    """Something on the command line that cannot be done."""
+    """A request on the command line that cannot be fulfilled."""
 
 
 class ModelArgumentError(PassctlError):
-    """A MODEL that names nothing that can be loaded."""
+    """A MODEL that cannot be loaded."""
 
 
 class InputDataError(PassctlError):
     """Example or calibration data that cannot be read, or does not fit the model."""
 
 
-# The first alternative that fits wins, so strings and comments come first: nothing inside them is a name.
+# Alternatives are tried in order: strings and comments first, so that nothing inside them is highlighted.
 _TOKENS = re.compile(
     r"""(?P<comment>//[^\n]*)
       | (?P<string>"(?:[^"\\]|\\.)*")
@@ -58,7 +58,7 @@ _STYLES = {
 
 
 def highlighted(text: str) -> Text:
-    """`text` with a style for every token."""
+    """Return `text` with a style for every token."""
     made = Text(text)
     for token in _TOKENS.finditer(text):
         assert token.lastgroup is not None
@@ -67,11 +67,11 @@ def highlighted(text: str) -> Text:
 
 
 TRACEBACK = "graphpress.traceback"
-"""The key in click's `Context.meta` that says whether errors come with their traceback."""
+"""Key in click's `Context.meta` for whether errors are shown with their traceback."""
 
 
 def print_json(data: Any) -> None:
-    """`data` as one JSON document on stdout; see `json_text`."""
+    """Print `data` as one JSON document on stdout; see `json_text`."""
     print_text(json_text(data))
 
 
@@ -83,12 +83,12 @@ def json_text(data: Any) -> str:
 
 
 def print_text(text: str) -> None:
-    """Text on stdout, as it is."""
+    """Print plain text on stdout."""
     click.echo(text.rstrip("\n"))
 
 
 def print_ir(text: str) -> None:
-    """The text form of a graph on stdout, highlighted on a terminal."""
+    """Print the text form of a graph on stdout, highlighted on a terminal."""
     if not sys.stdout.isatty():
         print_text(text)
         return
@@ -97,17 +97,17 @@ def print_ir(text: str) -> None:
 
 
 def report(message: str) -> None:
-    """A remark on stderr."""
+    """Print a remark on stderr."""
     click.echo(message, err=True)
 
 
 def report_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr; see `table`."""
+    """Print a table on stderr; see `table`."""
     stderr_console().print(table(title, columns, rows))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A rich table; every column but the first is aligned to the right. Without `columns` it has no header."""
+    """Return a rich table with right-aligned columns except the first; without `columns` it has no header."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -129,19 +129,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def stderr_console() -> Console:
-    """A rich console on what is stderr now."""
+    """Return a rich console on the current stderr."""
     return _console(sys.stderr)
 
 
 def stdout_console() -> Console:
-    """A rich console on what is stdout now."""
+    """Return a rich console on the current stdout."""
     return _console(sys.stdout)
 
 
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    # In a file there is no width to fit into, and a folded name cannot be searched for.
+    # Files have no width limit, and wrapped names could not be searched for.
     return Console(file=stream, highlight=False, width=None if stream.isatty() else _FILE_WIDTH)
 
 
@@ -149,7 +149,7 @@ _FILE_WIDTH = 200
 
 
 def report_error(error: BaseException, with_traceback: bool) -> None:
-    """An error on stderr. Errors of ours are messages; anything else is a defect and shows where it comes from."""
+    """Print an error on stderr: graphpress errors as messages, others, which are defects, with traceback."""
     from traceback import format_exception
 
     from graphpress.ir.errors import GraphpressError
@@ -163,7 +163,7 @@ def report_error(error: BaseException, with_traceback: bool) -> None:
 
 @contextmanager
 def warnings_reported() -> Iterator[list[str]]:
-    """Report graphpress's own warnings as one line each, and silence those that libraries give about themselves."""
+    """Report graphpress's warnings in one line each, and silence those of libraries about themselves."""
     shown: list[str] = []
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -180,7 +180,7 @@ def warnings_reported() -> Iterator[list[str]]:
 
 
 def warnings_shown() -> list[str]:
-    """The warnings reported so far."""
+    """Return the warnings reported so far."""
     shown: list[str] = click.get_current_context().meta.get(_WARNINGS, [])
     return list(shown)
 
@@ -189,7 +189,7 @@ _WARNINGS = "graphpress.warnings"
 
 
 class Stages:
-    """Seconds by stage. On a terminal, stages under way are shown live; elsewhere each is a line once it is done."""
+    """Seconds per stage; shown live on a terminal, elsewhere as one line per finished stage."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -224,6 +224,6 @@ class Stages:
             console.report(f"{name}: {self.seconds[name]:.1f} s")
 
     def note(self, text: str) -> None:
-        """Say how far the stage under way is."""
+        """Show the progress of the current stage."""
         if self._display is not None:
             self._display.update(self._task, description=text)

@@ -1,4 +1,4 @@
-"""`passctl diff`: what differs between two graphs, or before and after a step."""
+"""`passctl diff`: compare two graphs, or the graphs before and after a step."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ def diff(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare two graphs: models A and B, or A before and after a step of a pipeline.
+    """Compare two graphs.
 
-    Nodes are aligned by what they compute and where, so names, order and source locations do not matter. Exit code 0
-    when the graphs are the same, 1 when they differ.
+    The graphs are those of models A and B, or of A before and after a step of a pipeline. Nodes are aligned by
+    operation and context, so names, order and source locations do not matter. Exit code 0 if the graphs are the same, 1
+    if they differ.
     """
     if (b is None) == (pipeline is None):
         raise click.UsageError("diff takes two models, or one model and a --pipeline")
@@ -81,7 +82,7 @@ def diff(
 def _around(
     graph: Graph, text: str, config_file: Path | None, assumed: tuple[str, ...], step: str | None
 ) -> tuple[Graph, Graph]:
-    """The graph before and after a step, or the whole pipeline."""
+    """Return the graph before and after a step, or the whole pipeline."""
     from graphpress.passes.framework import Runner
     from graphpress.tools.passctl.pipelines import resolve_pipeline
     from graphpress.tools.passctl.views import Around, numbered, report_step

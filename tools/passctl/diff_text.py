@@ -1,4 +1,4 @@
-"""The difference of two graphs in lines, and as plain data."""
+"""Rendering of graph differences as lines and as plain data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 160
 
 
 def diff_lines(difference: GraphDifference) -> Iterator[Line]:
-    """Lines and their colours, in the order of the second graph: ``-`` removed, ``+`` added, ``~`` changed."""
+    """Yield lines with colours, in the order of the second graph: ``-`` removed, ``+`` added, ``~`` changed."""
     for other in difference.others:
         yield f"~ {other}", "yellow"
     only_first, only_second = difference.constants
@@ -36,7 +36,7 @@ def diff_lines(difference: GraphDifference) -> Iterator[Line]:
 
 
 def diff_data(difference: GraphDifference) -> dict[str, Any]:
-    """The same as plain data."""
+    """Return the difference as plain data."""
     return {
         "same": difference.is_empty,
         "removed": [node_data(node) for node in difference.removed],
@@ -69,7 +69,7 @@ def _changed(change: NodeDifference) -> Iterator[Line]:
 
 
 def _shortened(each: Difference) -> Difference:
-    """Annotations can be long; their starts will do where they tell the difference."""
+    """Shorten annotation texts if their starts already differ."""
     before, after = _start(each.before), _start(each.after)
     return each if before == after else Difference(each.what, before, after)
 
@@ -79,7 +79,7 @@ def _start(text: str | None) -> str | None:
 
 
 def _removed_after(difference: GraphDifference) -> dict[Node | None, list[Node]]:
-    """The removed nodes by the last node before them that the second graph still has."""
+    """Return the removed nodes by the last preceding node that the second graph still has."""
     removed = set(difference.removed)
     found: dict[Node | None, list[Node]] = {}
     last: Node | None = None

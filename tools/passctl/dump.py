@@ -1,4 +1,4 @@
-"""`passctl dump`: the graph of a model, anywhere in a pipeline."""
+"""`passctl dump`: show the graph of a model at any step of a pipeline."""
 
 from __future__ import annotations
 
@@ -32,14 +32,20 @@ _SUFFIXES = {".json": "json", ".dot": "dot", ".gv": "dot", ".html": "html", ".ht
 @click.option("--before", metavar="STEP", help="Stop right before this step, such as dce#2.")
 @click.option("--after", metavar="STEP", help="Stop right after this step; dce#1@3 is its third round in a repeat.")
 @click.option("--changed", is_flag=True, help="Show the graph after every step that changed it.")
-@click.option("--focus", metavar="NODE", help="Show only the surroundings of this node.")
-@click.option("--hops", type=click.IntRange(min=0), default=2, show_default=True, help="How far --focus reaches.")
+@click.option("--focus", metavar="NODE", help="Show only the neighbourhood of this node.")
+@click.option(
+    "--hops",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="The size of the --focus neighbourhood, in steps.",
+)
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(FORMATS),
-    help="text; json, as --json; dot, for Graphviz, with what the last step touched in colour; html, one page with "
-    "every step of the pipeline and what it changed. By the ending of --output where it says, otherwise text.",
+    help="text; json, as --json; dot, for Graphviz, with the changes of the last step in colour; html, one page with "
+    "every step of the pipeline and its changes. Default: by the suffix of --output, otherwise text.",
 )
 @click.option("--locations/--no-locations", default=True, show_default=True, help="Module paths and source lines.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead of stdout.")
@@ -61,9 +67,10 @@ def dump(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Show the graph of MODEL: as captured, or before or after any step of a pipeline.
+    """Show the graph of MODEL.
 
-    The graph goes to stdout; what the steps did goes to stderr.
+    The graph is the captured one, or the one before or after any step of a pipeline. It goes to stdout; a report of the
+    steps goes to stderr.
     """
     if before and after:
         raise click.UsageError("--before and --after exclude each other")
@@ -89,7 +96,7 @@ def dump(
     if format_name == "html":
         _page(graph, steps, (before, after), view, changed, model, pipeline, output)
         return
-    # What goes to stdout as text is printed as it comes, so that it is seen even when a later step fails.
+    # Text for stdout is printed immediately, so that it is shown even if a later step fails.
     is_printing = output is None and format_name == "text"
     snapshots = _snapshots(graph, steps, (before, after), view, changed, is_printing)
     if not is_printing:
@@ -133,7 +140,7 @@ def _page(
     pipeline: str | None,
     output: Path | None,
 ) -> None:
-    """Write the page; also when a step fails, since the steps until then are what tells why."""
+    """Write the page, also if a step fails, since the steps before it explain the failure."""
     from graphpress.tools.passctl.page import Opening, Recording, page
 
     recording = Recording(graph, only_changed=changed)
@@ -174,7 +181,7 @@ def _snapshots(
 def _run(
     graph: Graph, pipeline: Pipeline, point: tuple[str | None, str | None], watching: list[Hook]
 ) -> tuple[Graph, list[StepRecord]]:
-    """Run the pipeline up to `point`; the graph there, and what the steps that ran did."""
+    """Run the pipeline up to `point`, and return the graph there with the step records."""
     from graphpress.passes.framework import Runner
     from graphpress.tools.passctl.views import StopAfter, StopBefore, report_steps
 

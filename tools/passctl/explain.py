@@ -1,4 +1,4 @@
-"""`passctl explain`: why a rule did not match, and why a value is quantized or not."""
+"""`passctl explain`: explain why a rule did not match, or how a value is quantized."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _ASSIGNING = "prepare"
 )
 @model_argument()
 @click.argument("rule", required=False, shell_complete=arguments.passes)
-@click.option("--node", metavar="NODE", help="Only where this node would take part.")
+@click.option("--node", metavar="NODE", help="Only matches that would include this node.")
 @click.option(
     "--value",
     metavar="NAME",
-    help="Why is this value quantized or not, and with which quantizer? A node, an input, or a parameter by its "
-    "qualified name. The pipeline is 'prepare' unless one is given.",
+    help="Explain whether and by which quantizer this value is quantized: a node, an input, or a parameter by its "
+    "qualified name. The default pipeline is 'prepare'.",
 )
-@click.option("--before", metavar="STEP", help="Take the graph right before this step of the pipeline.")
-@click.option("--after", metavar="STEP", help="Take the graph right after this step of the pipeline.")
+@click.option("--before", metavar="STEP", help="Use the graph right before this step of the pipeline.")
+@click.option("--after", metavar="STEP", help="Use the graph right after this step of the pipeline.")
 @click.option(
-    "--most", type=click.IntRange(min=1), default=10, show_default=True, help="How many near misses of each rule."
+    "--most", type=click.IntRange(min=1), default=10, show_default=True, help="Number of near misses per rule."
 )
 @pipeline_options
 @input_options
@@ -55,15 +55,16 @@ def explain(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Tell why RULE does not match in the graph of MODEL: its near misses, nearest first.
+    """Explain why RULE does not match in MODEL.
 
-    RULE is a rule, pass/rule, or a pass: then all of its rules, or, for a pass without rules, what it did and remarked.
-    The graph is the captured one; with a pipeline, the one its first step with that rule starts from.
+    Lists its near misses, nearest first. RULE is a rule, pass/rule, or a pass: then all of its rules, or, for a pass
+    without rules, its rewrites and remarks. The graph is the captured one; with a pipeline, the graph before the first
+    step with that rule.
     """
     if (rule is None) == (value is None):
-        raise click.UsageError("say either a RULE or a --value")
+        raise click.UsageError("pass either a RULE or a --value")
     if value is not None and (node or before or after):
-        raise click.UsageError("--node, --before and --after go with a RULE")
+        raise click.UsageError("--node, --before and --after need a RULE")
     if (before or after) and pipeline is None:
         raise click.UsageError("--before and --after need a --pipeline")
     if before and after:
@@ -87,11 +88,11 @@ def _explain_value(graph: Graph, pipeline: Pipeline, name: str, as_json: bool) -
     from graphpress.ir.plain import to_plain
     from graphpress.tools.passctl.quantizer_explanations import tell
 
-    stories = tell(graph, pipeline, name)
+    explanations = explain_value(graph, pipeline, name)
     if as_json:
         console.print_json([to_plain(story) | {"is_quantized": story.is_quantized} for story in stories])
     else:
-        console.print_text("\n\n".join(map(str, stories)))
+        console.print_text("\n\n".join(map(str, explanations)))
 
 
 def _explain_rule(
@@ -103,16 +104,16 @@ def _explain_rule(
     most: int,
     as_json: bool,
 ) -> None:
-    from graphpress.tools.passctl.rule_explanations import find_subject, tell
+    from graphpress.tools.passctl.rule_explanations import explain_subject, find_subject
 
     subject = find_subject(rule, pipeline)
     if pipeline is not None:
         graph = _at(graph, pipeline, subject, point)
-    stories: list[Any] = list(tell(subject, graph, node, most))
+    explanations: list[Any] = list(explain_subject(subject, graph, node, most))
     if as_json:
-        console.print_json([story.data() for story in stories])
+        console.print_json([explanation.data() for explanation in explanations])
     else:
-        console.print_text("\n\n".join(map(str, stories)))
+        console.print_text("\n\n".join(map(str, explanations)))
 
 
 def _at(graph: Graph, pipeline: Pipeline, subject: Subject, point: tuple[str | None, str | None]) -> Graph:

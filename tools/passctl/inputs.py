@@ -1,4 +1,4 @@
-"""Example inputs and calibration data, from files without running code, or from shapes."""
+"""Example inputs and calibration data, from files (without executing code) or from shapes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from graphpress.tools.passctl.console import InputDataError
 
 
 def read_tensors(path: Path) -> Any:
-    """What a file holds: a dict of tensors by name, or what `torch.load(weights_only=True)` gives.
+    """Read a file: a dict of tensors by name, or the result of `torch.load(weights_only=True)`.
 
     Raises:
-        InputDataError: when the file is missing, of another kind, or damaged.
+        InputDataError: if the file is missing, of another type, or damaged.
     """
     reader = _READERS.get(path.suffix)
     if reader is None:
@@ -38,7 +38,7 @@ def read_tensors(path: Path) -> Any:
         raise
     except (OSError, ValueError, EOFError, SafetensorError, RuntimeError, KeyError) as error:
         raise InputDataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # zipfile and pickle have errors of their own
+    except Exception as error:  # zipfile and pickle have error classes of their own
         raise InputDataError(f"{path} cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
 
 
@@ -57,7 +57,7 @@ def _pt(path: Path) -> Any:
 
 def _tensor(array: np.ndarray, where: str) -> torch.Tensor:
     try:
-        # Double precision is numpy's default and hardly any model's.
+        # Float64 is numpy's default, and rarely a model's dtype.
         return torch.from_numpy(array.astype(np.float32) if array.dtype == np.float64 else np.ascontiguousarray(array))
     except TypeError as error:
         raise InputDataError(f"{where}: torch has no tensors of {array.dtype}") from error
@@ -75,24 +75,24 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".pt": _pt,
 }
 SUFFIXES = tuple(_READERS)
-"""Of the files that hold tensors."""
+"""Suffixes of files with tensors."""
 
 
 @frozen
-class GivenInputs:
-    """Example inputs as given: by name where they have names, or in order."""
+class ExampleInputs:
+    """Example inputs, by name or in order."""
 
     named: Mapping[str, Any] | None = None
     ordered: tuple[Any, ...] | None = None
 
     def in_order(self, names: Sequence[str], where: str) -> tuple[Any, ...]:
-        """One item per name, in their order.
+        """Return one item per name, in their order.
 
-        Files have names of their own: when they are not those of the inputs, a lone tensor is the first input, and
-        names that end in numbers (``arr_0``, ``input1``) are in the order of the numbers.
+        If the names in a file differ from those of the inputs, a single tensor is the first input, and names that end
+        in numbers (``arr_0``, ``input1``) are sorted by number.
 
         Raises:
-            InputDataError: when names do not fit.
+            InputDataError: if names do not fit.
         """
         if self.ordered is not None:
             return self.ordered
@@ -113,41 +113,41 @@ class GivenInputs:
             return tuple(self.named[name] for name in ordered)
         stranger = next(name for name in self.named if name not in names)
         raise InputDataError(
-            f"{where} has {stranger!r}, which is no input of the model{suggestion(stranger, names)}; its inputs are "
+            f"{where} has {stranger!r}, which is not an input{suggestion(stranger, names)}; the inputs are "
             f"{', '.join(names) or 'none'}"
         )
 
 
-def read_inputs(file: Path | None, shapes: Sequence[str]) -> GivenInputs | None:
-    """The example inputs of the options ``--inputs`` and ``--input-shape``; None when neither was given.
+def read_inputs(file: Path | None, shapes: Sequence[str]) -> ExampleInputs | None:
+    """Return the example inputs of the options ``--inputs`` and ``--input-shape``, or None without options.
 
     Raises:
-        InputDataError: when both are given, or what is given cannot be read.
+        InputDataError: if both options are used, or an input cannot be read.
     """
     if file is not None and shapes:
-        raise InputDataError("--inputs and --input-shape both say what the example inputs are; give one of them")
+        raise InputDataError("--inputs and --input-shape exclude each other")
     if file is not None:
-        return given_in(read_tensors(file), str(file))
-    return GivenInputs(ordered=tuple(_of_shape(text) for text in shapes)) if shapes else None
+        return inputs_from(read_tensors(file), str(file))
+    return ExampleInputs(ordered=tuple(_of_shape(text) for text in shapes)) if shapes else None
 
 
-def given_in(data: Any, where: str) -> GivenInputs:
-    """The inputs that a file held.
+def inputs_from(data: Any, where: str) -> ExampleInputs:
+    """Return the inputs in the content of a file.
 
     Raises:
-        InputDataError: when they are no tensors.
+        InputDataError: if the items are not tensors.
     """
     if isinstance(data, torch.Tensor):
-        return GivenInputs(ordered=(data,))
+        return ExampleInputs(ordered=(data,))
     if isinstance(data, Mapping) and data:
-        return GivenInputs(named={str(name): value for name, value in data.items()})
+        return ExampleInputs(named={str(name): value for name, value in data.items()})
     if isinstance(data, list | tuple) and data:
-        return GivenInputs(ordered=tuple(data))
+        return ExampleInputs(ordered=tuple(data))
     raise InputDataError(f"{where} holds a {type(data).__name__}, not tensors: a tensor, a tuple, or a dict by name")
 
 
-def made_for(graph: Graph, seed: int = 0) -> list[Any]:
-    """Flat inputs of the types of a graph's inputs: normal floats, zero integers; symbols at their example values."""
+def inputs_for(graph: Graph, seed: int = 0) -> list[Any]:
+    """Make flat inputs for a graph: normal floats, zero integers, symbols at their example values."""
     generator = torch.Generator().manual_seed(seed)
     hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
     return [_made(graph_input, hints, generator) for graph_input in graph.inputs]
@@ -163,14 +163,14 @@ def _made(graph_input: Input, hints: Mapping[str, int], generator: torch.Generat
         if isinstance(type.value, SymDim):
             return type.value.evaluate(hints)
         return {"int": int, "float": float, "bool": bool}[type.kind](type.value or 0)
-    raise InputDataError(f"input {graph_input.name!r} is {type}: give example inputs with --inputs")
+    raise InputDataError(f"input {graph_input.name!r} is {type}: pass example inputs with --inputs")
 
 
 def _of_shape(text: str) -> torch.Tensor:
     shape_text, _, dtype_text = text.partition(":")
     if not re.fullmatch(r"\d+(x\d+)*|scalar", shape_text):
-        raise InputDataError(f"{text!r} is no shape; write 1x3x32x32, 1x12:int64, or scalar")
-    shape = [] if shape_text == "scalar" else [int(extent) for extent in shape_text.split("x")]
+        raise InputDataError(f"{text!r} is not a shape; accepted: 1x3x32x32, 1x12:int64, or scalar")
+    shape = [] if shape_text == "scalar" else [int(dim) for dim in shape_text.split("x")]
     try:
         dtype = DType.of(dtype_text) if dtype_text else DType.FLOAT32
         return _filled(shape, dtype, torch.Generator().manual_seed(0))
@@ -186,15 +186,15 @@ def _filled(shape: Sequence[int], dtype: DType, generator: torch.Generator) -> t
 
 @frozen
 class CalibrationData:
-    """Batches in files. Iterating gives tuples of the model's positional inputs.
+    """Batches in files; iterating yields tuples of the model's positional inputs.
 
-    An array with one axis more than the model's input holds batches; one with as many is cut along its first axis into
-    batches as large as the example's, of which the last may be smaller.
+    An array with one axis more than the model's input holds batches; one with the same rank is split along its first
+    axis into batches of the example's size, the last of which may be smaller.
 
     Attributes:
-        files: in the order in which they are read.
-        input_names: of the model's positional inputs.
-        example: the inputs the model is captured with.
+        files: the files, in reading order.
+        input_names: the names of the model's positional inputs.
+        example: the inputs with which the model is captured.
     """
 
     files: tuple[Path, ...]
@@ -203,12 +203,12 @@ class CalibrationData:
 
     @classmethod
     def open(cls, path: Path, input_names: Sequence[str], example: Sequence[Any]) -> CalibrationData:
-        """The data in a file, or in the files of a folder in the order of their names.
+        """Open a file, or the files of a folder in the order of their names.
 
-        The first file is read, so that data which does not fit is found before any work.
+        The first file is read, so that unfitting data is reported before any work.
 
         Raises:
-            InputDataError: when there is no data, or it does not fit the model.
+            InputDataError: if there is no data, or it does not fit the model.
         """
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
@@ -229,7 +229,7 @@ class CalibrationData:
             yield from self._batches_in(file)
 
     def _batches_in(self, file: Path) -> Iterator[tuple[torch.Tensor, ...]]:
-        given = given_in(read_tensors(file), str(file)).in_order(self.input_names, str(file))
+        given = inputs_from(read_tensors(file), str(file)).in_order(self.input_names, str(file))
         if len(given) != len(self.example):
             raise InputDataError(f"{file} has {len(given)} inputs; the model is captured with {len(self.example)}")
         names = [*self.input_names, *(f"input {place}" for place in range(len(self.input_names), len(given)))]

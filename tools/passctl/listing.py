@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def list_passes(name: str | None, rules: bool, as_json: bool) -> None:
     """List all passes, or describe one: its options, facts, effect, rules, and the package it comes from.
 
-    Passes of other packages are found by their entry points in the group `graphpress.passes`, or by --import.
+    The description has options, facts, effect and package. Passes of other packages are found by their entry points in
+    the group `graphpress.passes`, or by --import.
     """
     from graphpress.passes.framework import lookup_pass, registered_passes
     from graphpress.tools.passctl.as_data import describe, describe_rules

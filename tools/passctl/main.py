@@ -1,4 +1,4 @@
-"""The `passctl` command: finds the subcommand, and turns errors into messages and exit codes.
+"""The `passctl` entry point: subcommands, error messages and exit codes.
 
 Exit codes: 0 for same or ok, 1 for differs or fails, 2 for an error.
 """
@@ -16,7 +16,7 @@ import click
 
 from graphpress.tools.passctl import console
 
-# Each command is imported when it is named, or for the list of all; torch only when a command runs.
+# Commands are imported when named, or for the list of all; torch only when a command runs.
 COMMANDS = {
     "bench": "graphpress.tools.passctl.bench:bench",
     "bisect": "graphpress.tools.passctl.bisect:bisect",
@@ -36,14 +36,14 @@ _INTERRUPTED = 130
 
 
 class Passctl(click.Group):
-    """A group whose commands are imported when asked for."""
+    """A command group with lazily imported commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands."""
+        """Return the names of all commands."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command called `name`."""
+        """Return the command called `name`."""
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name].partition(":")
@@ -51,7 +51,7 @@ class Passctl(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """As click does it, but an unknown name brings the near ones."""
+        """Resolve as click does, with similar names in the error for an unknown name."""
         name = args[0]
         if not name.startswith("-") and name not in COMMANDS and not ctx.resilient_parsing:
             near = get_close_matches(name, COMMANDS, n=2)
@@ -60,7 +60,7 @@ class Passctl(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; whatever it raises ends as a message on stderr and exit code 2."""
+        """Run the command; exceptions become a message on stderr and exit code 2."""
         try:
             with console.warnings_reported():
                 return super().invoke(ctx)
@@ -70,7 +70,7 @@ class Passctl(click.Group):
             console.report("interrupted")
             ctx.exit(_INTERRUPTED)
         except BrokenPipeError:
-            # Whoever read our output has enough; Python would complain when it flushes stdout at the end.
+            # The reader of our output has closed it; Python would complain when it flushes stdout at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
         except Exception as error:
@@ -85,9 +85,9 @@ class Passctl(click.Group):
 MODEL is one of
   package.module:name   a module, or a callable that returns a module, or a module and its example inputs
   resnet50              a model of graphpress.tools.models
-  model.pt2             what torch.export.save wrote
-  graph.gir             what `passctl run -o` wrote
-  model.aimodel         what was saved for Core AI, or a .mlpackage for Core ML
+  model.pt2             a program saved by torch.export.save
+  graph.gir             a graph saved by `passctl run -o`
+  model.aimodel         a Core AI asset, or a .mlpackage for Core ML
 
 Text and JSON go to stdout, everything else to stderr. Exit codes: 0 same or ok, 1 differs or fails, 2 error.
 
@@ -98,13 +98,13 @@ Shell completion:  eval "$(_PASSCTL_COMPLETE=bash_source passctl)"     (or zsh_s
 @click.version_option(package_name="graphpress")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """See what compiler passes do to a model, and compress it."""
+    """Inspect the effect of compiler passes on a model, and compress it."""
     if os.environ.get("NO_COLOR"):
         ctx.color = False
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The console script."""
+    """Run the console script."""
     cli.main(args=None if args is None else list(args), prog_name="passctl")
 
 

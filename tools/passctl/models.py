@@ -1,4 +1,4 @@
-"""MODEL: an import path, an example model, a `.pt2` file, or a graph of ours; all become graphs and modules."""
+"""The MODEL argument: an import path, an example model, or a file, loaded as a graph and a module."""
 
 from __future__ import annotations
 
@@ -22,54 +22,54 @@ from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
 from graphpress.ir.torch.capture import from_exported_program, from_module
 from graphpress.tools.models import MODELS
-from graphpress.tools.passctl.callables import Made, make
+from graphpress.tools.passctl.callables import ImportedModel, import_model
 from graphpress.tools.passctl.console import InputDataError, ModelArgumentError
-from graphpress.tools.passctl.inputs import GivenInputs, made_for, read_inputs
+from graphpress.tools.passctl.inputs import ExampleInputs, inputs_for, read_inputs
 
 
 class Subject(ABC):
-    """A model that was named on the command line.
+    """A model named on the command line.
 
     Attributes:
-        name: as it was typed.
+        name: the MODEL argument.
     """
 
     name: str
 
     @abstractmethod
     def graph(self) -> Graph:
-        """The model as a graph; each call gives a new one."""
+        """Return a new graph of the model."""
 
     @abstractmethod
     def module(self) -> torch.nn.Module:
-        """The model as a module."""
+        """Return the model as a module."""
 
     @property
     @abstractmethod
     def input_names(self) -> list[str]:
-        """The names of the positional inputs."""
+        """Return the names of the positional inputs."""
 
     @property
     @abstractmethod
     def example_inputs(self) -> tuple[Any, ...]:
-        """The positional inputs to capture, calibrate and compare the model with.
+        """Return the positional inputs to capture, calibrate and compare the model with.
 
         Raises:
-            InputDataError: when there are none.
+            InputDataError: if there are none.
         """
 
     def flat_inputs(self) -> list[Any]:
-        """The leaves of the example inputs, as the interpreter takes them."""
+        """Return the leaves of the example inputs, for the interpreter."""
         return list(pytree.tree_leaves(self.example_inputs))
 
 
 def resolve(name: str, inputs_file: Path | None = None, input_shapes: Sequence[str] = ()) -> Subject:
-    """The model that `name` means, with example inputs as the options say or as it brings.
+    """Return the model called `name`, with example inputs from the options or the model itself.
 
     Raises:
-        ModelArgumentError: when `name` means nothing, with near names.
-        InputDataError: when the inputs cannot be read or do not fit.
-        GraphpressError: when a file cannot be loaded.
+        ModelArgumentError: if `name` is unknown, with similar names.
+        InputDataError: if the inputs cannot be read or do not fit.
+        GraphpressError: if a file cannot be loaded.
     """
     given = read_inputs(inputs_file, input_shapes)
     where = str(inputs_file) if inputs_file else "--input-shape"
@@ -87,11 +87,11 @@ def resolve(name: str, inputs_file: Path | None = None, input_shapes: Sequence[s
 
         return _GraphSubject(name, from_asset(name), given, where)
     if ":" in name:
-        made = make(name)
+        made = import_model(name)
     elif name in MODELS:
-        made = Made(MODELS[name].build(), MODELS[name].example_inputs())
+        made = ImportedModel(MODELS[name].build(), MODELS[name].example_inputs())
     else:
-        raise ModelArgumentError(f"{name!r} names no model{_hint(name)}")
+        raise ModelArgumentError(f"{name!r} is not a model{_hint(name)}")
     if isinstance(made.model, torch.export.ExportedProgram):
         return _ProgramSubject(name, made.model, given, where)
     return _ModuleSubject(name, made.model, made.inputs, given, where)
@@ -102,7 +102,7 @@ class _ModuleSubject(Subject):
     name: str
     _module: torch.nn.Module
     _own_inputs: Any
-    _given: GivenInputs | None
+    _given: ExampleInputs | None
     _where: str
 
     def graph(self) -> Graph:
@@ -123,7 +123,7 @@ class _ModuleSubject(Subject):
             return self._given.in_order(self.input_names, self._where)
         if self._own_inputs is None:
             raise InputDataError(
-                f"{self.name} brings no example inputs to capture it with: give --input-shape 1x3x32x32, or --inputs "
+                f"{self.name} has no example inputs: pass --input-shape 1x3x32x32, or --inputs "
                 "FILE, or let the callable return (module, example_inputs)"
             )
         if isinstance(self._own_inputs, torch.Tensor):
@@ -140,7 +140,7 @@ class _ModuleSubject(Subject):
 class _ProgramSubject(Subject):
     name: str
     _program: torch.export.ExportedProgram
-    _given: GivenInputs | None
+    _given: ExampleInputs | None
     _where: str
 
     def graph(self) -> Graph:
@@ -158,10 +158,10 @@ class _ProgramSubject(Subject):
         if self._given is not None:
             return self._given.in_order(self.input_names, self._where)
         if self._program.example_inputs is None:
-            return tuple(made_for(self.graph()))
+            return tuple(inputs_for(self.graph()))
         arguments, named = self._program.example_inputs
         if named:
-            raise InputDataError(f"{self.name} takes inputs by name ({', '.join(named)}); only positional ones will do")
+            raise InputDataError(f"{self.name} takes inputs by name ({', '.join(named)}); accepted: positional inputs")
         return tuple(arguments)
 
 
@@ -169,7 +169,7 @@ class _ProgramSubject(Subject):
 class _GraphSubject(Subject):
     name: str
     _graph: Graph
-    _given: GivenInputs | None
+    _given: ExampleInputs | None
     _where: str
     _inputs: tuple[Any, ...] | None = field(default=None, init=False)
 
@@ -188,7 +188,7 @@ class _GraphSubject(Subject):
         if self._inputs is None:
             given = self._given
             self._inputs = (
-                tuple(made_for(self._graph)) if given is None else given.in_order(self.input_names, self._where)
+                tuple(inputs_for(self._graph)) if given is None else given.in_order(self.input_names, self._where)
             )
         if len(self._inputs) != len(self._graph.inputs):
             names = ", ".join(self.input_names)
@@ -205,7 +205,7 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
         try:
             return _loaded(path)
         except Exception:
-            # The operators of finalized models are registered by a package that takes time to import.
+            # The operators of finalized models are registered by a package that is slow to import.
             from graphpress.backends import coreai
 
             coreai.register()
@@ -214,7 +214,7 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelArgumentError(f"{path} is no exported program that can be loaded: {reason}") from error
+        raise ModelArgumentError(f"{path} is not a loadable exported program: {reason}") from error
 
 
 def _loaded(path: Path) -> torch.export.ExportedProgram:
@@ -224,7 +224,7 @@ def _loaded(path: Path) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _without_code() -> Iterator[None]:
-    """torch.export.load unpickles parts of the file; with this it takes tensors and plain data only."""
+    """Restrict the unpickling in torch.export.load to tensors and plain data."""
     key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(key)
     os.environ[key] = "1"
@@ -239,7 +239,7 @@ def _without_code() -> Iterator[None]:
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """torch logs the traceback of what it then raises."""
+    """Silence torch's log of the traceback that it raises anyway."""
     logger = logging.getLogger("torch.export")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

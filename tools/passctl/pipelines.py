@@ -1,4 +1,4 @@
-"""PIPELINE: the text of one, or the name of a standard one with its configs; and the graph it starts from."""
+"""The PIPELINE argument: pipeline text, or a standard pipeline with its configs; and its initial graph."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _STANDARD: dict[str, Callable[[Recipe], Pipeline]] = {
 
 
 def resolve_pipeline(text: str, config_file: Path | None = None, assumed: Sequence[str] = ()) -> Pipeline:
-    """The pipeline that `text` means.
+    """Return the pipeline for `text`.
 
     Args:
         text: the text form of a pipeline, or the name of a standard one.
         config_file: YAML with the configs of a standard pipeline.
-        assumed: names of facts that hold of the graph before the first step.
+        assumed: names of facts that hold for the graph before the first step.
 
     Raises:
-        PassctlError: for configs that the pipeline does not take, or unknown facts.
-        PipelineError, SpecError: as the parser and the configs raise them.
+        PassctlError: for configs that the pipeline does not accept, or unknown facts.
+        PipelineError, SpecError: from the parser and the configs.
     """
     facts = [_fact(name) for name in assumed]
     if text in _STANDARD:
@@ -65,19 +65,19 @@ def _fact(name: str) -> Fact:
         for fact in fact_set(facts)
     }
     if name not in known:
-        near = suggestion(name, known) or f"; there are {', '.join(sorted(known))}"
+        near = suggestion(name, known) or f"; accepted: {', '.join(sorted(known))}"
         raise PassctlError(f"no pass needs or gives a fact {name!r}{near}")
     return known[name]
 
 
 def starting_graph(subject: Subject, pipeline: str | None, config_file: Path | None) -> Graph:
-    """The graph of `subject` that the pipeline of this text or name runs over.
+    """Return the graph of `subject` on which the pipeline runs.
 
-    The standard pipeline `finalize` converts quantizers, so a model without any is prepared for it, with the config of
-    the file or the default one, and its example inputs as the only calibration data.
+    The standard pipeline `finalize` converts quantizers, so a model without any is prepared first, with the config of
+    the file or the default one, and calibrated on its example inputs only.
 
     Raises:
-        GraphpressError: when the model cannot be captured or prepared.
+        GraphpressError: if the model cannot be captured or prepared.
     """
     graph = subject.graph()
     if pipeline != "finalize" or any(node.op.name == "quant.fake_quantize" for node in graph.nodes):
@@ -86,7 +86,7 @@ def starting_graph(subject: Subject, pipeline: str | None, config_file: Path | N
     module, example = subject.module(), subject.example_inputs
     prepared = Quantizer(module, config).prepare(example)
     quantizers = {each.name: each for each in prepared.modules() if isinstance(each, FakeQuantizeImplBase)}
-    # Preparing is deterministic, so the quantizers of the prepared module are those of this graph.
+    # Preparing is deterministic, so the quantizers of the prepared module match this graph.
     result = Runner().run(capture(module, example), pipelines.prepare(config), in_place=True)
     attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
     return Runner().run(result.graph, attach, in_place=True).graph

@@ -1,4 +1,4 @@
-"""Why a value is quantized or not, and with which quantizer."""
+"""Explanations of why a value is quantized or not, and by which quantizer."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from graphpress.tools.passctl.console import PassctlError
 
 
 @frozen
-class UseStory:
-    """One place where a value is made or read.
+class UseExplanation:
+    """One place where a value is computed or read.
 
     Attributes:
         place: such as ``relu_1 result`` or ``conv2d_2 input``.
         where: module path and source line.
-        quantizer: the name of its quantizer; None where it is not quantized.
-        source: the entry of the config that decided.
+        quantizer: the name of its quantizer; None if it is not quantized.
+        source: the deciding entry of the config.
         reason: why it is not quantized.
     """
 
@@ -45,23 +45,23 @@ class UseStory:
     reason: str = ""
 
     def __str__(self) -> str:
-        what = f"quantized by {self.quantizer!r}, asked for by {self.source}" if self.quantizer else self.reason
+        what = f"quantized by {self.quantizer!r}, requested by {self.source}" if self.quantizer else self.reason
         return f"{self.place}: {what}\n    {self.where}"
 
 
 @frozen
-class QuantizerStory:
-    """One quantizer and all that share it.
+class QuantizerExplanation:
+    """One quantizer and the places that share it.
 
     Attributes:
         name: unique in the graph.
-        spec: how it quantizes, in words.
-        source: the entry of the config that decided for all.
-        decider: the place that entry was asked at.
-        members: every place that shares it, and what the config asked for there, passive ones apart.
-        chain: from the value to the decider, from place to place; the next one is about the same value, or on the other
-            side of an op that only moves values.
-        remark: what became of a range that is known.
+        spec: a description of the spec.
+        source: the deciding entry of the config.
+        decider: the place of that entry.
+        members: the active places that share it, with the config entries requesting a quantizer there.
+        chain: the places from the value to the decider; adjacent places have the same value, or are on both sides of an
+            op that only moves values.
+        remark: the use of a known range.
     """
 
     name: str
@@ -85,18 +85,18 @@ class QuantizerStory:
 
 
 @frozen
-class ValueStory:
-    """A value, its fusion group, where it is made and read, and its quantizers."""
+class ValueExplanation:
+    """A value with its fusion group, its places, and its quantizers."""
 
     name: str
     type: str
     group: str
-    uses: tuple[UseStory, ...]
-    quantizers: tuple[QuantizerStory, ...]
+    uses: tuple[UseExplanation, ...]
+    quantizers: tuple[QuantizerExplanation, ...]
 
     @property
     def is_quantized(self) -> bool:
-        """True when it is quantized anywhere."""
+        """True if the value is quantized at any place."""
         return bool(self.quantizers)
 
     def __str__(self) -> str:
@@ -108,17 +108,16 @@ class ValueStory:
 Place = tuple[Node, Point]
 
 
-def tell(graph: Graph, pipeline: Pipeline, name: str) -> list[ValueStory]:
-    """The story of the value or constant called `name`; of every value that is made of that constant and read as a
-    weight.
+def explain_value(graph: Graph, pipeline: Pipeline, name: str) -> list[ValueExplanation]:
+    """Explain the value or constant called `name`, or every weight computed from that constant.
 
     Args:
-        graph: as captured; it stays as it is.
-        pipeline: one that assigns quantizers, such as `prepare`. It is run until they are shared.
-        name: of a node, an input, a constant, or a parameter by its qualified name; ``%`` or ``@`` may stand before it.
+        graph: the captured graph; it is not changed.
+        pipeline: a pipeline that assigns quantizers, such as `prepare`; it runs until they are shared.
+        name: a node, an input, a constant, or a parameter by its qualified name, optionally with ``%`` or ``@``.
 
     Raises:
-        PassctlError: when the pipeline assigns no quantizers, or there is no such value, with near names.
+        PassctlError: if the pipeline assigns no quantizers, or there is no such value (with similar names).
     """
     stages = _Stages()
     for step in pipeline:
@@ -127,13 +126,13 @@ def tell(graph: Graph, pipeline: Pipeline, name: str) -> list[ValueStory]:
         raise PassctlError("the pipeline assigns no quantizers: it has no step 'assign-quantizers', as 'prepare' has")
     Runner([stages]).run(graph, pipeline)
     assert stages.assigned is not None
-    teller = _Teller(stages.assigned, stages.shared or stages.assigned, stages.config)
-    return [teller.story(value) for value in teller.values(name.removeprefix("%").removeprefix("@"), graph)]
+    explainer = _Explainer(stages.assigned, stages.shared or stages.assigned, stages.config)
+    return [explainer.explanation(value) for value in explainer.values(name.removeprefix("%").removeprefix("@"), graph)]
 
 
 @define(eq=False)
 class _Stages(Hook):
-    """Keeps the graph with quantizers assigned, and with quantizers shared; no step runs after that."""
+    """Hook that keeps the graphs with assigned and with shared quantizers, and stops then."""
 
     last: str = ""
     assigned: Graph | None = None
@@ -153,7 +152,7 @@ class _Stages(Hook):
 
 
 @define(eq=False)
-class _Teller:
+class _Explainer:
     assigned: Graph
     graph: Graph
     config: Any
@@ -170,7 +169,7 @@ class _Teller:
         self.places = list(_places(self.graph))
         self.asked = {_key(node, point): point.quantizer for node, point in _places(self.assigned)}
 
-    # which value
+    # Finding the value.
 
     def values(self, name: str, captured: Graph) -> list[Value]:
         known = {value.name: value for value in self.graph.values()}
@@ -186,16 +185,16 @@ class _Teller:
             origins = set(gone.location.origins)
             heirs = [n for n in self.graph.nodes if origins and origins <= set(n.location.origins)]
             heirs = [n for n in heirs if id(n.results[0]) not in self.constant] or heirs
-            into = f"; {heirs[-1].name!r} stands for it" if heirs else ""
+            into = f"; {heirs[-1].name!r} replaces it" if heirs else ""
             raise PassctlError(
-                f"{name!r} ({gone.op.name}) is not there any more when quantizers are assigned: an earlier step "
+                f"{name!r} ({gone.op.name}) no longer exists when quantizers are assigned: an earlier step "
                 f"rewrote it{into}"
             )
         parameters = [each for constant in self.graph.constants.values() for each in constant.names]
         raise PassctlError(f"no value {name!r}{suggestion(name, [*known, *parameters])}")
 
     def read_weights(self, constant: Constant) -> list[Value]:
-        """The values made of `constant` that nodes read whose own results are not constant."""
+        """Return the values computed from `constant` that are read by nodes with non-constant results."""
         found = {}
         for node in self.graph.nodes:
             if any(id(result) in self.constant for result in node.results):
@@ -205,12 +204,12 @@ class _Teller:
                     found[id(value)] = value
         return list(found.values())
 
-    # its story
+    # Explaining its places.
 
-    def story(self, value: Value) -> ValueStory:
+    def explanation(self, value: Value) -> ValueExplanation:
         about = [(node, point) for node, point in self.places if point.value(node) is value]
         names = dict.fromkeys(point.quantizer.name for _, point in about)
-        return ValueStory(
+        return ValueExplanation(
             f"{'@' if value.constant is not None else '%'}{value.name}",
             str(value.type),
             self.group(value.node),
@@ -229,28 +228,30 @@ class _Teller:
         groups = ((node, node.annotation(FusionGroup)) for node in self.graph.nodes)
         return [node.name for node, other in groups if other is not None and other.anchor == group.anchor]
 
-    def uses(self, value: Value) -> Iterator[UseStory]:
+    def uses(self, value: Value) -> Iterator[UseExplanation]:
         node = value.node
         if node is not None and id(value) not in self.constant:
             yield self.use(node, Side.OUTPUT, "", value.index if len(node.results) > 1 else None, value)
         elif node is None and value.constant is None:
-            yield UseStory(value.name, "an input of the graph", reason="an input is quantized where an op reads it")
+            yield UseExplanation(
+                value.name, "an input of the graph", reason="an input is quantized where an op reads it"
+            )
         for use in value.uses:
             if isinstance(use.user, Output):
-                yield UseStory("output", "the graph returns it", reason="an output is quantized where it is made")
+                yield UseExplanation("output", "the graph returns it", reason="an output is quantized where it is made")
             else:
                 yield self.use(use.user, Side.INPUT, use.operand, use.index, value)
 
-    def use(self, node: Node, side: Side, operand: str, index: int | None, value: Value) -> UseStory:
+    def use(self, node: Node, side: Side, operand: str, index: int | None, value: Value) -> UseExplanation:
         title, where = _title(node, side, operand, index), str(node.location)
         for other, point in self.places:
             if other is node and _is_at(point, side, operand, index):
                 asked = self.asked.get(_key(node, point), point.quantizer)
-                source = "its neighbours, for it only moves values" if point.is_passive else asked.source
-                return UseStory(title, where, point.quantizer.name, source)
-        return UseStory(title, where, reason=f"not quantized: {self.reason(node, side, operand, index, value)}")
+                source = "its neighbours, since it only moves values" if point.is_passive else asked.source
+                return UseExplanation(title, where, point.quantizer.name, source)
+        return UseExplanation(title, where, reason=f"not quantized: {self.reason(node, side, operand, index, value)}")
 
-    # why not
+    # Why it is not quantized.
 
     def reason(self, node: Node, side: Side, operand: str, index: int | None, value: Value) -> str:
         type = value.type
@@ -272,7 +273,7 @@ class _Teller:
         if not only_moves_values(node):
             return f"{node.op.name} is in no fusion group, so it computes in floating point"
         if any(_is_at(point, side, operand, index) for point in _points(self.assigned.node(node.name))):
-            return f"{node.op.name} only moves values, and nothing that it moves them from or to is quantized"
+            return f"{node.op.name} only moves values, and neither its sources nor its users are quantized"
         return _by_config(self.decision(node, node, side, operand, index))
 
     def reason_of_weight(self, node: Node, operand: str, value: Value) -> str:
@@ -280,7 +281,7 @@ class _Teller:
             if is_compressed(value):
                 return "it is compressed already"
             if value.tensor_type.rank < 2:
-                return "a constant of fewer than two axes is no weight"
+                return "a constant of fewer than two axes is not a weight"
             return f"{node.op.name} takes no weights"
         group = node.annotation(FusionGroup)
         if group is None:
@@ -300,9 +301,9 @@ class _Teller:
         tensors.sort(key=lambda item: (order.index(item[0]) if item[0] in order else 0, item[1] or 0))
         return self.resolver.explain_input(site, tensors.index((operand, index)), operand)
 
-    # with which quantizer
+    # By which quantizer.
 
-    def quantizer(self, name: str, value: Value) -> QuantizerStory:
+    def quantizer(self, name: str, value: Value) -> QuantizerExplanation:
         members = [(node, point) for node, point in self.places if point.quantizer.name == name]
         final = members[0][1].quantizer
         active = [place for place in members if not place[1].is_passive]
@@ -314,7 +315,7 @@ class _Teller:
         ]
         decider = deciders[0] if deciders else members[0]
         start = next(place for place in members if place[1].value(place[0]) is value)
-        return QuantizerStory(
+        return QuantizerExplanation(
             name,
             _spec_text(final.spec),
             final.source,
@@ -326,7 +327,7 @@ class _Teller:
 
     def member(self, node: Node, point: Point) -> str:
         asked = self.asked.get(_key(node, point))
-        said = "" if point.is_passive or asked is None else f", asked for by {asked.source}"
+        said = "" if point.is_passive or asked is None else f", requested by {asked.source}"
         return f"{_title(node, point.side, point.operand, point.index)}{said}"
 
     def remark(self, final: Quantizer, active: list[Place]) -> str:
@@ -335,8 +336,8 @@ class _Teller:
         if not known:
             return ""
         if final.wanted is not None:
-            return f"scheme and range are those known of the result of {', '.join(known)}"
-        return f"the range known of the result of {', '.join(known)} is given up: other values reach this quantizer too"
+            return f"scheme and range are the known ones of the result of {', '.join(known)}"
+        return f"the known range of the result of {', '.join(known)} is not used: other values share this quantizer"
 
 
 def _places(graph: Graph) -> Iterator[Place]:
@@ -372,7 +373,7 @@ def _title_of(place: Place) -> str:
 
 
 def _path(members: list[Place], start: Place, end: Place) -> Iterable[Place]:
-    """From place to place: about one value, or at one op that only moves values."""
+    """Return the path between two places, along equal values and ops that only move values."""
     chain = nx.Graph()
     chain.add_nodes_from(range(len(members)))
     groups: dict[tuple[str, int], list[int]] = {}
@@ -392,7 +393,7 @@ def _path(members: list[Place], start: Place, end: Place) -> Iterable[Place]:
 def _by_config(decision: Decision) -> str:
     if decision.explicit:
         return f"{decision.source} of the config is None"
-    return f"{decision.source} of the config, which decides here, says nothing of it"
+    return f"{decision.source} of the config, which decides here, has no entry for it"
 
 
 def _spec_text(spec: QuantizationSpec) -> str:

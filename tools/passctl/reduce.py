@@ -1,4 +1,4 @@
-"""`passctl reduce`: make a reproducer small."""
+"""`passctl reduce`: reduce a reproducer."""
 
 from __future__ import annotations
 
@@ -24,21 +24,26 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="The folder for the small reproducer; BUNDLE-reduced if not given.",
+    help="The folder for the reduced reproducer (default: BUNDLE-reduced).",
 )
 @click.option(
     "--check",
     metavar="CMD",
-    help="The command that finds the result bad, for a failure that only a command shows.",
+    help="The check command, for a failure that only a command shows.",
 )
 @click.option(
-    "--max-trials", type=click.IntRange(min=1), default=1000, show_default=True, help="How many candidates to try."
+    "--max-trials",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Maximum number of candidates to try.",
 )
 @import_option
 def reduce(bundle: Path, output: Path | None, check: str | None, max_trials: int, as_json: bool) -> None:
-    """Take away nodes, steps and extents from the reproducer BUNDLE as long as it fails in the same way.
+    """Reduce the reproducer BUNDLE.
 
-    The small reproducer is written beside it; its graph is printed.
+    Removes nodes, steps and dims as long as it fails in the same way. The reduced reproducer is written beside it; its
+    graph is printed.
     """
     from graphpress.ir.text.printer import print_graph
     from graphpress.passes.framework.debugging.bundles import Bundle
@@ -75,7 +80,7 @@ def reduce(bundle: Path, output: Path | None, check: str | None, max_trials: int
         )
         return
     console.print_ir(print_graph(reduced.case.graph))
-    ends = "" if reduced.is_minimal else "; the trials ran out, there may be less to it"
+    ends = "" if reduced.is_minimal else "; the trials were used up, so it may not be minimal"
     console.report(
         f"{len(start.graph.nodes)} nodes to {nodes} in {reduced.trials} trials{ends}\n"
         f"pipeline: {start.pipeline} to {reduced.case.pipeline}\nreplay it with: passctl repro {target}"
@@ -83,7 +88,7 @@ def reduce(bundle: Path, output: Path | None, check: str | None, max_trials: int
 
 
 class _Progress:
-    """A line on stderr whenever the graph got smaller."""
+    """Prints a line on stderr for every smaller graph."""
 
     def __init__(self, start: Case):
         self._nodes = len(start.graph.nodes)

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 @click.option(
     "--check",
     metavar="CMD",
-    help="The command that finds the result bad, for a failure that only a command shows. What a reproducer says was "
-    "run is never run by itself.",
+    help="The check command, for a failure that only a command shows. A command recorded in a reproducer "
+    "is never run automatically.",
 )
 @import_option
 @click.pass_context
 def repro(ctx: click.Context, bundle: Path, check: str | None, as_json: bool) -> None:
-    """Run the pipeline of the reproducer BUNDLE on its graph and inputs.
+    """Replay the reproducer BUNDLE.
 
-    Exit code 1 when it fails, 0 when it does not any more.
+    Runs its pipeline on its graph and inputs. Exit code 1 if it fails, 0 if it no longer fails.
     """
     from graphpress.passes.framework.debugging.bundles import Bundle
     from graphpress.tools.passctl.checks import failing
@@ -66,8 +66,8 @@ def _report(bundle: Bundle, failure: Failure | None, is_same: bool) -> None:
             console.report(f"written with {package} {version}; this is {now.get(package, 'without it')}")
     console.report(f"{len(bundle.graph.nodes)} nodes, pipeline {bundle.pipeline_text}")
     if failure is None:
-        console.print_text(f"does not fail any more: {bundle.failure}")
+        console.print_text(f"no longer fails: {bundle.failure}")
     elif is_same:
         console.print_text(f"reproduced: {failure}\n{failure.message}")
     else:
-        console.print_text(f"fails otherwise: {failure}\n{failure.message}\nexpected: {bundle.failure}")
+        console.print_text(f"fails differently: {failure}\n{failure.message}\nexpected: {bundle.failure}")

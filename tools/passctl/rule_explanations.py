@@ -1,4 +1,4 @@
-"""Why a rule, or a pass without rules, did not change a node."""
+"""Explanations of why a rule, or a pass without rules, did not change a node."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from graphpress.tools.passctl.console import PassctlError
 
 @frozen(eq=False)
 class Subject:
-    """What is to be explained: rules, or a pass that has none.
+    """The rules to explain, or a pass without rules.
 
     Attributes:
-        name: as it was typed.
+        name: the RULE argument.
         rules: the rules.
-        pass_: the pass, where it has no rules.
-        address: the first step of the pipeline that would apply it; None when there is none.
+        pass_: the pass, if it has no rules.
+        address: the first step of the pipeline that would apply it, or None.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Subject:
 
 
 def find_subject(name: str, pipeline: Pipeline | None) -> Subject:
-    """What `name` means: ``rule``, ``pass/rule`` or ``pass``; with the options it has in `pipeline`, where it is there.
+    """Return the subject for ``rule``, ``pass/rule`` or ``pass``, with the options it has in `pipeline`, if any.
 
     Raises:
-        UnknownPassError: when it means nothing, or several rules, with near names.
-        PassctlError: when the pass takes options and is in no pipeline.
+        UnknownPassError: if the name is unknown or ambiguous, with similar names.
+        PassctlError: if the pass needs options and is not in the pipeline.
     """
     for step in pipeline or ():
         rules = step.pass_.all_rules() if isinstance(step.pass_, RewritePass) else ()
@@ -66,7 +66,7 @@ def find_subject(name: str, pipeline: Pipeline | None) -> Subject:
         try:
             instance = lookup_pass(name)()
         except TypeError as error:
-            raise PassctlError(f"{name} cannot be made without options; give a --pipeline with it: {error}") from error
+            raise PassctlError(f"{name} needs options; pass a --pipeline with it: {error}") from error
         rules = instance.all_rules() if isinstance(instance, RewritePass) else ()
         return Subject(name, rules, None if rules else instance)
     try:
@@ -80,8 +80,8 @@ def find_subject(name: str, pipeline: Pipeline | None) -> Subject:
 
 
 @frozen(eq=False)
-class RuleStory:
-    """Where a rule matches and its nearest misses."""
+class RuleExplanation:
+    """The matches and nearest misses of a rule."""
 
     explanation: Explanation
     node: Node | None = None
@@ -91,13 +91,13 @@ class RuleStory:
         if self.node is not None and not found.matches and not found.misses:
             looked_at = dict.fromkeys(op.title for op in found.rule.pattern.inner_ops())
             return (
-                f"{found.rule.name}: {self.node.name} ({self.node.op.name}) would take part in no match; "
+                f"{found.rule.name}: {self.node.name} ({self.node.op.name}) cannot take part in a match; "
                 f"the pattern has {', '.join(looked_at)}"
             )
         return str(found)
 
     def data(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the explanation as plain data."""
         return {
             "rule": self.explanation.rule.name,
             "matches": [_node_data(match.root) for match in self.explanation.matches],
@@ -115,8 +115,8 @@ class RuleStory:
 
 
 @frozen(eq=False)
-class PassStory:
-    """What a pass without rules did and remarked when it ran."""
+class PassExplanation:
+    """The rewrites and remarks of a pass without rules."""
 
     name: str
     rewrites: Sequence[Rewrite]
@@ -132,7 +132,7 @@ class PassStory:
         return "\n".join([*lines, *map(str, self.reports)])
 
     def data(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the explanation as plain data."""
         return {
             "pass": self.name,
             "rewrites": [
@@ -157,28 +157,30 @@ class PassStory:
         }
 
 
-def tell(subject: Subject, graph: Graph, node_name: str | None, most: int) -> list[RuleStory | PassStory]:
-    """One story for each rule, those that match or nearly match first; or that of the pass.
+def explain_subject(
+    subject: Subject, graph: Graph, node_name: str | None, most: int
+) -> list[RuleExplanation | PassExplanation]:
+    """Explain each rule, those with the nearest matches first, or the pass.
 
     Args:
-        subject: what is to be explained.
-        graph: the graph, which stays as it is.
-        node_name: the node it is about; None for all.
-        most: how many near misses to keep for each rule.
+        subject: the rules or the pass.
+        graph: the graph; it is not changed.
+        node_name: the node to explain; None for all.
+        most: the number of near misses to keep per rule.
 
     Raises:
-        PassctlError: when there is no such node, with near names.
+        PassctlError: if there is no such node, with similar names.
     """
     node = None if node_name is None else _node(graph, node_name)
     if subject.pass_ is None:
         found = [explain(rule, graph, node, most) for rule in subject.rules]
         found.sort(key=_nearness, reverse=True)
-        return [RuleStory(each, node) for each in found]
+        return [RuleExplanation(each, node) for each in found]
     log = _Log()
     Runner([log]).run(graph, Pipeline(subject.pass_, assume=subject.pass_.needs))
     rewrites = [each for each in log.rewrites if node is None or each.node_name == node.name]
     reports = [each for each in log.reports if node is None or each.node_name == node.name]
-    return [PassStory(subject.name, rewrites, reports, node)]
+    return [PassExplanation(subject.name, rewrites, reports, node)]
 
 
 @define(eq=False)

@@ -1,4 +1,4 @@
-"""`passctl run`: a pipeline over a model, the result saved as a graph, or for a runtime."""
+"""`passctl run`: run a pipeline on a model, and save the result as a graph or for a runtime."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Where to save the graph: *.gir, or, for a runtime, *.aimodel or *.mlpackage.",
 )
-@click.option("--target", help="For Core ML, the oldest system the package is for.  [default: iOS18]")
+@click.option("--target", help="For Core ML, the oldest system that the package supports.  [default: iOS18]")
 @click.option("--stop-after", metavar="STEP", help="Do not run the steps after this one.")
 @click.option("--timing", is_flag=True, help="Show the seconds of every step.")
-@click.option("--stats", is_flag=True, help="Show what every pass counted.")
+@click.option("--stats", is_flag=True, help="Show the statistics of every pass.")
 @click.option(
     "--dump", "dump_folder", type=click.Path(path_type=Path), help="Write the graph after every step to this folder."
 )
@@ -54,10 +54,10 @@ def run(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run a pipeline over MODEL and save the graph, its data beside it in a .safetensors file, or convert it.
+    """Run a pipeline over MODEL and save the result.
 
-    A saved model goes in and comes out as it is but for what the passes change. What was at the output before is whole
-    until the new file is complete.
+    The result is saved as a graph, with its data in a .safetensors file beside it, or converted for a runtime. A saved
+    model is preserved except for the changes of the passes. An existing output is kept until the new file is complete.
     """
     if pipeline is None:
         raise click.UsageError("run needs a --pipeline")

@@ -1,4 +1,4 @@
-"""The same graph at several sizes, and what a pipeline takes on each."""
+"""Timing of a pipeline on copies of a graph, to measure how it scales."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from graphpress.passes.framework import Pipeline, Runner
 
 @frozen
 class Measured:
-    """Seconds of every step on a graph of a size, the median over the runs; rounds of a repeat are added up."""
+    """Median seconds of every step on a graph of one size, with rounds of a repeat added up."""
 
     copies: int
     nodes: int
@@ -21,20 +21,20 @@ class Measured:
 
     @property
     def total(self) -> float:
-        """Of all steps."""
+        """Return the sum over all steps."""
         return sum(self.seconds.values())
 
     def data(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the measurement as plain data."""
         return {"copies": self.copies, "nodes": self.nodes, "seconds": self.seconds, "total": self.total}
 
 
 def measure(graph: Graph, pipeline: Pipeline, copies: int, repeats: int) -> Measured:
-    """Time `pipeline` on `copies` of `graph` side by side; the time of the passes alone, without any checks."""
+    """Time the passes of `pipeline` on `copies` of `graph` side by side, without checks."""
     large = side_by_side(graph, copies)
     nodes = len(large.nodes)
     runs: list[dict[str, float]] = []
-    Runner(verify=False).run(large, pipeline)  # what is looked up or compiled once is not what grows
+    Runner(verify=False).run(large, pipeline)  # warms up caches and compiled code
     for _ in range(repeats):
         seconds: dict[str, float] = {}
         for record in Runner(verify=False).run(large, pipeline):
@@ -44,9 +44,9 @@ def measure(graph: Graph, pipeline: Pipeline, copies: int, repeats: int) -> Meas
 
 
 def side_by_side(graph: Graph, copies: int) -> Graph:
-    """`copies` of a graph in one, with the same inputs, constants of their own (their tensors shared), and all outputs.
+    """Return a graph with `copies` of `graph`: shared inputs, separate constants (with shared tensors), all outputs.
 
-    It cannot be called like a model: it has no signature.
+    It has no signature, so it cannot be called like a model.
     """
     large = Graph(graph.name, symbols=dict(graph.symbols))
     shared: dict[int, Value] = {}

@@ -1,4 +1,4 @@
-"""Checking a model and the steps of a pipeline, and going on where a check fails and the run can."""
+"""Verification of a model and of the steps of a pipeline, continuing after failed checks if possible."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from graphpress.tools.passctl.as_data import drift_data
 from graphpress.tools.passctl.models import Subject
 
 _FAILURES = (VerificationError, FactError, NumericDrift, PassFailed)
-"""What counts as a broken promise; any other error is one of what was asked for."""
+"""Errors that are violations; any other error concerns the user's request."""
 
 
 @frozen
 class Check:
-    """One step that was checked, or the capture of the model."""
+    """The check of one step, or of the capture of the model."""
 
     at: str
     edits: int = 0
@@ -45,7 +45,7 @@ class Check:
     problem: str = ""
 
     def row(self, with_drift: bool) -> tuple[str, ...]:
-        """As cells of a table: the worst drift stands for all."""
+        """Return a table row, with the worst drift."""
         worst = max(self.drift, key=lambda drift: (not drift.is_held, drift.error), default=None)
         cells = () if worst is None else (f"{worst.error:.3g}", f"{worst.allowed:.3g}")
         shown = (cells or ("", "")) if with_drift else ()
@@ -54,22 +54,22 @@ class Check:
 
 @define(eq=False)
 class Verdict:
-    """All checks, in the order of the run."""
+    """All checks, in run order."""
 
     checks: list[Check] = field(factory=list)
 
     @property
     def problems(self) -> list[str]:
-        """What does not hold."""
+        """Return the violations."""
         return [check.problem for check in self.checks if check.problem]
 
     @property
     def ok(self) -> bool:
-        """True when everything holds."""
+        """True if there are no violations."""
         return not self.problems
 
     def data(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the verdict as plain data."""
         checks = [
             {
                 "step": check.at,
@@ -86,22 +86,22 @@ class Verdict:
 def check(subject: Subject, pipeline: Pipeline | None, numerics: bool) -> Verdict:
     """Check the graph of `subject`, then the result of every step of `pipeline`.
 
-    A step that moves the numbers too far is noted and the run goes on; an invalid graph or a missing fact ends it.
+    Excessive drift is recorded and the run continues; an invalid graph or a missing fact ends it.
 
     Args:
         subject: the model.
-        pipeline: what to run over it, if anything.
+        pipeline: the pipeline to run, if any.
         numerics: also compare the graph with the model, and every result with the graph before.
 
     Raises:
-        GraphpressError: for what was asked for and cannot be done.
+        GraphpressError: for requests that cannot be fulfilled.
     """
     verdict = Verdict()
     graph = subject.graph()
     verdict.checks.append(_capture(subject, graph, numerics))
     if pipeline is None or not verdict.ok:
         return verdict
-    watch = _Watch(verdict)
+    watch = _StepRecorder(verdict)
     drift = [_CollectedNumerics(subject.flat_inputs())] if numerics else []
     try:
         Runner([watch, *drift]).run(graph, pipeline, in_place=True)
@@ -111,8 +111,8 @@ def check(subject: Subject, pipeline: Pipeline | None, numerics: bool) -> Verdic
 
 
 @define(eq=False)
-class _Watch(Hook):
-    """Notes every step; outermost, so that the checks of all other hooks are over."""
+class _StepRecorder(Hook):
+    """Outermost hook that records every step after the checks of all other hooks."""
 
     verdict: Verdict
     step: str = ""
@@ -126,13 +126,13 @@ class _Watch(Hook):
             worst = max(record.drift, key=lambda drift: (not drift.is_held, drift.error))
             problem = (
                 f"step {step.label!r} is {step.pass_.effect}, but moved output {worst.output!r} by {worst.error:.6g}, "
-                f"{worst.allowed:.6g} being allowed"
+                f"{worst.allowed:.6g} allowed"
             )
         self.verdict.checks.append(Check(step.label, record.edits, record.drift, problem))
 
 
 class _CollectedNumerics(Numerics):
-    """Leaves the drift on the record, whether it is held or not."""
+    """Records the drift, whether it is within the bounds or not."""
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
         try:
@@ -157,7 +157,7 @@ def _capture(subject: Subject, graph: Graph, numerics: bool) -> Check:
 
 
 def _reference(subject: Subject) -> Execution:
-    """What the model itself computes, in eval mode and without writing to its buffers."""
+    """Run the model itself, in eval mode and without changing its buffers."""
     module = subject.module()
     state = {name: buffer.clone() for name, buffer in module.named_buffers()}
     try:

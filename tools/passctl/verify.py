@@ -1,4 +1,4 @@
-"""`passctl verify`: is the graph valid, and does every step keep what its pass promises?"""
+"""`passctl verify`: check the graph, and every step against the declarations of its pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--numerics",
     is_flag=True,
-    help="Run the graph before and after every step, and hold the step to its pass's effect. The captured graph is "
+    help="Run the graph before and after every step, and check the pass's effect. The captured graph is "
     "compared with the model itself.",
 )
 @input_options
@@ -41,9 +41,9 @@ def verify(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Check the graph of MODEL, and after every step of a pipeline: invariants, facts, drift.
+    """Check MODEL and every step of a pipeline.
 
-    Exit code 1 when something does not hold.
+    Checks invariants, facts and, if requested, drift. Exit code 1 if a check fails.
     """
     from graphpress.tools.passctl.models import resolve
     from graphpress.tools.passctl.pipelines import resolve_pipeline

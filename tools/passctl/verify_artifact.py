@@ -1,4 +1,4 @@
-"""`passctl verify-artifact`: does a saved model compute and hold what the model it was made from does?"""
+"""`passctl verify-artifact`: compare a saved model with its source model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     "passctl verify-artifact model.mlpackage --against model.pt2 --inputs x.npz --json",
 )
 @model_argument("artifact")
-@click.option(
-    "--against", required=True, metavar="MODEL", help="The model that was converted: a MODEL, such as a .pt2."
-)
+@click.option("--against", required=True, metavar="MODEL", help="The source model: a MODEL, such as a .pt2.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -41,13 +39,14 @@ def verify_artifact(
     input_shapes: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare a saved ARTIFACT, an .aimodel or an .mlpackage, with the model it was made from.
+    """Compare a saved model with its source model.
 
-    Outputs: an .aimodel is executed by its runtime, the program of an .mlpackage is read back and evaluated. Weights:
-    each has to be in the file bit for bit, once unpacked. Operators that unpack weights and quantize activations: no
-    fewer than the model has. Bytes: those that the stored constants account for, and no more than the model's own take.
+    ARTIFACT is an .aimodel or an .mlpackage. Outputs: an .aimodel is executed by its runtime, the program of an
+    .mlpackage is imported and evaluated. Weights: each must be in the file bit for bit, once unpacked. Operators that
+    unpack weights and quantize activations: no fewer than in the model. Bytes: those of the stored constants, and no
+    more than the model's own.
 
-    Exit code 1 when something differs, 2 when the artifact is damaged or something else goes wrong.
+    Exit code 1 if there is a difference, 2 if the artifact is damaged or another error occurs.
     """
     from graphpress.tools.passctl.artifacts import verify
     from graphpress.tools.passctl.models import resolve

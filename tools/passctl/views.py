@@ -1,4 +1,4 @@
-"""Which part of a graph is shown, when in a run, and as what."""
+"""Views: which part of a graph is shown, at which step, and in which format."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ROUNDS = re.compile(r"(?:@\d+)+$")
 
 @define(eq=False)
 class _Stop(Hook):
-    """Lets no step run any more once the point is reached.
+    """Skips all steps after a point is reached.
 
-    `point` is the address of a step or a repeat; ``dce#1@3`` is the step's third round. A step inside a repeat
-    without a round is its first one.
+    `point` is the address of a step or a repeat; ``dce#1@3`` is the step's third round. A step inside a repeat without
+    a round means its first one.
     """
 
     point: str
@@ -33,40 +33,40 @@ class _Stop(Hook):
 
     @classmethod
     def at(cls, point: str, pipeline: Pipeline) -> Self:
-        """The hook for a point of `pipeline`; a bare pass name will do where only one step has it.
+        """Return the hook for a point of `pipeline`; a bare pass name is accepted if it is unique.
 
         Raises:
-            PipelineError: when no step, or more than one, is meant.
+            PipelineError: if no step or several steps match.
         """
         rounds = _ROUNDS.search(point)
         tail = rounds.group() if rounds else ""
         return cls(find_place(pipeline.steps, point.removesuffix(tail)).address + tail)
 
     def check(self, result: RunResult) -> None:
-        """Raise when the run ended without having come to the point."""
+        """Raise if the run ended before the point."""
         if not self.is_reached:
             ran = ", ".join(record.step.label for record in result.records if not record.skipped) or "none"
-            raise PassctlError(f"no step {self.point!r} ran; those that ran are {ran}")
+            raise PassctlError(f"no step {self.point!r} ran; executed steps: {ran}")
 
     def is_at(self, step: Step) -> bool:
-        """True for the step meant, and for every step inside the repeat meant."""
+        """Return True for the step, and for every step inside the repeat."""
         return self.point in (step.address, step.label) or self.point in step.parents
 
 
 class StopBefore(_Stop):
-    """Stop right before a step, or before the first step of a repeat."""
+    """Stops right before a step, or before the first step of a repeat."""
 
     def allow(self, step: Step, graph: Graph) -> bool:
-        """Whether the point is still ahead."""
+        """Return whether the point is still ahead."""
         self.is_reached = self.is_reached or self.is_at(step)
         return not self.is_reached
 
 
 class StopAfter(_Stop):
-    """Stop right after a step, or after all rounds of a repeat."""
+    """Stops right after a step, or after all rounds of a repeat."""
 
     def allow(self, step: Step, graph: Graph) -> bool:
-        """Whether the point is ahead, or this is it."""
+        """Return whether the point is ahead, or is this step."""
         if not self.is_at(step):
             return not self.is_reached
         is_new = not self.is_reached
@@ -76,7 +76,7 @@ class StopAfter(_Stop):
 
 @define(eq=False)
 class Around(StopAfter):
-    """Stop right after a step, or after all rounds of a repeat, and keep the graph from right before."""
+    """Stops right after a step, or after all rounds of a repeat, and keeps the graph from right before."""
 
     before_graph: Graph | None = field(default=None, init=False)
 
@@ -87,10 +87,10 @@ class Around(StopAfter):
 
 
 def numbered(step: str, pipeline: Pipeline) -> str:
-    """The address of a step given by its number in the order of the text, from 1; other texts as they are.
+    """Return the address of a step given by its number in textual order, from 1; other texts are returned unchanged.
 
     Raises:
-        PassctlError: when there is no step of that number.
+        PassctlError: if there is no step of that number.
     """
     if not step.isdigit():
         return step
@@ -104,7 +104,7 @@ _MOST_REMARKS = 10
 
 
 def report_steps(result: RunResult) -> None:
-    """One line per step that changed something, with the first remarks of its pass."""
+    """Report every step with changes, with the first remarks of its pass."""
     ran = [record for record in result.records if not record.skipped]
     for record in ran:
         report_step(record)
@@ -114,7 +114,7 @@ def report_steps(result: RunResult) -> None:
 
 
 def report_step(record: StepRecord) -> None:
-    """A line for a step that changed something, and its remarks."""
+    """Report a step with changes, and its remarks."""
     if record.edits:
         console.report(str(record))
     for line in _remarks(record):
@@ -124,7 +124,7 @@ def report_step(record: StepRecord) -> None:
 def _remarks(record: StepRecord) -> Iterable[str]:
     yield from map(str, record.reports[:_MOST_REMARKS])
     if len(record.reports) > _MOST_REMARKS:
-        yield f"and {len(record.reports) - _MOST_REMARKS} remarks more; --json has them all"
+        yield f"and {len(record.reports) - _MOST_REMARKS} more remarks; --json lists all of them"
 
 
 _STYLE = """  graph [rankdir=TB, fontname="Helvetica", labelloc=t]
@@ -134,13 +134,13 @@ _TOUCHED = 'fillcolor="#fdf0d5", color="#a86400"'
 
 
 def dot_text(graph: Graph, title: str = "", touched: Collection[str] = (), locations: bool = True) -> str:
-    """`graph` as a digraph.
+    """Return `graph` as a Graphviz digraph.
 
     Args:
-        graph: the graph. Constants are boxes of their own, dashed; edges are labelled with the operand that reads.
-        title: above the drawing.
-        touched: names of nodes that are drawn in colour.
-        locations: nodes say which module they are from.
+        graph: the graph. Constants are dashed boxes; edges are labelled with the operand name.
+        title: the title of the drawing.
+        touched: names of nodes to colour.
+        locations: whether to show the module of each node.
     """
     lines = [f"digraph {_quoted(title or graph.name)} {{", _STYLE]
     if title:
@@ -187,14 +187,14 @@ def _label(*lines: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of the language, in which only quotes and backslashes are special, and a line ends in ``\\n``."""
+    """Quote a DOT string, in which only quotes and backslashes are special, and ``\n`` ends a line."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
 @frozen
 class Snapshot:
-    """A graph at one point of a run, and the steps that led there from the snapshot before."""
+    """A graph at one point of a run, with the steps since the previous snapshot."""
 
     title: str
     graph: Graph
@@ -203,12 +203,12 @@ class Snapshot:
 
 @frozen
 class View:
-    """How graphs are shown.
+    """Display options of graphs.
 
     Attributes:
-        locations: with module paths and source lines.
-        focus: the node whose surroundings are shown; None shows everything.
-        hops: how far the surroundings reach.
+        locations: whether to show module paths and source lines.
+        focus: the node whose neighbourhood is shown; None shows everything.
+        hops: the size of the neighbourhood.
     """
 
     locations: bool = True
@@ -216,22 +216,22 @@ class View:
     hops: int = 2
 
     def text(self, graph: Graph) -> str:
-        """The text form of what is shown."""
+        """Return the text form of the visible part."""
         return print_graph(self._shown(graph), locations=self.locations)
 
     def page(self, snapshots: list[Snapshot]) -> str:
-        """Several graphs, each under a comment that says where it stands; one alone goes without."""
+        """Join several graphs, each under a comment with its position; a single graph has no comment."""
         if len(snapshots) == 1:
             return self.text(snapshots[0].graph)
         return "\n".join(f"// {_heading(snapshot)}\n{self.text(snapshot.graph)}" for snapshot in snapshots)
 
     def drawing(self, snapshot: Snapshot) -> str:
-        """What is shown in Graphviz's language, with what the last step touched in colour."""
+        """Return the visible part in DOT, with nodes touched by the last step in colour."""
         touched = snapshot.records[-1].touched if snapshot.records else ()
         return dot_text(self._shown(snapshot.graph), _heading(snapshot), touched, self.locations)
 
     def data(self, snapshot: Snapshot) -> dict[str, Any]:
-        """What is shown as plain data."""
+        """Return the visible part as plain data."""
         return {
             "at": snapshot.title,
             "steps": [record_data(record) for record in snapshot.records],
@@ -239,7 +239,7 @@ class View:
         }
 
     def shows(self, graph: Graph) -> bool:
-        """False when the node in focus is not there."""
+        """Return False if the focused node does not exist."""
         return self.focus is None or any(node.name == self.focus for node in graph.nodes)
 
     def _shown(self, graph: Graph) -> Graph:
@@ -248,9 +248,9 @@ class View:
 
 @define(eq=False)
 class ChangedSnapshots(Hook):
-    """Shows the graph it starts from, and the graph after every step that changed it, as far as `view` shows it.
+    """Shows the initial graph, and the graph after every step that changed its visible part.
 
-    Graphs are kept as copies, or printed as they come.
+    Graphs are kept as copies, or printed immediately.
     """
 
     start: Graph
@@ -268,7 +268,7 @@ class ChangedSnapshots(Hook):
             self._show(Snapshot(f"after {step.label}", graph, [record]))
 
     def check(self, last: Graph) -> None:
-        """Raise when the node in focus was never there."""
+        """Raise if the focused node never existed."""
         if not self.shown:
             self.view.text(last)
 

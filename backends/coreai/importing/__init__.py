@@ -1,5 +1,5 @@
-"""Read a saved asset, or a program in memory, into the IR."""
+"""Import of saved assets and in-memory programs into the IR."""
 
-from graphpress.backends.coreai.importing.program import from_asset, from_program, losses
+from graphpress.backends.coreai.importing.program import from_asset, from_program, unsupported_features
 
-__all__ = ["from_asset", "from_program", "losses"]
+__all__ = ["from_asset", "from_program", "unsupported_features"]

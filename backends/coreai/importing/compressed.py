@@ -1,4 +1,4 @@
-"""Compressed constants and quantized activations of an asset, as `quant` ops."""
+"""Import of compressed constants and quantized activations as `quant` ops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphpress.backends.coreai.importing.reader import AssetReader, Held, tensor_type, translates
+from graphpress.backends.coreai.importing.reader import AssetReader, StoredConstant, tensor_type, translates
 from graphpress.backends.importing.layers import shape_along_axis
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
@@ -41,7 +41,7 @@ def _shift_scale(reader: AssetReader, op: Any) -> Value | None:
 def _activation(reader: AssetReader, op: Any) -> Value | None:
     data, scale, zero_point, minval, axis = op.operands
     shift, steps = _shift(reader, zero_point, minval), reader.known[scale]
-    if shift is None or not isinstance(steps, Held):
+    if shift is None or not isinstance(steps, StoredConstant):
         return None
     at, rank = reader.number(axis), tensor_type(data.type).rank
     operands = {
@@ -59,7 +59,7 @@ def _activation(reader: AssetReader, op: Any) -> Value | None:
 def _sparse(reader: AssetReader, op: Any) -> Value:
     values, mask = op.operands
     places = reader.known[mask]
-    bits = places.tensor if isinstance(places, Held) else None
+    bits = places.tensor if isinstance(places, StoredConstant) else None
     read = reader.value(mask) if bits is None else reader.constant(bits.to(torch.uint8), DType.UINT1)
     return reader.emit("quant.sparse_to_dense", values=reader.value(values), mask=read)
 
@@ -69,12 +69,14 @@ def _dense(reader: AssetReader, op: Any) -> Value:
     return reader.value(op.operands[0])
 
 
-def _shift(reader: AssetReader, zero_point: Any, minval: Any) -> dict[str, Held] | None:
-    """The one of both offsets that counts: an asset has ``scale * (code - zero_point) + minval``, with the lowest
-    code for the zero point where there is a minimum value, and the IR has one of them.
+def _shift(reader: AssetReader, zero_point: Any, minval: Any) -> dict[str, StoredConstant] | None:
+    """Return the offset that applies, zero point or minimum value.
+
+    An asset has ``scale * (code - zero_point) + minval``, with the lowest code as zero point if there is a minimum
+    value; the IR has one of the two.
     """
     zero, low = reader.known[zero_point], reader.known[minval]
-    if not isinstance(zero, Held) or not isinstance(low, Held):
+    if not isinstance(zero, StoredConstant) or not isinstance(low, StoredConstant):
         return None
     if not low.tensor.double().any():
         return {} if not _values(zero).any() else {"zero_point": zero}
@@ -83,5 +85,5 @@ def _shift(reader: AssetReader, zero_point: Any, minval: Any) -> dict[str, Held]
     return {"minval": low}
 
 
-def _values(held: Held) -> torch.Tensor:
-    return held.tensor if held.dtype.is_integer else held.tensor.float()
+def _values(constant: StoredConstant) -> torch.Tensor:
+    return constant.tensor if constant.dtype.is_integer else constant.tensor.float()

@@ -1,10 +1,17 @@
-"""Elementwise ops and reductions of an asset."""
+"""Import of elementwise ops and reductions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from graphpress.backends.coreai.importing.reader import AssetReader, Held, Read, short_name, tensor_type, translates
+from graphpress.backends.coreai.importing.reader import (
+    AssetReader,
+    Read,
+    StoredConstant,
+    short_name,
+    tensor_type,
+    translates,
+)
 from graphpress.backends.importing.layers import REDUCTIONS
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
@@ -52,7 +59,7 @@ _BINARY = {
     "bitwise_or": "bitwise_or.Tensor",
     "bitwise_xor": "bitwise_xor.Tensor",
 }
-_SCANS = {0: "cumsum", 1: "cumprod"}  # the dialect's numbers of its combiners
+_SCANS = {0: "cumsum", 1: "cumprod"}  # the dialect's combiner numbers
 
 
 @translates(*_UNARY)
@@ -92,8 +99,8 @@ def _where(reader: AssetReader, op: Any) -> Value:
 @translates("cast")
 def _cast(reader: AssetReader, op: Any) -> Read:
     found, dtype = reader.known[op.operands[0]], tensor_type(op.results[0].type).dtype
-    if isinstance(found, Held) and found.dtype.is_integer and dtype.is_integer:
-        return Held(found.tensor.to(dtype.torch_dtype), dtype)
+    if isinstance(found, StoredConstant) and found.dtype.is_integer and dtype.is_integer:
+        return StoredConstant(found.tensor.to(dtype.torch_dtype), dtype)
     return reader.cast(reader.value(op.operands[0]), dtype)
 
 

@@ -1,4 +1,4 @@
-"""Layers of an asset: convolutions, products, pools."""
+"""Import of convolutions, products and pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a saved asset to a graph, and what of an asset a graph does not hold."""
+"""Import of a saved asset as a graph, and the features that a graph cannot represent."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from graphpress.backends.coreai.importing.reader import (
     AssetReader,
     Read,
     blobs,
-    held,
     short_name,
+    stored_constant,
     tensor_type,
     translates,
 )
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
 
 
-def losses(path: str | PathLike[str]) -> list[str]:
-    """What is lost when the asset at `path` is read and converted again, in words; empty when nothing is.
+def unsupported_features(path: str | PathLike[str]) -> list[str]:
+    """Describe the features that are lost when the asset at `path` is imported and converted again.
 
     Raises:
-        AssetError: when there is no asset, or it is damaged.
+        AssetError: if there is no asset, or it is damaged.
     """
     info = read(path)
     found = [f"the function {each.name}" for each in info.functions if each.name != "main"]
     for function in info.functions:
-        found += [f"the free extents of {each.name}" for each in function.inputs if None in each.shape]
+        found += [f"the dynamic dims of {each.name}" for each in function.inputs if None in each.shape]
         found += [f"the state {each.name}" for each in function.states]
     return found
 
@@ -48,30 +48,30 @@ _TABLES = (compressed, elementwise, layers, shapes)  # importing them fills `tra
 def from_asset(
     path: str | PathLike[str], function: str = "main", *, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Graph:
-    """The graph of a saved asset: `aten` ops, and `quant` ops for what is compressed; composite ops are spelled out.
+    """Import a saved asset as a graph of `aten` ops, and `quant` ops for compressed values.
 
-    States become inputs after the others, and what is written to them outputs after the others. An op that has no
-    translation becomes an opaque ``aimodel.*`` node, which can be printed and compared, not run.
+    Composite ops are inlined. States become inputs after the others, and writes to them outputs after the others. An op
+    without a translation becomes an opaque ``aimodel.*`` node, which can be printed and compared but not executed.
 
     Args:
-        path: of the asset.
-        function: of its program.
-        shapes: by the names of inputs, where the asset leaves extents free; a free extent is 1 by default.
+        path: the asset.
+        function: the function of its program.
+        shapes: shapes by input name, for dynamic dims, which are 1 by default.
 
     Raises:
-        AssetError: when there is no asset, it is damaged, or it has no such function.
-        MissingDependencyError: when `coreai-core` is not installed.
+        AssetError: if there is no asset, it is damaged, or it has no such function.
+        MissingDependencyError: if `coreai-core` is not installed.
     """
-    # The program owns the context: it must live as long as the operations that are walked.
+    # The program owns the context, and must outlive the traversed operations.
     program = open_asset(path).program
-    with understanding(path):
+    with program_errors_named(path):
         return from_program(program, function, Path(path).stem, shapes=shapes)
 
 
 def from_program(
     program: Any, function: str = "main", name: str = "main", *, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Graph:
-    """The graph of a function of an `AIProgram`, of the converter or of an asset; see `from_asset`."""
+    """Import a function of an `AIProgram`, from the converter or an asset; see `from_asset`."""
     graphs, data = functions(program), blobs(program._module._mlir_module.operation)
     reader = AssetReader(Graph(name), blobs=data)
     _read(_public(function, graphs, name), graphs, reader, shapes or {})
@@ -80,24 +80,22 @@ def from_program(
 
 
 def sketch(program: Any, function: str) -> tuple[Graph, dict[Value, Any]]:
-    """A graph of a function to look at only (see `Reader.is_sketch`), and the value in the program that each of its
-    constants is.
-    """
+    """Return a graph of a function for analysis (see `Reader.is_sketch`), and the program value of each constant."""
     graphs, data = functions(program), blobs(program._module._mlir_module.operation)
     reader = AssetReader(Graph(function), is_sketch=True, blobs=data)
-    with understanding("memory"):
+    with program_errors_named("memory"):
         _read(graphs[function], graphs, reader, {})
     return reader.graph, {value: origin for value, origin in reader.origins() if value.use_count}
 
 
 def functions(program: Any) -> dict[str, Any]:
-    """The functions of a program by name, bodies of composite operators included, which are private."""
+    """Return the functions of a program by name, including private bodies of composite operators."""
     module = program._module._mlir_module.operation
     return {each.attributes["sym_name"].value: each for each in module.regions[0].blocks[0].operations}
 
 
 def public(graphs: Mapping[str, Any]) -> list[str]:
-    """The names of those that are no bodies of composite operators."""
+    """Return the names of the functions that are not bodies of composite operators."""
     return [name for name, each in graphs.items() if "priv" not in each.attributes]
 
 
@@ -134,12 +132,12 @@ def _read(function: Any, graphs: Mapping[str, Any], reader: AssetReader, shapes:
 
 
 def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> list[Value]:
-    """Translate the ops of a block; what it returns."""
+    """Translate the ops of a block, and return its results."""
     for op in block.operations:
         name = short_name(op)
         if name == "constant":
-            if op.results[0] not in reader.known:  # a body that is invoked twice has its constants once
-                reader.known[op.results[0]] = held(op.attributes["value"], reader.blobs)
+            if op.results[0] not in reader.known:  # the constants of a body that is invoked twice exist already
+                reader.known[op.results[0]] = stored_constant(op.attributes["value"], reader.blobs)
         elif name == "output":
             return [reader.value(operand) for operand in op.operands if operand in reader.known]
         elif name == "invoke":
@@ -160,7 +158,7 @@ def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> l
 
 
 def _sketch_bodies(op: Any, graphs: Mapping[str, Any], reader: AssetReader) -> None:
-    """Read the bodies of control flow, whose arguments become inputs."""
+    """Import the bodies of control flow, with their arguments as inputs."""
     for region in op.regions:
         for block in region.blocks:
             for argument in block.arguments:
@@ -171,7 +169,7 @@ def _sketch_bodies(op: Any, graphs: Mapping[str, Any], reader: AssetReader) -> N
 
 
 def _symbol(attribute: Any) -> str:
-    """The name in ``@name``, which may stand in an expression."""
+    """Return the name in ``@name``, which may be part of an expression."""
     found = re.search(r'@"?([^\s">]+)', str(attribute))
     if found is None:
         raise AssetError(f"an op invokes {attribute}, which names no function")

@@ -1,4 +1,4 @@
-"""The constants of a program as tensors, and what the translations of single ops work with."""
+"""Constants of a program as tensors, and the reader used by op translations."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from graphpress.ir.types import TensorType
 
 _PLAIN = {"f16", "f32", "f64", "si8", "si16", "si32", "si64", "ui8", "ui16", "ui32", "ui64"}
 _BLOB = re.compile(rb'^\s*"?([\w.$-]+)"?: "0x([0-9A-Fa-f]*)"', re.MULTILINE)
-_ALIGNMENT_BYTES = 4  # a blob's text begins with the alignment of its data, a 32-bit number
+_ALIGNMENT_BYTES = 4  # a blob starts with the alignment of its data, a 32-bit number
 _NUMBER = re.compile(r"true|false|0x[0-9A-Fa-f]+|[-+]?\d[\d.]*(?:[eE][-+]?\d+)?")
 
 
 @frozen(eq=False)
-class Held:
-    """A constant: its elements, in the container that the IR gives their type, and that type."""
+class StoredConstant:
+    """A constant: its elements, in the IR's container dtype, and their type."""
 
     tensor: torch.Tensor
     dtype: DType
 
 
 def blobs(operation: Any) -> dict[str, bytes]:
-    """The data of the blobs of a module, by the names that its constants have for them."""
+    """Return the data of the blobs of a module, by the names that constants refer to."""
     written = io.BytesIO()
     operation.print(file=written, binary=True)
     text = written.getbuffer()
@@ -47,11 +47,11 @@ def blobs(operation: Any) -> dict[str, bytes]:
     }
 
 
-def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
-    """The constant that an attribute means.
+def stored_constant(attribute: Any, blobs_by_name: dict[str, bytes]) -> StoredConstant:
+    """Return the constant for an attribute.
 
     Raises:
-        AssetError: when it is spelled in a way that is not known.
+        AssetError: if its form is not supported.
     """
     ranked = ops.require("coreai._compiler.ir").RankedTensorType(attribute.type)
     shape = tuple(ranked.shape)
@@ -61,13 +61,13 @@ def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
     kind, _, inside = text.partition("<")
     inside = inside.removesuffix(">")
     if kind == "dense_resource":
-        return Held(_from_bytes(blobs_by_name[inside.strip('"')], dtype, shape), dtype)
+        return StoredConstant(_from_bytes(blobs_by_name[inside.strip('"')], dtype, shape), dtype)
     if kind != "dense":
-        raise AssetError(f"a constant of the program is spelled as {text[:60]!r}, which is not known")
+        raise AssetError(f"a constant of the program has the unsupported form {text[:60]!r}")
     if element in _PLAIN:
-        return Held(torch.from_numpy(np.array(attribute)).reshape(shape), dtype)
+        return StoredConstant(torch.from_numpy(np.array(attribute)).reshape(shape), dtype)
     if inside.startswith('"0x'):
-        return Held(_from_bytes(bytes.fromhex(inside[3:-1]), dtype, shape), dtype)
+        return StoredConstant(_from_bytes(bytes.fromhex(inside[3:-1]), dtype, shape), dtype)
     values = [_parsed(each, dtype) for each in _NUMBER.findall(inside)]
     codes = torch.tensor(values, dtype=torch.float64 if _holds_floats(dtype) else torch.int64)
     codes = (
@@ -75,7 +75,7 @@ def held(attribute: Any, blobs_by_name: dict[str, bytes]) -> Held:
         if dtype is DType.FLOAT4_E2M1FN
         else codes.to(torch.float32 if _holds_floats(dtype) else codes.dtype)
     )
-    return Held(codes.to(dtype.torch_dtype).expand(math.prod(shape)).reshape(shape).clone(), dtype)
+    return StoredConstant(codes.to(dtype.torch_dtype).expand(math.prod(shape)).reshape(shape).clone(), dtype)
 
 
 def _holds_floats(dtype: DType) -> bool:
@@ -85,20 +85,20 @@ def _holds_floats(dtype: DType) -> bool:
 def _parsed(text: str, dtype: DType) -> float | int:
     if text in ("true", "false"):
         return int(text == "true")
-    if text.startswith("0x"):  # the bits of a float that has no decimal form
+    if text.startswith("0x"):  # the bits of a float without a decimal form
         bits = _from_bytes(int(text, 16).to_bytes(-(-dtype.bits // 8), "little"), dtype, (1,))
         return bits.double().item()
     return float(text) if _holds_floats(dtype) else int(text)
 
 
 def _float4_codes(values: torch.Tensor) -> torch.Tensor:
-    """The IR holds float4 by its codes: a sign and the place in this list."""
+    """Convert float4 values to codes: a sign bit and the index in this list."""
     magnitudes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
     return torch.searchsorted(magnitudes, values.abs()) + 8 * values.signbit().long()
 
 
 def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> torch.Tensor:
-    """The elements in `data`: packed from the lowest bit on where that is shorter, else one to each byte or more."""
+    """Decode `data`: packed from the lowest bit if it is shorter, else at least one byte per element."""
     numel = math.prod(shape)
     bits = 1 if dtype is DType.BOOL else dtype.bits
     raw = np.frombuffer(data, np.uint8)
@@ -118,59 +118,59 @@ def _from_bytes(data: bytes, dtype: DType, shape: tuple[int, ...]) -> torch.Tens
     return torch.from_numpy(raw.copy()).view(dtype.torch_dtype).reshape(shape)
 
 
-Read = Value | Held
+Read = Value | StoredConstant
 Translation = Callable[["AssetReader", Any], Read | tuple[Read, ...] | None]
 
 translates: Translations[Translation] = Translations()
-"""By the name of the op, as `short_name` gives it; None declines, and the op stays opaque."""
+"""Translations by `short_name` of the op; a translation that returns None leaves the op opaque."""
 
 
 def short_name(op: Any) -> str:
-    """`add` for ``coreai.decomposable.broadcasting_add`` and for ``coreai.add``: both broadcast."""
+    """Return `add` for ``coreai.decomposable.broadcasting_add`` and ``coreai.add``, which both broadcast."""
     return str(op.name).removeprefix("coreai.").removeprefix("decomposable.").removeprefix("broadcasting_")
 
 
 @define(eq=False)
 class AssetReader(Reader):
-    """Reads the operands of ops, and makes nodes. A constant enters the graph when a node reads it."""
+    """Reads operands of ops and adds nodes; constants are added when a node reads them."""
 
     blobs: dict[str, bytes] = field(factory=dict, kw_only=True)
     known: dict[Any, Read] = field(factory=dict, init=False)
     states: dict[Any, Value] = field(factory=dict, init=False)
-    _entered: dict[Held, Value] = field(factory=dict, init=False)
+    _entered: dict[StoredConstant, Value] = field(factory=dict, init=False)
 
     def value(self, operand: Any) -> Value:
-        """The IR's value of an operand."""
+        """Return the IR value of an operand."""
         found = self.known[operand]
-        if not isinstance(found, Held):
+        if not isinstance(found, StoredConstant):
             return found
         if found not in self._entered:
             self._entered[found] = self.constant(found.tensor, found.dtype)
         return self._entered[found]
 
     def constant(self, tensor: torch.Tensor, dtype: DType) -> Value:
-        """A constant of the graph."""
+        """Add a constant to the graph."""
         name = f"constant_{len(self.graph.constants)}"
         return self.graph.add_constant(name, tensor, "buffer", type=TensorType(dtype, tensor.shape)).value
 
     def origins(self) -> Iterator[tuple[Value, Any]]:
-        """The constants of the graph, each with the value of the program that it is."""
+        """Yield the constants of the graph, each with its value in the program."""
         for operand, found in self.known.items():
-            if isinstance(found, Held) and found in self._entered:
+            if isinstance(found, StoredConstant) and found in self._entered:
                 yield self._entered[found], operand
 
     def tensor(self, operand: Any) -> torch.Tensor | None:
-        """What an operand holds where that depends on constants alone, else None."""
+        """Return the data of an operand that depends on constants only, or None."""
         found = self.known[operand]
-        return found.tensor if isinstance(found, Held) else _computed(found)
+        return found.tensor if isinstance(found, StoredConstant) else _computed(found)
 
     def number(self, operand: Any) -> Any:
-        """What a constant operand holds, as plain Python; None where it is no constant."""
+        """Return the data of a constant operand as Python numbers, or None."""
         tensor = self.tensor(operand)
         return None if tensor is None else tensor.tolist()
 
     def opaque(self, op: Any) -> tuple[Value, ...]:
-        """A node for an op without translation: it can be looked at, but not run."""
+        """Add a node for an op without translation, which can be inspected but not executed."""
         operands = tuple(self.value(operand) for operand in op.operands if operand in self.known)
         types = [tensor_type(result.type) for result in op.results if _is_tensor(result.type)]
         kind = opaque_op(f"aimodel.{short_name(op)}", len(types))
@@ -178,14 +178,14 @@ class AssetReader(Reader):
 
 
 def tensor_type(type: Any) -> TensorType:
-    """The IR's type of an MLIR tensor; extents that are free are 1."""
+    """Return the IR type of an MLIR tensor; dynamic dims are 1."""
     ranked = ops.require("coreai._compiler.ir").RankedTensorType(type)
     shape = [1 if ranked.is_dynamic_dim(at) else size for at, size in enumerate(ranked.shape)]
     return TensorType(element_type(str(ranked.element_type)), shape)
 
 
 def word(op: Any, attribute: str, default: str = "") -> str:
-    """The word in an attribute such as ``#coreai.padding_mode<constant>``."""
+    """Return the word in an attribute such as ``#coreai.padding_mode<constant>``."""
     if attribute not in op.attributes:
         return default
     found = re.search(r"<\s*(\w+)\s*>", str(op.attributes[attribute]))

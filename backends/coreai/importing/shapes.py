@@ -1,4 +1,4 @@
-"""Ops of an asset that rearrange and pick elements."""
+"""Import of ops that rearrange or select elements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from graphpress.backends.coreai.importing.reader import AssetReader, Held, Read, tensor_type, translates, word
+from graphpress.backends.coreai.importing.reader import AssetReader, Read, StoredConstant, tensor_type, translates, word
 from graphpress.backends.importing.layers import padded, split, unsqueezed
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
@@ -17,8 +17,10 @@ def _reshape(reader: AssetReader, op: Any) -> Read | None:
     shape, found = reader.number(op.operands[1]), reader.known[op.operands[0]]
     if shape is None:
         return None
-    if isinstance(found, Held) and found.tensor.numel() == 1:  # a zero point of one entry, as a scalar
-        return Held(found.tensor.reshape(shape), found.dtype)
+    if (
+        isinstance(found, StoredConstant) and found.tensor.numel() == 1
+    ):  # a scalar zero point as a tensor with one element
+        return StoredConstant(found.tensor.reshape(shape), found.dtype)
     return reader.emit("aten.reshape", {"shape": tuple(shape)}, self=_first(reader, op))
 
 
@@ -47,9 +49,10 @@ def _concat(reader: AssetReader, op: Any) -> Read | None:
     dim, found = reader.number(axis), [reader.known[part] for part in parts]
     if dim is None:
         return None
-    if all(isinstance(each, Held) and each.dtype.is_integer for each in found):  # the shape of something
-        tensors = [each.tensor for each in found if isinstance(each, Held)]
-        return Held(torch.cat([tensor.long() for tensor in tensors], dim).to(tensors[0].dtype), found[0].dtype)  # type: ignore[union-attr]
+    if all(isinstance(each, StoredConstant) and each.dtype.is_integer for each in found):  # the shape of a tensor
+        tensors = [each.tensor for each in found if isinstance(each, StoredConstant)]
+        dtype = found[0].dtype  # type: ignore[union-attr]
+        return StoredConstant(torch.cat([tensor.long() for tensor in tensors], dim).to(tensors[0].dtype), dtype)
     return reader.emit("aten.cat", {"dim": dim}, tensors=tuple(reader.value(part) for part in parts))
 
 
@@ -58,9 +61,9 @@ def _split(reader: AssetReader, op: Any) -> tuple[Value, ...] | None:
     x, sizes, axis = _first(reader, op), reader.number(op.operands[1]), reader.number(op.operands[2])
     if sizes is None or axis is None:
         return None
-    if isinstance(sizes, int):  # the last part may have less
-        extent = _extent(x, axis)
-        sizes = [min(sizes, extent - start) for start in range(0, extent, sizes)]
+    if isinstance(sizes, int):  # the last part may be smaller
+        size = _size(x, axis)
+        sizes = [min(sizes, size - start) for start in range(0, size, sizes)]
     return split(reader, x, axis, sizes)
 
 
@@ -70,9 +73,9 @@ def _slice(reader: AssetReader, op: Any) -> Read | None:
     if first is None or last is None or steps is None or any(step < 0 for step in steps):
         return None
     found = reader.known[op.operands[0]]
-    if isinstance(found, Held) and found.dtype.is_integer:
+    if isinstance(found, StoredConstant) and found.dtype.is_integer:
         places = tuple(slice(*each) for each in zip(first, last, steps, strict=True))
-        return Held(found.tensor.long()[places].to(found.tensor.dtype), found.dtype)
+        return StoredConstant(found.tensor.long()[places].to(found.tensor.dtype), found.dtype)
     x = reader.value(op.operands[0])
     for axis, (start, end, step) in enumerate(zip(first, last, steps, strict=True)):
         if start or end < x.tensor_type.shape[axis] or step != 1:
@@ -81,9 +84,9 @@ def _slice(reader: AssetReader, op: Any) -> Read | None:
 
 
 @translates("get_shape")
-def _get_shape(reader: AssetReader, op: Any) -> Held:
+def _get_shape(reader: AssetReader, op: Any) -> StoredConstant:
     shape = _first(reader, op).tensor_type.shape
-    return Held(torch.tensor(list(shape), dtype=torch.int64).to(torch.uint32), DType.UINT32)
+    return StoredConstant(torch.tensor(list(shape), dtype=torch.int64).to(torch.uint32), DType.UINT32)
 
 
 @translates("broadcast_in_dims")
@@ -138,7 +141,7 @@ def _gather_along_axis(reader: AssetReader, op: Any) -> Value | None:
 @translates("gather_nd")
 def _gather_nd(reader: AssetReader, op: Any) -> Value:
     x, places = _first(reader, op), reader.cast(reader.value(op.operands[1]), DType.INT64)
-    columns = range(_extent(places, -1))
+    columns = range(_size(places, -1))
     indices = tuple(reader.emit("aten.select.int", {"dim": -1, "index": at}, self=places) for at in columns)
     if len(indices) == 1 and x.tensor_type.rank == 2:
         return reader.emit("aten.embedding", weight=x, indices=indices[0])
@@ -147,21 +150,21 @@ def _gather_nd(reader: AssetReader, op: Any) -> Value:
 
 @translates("interpolate")
 def _interpolate(reader: AssetReader, op: Any) -> Value | None:
-    """Along one axis after the other: the element nearest to a coordinate, or the mean of those around it."""
+    """Interpolate along one axis after the other: nearest element, or weighted mean of the neighbours."""
     x, shape, scales, offsets = _first(reader, op), *(reader.tensor(each) for each in op.operands[1:])
     mode = word(op, "interpolation_mode")
     if shape is None or scales is None or offsets is None or mode not in ("linear", "nearest_neighbor"):
         return None
     dtype = x.tensor_type.dtype
     for axis, wanted in enumerate(shape.tolist()):
-        extent = _extent(x, axis)
-        if wanted == extent and scales[axis] == 1 and offsets[axis] == 0:
+        size = _size(x, axis)
+        if wanted == size and scales[axis] == 1 and offsets[axis] == 0:
             continue
         at = (torch.arange(wanted) + 0.5 - offsets[axis]) / scales[axis] - 0.5
         if mode == "nearest_neighbor":
             x = _picked(reader, x, axis, at.round())
             continue
-        at = at.clamp(0, extent - 1)
+        at = at.clamp(0, size - 1)
         low, high = _picked(reader, x, axis, at.floor()), _picked(reader, x, axis, at.ceil())
         share = (at - at.floor()).reshape([-1 if each == axis else 1 for each in range(x.tensor_type.rank)])
         weight = reader.constant(share.to(dtype.torch_dtype), dtype)
@@ -170,7 +173,7 @@ def _interpolate(reader: AssetReader, op: Any) -> Value | None:
 
 
 def _picked(reader: AssetReader, x: Value, axis: int, at: torch.Tensor) -> Value:
-    places = at.clamp(0, _extent(x, axis) - 1).long()
+    places = at.clamp(0, _size(x, axis) - 1).long()
     index = reader.constant(places, DType.INT64)
     return reader.emit("aten.index_select", {"dim": axis}, self=x, index=index)
 
@@ -179,7 +182,7 @@ def _first(reader: AssetReader, op: Any) -> Value:
     return reader.value(op.operands[0])
 
 
-def _extent(value: Value, axis: int) -> int:
-    extent = value.tensor_type.shape[axis]
-    assert isinstance(extent, int)  # free extents were given a number when the inputs were made
-    return extent
+def _size(value: Value, axis: int) -> int:
+    size = value.tensor_type.shape[axis]
+    assert isinstance(size, int)  # dynamic dims have a number here
+    return size

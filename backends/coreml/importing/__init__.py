@@ -1,5 +1,5 @@
-"""Core ML programs as graphs of the IR, in `aten` and `quant` ops, so that every tool for graphs takes packages."""
+"""Import of Core ML programs into the IR, as `aten` and `quant` ops."""
 
-from graphpress.backends.coreml.importing.program import from_mil, from_package, losses
+from graphpress.backends.coreml.importing.program import from_mil, from_package, unsupported_features
 
-__all__ = ["from_mil", "from_package", "losses"]
+__all__ = ["from_mil", "from_package", "unsupported_features"]

@@ -1,4 +1,4 @@
-"""Elementwise ops and reductions of MIL."""
+"""Import of MIL's elementwise ops and reductions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed constants and quantized activations of MIL, as `quant` ops."""
+"""Import of MIL's compressed constants and quantized activations as `quant` ops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphpress.ir.graph import Node, Value
 
 @translates("constexpr_lut_to_dense")
 def _lut_to_dense(reader: MilReader, op: Any) -> Value:
-    if "shape" in op.inputs:  # as targets before iOS18 store it: one table, indices packed in bytes
+    if "shape" in op.inputs:  # the form of targets before iOS18: one table, indices packed in bytes
         entries = op.lut.val
         bits, shape = int(math.log2(entries.size)), number(op.shape)
         unpack = require("coremltools.optimize._utils").restore_elements_from_packed_bits
@@ -28,7 +28,7 @@ def _lut_to_dense(reader: MilReader, op: Any) -> Value:
 
 
 def _looked_up(reader: MilReader, indices: Value, lut: Value, axis: int) -> Value:
-    """A table applied to indices; where its entries are scaled first, as for iOS18, what they look up is scaled."""
+    """Emit a table lookup; if the table entries are scaled (iOS18), scale the result instead."""
     scaled = lut.node
     if scaled is None or not _scales_tables(scaled):
         return reader.emit("quant.lut_to_dense", {"axis": axis}, indices=indices, lut=lut)
@@ -38,7 +38,7 @@ def _looked_up(reader: MilReader, indices: Value, lut: Value, axis: int) -> Valu
 
 
 def _scales_tables(node: Node) -> bool:
-    """True for one scale, perhaps with a zero point, for all entries of a table."""
+    """Return True for a single scale, optionally with zero point, of all table entries."""
     if node.op.name != "quant.blockwise_shift_scale":
         return False
     given = [node.operand(name) for name in ("scale", "zero_point")]
@@ -46,7 +46,7 @@ def _scales_tables(node: Node) -> bool:
 
 
 def _of_blocks(reader: MilReader, value: Value | None) -> Value | None:
-    """Parameters of tables as those of what the tables look up, without the axes of entries and vectors."""
+    """Convert table parameters to parameters of the looked-up values, without entry and vector axes."""
     if value is None or value.constant is None:
         return None
     constant = value.constant
@@ -60,7 +60,7 @@ def _shift_scale(reader: MilReader, op: Any) -> Value:
 
 
 def _scaled(reader: MilReader, data: Value, scale: Value | None, zero_point: Value | None) -> Value:
-    """``(data - zero_point) * scale``; what is floats only because it was multiplied by 1 is codes still."""
+    """Emit ``(data - zero_point) * scale``; codes cast to float by a factor of 1 become codes again."""
     assert scale is not None
     if data.node is not None and _multiplies_by_one(data.node):
         data = data.node.operands["input"]
@@ -94,12 +94,12 @@ def _sparse_to_dense(reader: MilReader, op: Any) -> Value:
         mask = reader.constant(op.mask.name, places.astype(np.uint8), DType.UINT1)
     else:
         mask = reader.value(op.mask)
-    whole = _put_back(values, mask)
-    return reader.emit("quant.sparse_to_dense", values=values, mask=mask) if whole is None else whole
+    source = _put_back(values, mask)
+    return reader.emit("quant.sparse_to_dense", values=values, mask=mask) if source is None else source
 
 
 def _put_back(values: Value, mask: Value) -> Value | None:
-    """What `values` were taken out of, when it has them in the same places and zeros in all others."""
+    """Return the value that `values` were gathered from, if they are scattered to the same positions."""
     kept = values.node
     if kept is None or kept.op.name != "quant.kept_elements" or kept.operands["mask"] is not mask:
         return None
@@ -113,7 +113,7 @@ def _put_back(values: Value, mask: Value) -> Value | None:
 
 @translates("constexpr_sparse_blockwise_shift_scale")
 def _sparse_shift_scale(reader: MilReader, op: Any) -> tuple[Value, ...]:
-    """Mask and kept elements, of codes that are expanded in their places."""
+    """Emit mask and kept elements of sparse codes, which are expanded in place."""
     mask, scale = reader.value(op.data_mask), reader.value(op.scale)
     values = reader.value(op.nonzero_data)
     zero = {} if op.offset is None else {"zero_point": reader.value(op.offset)}
@@ -125,19 +125,19 @@ def _sparse_shift_scale(reader: MilReader, op: Any) -> tuple[Value, ...]:
 
 @translates("constexpr_lut_to_sparse")
 def _lut_to_sparse(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    """Mask and kept elements: looked up as they are in one table, or in their places where there are several."""
+    """Emit mask and kept elements of a sparse lookup: direct for one table, in place for several."""
     lut = reader.value(op.lut)
     if lut.tensor_type.shape[-1] != 1:
         return reader.opaque(op)
     mask, indices = reader.value(op.indices_mask), reader.value(op.indices_nonzero_data)
-    if all(extent == 1 for extent in lut.tensor_type.shape[:-2]):
+    if all(dim == 1 for dim in lut.tensor_type.shape[:-2]):
         return mask, _looked_up(reader, indices, _flat(reader, lut), 0)
     places = reader.emit("quant.sparse_to_dense", values=indices, mask=mask)
     return mask, _kept(reader, reader.emit("quant.lut_to_dense", indices=places, lut=lut), op)
 
 
 def _flat(reader: MilReader, lut: Value) -> Value:
-    """A table of any rank as one for indices along one axis."""
+    """Reshape a table of any rank for indices along one axis."""
     if lut.node is not None and _scales_tables(lut.node):
         parts = {name: lut.node.operand(name) for name in ("input", "scale", "zero_point")}
         flat = {name: None if part is None else _flat(reader, part) for name, part in parts.items()}
@@ -176,7 +176,7 @@ def _dequantize(reader: MilReader, op: Any) -> Value:
 
 
 def _ranked(reader: MilReader, op: Any, data: Value, scale: Any, zero_point: Any, axis: int) -> dict[str, Value]:
-    """Scale and zero point in the rank of the data, each under its own name."""
+    """Return scale and zero point in the rank of the data, by name."""
     found = {}
     for name, var in (("scale", scale), ("zero_point", zero_point)):
         if var is not None:

@@ -1,4 +1,4 @@
-"""Layers of MIL: convolutions, products, pools, norms."""
+"""Import of MIL's convolutions, products, pools and norms."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _bias(reader: MilReader, op: Any) -> Value | None:
 
 
 def _padding(op: Any, spatial: int, kernel: Any, strides: Any, dilations: Any) -> list[tuple[int, int]]:
-    """Zeros before and after each spatial axis."""
+    """Return the padding before and after each spatial axis."""
     kind = number(op.pad_type, "valid")
     if kind == "custom":
         flat = number(op.pad)
@@ -158,17 +158,15 @@ def _padding(op: Any, spatial: int, kernel: Any, strides: Any, dilations: Any) -
         return [(0, 0)] * spatial
     pairs = []
     for at in range(spatial):
-        extent = int(op.x.shape[2 + at])
-        total = max(
-            0, (math.ceil(extent / strides[at]) - 1) * strides[at] + dilations[at] * (kernel[at] - 1) + 1 - extent
-        )
+        dim = int(op.x.shape[2 + at])
+        total = max(0, (math.ceil(dim / strides[at]) - 1) * strides[at] + dilations[at] * (kernel[at] - 1) + 1 - dim)
         small, large = total // 2, total - total // 2
         pairs.append((large, small) if kind == "same_lower" else (small, large))
     return pairs
 
 
 def _padded(reader: MilReader, x: Value, pairs: list[tuple[int, int]]) -> tuple[Value, tuple[int, ...]]:
-    """`x` and the padding that a convolution takes itself, which is the same on both sides."""
+    """Return `x` and the symmetric padding that the convolution applies itself."""
     if all(before == after for before, after in pairs):
         return x, tuple(before for before, _ in pairs)
     flat = [0] * 4 + [amount for pair in pairs for amount in pair]

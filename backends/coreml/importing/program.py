@@ -1,4 +1,4 @@
-"""From a package, or a MIL program in memory, to a graph, and what of it a graph does not hold."""
+"""Import of a package or an in-memory MIL program as a graph, and the features that a graph cannot represent."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from graphpress.backends.coreml.importing import arithmetic, compressed, layers,
 from graphpress.backends.coreml.importing.reader import MilReader, translates
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import understanding
+from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
 from graphpress.ir.verifier import verify
 
 
-def losses(path: str | PathLike[str]) -> list[str]:
-    """What is lost when the package at `path` is read and converted again, in words; empty when nothing is.
+def unsupported_features(path: str | PathLike[str]) -> list[str]:
+    """Describe the features that are lost when the package at `path` is imported and converted again.
 
     Raises:
-        AssetError: when there is no package, or it is damaged.
+        AssetError: if there is no package, or it is damaged.
     """
     program = load_program(path)
     found = [f"the function {name}" for name in program.functions if name != "main"]
@@ -32,8 +32,8 @@ def losses(path: str | PathLike[str]) -> list[str]:
         for name, var in function.inputs.items():
             if _is_state(var):
                 found.append(f"the state {name}")
-            elif not all(isinstance(extent, int | np.integer) for extent in var.shape):
-                found.append(f"the free extents of {name}")
+            elif not all(isinstance(dim, int | np.integer) for dim in var.shape):
+                found.append(f"the dynamic dims of {name}")
     return found
 
 
@@ -49,22 +49,22 @@ _TABLES = (arithmetic, compressed, layers, shapes)  # importing them fills `tran
 def from_package(
     path: str | PathLike[str], function: str = "main", *, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Graph:
-    """The graph of a saved package: `aten` ops, and `quant` ops for its compressed constants.
+    """Import a saved package as a graph of `aten` ops, and `quant` ops for compressed constants.
 
-    An op that has no translation becomes an opaque ``mil.*`` node, which can be printed and compared, not run.
+    An op without a translation becomes an opaque ``mil.*`` node, which can be printed and compared but not executed.
 
     Args:
-        path: of the package.
-        function: of its program.
-        shapes: by the names of inputs, where the package leaves extents free; a free extent is 1 by default.
+        path: the package.
+        function: the function of its program.
+        shapes: shapes by input name, for dynamic dims, which are 1 by default.
 
     Raises:
-        AssetError: when there is no package, it is damaged, or it has no such function.
+        AssetError: if there is no package, it is damaged, or it has no such function.
     """
     program = load_program(path)
     if function not in program.functions:
         raise AssetError(f"{path} has no function {function!r}, only {list(program.functions)}")
-    with understanding(path):
+    with program_errors_named(path):
         return from_mil(program, function, name=Path(path).stem, shapes=shapes)
 
 
@@ -75,7 +75,7 @@ def from_mil(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Graph:
-    """The graph of a function of a coremltools program; see `from_package`."""
+    """Import a function of a coremltools program; see `from_package`."""
     body = program.functions[function]
     graph = Graph(name)
     reader = MilReader(graph)
@@ -95,9 +95,7 @@ def from_mil(
 
 
 def sketch(program: Any, function: str) -> tuple[Graph, dict[Value, str]]:
-    """A graph of a function to look at only (see `Reader.is_sketch`), and the name in the program of each of its
-    constants.
-    """
+    """Return a graph of a function for analysis (see `Reader.is_sketch`), and the program name of each constant."""
     body = program.functions[function]
     reader = MilReader(Graph(function), is_sketch=True)
     for name, var in body.inputs.items():

@@ -1,4 +1,4 @@
-"""What the translations of single ops work with."""
+"""The reader used by translations of MIL ops."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from graphpress.ir.types import TensorType
 Translation = Callable[["MilReader", Any], Value | tuple[Value, ...]]
 
 translates: Translations[Translation] = Translations()
-"""By the name of the MIL op."""
+"""Translations by MIL op name."""
 
 
 @define(eq=False)
 class MilReader(Reader):
-    """Reads the operands of MIL ops, and makes nodes."""
+    """Reads operands of MIL ops and adds nodes."""
 
     values: dict[int, Value] = field(factory=dict, init=False)
     constants: dict[str, Value] = field(factory=dict, init=False)
 
     def value(self, var: Any) -> Value:
-        """The IR's value of a MIL value; a constant is made when it is first read."""
+        """Return the IR value of a MIL value; constants are added when first read."""
         key = id(var)
         if key not in self.values:
             made = self.constant(var.name, np.asarray(var.val), self.dtype(var))
@@ -38,7 +38,7 @@ class MilReader(Reader):
         return self.values[key]
 
     def enter(self, name: str, var: Any) -> None:
-        """An input, of a function or of a body."""
+        """Add an input of a function or of a body."""
         try:
             type = self.type(var)
         except (AttributeError, TypeError, ValueError):  # a state
@@ -48,7 +48,7 @@ class MilReader(Reader):
         self.values[id(var)] = made
 
     def constant(self, name: str, array: Any, dtype: DType) -> Value:
-        """A constant that holds `array` as `dtype`."""
+        """Add a constant that holds `array` as `dtype`."""
         tensor = torch.from_numpy(np.array(array, dtype=_plain(array))).to(dtype.torch_dtype)
         return self.graph.add_constant(name, tensor, "buffer", type=TensorType(dtype, tensor.shape)).value
 
@@ -57,28 +57,28 @@ class MilReader(Reader):
         return DType.of(_NAMES.get(name := _mil_types().builtin_to_string(var.dtype), name))
 
     def opaque(self, op: Any) -> tuple[Value, ...]:
-        """A node for a MIL op without translation: it can be looked at, but not run."""
+        """Add a node for a MIL op without translation, which can be inspected but not executed."""
         operands = {
             name: tuple(self.value(v) for v in operand) if isinstance(operand, list | tuple) else self.value(operand)
             for name, operand in op.inputs.items()
-            if operand is not None and not isinstance(getattr(operand, "val", None), str)  # text is no operand
+            if operand is not None and not isinstance(getattr(operand, "val", None), str)  # strings are not operands
         }
         types = [self.type(out) for out in op.outputs]
         kind = opaque_op(f"mil.{op.op_type}", len(types))
         return self.rewriter.insert_before(None, kind, operands, types=types).results
 
     def unread(self, op: Any) -> tuple[Value, ...]:
-        """A node for a MIL op of which not even the operands can be read."""
+        """Add a node for a MIL op whose operands cannot be read."""
         types = [TensorType(DType.FLOAT32, ()) for _ in op.outputs]
         return self.rewriter.insert_before(None, opaque_op(f"mil.{op.op_type}", len(types)), {}, types=types).results
 
     def type(self, var: Any) -> TensorType:
-        """The type of a MIL value; extents that are not known are 1."""
+        """Return the type of a MIL value; unknown dims are 1."""
         return TensorType(self.dtype(var), [int(n) if isinstance(n, int | np.integer) else 1 for n in var.shape])
 
 
 def number(var: Any, default: Any = None) -> Any:
-    """What a constant operand holds, as plain Python: a number, a list, a string."""
+    """Return the data of a constant operand as Python values: a number, a list, a string."""
     if var is None:
         return default
     held = var.val if hasattr(var, "val") else var

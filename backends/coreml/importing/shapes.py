@@ -1,4 +1,4 @@
-"""Ops of MIL that rearrange and pick elements."""
+"""Import of MIL ops that rearrange or select elements."""
 
 from __future__ import annotations
 
@@ -72,23 +72,23 @@ def _slice_by_index(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
 
 @translates("slice_update")
 def _slice_update(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    """The slice of a slice is put back axis by axis, the innermost first."""
+    """Insert the updated slice axis by axis, the innermost first."""
     slices = _slices(op)
     if slices is None:
         return reader.opaque(op)
-    wholes = [reader.value(op.x)]
+    targets = [reader.value(op.x)]
     for where in slices:
-        wholes.append(reader.emit("aten.slice.Tensor", where, self=wholes[-1]))
+        targets.append(reader.emit("aten.slice.Tensor", where, self=targets[-1]))
     update = reader.value(op.update)
     for axis in _squeezed(op):
         update = reader.emit("aten.unsqueeze", {"dim": axis}, self=update)
-    for where, whole in zip(reversed(slices), reversed(wholes[:-1]), strict=True):
-        update = reader.emit("aten.slice_scatter", where, self=whole, src=update)
+    for where, target in zip(reversed(slices), reversed(targets[:-1]), strict=True):
+        update = reader.emit("aten.slice_scatter", where, self=target, src=update)
     return update
 
 
 def _slices(op: Any) -> list[dict[str, int | None]] | None:
-    """The slices of an op by the axes that are not taken whole; None where they are computed, or backwards."""
+    """Return the slices of an op by axis, without full axes; None if they are computed or reversed."""
     begin, end = number(op.begin), number(op.end)
     if begin is None or end is None:
         return None
@@ -109,7 +109,7 @@ def _slices(op: Any) -> list[dict[str, int | None]] | None:
 
 
 def _squeezed(op: Any) -> tuple[int, ...]:
-    """The axes of which one index is meant."""
+    """Return the axes that are indexed by a single number."""
     return tuple(axis for axis, is_one in enumerate(number(op.squeeze_mask, [])) if is_one)
 
 
@@ -133,7 +133,7 @@ def _pad(reader: MilReader, op: Any) -> Value:
 @translates("tile")
 def _tile(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
     repeats = number(op.reps)
-    if repeats is None:  # computed from a shape; what is repeated has all axes
+    if repeats is None:  # computed from a shape; all axes are repeated
         sizes = *op.outputs[0].shape, *op.x.shape
         if not all(isinstance(size, int | np.integer) for size in sizes):
             return reader.opaque(op)
@@ -150,7 +150,7 @@ def _reverse(reader: MilReader, op: Any) -> Value:
 
 @translates("band_part")
 def _band_part(reader: MilReader, op: Any) -> Value:
-    """The last two axes around their diagonal; a negative number of diagonals is all of them."""
+    """Keep the band of the last two axes; a negative number of diagonals means all."""
     x, lower, upper = reader.value(op.x), number(op.lower), number(op.upper)
     if lower >= 0:
         x = reader.emit("aten.triu", {"diagonal": -lower}, self=x)
@@ -211,7 +211,7 @@ def _fill_like(reader: MilReader, op: Any) -> Value:
 
 @translates("gather_nd")
 def _gather_nd(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    """What is at the places that the last axis of the indices has the coordinates of."""
+    """Gather the elements at the coordinates in the last axis of the indices."""
     if number(getattr(op, "batch_dims", None), 0):
         return reader.opaque(op)
     indices = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))

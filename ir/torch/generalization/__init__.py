@@ -1,20 +1,20 @@
-"""From a graph that was captured at one batch size to one for every batch size, with proof, and without tracing again.
+"""Generalization of a graph captured at one batch size to all batch sizes, by proof and without retracing.
 
-A static capture spells sizes out: `x.view(batch, -1)` becomes `view(x, [2, -1])`. What it does not say is which of its
-numbers are the batch, and whether the model would have done the same at another batch. One more run of the model tells,
-with tensors that have shapes and no data:
+A static capture holds concrete sizes: `x.view(batch, -1)` becomes `view(x, [2, -1])`. It does not tell which numbers
+are the batch size, nor whether the model would take the same path at another batch size. One more run of the model, on
+tensors without data, tells both:
 
-1. `witness`: the model runs at a stand-in batch, a large prime. Whenever Python asks for the size of a tensor, it gets
-   an `Extent`: an expression over the batch that can be added, multiplied by numbers and passed to torch, and that
-   refuses every decision which would come out differently at some other batch. So a run that ends took the only way
-   through the code that there is. Every call that reaches ATen is recorded.
-2. `rules`: each call must be of an op whose result has extents that are whole multiples of those of its operands, plus
-   numbers. A slice that may clamp, or a strided convolution along the batch, is not.
-3. `matching`: the calls are held against the nodes of the graph, operand by operand and number by number. A number is
-   then known at two batches, and as it is affine in the batch by 1 and 2, it is known at all of them.
+1. `tracing`: the model runs at a sample batch size, a large prime. Tensor sizes that Python code reads are `BatchDim`s,
+   expressions over the batch that support addition, multiplication by numbers and use in torch calls, and that refuse
+   every decision that could differ at another batch size. A run that completes has therefore taken the only possible
+   path. Every ATen call is recorded.
+2. `rules`: each call must be of an op whose result dims are integer combinations of operand dims and constants. Slices
+   that may clamp and convolutions strided along the batch are not.
+3. `matching`: the recorded calls are matched with the nodes of the graph, operand by operand and number by number. Each
+   number is then known at two batch sizes and, being affine in the batch by 1 and 2, at all of them.
 4. `batch`: types, and attributes that depend on the batch, are rewritten.
 
-Whatever does not fit ends in `NotProven`, and the graph is left as it was.
+Otherwise `NotProven` is raised, and the graph is unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers that are a constant plus whole multiples of symbols, and how they are recognized at sample batches."""
+"""Affine expressions over batch symbols, and their recovery from sample values."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from graphpress.ir.types import Dim, SymDim
 
 
 class NotProven(GraphpressError):
-    """The graph may depend on the batch of the example; the message says by what.
+    """The graph may depend on the example's batch size; the message says why.
 
     Attributes:
-        asked: True when the model asks for the size of its batch, so that it may.
+        reads_batch: True if the model reads its batch size, so that it may depend on it.
     """
 
-    def __init__(self, message: str, *, asked: bool = False):
+    def __init__(self, message: str, *, reads_batch: bool = False):
         super().__init__(message)
-        self.asked = asked
+        self.reads_batch = reads_batch
 
 
 class Clash(Exception):
-    """The model cannot have these batches apart: two must be one, or one is a number."""
+    """Batch sizes that cannot differ: two are equal, or one is constant."""
 
     def __init__(self, symbols: tuple[str, ...], message: str):
         super().__init__(message)
         self.symbols = symbols
 
 
-_SPREAD = 1024  # a stand-in is so many times larger than any number of the model
+_SPREAD = 1024  # the ratio of a sample batch to the largest number in the model
 
 
 def _without_zeros(factors: Mapping[str, int]) -> dict[str, int]:
@@ -40,35 +40,35 @@ def _without_zeros(factors: Mapping[str, int]) -> dict[str, int]:
 
 @frozen
 class Affine:
-    """``constant + factors[s] * s + ...``"""
+    """An affine expression ``constant + factors[s] * s + ...``."""
 
     factors: Mapping[str, int] = field(factory=dict, converter=_without_zeros)
     constant: int = 0
 
     @classmethod
     def of(cls, number: int | Affine) -> Affine:
-        """A number as an expression."""
+        """Return a number as an expression."""
         return number if isinstance(number, Affine) else cls({}, number)
 
     @property
     def is_constant(self) -> bool:
-        """True when no symbol is left."""
+        """True if the expression has no symbols."""
         return not self.factors
 
     def plus(self, other: Affine, times: int = 1) -> Affine:
-        """``self + times * other``"""
+        """Return ``self + times * other``."""
         names = self.factors.keys() | other.factors.keys()
         factors = {name: self.factors.get(name, 0) + times * other.factors.get(name, 0) for name in names}
         return Affine(factors, self.constant + times * other.constant)
 
     def times(self, number: int) -> Affine:
-        """``number * self``"""
+        """Return ``number * self``."""
         return Affine({name: factor * number for name, factor in self.factors.items()}, self.constant * number)
 
     def divided(self, number: int) -> tuple[Affine, int] | None:
-        """Floor quotient and remainder by `number`, where they are the same expressions for every value of the symbols.
+        """Return floor quotient and remainder by `number`, if they are the same expressions for all symbol values.
 
-        None where the remainder depends on the symbols.
+        Returns None if the remainder depends on the symbols.
         """
         if number == 0 or any(factor % number for factor in self.factors.values()):
             return None
@@ -76,18 +76,18 @@ class Affine:
         return Affine(quotient, self.constant // number), self.constant % number
 
     def at(self, values: Mapping[str, int]) -> int:
-        """The number when every symbol has the given value."""
+        """Evaluate the expression for the given symbol values."""
         return self.constant + sum(factor * values[name] for name, factor in self.factors.items())
 
     @property
     def minimum(self) -> int | None:
-        """The smallest value over symbols of 1 and more; None when there is none."""
+        """Return the minimum over symbol values of at least 1, or None if unbounded."""
         if any(factor < 0 for factor in self.factors.values()):
             return None
         return self.constant + sum(self.factors.values())
 
     def as_dim(self) -> Dim:
-        """The expression as the IR writes it."""
+        """Convert the expression to an IR dim."""
         if self.is_constant:
             return self.constant
         text = " + ".join(name if factor == 1 else f"{factor}*{name}" for name, factor in self.factors.items())
@@ -98,41 +98,41 @@ class Affine:
 
 @frozen
 class Samples:
-    """The batches that symbols have in the example, and the stand-ins for them in a run.
+    """The batch sizes of the example, and the sample batch sizes of the proof run.
 
-    Stand-ins are primes, so that nothing divides them, and so much larger than every number of the model that a sum of
-    a multiple of one and a number of the model can be taken apart again.
+    Sample batch sizes are primes, so that nothing divides them, and so much larger than every number in the model that
+    the sum of a multiple of one and a number of the model can be decomposed.
 
     Attributes:
-        example: the batch that each symbol has in the example.
-        stand_ins: the batch that each symbol has in the run.
-        largest: no number of the model is larger.
+        example: the batch size of each symbol in the example.
+        run_sizes: the batch size of each symbol in the run.
+        largest: an upper bound for the numbers in the model.
     """
 
     example: Mapping[str, int]
-    stand_ins: Mapping[str, int]
+    run_sizes: Mapping[str, int]
     largest: int
 
     @classmethod
     def choose(cls, example: Mapping[str, int], largest: int) -> Samples:
-        """Stand-ins for the symbols of `example`, in a model whose numbers are at most `largest`."""
-        # Apart by a ratio that no two small multiples share.
+        """Choose sample batch sizes for the symbols of `example`, in a model with numbers up to `largest`."""
+        # Their ratio is not one of small multiples.
         starts = (int(_SPREAD * largest * (1 + 0.618034 * place)) for place in range(len(example)))
-        stand_ins = {name: _prime_above(start) for name, start in zip(example, starts, strict=True)}
-        return cls(dict(example), stand_ins, largest)
+        run_sizes = {name: _prime_above(start) for name, start in zip(example, starts, strict=True)}
+        return cls(dict(example), run_sizes, largest)
 
     def read(self, number: int) -> Affine | None:
-        """What a number of the run is as an expression; None when that is not clear."""
+        """Recover the expression of a number of the run, or None if it is ambiguous."""
         if abs(number) <= 2 * self.largest:
             return Affine({}, number)
         found = list(self._readings(number))
         return found[0] if len(found) == 1 else None
 
     def _readings(self, number: int) -> Iterator[Affine]:
-        for name, stand_in in self.stand_ins.items():
-            factor = (2 * number + stand_in) // (2 * stand_in)  # rounded
-            rest = number - factor * stand_in
-            if factor and abs(rest) <= 2 * self.largest and abs(factor) < stand_in // 4:
+        for name, run_size in self.run_sizes.items():
+            factor = (2 * number + run_size) // (2 * run_size)  # rounded
+            rest = number - factor * run_size
+            if factor and abs(rest) <= 2 * self.largest and abs(factor) < run_size // 4:
                 yield Affine({name: factor}, rest)
 
 

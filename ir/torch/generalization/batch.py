@@ -1,4 +1,4 @@
-"""The batch of a captured graph as a symbol."""
+"""Generalization of the batch dim of a captured graph to a symbol."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import Trait, lookup_op
 from graphpress.ir.torch.generalization.affine import Affine, Clash, NotProven, Samples
 from graphpress.ir.torch.generalization.matching import Match, match
-from graphpress.ir.torch.generalization.witness import run_at
+from graphpress.ir.torch.generalization.tracing import trace_at
 from graphpress.ir.types import ScalarType, Symbol, TensorType
 
-# Numbers above are limits ("to the end"), not sizes.
+# Larger numbers are limits ("to the end"), not sizes.
 _LARGEST_SIZE = 2**31
-# Inputs whose batches clash take further runs, which mostly end early.
+# Further runs after clashing batch sizes; most of them end early.
 _RUNS_PER_INPUT = 3
 
 
 @define(eq=False)
 class Generalization:
-    """A proof that a graph holds at every batch, once the numbers that it found are expressions.
+    """A proof that a graph is valid at every batch size after substitution of its numbers.
 
     Attributes:
-        symbols: for each input, the symbol that its first extent is, if any.
-        samples: the batches of the example.
-        match: what depends on the batch.
+        symbols: the symbol of each input's first dim, if any.
+        samples: the batch sizes of the example.
+        match: the shapes and arguments that depend on the batch.
     """
 
     graph: Graph
@@ -40,11 +40,11 @@ class Generalization:
 
     @property
     def is_needed(self) -> bool:
-        """False when the graph computes the right thing at every batch as it is."""
+        """False if the graph is valid at every batch size without changes."""
         return bool(self.match.arguments)
 
     def apply(self) -> None:
-        """Let types and arguments of the graph depend on the batch; torch.export writes them in the same way."""
+        """Substitute the expressions in types and arguments, in the form that torch.export uses."""
         numbers = _Numbers(self.graph)
         for graph_input, symbol in zip(self.graph.inputs, self.symbols, strict=True):
             if symbol is None or graph_input.value is None:
@@ -53,30 +53,30 @@ class Generalization:
             type = graph_input.value.tensor_type
             graph_input.value.type = TensorType(type.dtype, [batch.as_dim(), *type.shape[1:]])
             numbers.sources.setdefault(symbol, graph_input.value)
-            # torch takes an extent of 1 for a constant, and so would whoever exports the graph again.
+            # torch treats dims of size 1 as constants, as a later export would.
             self.graph.symbols[symbol] = Symbol(2, None, max(2, self.samples.example[symbol]))
         for value, shape in self.match.shapes.items():
-            dims = [Affine.of(extent).as_dim() for extent in shape]
+            dims = [Affine.of(size).as_dim() for size in shape]
             value.type = TensorType(value.tensor_type.dtype, dims)
         for node, arguments in self.match.arguments.items():
             for name, argument in arguments.items():
                 node.attributes.pop(name, None)
-                self.graph.set_operand(node, name, numbers.in_place_of_forms(argument))
+                self.graph.set_operand(node, name, numbers.with_values(argument))
 
 
 def prove(graph: Graph, module: torch.nn.Module, arguments: tuple[Any, ...]) -> Generalization:
-    """Show that `graph`, captured from `module` in eval mode with `arguments`, holds at every batch.
+    """Prove that `graph`, captured from `module` in eval mode with `arguments`, is valid at every batch size.
 
-    The batch is the first extent of every tensor among the arguments. Batches of several arguments are one symbol where
-    the model cannot have them apart; a first extent that must be the number it is stays one.
+    The batch is the first dim of every tensor argument. Several arguments share one symbol if the model requires equal
+    batch sizes; a first dim that must have its example value stays constant.
 
     Raises:
-        NotProven: when it may not, or when that cannot be seen. The graph is left as it was.
+        NotProven: if the proof fails. The graph is unchanged.
     """
     _check_graph(graph)
     leaves = pytree.tree_leaves(arguments)
     if len(leaves) != len(graph.inputs):
-        raise NotProven("the graph has other inputs than the model")
+        raise NotProven("the inputs of the graph differ from those of the model")
     with_batch = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim]
     symbols: list[str | None] = [None] * len(leaves)
     for count, place in enumerate(with_batch):
@@ -91,12 +91,12 @@ def prove(graph: Graph, module: torch.nn.Module, arguments: tuple[Any, ...]) -> 
         if not example:
             continue
         try:
-            witness = run_at(module, arguments, symbols, Samples.choose(example, largest), len(graph.nodes))
+            trace = trace_at(module, arguments, symbols, Samples.choose(example, largest), len(graph.nodes))
         except Clash as clash:
             waiting += _resolutions(symbols, clash, example)
         else:
-            return Generalization(graph, symbols, witness.samples, match(graph, witness))
-    raise NotProven("the model does not run at every other batch")
+            return Generalization(graph, symbols, trace.samples, match(graph, trace))
+    raise NotProven("the model does not run at other batch sizes")
 
 
 def _check_graph(graph: Graph) -> None:
@@ -110,16 +110,16 @@ def _check_graph(graph: Graph) -> None:
 
 
 def _resolutions(symbols: list[str | None], clash: Clash, example: dict[str, int]) -> Iterator[list[str | None]]:
-    """What the symbols may be after a clash, the likely thing first; the next run shows whether it is so.
+    """Yield symbol assignments to try after a clash, the likely one first.
 
-    Two of one size may be one batch. Otherwise the batch is that of the first input, and the other is a number.
+    Two equal sizes may be one batch. Otherwise the batch is that of the first input, and the other dim is constant.
     """
 
     def replaced(old: str, new: str | None) -> list[str | None]:
         return [new if symbol == old else symbol for symbol in symbols]
 
     if not clash.symbols:
-        raise NotProven(str(clash), asked=True)
+        raise NotProven(str(clash), reads_batch=True)
     first, *others = sorted(clash.symbols, key=symbols.index)[:2]
     if others and example[first] == example[others[0]]:
         yield replaced(others[0], first)
@@ -127,11 +127,11 @@ def _resolutions(symbols: list[str | None], clash: Clash, example: dict[str, int
 
 
 def _largest_number(graph: Graph) -> int:
-    """No size in the graph is larger."""
+    """Return an upper bound for the sizes in the graph."""
     numbers = [1]
     for value in graph.values():
         if isinstance(value.type, TensorType):
-            numbers += [extent for extent in value.type.shape if isinstance(extent, int)]
+            numbers += [size for size in value.type.shape if isinstance(size, int)]
     for node in graph.nodes:
         for number in pytree.tree_leaves(list(node.attributes.values())):
             if type(number) is int and abs(number) < _LARGEST_SIZE:
@@ -141,7 +141,7 @@ def _largest_number(graph: Graph) -> int:
 
 @define(eq=False)
 class _Numbers:
-    """The nodes that compute sizes: at the beginning of the graph, each once."""
+    """Inserts the nodes that compute sizes, each once, at the beginning of the graph."""
 
     graph: Graph
     sources: dict[str, Value] = field(factory=dict)
@@ -151,10 +151,10 @@ class _Numbers:
     def __attrs_post_init__(self) -> None:
         self._before = next(iter(self.graph.nodes), None)
 
-    def in_place_of_forms(self, argument: Any) -> Any:
-        """`argument` with values for its expressions."""
+    def with_values(self, argument: Any) -> Any:
+        """Replace the expressions in `argument` by values."""
         if isinstance(argument, tuple):
-            return tuple(self.in_place_of_forms(item) for item in argument)
+            return tuple(self.with_values(item) for item in argument)
         return self._value(argument) if isinstance(argument, Affine) else argument
 
     def _value(self, form: Affine) -> Value:
@@ -165,8 +165,8 @@ class _Numbers:
 
     def _compute(self, form: Affine) -> Value:
         if form.constant:
-            whole = self._value(Affine(form.factors))
-            return self._insert("sym.add", {"arg0": whole}, {"arg1": form.constant}, form)
+            multiple = self._value(Affine(form.factors))
+            return self._insert("sym.add", {"arg0": multiple}, {"arg1": form.constant}, form)
         (name, factor), *others = form.factors.items()
         if others:
             rest = self._value(Affine(dict(others)))

@@ -1,8 +1,8 @@
-"""The calls of a run at another batch, held against the nodes of a graph.
+"""Matching of recorded calls with the nodes of a graph.
 
-Both come from one model, so they are mostly the same list. Calls that the graph left out (dead code, copies) are passed
-over; a later call that reads their results then finds no value for them, and nothing matches it. So a match of all
-nodes and of the results says: at the other batch, too, the graph computes what the model computes.
+Both come from one model, so the lists are mostly equal. Calls that the graph dropped (dead code, copies) are skipped; a
+later call that reads their results then has no value for them and matches nothing. A match of all nodes and of the
+results thus proves that the graph computes what the model computes at the other batch size.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef, op_of_target
 from graphpress.ir.torch.functionalization import functional_form
 from graphpress.ir.torch.generalization.affine import Affine, NotProven, Samples
-from graphpress.ir.torch.generalization.witness import Call, Witness
+from graphpress.ir.torch.generalization.tracing import Call, Trace
 from graphpress.ir.torch.program_reader import tensor_identity
 from graphpress.ir.types import TensorType
 
-# Calls that return what they are given. Graphs have them, or not.
+# Identity calls, which graphs may omit.
 _COPIES = frozenset({"aten.detach", "aten.detach_", "aten.alias", "aten.lift_fresh"})
-# Parameters that choose a kernel, and which torch.export sets otherwise.
+# Parameters that choose a kernel; torch.export sets them differently.
 _ABOUT_KERNELS = frozenset({"cudnn_enable", "cudnn_enabled"})
 
 
 @define(eq=False)
 class Match:
-    """What a graph is at every batch.
+    """The batch-dependent parts of a graph.
 
     Attributes:
-        shapes: extents of the values whose shapes depend on the batch.
-        arguments: arguments of nodes that do, by name, with an `Affine` for every number that depends on it.
+        shapes: the shapes of the values that depend on the batch.
+        arguments: the node arguments that do, by name, with an `Affine` for every batch-dependent number.
     """
 
     shapes: dict[Value, tuple[int | Affine, ...]] = field(factory=dict)
     arguments: dict[Node, dict[str, Any]] = field(factory=dict)
 
 
-def match(graph: Graph, witness: Witness) -> Match:
-    """The extents and arguments of `graph` as expressions over the batch.
+def match(graph: Graph, trace: Trace) -> Match:
+    """Match the recorded run with `graph`, and express its shapes and arguments over the batch.
 
     Raises:
-        NotProven: when the model did something else in the run of `witness` than the graph does.
+        NotProven: if the run differs from the graph.
     """
-    return _Matcher(graph, witness).run()
+    return _Matcher(graph, trace).run()
 
 
 @define(eq=False)
 class _Matcher:
     graph: Graph
-    witness: Witness
+    trace: Trace
     found: Match = field(factory=Match)
     _values: dict[int, Any] = field(factory=dict)  # tensor of the run -> value, or the constant tensor it copies
     _sharing: dict[int, list[int]] = field(factory=dict)  # storage -> tensors of the run
@@ -61,14 +61,14 @@ class _Matcher:
 
     @property
     def samples(self) -> Samples:
-        return self.witness.samples
+        return self.trace.samples
 
     def run(self) -> Match:
-        for graph_input, leaf in zip(self.graph.inputs, self.witness.leaves, strict=True):
+        for graph_input, leaf in zip(self.graph.inputs, self.trace.leaves, strict=True):
             if isinstance(leaf, torch.Tensor) and graph_input.value is not None:
                 self._bind(leaf, graph_input.value)
         waiting = list(reversed(self.graph.nodes))
-        for call in self.witness.calls:
+        for call in self.trace.calls:
             if waiting and self._matches(call, waiting[-1]):
                 waiting.pop()
             elif call.op.name in _COPIES:
@@ -76,16 +76,16 @@ class _Matcher:
             else:
                 self._pass_over(call)
         if waiting:
-            self._fail(f"no call at another batch is that of node {waiting[-1].name}, from {waiting[-1].location}")
+            self._fail(f"no call at another batch size matches node {waiting[-1].name}, from {waiting[-1].location}")
         outputs = self.graph.user_outputs()
-        for output, result in zip(outputs, self.witness.results, strict=len(outputs) == len(self.witness.results)):
+        for output, result in zip(outputs, self.trace.results, strict=len(outputs) == len(self.trace.results)):
             same = output.literal == result if output.value is None else self._is(result, output.value)
             if not same:
-                self._fail("the model returns something else at another batch")
+                self._fail("the model has other results at another batch size")
         return self.found
 
     def _matches(self, call: Call, node: Node) -> bool:
-        """Hold one call against one node; if it is the same, its results are those of the node."""
+        """Match one call with one node, and bind its results on success."""
         op = _as_in_graphs(call)
         if op is not node.op or len(call.results) != len(node.results):
             return False
@@ -114,7 +114,7 @@ class _Matcher:
         return True
 
     def _compare(self, theirs: Any, ours: Any) -> tuple[bool, Any]:
-        """Whether an argument of a call is one of a node, and the latter as it is at every batch."""
+        """Compare an argument of a call with that of a node, and return the latter for every batch size."""
         if isinstance(ours, Value):
             return isinstance(theirs, torch.Tensor) and self._is(theirs, ours), ours
         if isinstance(theirs, torch.Tensor):
@@ -139,14 +139,14 @@ class _Matcher:
         if not isinstance(type, TensorType) or DType.of(tensor.dtype) is not type.dtype or tensor.ndim != type.rank:
             return False
         shape = [self._form(ours, theirs) for ours, theirs in zip(type.shape, tensor.shape, strict=True)]
-        if any(extent is None for extent in shape):
+        if any(size is None for size in shape):
             return False
-        if any(isinstance(extent, Affine) for extent in shape):
+        if any(isinstance(size, Affine) for size in shape):
             self.found.shapes[value] = tuple(shape)  # type: ignore[arg-type]
         return True
 
     def _form(self, ours: Any, theirs: int) -> int | Affine | None:
-        """The number that is `ours` in the example and `theirs` in the run; None when it is not affine."""
+        """Return the number that is `ours` in the example and `theirs` in the run, or None if it is not affine."""
         if ours == theirs:
             return theirs
         form = self.samples.read(theirs)
@@ -169,7 +169,7 @@ class _Matcher:
         self._sharing.setdefault(_storage(tensor), []).append(id(tensor))
 
     def _forget_sharing(self, written: Sequence[torch.Tensor]) -> None:
-        """Tensors that share memory with what was written to are not what they were."""
+        """Drop the bindings of tensors that share memory with the written one."""
         for tensor in written:
             for other in self._sharing.pop(_storage(tensor), ()):
                 self._values.pop(other, None)
@@ -186,11 +186,11 @@ class _Matcher:
         return constant.dtype is known.dtype and constant.shape == known.shape and bool(torch.equal(constant, known))
 
     def _fail(self, message: str) -> None:
-        raise NotProven(message, asked=self.witness.asked)
+        raise NotProven(message, reads_batch=self.trace.reads_batch)
 
 
 def _as_in_graphs(call: Call) -> OpDef:
-    """The op by which graphs call it: without writing, and with a copy of a new tensor spelled out."""
+    """Return the op that graphs use for this call: functional, and with explicit copies of new tensors."""
     target = call.op.target
     if call.op.name == "aten.lift_fresh":
         return op_of_target(torch.ops.aten.lift_fresh_copy.default)

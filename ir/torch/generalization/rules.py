@@ -1,8 +1,8 @@
-"""Which calls have results whose extents follow those of their operands in the same way at every batch.
+"""Ops whose result dims depend on operand dims in the same way at every batch size.
 
-What two sample batches show of an extent is the whole truth when it is a sum of whole multiples of operand extents and
-of numbers in the call, as rows of a table are. It is not where the op clamps (a slice), rounds (a stride along the
-batch), drops extents of one (a squeeze), or returns as many tensors as the batch is large.
+Two sample batch sizes determine a dim if it is an integer combination of operand dims and constants. They do not if the
+op clamps (a slice), rounds (a stride along the batch), drops dims of size one (a squeeze), or returns as many tensors
+as the batch size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Whichever axes depend on the batch, extents of results are extents of operands, their sums, or sizes in the call.
+# Any axis may depend on the batch: result dims are operand dims, their sums, or sizes in the call.
 _ON_ANY_AXIS = _names(
     """
     permute transpose t mT numpy_T swapaxes swapdims movedim moveaxis unsqueeze expand expand_as broadcast_to
@@ -36,7 +36,7 @@ _ON_ANY_AXIS = _names(
     new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like
     """
 )
-# The batch may be the first axis, and no other.
+# Only the first axis may depend on the batch.
 _ON_FIRST_AXIS = _names(
     """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
@@ -49,23 +49,23 @@ _ON_FIRST_AXIS = _names(
     replication_pad1d replication_pad2d replication_pad3d
     """
 )
-# The axis that the call names must not depend on the batch.
+# The axis named in the call must not depend on the batch.
 _ON_OTHER_AXES = _names("split chunk unbind tensor_split unfold glu squeeze slice")
-# Sizes in the call or of another tensor are those of the result. One that is left to torch, and that of merged axes,
-# follows the operand's where no other axis of either depends on the batch.
+# Result sizes are those in the call or of another tensor. An inferred size and that of merged axes depend on the batch
+# as the operand's, if no other axis of either does.
 _RESHAPING = _names("view reshape _unsafe_view view_as reshape_as flatten unflatten")
 
 Axes = Callable[[torch.Tensor], tuple[int, ...]]
 
 
 def follows(op: OpDef, bound: Mapping[str, Any], results: tuple[torch.Tensor, ...], axes: Axes) -> bool:
-    """True when extents of the results of a call follow those of its operands at every batch.
+    """Return True if the result dims of a call depend on its operand dims in the same way at every batch size.
 
     Args:
-        op: the op; one that writes to an operand counts as the one that does not.
+        op: the op; an in-place op counts as its functional form.
         bound: the arguments by name.
         results: the results.
-        axes: the axes of a tensor that depend on the batch.
+        axes: returns the axes of a tensor that depend on the batch.
     """
     name = op.short_name.rstrip("_") or op.short_name
     if name in _ON_ANY_AXIS or op.has(Trait.ELEMENTWISE) or _is_pointwise(op):

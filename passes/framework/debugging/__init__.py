@@ -1,1 +1,1 @@
-"""From a failure to its cause: bisection, reproducers, reduction."""
+"""Failure analysis: bisection, reproducers and reduction."""

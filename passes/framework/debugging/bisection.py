@@ -1,4 +1,4 @@
-"""From a bad result to the step, and to the rewrite in it, that made it bad."""
+"""Bisection of a pipeline run to the first bad step and rewrite."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Bisection:
     """The first bad step of a run.
 
     Attributes:
-        step: the step, with its round where it is in a repeat.
+        step: the step, with its round if it is in a repeat.
         problem: what is wrong after it.
-        before: the graph it starts from, which is good.
-        error: what the step raised; None where it ran and its result is bad.
-        rewrite: the first bad rewrite of the step; None where none is to blame.
+        before: the good graph before the step.
+        error: the exception of the step; None if it completed with a bad result.
+        rewrite: the first bad rewrite of the step; None if no single rewrite is to blame.
     """
 
     step: Step
@@ -40,31 +40,31 @@ class Bisection:
     rewrite: BadRewrite | None = None
 
     def case(self, inputs: Sequence[Any] | None = None, seed: int = 0) -> Case:
-        """The step alone, on the graph it starts from."""
+        """Return the step alone on the graph before it."""
         pipeline = Pipeline(self.step.pass_, assume=self.step.pass_.needs)
         return Case(self.before, pipeline, inputs, seed, isinstance(self.error, NumericDrift | InterpreterError))
 
     def __str__(self) -> str:
-        rewrite = f"first bad {self.rewrite}" if self.rewrite is not None else "no rewrite of it is to blame by itself"
+        rewrite = f"first bad {self.rewrite}" if self.rewrite is not None else "no single rewrite of it is to blame"
         problem = self.problem.replace("\n", "\n  ")
         return f"first bad step: {self.step.label}\n  {problem}\n{rewrite}"
 
 
 def bisect(graph: Graph, pipeline: Pipeline, is_good: Check) -> Bisection | None:
-    """The first step, and the first rewrite in it, after which a graph is bad.
+    """Find the first step, and its first rewrite, after which the graph is bad.
 
-    A step that fails is bad too. What is before the first bad step is taken for good, as any bisection does.
+    A failing step is bad too. Everything before the first bad step is assumed good.
 
     Args:
-        graph: where the run starts; it stays as it is.
-        pipeline: what is run. Steps are run once; the graphs between them are kept, their tensors shared.
-        is_good: says whether a graph is good. What it raises ends the search.
+        graph: the initial graph; it is not changed.
+        pipeline: the pipeline to run. Each step runs once; the graphs between steps are kept, sharing tensors.
+        is_good: tests a graph. Its exceptions end the search.
 
     Returns:
-        None when all is good in the end.
+        None if the result is good.
 
     Raises:
-        BisectionError: when `graph` itself is bad.
+        BisectionError: if `graph` itself is bad.
     """
     if not is_good(graph):
         raise BisectionError("the graph is bad before the first step, so no step is to blame")
@@ -90,21 +90,21 @@ def bisect(graph: Graph, pipeline: Pipeline, is_good: Check) -> Bisection | None
 def bisect_numerics(
     graph: Graph, pipeline: Pipeline, inputs: Sequence[Any], seed: int = 0, effect: Effect | None = None
 ) -> Bisection | None:
-    """The first step, and the first rewrite in it, that moves the outputs too far.
+    """Find the first step, and its first rewrite, that changes the outputs too much.
 
     Args:
-        graph: where the run starts; it stays as it is.
-        pipeline: what is run.
+        graph: the initial graph; it is not changed.
+        pipeline: the pipeline to run.
         inputs: flat inputs of the graph.
-        seed: for random ops.
-        effect: how far the outputs of `graph` may move altogether; if not given, each step may move those of the step
-            before as far as the effect of its pass allows.
+        seed: the seed of random ops.
+        effect: the tolerance relative to the outputs of `graph`; by default each step is compared with the previous one
+            under the effect of its pass.
 
     Returns:
-        None when nothing moved too far.
+        None if all outputs are within tolerance.
 
     Raises:
-        InterpreterError: when `graph` does not run on the inputs.
+        InterpreterError: if `graph` does not run on the inputs.
     """
     start = execute(graph, inputs, seed)
     if effect is not None:
@@ -122,13 +122,13 @@ def bisect_numerics(
 
 
 def _failed_step(history: _History, error: Exception, is_good: Check | None) -> Bisection:
-    """What a step that raised comes to. A fact that its result lacks is no single rewrite's fault."""
+    """Describe a step that raised; a missing fact is not the fault of a single rewrite."""
     step = history.step
     if step is None:
         raise error
     problem = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-    is_whole = isinstance(error, FactError)
-    rewrite = None if is_whole else first_bad_rewrite(history.last, step.pass_, is_good)
+    lacks_fact = isinstance(error, FactError)
+    rewrite = None if lacks_fact else first_bad_rewrite(history.last, step.pass_, is_good)
     return Bisection(step, problem, history.last, error, rewrite)
 
 
@@ -149,14 +149,14 @@ class _State:
 
 @define(eq=False)
 class _History(Hook):
-    """Keeps the graph after every step that changed it, and the step that failed. Tensors are shared."""
+    """Hook that keeps the graph after every step that changed it, and the failed step."""
 
     last: Graph
     states: list[_State] = field(factory=list)
     step: Step | None = None
 
     def run(self, graph: Graph, pipeline: Pipeline, *hooks: Hook) -> Exception | None:
-        """Run `pipeline`; what a step raises is returned."""
+        """Run `pipeline`, and return the exception of a failing step."""
         try:
             Runner([self, *hooks]).run(graph, pipeline)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Reproducers on disk: a folder with all that a failure takes to happen again, and the hook that writes one."""
+"""Reproducers: folders with everything needed to replay a failure, and the hook that writes them."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ _PACKAGES = ("graphpress", "torch", "numpy", "attrs")
 
 @frozen(eq=False)
 class Bundle:
-    """A failure and all it takes to happen again.
+    """A failure with everything needed to replay it.
 
     Attributes:
-        graph: where the pipeline starts.
+        graph: the graph before the pipeline.
         pipeline_text: the text form of the pipeline.
-        failure: what went wrong.
-        assume: names of the facts that held of the graph.
-        inputs: flat inputs of the graph; None where none were given.
-        seed: for random ops.
-        modules: where the classes of the passes come from.
-        earlier: labels of the steps that ran before, in the run that failed.
+        failure: the failure.
+        assume: names of the facts that held for the graph.
+        inputs: flat inputs of the graph, or None.
+        seed: the seed of random ops.
+        modules: the modules of the pass classes.
+        earlier: labels of the earlier steps of the failed run.
         report: the error with its traceback.
-        versions: of Python, the platform and packages, where it failed.
+        versions: of Python, the platform and packages at the time of the failure.
     """
 
     graph: Graph
@@ -65,7 +65,7 @@ class Bundle:
 
     @classmethod
     def of(cls, case: Case, failure: Failure, **more: Any) -> Bundle:
-        """The bundle of a case that fails; `more` are the other attributes."""
+        """Create the bundle of a failing case; `more` are further attributes."""
         return cls(
             case.graph,
             _text(case.pipeline),
@@ -78,10 +78,10 @@ class Bundle:
         )
 
     def case(self) -> Case:
-        """What to run.
+        """Return the case to run.
 
         Raises:
-            BundleError: when the pipeline names a pass that is not there, or does not say all of its options.
+            BundleError: if the pipeline has an unknown pass or incomplete options.
         """
         try:
             pipeline = Pipeline.parse(self.pipeline_text, assume=[Fact(name) for name in self.assume])
@@ -93,10 +93,10 @@ class Bundle:
         return Case(self.graph, pipeline, self.inputs, self.seed, self.failure.takes_inputs)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the bundle to `folder`, whole or not at all; an older bundle there is replaced.
+        """Write the bundle to `folder` atomically, replacing an older bundle.
 
         Raises:
-            BundleError: when `folder` is something else, or cannot be written.
+            BundleError: if `folder` is not a bundle, or cannot be written.
         """
         target = Path(os.path.abspath(folder))
         if target.exists() and not _is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
@@ -110,15 +110,15 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Bundle:
-        """The bundle in `folder`.
+        """Load the bundle in `folder`.
 
         Raises:
-            BundleError: when there is none, or it is damaged.
-            StorageError: when its graph is damaged.
+            BundleError: if there is none, or it is damaged.
+            StorageError: if its graph is damaged.
         """
         folder = Path(folder)
         if not _is_bundle(folder):
-            raise BundleError(f"{folder} is no reproducer: it has no bundle.json")
+            raise BundleError(f"{folder} is not a reproducer: it has no bundle.json")
         try:
             data = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
             if data["format"] != _FORMAT:
@@ -187,7 +187,7 @@ def _text(pipeline: Pipeline) -> str:
     try:
         return str(pipeline)
     except OptionError as error:
-        return f"// {error}"  # no pipeline, and the reason why; the graph is worth keeping all the same
+        return f"// {error}"  # the reason instead of a pipeline; the graph is worth keeping
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -228,7 +228,7 @@ def _checked(tensor: torch.Tensor, entry: _TensorInput, place: int) -> torch.Ten
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions of Python, the platform and the packages that a failure may depend on."""
+    """Return the versions of Python, the platform and the packages that a failure may depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
@@ -240,16 +240,16 @@ def installed_versions() -> dict[str, str]:
 
 @define(eq=False)
 class ReproducerOnFailure(Hook):
-    """When a step fails, write a reproducer: the graph it started from, its pass, inputs, versions, the error.
+    """Hook that writes a reproducer when a step fails: the graph before it, its pass, inputs, versions, and the error.
 
-    ``passctl repro FOLDER`` replays it, ``passctl reduce FOLDER`` makes it small. Put it before the hooks whose
-    complaints it is to catch, such as `Numerics`. The graph is copied before every step; its tensors are not.
+    ``passctl repro FOLDER`` replays it, ``passctl reduce FOLDER`` reduces it. Place it before hooks whose errors it
+    should record, such as `Numerics`. The graph is copied before every step; its tensors are shared.
 
     Attributes:
-        folder: where to; a reproducer that is there is replaced.
-        inputs: flat inputs of the graph. `Numerics` failures take them to happen again.
-        seed: for random ops, as `Numerics` has it.
-        is_written: True once a step failed and its reproducer is there.
+        folder: the target folder; an existing reproducer is replaced.
+        inputs: flat inputs of the graph, needed to replay `Numerics` failures.
+        seed: the seed of random ops, as in `Numerics`.
+        is_written: True once a reproducer has been written.
     """
 
     folder: str | os.PathLike[str]
@@ -265,20 +265,20 @@ class ReproducerOnFailure(Hook):
             self._before = graph.clone()
 
     def after(self, step: Step, graph: Graph, record: StepRecord) -> None:
-        """Forget the copy when it is old."""
+        """Drop an outdated copy."""
         self._earlier.append(step.label)
         if record.edits or step.index == step.total - 1:
             self._before = None
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
-        """Write the reproducer, and note on `error` how to replay it.
+        """Write the reproducer, and add a note to `error` on how to replay it.
 
         Raises:
-            BundleError: when it cannot be written.
+            BundleError: if the reproducer cannot be written.
         """
         if not isinstance(error, Exception) or self._before is None:
             return
-        # Not before: bundles need the runner, which needs hooks.
+        # Imported late: bundles need the runner, which needs hooks.
         from graphpress.passes.framework.debugging.reproduction import Case, Failure
         from graphpress.passes.framework.pipeline import Pipeline
 
@@ -286,7 +286,7 @@ class ReproducerOnFailure(Hook):
         failure = Failure.of(error, step)
         if failure.takes_inputs and self.inputs is None:
             raise BundleError(
-                f"a {failure.error} takes inputs to happen again: give ReproducerOnFailure those that Numerics has"
+                f"a {failure.error} can only be replayed with inputs: pass ReproducerOnFailure the inputs of Numerics"
             )
         report = "".join(format_exception(error))
         Bundle.of(case, failure, earlier=tuple(self._earlier), report=report).save(self.folder)

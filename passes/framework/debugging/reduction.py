@@ -1,4 +1,4 @@
-"""Making a failing case small: delta debugging of graph, tensors and pipeline."""
+"""Reduction of failing cases by delta debugging of graph, tensors and pipeline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphpress.passes.framework.debugging.smaller_graphs import (
     fewer_outputs,
     remove_nodes,
     simpler_values,
-    smaller_extents,
+    smaller_dims,
     values_in_a_run,
 )
 from graphpress.passes.framework.errors import PipelineError
@@ -28,9 +28,9 @@ from graphpress.passes.framework.steps import Repeat, StepLike
 
 
 def shorter_pipelines(case: Case) -> Iterator[Case | None]:
-    """The first step done already, its result being the graph; one step less; a repeat's steps once; an option less.
+    """Yield shorter pipelines: the first step applied, a step removed, a repeat unrolled once, an option removed.
 
-    What the steps need is assumed: a step is not kept for the fact it gives. None stands for steps in an impossible
+    Facts that the steps need are assumed, so that no step is kept for the fact it gives. None represents an invalid
     order.
     """
     steps = case.pipeline.steps
@@ -48,7 +48,7 @@ def shorter_pipelines(case: Case) -> Iterator[Case | None]:
 def _with_steps(case: Case, steps: tuple[StepLike, ...]) -> Case | None:
     try:
         return evolve(case, pipeline=_pipeline(steps))
-    except PipelineError:  # a step needs what an earlier one breaks
+    except PipelineError:  # a step needs a fact that an earlier step breaks
         return None
 
 
@@ -73,12 +73,12 @@ def _simpler(step: StepLike) -> Iterator[tuple[StepLike, ...]]:
         if name not in required:
             try:
                 yield (type(step)(**{other: value for other, value in options.items() if other != name}),)
-            except (TypeError, ValueError):  # an option that another one depends on
+            except (TypeError, ValueError):  # an option that another option depends on
                 continue
 
 
 def _pipeline(steps: tuple[StepLike, ...]) -> Pipeline:
-    """A pipeline whose steps find every fact they need, unless an earlier one of them breaks it."""
+    """Return a pipeline that assumes every fact its steps need, unless an earlier step breaks it."""
     return Pipeline(*steps, assume=_needs(steps))
 
 
@@ -91,17 +91,17 @@ MAX_TRIALS = 1000
 
 
 class ReductionError(GraphpressError):
-    """A case that does not fail, so that there is nothing to keep while it is made small."""
+    """A case that does not fail, and so cannot be reduced."""
 
 
 @frozen(eq=False)
 class Reduction:
-    """A case made small.
+    """A reduced case.
 
     Attributes:
-        case: the smallest that still fails.
-        trials: how many were tried.
-        is_minimal: False when the trials ran out before nothing could be taken away any more.
+        case: the smallest case that still fails.
+        trials: the number of candidates tried.
+        is_minimal: False if the trials were used up before no candidate failed any more.
     """
 
     case: Case
@@ -116,21 +116,20 @@ def reduce(
     max_trials: int = MAX_TRIALS,
     progress: Callable[[Case, int], None] | None = None,
 ) -> Reduction:
-    """Take away from `case` whatever the failure does not need.
+    """Remove everything from `case` that the failure does not need.
 
-    First steps of the pipeline, then nodes (what a part of the graph reads becomes an input, with the value it has in a
-    run), outputs, and last the extents and values of tensors; over and over, until nothing can be taken away. Only
-    graphs that are valid are tried.
+    Removes pipeline steps, then nodes (values they computed become inputs, with the values of a run), outputs, and last
+    shrinks dims and values of tensors; repeatedly, until no candidate fails. Only valid graphs are tried.
 
     Args:
-        case: what fails; it stays as it is.
-        still_fails: says whether a candidate fails in the same way. If not given, it does when the same kind of
-            exception leaves the same pass from the same place in the code.
-        max_trials: how many candidates to try at most.
+        case: the failing case; it is not changed.
+        still_fails: tests whether a candidate fails in the same way. By default: the same exception class from the same
+            pass and the same place in the code.
+        max_trials: the maximum number of candidates.
         progress: called with every smaller case and the number of trials so far.
 
     Raises:
-        ReductionError: when `case` does not fail.
+        ReductionError: if `case` does not fail.
     """
     if still_fails is None:
         failure = case.attempt()
@@ -142,13 +141,13 @@ def reduce(
     reducer = _Reducer(_prepared(case), still_fails, max_trials, progress)
     try:
         reducer.run()
-    except _OutOfTrials:
+    except _TrialsExhausted:
         return Reduction(reducer.case, reducer.trials, is_minimal=False)
     return Reduction(reducer.case, reducer.trials, is_minimal=True)
 
 
 def _prepared(case: Case) -> Case:
-    """With an input given for each of the graph's; with none that it cannot run on, where the failure takes none."""
+    """Return the case with example inputs if it has none, or without inputs that it does not need and cannot run on."""
     expected = case.graph.inputs
     if case.inputs is not None and len(case.inputs) != len(expected):
         given = iter(case.inputs)
@@ -160,8 +159,8 @@ def _prepared(case: Case) -> Case:
     return case
 
 
-class _OutOfTrials(Exception):
-    """There may be something left to take away."""
+class _TrialsExhausted(Exception):
+    """The trials are used up."""
 
 
 @define(eq=False)
@@ -180,11 +179,11 @@ class _Reducer:
             self.exhaust(shorter_pipelines)
             remove_nodes(lambda: self.case, self.accept, self.known_values())
             self.exhaust(fewer_outputs)
-            self.exhaust(smaller_extents)
+            self.exhaust(smaller_dims)
             self.exhaust(simpler_values)
 
     def exhaust(self, candidates: Callable[[Case], Iterator[Case | None]]) -> None:
-        """Take the first candidate that fails, and candidates made of it, until none does."""
+        """Take the first failing candidate and continue with its candidates, until none fails."""
         while any(self.accept(candidate) for candidate in candidates(self.case)):
             pass
 
@@ -192,7 +191,7 @@ class _Reducer:
         if candidate is None or not self.is_valid(candidate):
             return False
         if self.trials >= self.max_trials:
-            raise _OutOfTrials
+            raise _TrialsExhausted
         self.trials += 1
         if not self.still_fails(candidate):
             return False

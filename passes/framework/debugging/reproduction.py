@@ -1,4 +1,4 @@
-"""Failures as something one can have again: a graph, a pipeline, inputs, and what went wrong."""
+"""Replayable failures: a graph, a pipeline, inputs, and a description of the failure."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _CHECK = "bad by a command"
 
 @frozen
 class Failure:
-    """What went wrong in a run, such that two failures can be told apart.
+    """A failure of a run, in a form that can be compared with others.
 
     Attributes:
-        error: class of what left the run.
-        cause: class of the exception that left the pass, where `error` wraps one.
-        pass_name: the pass whose step failed.
+        error: class of the exception that left the run.
+        cause: class of the exception that left the pass, if `error` wraps one.
+        pass_name: the pass of the failed step.
         place: module and function that raised.
-        is_infinite: for drift: the outputs could not be compared at all.
-        message: the whole text; it does not tell failures apart.
+        is_infinite: for drift: the outputs are not comparable.
+        message: the whole text; not compared.
     """
 
     error: str
@@ -43,7 +43,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, step: Step | None) -> Failure:
-        """The failure that `error`, raised at `step`, is."""
+        """Return the failure for `error`, raised at `step`."""
         origin = error.__cause__ if isinstance(error, PassFailed) and error.__cause__ is not None else error
         return cls(
             type(error).__name__,
@@ -56,22 +56,22 @@ class Failure:
 
     @property
     def takes_inputs(self) -> bool:
-        """True when only running the graph shows it: its numbers are wrong, or it cannot run."""
+        """True if only a run of the graph shows it: wrong numbers, or a graph that does not run."""
         return self.error in (NumericDrift.__name__, InterpreterError.__name__)
 
     @classmethod
     def of_check(cls, command: str, step: Step | None) -> Failure:
-        """Nothing is raised, but the command `command` finds the result bad."""
+        """Return the failure of a graph that the check command `command` rejects."""
         name = "" if step is None else step.pass_.name
         return cls(_CHECK, pass_name=name, message=f"the check {command!r} finds the result bad")
 
     @property
     def is_check(self) -> bool:
-        """True when only a command finds anything wrong."""
+        """True if only a check command rejects the result."""
         return self.error == _CHECK
 
     def is_like(self, other: Failure) -> bool:
-        """True for the same kind of failure of the same pass, wherever in the code it was raised."""
+        """Return True for the same kind of failure of the same pass, wherever in the code it was raised."""
         return (self.error, self.cause, self.pass_name) == (other.error, other.cause, other.pass_name)
 
     def __str__(self) -> str:
@@ -81,14 +81,14 @@ class Failure:
 
 @frozen(eq=False)
 class Case:
-    """Something to run that may fail.
+    """A graph and a pipeline to run.
 
     Attributes:
-        graph: where the run starts; it stays as it is.
-        pipeline: what is run.
-        inputs: flat inputs of the graph; None where there are none.
-        seed: for random ops.
-        holds_numbers: whether every step is held to its pass's effect, which takes inputs.
+        graph: the initial graph; it is not changed.
+        pipeline: the pipeline.
+        inputs: flat inputs of the graph, or None.
+        seed: the seed of random ops.
+        holds_numbers: whether every step is checked against the effect of its pass, which needs inputs.
     """
 
     graph: Graph
@@ -98,7 +98,7 @@ class Case:
     holds_numbers: bool = False
 
     def attempt(self) -> Failure | None:
-        """Run it; None when all goes well."""
+        """Run the case, and return its failure, or None on success."""
         watch = _FailedStep()
         hooks: list[Hook] = [watch]
         if self.holds_numbers and self.inputs is not None:

@@ -1,4 +1,4 @@
-"""The first rewrite of a pass after which a graph is bad."""
+"""Bisection of a pass to the first rewrite after which the graph is bad."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class BadRewrite:
     """The first bad rewrite of a pass.
 
     Attributes:
-        rewrite: the rewrite: its number, the rule or edit, the node it starts from.
-        total: how many rewrites the pass makes; when it fails, how many until then.
-        first: the number of the first rewrite that may be to blame; less than `rewrite.number` only where no valid
-            graph lies between.
-        before: the graph before rewrite `first`, which is good.
-        after: the graph right after `rewrite`, which is bad; None where the pass fails before there is one.
+        rewrite: the rewrite: its number, the rule or edit, and its root node.
+        total: the number of rewrites of the pass, up to its failure if it fails.
+        first: the number of the first rewrite that may be to blame; less than `rewrite.number` only if there is no
+            valid graph in between.
+        before: the good graph before rewrite `first`.
+        after: the bad graph right after `rewrite`; None if the pass fails during it.
     """
 
     rewrite: Rewrite
@@ -40,7 +40,7 @@ class BadRewrite:
     after: Graph | None
 
     def diff(self) -> str:
-        """What the rewrite changed: lines of the text form of both graphs, marked with ``-`` and ``+``."""
+        """Return the lines of the text form that the rewrite changed, marked with ``-`` and ``+``."""
         return "" if self.after is None else changed_lines(self.before, self.after)
 
     def __str__(self) -> str:
@@ -55,24 +55,22 @@ class BadRewrite:
 
 
 def first_bad_rewrite(graph: Graph, pass_: Pass, is_good: Check | None) -> BadRewrite | None:
-    """The first rewrite of `pass_`, run on `graph`, after which the graph is bad.
+    """Find the first rewrite of `pass_` on `graph` after which the graph is bad.
 
-    The pass is run again and again from the same graph, each time with another limit, as often as a binary search
-    takes.
+    The pass runs repeatedly from the same graph, with different rewrite limits, as a binary search.
 
     Args:
-        graph: the graph before the pass, which is good; it stays as it is.
+        graph: the good graph before the pass; it is not changed.
         pass_: the pass.
-        is_good: says whether a graph is good; None when the pass itself fails, or what it leaves is no valid graph, and
-            that is what is bad.
+        is_good: tests a graph; None if the problem is that the pass fails or leaves an invalid graph.
 
     Returns:
-        None when no rewrite is to blame: the pass makes none, or run by itself it does no harm.
+        None if no rewrite is to blame: the pass makes none, or its result alone is good.
     """
     trials = _Trials(graph, pass_, is_good)
-    whole = trials.run(None)
-    good, bad = 0, whole.total
-    if not bad or whole.is_good is not False or (is_good is None and not trials.run(0).is_good):
+    full = trials.run(None)
+    good, bad = 0, full.total
+    if not bad or full.is_good is not False or (is_good is None and not trials.run(0).is_good):
         return None
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -86,16 +84,15 @@ def first_bad_rewrite(graph: Graph, pass_: Pass, is_good: Check | None) -> BadRe
             good = number
         else:
             bad = number
-    last = trials.run(bad if bad < whole.total else None)
+    last = trials.run(bad if bad < full.total else None)
     before = trials.run(good).graph if good else graph
     assert before is not None
     assert last.rewrite is not None
-    return BadRewrite(last.rewrite, whole.total, good + 1, before, last.graph)
+    return BadRewrite(last.rewrite, full.total, good + 1, before, last.graph)
 
 
 def changed_lines(before: Graph, after: Graph, around: int = 1) -> str:
-    """Lines of the text form of `before` that are not in that of `after` (``-``), new ones (``+``), and `around` many
-    lines between and beside them."""
+    """Return the changed lines between two text forms (``-`` old, ``+`` new), with `around` lines of context."""
     old, new = (_lines(graph) for graph in (before, after))
     start = 0
     while start < min(len(old), len(new)) and old[start] == new[start]:
@@ -125,7 +122,7 @@ def _lines(graph: Graph) -> list[str]:
 
 @frozen(eq=False)
 class _Trial:
-    """What came of a run with a limit. `is_good` is None when that cannot be told, there being no valid graph."""
+    """The outcome of a run with a rewrite limit; `is_good` is None if there is no valid graph to test."""
 
     is_good: bool | None
     graph: Graph | None

@@ -1,4 +1,4 @@
-"""Smaller graphs made of a graph: fewer nodes and outputs, smaller and simpler tensors."""
+"""Candidate graphs for reduction: fewer nodes and outputs, smaller and simpler tensors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ Accept = Callable[[Case | None], bool]
 
 
 def values_in_a_run(case: Case) -> dict[str, Any]:
-    """What every value computed by the nodes is, by its name, when the graph runs on the inputs of `case`; and the
-    inputs. Empty when there are none.
+    """Return the value of every input and node result by name, for the inputs of `case`; empty without inputs.
 
     Raises:
-        InterpreterError: when the graph does not run.
+        InterpreterError: if the graph does not run.
     """
     if case.inputs is None:
         return {}
@@ -44,7 +43,7 @@ def values_in_a_run(case: Case) -> dict[str, Any]:
 
 
 def part(case: Case, names: Collection[str], known: Mapping[str, Any]) -> Case | None:
-    """The nodes `names` alone; None when a value that has to be given is not known."""
+    """Return the case with the nodes `names` only, or None if the value of a new input is unknown."""
     graph = extract(case.graph, names)
     if case.inputs is None:
         return evolve(case, graph=graph)
@@ -54,12 +53,12 @@ def part(case: Case, names: Collection[str], known: Mapping[str, Any]) -> Case |
 
 
 def remove_nodes(case: Callable[[], Case], accept: Accept, known: Mapping[str, Any]) -> None:
-    """Cut out all nodes that `accept` can do without: delta debugging (Zeller and Hildebrandt, 2002, `ddmin`).
+    """Remove nodes by delta debugging (`ddmin`, Zeller and Hildebrandt, 2002).
 
     Args:
-        case: gives the case as it is now.
-        accept: takes a candidate, says whether the failure stays, and if so makes it the case.
-        known: what values are in a run; see `values_in_a_run`.
+        case: returns the current case.
+        accept: tests a candidate, and makes it the current case if it still fails.
+        known: values of a run; see `values_in_a_run`.
     """
     pieces = 2
     while len(names := [node.name for node in case().graph.nodes]) > 1:
@@ -91,7 +90,7 @@ def _chunks(names: list[str], count: int) -> list[list[str]]:
 
 
 def fewer_outputs(case: Case) -> Iterator[Case]:
-    """With only one of the outputs each, then without one of them each."""
+    """Yield the case with each single output, then without each single output."""
     count = len(case.graph.outputs)
     if count > 1:
         for place in range(count):
@@ -102,7 +101,7 @@ def fewer_outputs(case: Case) -> Iterator[Case]:
 
 
 def with_outputs(case: Case, places: Collection[int]) -> Case:
-    """Only the outputs at `places`, and what they are computed from."""
+    """Return the case with the outputs at `places`, and the nodes they need."""
     graph = case.graph.clone()
     graph.signature = None
     for place, output in enumerate(list(graph.outputs)):
@@ -131,25 +130,26 @@ def _remove_output(graph: Graph, output: Output) -> None:
 Shape = tuple[Dim, ...]
 
 
-def smaller_extents(case: Case) -> Iterator[Case | None]:
-    """Every extent that inputs and constants have, replaced by a smaller one wherever it stands, in the attributes of
-    nodes too or only in tensors; then every axis of the inputs by itself. Types are inferred anew; None stands for
-    extents that do not go together.
+def smaller_dims(case: Case) -> Iterator[Case | None]:
+    """Yield the case with each dim of inputs and constants replaced by a smaller one.
+
+    The old dim is replaced everywhere, in node attributes too or in tensors only; then each axis of the inputs by
+    itself. Types are inferred again; None represents dims that do not fit together.
     """
     shapes = [_shape(each.value) for each in case.graph.inputs] + [c.type.shape for c in case.graph.constants.values()]
-    extents = sorted({extent for shape in shapes for extent in shape if isinstance(extent, int) and extent > 1})
-    for old in reversed(extents):
+    dims = sorted({dim for shape in shapes for dim in shape if isinstance(dim, int) and dim > 1})
+    for old in reversed(dims):
         for new in _smaller(old):
             for in_attributes in (True, False):
                 yield _resized(case, lambda _, shape: _swapped(shape, old, new), old if in_attributes else None, new)  # noqa: B023
     for each in case.graph.inputs:
-        for axis, extent in enumerate(_shape(each.value)):
-            for new in _smaller(extent):
+        for axis, dim in enumerate(_shape(each.value)):
+            for new in _smaller(dim):
                 yield _resized(case, lambda one, shape: _at(shape, axis, new) if one is each else shape, None, new)  # noqa: B023
 
 
 def simpler_values(case: Case) -> Iterator[Case]:
-    """Every constant, then every input, as zeros, or else as ones."""
+    """Yield the case with each constant, then each input, replaced by zeros or ones."""
     for name, constant in case.graph.constants.items():
         if constant.has_data and constant.type.dtype.is_dense:
             for plain in _plain(constant.tensor):
@@ -165,17 +165,17 @@ def simpler_values(case: Case) -> Iterator[Case]:
 
 
 def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Nothing for a tensor that is plain already: a simpler one must never give way to a less simple one."""
+    """Yield simpler tensors than `tensor`; none for a plain one, so that candidates only get simpler."""
     for number in (0, 1):
         if bool((tensor == number).all()):
             return
         yield torch.full_like(tensor, number)
 
 
-def _smaller(extent: Dim) -> list[int]:
-    if not isinstance(extent, int):
+def _smaller(dim: Dim) -> list[int]:
+    if not isinstance(dim, int):
         return []
-    return [new for new in dict.fromkeys((1, 2, extent // 2)) if 0 < new < extent]
+    return [new for new in dict.fromkeys((1, 2, dim // 2)) if 0 < new < dim]
 
 
 def _shape(value: Value | None) -> Shape:
@@ -183,7 +183,7 @@ def _shape(value: Value | None) -> Shape:
 
 
 def _swapped(shape: Shape, old: int, new: int) -> Shape:
-    return tuple(new if extent == old else extent for extent in shape)
+    return tuple(new if dim == old else dim for dim in shape)
 
 
 def _at(shape: Shape, axis: int, new: int) -> Shape:
@@ -191,8 +191,10 @@ def _at(shape: Shape, axis: int, new: int) -> Shape:
 
 
 def _resized(case: Case, resize: Callable[[Input | None, Shape], Shape], old: int | None, new: int) -> Case | None:
-    """The graph with the shapes that `resize` gives inputs and (None) constants, and `old` replaced by `new` in the
-    attributes; None when it does not fit together then, or nothing changes."""
+    """Return the case with the shapes from `resize`, and `old` replaced by `new` in attributes.
+
+    `resize` returns the shape of each input and (None) constant. Returns None if the result is invalid or unchanged.
+    """
     source, graph = case.graph, Graph(case.graph.name, symbols=dict(case.graph.symbols))
     values: dict[int, Value] = {}
     inputs, is_changed = list(case.inputs or ()), False
@@ -265,7 +267,7 @@ def _with_number(value: Any, old: int | None, new: int) -> Any:
 
 
 def _cut(tensor: Any, shape: Shape) -> Any:
-    """The first elements along every axis; along a symbolic one all."""
+    """Return the leading elements along every axis; all along symbolic axes."""
     if not isinstance(tensor, torch.Tensor):
         return tensor
-    return tensor[tuple(slice(extent if isinstance(extent, int) else None) for extent in shape)].contiguous()
+    return tensor[tuple(slice(dim if isinstance(dim, int) else None) for dim in shape)].contiguous()

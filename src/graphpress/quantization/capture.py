@@ -67,7 +67,7 @@ def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -
     try:
         found = prove(graph, model, arguments)
     except NotProven as reason:
-        if not spells_out_batch and not reason.asked:
+        if not spells_out_batch and not reason.reads_batch:
             return graph
         return _captured_dynamically(model, arguments) or graph
     if spells_out_batch or found.is_needed:

@@ -62,8 +62,8 @@ def flip_a_bit(path):
     [
         (truncate, "damaged"),
         (flip_a_bit, "damaged"),
-        (lambda path: (path / "main.hash").unlink(), "no complete asset"),
-        (lambda path: (path / "main.mlirb").unlink(), "no complete asset"),
+        (lambda path: (path / "main.hash").unlink(), "not a complete asset"),
+        (lambda path: (path / "main.mlirb").unlink(), "not a complete asset"),
         (lambda path: (path / "metadata.json").write_text("{"), "cannot be opened"),
         (shutil.rmtree, "does not exist"),
     ],

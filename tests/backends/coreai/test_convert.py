@@ -211,7 +211,7 @@ def test_neither_the_model_nor_an_exported_program_is_changed(tmp_path):
 def test_nothing_is_printed_and_each_part_is_timed(tmp_path, capsys):
     info = convert(TableLinear(), tmp_path / "m.aimodel", torch.randn(2, 16))
     assert capsys.readouterr().out == ""
-    assert list(info.seconds) == ["export", "decompose", "settle", "convert", "save", "read back"]
+    assert list(info.seconds) == ["export", "decompose", "make_packable", "convert", "save", "read back"]
     assert info.path == tmp_path / "m.aimodel"
 
 

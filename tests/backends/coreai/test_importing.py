@@ -121,5 +121,5 @@ def test_a_missing_function_and_damage_are_errors_of_ours(tmp_path):
         coreai.from_asset(path)
     (path / "main.mlirb").write_bytes(b"nothing")
     (path / "main.hash").write_bytes(hashlib.sha256(b"nothing").digest())
-    with pytest.raises(AssetError, match="no MLIR bytecode"):
+    with pytest.raises(AssetError, match="not MLIR bytecode"):
         coreai.from_asset(path)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -141,5 +143,12 @@ def test_training_gets_fake_quantizers(net, data):
 def test_what_torchao_cannot_express_is_refused_with_the_place_in_the_config(net, data):
     weights = {"weight": QuantizationSpec(dtype="int4", granularity={"type": "per_block", "block_size": 3})}
     config = QuantizerConfig(global_config=ModuleQuantizerConfig(op_state_spec=weights))
-    with pytest.raises(TorchaoError, match=r"global_config.*does not take blocks; accepted: per tensor"):
+    with pytest.raises(TorchaoError, match=r"global_config.*does not support blocks; accepted: per tensor"):
         prepare_pt2e(exported(nn.Conv2d(3, 4, 1).eval(), data[0]), GraphpressQuantizer(config))
+
+
+def test_a_missing_torchao_is_reported_with_the_extra_to_install():
+    code = "import sys; sys.modules['torchao'] = None; import graphpress.backends.torchao"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "MissingDependencyError: the torchao backend needs torchao" in done.stderr
+    assert "pip install 'graphpress[torchao]'" in done.stderr

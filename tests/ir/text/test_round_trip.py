@@ -365,7 +365,7 @@ def test_another_process_is_told_what_it_must_import(tmp_path):
     assert not found
     assert "no annotation 'round-trip-note'; import the module that defines it first" in noted_error
     assert "no op 'graphpress_tests.bump'; import the module that registers it first" in custom_error
-    assert "tests.ir.zoo.Pair, which is not there: import 'tests.ir.zoo' first" in named_error
+    assert "tests.ir.zoo.Pair, which is not imported: import 'tests.ir.zoo' first" in named_error
 
 
 # how calls nest
@@ -382,10 +382,13 @@ def test_named_tuples_and_dataclasses_have_a_text_form():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("", "this is no pytree spec"),
-        ('[1, {"type": "builtins.tuple"}]', "this is no pytree spec"),
-        ('[1, {"type": "builtins.tuple", "context": "null", "children_spec": [3]}]', "this is no pytree spec"),
-        ('[1, {"type": "python:os:system", "context": "null", "children_spec": []}]', "os.system is no pytree class"),
+        ("", "not a pytree spec"),
+        ('[1, {"type": "builtins.tuple"}]', "not a pytree spec"),
+        ('[1, {"type": "builtins.tuple", "context": "null", "children_spec": [3]}]', "not a pytree spec"),
+        (
+            '[1, {"type": "python:os:system", "context": "null", "children_spec": []}]',
+            "os.system is not a pytree class",
+        ),
         ('[1, {"type": "nobody.knows", "context": "null", "children_spec": []}]', "no pytree class is registered as"),
     ],
 )
@@ -397,7 +400,7 @@ def test_a_spec_that_cannot_be_read_is_a_clear_error(spec, message):
 def test_a_spec_never_imports_anything():
     context = {"default_factory_module": "this", "default_factory_name": "d", "dict_context": []}
     spec = json.dumps([1, {"type": "collections.defaultdict", "context": context, "children_spec": []}])
-    with pytest.raises(TreeSpecError, match="no imported class 'd'"):
+    with pytest.raises(TreeSpecError, match="default factory 'd' is not imported"):
         load_spec(spec)
     assert "this" not in sys.modules
 
@@ -405,7 +408,7 @@ def test_a_spec_never_imports_anything():
 def test_a_signature_that_is_no_spec_is_found_by_the_verifier():
     graph = captured("Identity").clone()
     graph.signature.out_spec = "nonsense"
-    with pytest.raises(VerificationError, match="in its signature, this is no pytree spec"):
+    with pytest.raises(VerificationError, match="in its signature, not a pytree spec"):
         verify(graph)
 
 

@@ -148,9 +148,9 @@ NOT_PROVEN: dict[str, tuple[Callable[..., Any], str]] = {
     "names something by it": (lambda m, x: getattr(m, f"linear{str(x.shape[0])[1:]}")(x), "prints the size"),
     "asks whether memory is in order": (
         lambda m, x: rows(m, x) if x.transpose(0, 1).is_contiguous() else rows(m, x) * 2,
-        "asks is_contiguous",
+        "calls is_contiguous",
     ),
-    "has a batch of its own": (lambda m, x: rows(m, x) + torch.arange(24.0).view(2, 12), "does not run at every"),
+    "has a batch of its own": (lambda m, x: rows(m, x) + torch.arange(24.0).view(2, 12), "does not run at other"),
     "writes to a buffer": (lambda m, x: rows(m, x) + m.linear.bias.add_(0).sum(), "writes to"),
 }
 

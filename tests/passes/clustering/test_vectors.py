@@ -144,5 +144,5 @@ def test_settings_that_make_no_sense_are_refused(values, k, seed, weights, messa
 
 
 def test_centroids_of_another_length_are_refused():
-    with pytest.raises(ClusteringError, match="the last axes must be the same"):
+    with pytest.raises(ClusteringError, match="the last axes must be equal"):
         assign_vectors(normal, np.ones((4, 3), np.float32))

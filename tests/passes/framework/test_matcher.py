@@ -54,11 +54,11 @@ def test_values_nodes_constants_and_attributes_are_captured(b):
     assert match["pad"] == (1, 1)
     assert match.nodes == (match["conv"], y.node)
     assert match.location == match["conv"].location | y.node.location
-    with pytest.raises(PatternError, match="captures no 'wieght'; did you mean 'weight'"):
+    with pytest.raises(PatternError, match="has no capture 'wieght'; did you mean 'weight'"):
         match["wieght"]
     with pytest.raises(PatternError, match="not a Node"):
         match.node("x")
-    with pytest.raises(PatternError, match="is no constant"):
+    with pytest.raises(PatternError, match="is not a constant"):
         match.constant("x")
 
 
@@ -175,7 +175,8 @@ def test_one_name_is_one_value_and_one_op_object_one_node(b):
     assert missed(Op("aten.sub", relu, relu), pair).expected == "relu again"
     assert len(matched(Op("aten.sub", relu, Op(RELU, Any("x"))), pair).nodes) == 3
     assert (
-        missed(Op("aten.sub", Any("v"), Any("v")), pair).expected == "relu: f32[2, 4] = aten.relu, which is 'v' already"
+        missed(Op("aten.sub", Any("v"), Any("v")), pair).expected
+        == "relu: f32[2, 4] = aten.relu, already captured as 'v'"
     )
 
 
@@ -289,7 +290,7 @@ def test_texts_of_misses_are_made_only_when_asked_for(b):
         (lambda: Op("aten.add.Tensro"), "'aten.add' has .*Tensor"),
         (lambda: Op("aten.conv2d", wieght=Any()), "no parameter 'wieght'; did you mean 'weight'"),
         (lambda: Op("aten.relu", Any(), Any()), "takes at most 1"),
-        (lambda: Op("aten.relu", ..., Any()), "`...` comes last"),
+        (lambda: Op("aten.relu", ..., Any()), "`...` must come last"),
         (lambda: Op("quant.dequantize", scael=Any()), "did you mean 'scale'"),
     ],
 )

@@ -80,7 +80,7 @@ def test_malformed_passes_are_refused():
     for cls, message in [
         (Repeat, "reserved"),
         (BadName, "kebab case"),
-        (NotFrozen, "'n_bits' is no option because the class is not decorated"),
+        (NotFrozen, "'n_bits' is not an option because the class is not decorated"),
         (Abstract, "does not define `run`"),
         (int, "is not a Pass class"),
     ]:

@@ -131,7 +131,7 @@ def test_every_hook_that_was_entered_is_left_exactly_once_whatever_fails(failing
     assert log == expected
     if failing == "failed":
         assert isinstance(caught.value, PassFailed)
-        assert "the hook Recorder failed in turn: RuntimeError: b failed" in caught.value.__notes__
+        assert "the hook Recorder failed too: RuntimeError: b failed" in caught.value.__notes__
 
 
 def test_a_step_that_a_hook_does_not_allow_is_skipped():

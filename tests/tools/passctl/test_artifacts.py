@@ -187,5 +187,5 @@ def test_a_truncated_or_damaged_artifact_is_an_error_of_ours(passctl, folder, ki
 
 def test_what_is_no_artifact_is_told(passctl):
     done = passctl("verify-artifact", "m.pt2", "--against", "m.pt2", code=2)
-    assert "'m.pt2' names no artifact; accepted: an .aimodel or an .mlpackage" in done.stderr
+    assert "'m.pt2' is not an artifact; accepted: an .aimodel or an .mlpackage" in done.stderr
     assert passctl("verify-artifact", "missing.aimodel", "--against", "m.pt2", code=2).stdout == ""

@@ -103,11 +103,11 @@ def test_all_steps_can_be_held_to_one_tolerance():
         (["bisect", "small.gir", "-p", "cse", "--check", "false"], "the graph is bad before the first step"),
         (["bisect", "small.gir", "-p", "cse", "--check", "no-such-command"], "cannot be run: No such file"),
         (["bisect", "small.gir", "-p", "cse", "--check", "sh -c 'echo oh >&2; exit 3'"], "exited with 3; accepted: 0"),
-        (["bisect", "small.gir", "-p", "cse", "--check", "'"], "is no command"),
-        (["bisect", "small.gir", "-p", "cse", "--rtol", "1", "--check", "true"], "--rtol belongs to --check numerics"),
+        (["bisect", "small.gir", "-p", "cse", "--check", "'"], "is not a valid command"),
+        (["bisect", "small.gir", "-p", "cse", "--rtol", "1", "--check", "true"], "--rtol needs --check numerics"),
         (["bisect", "small.gir", "-p", "cse", "--import", "no_such"], "--import no_such: ModuleNotFoundError"),
-        (["repro", "."], "is no reproducer: it has no bundle.json"),
-        (["reduce", "nowhere"], "is no reproducer"),
+        (["repro", "."], "is not a reproducer: it has no bundle.json"),
+        (["reduce", "nowhere"], "is not a reproducer"),
     ],
 )
 def test_what_cannot_be_done_is_explained(arguments, message):
@@ -145,11 +145,11 @@ def test_a_reproducer_of_a_crash_is_replayed_and_made_small(tmp_path):
 def test_what_does_not_fail_any_more_or_fails_otherwise_is_told(tmp_path):
     bundle = crashed(tmp_path / "bundle")
     (bundle / "pipeline.txt").write_text("cse\n")
-    assert passctl("repro", str(bundle)).stdout.startswith("does not fail any more: PassFailed")
+    assert passctl("repro", str(bundle)).stdout.startswith("no longer fails: PassFailed")
     assert "does not fail, so there is nothing to reduce" in passctl("reduce", str(bundle), code=2).stderr
     (bundle / "pipeline.txt").write_text('sample-option-crash{op="add"}\n')
     text = passctl("repro", str(bundle), code=1).stdout
-    assert text.startswith("fails otherwise: PassFailed (ZeroDivisionError) in sample-option-crash")
+    assert text.startswith("fails differently: PassFailed (ZeroDivisionError) in sample-option-crash")
     assert "expected: PassFailed (ZeroDivisionError) in sample-crash" in text
 
 
@@ -157,7 +157,7 @@ def test_a_command_is_run_only_when_it_is_given_again(tmp_path):
     bad = str(tmp_path / "bad")
     passctl("bisect", "small.gir", *FOLD, "--check", check(), "--save", bad, code=1)
     assert Bundle.load(bad).failure.is_check
-    assert "is not run unless you give it with --check" in passctl("repro", bad, code=2).stderr
+    assert "is run only if you pass it with --check" in passctl("repro", bad, code=2).stderr
     assert "reproduced: bad by a command" in passctl("repro", bad, "--check", check(), code=1).stdout
     data = json.loads(passctl("reduce", bad, "--check", check(), "--json").stdout)
     assert (data["nodes"], data["pipeline"]) == (2, "sample-wrong-sign")

@@ -177,7 +177,7 @@ def test_pruning_goes_alone_and_before_the_others(then, coreai_op, coreml_op):
     ("options", "message"),
     [
         (("--backend", "coreml", "--target", "iOS17"), "iOS18 can store all of it"),
-        (("--backend", "coreml", "--target", "ios18"), "no target 'ios18'"),
+        (("--backend", "coreml", "--target", "ios18"), "unknown target 'ios18'"),
         (("--target", "iOS18"), "--target is for --backend coreml"),
     ],
 )
@@ -223,7 +223,7 @@ def test_an_impossible_output_is_found_before_the_model_is_looked_at():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "asks for nothing"),
+        ("{}", "has no config"),
         ("quantisation_config: {}", "did you mean 'quantization_config'"),
         ("prunning_config: {}", "did you mean 'pruning_config'"),
         ("pruning_config: {global_config: {op_state_spec: {weight: {target_sparsity: 2}}}}", "target_sparsity"),

@@ -108,7 +108,7 @@ def test_a_node_narrows_it_down():
     assert "1 near misses" in text
     assert "relu_1" in text
     text = passctl("signs.gir", "two-signs", "--node", "%sine").stdout
-    assert text == "two-signs: sine (aten.sin) would take part in no match; the pattern has aten.mul.Tensor, aten.neg\n"
+    assert text == "two-signs: sine (aten.sin) cannot take part in a match; the pattern has aten.mul.Tensor, aten.neg\n"
 
 
 def test_all_rules_of_a_pass_those_that_match_first():
@@ -171,16 +171,13 @@ def test_a_quantizer_is_told_with_its_config_entry_group_and_sharing_chain():
     assert quantizer["source"] == "global_config.op_output_spec['*']"
     assert quantizer["decider"] == "gate result"
     assert quantizer["chain"] == ["flat result", "flat self", "joined result", "joined tensors[0]", "gate result"]
-    assert "linear input, asked for by global_config.op_input_spec['*']" in quantizer["members"]
+    assert "linear input, requested by global_config.op_input_spec['*']" in quantizer["members"]
     assert "joined tensors[1]" in quantizer["members"]
-    assert (
-        quantizer["remark"]
-        == "the range known of the result of gate is given up: other values reach this quantizer too"
-    )
+    assert quantizer["remark"] == "the known range of the result of gate is not used: other values share this quantizer"
     text = passctl("net.gir", "--value", "relu").stdout
     assert "made in the fusion group 'layer-activation' of conv, relu" in text
-    assert "relu result: quantized by 'relu_output', asked for by global_config.op_output_spec['*']" in text
-    assert "scheme and range are those known of the result of relu" in text
+    assert "relu result: quantized by 'relu_output', requested by global_config.op_output_spec['*']" in text
+    assert "scheme and range are the known ones of the result of relu" in text
     assert "block.relu (Relu) at model.py:" in text
 
 
@@ -219,7 +216,7 @@ def test_weights_are_found_by_their_qualified_names():
     assert reasons("v", *config)["plain weight"] == f"not quantized: {PLAIN}"
     text = passctl("blocks.gir", "--value", "conv0.weight").stdout
     assert text.startswith("%conv0_weight: f32[4, 4, 3, 3] is quantized\nconv0 weight: quantized by 'conv0_weight'")
-    assert "a constant of fewer than two axes is no weight" in passctl("blocks.gir", "--value", "bn0.bias").stdout
+    assert "a constant of fewer than two axes is not a weight" in passctl("blocks.gir", "--value", "bn0.bias").stdout
 
 
 def test_an_input_and_an_output_are_told_where_they_are_quantized():
@@ -231,16 +228,16 @@ def test_an_input_and_an_output_are_told_where_they_are_quantized():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["net.gir"], "say either a RULE or a --value"),
-        (["net.gir", "two-signs", "--value", "x"], "say either a RULE or a --value"),
-        (["net.gir", "--value", "x", "--node", "y"], "go with a RULE"),
+        (["net.gir"], "pass either a RULE or a --value"),
+        (["net.gir", "two-signs", "--value", "x"], "pass either a RULE or a --value"),
+        (["net.gir", "--value", "x", "--node", "y"], "need a RULE"),
         (["net.gir", "two-signs", "--after", "cse"], "need a --pipeline"),
         (["net.gir", "two-sings"], "no rule or pass 'two-sings'; did you mean 'two-signs'"),
         (["net.gir", "two-signs", "--node", "reul"], "there is no node 'reul'; did you mean 'relu'"),
         (["net.gir", "--value", "reul"], "no value 'reul'; did you mean 'relu'"),
         (["net.gir", "--value", "fc.wieght"], "did you mean 'fc.weight'"),
         (["net.gir", "--value", "x", "-p", "cse"], "the pipeline assigns no quantizers"),
-        (["blocks.gir", "--value", "norm1"], "an earlier step rewrote it; 'conv1' stands for it"),
+        (["blocks.gir", "--value", "norm1"], "an earlier step rewrote it; 'conv1' replaces it"),
     ],
 )
 def test_what_cannot_be_explained_is_told(arguments, message):

@@ -217,7 +217,7 @@ def test_explain_a_rule_and_a_value(passctl):
     assert "global_config.op_output_spec" in value
     whole = passctl("explain", "net.gir", "--value", "4.bias").stdout
     assert "is not quantized" in whole
-    assert "a constant of fewer than two axes is no weight" in whole
+    assert "a constant of fewer than two axes is not a weight" in whole
     assert data(passctl("explain", "net.gir", "--value", "4.weight", "--json"))[0]["is_quantized"] is True
 
 

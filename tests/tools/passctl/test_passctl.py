@@ -183,19 +183,19 @@ def test_inputs_come_from_files_by_the_names_of_the_parameters(suffix, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["smal_resnet"], "'smal_resnet' names no model; did you mean 'small_resnet'"),
+        (["smal_resnet"], "'smal_resnet' is not a model; did you mean 'small_resnet'"),
         (["net:nett"], "'net' has no 'nett'; did you mean 'net'"),
         (["nett:net"], "no module 'nett'; did you mean 'net'"),
         (["graphpress.tools.model:x"], "no module 'graphpress.tools.model'; did you mean 'graphpress.tools.models'"),
         (["net:needs_arguments"], "takes arguments (width)"),
         (["net:fails"], "net:fails() failed: ValueError: no weights today"),
-        (["net:gives_text"], "gives a str; accepted: a torch.nn.Module"),
+        (["net:gives_text"], "returns a str; accepted: a torch.nn.Module"),
         (["net:number"], "net:number is a int"),
-        (["net:net"], "brings no example inputs"),
-        (["net:net", "--input-shape", "1by3"], "'1by3' is no shape"),
+        (["net:net"], "has no example inputs"),
+        (["net:net", "--input-shape", "1by3"], "'1by3' is not a shape"),
         (["net:net", "--input-shape", "1x3x5x5:flaot32"], "did you mean 'float32'"),
         (["net:net", "--input-shape", "1x4x5x5"], "cannot export Net"),
-        (["net:net", "--input-shape", "1", "--inputs", "x.npz"], "give one of them"),
+        (["net:net", "--input-shape", "1", "--inputs", "x.npz"], "exclude each other"),
         (["net:net", "--inputs", "x.npz"], "no file 'x.npz'"),
         (["net:net", "--inputs", "net.py"], "files of tensors end in .npz"),
         (["sun.gir"], "no saved graph at sun.gir"),
@@ -216,7 +216,7 @@ def test_a_pickle_in_a_pt2_file_is_never_run(saved, tmp_path):
         assert names
         for name in source.namelist():
             target.writestr(name, (tmp_path / "evil.pt").read_bytes() if name in names else source.read(name))
-    assert "no exported program that can be loaded" in error("dump", str(tmp_path / "net.pt2"))
+    assert "not a loadable exported program" in error("dump", str(tmp_path / "net.pt2"))
     assert not (tmp_path / "touched").exists()
 
 
@@ -242,7 +242,7 @@ def test_steps_inside_a_repeat_are_addressed_by_round():
     assert ops(after.stdout) == ["relu", "add", "mul"]
     assert after.stderr.splitlines()[-1] == "4 steps ran, 1 changed something"
     assert passctl(*dump, "--after", "dce#1@2").stderr.splitlines()[-1].startswith("3 steps ran")
-    assert "no step 'dce#1@9' ran; those that ran are dce#1@1" in error(*dump, "--after", "dce#1@9")
+    assert "no step 'dce#1@9' ran; executed steps: dce#1@1" in error(*dump, "--after", "dce#1@9")
 
 
 def test_reports_go_to_stderr():

@@ -1,5 +1,4 @@
-"""The half of the benchmark that runs inside either environment.
+"""The part of the benchmark that runs in either environment.
 
-It imports torch, the shared models and the package it is told to measure, nothing else of ours,
-so the very same code times both sides.
+It imports only torch, the shared models and the measured package, so that the same code times both sides.
 """

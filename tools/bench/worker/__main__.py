@@ -1,7 +1,7 @@
-"""Run tasks for the harness: `python -m graphpress.tools.bench.worker PACKAGE`.
+"""Serve tasks to the benchmark harness: `python -m graphpress.tools.bench.worker PACKAGE`.
 
-One JSON object per line comes in on stdin, one goes out on stdout. A task has a `do` (see `TASKS`) and its
-arguments; a reply has `seconds` (name to cpu and wall), `facts` and `weights`, or `error`.
+Tasks are read from stdin and replies written to stdout, as one JSON object per line. A task has a `do` (see `TASKS`)
+and its arguments; a reply has `seconds` (name to cpu and wall), `facts` and `weights`, or `error`.
 """
 
 import json
@@ -36,7 +36,7 @@ TASKS: dict[str, Callable[[str, dict[str, Any], ExportClock], Outcome]] = {
 def main() -> None:
     """Serve tasks until stdin ends."""
     package = sys.argv[1]
-    # Whatever the measured package prints must not end up among the replies.
+    # Output of the measured package must not mix with the replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     torch.set_num_threads(1)

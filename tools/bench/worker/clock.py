@@ -1,4 +1,4 @@
-"""The model a task names, and the time a call takes."""
+"""The model of a task, and timing of calls."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Seconds = dict[str, float]
 
 @attrs.define
 class Outcome:
-    """What a task measured: `seconds[name]` holds `cpu` and `wall`, `facts[name]` a count or a size.
+    """The measurements of a task: `seconds[name]` has `cpu` and `wall`, `facts[name]` a count or a size.
 
-    `weights[name]` holds, of each weight that was compressed, its squared error and its sum of squares.
+    `weights[name]` has the squared error and the sum of squares of each compressed weight.
     """
 
     seconds: dict[str, Seconds] = attrs.field(factory=dict)
@@ -60,14 +60,14 @@ def timed(call: Callable[[], T]) -> tuple[T, Seconds]:
 
 
 def median_of(runs: list[Seconds]) -> Seconds:
-    """Return the medians of CPU and wall seconds, each by itself."""
+    """Return the medians of CPU and of wall seconds, independently."""
     return {clock: statistics.median(run[clock] for run in runs) for clock in ("cpu", "wall")}
 
 
 class ExportClock:
-    """Adds up the seconds spent in `torch.export.export`, whoever calls it.
+    """Accumulates the seconds spent in `torch.export.export`.
 
-    Make it before the measured package is imported: the package may bind the function by name.
+    Create it before importing the measured package, which may bind the function by name.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class ExportClock:
                 program, seconds = timed(lambda: original(*args, **kwargs))
             finally:
                 self._depth -= 1
-            if self._depth == 0:  # an export inside an export is already in its sum
+            if self._depth == 0:  # nested exports are included already
                 for clock, value in seconds.items():
                     self._total[clock] += value
             return program

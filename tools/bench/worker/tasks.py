@@ -1,4 +1,4 @@
-"""The tasks of the benchmark: what is measured, in the words of either package."""
+"""The tasks of the benchmark, for either package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from graphpress.tools.edsr.model import load_trained
 
 
 def import_package(package: str, task: dict[str, Any], exports: ExportClock) -> Outcome:
-    """Time the package's import, torch being there already."""
+    """Time the package's import, after torch."""
     outcome = Outcome()
     outcome.measure("import", lambda: importlib.import_module(f"{package}.quantization"))
     return outcome
@@ -94,7 +94,7 @@ def _prepare_p4a8(package: str, model: nn.Module, example: tuple[torch.Tensor, .
 
 
 def _any_size() -> tuple[dict[int, Any], ...]:
-    """Height and width may differ from the example's: calibration and evaluation images are not of one size."""
+    """Return dynamic height and width, since calibration and evaluation images have several sizes."""
     return ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
 
 
@@ -150,7 +150,7 @@ def palettize_model(package: str, task: dict[str, Any], exports: ExportClock) ->
 
 
 def _names(model: nn.Module) -> list[str]:
-    """The modules whose weights are palettized by default, one of those that share a tensor."""
+    """Return the modules whose weights are palettized by default, one per shared tensor."""
     found: dict[int, str] = {}
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -164,7 +164,7 @@ def _squares(tensor: Tensor) -> float:
 
 
 def _measure_floor(outcome: Outcome, before: dict[str, Tensor], after: dict[str, Tensor], group: int | None) -> None:
-    """Time what any sorting method pays at least: one sort of each table's values, and one assignment of them."""
+    """Time the lower bound of sorting methods: one sort and one assignment of each table's values."""
     assign_scalar = importlib.import_module("graphpress.passes.clustering").assign_scalar
     rows, tables = [], []
     for name, weight in before.items():
@@ -186,10 +186,10 @@ def _measure_floor(outcome: Outcome, before: dict[str, Tensor], after: dict[str,
 
 
 def quantize_model(package: str, task: dict[str, Any], exports: ExportClock) -> Outcome:
-    """Take the model through the default configuration.
+    """Quantize the model with the default config.
 
-    Optional arguments: `forwards` (default 5; 0 skips running the model) is how many calls the medians of the
-    forwards are over, `finalize` (default true) whether to end with one, and `mode` the execution mode.
+    Optional arguments: `forwards` (default 5; 0 skips running the model) is the number of calls for the median of the
+    forward times, `finalize` (default true) whether to finalize, and `mode` the execution mode.
     """
     quantization = importlib.import_module(f"{package}.quantization")
     backend = importlib.import_module(package).ExportBackend.CoreAI
@@ -226,10 +226,10 @@ def _time_forwards(
     count: int,
     name: str,
 ) -> None:
-    """Time `prepared` under `name`, and the float model between its calls, so both see the same machine."""
+    """Time `prepared` under `name`, alternating with the float model, so that both see the same machine state."""
     floats, prepareds = [], []
     with torch.no_grad():
-        prepared(*inputs)  # the first call of either pays for caches
+        prepared(*inputs)  # the first call fills caches
         for _ in range(count):
             floats.append(timed(lambda: model(*inputs))[1])
             prepareds.append(timed(lambda: prepared(*inputs))[1])
@@ -247,10 +247,10 @@ def _nodes(module: nn.Module) -> int:
 
 
 def train_model(package: str, task: dict[str, Any], exports: ExportClock) -> Outcome:
-    """Train the model, prepared by the default configuration, for some steps.
+    """Train the model, prepared with the default config, for a few steps.
 
-    A step is forward, backward and an update by SGD. Optional arguments: `steps` (default 5) is how many the medians
-    are over, and `mode` the execution mode.
+    A step is forward, backward and an SGD update. Optional arguments: `steps` (default 5) is the number of steps for
+    the median, and `mode` the execution mode.
     """
     quantization = importlib.import_module(f"{package}.quantization")
     model, inputs = build_subject(task)
@@ -262,7 +262,7 @@ def train_model(package: str, task: dict[str, Any], exports: ExportClock) -> Out
     with quantizer.training_mode():
         steps = [_training_step(each, inputs) for each in (floating, prepared)]
         seconds: list[list[dict[str, float]]] = [[], []]
-        for step in steps:  # the first one pays for caches
+        for step in steps:  # the first one fills caches
             step()
         for _ in range(task.get("steps", 5)):
             for step, runs in zip(steps, seconds, strict=True):
@@ -273,7 +273,7 @@ def train_model(package: str, task: dict[str, Any], exports: ExportClock) -> Out
 
 
 def _training_step(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Callable[[], None]:
-    # A rate of almost nothing: the weights are random, and must not run away.
+    # A tiny learning rate, since random weights could diverge.
     optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=1e-6)
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a pipeline's run: its steps, the graph at each, and what each changed."""
+"""A self-contained HTML page of a pipeline run: its steps, graphs and changes."""
 
 from graphpress.tools.passctl.page.assembling import Opening, page
 from graphpress.tools.passctl.page.recording import Recording

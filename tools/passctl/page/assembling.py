@@ -1,4 +1,4 @@
-"""The page itself: data, style and script in one file that asks nobody for anything."""
+"""Assembly of the HTML page: data, style and script in one file without external resources."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from graphpress.ir.plain import finite
 from graphpress.tools.passctl.page.recording import Recording
 
 _SCRIPTS = ("dom", "store", "skyline", "layout", "canvas", "minimap", "outline", "timeline", "details", "main")
-"""In the order they are run; later ones use what earlier ones define."""
+"""The scripts in execution order; later ones use earlier definitions."""
 
 
 @frozen
 class Opening:
-    """What the page shows when it is opened.
+    """The initial view of the page.
 
     Attributes:
-        focus: the node selected, with its surroundings alone; None shows everything.
-        hops: how far the surroundings reach.
+        focus: the selected node, shown with its neighbourhood only; None shows everything.
+        hops: the size of the neighbourhood.
     """
 
     focus: str | None = None
@@ -30,13 +30,13 @@ class Opening:
 
 
 def page(recording: Recording, title: str, pipeline: str | None, opening: Opening | None = None) -> str:
-    """The page of a run.
+    """Return the page of a run.
 
     Args:
-        recording: of the run.
-        title: what the model is called.
-        pipeline: as it was asked for.
-        opening: what is shown first.
+        recording: the recorded run.
+        title: the name of the model.
+        pipeline: the pipeline as given by the user.
+        opening: the initial view.
     """
     opening = opening or Opening()
     data = {
@@ -65,7 +65,7 @@ def _asset(name: str) -> str:
 
 
 def _script_safe(data: Any) -> str:
-    """JSON that no HTML parser takes for markup, whatever names are in it."""
+    """Return JSON in which no HTML parser finds markup, whatever names it contains."""
     try:
         text = _json(data)
     except ValueError:  # infinities and NaN, which JSON does not have

@@ -1,4 +1,4 @@
-"""The hook that records a run for the page: each record once, changes as deltas."""
+"""Hook that records a run for the page, with changes as deltas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from graphpress.tools.passctl.console import PassctlError
 
 @frozen
 class State:
-    """A graph as records, by name, in order."""
+    """A graph as ordered records by name."""
 
     nodes: Mapping[str, Record] = field(factory=dict)
     constants: Mapping[str, Record] = field(factory=dict)
@@ -33,7 +33,7 @@ class State:
 
     @classmethod
     def of(cls, graph: Graph, encoder: Encoder) -> State:
-        """The state of `graph`."""
+        """Return the state of `graph`."""
         return cls(
             {node.name: encoder.node(node) for node in graph.nodes},
             {constant.name: encoder.constant(constant) for constant in graph.constants.values()},
@@ -42,10 +42,10 @@ class State:
 
 
 def delta(before: State, after: State) -> dict[str, Any]:
-    """What makes `after` of `before`; what stayed is left out.
+    """Return the changes from `before` to `after`.
 
-    ``nodes`` and ``constants`` are new or changed records, ``gone`` and ``goneConstants`` names. ``order`` is there
-    when nodes came, went or moved: runs ``[first, count]`` of the order before, and names between them.
+    ``nodes`` and ``constants`` are new or changed records, ``gone`` and ``goneConstants`` removed names. ``order`` is
+    present if nodes were added, removed or moved: runs ``[first, count]`` of the old order, and names in between.
     """
     changes = {
         "nodes": _new(before.nodes, after.nodes),
@@ -59,7 +59,7 @@ def delta(before: State, after: State) -> dict[str, Any]:
 
 
 def order_delta(before: Sequence[str], after: Sequence[str]) -> list[Any]:
-    """`after` as runs of `before` and new names; empty when both are the same."""
+    """Return `after` as runs of `before` and new names; empty if equal."""
     if before == after:
         return []
     places = {name: place for place, name in enumerate(before)}
@@ -85,13 +85,13 @@ Record = dict[str, Any]
 
 @define(eq=False)
 class Encoder:
-    """Makes records, and keeps the pool that they refer to."""
+    """Creates records, and the pool that they refer to."""
 
     pool: list[Any] = field(factory=list)
     _places: dict[str, int] = field(factory=dict)
 
     def node(self, node: Node) -> Record:
-        """A node: name, op, types, inputs, attributes, annotations, location; what is empty is left out."""
+        """Return a node record: name, op, types, inputs, attributes, annotations, location; without empty fields."""
         record: Record = {"n": node.name, "o": node.op.name, "t": [self.pooled(str(r.type)) for r in node.results]}
         if node.operands:
             record["i"] = [[name, operand(value)] for name, value in node.operands.items()]
@@ -104,7 +104,7 @@ class Encoder:
         return record
 
     def constant(self, constant: Constant) -> Record:
-        """A constant: type, kind, qualified names, bytes in the model's own dtype, and the hash of its data."""
+        """Return a constant record: type, kind, qualified names, bytes in the model's dtype, and data hash."""
         type = constant.type
         sizes = [size for size in type.shape if isinstance(size, int)]
         is_static = len(sizes) == len(type.shape)
@@ -118,18 +118,18 @@ class Encoder:
         }
 
     def input(self, graph_input: Input) -> Record:
-        """An input: its type, or the Python value it always has."""
+        """Return an input record: its type, or its constant Python value."""
         if graph_input.value is None:
             return {"n": graph_input.name, "v": value_text(graph_input.literal)}
         return {"n": graph_input.name, "t": self.pooled(str(graph_input.value.type))}
 
     def output(self, output: Output) -> Record:
-        """An output: what it returns, and what it writes to, where it does."""
+        """Return an output record: the returned value, and the target it writes to, if any."""
         record: Record = {"k": output.kind, "v": operand(output.literal if output.value is None else output.value)}
         return record if output.target is None else record | {"w": operand(output.target)}
 
     def origin(self, origin: Origin) -> int:
-        """Where in the user's model: path and type of the innermost module, and the source line."""
+        """Return the index of an origin record: path and type of the innermost module, and the source line."""
         type_name = origin.scopes[-1].type_name if origin.scopes else ""
         return self.pooled([origin.module_path, type_name, origin.file, origin.line])
 
@@ -150,7 +150,7 @@ class Encoder:
         return value_text(value)
 
     def pooled(self, data: Any) -> int:
-        """The place of `data` in the pool."""
+        """Return the index of `data` in the pool."""
         key = data if isinstance(data, str) else json.dumps(data)
         place = self._places.get(key)
         if place is None:
@@ -160,7 +160,7 @@ class Encoder:
 
 
 def operand(value: Any) -> Any:
-    """An operand: a reference, a list of operands, or ``{"=": text}`` for a Python value."""
+    """Return an operand: a reference, a list of operands, or ``{"=": text}`` for a Python value."""
     if isinstance(value, Value):
         return f"@{value.name}" if value.constant is not None else f"%{value.name}"
     if isinstance(value, tuple):
@@ -170,11 +170,11 @@ def operand(value: Any) -> Any:
 
 @define(eq=False)
 class Recording(Hook):
-    """Every step of a run as what it changed, from `start` on.
+    """Records every step of a run as changes, from `start` on.
 
     Attributes:
         start: the graph before the first step.
-        only_changed: leave out steps that changed nothing.
+        only_changed: skip steps without changes.
         steps: plain data, the start first.
     """
 
@@ -208,20 +208,20 @@ class Recording(Hook):
         self.steps.append(_about(step) | {name: data for name, data in done.items() if data or name == "delta"})
 
     def failed(self, step: Step, graph: Graph, error: BaseException) -> None:
-        """Record how far the step came, where its graph can be shown."""
+        """Record the failed step, if its graph can be rendered."""
         message = "\n".join([str(error), *getattr(error, "__notes__", ())])
         failed = _about(step) | {"error": message}
         try:
             failed["delta"] = self._advance(graph)
-        except GraphpressError:  # a failed pass may leave what has no text
+        except GraphpressError:  # a failed pass may leave an unprintable graph
             failed["delta"] = {}
         self.steps.append(failed)
 
     def check_node(self, name: str) -> None:
-        """Raise when no node has that name at any step.
+        """Raise if no step has a node of that name.
 
         Raises:
-            PassctlError: with near names.
+            PassctlError: with similar names.
         """
         nodes = (record for step in self.steps for record in step["delta"].get("nodes", ()))
         names = dict.fromkeys(record["n"] for record in nodes)

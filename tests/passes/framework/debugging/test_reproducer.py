@@ -67,7 +67,7 @@ def test_wrong_numbers_happen_again_with_the_inputs(tmp_path):
 def test_wrong_numbers_without_inputs_are_refused_beside_the_error(tmp_path):
     given = [torch.linspace(-1, 1, 8).reshape(2, 4)]
     error = fail(tmp_path / "b", signs(), SampleWrongRule(), expected=NumericDrift, more=[Numerics(given)])
-    assert "a NumericDrift takes inputs to happen again: give ReproducerOnFailure" in error.__notes__[-1]
+    assert "a NumericDrift can only be replayed with inputs: pass ReproducerOnFailure" in error.__notes__[-1]
     assert not (tmp_path / "b").exists()
 
 
@@ -96,7 +96,7 @@ def test_an_older_reproducer_is_replaced_and_anything_else_is_left_alone(tmp_pat
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
     error = fail(other, signs(), SampleCrash())
-    assert "is there and is no reproducer; it is left alone" in error.__notes__[-1]
+    assert "exists and is not a reproducer; it is not replaced" in error.__notes__[-1]
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "mine"]
 
@@ -116,7 +116,7 @@ def _raise_full(self, folder):
 
 
 def test_what_is_no_reproducer_or_damaged_is_told(tmp_path):
-    with pytest.raises(BundleError, match=r"is no reproducer: it has no bundle\.json"):
+    with pytest.raises(BundleError, match=r"is not a reproducer: it has no bundle\.json"):
         Bundle.load(tmp_path)
     fail(tmp_path / "b", signs(), SampleCrash())
     path = tmp_path / "b" / "bundle.json"

@@ -1,4 +1,4 @@
-"""Sizes as the code of a model sees them in a run at a stand-in batch."""
+"""Sizes with symbolic batch, as seen by model code during the proof run."""
 
 from __future__ import annotations
 
@@ -15,62 +15,62 @@ from graphpress.ir.torch.generalization.affine import Affine, Clash, NotProven, 
 
 @define(eq=False)
 class Run:
-    """One run of a model.
+    """The state of one run of a model.
 
     Attributes:
-        samples: which batches stand for which symbols.
-        asked: True as soon as the model has seen a size that depends on the batch.
-        failure: the first thing that went wrong, which the code of the model may have caught.
+        samples: the sample batch size of each symbol.
+        reads_batch: True once the model has read a size that depends on the batch.
+        failure: the first error, which the model's code may have caught.
     """
 
     samples: Samples
-    asked: bool = False
+    reads_batch: bool = False
     failure: Exception | None = field(default=None)
 
     def fail(self, error: Exception) -> NoReturn:
-        """End the run, whatever the code of the model makes of it."""
+        """End the run, even if the model's code catches the error."""
         if self.failure is None:
             self.failure = error
         raise error
 
     def refuse(self, what: str) -> NoReturn:
-        """End the run because the model does something that depends on the batch, or may."""
-        self.fail(NotProven(f"the model {what}", asked=self.asked))
+        """End the run because the model depends on the batch, or may."""
+        self.fail(NotProven(f"the model {what}", reads_batch=self.reads_batch))
 
     def explain(self, name: str, arguments: Any, error: Exception) -> NoReturn:
-        """End the run at a function that fails. Which batches meet in its operands may tell why."""
+        """End the run at a failing function, as a clash if its operands have different batch sizes."""
         if self.failure is not None:
             raise self.failure from error
         symbols: dict[str, None] = {}
         for tensor in pytree.tree_leaves(arguments):
-            for extent in tensor.shape if isinstance(tensor, torch.Tensor) else ():
-                form = self.samples.read(extent)
+            for size in tensor.shape if isinstance(tensor, torch.Tensor) else ():
+                form = self.samples.read(size)
                 symbols |= dict.fromkeys(form.factors if form is not None else ())
         said = str(error).splitlines()[0] if str(error) else repr(error)
-        self.fail(Clash(tuple(symbols), f"{name} fails at another batch: {said}"))
+        self.fail(Clash(tuple(symbols), f"{name} fails at another batch size: {said}"))
 
     def seen(self, number: int) -> Any:
-        """A size as the model may see it: a number, or an `Extent`."""
+        """Return a size for use by the model: a number or a `BatchDim`."""
         form = self.samples.read(number)
         if form is None:
-            self.asked = True
-            self.refuse(f"asks for a size that is no multiple of the batch: {number} where it is {self._batches}")
+            self.reads_batch = True
+            self.refuse(f"reads a size that is not a multiple of the batch: {number} at {self._batches}")
         return self.wrap(form)
 
     def wrap(self, form: Affine) -> Any:
-        """An expression as the model may see it."""
+        """Return an expression for use by the model: a number or a `BatchDim`."""
         if form.is_constant:
             return form.constant
-        self.asked = True
-        return Extent(form, self)
+        self.reads_batch = True
+        return BatchDim(form, self)
 
     @property
     def _batches(self) -> str:
-        return " and ".join(map(str, self.samples.stand_ins.values()))
+        return " and ".join(map(str, self.samples.run_sizes.values()))
 
 
-def _decided(compare: Callable[[Extent, Affine], bool]) -> Callable[[Extent, Any], Any]:
-    def method(self: Extent, other: Any) -> Any:
+def _decided(compare: Callable[[BatchDim, Affine], bool]) -> Callable[[BatchDim, Any], Any]:
+    def method(self: BatchDim, other: Any) -> Any:
         form = _form(other)
         return NotImplemented if form is None else compare(self, self.form.plus(form, -1))
 
@@ -78,19 +78,19 @@ def _decided(compare: Callable[[Extent, Affine], bool]) -> Callable[[Extent, Any
 
 
 def _refused(what: str) -> Callable[..., Any]:
-    def method(self: Extent, *_: Any) -> NoReturn:
+    def method(self: BatchDim, *_: Any) -> NoReturn:
         self.run.refuse(f"{what} the size of its batch")
 
     return method
 
 
-class Extent(torch.SymInt):
+class BatchDim(torch.SymInt):
     """A size that depends on the batch.
 
-    Sums, differences and whole multiples are extents again, and so are quotients that leave the same remainder at
-    every batch. Comparisons are answered when every batch gives the same answer. Everything else ends the run.
+    Sums, differences, integer multiples, and quotients with a constant remainder are of this class again. Comparisons
+    are answered if all batch sizes give the same answer. Every other operation ends the run.
 
-    It is a `SymInt` so that torch accepts it where it takes sizes; it has no node, and no `ShapeEnv` reasons about it.
+    Derives from `SymInt` so that torch accepts it as a size; it has no node and uses no `ShapeEnv`.
     """
 
     def __init__(self, form: Affine, run: Run):
@@ -99,8 +99,8 @@ class Extent(torch.SymInt):
 
     @property
     def node(self) -> NoReturn:
-        """What torch would reason with."""
-        self.run.refuse("hands the size of its batch to code that decides by it")
+        """The symbolic node that torch code would inspect."""
+        self.run.refuse("passes the size of its batch to code that decides by it")
 
     def __add__(self, other: Any) -> Any:
         form = _form(other)
@@ -211,7 +211,7 @@ class Extent(torch.SymInt):
 
 
 def _form(number: Any) -> Affine | None:
-    if isinstance(number, Extent):
+    if isinstance(number, BatchDim):
         return number.form
     return Affine({}, number) if isinstance(number, int) else None
 
@@ -225,7 +225,7 @@ _ASKS_FOR_EXTENTS = frozenset(
         torch.numel,
     }
 )
-# Functions that return a number or an answer which no extent has a part in.
+# Functions that return a number or flag without any batch size in it.
 _ASKS_FOR_OTHER_THINGS = frozenset(
     {
         "dim",
@@ -260,15 +260,15 @@ _ASKS_FOR_OTHER_THINGS = frozenset(
 )
 
 
-class AnsweringSizes(TorchFunctionMode):
-    """Inside, sizes of tensors are extents, and torch takes extents for sizes."""
+class SymbolicSizes(TorchFunctionMode):
+    """Context in which tensor sizes are `BatchDim`s and torch accepts them as sizes."""
 
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `function` on numbers; see the class."""
+        """Run `function` on plain numbers; see the class."""
         plain, named = self._plain(args), self._plain(kwargs or {})
         try:
             result = function(*plain, **named)
@@ -277,19 +277,19 @@ class AnsweringSizes(TorchFunctionMode):
         if function in _ASKS_FOR_EXTENTS:
             return self._seen(result)
         if _holds_number(result) and _name(function) not in _ASKS_FOR_OTHER_THINGS:
-            self.run.refuse(f"asks {_name(function) or function} of a tensor")
+            self.run.refuse(f"calls {_name(function) or function} on a tensor")
         return result
 
     def _seen(self, sizes: Any) -> Any:
         if isinstance(sizes, int):
             return self.run.seen(sizes)
-        seen = [self.run.seen(extent) for extent in sizes]
-        return torch.Size(seen) if any(isinstance(extent, Extent) for extent in seen) else sizes
+        seen = [self.run.seen(size) for size in sizes]
+        return torch.Size(seen) if any(isinstance(size, BatchDim) for size in seen) else sizes
 
     def _plain(self, argument: Any) -> Any:
         kind = type(argument)
-        if kind is Extent:
-            return argument.form.at(self.run.samples.stand_ins)
+        if kind is BatchDim:
+            return argument.form.at(self.run.samples.run_sizes)
         if kind is tuple or kind is list:
             return kind([self._plain(item) for item in argument])
         if kind is torch.Size:

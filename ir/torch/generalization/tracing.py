@@ -1,4 +1,4 @@
-"""One run of a model at a stand-in batch, on tensors that have shapes and no data; every call of ATen is recorded."""
+"""Run of a model at a sample batch size on tensors without data, with every ATen call recorded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.ir.ops import OpDef, OpError, op_of_target
-from graphpress.ir.torch.capture import left_as_found
+from graphpress.ir.torch.capture import state_restored
 from graphpress.ir.torch.generalization.affine import NotProven, Samples
-from graphpress.ir.torch.generalization.extents import AnsweringSizes, Extent, Run
+from graphpress.ir.torch.generalization.dims import BatchDim, Run, SymbolicSizes
 from graphpress.ir.torch.generalization.rules import follows
 
-# More calls than this, for one node of the graph, are a loop over the batch.
+# More calls than this per node of the graph indicate a loop over the batch.
 _CALLS_PER_NODE = 8
 
 
 @frozen(eq=False)
 class Call:
-    """One call: the arguments by name, and the results with the shapes they had."""
+    """One call: arguments by name, and results with their shapes at the time."""
 
     op: OpDef
     bound: Mapping[str, Any]
@@ -33,7 +33,7 @@ class Call:
 
     @property
     def written(self) -> list[torch.Tensor]:
-        """The tensors that the call writes to."""
+        """Return the tensors that the call writes to."""
         if not isinstance(self.op.target, torch._ops.OpOverload) or not self.op.target._schema.is_mutable:
             return []
         arguments = self.op.target._schema.arguments
@@ -42,57 +42,59 @@ class Call:
 
 
 @frozen(eq=False)
-class Witness:
-    """What a run did: the leaves of its arguments and results, and the calls between."""
+class Trace:
+    """A recorded run: the leaves of arguments and results, and the calls."""
 
     samples: Samples
-    asked: bool
+    reads_batch: bool
     leaves: list[Any]
     calls: list[Call]
     results: list[Any]
 
 
-def run_at(
+def trace_at(
     module: torch.nn.Module, arguments: tuple[Any, ...], symbols: Sequence[str | None], samples: Samples, nodes: int
-) -> Witness:
-    """Run `module` with the first extents of its arguments at stand-ins.
+) -> Trace:
+    """Run `module` with the first dims of its arguments at sample batch sizes.
 
     Args:
-        module: the model; it is left as it was, and runs in eval mode.
+        module: the model; it runs in eval mode and is restored.
         arguments: its positional arguments.
-        symbols: for each leaf of the arguments, the symbol that its first extent is, if any.
-        samples: the stand-ins of the symbols.
-        nodes: how many nodes the graph of the model has.
+        symbols: the symbol of the first dim of each argument leaf, if any.
+        samples: the sample batch size of each symbol.
+        nodes: the number of nodes in the graph of the model.
 
     Raises:
-        NotProven: when the run depends on the batch, or calls something that may.
-        Clash: when an op cannot have the batches apart, or one of them other than it was.
+        NotProven: if the run depends on the batch, or calls an op that may.
+        Clash: if an op requires equal batch sizes, or the example's batch size.
     """
     if any(isinstance(submodule, torch.jit.ScriptModule) for submodule in module.modules()):
-        raise NotProven("the model is compiled in part, and asks nobody for sizes")
+        raise NotProven("the model is partly compiled, so that its reads of sizes cannot be observed")
     run = Run(samples)
     recorder = _Recorder(run, _CALLS_PER_NODE * nodes + 100)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     flat, structure = pytree.tree_flatten(arguments)
-    with left_as_found(module), torch.inference_mode(), _failures_unlogged(), torch.compiler.set_stance("force_eager"):
+    with state_restored(module), torch.inference_mode(), _failures_silenced(), torch.compiler.set_stance("force_eager"):
         with fake_mode:
-            leaves = [_stand_in(leaf, symbol, samples) for leaf, symbol in zip(flat, symbols, strict=True)]
-        with fake_mode, recorder, AnsweringSizes(run):
+            leaves = [_sample_tensor(leaf, symbol, samples) for leaf, symbol in zip(flat, symbols, strict=True)]
+        with fake_mode, recorder, SymbolicSizes(run):
             try:
                 returned = module(*pytree.tree_unflatten(leaves, structure))
             except Exception as error:
-                raise run.failure or NotProven(f"the model fails at another batch: {error}", asked=run.asked) from error
+                raise run.failure or NotProven(
+                    f"the model fails at another batch size: {error}", reads_batch=run.reads_batch
+                ) from error
     if run.failure is not None:
         raise run.failure
     results = pytree.tree_leaves(returned)
-    if any(isinstance(result, Extent) for result in results):
-        raise NotProven("the model returns the size of its batch", asked=True)
-    return Witness(samples, run.asked, leaves, recorder.calls, results)
+    if any(isinstance(result, BatchDim) for result in results):
+        raise NotProven("the model returns the size of its batch", reads_batch=True)
+    return Trace(samples, run.reads_batch, leaves, recorder.calls, results)
 
 
 @contextmanager
-def _failures_unlogged() -> Iterator[None]:
-    """torch logs every op that fails on tensors without data. Here that is an answer."""
+def _failures_silenced() -> Iterator[None]:
+    """Suppress torch's log of ops that fail on tensors without data; failures are expected here."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -101,25 +103,25 @@ def _failures_unlogged() -> Iterator[None]:
         logger.disabled = before
 
 
-def _stand_in(leaf: Any, symbol: str | None, samples: Samples) -> Any:
+def _sample_tensor(leaf: Any, symbol: str | None, samples: Samples) -> Any:
     if not isinstance(leaf, torch.Tensor):
         return leaf
     if type(leaf) not in (torch.Tensor, torch.nn.Parameter) or leaf.layout is not torch.strided:
         raise NotProven(f"an input is a {type(leaf).__name__} of layout {leaf.layout}")
     shape, strides = list(leaf.shape), list(leaf.stride())
     if symbol is not None:
-        # One element of the batch after the other, each laid out as in the example.
-        element = max((extent * stride for extent, stride in zip(shape[1:], strides[1:], strict=True)), default=1)
+        # The elements of the batch are contiguous, each laid out as in the example.
+        element = max((size * stride for size, stride in zip(shape[1:], strides[1:], strict=True)), default=1)
         if shape[0] > 1 and strides[0] != element:
-            raise NotProven("an input does not hold one element of its batch after the other")
-        shape[0], strides[0] = samples.stand_ins[symbol], element
+            raise NotProven("the batch is not the outermost dim of an input in memory")
+        shape[0], strides[0] = samples.run_sizes[symbol], element
     return torch.empty_strided(shape, strides, dtype=leaf.dtype, device=leaf.device)
 
 
 class _Recorder(TorchDispatchMode):
-    """Records calls, and ends the run at the first whose results may not follow the batch.
+    """Records calls, and ends the run at the first call whose results may not depend on the batch uniformly.
 
-    In inference mode composite ops arrive whole (`linear`, `layer_norm`), as torch.export records them.
+    In inference mode, composite ops are recorded as one call (`linear`, `layer_norm`), as in torch.export.
     """
 
     def __init__(self, run: Run, most: int):
@@ -129,13 +131,13 @@ class _Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run and record; see the class."""
+        """Run and record `function`; see the class."""
         if not isinstance(function, torch._ops.OpOverload):
-            self.run.refuse(f"calls {function}, which has graphs of its own")
+            self.run.refuse(f"calls {function}, which has nested graphs")
         if function.namespace == "prim":  # the device of a tensor
             return function(*args, **(kwargs or {}))
         if len(self.calls) >= self.most:
-            self.run.refuse("calls torch more often at a larger batch")
+            self.run.refuse("makes more torch calls at a larger batch size")
         try:
             op = op_of_target(function)
         except OpError as error:
@@ -143,33 +145,33 @@ class _Recorder(TorchDispatchMode):
         bound = op.bind(args, kwargs or {})
         symbolic = [tensor for tensor in pytree.tree_leaves(list(bound.values())) if self._depends(tensor)]
         if symbolic and op.short_name in ("unbind", "split", "chunk", "tensor_split"):
-            self._check(op, bound, ())  # there might be as many results as the batch is large
+            self._check(op, bound, ())  # checked first, because there might be as many results as the batch is large
         try:
             result = function(*args, **(kwargs or {}))
         except Exception as error:
             self.run.explain(op.name, symbolic, error)
         results = tuple(result) if isinstance(result, list | tuple) else () if result is None else (result,)
         if not all(isinstance(item, torch.Tensor) for item in results):
-            self.run.refuse(f"calls {op.name}, which returns other things than tensors")
+            self.run.refuse(f"calls {op.name}, which returns non-tensors")
         if torch.Tag.inplace_view in function.tags and op.short_name != "detach_":
             self.run.refuse(f"calls {op.name}, which changes a shape in place")
         if symbolic:
             self._check(op, bound, results)
         elif any(map(self._depends, results)):
-            self.run.refuse(f"calls {op.name}, whose result depends on the batch and its operands do not")
+            self.run.refuse(f"calls {op.name}, whose result depends on the batch although its operands do not")
         self.calls.append(Call(op, bound, results))
         return result
 
     def _check(self, op: OpDef, bound: Mapping[str, Any], results: tuple[torch.Tensor, ...]) -> None:
         if not follows(op, bound, results, self._axes):
-            self.run.refuse(f"calls {op.name}, whose result may follow the batch in another way at another batch")
+            self.run.refuse(f"calls {op.name}, whose result dims may depend on the batch size irregularly")
 
     def _depends(self, argument: Any) -> bool:
         limit = 2 * self.run.samples.largest
         if isinstance(argument, torch.Tensor):
-            return any(extent > limit for extent in argument.shape)
+            return any(size > limit for size in argument.shape)
         return type(argument) is int and limit < abs(argument) < 2**62
 
     def _axes(self, tensor: torch.Tensor) -> tuple[int, ...]:
         limit = 2 * self.run.samples.largest
-        return tuple(axis for axis, extent in enumerate(tensor.shape) if extent > limit)
+        return tuple(axis for axis, size in enumerate(tensor.shape) if size > limit)
