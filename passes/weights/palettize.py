@@ -70,7 +70,9 @@ def palettize(
         importance = kept if importance is None else importance.detach().cpu().float() * kept
     find = _scalars if layout.width == 1 else _vectors
     # Held by no name here: what is clustered is given up as soon as it has been copied.
-    found = find(_cut(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype)
+    found = find(
+        _clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype
+    )
     return _on_device(evolve(found, mask=mask), tensor.device)
 
 

@@ -86,11 +86,11 @@ def explain(
 
 def _explain_value(graph: Graph, pipeline: Pipeline, name: str, as_json: bool) -> None:
     from graphpress.ir.plain import to_plain
-    from graphpress.tools.passctl.quantizer_explanations import tell
+    from graphpress.tools.passctl.quantizer_explanations import explain_value
 
     explanations = explain_value(graph, pipeline, name)
     if as_json:
-        console.print_json([to_plain(story) | {"is_quantized": story.is_quantized} for story in stories])
+        console.print_json([to_plain(each) | {"is_quantized": each.is_quantized} for each in explanations])
     else:
         console.print_text("\n\n".join(map(str, explanations)))
 
