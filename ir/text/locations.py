@@ -43,7 +43,9 @@ class LocationWriter:
     def _origin(self, origin: Origin) -> int:
         if origin not in self._origins:
             scope = f" scope {self._stack(origin.scopes)}" if origin.scopes else ""
-            at = f" at {quote(origin.file)}:{origin.line}" if origin.file or origin.line else ""
+            # Without a scope a place is always written: a scope that is defined on the next line would be read as its.
+            has_place = origin.file or origin.line or not origin.scopes
+            at = f" at {quote(origin.file)}:{origin.line}" if has_place else ""
             number = self._origins[origin] = len(self._origins)
             self._lines.append(f"  origin {number}{scope}{at}\n")
         return self._origins[origin]

@@ -7,6 +7,7 @@ type checkers do not), and which files are homes of each concept that must have 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,17 @@ FOLDERS = {
     "tools": "graphpress.tools",
 }
 SHORT = 40
+HOMES = {
+    "which weights a config means": r"\.explain_state\(",
+    "installing computed parameters": r"\bset_form\(",
+    "the stored form for Core AI": r"def (stored_for_coreai|store)\b",
+    "the metadata form for coremltools": r"def (stored_for_coreml|store_described)\b",
+    "memory-mapped tensors": r"torch\.from_file\(|np\.memmap|load_file\(path\)",
+    "plain data and back": r"def (to_plain|from_plain|plain_object|fit_value)\(",
+    "warning of skipped weights": r"WholeWeightsWarning\(|WholeWeightsWarning, stacklevel|are left whole",
+    "replacing a file at once": r"os\.replace|renameat2|os\.rename\(",
+}
+"""Concepts that must have one home, and what is written where one is implemented."""
 
 
 @frozen
@@ -123,6 +135,11 @@ def main() -> int:
     print(f"\nfiles under {SHORT} lines: {len(short)}")
     for module in short:
         print(f"  {module.path.relative_to(ROOT)} ({module.lines})")
+    print("\nhomes of concepts")
+    for concept, pattern in HOMES.items():
+        homes = [str(each.path.relative_to(ROOT)) for each in known.values() if re.search(pattern, each.text)]
+        homes = [home for home in homes if "maintenance" not in home]
+        print(f"  {concept:34} {len(homes)}: {', '.join(homes)}")
     found = circles(import_graph(known))
     print(f"\ncircles of imports: {len(found)}")
     for circle in found:

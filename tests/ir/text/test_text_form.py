@@ -354,3 +354,12 @@ def test_constants_are_compared_by_their_bytes() -> None:
     assert difference(one, other) is None
     tensor += 1  # the remembered hash is of the old bytes
     assert "the data of constant w" in str(difference(one, other))
+
+
+def test_an_origin_of_which_nothing_is_known_does_not_take_the_scope_that_is_defined_next():
+    unknown, known = Origin((), "", 0), Origin((ModuleScope("", "models.Net"),), "", 0)
+    graph = relu_graph()
+    value = graph.node("relu").result
+    graph.node("relu").location = Location((unknown,))
+    graph.insert(lookup_op("aten.tanh"), {"self": value}, {}, [value.type]).location = Location((known,))
+    assert [node.location.origins for node in parse_graph(print_graph(graph)).nodes] == [(unknown,), (known,)]
