@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from graphpress.ir.diff import diff_graphs
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, f32
 from tests.ir.strategies import graphs
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -98,9 +98,9 @@ def chain(weights: list[float], scale: float = 1.0) -> Graph:
     builder = GraphBuilder()
     value = builder.input()
     for place, weight in enumerate(weights):
-        product = builder.op("aten.mul.Tensor", value, builder.constant(f"w{place}", torch.full((2, 4), weight)))
-        value = builder.op("aten.add.Tensor", product, value, alpha=scale if place == 1 else 1.0)
-    return builder.output(value)
+        product = builder.aten.mul.Tensor(value, builder.constant(f"w{place}", torch.full((2, 4), weight)))
+        value = builder.aten.add.Tensor(product, value, alpha=scale if place == 1 else 1.0)
+    return builder.outputs(value)
 
 
 def test_a_changed_weight_is_named_with_its_hashes():
@@ -130,7 +130,7 @@ def test_swapped_operands_differ():
     def graph(swap: bool) -> Graph:
         builder = GraphBuilder()
         x, y = builder.input("x"), builder.input("y")
-        return builder.output(builder.op("aten.sub.Tensor", *((y, x) if swap else (x, y))))
+        return builder.outputs(builder.aten.sub.Tensor(*((y, x) if swap else (x, y))))
 
     assert changes(diff_graphs(graph(False), graph(True))) == {"sub": ["self", "other"]}
 
@@ -143,8 +143,8 @@ def test_a_node_on_every_edge_leaves_the_others_aligned():
             for op in ("aten.relu", "aten.neg"):
                 value = builder.op(op, value)
                 if quantized:
-                    value = builder.op("aten.abs", value)
-        return builder.output(value)
+                    value = builder.aten.abs(value)
+        return builder.outputs(value)
 
     difference = diff_graphs(graph(False), graph(True))
     assert difference.removed == ()
@@ -158,12 +158,12 @@ def test_names_that_shifted_do_not_mislead():
         builder = GraphBuilder()
         value = builder.input()
         if extra:
-            value = builder.op("aten.relu", builder.op("aten.neg", value))
+            value = builder.aten.relu(builder.aten.neg(value))
         for place in range(3):
-            value = builder.op("aten.relu", value)
+            value = builder.aten.relu(value)
             weight = builder.constant(f"w{place}", torch.full((2, 4), 1.0 + place))
-            value = builder.op("aten.mul.Tensor", value, weight)
-        return builder.output(value)
+            value = builder.aten.mul.Tensor(value, weight)
+        return builder.outputs(value)
 
     difference = diff_graphs(graph(False), graph(True))
     assert difference.removed == ()
@@ -174,8 +174,8 @@ def test_names_that_shifted_do_not_mislead():
 def test_one_of_two_twins_removed_is_one_removal():
     builder = GraphBuilder()
     x = builder.input()
-    twins = [builder.op("aten.relu", x) for _ in range(2)]
-    graph = builder.output(builder.op("aten.add.Tensor", *twins))
+    twins = [builder.aten.relu(x) for _ in range(2)]
+    graph = builder.outputs(builder.aten.add.Tensor(*twins))
     other = graph.clone()
     add = other.node("add")
     rewriter = Rewriter(other)
@@ -189,8 +189,8 @@ def test_one_of_two_twins_removed_is_one_removal():
 def test_inputs_outputs_and_results_are_compared():
     def graph(shape: tuple[int, ...], outputs: int) -> Graph:
         builder = GraphBuilder()
-        value = builder.op("aten.relu", builder.input(shape=shape))
-        return builder.output(*[value] * outputs)
+        value = builder.aten.relu(builder.input("x", f32[shape]))
+        return builder.outputs(*[value] * outputs)
 
     difference = diff_graphs(graph((2, 4), 1), graph((3, 4), 2))
     assert [str(each) for each in difference.others] == [
@@ -204,9 +204,9 @@ def test_inputs_outputs_and_results_are_compared():
 def test_another_value_returned_is_a_difference():
     def graph(first: bool) -> Graph:
         builder = GraphBuilder()
-        one = builder.op("aten.relu", builder.input())
-        two = builder.op("aten.neg", one)
-        return builder.output(one if first else two, two)
+        one = builder.aten.relu(builder.input())
+        two = builder.aten.neg(one)
+        return builder.outputs(one if first else two, two)
 
     difference = diff_graphs(graph(True), graph(False))
     assert [each.what for each in difference.others] == ["output 0"]

@@ -7,8 +7,8 @@ from graphpress.ir import VerificationError, from_module, verify
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Use
 from graphpress.ir.location import Location, ModuleScope, Origin
-from graphpress.ir.ops import lookup_op
 from graphpress.ir.types import SymDim, TensorType
+from graphpress.passes.framework.testing import GraphBuilder
 from tests.ir.zoo import ZOO, captured
 
 torch.set_num_threads(1)
@@ -24,15 +24,13 @@ def test_every_imported_model_is_valid(name):
 
 def small_graph() -> Graph:
     """x -> linear(weight) -> relu -> output, and a buffer that is written to."""
-    graph = Graph()
-    x = graph.add_input("x", F32).value
-    weight = graph.add_constant("weight", torch.ones(4, 4))
-    count = graph.add_constant("count", torch.zeros(2, 4), "buffer")
-    linear = graph.insert(lookup_op("aten.linear"), {"input": x, "weight": weight.value}, {}, [F32], name="linear")
-    relu = graph.insert(lookup_op("aten.relu"), {"self": linear.result}, {}, [F32], name="relu", location=WHERE)
-    graph.add_output(relu.result)
-    graph.add_output(relu.result, "buffer_mutation", target=count.value)
-    return graph
+    build = GraphBuilder()
+    linear = build.aten.linear(build.input(), build.constant("weight", torch.ones(4, 4)))
+    count = build.constant("count", torch.zeros(2, 4), "buffer")
+    relu = build.aten.relu(linear, location=WHERE)
+    build.graph.add_output(relu)
+    build.write(count, relu)
+    return build.graph
 
 
 def test_a_small_graph_is_valid():

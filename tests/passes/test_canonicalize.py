@@ -5,12 +5,12 @@ import torch
 
 from graphpress.ir.interpreter import run as interpret
 from graphpress.passes.canonicalize import Canonicalize
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
 from tests.passes.quantization_graphs import image, random, run
 
 
 def canonical(b, *outputs):
-    return run(b.output(*outputs), Canonicalize())
+    return run(b.outputs(*outputs), Canonicalize())
 
 
 IDENTITIES = {
@@ -30,7 +30,7 @@ IDENTITIES = {
 def test_what_does_nothing_is_removed(case):
     op, *arguments = IDENTITIES[case]
     b = GraphBuilder()
-    graph = canonical(b, b.op("aten.relu", b.op(op, image(b), *arguments)))
+    graph = canonical(b, b.aten.relu(b.op(op, image(b), *arguments)))
     assert op_names(graph) == ["relu"]
 
 
@@ -53,12 +53,12 @@ def test_what_does_something_stays(case):
 
 def test_division_that_rounds_is_no_identity():
     b = GraphBuilder()
-    assert op_names(canonical(b, b.op("aten.div.Tensor_mode", image(b), 1, rounding_mode="floor"))) == ["div"]
+    assert op_names(canonical(b, b.aten.div.Tensor_mode(image(b), 1, rounding_mode="floor"))) == ["div"]
 
 
 def test_a_convolution_to_another_dtype_is_no_copy():
     b = GraphBuilder()
-    assert op_names(canonical(b, b.op("aten.to.dtype", image(b), torch.float16))) == ["to"]
+    assert op_names(canonical(b, b.aten.to.dtype(image(b), torch.float16))) == ["to"]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_convolution_to_another_dtype_is_no_copy():
 def test_padding_by_name_becomes_numbers_where_both_sides_have_the_same(padding, kernel, op, expected):
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, kernel, kernel))
-    (node,) = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding=padding)).nodes
+    (node,) = canonical(b, b.aten.conv2d.padding(image(b), weight, padding=padding)).nodes
     assert node.op.name == op
     assert node.attribute("padding") == expected
 
@@ -91,10 +91,10 @@ def test_padding_by_name_becomes_numbers_where_both_sides_have_the_same(padding,
 def test_the_general_convolution_becomes_the_one_of_its_rank(rank, transposed, op):
     b = GraphBuilder()
     ones = (1,) * (rank - 2)
-    x = b.input("x", (1, 4, *[6] * (rank - 2)))
+    x = b.input("x", f32[1, 4, *[6] * (rank - 2)])
     weight = b.constant("weight", random(4, 4, *[3] * (rank - 2)))
     zeros = (0,) * (rank - 2)
-    value = b.op("aten.convolution", x, weight, None, ones, ones, ones, transposed, zeros, 1)
+    value = b.aten.convolution(x, weight, None, ones, ones, ones, transposed, zeros, 1)
     assert [node.op.name for node in canonical(b, value).nodes] == [op]
 
 
@@ -105,7 +105,7 @@ def test_addmm_of_a_turned_matrix_is_a_linear_layer(turn):
     b = GraphBuilder()
     weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
     op, *arguments = turn
-    graph = canonical(b, b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    graph = canonical(b, b.aten.addmm(bias, b.input(), b.op(op, weight, *arguments)))
     (node,) = [node for node in graph.nodes if not node.is_dead]
     assert node.op.name == "aten.linear"
     assert node.operands["weight"].constant.name == "weight"
@@ -114,7 +114,7 @@ def test_addmm_of_a_turned_matrix_is_a_linear_layer(turn):
 def test_a_scaled_addmm_stays():
     b = GraphBuilder()
     weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
-    value = b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op("aten.t", weight), beta=2)
+    value = b.aten.addmm(bias, b.input(), b.aten.t(weight), beta=2)
     assert "addmm" in op_names(canonical(b, value))
 
 
@@ -151,7 +151,7 @@ def test_a_native_norm_whose_statistics_are_read_or_that_trains_stays():
 def test_a_rewritten_node_comes_from_where_the_old_one_did():
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 3, 3))
-    graph = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv"))
+    graph = canonical(b, b.aten.conv2d.padding(image(b), weight, padding="same", name="conv"))
     (node,) = graph.nodes
     assert node.location.scopes[-1].path == "block.conv"
 
@@ -159,7 +159,7 @@ def test_a_rewritten_node_comes_from_where_the_old_one_did():
 def test_what_stands_for_a_node_has_its_name():
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 3, 3))
-    value = b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv")
+    value = b.aten.conv2d.padding(image(b), weight, padding="same", name="conv")
     assert canonical(b, value).node("conv").op.name == "aten.conv2d"
     b = GraphBuilder()
     assert canonical(b, *native(b, "aten.native_batch_norm", False, 0.1, 1e-3)).node("native_batch_norm")
@@ -167,22 +167,22 @@ def test_what_stands_for_a_node_has_its_name():
 
 def test_a_view_becomes_a_reshape_so_that_no_copy_is_needed_before_it():
     b = GraphBuilder()
-    turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
-    graph = canonical(b, b.op("aten.view", turned, (1, 8, 32)))
+    turned = b.aten.contiguous(b.aten.transpose.int(image(b), 1, 2))
+    graph = canonical(b, b.aten.view(turned, (1, 8, 32)))
     assert op_names(graph) == ["transpose", "reshape"]
     assert interpret(graph, [random(1, 4, 8, 8)])[0].shape == (1, 8, 32)
 
 
 def test_copies_stay_where_an_op_sees_how_a_tensor_lies_in_memory():
     b = GraphBuilder()
-    turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
-    value = b.op("aten.as_strided", turned, (4, 4), (4, 1))
+    turned = b.aten.contiguous(b.aten.transpose.int(image(b), 1, 2))
+    value = b.aten.as_strided(turned, (4, 4), (4, 1))
     assert op_names(canonical(b, value)) == ["transpose", "contiguous", "as_strided"]
 
 
 def test_a_kept_dropout_moves_behind_all_activations_at_once():
     b = GraphBuilder()
-    x = b.op("aten.relu", b.op("aten.relu", b.op("aten.dropout", image(b), 0.5, False)))
-    graph = run(b.output(x), Canonicalize(keep_dropout=True))
+    x = b.aten.relu(b.aten.relu(b.aten.dropout(image(b), 0.5, False)))
+    graph = run(b.outputs(x), Canonicalize(keep_dropout=True))
     assert op_names(graph) == ["relu", "relu", "dropout"]
     assert run(graph, Canonicalize(keep_dropout=True)) == graph

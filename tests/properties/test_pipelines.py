@@ -14,8 +14,7 @@ from graphpress.passes.cse import Cse
 from graphpress.passes.dce import Dce
 from graphpress.passes.framework import CLOSE, NumericDrift, Pass, Pipeline, Runner, run_pass
 from graphpress.passes.framework.hooks import Numerics
-from graphpress.passes.framework.testing import assert_idempotent, assert_independent
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, assert_idempotent, assert_independent
 from tests.ir.strategies import random_inputs
 from tests.properties.layer_graphs import layer_graphs
 from tests.properties.quantized_graphs import calibrated, plain_graphs, with_quantizers
@@ -74,8 +73,7 @@ def test_no_result_depends_on_what_nodes_are_called_or_how_they_are_ordered(grap
 
 def test_a_graph_of_no_nodes_has_one_order():
     empty = GraphBuilder()
-    empty.graph.add_output(empty.input())
-    is_independent(empty.graph, Pipeline.parse("canonicalize"))
+    is_independent(empty.outputs(empty.input()), Pipeline.parse("canonicalize"))
 
 
 @few
@@ -167,9 +165,7 @@ class Forgetful(Pass):
 def branches():
     b = GraphBuilder()
     x = b.input()
-    return b.output(
-        b.op("aten.sub.Tensor", b.op("aten.relu", x), b.op("aten.neg", b.op("aten.relu", b.op("aten.neg", x))))
-    )
+    return b.outputs(b.aten.sub.Tensor(b.aten.relu(x), b.aten.neg(b.aten.relu(b.aten.neg(x)))))
 
 
 @pytest.mark.parametrize(("wrong", "complaint"), [(ByName(), "names"), (ByOrder(), "orders")])
