@@ -43,7 +43,9 @@ class LocationWriter:
     def _origin(self, origin: Origin) -> int:
         if origin not in self._origins:
             scope = f" scope {self._stack(origin.scopes)}" if origin.scopes else ""
-            at = f" at {quote(origin.file)}:{origin.line}" if origin.file or origin.line else ""
+            # Without either, the `scope` that begins the next line would be read as the origin's.
+            has_line = origin.file or origin.line or not origin.scopes
+            at = f" at {quote(origin.file)}:{origin.line}" if has_line else ""
             number = self._origins[origin] = len(self._origins)
             self._lines.append(f"  origin {number}{scope}{at}\n")
         return self._origins[origin]

@@ -18,12 +18,12 @@ from graphpress.ir import ParseError, difference, parse_graph, print_graph
 from graphpress.ir.annotations import annotation
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Signature
-from graphpress.ir.location import Location, ModuleScope, Origin
+from graphpress.ir.location import UNKNOWN, Location, ModuleScope, Origin
 from graphpress.ir.ops import OpDef, lookup_op, register_op
-from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.text.attributes import TextFormError
 from graphpress.ir.text.printer import exact_text
 from graphpress.ir.types import OpaqueType, ScalarType, Symbol, SymDim, TensorType, Type
+from graphpress.passes.framework.testing import GraphBuilder, f32
 from tests.ir.strategies import HOSTILE_NAMES, LITERALS, graphs
 
 ANYTHING = register_op(OpDef("text_form_test.anything", variadic=True, result_count=None))
@@ -58,10 +58,8 @@ class OtherNote:
 
 
 def relu_graph() -> Graph:
-    graph = Graph()
-    x = graph.add_input("x", TensorType(DType.FLOAT32, (1, 4))).value
-    graph.add_output(Rewriter(graph).insert_before(None, "aten.relu", {"self": x}).result)
-    return graph
+    build = GraphBuilder()
+    return build.outputs(build.aten.relu(build.input("x", f32[1, 4]), location=UNKNOWN))
 
 
 def with_attribute(value: Any) -> Graph:
@@ -190,6 +188,12 @@ def test_the_text_is_this() -> None:
         "}\n"
     )
     assert "loc" not in print_graph(graph, locations=False)
+
+
+def test_an_origin_without_module_and_line_reads_back() -> None:
+    graph = relu_graph()
+    graph.node("relu").location = Location((Origin(), Origin((ModuleScope("a", "A"),)), Origin((), "", 3)))
+    assert_reads_back(graph)
 
 
 def test_comments_and_free_layout_are_read() -> None:
