@@ -294,7 +294,7 @@ def test_damaged_text_is_read_or_refused_but_never_crashes(graph: Graph, data: s
     end = data.draw(st.integers(start, min(len(text), start + 20)))
     damaged = text[:start] + data.draw(st.text(max_size=3)) + text[end:]
     with contextlib.suppress(ParseError):
-        parse_graph(damaged)
+        assert_reads_back(parse_graph(damaged))
 
 
 # equality
