@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
+from attrs import field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graphpress.ir.annotations import annotation
 from graphpress.ir.diff import diff_graphs
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import Symbol
 from graphpress.passes.framework.testing import GraphBuilder, f32
 from tests.ir.strategies import graphs
 
@@ -211,3 +217,102 @@ def test_another_value_returned_is_a_difference():
     difference = diff_graphs(graph(True), graph(False))
     assert [each.what for each in difference.others] == ["output 0"]
     assert not difference.changed
+
+
+@annotation("diff-test.note")
+@frozen
+class Note:
+    node: str
+    parts: tuple[object, ...] = ()
+    by_name: dict[str, object] = field(factory=dict)
+    ignored: int = field(default=0, eq=False)
+
+
+def annotated(name: str, note: Note) -> Graph:
+    builder = GraphBuilder()
+    first = builder.node("aten.relu", builder.input(), name=name)
+    return builder.outputs(builder.node("aten.neg", first.result, annotations=[note]).result)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Note("old"), Note("new"), True),  # the node it names is called so in the other graph
+        (Note("old"), Note("old"), True),
+        (Note("old"), Note("neg"), False),
+        (Note("new"), Note("old"), False),
+        (Note("", ("old", 1)), Note("", ("new", 1)), True),
+        (Note("", ("old", 1)), Note("", ("new", 2)), False),
+        (Note("", (1,)), Note("", (1, 2)), False),
+        (Note("", (1,)), Note("", (1.0,)), False),
+        (Note("", (Note("old"),)), Note("", (Note("new"),)), True),
+        (Note("", (Note("old"),)), Note("", (Note("neg"),)), False),
+        (Note("", by_name={"a": "old"}), Note("", by_name={"a": "new"}), True),
+        (Note("", by_name={"a": 1}), Note("", by_name={"b": 1}), False),
+        (Note("", by_name={"a": 1}), Note("", by_name={"a": 2}), False),
+        (Note("", ignored=1), Note("", ignored=2), True),
+    ],
+    ids=str,
+)
+def test_annotations_are_compared_with_the_names_that_nodes_have_now(one: Note, other: Note, same: bool) -> None:
+    difference = diff_graphs(annotated("old", one), annotated("new", other))
+    assert changes(difference) == ({} if same else {"neg": ["[diff-test.note]"]})
+    assert difference.renamed == {"old": "new"}
+
+
+def test_an_annotation_on_one_side_is_added_or_removed():
+    one, other = annotated("relu", Note("a")), annotated("relu", Note("a"))
+    other.node("neg").annotations.clear()
+    assert "[diff-test.note]: removed, was " in str(diff_graphs(one, other).changed[0].differences[0])
+    assert "[diff-test.note]: added, " in str(diff_graphs(other, one).changed[0].differences[0])
+
+
+def test_outputs_are_compared_by_kind_value_literal_and_target():
+    def graph(**output: Any) -> Graph:
+        builder = GraphBuilder()
+        states = [
+            builder.constant(name, torch.full((2, 4), value), "buffer") for name, value in (("a", 1.0), ("b", 2.0))
+        ]
+        result = builder.aten.mul.Tensor(builder.aten.mul.Tensor(builder.input(), states[0]), states[1])
+        kept = builder.outputs(result)
+        target = output.pop("target", None)
+        kept.add_output(
+            result if output.pop("returns", False) else None,
+            target=None if target is None else states[target],
+            **output,
+        )
+        return kept
+
+    outputs = [
+        {"returns": True},
+        {"literal": None},
+        {"literal": 1},
+        {"literal": 1.0},
+        {"literal": True},
+        {"returns": True, "kind": "buffer_mutation", "target": 0},
+        {"returns": True, "kind": "buffer_mutation", "target": 1},
+    ]
+    for place, one in enumerate(outputs):
+        for other_place, other in enumerate(outputs):
+            found = [each.what for each in diff_graphs(graph(**one), graph(**other)).others]
+            assert found == ([] if place == other_place else ["output 1"]), (one, other)
+
+
+def test_inputs_symbols_signatures_and_constants_are_compared():
+    def graph(edit: Callable[[GraphBuilder], object]) -> Graph:
+        builder = GraphBuilder()
+        value = builder.aten.mul.Tensor(builder.input(), builder.constant("w", torch.ones(4)))
+        edit(builder)
+        return builder.outputs(value)
+
+    plain = graph(lambda builder: None)
+    symbolic = graph(lambda builder: builder.graph.symbols.update(s0=Symbol(1, None, 2)))
+    one, true = (graph(lambda builder, v=v: builder.graph.add_input("flag", literal=v)) for v in (1, True))
+    assert [each.what for each in diff_graphs(plain, symbolic).others] == ["symbols"]
+    assert [str(each) for each in diff_graphs(one, true).others] == ["input 1: 1 -> true"]
+    assert [each.what for each in diff_graphs(plain, one).others] == ["number of inputs"]
+    assert diff_graphs(plain, plain.clone()).is_empty
+    other = plain.clone()
+    other.constants["w"]._tensor = torch.zeros(4)
+    other.add_constant("v", torch.zeros(4))
+    assert diff_graphs(plain, other).constants == (1, 2)
