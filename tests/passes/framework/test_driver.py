@@ -211,6 +211,41 @@ def test_a_rule_declines_in_its_check_or_its_rewrite_and_the_next_one_is_tried()
     assert log == ["second"] * 2
 
 
+def test_a_rule_that_changes_nothing_leaves_the_node_to_the_next_one():
+    asked = []
+
+    @rule(Op("aten.neg", Any("x")))
+    def looks_only(match, rewriter):
+        asked.append(match.root.name)
+
+    assert apply(negated_twice(), looks_only, double_negation) == 1
+    assert "neg_1" in asked
+
+
+def negated_twice():
+    b = GraphBuilder()
+    return b.outputs(b.aten.neg(b.aten.neg(b.input())))
+
+
+def test_a_node_that_nothing_reads_keeps_no_rule_from_the_others():
+    b = GraphBuilder()
+    x = b.input()
+    b.aten.neg(x)
+    graph = b.outputs(b.aten.neg(b.aten.neg(x)))
+    assert apply(graph, double_negation) == 1
+
+
+def test_what_is_edited_after_the_rules_is_a_rewrite_of_its_own():
+    graph = negated_twice()
+    relu = GraphBuilder(graph).node("aten.relu", graph.inputs[0].value)
+    rewriter = Rewriter(graph)
+    apply_rules([double_negation], graph, rewriter)
+    assert (rewriter.rewrites.count, rewriter.listener) == (1, None)
+    rewriter.erase(relu)
+    assert rewriter.rewrites.count == 2
+    assert rewriter.rewrites.last.title == "erase"
+
+
 def test_mistakes_of_rules_are_told():
     @rule(Op("aten.relu", ...))
     def late_no(match, rewriter):

@@ -296,3 +296,27 @@ def test_texts_of_misses_are_made_only_when_asked_for(b):
 def test_patterns_that_could_never_match_are_refused_when_written(make, message):
     with pytest.raises(PatternError, match=message):
         make()
+
+
+def test_what_a_failed_attempt_went_through_is_no_part_of_the_match(b):
+    inner = b.aten.exp(b.input("x"))
+    one, other = b.aten.relu(inner), b.aten.relu(b.input("y"))
+    total = b.aten.add.Tensor(one, other)
+    b.outputs(total)
+    # The first operand fits the first pattern, but then the second does not: the operands are swapped.
+    pattern = Op("aten.add", Op(RELU, Any("plain"), single_use=True), Op(RELU, Op("aten.exp", ...), single_use=True))
+    found = matched(pattern, total)
+    assert found["plain"] is other.node.operand("self")
+    assert set(found.nodes) == {other.node, inner.node, one.node, total.node}
+    assert len(found.nodes) == 4
+    assert found.nodes.index(inner.node) < found.nodes.index(one.node)
+    assert found.nodes[-1] is total.node
+
+
+def test_a_node_of_an_alternative_that_failed_is_outside_of_the_match(b):
+    shared = b.aten.exp(b.input("x"))
+    total = b.aten.mul.Tensor(b.aten.relu(shared), b.aten.neg(shared))
+    b.outputs(total)
+    attempt = Op("aten.neg", Op("aten.tanh", ...))  # goes through the neg, and fails
+    pattern = Op("aten.mul", Op(RELU, Op("aten.exp", ..., single_use=True)), attempt | Any("other"))
+    assert "read by neg too" in missed(pattern, total).found

@@ -227,3 +227,9 @@ def test_nothing_is_printed(capfd):
     x = builder.input()
     run(builder.outputs(builder.aten.relu(x)), Cse(), Dce())
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_runner_is_no_other_runner():
+    one, other = Runner(), Runner()
+    assert one != other
+    assert len({one, other}) == 2
