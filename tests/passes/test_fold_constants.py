@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 
+from graphpress.ir.types import ScalarType, Symbol
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
 from tests.passes.quantization_graphs import random, run
@@ -68,3 +69,18 @@ def test_what_the_model_returns_may_be_a_constant():
     b.outputs(b.aten.relu(b.input()))
     graph = folded(b, b.aten.neg(b.constant("w", torch.ones(2))))
     assert graph.outputs[1].value.constant.tensor.tolist() == [-1.0, -1.0]
+
+
+def test_a_result_that_is_no_tensor_keeps_its_op():
+    b = GraphBuilder()
+    size = b.node("aten.sym_size.int", b.constant("w", torch.ones(2, 4)), 0, types=[ScalarType("int")]).result
+    graph = folded(b, b.aten.relu(b.input()), size)
+    assert op_names(graph) == ["sym_size", "relu"]
+
+
+def test_a_result_of_a_symbolic_shape_keeps_its_op():
+    b = GraphBuilder()
+    b.graph.symbols["s0"] = Symbol(1, None, 2)
+    repeated = b.aten.relu(b.constant("w", torch.ones(2, 4)), types=[f32["s0", 4]])
+    graph = folded(b, b.aten.neg(repeated, types=[f32["s0", 4]]))
+    assert op_names(graph) == ["relu", "neg"]

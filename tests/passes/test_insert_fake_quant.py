@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import pytest
+import torch
+
+from graphpress.ir.dtypes import DType
 from graphpress.passes.analysis.quantization_points import QuantizationPoints, QuantizerNote
 from graphpress.passes.config import QuantizationSpec
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
+from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.framework.testing import GraphBuilder, f32
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from tests.passes.quantization_graphs import convolution, image, inserted, points, run, shared
@@ -158,3 +163,37 @@ def test_zero_padding_leaves_a_grid_that_counts_from_a_minimum_value():
     decided = inserted(b.outputs(convolution(b, value, "two")), config_of(spec))
     graph = run(decided, DedupFakeQuant())
     assert len([node for node in quantizers(graph) if "weight" not in node.name]) == 4
+
+
+def quantized(b, value, name):
+    scale = b.graph.constants.get("scale")
+    scale = b.constant("scale", torch.tensor(0.5), "buffer") if scale is None else scale.value
+    return b.quant.fake_quantize(value, scale, dtype=DType.INT8, quantizer=name)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "removed"), [("q", "q", True), ("q", None, False), (None, "q", False), ("q", "other", False)]
+)
+def test_a_concatenation_is_on_a_grid_that_all_its_parts_are_on(first, second, removed):
+    b = GraphBuilder()
+    parts = [b.input("x"), b.input("y")]
+    parts = [x if name is None else quantized(b, x, name) for x, name in zip(parts, (first, second), strict=True)]
+    graph = b.outputs(quantized(b, b.aten.cat(parts), "q"))
+    record = Runner().run(graph, Pipeline(DedupFakeQuant(), assume=DedupFakeQuant.needs)).records[0]
+    assert record.statistics == ({"on its own grid": 1} if removed else {})
+    assert record.removed == removed
+
+
+def test_equal_quantizers_of_one_value_become_one_and_are_counted():
+    b = GraphBuilder()
+    x = b.input()
+    graph = b.outputs(*(quantized(b, x, name) for name in ("q", "q", "other", "q")))
+    result = Runner().run(graph, Pipeline(DedupFakeQuant(), assume=DedupFakeQuant.needs))
+    assert [node.attribute("quantizer") for node in quantizers(result.graph)] == ["q", "other"]
+    assert result.records[0].statistics == {"equal": 2}
+
+
+def test_a_quantizer_without_a_name_is_left_alone():
+    b = GraphBuilder()
+    graph = b.outputs(quantized(b, quantized(b, b.input(), ""), ""))
+    assert len(quantizers(run(graph, DedupFakeQuant()))) == 2
