@@ -11,7 +11,7 @@ from graphpress.passes.framework import run_pass
 from graphpress.passes.framework.testing import GraphBuilder, assert_effect, f32, op_names
 from tests.ir.strategies import random_inputs
 from tests.passes.quantization_graphs import convolution, image, random, run
-from tests.properties.layer_graphs import batch_norm, stored_weight
+from tests.properties.layer_graphs import STORED_FORMS, batch_norm, stored_weight
 
 
 def norm(b, x, **attributes):
@@ -201,3 +201,12 @@ def test_scales_of_a_grouped_transposed_weight_become_one_for_each_output_channe
     graph = run(b.outputs(norm(b, value)), FoldBatchNorm(), FoldConstants())
     scale = graph.node("conv_transpose2d").operands["weight"].node.operands["scale"].constant
     assert scale.tensor.shape == (2, 3, 1, 1)
+
+
+@pytest.mark.parametrize("form", STORED_FORMS)
+def test_nothing_that_expanded_a_stored_weight_is_left_unread(form):
+    b = GraphBuilder()
+    weight = stored_weight(b, random(4, 4, 3, 3), 0, form)
+    graph = run(b.outputs(norm(b, b.aten.conv2d(image(b), weight))), FoldBatchNorm())
+    assert "batch_norm" not in op_names(graph)
+    assert [node.name for node in graph.nodes if node.is_dead] == []

@@ -13,6 +13,7 @@ from graphpress.passes.config import (
     QuantizationSpec,
     QuantizerConfig,
 )
+from graphpress.passes.framework import run_pass
 from graphpress.passes.framework.testing import GraphBuilder, reordered
 from graphpress.passes.share_quantizers import ShareQuantizers
 from tests.passes.quantization_graphs import convolution, image, points, random, run, shared
@@ -140,3 +141,12 @@ def test_a_weight_that_two_layers_quantize_differently_has_two():
     x = image(b)
     one, two = (b.aten.conv2d(x, weight, name=name) for name in ("one", "two"))
     assert len(names(shared(b.outputs(one, two), config), ("one", "weight"), ("two", "weight"))) == 2
+
+
+def test_groups_of_points_that_were_decided_together_are_counted():
+    b = GraphBuilder()
+    decided = run(
+        b.outputs(convolution(b, convolution(b, image(b), "one"), "two")), AnnotateFusion(), AssignQuantizers()
+    )
+    record = run_pass(ShareQuantizers(), decided).records[0]
+    assert record.statistics == {"components": 3}  # the input, the value between, the output
