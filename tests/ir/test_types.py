@@ -34,7 +34,7 @@ DIMS = [
     ("CleanDiv(s0, 2)", {"s0": 8}, 4),
     ("PythonMod(s0, 4)", {"s0": -1}, 3),
     ("Mod(s0, 4)", {"s0": 7}, 3),
-    ("ModularIndexing(s0, 3, 4)", {"s0": 17}, 1),
+    ("ModularIndexing(s0, 3, 4)", {"s0": 29}, 1),
     ("CeilDiv(s0, 2)", {"s0": 7}, 4),
     ("CeilDiv(s0, 2)", {"s0": 8}, 4),
     ("CeilToInt(IntTrueDiv(s0, 2))", {"s0": 7}, 4),

@@ -100,6 +100,11 @@ class Mutant:
         return "\n".join(removed), "\n".join(added)
 
 
+def digest_of(source: str) -> str:
+    """What tells the text of a module from another one."""
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
 def sample(root: Path, path: str, count: int | None, seed: int) -> list[Mutant]:
     """At most `count` mutants of the module, all places being equally likely; with None, one mutant for every place.
 
@@ -132,7 +137,7 @@ def _compiles(source: str) -> bool:
 def _candidates(path: str, source: str) -> Iterator[tuple[Position, Mutant]]:
     nodes = list(ast_nodes(get_ast(source)))
     ignored = list(_ignored(ast.parse(source)))
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    digest = digest_of(source)
     for name in (*OWN_OPERATORS, *cosmic_ray.plugins.operator_names()):
         if SAME_ON_OBJECTS.search(name) or _class(name).arguments():
             continue

@@ -33,7 +33,7 @@ import pytest
 import torch  # before the forks
 from attrs import asdict, frozen
 
-from graphpress.tools.maintenance.mutants import Mutant, sample
+from graphpress.tools.maintenance.mutants import Mutant, digest_of, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = Path(__file__).with_name("mutation.toml")
@@ -238,6 +238,12 @@ def classified(results: Iterable[Result], equivalents: Iterable[Equivalent]) -> 
     ]
 
 
+def current(results: Iterable[Result], paths: Iterable[str]) -> list[Result]:
+    """The results about the text that the modules at `paths` have now."""
+    digests = {path: digest_of((ROOT / path).read_text(encoding="utf-8")) for path in paths}
+    return [result for result in results if digests.get(result.mutant.path) == result.mutant.digest]
+
+
 def table(results: Iterable[Result]) -> str:
     """The counts of every module, as Markdown. Equivalents count neither as killed nor as survived."""
     by_path: dict[str, Counter[str]] = defaultdict(Counter)
@@ -305,9 +311,7 @@ def main(
                     print(result.to_json(), file=file, flush=True)
 
                 examine(path, configuration.tests[path], waiting, record)
-    shown = classified(
-        (r for r in known.values() if not modules or r.mutant.path in modules), configuration.equivalents
-    )
+    shown = classified(current(known.values(), modules or configuration.tests), configuration.equivalents)
     for result in shown:
         if result.outcome is Outcome.SURVIVED and not result.reason:
             click.echo(f"\n{result.mutant.path}:{result.mutant.line} {result.mutant.operator}")

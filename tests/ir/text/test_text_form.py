@@ -246,6 +246,7 @@ NODE = "graph @main {{\n  input %x: f32[1, 4]\n  {}\n}}"
         ("%x: f32[1] = aten.relu(self=%x)", "%x:", "%x is defined twice"),
         ("%y: f32[1] = aten.relu(slef=%x)", "slef", "no parameter of aten.relu called 'slef'; did you mean 'self'"),
         ("%y: f32[1] = aten.relu(self=%x, self=%x)", "self=%x)", "given twice"),
+        ("%y: f32[1] = text_form_test.anything(value={{1: 2}: 3})", "{1: 2}", "this cannot be a key"),
         ("%y: f32[1] = aten.relu(self=%x", "\n}", "expected ',' or ')'"),
         ("%y: f32[1] = text_form_test.anything() {out=%x}", "%x}", "not part of plain data"),
         ("%y: f32[1] = aten.relu(self=@w)", "@w", "no value @w"),

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 pytest.importorskip("cosmic_ray")
 
-from graphpress.tools.maintenance.mutants import Mutant, sample
-from graphpress.tools.maintenance.mutation import Configuration, Equivalent, Outcome, Result, classified, table
+from graphpress.tools.maintenance.mutants import Mutant, digest_of, sample
+from graphpress.tools.maintenance.mutation import Configuration, Equivalent, Outcome, Result, classified, current, table
 
 ROOT = Path(__file__).parents[3]
 SOURCE = '''"""A module."""
@@ -80,6 +81,13 @@ def result(path: str, outcome: Outcome, removed: str = "a", added: str = "b") ->
 def test_results_are_read_back():
     one = result("a.py", Outcome.TIMED_OUT, 'x = "\n"')
     assert Result.from_json(one.to_json()) == one
+
+
+def test_results_about_a_text_that_was_edited_since_are_left_out():
+    path = "passes/dce.py"
+    now = digest_of((ROOT / path).read_text(encoding="utf-8"))
+    kept, stale = (evolve(result(path, Outcome.KILLED), mutant=Mutant(path, "a", 0, 1, d)) for d in (now, "before"))
+    assert current([stale, kept, result("passes/cse.py", Outcome.KILLED)], [path, "passes/cse.py"]) == [kept]
 
 
 def test_equivalents_count_neither_way():
