@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import re
 from enum import Enum
 from typing import Any
 
@@ -188,6 +189,43 @@ def test_the_text_is_this() -> None:
         "}\n"
     )
     assert "loc" not in print_graph(graph, locations=False)
+
+
+GOLDEN = """\
+graph @main {
+  input %x: f32[2, 4]
+  const @weight: f32[2, 4] parameter sha256("ZEROS")
+  const @count: f32[2, 4] buffer sha256("ZEROS")
+  %add: f32[2, 4] = aten.add.Tensor(self=%x, other=@weight) {alpha=2} loc(0)
+  %split: (f32[1, 4], f32[1, 4]) = aten.split.Tensor(self=%add) {split_size=1}
+  %cond: () = hop.cond() {arg0=true, arg1=graph @body {
+    input %y: f32[2]
+    %neg: f32[2] = aten.neg(self=%y)
+    return %neg
+  }}
+  mutate buffer @count = %x
+  return %split#0, %split#1
+}
+locations {
+  scope 0 "" "Model"
+  scope 1 in 0 "block.add" "lib.Add"
+  origin 0 scope 1 at "model.py":11
+}
+"""
+
+
+def test_a_graph_prints_as_documented() -> None:
+    inner, build = GraphBuilder(), GraphBuilder()
+    body = inner.outputs(inner.aten.neg(inner.input("y", f32[2]), location=UNKNOWN))
+    body.name = "body"
+    x, weight = build.input(), build.constant("weight", torch.zeros(2, 4))
+    count = build.constant("count", torch.zeros(2, 4), "buffer")
+    split = build.node("aten.split.Tensor", build.aten.add.Tensor(x, weight, alpha=2), 1, location=UNKNOWN)
+    build.node("hop.cond", True, body, types=(), location=UNKNOWN)
+    build.write(count, x)
+    text = print_graph(build.outputs(*split.results))
+    assert re.sub(r"\b[0-9a-f]{64}\b", "ZEROS", text) == GOLDEN
+    assert_reads_back(build.graph)
 
 
 def test_an_origin_without_module_and_line_reads_back() -> None:
