@@ -318,6 +318,12 @@ def test_errors_point_at_the_character(line: str, pointed_at: str, message: str)
     assert lines[1][len(lines[2]) - 1] == text[at]
 
 
+def test_an_error_says_in_which_file_it_is() -> None:
+    error = ParseError("bad", "one\n\ttwo", 6, "model.gir")
+    assert str(error) == "model.gir: line 2, column 3: bad\n  \ttwo\n  \t ^"
+    assert str(ParseError("bad", "one", 1)) == "line 1, column 2: bad\n  one\n   ^"
+
+
 def test_hostile_text_ends_in_a_parse_error() -> None:
     deep = "[" * 100_000
     for text in ("", "graph", "}", "graph @g {", f"graph @g {{ return {deep}", "graph @g { return " + "9" * 5000):
