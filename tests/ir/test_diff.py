@@ -204,6 +204,7 @@ def test_inputs_outputs_and_results_are_compared():
         "input 0: type(f32[2, 4]) -> type(f32[3, 4])",
     ]
     assert changes(difference) == {"relu": ["type"]}
+    assert str(difference.changed[0].differences[0]) == "type: f32[2, 4] -> f32[3, 4]"
     assert not difference.is_empty
 
 

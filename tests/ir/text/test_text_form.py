@@ -23,6 +23,7 @@ from graphpress.ir.location import UNKNOWN, Location, ModuleScope, Origin
 from graphpress.ir.ops import OpDef, lookup_op, register_op
 from graphpress.ir.text.attributes import TextFormError
 from graphpress.ir.text.printer import exact_text
+from graphpress.ir.text.types import format_type
 from graphpress.ir.types import OpaqueType, ScalarType, Symbol, SymDim, TensorType, Type
 from graphpress.passes.framework.testing import GraphBuilder, f32
 from tests.ir.strategies import HOSTILE_NAMES, LITERALS, graphs
@@ -226,6 +227,29 @@ def test_a_graph_prints_as_documented() -> None:
     text = print_graph(build.outputs(*split.results))
     assert re.sub(r"\b[0-9a-f]{64}\b", "ZEROS", text) == GOLDEN
     assert_reads_back(build.graph)
+
+
+@pytest.mark.parametrize(
+    ("dim", "shown"),
+    [
+        ("s0", "s0"),
+        ("Max(1, s0)//2", "Max(1, s0)//2"),
+        ("s0 ", '"s0 "'),
+        (" s0", '" s0"'),
+        ("3", '"3"'),
+        ("true", '"true"'),
+        ("s0, s1", '"s0, s1"'),
+        ("s0)", '"s0)"'),
+        ("s0 +", '"s0 +"'),
+        ("", '""'),
+    ],
+)
+def test_dims_are_bare_where_they_are_read_back_so(dim: str, shown: str) -> None:
+    type = TensorType(DType.FLOAT32, (SymDim(dim), 4))
+    assert format_type(type) == f"f32[{shown}, 4]"
+    graph = Graph()
+    graph.insert(ANYTHING, {}, {}, [type])
+    assert_reads_back(graph)
 
 
 def test_an_origin_without_module_and_line_reads_back() -> None:
