@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 # Every command that a test starts would compile the whole package again without its bytecode on disk.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup browser demo test test-slow test-matrix lint bench clean
+.PHONY: setup browser demo test test-slow test-matrix mutation lint bench clean
 
 setup: $(READY)
 
@@ -47,6 +47,11 @@ test-slow: $(READY)
 # Every way of compressing, on every backend and target that holds it.
 test-matrix: $(READY)
 	$(PYTEST) -m matrix --dist load
+
+# Whether the tests notice changes of the code: hours, and no part of any other target. See docs/testing.md.
+mutation: $(READY)
+	$(BIN)/python -m pip install --quiet "cosmic-ray>=8.3,<9"
+	OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m graphpress.tools.maintenance.mutation $(MODULES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

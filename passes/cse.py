@@ -81,17 +81,15 @@ def _key(node: Node) -> Any:
         first, second = (parameter.name for parameter in node.op.parameters[:2])
         if first in operands and second in operands:
             operands[first], operands[second] = sorted((operands[first], operands[second]))
-    key = (
-        node.op.name,
-        frozenset(operands.items()),
-        frozenset((name, _typed(value)) for name, value in node.attributes.items()),
-        frozenset((kind, repr(note)) for kind, note in node.annotations.items()),
-    )
     try:
-        hash(key)
-    except TypeError:
+        return (
+            node.op.name,
+            frozenset(operands.items()),
+            frozenset((name, _typed(value)) for name, value in node.attributes.items()),
+            frozenset((kind, repr(note)) for kind, note in node.annotations.items()),
+        )
+    except TypeError:  # an attribute has no hash
         return None
-    return key
 
 
 def _identity(operand: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import re
 import subprocess
 import tomllib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,41 @@ def test_package_hosts_are_recognized(host: str):
 @pytest.mark.parametrize("line", ["tests/work/x", "#!/usr/bin/env bash", "import pypika", "a.work/b", "n /work / 2"])
 def test_other_text_is_not_taken_for_a_machine_path(line: str):
     assert not MACHINE.search(line)
+
+
+# Calls that fail a test: a helper that asserts has a name that says so.
+ASSERTING = re.compile(r"_?(assert|check)_\w+|raises|warns|fail|verify")
+
+
+def names_of_empty_tests(text: str) -> Iterator[str]:
+    """The names of the tests in a module that cannot fail but by accident."""
+    for function in ast.walk(ast.parse(text)):
+        if isinstance(function, ast.FunctionDef) and function.name.startswith("test"):
+            parts = list(ast.walk(function))
+            called = [part.func for part in parts if isinstance(part, ast.Call)]
+            names = [call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in called]
+            if not any(isinstance(part, ast.Assert) for part in parts) and not any(map(ASSERTING.fullmatch, names)):
+                yield function.name
+
+
+def test_every_test_asserts_something(tracked):
+    modules = [path for path in tracked if path.is_relative_to(ROOT / "tests") and path.match("test_*.py")]
+    assert modules
+    found = [f"{path.relative_to(ROOT)}: {name}" for path in modules for name in names_of_empty_tests(text_of(path))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["assert f()", "assert_effect(f)", "t.assert_close(f(), 1)", "with pytest.raises(E): f()", "f() or pytest.fail()"],
+)
+def test_assertions_are_recognized(body: str):
+    assert list(names_of_empty_tests(f"def test_f():\n    {body}\n")) == []
+
+
+@pytest.mark.parametrize("body", ["f()", "assertion(f)", "checked(f)", "subprocess.run(f, check=True)", "x = raises"])
+def test_tests_that_only_run_something_are_found(body: str):
+    assert list(names_of_empty_tests(f"class T:\n    def test_f(self):\n        {body}\n")) == ["test_f"]
 
 
 def test_documents_mention_existing_files_only(tracked):

@@ -12,8 +12,8 @@ import torch
 from graphpress.ir import load_graph, run
 from graphpress.passes.framework import lookup_pass, unregister_pass
 from graphpress.passes.framework.debugging.bundles import Bundle
+from graphpress.passes.framework.testing import op_names
 from tests.documents import page
-from tests.graph_builder import op_names
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,8 @@ def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     try:
         page("docs/quantization-config.md").run()
+        registered = {*QPARAM_CALCULATORS.keys, *RANGE_CALCULATORS.keys}
+        assert registered >= {"peak_decay", "three_sigma", "without_extremes"}
     finally:
         for key in ("peak_decay", "three_sigma"):
             QPARAM_CALCULATORS.unregister(key)

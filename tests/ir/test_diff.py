@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
+from attrs import field, frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from graphpress.ir.annotations import annotation
 from graphpress.ir.diff import diff_graphs
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
-from tests.graph_builder import GraphBuilder
+from graphpress.ir.types import Symbol
+from graphpress.passes.framework.testing import GraphBuilder, f32
 from tests.ir.strategies import graphs
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -98,9 +104,9 @@ def chain(weights: list[float], scale: float = 1.0) -> Graph:
     builder = GraphBuilder()
     value = builder.input()
     for place, weight in enumerate(weights):
-        product = builder.op("aten.mul.Tensor", value, builder.constant(f"w{place}", torch.full((2, 4), weight)))
-        value = builder.op("aten.add.Tensor", product, value, alpha=scale if place == 1 else 1.0)
-    return builder.output(value)
+        product = builder.aten.mul.Tensor(value, builder.constant(f"w{place}", torch.full((2, 4), weight)))
+        value = builder.aten.add.Tensor(product, value, alpha=scale if place == 1 else 1.0)
+    return builder.outputs(value)
 
 
 def test_a_changed_weight_is_named_with_its_hashes():
@@ -130,7 +136,7 @@ def test_swapped_operands_differ():
     def graph(swap: bool) -> Graph:
         builder = GraphBuilder()
         x, y = builder.input("x"), builder.input("y")
-        return builder.output(builder.op("aten.sub.Tensor", *((y, x) if swap else (x, y))))
+        return builder.outputs(builder.aten.sub.Tensor(*((y, x) if swap else (x, y))))
 
     assert changes(diff_graphs(graph(False), graph(True))) == {"sub": ["self", "other"]}
 
@@ -143,8 +149,8 @@ def test_a_node_on_every_edge_leaves_the_others_aligned():
             for op in ("aten.relu", "aten.neg"):
                 value = builder.op(op, value)
                 if quantized:
-                    value = builder.op("aten.abs", value)
-        return builder.output(value)
+                    value = builder.aten.abs(value)
+        return builder.outputs(value)
 
     difference = diff_graphs(graph(False), graph(True))
     assert difference.removed == ()
@@ -158,12 +164,12 @@ def test_names_that_shifted_do_not_mislead():
         builder = GraphBuilder()
         value = builder.input()
         if extra:
-            value = builder.op("aten.relu", builder.op("aten.neg", value))
+            value = builder.aten.relu(builder.aten.neg(value))
         for place in range(3):
-            value = builder.op("aten.relu", value)
+            value = builder.aten.relu(value)
             weight = builder.constant(f"w{place}", torch.full((2, 4), 1.0 + place))
-            value = builder.op("aten.mul.Tensor", value, weight)
-        return builder.output(value)
+            value = builder.aten.mul.Tensor(value, weight)
+        return builder.outputs(value)
 
     difference = diff_graphs(graph(False), graph(True))
     assert difference.removed == ()
@@ -174,8 +180,8 @@ def test_names_that_shifted_do_not_mislead():
 def test_one_of_two_twins_removed_is_one_removal():
     builder = GraphBuilder()
     x = builder.input()
-    twins = [builder.op("aten.relu", x) for _ in range(2)]
-    graph = builder.output(builder.op("aten.add.Tensor", *twins))
+    twins = [builder.aten.relu(x) for _ in range(2)]
+    graph = builder.outputs(builder.aten.add.Tensor(*twins))
     other = graph.clone()
     add = other.node("add")
     rewriter = Rewriter(other)
@@ -189,8 +195,8 @@ def test_one_of_two_twins_removed_is_one_removal():
 def test_inputs_outputs_and_results_are_compared():
     def graph(shape: tuple[int, ...], outputs: int) -> Graph:
         builder = GraphBuilder()
-        value = builder.op("aten.relu", builder.input(shape=shape))
-        return builder.output(*[value] * outputs)
+        value = builder.aten.relu(builder.input("x", f32[shape]))
+        return builder.outputs(*[value] * outputs)
 
     difference = diff_graphs(graph((2, 4), 1), graph((3, 4), 2))
     assert [str(each) for each in difference.others] == [
@@ -198,16 +204,116 @@ def test_inputs_outputs_and_results_are_compared():
         "input 0: type(f32[2, 4]) -> type(f32[3, 4])",
     ]
     assert changes(difference) == {"relu": ["type"]}
+    assert str(difference.changed[0].differences[0]) == "type: f32[2, 4] -> f32[3, 4]"
     assert not difference.is_empty
 
 
 def test_another_value_returned_is_a_difference():
     def graph(first: bool) -> Graph:
         builder = GraphBuilder()
-        one = builder.op("aten.relu", builder.input())
-        two = builder.op("aten.neg", one)
-        return builder.output(one if first else two, two)
+        one = builder.aten.relu(builder.input())
+        two = builder.aten.neg(one)
+        return builder.outputs(one if first else two, two)
 
     difference = diff_graphs(graph(True), graph(False))
     assert [each.what for each in difference.others] == ["output 0"]
     assert not difference.changed
+
+
+@annotation("diff-test.note")
+@frozen
+class Note:
+    node: str
+    parts: tuple[object, ...] = ()
+    by_name: dict[str, object] = field(factory=dict)
+    ignored: int = field(default=0, eq=False)
+
+
+def annotated(name: str, note: Note) -> Graph:
+    builder = GraphBuilder()
+    first = builder.node("aten.relu", builder.input(), name=name)
+    return builder.outputs(builder.node("aten.neg", first.result, annotations=[note]).result)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Note("old"), Note("new"), True),  # the node it names is called so in the other graph
+        (Note("old"), Note("old"), True),
+        (Note("old"), Note("neg"), False),
+        (Note("new"), Note("old"), False),
+        (Note("", ("old", 1)), Note("", ("new", 1)), True),
+        (Note("", ("old", 1)), Note("", ("new", 2)), False),
+        (Note("", (1,)), Note("", (1, 2)), False),
+        (Note("", (1,)), Note("", (1.0,)), False),
+        (Note("", (Note("old"),)), Note("", (Note("new"),)), True),
+        (Note("", (Note("old"),)), Note("", (Note("neg"),)), False),
+        (Note("", by_name={"a": "old"}), Note("", by_name={"a": "new"}), True),
+        (Note("", by_name={"a": 1}), Note("", by_name={"b": 1}), False),
+        (Note("", by_name={"a": 1}), Note("", by_name={"a": 2}), False),
+        (Note("", ignored=1), Note("", ignored=2), True),
+    ],
+    ids=str,
+)
+def test_annotations_are_compared_with_the_names_that_nodes_have_now(one: Note, other: Note, same: bool) -> None:
+    difference = diff_graphs(annotated("old", one), annotated("new", other))
+    assert changes(difference) == ({} if same else {"neg": ["[diff-test.note]"]})
+    assert difference.renamed == {"old": "new"}
+
+
+def test_an_annotation_on_one_side_is_added_or_removed():
+    one, other = annotated("relu", Note("a")), annotated("relu", Note("a"))
+    other.node("neg").annotations.clear()
+    assert "[diff-test.note]: removed, was " in str(diff_graphs(one, other).changed[0].differences[0])
+    assert "[diff-test.note]: added, " in str(diff_graphs(other, one).changed[0].differences[0])
+
+
+def test_outputs_are_compared_by_kind_value_literal_and_target():
+    def graph(**output: Any) -> Graph:
+        builder = GraphBuilder()
+        states = [
+            builder.constant(name, torch.full((2, 4), value), "buffer") for name, value in (("a", 1.0), ("b", 2.0))
+        ]
+        result = builder.aten.mul.Tensor(builder.aten.mul.Tensor(builder.input(), states[0]), states[1])
+        kept = builder.outputs(result)
+        target = output.pop("target", None)
+        kept.add_output(
+            result if output.pop("returns", False) else None,
+            target=None if target is None else states[target],
+            **output,
+        )
+        return kept
+
+    outputs = [
+        {"returns": True},
+        {"literal": None},
+        {"literal": 1},
+        {"literal": 1.0},
+        {"literal": True},
+        {"returns": True, "kind": "buffer_mutation", "target": 0},
+        {"returns": True, "kind": "buffer_mutation", "target": 1},
+    ]
+    for place, one in enumerate(outputs):
+        for other_place, other in enumerate(outputs):
+            found = [each.what for each in diff_graphs(graph(**one), graph(**other)).others]
+            assert found == ([] if place == other_place else ["output 1"]), (one, other)
+
+
+def test_inputs_symbols_signatures_and_constants_are_compared():
+    def graph(edit: Callable[[GraphBuilder], object]) -> Graph:
+        builder = GraphBuilder()
+        value = builder.aten.mul.Tensor(builder.input(), builder.constant("w", torch.ones(4)))
+        edit(builder)
+        return builder.outputs(value)
+
+    plain = graph(lambda builder: None)
+    symbolic = graph(lambda builder: builder.graph.symbols.update(s0=Symbol(1, None, 2)))
+    one, true = (graph(lambda builder, v=v: builder.graph.add_input("flag", literal=v)) for v in (1, True))
+    assert [each.what for each in diff_graphs(plain, symbolic).others] == ["symbols"]
+    assert [str(each) for each in diff_graphs(one, true).others] == ["input 1: 1 -> true"]
+    assert [each.what for each in diff_graphs(plain, one).others] == ["number of inputs"]
+    assert diff_graphs(plain, plain.clone()).is_empty
+    other = plain.clone()
+    other.constants["w"]._tensor = torch.zeros(4)
+    other.add_constant("v", torch.zeros(4))
+    assert diff_graphs(plain, other).constants == (1, 2)

@@ -6,11 +6,9 @@ import pytest
 import torch
 import torch.utils._pytree as pytree
 
-from graphpress.ir import Interpreter, InterpreterError, run, to_exported_program, to_graph_module, verify
+from graphpress.ir import Interpreter, InterpreterError, run, to_exported_program, to_graph_module
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph
-from graphpress.ir.ops import lookup_op
-from graphpress.ir.types import TensorType
+from graphpress.passes.framework.testing import GraphBuilder
 from tests.ir.zoo import ZOO, assert_same, captured, flat_inputs
 
 torch.set_num_threads(1)
@@ -71,17 +69,9 @@ def test_a_node_that_fails_is_named():
 
 
 def test_a_mapping_of_attributes_and_values_reaches_ops_of_ours():
-    graph = Graph()
-    x = graph.add_input("x", TensorType(DType.FLOAT32, (2, 4))).value
-    scale = graph.add_constant("scale", torch.tensor(0.5), "buffer").value
-    node = graph.insert(
-        lookup_op("quant.quantize"),
-        {"input": x, "scale": scale},
-        {"dtype": DType.INT4},
-        [x.type.with_dtype(DType.INT4)],
-    )
-    graph.add_output(node.result)
-    verify(graph)
+    build = GraphBuilder()
+    scale = build.constant("scale", torch.tensor(0.5), "buffer")
+    graph = build.outputs(build.quant.quantize(build.input(), scale, dtype=DType.INT4))
     data = torch.tensor([[0.2, 0.3, 10.0, -10.0], [1.0, 2.0, 3.0, 4.0]])
     expected = torch.tensor([[0, 1, 7, -8], [2, 4, 6, 7]], dtype=torch.int8)
     assert torch.equal(run(graph, [data])[0], expected)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphpress.ir.rewriter import Rewriter
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import GraphBuilder, op_names
 from tests.ir.strategies import graphs
 
 
@@ -40,9 +40,9 @@ def test_nodes_are_found_in_execution_order_whatever_was_edited(graph, data):
 def test_nodes_erased_or_made_meanwhile_are_not_visited():
     b = GraphBuilder()
     x = b.input()
-    first = b.op("aten.relu", x)
-    b.op("aten.relu", x)
-    graph = b.output(b.op("aten.relu", first))
+    first = b.aten.relu(x)
+    b.aten.relu(x)
+    graph = b.outputs(b.aten.relu(first))
     rewriter, visited = Rewriter(graph), []
     for node in graph.nodes_of(lambda op: op.family == "relu"):
         visited.append(node.name)

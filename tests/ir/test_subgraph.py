@@ -11,7 +11,7 @@ from graphpress.ir import parse_graph, print_graph, verify
 from graphpress.ir.graph import GraphError
 from graphpress.ir.interpreter import Interpreter
 from graphpress.ir.subgraph import extract, neighbourhood
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder
 from tests.ir.strategies import graphs, random_inputs
 
 
@@ -19,11 +19,11 @@ def diamond():
     builder = GraphBuilder()
     x = builder.input()
     shared = builder.constant("w", torch.ones(2, 4))
-    top = builder.op("aten.mul.Tensor", x, shared, name="top")
-    left, right = builder.op("aten.relu", top, name="left"), builder.op("aten.neg", top, name="right")
-    bottom = builder.op("aten.add.Tensor", left, right, name="bottom")
-    far = builder.op("aten.mul.Tensor", bottom, shared, name="far")
-    return builder.output(far)
+    top = builder.aten.mul.Tensor(x, shared, name="top")
+    left, right = builder.aten.relu(top, name="left"), builder.aten.neg(top, name="right")
+    bottom = builder.aten.add.Tensor(left, right, name="bottom")
+    far = builder.aten.mul.Tensor(bottom, shared, name="far")
+    return builder.outputs(far)
 
 
 def test_hops_go_along_operands_and_uses_but_not_through_constants():

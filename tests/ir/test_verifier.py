@@ -8,7 +8,8 @@ from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Use
 from graphpress.ir.location import Location, ModuleScope, Origin
 from graphpress.ir.ops import lookup_op
-from graphpress.ir.types import SymDim, TensorType
+from graphpress.ir.types import ScalarType, SymDim, TensorType
+from graphpress.passes.framework.testing import GraphBuilder
 from tests.ir.zoo import ZOO, captured
 
 torch.set_num_threads(1)
@@ -24,15 +25,13 @@ def test_every_imported_model_is_valid(name):
 
 def small_graph() -> Graph:
     """x -> linear(weight) -> relu -> output, and a buffer that is written to."""
-    graph = Graph()
-    x = graph.add_input("x", F32).value
-    weight = graph.add_constant("weight", torch.ones(4, 4))
-    count = graph.add_constant("count", torch.zeros(2, 4), "buffer")
-    linear = graph.insert(lookup_op("aten.linear"), {"input": x, "weight": weight.value}, {}, [F32], name="linear")
-    relu = graph.insert(lookup_op("aten.relu"), {"self": linear.result}, {}, [F32], name="relu", location=WHERE)
-    graph.add_output(relu.result)
-    graph.add_output(relu.result, "buffer_mutation", target=count.value)
-    return graph
+    build = GraphBuilder()
+    linear = build.aten.linear(build.input(), build.constant("weight", torch.ones(4, 4)))
+    count = build.constant("count", torch.zeros(2, 4), "buffer")
+    relu = build.aten.relu(linear, location=WHERE)
+    build.graph.add_output(relu)
+    build.write(count, relu)
+    return build.graph
 
 
 def test_a_small_graph_is_valid():
@@ -156,7 +155,98 @@ def breaks_the_node_list(graph):
     graph.node("relu")._previous = None
 
 
+def reads_a_constant_of_another_graph(graph):
+    graph.set_operand(graph.node("relu"), "self", small_graph().constants["weight"].value)
+
+
+def reads_an_input_of_another_graph(graph):
+    graph.set_operand(graph.node("linear"), "input", small_graph().inputs[0].value)
+
+
+def has_an_input_with_the_value_of_another(graph):
+    graph.add_input("y", F32).value = graph.inputs[0].value
+
+
+def stores_a_constant_under_another_name(graph):
+    graph.constants["wait"] = graph.constants.pop("weight")
+
+
+def has_a_result_of_another_node(graph):
+    graph.node("relu").results[0].producer = graph.node("linear")
+
+
+def has_a_result_with_a_wrong_number(graph):
+    graph.node("relu").results[0].index = 1
+
+
+def gives_one_parameter_twice(graph):
+    graph.node("relu").attributes["self"] = 1
+
+
+def lacks_a_result(graph):
+    graph.node("relu").results = ()
+    graph.set_output(graph.outputs[0], graph.node("linear").result)
+    graph.set_output(graph.outputs[1], graph.node("linear").result)
+
+
+def has_float_codes_out_of_range(graph):
+    type = TensorType(DType.FLOAT4_E2M1FN, (2,))
+    graph.add_output(graph.add_constant("codes", torch.tensor([0, 16], dtype=torch.uint8), type=type).value)
+
+
+def returns_to_a_target(graph):
+    graph.outputs[0].target = graph.inputs[0].value
+
+
+def writes_nothing(graph):
+    graph.set_output(graph.outputs[1], None)
+
+
+def writes_nowhere(graph):
+    output = graph.outputs[1]
+    output.target = None
+    graph.constants["count"].value._uses.clear()
+    graph.add_output(graph.constants["count"].value)
+
+
+def writes_to_an_input_as_a_buffer(graph):
+    graph.add_output(graph.node("relu").result, "buffer_mutation", target=graph.inputs[0].value)
+
+
+def miscounts_its_nodes(graph):
+    graph._count += 1
+
+
+def lists_a_node_of_another_graph(graph):
+    graph.node("relu").graph = small_graph()
+
+
+def names_an_input_twice(graph):
+    graph.add_input("x", F32).name = "x"
+
+
+def has_a_scalar_of_an_undeclared_symbol(graph):
+    graph.add_input("n", ScalarType("int", SymDim("s1 + 1")))
+
+
 BROKEN = {
+    reads_a_constant_of_another_graph: "relu reads weight as 'self', which is no constant of graph 'main'",
+    reads_an_input_of_another_graph: "linear reads x as 'input', which is no input of graph 'main'",
+    has_an_input_with_the_value_of_another: "input 'y': its value says that x made it",
+    stores_a_constant_under_another_name: "constant 'wait' is stored under another name",
+    has_a_result_of_another_node: "relu .*: result 0 does not say that this node made it",
+    has_a_result_with_a_wrong_number: "relu .*: result 0 does not say that this node made it",
+    gives_one_parameter_twice: "'self' is both an operand and an attribute",
+    lacks_a_result: r"has 0 results; aten\.relu gives 1",
+    has_float_codes_out_of_range: r"'codes' holds codes 0\.\.16; f4e2m1fn has 0\.\.15",
+    returns_to_a_target: "a user output has a target, x",
+    writes_nothing: "a buffer_mutation output needs a value and a target",
+    writes_nowhere: "a buffer_mutation output needs a value and a target",
+    writes_to_an_input_as_a_buffer: "writes to x, which is no constant",
+    miscounts_its_nodes: "says it has 3 nodes, not 2",
+    lists_a_node_of_another_graph: "is in the node list of graph 'main' but says it is not",
+    names_an_input_twice: "the name 'x' is used twice",
+    has_a_scalar_of_an_undeclared_symbol: "undeclared symbol 's1'",
     reads_a_later_value: r"linear \(aten.linear\), from .*: linear reads relu as 'input', which is computed only later",
     reads_an_erased_node: "user output reads relu as 'value', which was erased",
     reads_another_graph: "relu reads linear as 'self', which is in another graph",
@@ -220,6 +310,40 @@ def test_a_broken_body_of_an_opaque_node_is_found():
     next(iter(body.nodes)).results[0].type = F32
     with pytest.raises(VerificationError, match="in its body 'true_graph_0'"):
         verify(graph)
+
+
+def test_codes_may_have_every_value_of_their_type():
+    build = GraphBuilder()
+    for dtype, codes in ((DType.FLOAT4_E2M1FN, [0, 15]), (DType.INT4, [-8, 7]), (DType.UINT2, [0, 3])):
+        held = torch.tensor(codes).to(dtype.torch_dtype)
+        build.outputs(build.constant(dtype.value, held, "buffer", type=TensorType(dtype, (2,))))
+    assert len(build.graph.constants) == 3
+
+
+@pytest.mark.parametrize("change", ["an operand in a list", "an attribute", "the op"])
+def test_what_was_found_good_does_not_speak_for_other_types_attributes_and_ops(change):
+    def joined(rows, dim):
+        build = GraphBuilder()
+        x, y = build.input("x"), build.input("y", TensorType(DType.FLOAT32, (rows, 4)))
+        return build.graph, build.node("aten.cat", [x, y], dim, types=[TensorType(DType.FLOAT32, (4, 4))])
+
+    verify(joined(2, 0)[0])
+    graph, node = joined(3 if change == "an operand in a list" else 2, 1 if change == "an attribute" else 0)
+    if change == "the op":
+        node.op = lookup_op("aten.stack")
+    with pytest.raises(VerificationError, match=r"is declared f32\[4, 4\]"):
+        verify(graph)
+
+
+def test_a_result_of_several_that_nothing_reads_may_have_another_type():
+    build = GraphBuilder()
+    split = build.node("aten.split.Tensor", build.input(), 1)
+    build.graph.add_output(split.results[0])
+    split.results[1].type = TensorType(DType.FLOAT32, (7,))
+    verify(build.graph)
+    build.graph.add_output(split.results[1])
+    with pytest.raises(VerificationError, match=r"split#1 is declared f32\[7\]"):
+        verify(build.graph)
 
 
 def test_a_signature_must_fit():

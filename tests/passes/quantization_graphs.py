@@ -11,6 +11,7 @@ from graphpress.passes.annotate_fusion import AnnotateFusion
 from graphpress.passes.assign_quantizers import AssignQuantizers
 from graphpress.passes.config import QuantizerConfig
 from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.framework.testing import f32
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.share_quantizers import ShareQuantizers
 
@@ -64,7 +65,7 @@ def random(*shape, seed=0):
 
 
 def image(b, name="x", channels=4):
-    return b.input(name, (1, channels, 8, 8))
+    return b.input(name, f32[1, channels, 8, 8])
 
 
 def convolution(b, x, name=None, outputs=4, **attributes):
@@ -72,7 +73,7 @@ def convolution(b, x, name=None, outputs=4, **attributes):
     inputs = x.tensor_type.shape[1]
     weight = b.constant(f"{name or 'conv'}.weight", random(outputs, inputs, 3, 3))
     bias = b.constant(f"{name or 'conv'}.bias", random(outputs))
-    return b.op("aten.conv2d", x, weight, bias, name=name, padding=[1, 1], **attributes)
+    return b.aten.conv2d(x, weight, bias, name=name, padding=[1, 1], **attributes)
 
 
 INT8 = DType.INT8

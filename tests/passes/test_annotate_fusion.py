@@ -11,17 +11,17 @@ from graphpress.passes.analysis.fusion import (
     unregister_fusion_pattern,
 )
 from graphpress.passes.annotate_fusion import AnnotateFusion
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder
 from tests.passes.quantization_graphs import convolution, groups, image, random, run
 
 
 def annotated(b, *outputs):
-    return run(b.output(*outputs), AnnotateFusion())
+    return run(b.outputs(*outputs), AnnotateFusion())
 
 
 def test_a_convolution_and_its_activation_are_one_group():
     b = GraphBuilder()
-    graph = annotated(b, b.op("aten.relu", convolution(b, image(b), "conv"), name="relu"))
+    graph = annotated(b, b.aten.relu(convolution(b, image(b), "conv"), name="relu"))
     assert groups(graph) == [["conv", "relu"]]
     assert [node.annotation(FusionGroup).role for node in graph.nodes] == [Role.ANCHOR, Role.TAIL]
 
@@ -29,8 +29,8 @@ def test_a_convolution_and_its_activation_are_one_group():
 def test_a_norm_that_was_not_folded_belongs_to_the_group_between():
     b = GraphBuilder()
     parameters = [b.constant(name, random(4).abs() + 1, "buffer") for name in ("gamma", "beta", "mean", "var")]
-    norm = b.op("aten.batch_norm", convolution(b, image(b), "conv"), *parameters, False, 0.1, 1e-5, True, name="norm")
-    graph = annotated(b, b.op("aten.relu", norm, name="relu"))
+    norm = b.aten.batch_norm(convolution(b, image(b), "conv"), *parameters, False, 0.1, 1e-5, True, name="norm")
+    graph = annotated(b, b.aten.relu(norm, name="relu"))
     assert groups(graph) == [["conv", "norm", "relu"]]
     assert graph.node("norm").annotation(FusionGroup).role is Role.MEMBER
 
@@ -38,7 +38,7 @@ def test_a_norm_that_was_not_folded_belongs_to_the_group_between():
 def test_an_activation_that_is_not_the_only_reader_is_a_group_of_its_own():
     b = GraphBuilder()
     conv = convolution(b, image(b), "conv")
-    graph = annotated(b, b.op("aten.relu", conv, name="relu"), b.op("aten.tanh", conv, name="tanh"))
+    graph = annotated(b, b.aten.relu(conv, name="relu"), b.aten.tanh(conv, name="tanh"))
     assert groups(graph) == [["conv"], ["relu"], ["tanh"]]
     assert graph.node("conv").annotation(FusionGroup).role is Role.WHOLE
 
@@ -46,13 +46,13 @@ def test_an_activation_that_is_not_the_only_reader_is_a_group_of_its_own():
 def test_a_convolution_that_the_model_returns_keeps_its_activation_out():
     b = GraphBuilder()
     conv = convolution(b, image(b), "conv")
-    assert groups(annotated(b, conv, b.op("aten.relu", conv, name="relu"))) == [["conv"], ["relu"]]
+    assert groups(annotated(b, conv, b.aten.relu(conv, name="relu"))) == [["conv"], ["relu"]]
 
 
 def test_one_activation_after_another_is_not_in_the_group():
     b = GraphBuilder()
-    relu = b.op("aten.relu", convolution(b, image(b), "conv"), name="relu")
-    assert groups(annotated(b, b.op("aten.sigmoid", relu, name="sigmoid"))) == [["conv", "relu"], ["sigmoid"]]
+    relu = b.aten.relu(convolution(b, image(b), "conv"), name="relu")
+    assert groups(annotated(b, b.aten.sigmoid(relu, name="sigmoid"))) == [["conv", "relu"], ["sigmoid"]]
 
 
 @pytest.mark.parametrize(
@@ -66,32 +66,30 @@ def test_many_activations_fuse(op):
 def test_an_addition_takes_its_activation_and_leaves_the_layers_before_alone():
     b = GraphBuilder()
     one, other = (convolution(b, image(b, f"x{i}"), f"conv{i}") for i in range(2))
-    added = b.op("aten.relu", b.op("aten.add.Tensor", one, other, name="add"), name="relu")
+    added = b.aten.relu(b.aten.add.Tensor(one, other, name="add"), name="relu")
     assert groups(annotated(b, added)) == [["conv0"], ["conv1"], ["add", "relu"]]
 
 
 def test_ops_that_only_move_values_and_ops_on_integers_have_no_group():
     b = GraphBuilder()
     x = image(b)
-    flat = b.op("aten.flatten.using_ints", x, 1, name="flat")
-    found = b.op("aten.argmax", x, 1, name="argmax")
-    assert groups(annotated(b, flat, b.op("aten.add.Tensor", found, found))) == []
+    flat = b.aten.flatten.using_ints(x, 1, name="flat")
+    found = b.aten.argmax(x, 1, name="argmax")
+    assert groups(annotated(b, flat, b.aten.add.Tensor(found, found))) == []
 
 
 def test_what_depends_on_constants_alone_has_no_group():
     b = GraphBuilder()
-    weight = b.op(
-        "aten.mul.Tensor", b.constant("weight", random(4, 4, 3, 3)), b.constant("gain", random(1)), name="mul"
-    )
-    assert groups(annotated(b, b.op("aten.conv2d", image(b), weight, name="conv"))) == [["conv"]]
+    weight = b.aten.mul.Tensor(b.constant("weight", random(4, 4, 3, 3)), b.constant("gain", random(1)), name="mul")
+    assert groups(annotated(b, b.aten.conv2d(image(b), weight, name="conv"))) == [["conv"]]
 
 
 def test_a_registered_pattern_is_tried_before_shorter_ones_until_it_is_unregistered():
     register_fusion_pattern(FusionPattern("conv-relu-neg", ("conv2d", "relu relu6", "neg")))
     try:
         b = GraphBuilder()
-        value = b.op("aten.neg", b.op("aten.relu", convolution(b, image(b), "conv"), name="relu"), name="neg")
-        graph = b.output(value)
+        value = b.aten.neg(b.aten.relu(convolution(b, image(b), "conv"), name="relu"), name="neg")
+        graph = b.outputs(value)
         assert groups(run(graph, AnnotateFusion())) == [["conv", "relu", "neg"]]
     finally:
         unregister_fusion_pattern("conv-relu-neg")

@@ -18,8 +18,8 @@ from graphpress.passes.config import (
     default_weight_quantization_spec,
 )
 from graphpress.passes.framework import run_pass
+from graphpress.passes.framework.testing import GraphBuilder, f32
 from graphpress.passes.weights.errors import QuantizationError
-from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import assigned, convolution, image, places, points, random, run
 
 INT4 = QuantizationSpec(dtype="int4")
@@ -27,13 +27,13 @@ INT4 = QuantizationSpec(dtype="int4")
 
 def conv_relu():
     b = GraphBuilder()
-    return b.output(b.op("aten.relu", convolution(b, image(b), "conv"), name="relu"))
+    return b.outputs(b.aten.relu(convolution(b, image(b), "conv"), name="relu"))
 
 
 def two_layers():
     b = GraphBuilder()
     value = convolution(b, image(b), "conv")
-    return b.output(b.op("aten.linear", value, b.constant("linear.weight", random(4, 8)), name="linear"))
+    return b.outputs(b.aten.linear(value, b.constant("linear.weight", random(4, 8)), name="linear"))
 
 
 def configured(**entries):
@@ -53,13 +53,13 @@ def test_a_bias_is_not_quantized():
 
 def test_constant_operands_of_arithmetic_are_not_quantized():
     b = GraphBuilder()
-    graph = b.output(b.op("aten.add.Tensor", image(b), b.constant("offset", random(1, 4, 1, 1)), name="add"))
+    graph = b.outputs(b.aten.add.Tensor(image(b), b.constant("offset", random(1, 4, 1, 1)), name="add"))
     assert places(assigned(graph)) == [("add", "output"), ("add", "self")]
 
 
 def test_a_matrix_in_a_product_is_a_weight_and_has_a_scale_for_each_output_column():
     b = GraphBuilder()
-    graph = b.output(b.op("aten.matmul", b.input("x", (2, 8)), b.constant("weight", random(8, 5)), name="matmul"))
+    graph = b.outputs(b.aten.matmul(b.input("x", f32[2, 8]), b.constant("weight", random(8, 5)), name="matmul"))
     found = points(assigned(graph))
     assert sorted(found) == [("matmul", "other"), ("matmul", "output"), ("matmul", "self")]
     assert found["matmul", "other"].is_state
@@ -75,21 +75,21 @@ def test_a_matrix_in_a_product_is_a_weight_and_has_a_scale_for_each_output_colum
 )
 def test_a_weight_has_a_scale_for_each_output_channel(op, shape, block):
     b = GraphBuilder()
-    graph = b.output(b.op(op, image(b), b.constant("weight", random(*shape)), name="conv"))
+    graph = b.outputs(b.op(op, image(b), b.constant("weight", random(*shape)), name="conv"))
     assert points(assigned(graph))["conv", "weight"].block_size == block
 
 
 def test_both_operands_of_a_product_of_activations_are_quantized():
     b = GraphBuilder()
-    x, y = b.input("x", (2, 4, 4)), b.input("y", (2, 4, 4))
-    graph = b.output(b.op("aten.matmul", x, y, name="matmul"))
+    x, y = b.input("x", f32[2, 4, 4]), b.input("y", f32[2, 4, 4])
+    graph = b.outputs(b.aten.matmul(x, y, name="matmul"))
     assert places(assigned(graph)) == [("matmul", "other"), ("matmul", "output"), ("matmul", "self")]
 
 
 def test_integers_are_not_quantized():
     b = GraphBuilder()
-    tokens = b.graph.add_input("tokens", b.op("aten.argmax", image(b), 1).type).value
-    graph = b.output(b.op("aten.embedding", b.constant("table", random(9, 4)), tokens, name="embedding"))
+    tokens = b.input("tokens", b.aten.argmax(image(b), 1).type)
+    graph = b.outputs(b.aten.embedding(b.constant("table", random(9, 4)), tokens, name="embedding"))
     found = points(assigned(graph))
     assert sorted(found) == [("embedding", "output"), ("embedding", "weight")]
     assert found["embedding", "weight"].is_state
@@ -97,23 +97,23 @@ def test_integers_are_not_quantized():
 
 def test_ops_that_only_move_values_have_passive_points():
     b = GraphBuilder()
-    graph = assigned(b.output(b.op("aten.max_pool2d", image(b), (2, 2), name="pool")))
+    graph = assigned(b.outputs(b.aten.max_pool2d(image(b), (2, 2), name="pool")))
     notes = [point for node in graph.nodes for note in node.annotations.values() for point in note.points]
     assert [point.is_passive for point in notes] == [True, True]
 
 
 def test_a_weight_that_is_computed_from_constants_is_quantized_where_the_layer_reads_it():
     b = GraphBuilder()
-    weight = b.op("aten.mul.Tensor", b.constant("conv.weight", random(4, 4, 3, 3)), b.constant("gain", random(1)))
-    graph = b.output(b.op("aten.conv2d", image(b), weight, name="conv"))
+    weight = b.aten.mul.Tensor(b.constant("conv.weight", random(4, 4, 3, 3)), b.constant("gain", random(1)))
+    graph = b.outputs(b.aten.conv2d(image(b), weight, name="conv"))
     assert places(assigned(graph)) == [("conv", "input"), ("conv", "output"), ("conv", "weight")]
 
 
 def test_a_weight_that_is_compressed_already_is_left_alone():
     b = GraphBuilder()
     indices = b.constant("indices", torch.zeros(4, 4, 3, 3, dtype=torch.uint8), "buffer")
-    weight = b.op("quant.lut_to_dense", indices, b.constant("lut", random(1, 1, 1, 1, 16, 1), "buffer"))
-    graph = b.output(b.op("aten.conv2d", image(b), weight, name="conv"))
+    weight = b.quant.lut_to_dense(indices, b.constant("lut", random(1, 1, 1, 1, 16, 1), "buffer"))
+    graph = b.outputs(b.aten.conv2d(image(b), weight, name="conv"))
     assert places(assigned(graph)) == [("conv", "input"), ("conv", "output")]
 
 
@@ -132,7 +132,7 @@ def test_a_weight_that_is_compressed_already_is_left_alone():
 )
 def test_the_range_an_activation_is_known_to_have_shapes_its_spec(op, scheme, float_range):
     b = GraphBuilder()
-    found = points(assigned(b.output(b.op(op, convolution(b, image(b), "conv"), name="act"))))
+    found = points(assigned(b.outputs(b.op(op, convolution(b, image(b), "conv"), name="act"))))
     spec = found["act", "output"].spec
     assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
     assert found["act", "output"].asked.qscheme is QuantizationScheme.SYMMETRIC
@@ -191,7 +191,7 @@ def test_a_module_name_wins_over_a_module_type_and_that_over_the_global_config()
 
 def test_operands_are_addressed_by_index_and_by_name():
     b = GraphBuilder()
-    graph = b.output(b.op("aten.matmul", b.input("x", (2, 4, 4)), b.input("y", (2, 4, 4)), name="matmul"))
+    graph = b.outputs(b.aten.matmul(b.input("x", f32[2, 4, 4]), b.input("y", f32[2, 4, 4]), name="matmul"))
     by_index = points(assigned(graph, configured(op_input_spec={1: INT4}, op_output_spec=None)))
     by_name = points(assigned(graph, configured(op_input_spec={"other": INT4}, op_output_spec=None)))
     assert list(by_index) == list(by_name) == [("matmul", "other")]
@@ -200,7 +200,7 @@ def test_operands_are_addressed_by_index_and_by_name():
 def test_a_state_is_addressed_by_the_name_of_the_parameter_too():
     b = GraphBuilder()
     weight = b.constant("matrix", random(8, 5))
-    graph = b.output(b.op("aten.matmul", b.input("x", (2, 8)), weight, name="matmul"))
+    graph = b.outputs(b.aten.matmul(b.input("x", f32[2, 8]), weight, name="matmul"))
     found = points(assigned(graph, configured(op_state_spec={"matrix": INT4})))
     assert found["matmul", "other"].spec == INT4
 
@@ -225,27 +225,26 @@ def test_blocks_that_do_not_divide_are_an_error_that_names_every_layer_or_a_repo
 )
 def test_the_channels_of_an_einsum_are_those_that_only_the_weight_has(equation, shape, block):
     b = GraphBuilder()
-    operands = [b.input("x", (2, 3, 8)), b.constant("weight", random(*shape))]
-    node = b.rewriter.insert_before(None, "aten.einsum", {"tensors": operands}, {"equation": equation}, name="einsum")
-    assert points(assigned(b.output(node.result)))["einsum", "tensors[1]"].block_size == block
+    operands = [b.input("x", f32[2, 3, 8]), b.constant("weight", random(*shape))]
+    graph = b.outputs(b.aten.einsum(equation, operands))
+    assert points(assigned(graph))["einsum", "tensors[1]"].block_size == block
 
 
 def test_a_weight_whose_channels_nobody_knows_is_left_with_a_report():
     b = GraphBuilder()
-    operands = [b.input("x", (4, 8)), b.constant("weight", random(4, 8))]
-    node = b.rewriter.insert_before(None, "aten.einsum", {"tensors": operands}, {"equation": "ab,ab->a"}, name="einsum")
-    graph = run(b.output(node.result), AnnotateFusion())
+    operands = [b.input("x", f32[4, 8]), b.constant("weight", random(4, 8))]
+    graph = run(b.outputs(b.aten.einsum("ab,ab->a", operands)), AnnotateFusion())
     record = run_pass(AssignQuantizers(), graph).record("assign-quantizers")
     assert "no default axis" in str(record.reports[0])
 
 
 def test_the_weights_of_ops_that_no_group_has_are_quantized_all_the_same():
     b = GraphBuilder()
-    states = [b.input(name, (2, 8)) for name in ("h", "c")]
+    states = [b.input(name, f32[2, 8]) for name in ("h", "c")]
     weights = [b.constant(name, random(32, 8)) for name in ("cell.weight_ih", "cell.weight_hh")]
-    node = b.node("aten.lstm_cell", b.input("x", (2, 8)), states, *weights, name="cell")
+    node = b.node("aten.lstm_cell", b.input("x", f32[2, 8]), states, *weights, name="cell")
     found = points(
-        assigned(b.output(node.results[0]), configured(op_state_spec={"*": default_weight_quantization_spec()}))
+        assigned(b.outputs(node.results[0]), configured(op_state_spec={"*": default_weight_quantization_spec()}))
     )
     assert {place: quantizer.block_size for place, quantizer in found.items()} == {
         ("cell", "w_ih"): (1, 8),
@@ -255,10 +254,10 @@ def test_the_weights_of_ops_that_no_group_has_are_quantized_all_the_same():
 
 def test_a_weight_that_the_config_does_not_name_is_skipped_with_a_record():
     b = GraphBuilder()
-    states = [b.input(name, (2, 8)) for name in ("h", "c")]
+    states = [b.input(name, f32[2, 8]) for name in ("h", "c")]
     weights = [b.constant(name, random(32, 8)) for name in ("cell.weight_ih", "cell.weight_hh")]
-    node = b.node("aten.lstm_cell", b.input("x", (2, 8)), states, *weights, name="cell")
-    graph = run(b.output(node.results[0]), AnnotateFusion())
+    node = b.node("aten.lstm_cell", b.input("x", f32[2, 8]), states, *weights, name="cell")
+    graph = run(b.outputs(node.results[0]), AnnotateFusion())
     result = run_pass(AssignQuantizers(), graph)
     assert not points(result.graph)
     assert [(each.name, each.reason) for each in result.remarks(SkippedWeight)] == [
@@ -269,8 +268,8 @@ def test_a_weight_that_the_config_does_not_name_is_skipped_with_a_record():
 
 def test_a_matrix_that_is_added_is_no_weight():
     b = GraphBuilder()
-    operands = [b.constant("offset", random(2, 5)), b.input("x", (2, 8)), b.constant("weight", random(8, 5))]
-    found = points(assigned(b.output(b.op("aten.addmm", *operands, name="addmm"))))
+    operands = [b.constant("offset", random(2, 5)), b.input("x", f32[2, 8]), b.constant("weight", random(8, 5))]
+    found = points(assigned(b.outputs(b.aten.addmm(*operands, name="addmm"))))
     assert ("addmm", "self") not in found
     assert found["addmm", "mat2"].block_size == (8, 1)
 
@@ -278,6 +277,6 @@ def test_a_matrix_that_is_added_is_no_weight():
 def test_the_name_of_a_parameter_wins_over_what_it_is_called_in_general():
     b = GraphBuilder()
     weight = b.constant("attention.in_proj_weight", random(5, 8))
-    graph = b.output(b.op("aten.linear", b.input("x", (2, 8)), weight, name="linear"))
+    graph = b.outputs(b.aten.linear(b.input("x", f32[2, 8]), weight, name="linear"))
     config = configured(op_state_spec={"weight": INT4, "in_proj_weight": None})
     assert ("linear", "weight") not in points(assigned(graph, config))

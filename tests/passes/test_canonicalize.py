@@ -6,13 +6,12 @@ import torch
 from graphpress.ir.interpreter import run as interpret
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import explain, lookup_rule, registered_rules
-from graphpress.passes.framework.testing import assert_effect
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import GraphBuilder, assert_effect, f32, op_names
 from tests.passes.quantization_graphs import image, random, run
 
 
 def canonical(b, *outputs):
-    return run(b.output(*outputs), Canonicalize())
+    return run(b.outputs(*outputs), Canonicalize())
 
 
 IDENTITIES = {
@@ -32,7 +31,7 @@ IDENTITIES = {
 def test_what_does_nothing_is_removed(case):
     op, *arguments = IDENTITIES[case]
     b = GraphBuilder()
-    graph = canonical(b, b.op("aten.relu", b.op(op, image(b), *arguments)))
+    graph = canonical(b, b.aten.relu(b.op(op, image(b), *arguments)))
     assert op_names(graph) == ["relu"]
 
 
@@ -55,12 +54,12 @@ def test_what_does_something_stays(case):
 
 def test_division_that_rounds_is_no_identity():
     b = GraphBuilder()
-    assert op_names(canonical(b, b.op("aten.div.Tensor_mode", image(b), 1, rounding_mode="floor"))) == ["div"]
+    assert op_names(canonical(b, b.aten.div.Tensor_mode(image(b), 1, rounding_mode="floor"))) == ["div"]
 
 
 def test_a_convolution_to_another_dtype_is_no_copy():
     b = GraphBuilder()
-    assert op_names(canonical(b, b.op("aten.to.dtype", image(b), torch.float16))) == ["to"]
+    assert op_names(canonical(b, b.aten.to.dtype(image(b), torch.float16))) == ["to"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_a_convolution_to_another_dtype_is_no_copy():
 def test_padding_by_name_becomes_numbers_where_both_sides_have_the_same(padding, kernel, op, expected):
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, kernel, kernel))
-    (node,) = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding=padding)).nodes
+    (node,) = canonical(b, b.aten.conv2d.padding(image(b), weight, padding=padding)).nodes
     assert node.op.name == op
     assert node.attribute("padding") == expected
 
@@ -93,10 +92,10 @@ def test_padding_by_name_becomes_numbers_where_both_sides_have_the_same(padding,
 def test_the_general_convolution_becomes_the_one_of_its_rank(rank, transposed, op):
     b = GraphBuilder()
     ones = (1,) * (rank - 2)
-    x = b.input("x", (1, 4, *[6] * (rank - 2)))
+    x = b.input("x", f32[1, 4, *[6] * (rank - 2)])
     weight = b.constant("weight", random(4, 4, *[3] * (rank - 2)))
     zeros = (0,) * (rank - 2)
-    value = b.op("aten.convolution", x, weight, None, ones, ones, ones, transposed, zeros, 1)
+    value = b.aten.convolution(x, weight, None, ones, ones, ones, transposed, zeros, 1)
     assert [node.op.name for node in canonical(b, value).nodes] == [op]
 
 
@@ -107,7 +106,7 @@ def test_addmm_of_a_turned_matrix_is_a_linear_layer(turn):
     b = GraphBuilder()
     weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
     op, *arguments = turn
-    graph = canonical(b, b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    graph = canonical(b, b.aten.addmm(bias, b.input(), b.op(op, weight, *arguments)))
     (node,) = [node for node in graph.nodes if not node.is_dead]
     assert node.op.name == "aten.linear"
     assert node.operands["weight"].constant.name == "weight"
@@ -118,7 +117,7 @@ def test_addmm_of_a_matrix_whose_axes_stay_where_they_are_is_left(turn):
     b = GraphBuilder()
     bias, weight = b.constant("bias", random(4)), b.constant("weight", random(4, 4))
     op, *arguments = turn
-    graph = b.output(b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    graph = b.outputs(b.op("aten.addmm", bias, b.input("x", f32[2, 4]), b.op(op, weight, *arguments)))
     assert "addmm" in op_names(assert_effect(Canonicalize(), graph, [random(2, 4)], changes=False).graph)
     (miss,) = explain(lookup_rule("canonicalize/addmm-to-linear"), graph).misses
     assert (miss.expected, miss.node.op.name) == ("the two axes to be exchanged", op)
@@ -129,14 +128,14 @@ def test_axes_are_counted_from_either_end(turn):
     b = GraphBuilder()
     bias, weight = b.constant("bias", random(4)), b.constant("weight", random(4, 4))
     op, *arguments = turn
-    graph = b.output(b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op(op, weight, *arguments)))
+    graph = b.outputs(b.op("aten.addmm", bias, b.input("x", f32[2, 4]), b.op(op, weight, *arguments)))
     assert op_names(assert_effect(Canonicalize(), graph, [random(2, 4)]).graph) == ["linear"]
 
 
 def test_a_scaled_addmm_stays():
     b = GraphBuilder()
     weight, bias = b.constant("weight", random(5, 4)), b.constant("bias", random(5))
-    value = b.op("aten.addmm", bias, b.input("x", (2, 4)), b.op("aten.t", weight), beta=2)
+    value = b.aten.addmm(bias, b.input(), b.aten.t(weight), beta=2)
     assert "addmm" in op_names(canonical(b, value))
 
 
@@ -173,7 +172,7 @@ def test_a_native_norm_whose_statistics_are_read_or_that_trains_stays():
 def test_a_rewritten_node_comes_from_where_the_old_one_did():
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 3, 3))
-    graph = canonical(b, b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv"))
+    graph = canonical(b, b.aten.conv2d.padding(image(b), weight, padding="same", name="conv"))
     (node,) = graph.nodes
     assert node.location.scopes[-1].path == "block.conv"
 
@@ -181,7 +180,7 @@ def test_a_rewritten_node_comes_from_where_the_old_one_did():
 def test_what_stands_for_a_node_has_its_name():
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 3, 3))
-    value = b.op("aten.conv2d.padding", image(b), weight, padding="same", name="conv")
+    value = b.aten.conv2d.padding(image(b), weight, padding="same", name="conv")
     assert canonical(b, value).node("conv").op.name == "aten.conv2d"
     b = GraphBuilder()
     assert canonical(b, *native(b, "aten.native_batch_norm", False, 0.1, 1e-3)).node("native_batch_norm")
@@ -189,23 +188,23 @@ def test_what_stands_for_a_node_has_its_name():
 
 def test_a_view_becomes_a_reshape_so_that_no_copy_is_needed_before_it():
     b = GraphBuilder()
-    turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
-    graph = canonical(b, b.op("aten.view", turned, (1, 8, 32)))
+    turned = b.aten.contiguous(b.aten.transpose.int(image(b), 1, 2))
+    graph = canonical(b, b.aten.view(turned, (1, 8, 32)))
     assert op_names(graph) == ["transpose", "reshape"]
     assert interpret(graph, [random(1, 4, 8, 8)])[0].shape == (1, 8, 32)
 
 
 def test_copies_stay_where_an_op_sees_how_a_tensor_lies_in_memory():
     b = GraphBuilder()
-    turned = b.op("aten.contiguous", b.op("aten.transpose.int", image(b), 1, 2))
-    value = b.op("aten.as_strided", turned, (4, 4), (4, 1))
+    turned = b.aten.contiguous(b.aten.transpose.int(image(b), 1, 2))
+    value = b.aten.as_strided(turned, (4, 4), (4, 1))
     assert op_names(canonical(b, value)) == ["transpose", "contiguous", "as_strided"]
 
 
 def test_a_kept_dropout_moves_behind_all_activations_at_once():
     b = GraphBuilder()
-    x = b.op("aten.relu", b.op("aten.relu", b.op("aten.dropout", image(b), 0.5, False)))
-    graph = run(b.output(x), Canonicalize(keep_dropout=True))
+    x = b.aten.relu(b.aten.relu(b.aten.dropout(image(b), 0.5, False)))
+    graph = run(b.outputs(x), Canonicalize(keep_dropout=True))
     assert op_names(graph) == ["relu", "relu", "dropout"]
     assert run(graph, Canonicalize(keep_dropout=True)) == graph
 
@@ -213,7 +212,7 @@ def test_a_kept_dropout_moves_behind_all_activations_at_once():
 def test_a_moved_dropout_keeps_its_name_and_place_in_the_model_and_so_does_the_relu():
     b = GraphBuilder()
     dropout = b.op("aten.dropout", image(b), 0.5, False, name="drop")
-    graph = b.output(b.op("aten.leaky_relu", dropout, 0.2, name="act"))
+    graph = b.outputs(b.op("aten.leaky_relu", dropout, 0.2, name="act"))
     locations = {node.name: node.location for node in graph.nodes}
     result = run(graph, Canonicalize(keep_dropout=True))
     assert [(node.name, node.op.short_name) for node in result.nodes] == [("act", "leaky_relu"), ("drop", "dropout")]
@@ -225,20 +224,20 @@ def test_only_a_kept_dropout_in_front_of_a_norm_goes():
     b = GraphBuilder()
     parameters = [b.constant(name, random(4).abs() + 0.1, "buffer") for name in ("gamma", "beta", "mean", "var")]
     norm = b.node("aten.native_batch_norm", b.op("aten.dropout", image(b), 0.5, False), *parameters, False, 0.1, 1e-3)
-    graph = b.output(b.op("aten.dropout", norm.results[0], 0.5, False))
+    graph = b.outputs(b.op("aten.dropout", norm.results[0], 0.5, False))
     assert op_names(run(graph, Canonicalize(keep_dropout=True))) == ["batch_norm", "dropout"]
 
 
 def test_a_dropout_that_something_else_reads_is_kept_where_it_is():
     b = GraphBuilder()
     dropout = b.op("aten.dropout", image(b), 0.5, False)
-    graph = b.output(b.op("aten.relu", dropout), dropout)
+    graph = b.outputs(b.op("aten.relu", dropout), dropout)
     assert run(graph, Canonicalize(keep_dropout=True)) == graph
 
 
 def test_an_alpha_dropout_shifts_values_and_moves_behind_nothing():
     b = GraphBuilder()
-    graph = b.output(b.op("aten.relu", b.op("aten.alpha_dropout", image(b), 0.5, False)))
+    graph = b.outputs(b.op("aten.relu", b.op("aten.alpha_dropout", image(b), 0.5, False)))
     assert run(graph, Canonicalize(keep_dropout=True)) == graph
 
 
@@ -278,29 +277,29 @@ def test_options_choose_among_the_rules():
 def test_why_a_copy_stays_is_told_from_the_graph_it_is_in():
     b = GraphBuilder()
     copy = b.op("aten.clone", image(b))
-    graph = b.output(b.op("aten.as_strided", copy, (4, 4), (4, 1), name="strided"))
+    graph = b.outputs(b.op("aten.as_strided", copy, (4, 4), (4, 1), name="strided"))
     assert reason("drop-copy", graph) == ("a graph where no op reads strides", "strided (aten.as_strided)")
 
 
 def test_why_a_rewrite_does_not_apply_is_told():
     b = GraphBuilder()
     norm = native(b, "aten.native_batch_norm", False, 0.1, 1e-3, read=2)
-    wanted, found = reason("native-norm-to-batch-norm", b.output(*norm))
+    wanted, found = reason("native-norm-to-batch-norm", b.outputs(*norm))
     assert (wanted, found) == ("statistics that nothing reads", "native_batch_norm#1, which is read")
     b = GraphBuilder()
     rounded = b.op("aten.div.Tensor_mode", image(b), 1, rounding_mode="floor")
-    assert reason("drop-division-by-one", b.output(rounded)) == (
+    assert reason("drop-division-by-one", b.outputs(rounded)) == (
         "a division that does not round",
         "rounding_mode='floor'",
     )
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 2, 2))
     padded = b.op("aten.conv2d.padding", image(b), weight, padding="same")
-    assert reason("padding-in-numbers", b.output(padded))[0] == "the same padding on both sides"
+    assert reason("padding-in-numbers", b.outputs(padded))[0] == "the same padding on both sides"
     b = GraphBuilder()
-    assert reason("drop-dropout", b.output(b.op("aten.dropout", image(b), 0.5, True))) == ("False", "True")
+    assert reason("drop-dropout", b.outputs(b.op("aten.dropout", image(b), 0.5, True))) == ("False", "True")
     b = GraphBuilder()
-    assert reason("drop-dropout-before-norm", b.output(b.op("aten.dropout", image(b), 0.5, False))) == (
+    assert reason("drop-dropout-before-norm", b.outputs(b.op("aten.dropout", image(b), 0.5, False))) == (
         "to be read by a batch norm alone",
         "the graph's output",
     )

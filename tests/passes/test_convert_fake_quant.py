@@ -8,20 +8,20 @@ from graphpress.ir.interpreter import run as interpret
 from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.convert_fake_quant import ConvertFakeQuant
 from graphpress.passes.framework import Pipeline, Runner
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import ElementType, GraphBuilder, f32, op_names
 from tests.passes.quantization_graphs import random, run
 
 
 def fake_quantized(b, value, scale, zero_point=None, minval=None, **attributes):
     named = {"scale": scale, "zero_point": zero_point, "minval": minval}
     operands = [b.constant(name, tensor, "buffer") if tensor is not None else None for name, tensor in named.items()]
-    return b.op("quant.fake_quantize", value, *operands, quantizer="q", **({"dtype": DType.INT8} | attributes))
+    return b.quant.fake_quantize(value, *operands, quantizer="q", **({"dtype": DType.INT8} | attributes))
 
 
 def weight_graph(weight, *parameters, **attributes):
     b = GraphBuilder()
     stored = fake_quantized(b, b.constant("layer.weight", weight), *parameters, **attributes)
-    return b.output(b.op("aten.linear", b.input("x", (2, weight.shape[1])), stored, name="linear"))
+    return b.outputs(b.aten.linear(b.input("x", f32[2, weight.shape[1]]), stored, name="linear"))
 
 
 def test_a_weight_becomes_codes_and_the_op_that_expands_them():
@@ -76,7 +76,7 @@ def test_codes_stay_within_the_bounds_of_the_quantizer():
 
 def test_an_activation_becomes_quantize_and_dequantize():
     b = GraphBuilder()
-    graph = b.output(fake_quantized(b, b.input("x", (2, 4)), torch.tensor(0.5), torch.tensor(2.0)))
+    graph = b.outputs(fake_quantized(b, b.input(), torch.tensor(0.5), torch.tensor(2.0)))
     made = run(graph, ConvertFakeQuant())
     assert op_names(made) == ["quantize", "dequantize"]
     quantize, dequantize = made.nodes
@@ -89,7 +89,7 @@ def test_an_activation_becomes_quantize_and_dequantize():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_dtype_of_the_model_is_kept(dtype):
     b = GraphBuilder()
-    graph = b.output(fake_quantized(b, b.input("x", (2, 4), DType.of(dtype)), torch.tensor(0.5)))
+    graph = b.outputs(fake_quantized(b, b.input("x", ElementType(DType.of(dtype))[2, 4]), torch.tensor(0.5)))
     made = run(graph, ConvertFakeQuant())
     assert made.outputs[0].value.type == graph.outputs[0].value.type
     x = random(2, 4).to(dtype)
@@ -98,7 +98,7 @@ def test_the_dtype_of_the_model_is_kept(dtype):
 
 def test_a_quantizer_that_saw_no_data_is_removed_with_a_report():
     b = GraphBuilder()
-    graph = b.output(b.op("quant.fake_quantize", b.input(), dtype=DType.INT8, quantizer="q", name="q"))
+    graph = b.outputs(b.quant.fake_quantize(b.input(), dtype=DType.INT8, quantizer="q", name="q"))
     result = Runner().run(graph, Pipeline(ConvertFakeQuant(), assume=[QUANTIZERS_INSERTED, CONSTANTS_FOLDED]))
     assert len(result.graph.nodes) == 0
     (report,) = result.record("convert-fake-quant").reports

@@ -4,7 +4,7 @@ import torch
 
 from graphpress.passes.dce import Dce
 from graphpress.passes.framework import Pipeline, Runner
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
 
 
 def run(graph):
@@ -14,29 +14,29 @@ def run(graph):
 def test_chains_that_nothing_reads_go_in_one_sweep():
     builder = GraphBuilder()
     x = builder.input()
-    kept = builder.op("aten.relu", x)
-    builder.op("aten.neg", builder.op("aten.sigmoid", builder.op("aten.tanh", kept)))
-    result = run(builder.output(kept))
+    kept = builder.aten.relu(x)
+    builder.aten.neg(builder.aten.sigmoid(builder.aten.tanh(kept)))
+    result = run(builder.outputs(kept))
     assert op_names(result.graph) == ["relu"]
     assert result.records[0].statistics == {"nodes": 3}
 
 
 def test_one_read_result_keeps_a_node_and_so_does_an_effect():
     builder = GraphBuilder()
-    x = builder.input(shape=(2, 4))
+    x = builder.input()
     split = builder.node("aten.split.Tensor", x, 2, 1)
     builder.node("aten._assert_scalar", 1, "message", types=())
-    assert op_names(run(builder.output(split.results[1])).graph) == ["split", "_assert_scalar"]
+    assert op_names(run(builder.outputs(split.results[1])).graph) == ["split", "_assert_scalar"]
 
 
 def test_unread_constants_go_unless_the_graph_writes_to_them():
     builder = GraphBuilder()
-    x = builder.input(shape=(3,))
+    x = builder.input("x", f32[3])
     used, unused, written = (builder.constant(name, torch.ones(3), "buffer") for name in ("used", "unused", "written"))
-    builder.op("aten.mul.Tensor", x, unused)
-    kept = builder.op("aten.add.Tensor", x, used)
-    builder.graph.add_output(kept, "buffer_mutation", target=written)
-    result = run(builder.output(kept))
+    builder.aten.mul.Tensor(x, unused)
+    kept = builder.aten.add.Tensor(x, used)
+    builder.write(written, kept)
+    result = run(builder.outputs(kept))
     assert list(result.graph.constants) == ["used", "written"]
     assert result.records[0].statistics == {"nodes": 1, "constants": 1}
     assert result.records[0].constants == 1

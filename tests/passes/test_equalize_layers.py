@@ -13,8 +13,7 @@ from graphpress.passes.equalize_layers import EqualizeLayers
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.framework.testing import assert_effect
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, assert_effect, f32
 from tests.ir.strategies import graphs, random_inputs
 from tests.properties.layer_graphs import layer_graphs, with_own_names
 
@@ -57,11 +56,11 @@ def pair(first: str = "convolution", between: str = "relu", second: str = "convo
     b = GraphBuilder()
     op, shape, attributes = FIRST[first]
     biases = [b.constant("bias", uneven(4, 1)[:, 0])] if bias else []
-    value = b.op(op, b.input("x", (2, 2, 6, 6)), b.constant("first", uneven(*shape)), *biases, **attributes)
+    value = b.op(op, b.input("x", f32[2, 2, 6, 6]), b.constant("first", uneven(*shape)), *biases, **attributes)
     for name, options in BETWEEN[between]:
         value = b.op(name, value, **options)
     op, shape, attributes = SECOND[second]
-    return b.output(b.op(op, value, b.constant("second", uneven(*shape, seed=1)), **attributes))
+    return b.outputs(b.op(op, value, b.constant("second", uneven(*shape, seed=1)), **attributes))
 
 
 def equalized(graph):
@@ -96,11 +95,11 @@ def test_both_sides_of_a_channel_have_the_mean_range_of_both():
 
 def test_a_chain_settles():
     b = GraphBuilder()
-    value = b.input("x", (2, 6))
+    value = b.input("x", f32[2, 6])
     weights = [uneven(6, 6, seed=seed) for seed in range(4)]
     for seed, weight in enumerate(weights):
-        value = b.op("aten.relu", b.op("aten.linear", value, b.constant(f"w{seed}", weight)))
-    graph = b.output(value)
+        value = b.aten.relu(b.aten.linear(value, b.constant(f"w{seed}", weight)))
+    graph = b.outputs(value)
     assert_effect(EqualizeLayers(iterations=200, tolerance=1e-6), graph, random_inputs(graph))
     made = (
         Runner()
@@ -136,24 +135,24 @@ def reports(graph) -> str:
 
 def test_what_does_not_pass_a_scale_is_left_with_a_reason():
     b = GraphBuilder()
-    made = b.op("aten.linear", b.input("x", (2, 4)), b.constant("w", uneven(4, 4)))
-    value = b.op("aten.sigmoid", made)
-    graph = b.output(b.op("aten.linear", value, b.constant("v", uneven(3, 4))))
+    made = b.aten.linear(b.input(), b.constant("w", uneven(4, 4)))
+    value = b.aten.sigmoid(made)
+    graph = b.outputs(b.aten.linear(value, b.constant("v", uneven(3, 4))))
     assert "sigmoid after it does not pass a scale on" in reports(graph)
 
 
 def test_a_value_that_others_read_is_left_with_a_reason():
     b = GraphBuilder()
-    value = b.op("aten.relu", b.op("aten.linear", b.input("x", (2, 4)), b.constant("w", uneven(4, 4))))
-    graph = b.output(b.op("aten.linear", value, b.constant("v", uneven(3, 4))), value)
+    value = b.aten.relu(b.aten.linear(b.input(), b.constant("w", uneven(4, 4))))
+    graph = b.outputs(b.aten.linear(value, b.constant("v", uneven(3, 4))), value)
     assert "goes to several ops" in reports(graph)
 
 
 def test_a_weight_that_others_read_is_left_with_a_reason():
     b = GraphBuilder()
     weight = b.constant("w", uneven(4, 4))
-    value = b.op("aten.relu", b.op("aten.linear", b.input("x", (2, 4)), weight))
-    graph = b.output(b.op("aten.linear", value, weight))
+    value = b.aten.relu(b.aten.linear(b.input(), weight))
+    graph = b.outputs(b.aten.linear(value, weight))
     assert "read by other ops too" in reports(graph)
 
 
@@ -161,8 +160,8 @@ def test_channels_without_weights_are_left():
     b = GraphBuilder()
     first, second = uneven(4, 4), uneven(3, 4)
     first[1], second[:, 2] = 0.0, 0.0
-    value = b.op("aten.relu", b.op("aten.linear", b.input("x", (2, 4)), b.constant("w", first)))
-    graph = b.output(b.op("aten.linear", value, b.constant("v", second)))
+    value = b.aten.relu(b.aten.linear(b.input(), b.constant("w", first)))
+    graph = b.outputs(b.aten.linear(value, b.constant("v", second)))
     assert_effect(EqualizeLayers(), graph, random_inputs(graph))
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import pytest
+import torch
+
+from graphpress.ir.dtypes import DType
 from graphpress.passes.analysis.quantization_points import QuantizationPoints, QuantizerNote
 from graphpress.passes.config import QuantizationSpec
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
+from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.framework.testing import GraphBuilder, f32
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
-from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import convolution, image, inserted, points, run, shared
 from tests.properties.quantized_graphs import config_of
 
@@ -15,7 +20,7 @@ def quantizers(graph):
 
 def two_convolutions():
     b = GraphBuilder()
-    return b.output(convolution(b, b.op("aten.relu", convolution(b, image(b), "one"), name="relu"), "two"))
+    return b.outputs(convolution(b, b.aten.relu(convolution(b, image(b), "one"), name="relu"), "two"))
 
 
 def test_there_is_one_node_for_each_point_and_no_note_is_left():
@@ -48,7 +53,7 @@ def test_the_model_returns_the_quantized_value():
 def test_every_reader_of_a_result_reads_the_quantized_one():
     b = GraphBuilder()
     made = convolution(b, image(b), "conv")
-    graph = inserted(b.output(b.op("aten.exp", made), b.op("aten.sin", made), made))
+    graph = inserted(b.outputs(b.aten.exp(made), b.aten.sin(made), made))
     (use,) = graph.node("conv").result.uses
     assert use.user.name == "conv_output"
     assert len(graph.node("conv_output").result.uses) == 3
@@ -57,7 +62,7 @@ def test_every_reader_of_a_result_reads_the_quantized_one():
 def test_items_of_a_list_get_quantizers_of_their_own():
     b = GraphBuilder()
     x = convolution(b, image(b), "conv")
-    graph = inserted(b.output(b.op("aten.cat", [x, x], 1, name="cat")))
+    graph = inserted(b.outputs(b.aten.cat([x, x], 1, name="cat")))
     read = [value.node.op.name for value in graph.node("cat").operands["tensors"]]
     assert read == ["quant.fake_quantize"] * 2
 
@@ -95,7 +100,7 @@ def test_a_value_is_quantized_once_between_what_makes_it_and_what_reads_it():
 def test_two_readers_of_an_input_share_one_node():
     b = GraphBuilder()
     x = image(b)
-    graph = deduplicated(b.output(convolution(b, x, "one"), convolution(b, x, "two")))
+    graph = deduplicated(b.outputs(convolution(b, x, "one"), convolution(b, x, "two")))
     assert len([node for node in quantizers(graph) if node.operands["input"].node is None]) == 3  # x and two weights
 
 
@@ -105,7 +110,7 @@ def moved_between(*ops):
     value = convolution(b, image(b), "one")
     for op, *arguments in ops:
         value = b.op(op, value, *arguments)
-    return deduplicated(b.output(convolution(b, value, "two")))
+    return deduplicated(b.outputs(convolution(b, value, "two")))
 
 
 def test_views_and_maxima_stay_on_the_grid():
@@ -137,8 +142,8 @@ def test_zero_padding_stays_on_the_grid_and_other_padding_does_not():
 def test_a_concatenation_of_one_grid_stays_on_it():
     b = GraphBuilder()
     x = image(b)
-    value = b.op("aten.cat", [convolution(b, x, "one"), convolution(b, x, "two")], 1)
-    graph = deduplicated(b.output(convolution(b, value, "three")))
+    value = b.aten.cat([convolution(b, x, "one"), convolution(b, x, "two")], 1)
+    graph = deduplicated(b.outputs(convolution(b, value, "three")))
     shared_names = [node.attribute("quantizer") for node in quantizers(graph) if "weight" not in node.name]
     assert shared_names == ["one_input", "one_output", "one_output", "three_output"]
 
@@ -146,15 +151,49 @@ def test_a_concatenation_of_one_grid_stays_on_it():
 def test_an_index_beside_the_values_does_not_take_them_off_the_grid():
     b = GraphBuilder()
     value = convolution(b, image(b), "one")
-    picked = b.op("aten.index_select", value, 1, b.op("aten.argmax", b.input("y", (4, 3)), 1))
-    graph = deduplicated(b.output(convolution(b, picked, "two")))
+    picked = b.aten.index_select(value, 1, b.aten.argmax(b.input("y", f32[4, 3]), 1))
+    graph = deduplicated(b.outputs(convolution(b, picked, "two")))
     assert len([node for node in quantizers(graph) if "weight" not in node.name]) == 3
 
 
 def test_zero_padding_leaves_a_grid_that_counts_from_a_minimum_value():
     spec = QuantizationSpec(qformulation="minval", qscheme="asymmetric")
     b = GraphBuilder()
-    value = b.op("aten.constant_pad_nd", convolution(b, image(b), "one"), (1, 1), 0)
-    decided = inserted(b.output(convolution(b, value, "two")), config_of(spec))
+    value = b.aten.constant_pad_nd(convolution(b, image(b), "one"), (1, 1), 0)
+    decided = inserted(b.outputs(convolution(b, value, "two")), config_of(spec))
     graph = run(decided, DedupFakeQuant())
     assert len([node for node in quantizers(graph) if "weight" not in node.name]) == 4
+
+
+def quantized(b, value, name):
+    scale = b.graph.constants.get("scale")
+    scale = b.constant("scale", torch.tensor(0.5), "buffer") if scale is None else scale.value
+    return b.quant.fake_quantize(value, scale, dtype=DType.INT8, quantizer=name)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "removed"), [("q", "q", True), ("q", None, False), (None, "q", False), ("q", "other", False)]
+)
+def test_a_concatenation_is_on_a_grid_that_all_its_parts_are_on(first, second, removed):
+    b = GraphBuilder()
+    parts = [b.input("x"), b.input("y")]
+    parts = [x if name is None else quantized(b, x, name) for x, name in zip(parts, (first, second), strict=True)]
+    graph = b.outputs(quantized(b, b.aten.cat(parts), "q"))
+    record = Runner().run(graph, Pipeline(DedupFakeQuant(), assume=DedupFakeQuant.needs)).records[0]
+    assert record.statistics == ({"on its own grid": 1} if removed else {})
+    assert record.removed == removed
+
+
+def test_equal_quantizers_of_one_value_become_one_and_are_counted():
+    b = GraphBuilder()
+    x = b.input()
+    graph = b.outputs(*(quantized(b, x, name) for name in ("q", "q", "other", "q")))
+    result = Runner().run(graph, Pipeline(DedupFakeQuant(), assume=DedupFakeQuant.needs))
+    assert [node.attribute("quantizer") for node in quantizers(result.graph)] == ["q", "other"]
+    assert result.records[0].statistics == {"equal": 2}
+
+
+def test_a_quantizer_without_a_name_is_left_alone():
+    b = GraphBuilder()
+    graph = b.outputs(quantized(b, quantized(b, b.input(), ""), ""))
+    assert len(quantizers(run(graph, DedupFakeQuant()))) == 2

@@ -13,9 +13,9 @@ from graphpress.passes.config import (
     QuantizationSpec,
     QuantizerConfig,
 )
-from graphpress.passes.framework.testing import reordered
+from graphpress.passes.framework import run_pass
+from graphpress.passes.framework.testing import GraphBuilder, reordered
 from graphpress.passes.share_quantizers import ShareQuantizers
-from tests.graph_builder import GraphBuilder
 from tests.passes.quantization_graphs import convolution, image, points, random, run, shared
 
 
@@ -33,12 +33,12 @@ def branches(*activations):
     for i, activation in enumerate(activations):
         value = convolution(b, x, f"conv{i}")
         values.append(b.op(activation, value, name=f"act{i}") if activation else value)
-    return b.output(convolution(b, b.op("aten.cat", values, 1, name="cat"), "last"))
+    return b.outputs(convolution(b, b.aten.cat(values, 1, name="cat"), "last"))
 
 
 def test_what_is_made_and_what_is_read_of_it_have_one_quantizer():
     b = GraphBuilder()
-    graph = shared(b.output(convolution(b, convolution(b, image(b), "one"), "two")))
+    graph = shared(b.outputs(convolution(b, convolution(b, image(b), "one"), "two")))
     assert names(graph, ("one", "output"), ("two", "input")) == {"one_output"}
     assert names(graph, ("one", "input")) == {"one_input"}
     assert names(graph, ("two", "output")) == {"two_output"}
@@ -46,10 +46,8 @@ def test_what_is_made_and_what_is_read_of_it_have_one_quantizer():
 
 def test_a_relu_a_pool_and_a_convolution_after_it_share_one_quantizer():
     b = GraphBuilder()
-    pooled = b.op(
-        "aten.max_pool2d", b.op("aten.relu", convolution(b, image(b), "one"), name="relu"), (2, 2), name="pool"
-    )
-    graph = shared(b.output(convolution(b, pooled, "two")))
+    pooled = b.aten.max_pool2d(b.aten.relu(convolution(b, image(b), "one"), name="relu"), (2, 2), name="pool")
+    graph = shared(b.outputs(convolution(b, pooled, "two")))
     wanted = [("relu", "output"), ("pool", "self"), ("pool", "output"), ("two", "input")]
     assert names(graph, *wanted) == {"relu_output"}
     assert points(graph)["two", "input"].spec.qscheme is QuantizationScheme.ASYMMETRIC
@@ -80,16 +78,16 @@ def test_of_a_relu_and_a_relu6_only_the_scheme_stays():
 
 def test_a_range_floats_where_an_input_of_the_model_comes_in():
     b = GraphBuilder()
-    relu = b.op("aten.relu", convolution(b, image(b), "conv"), name="relu")
-    value = b.op("aten.cat", [relu, image(b, "y")], 1, name="cat")
-    spec = points(shared(b.output(convolution(b, value, "last"))))["last", "input"].spec
+    relu = b.aten.relu(convolution(b, image(b), "conv"), name="relu")
+    value = b.aten.cat([relu, image(b, "y")], 1, name="cat")
+    spec = points(shared(b.outputs(convolution(b, value, "last"))))["last", "input"].spec
     assert spec.qscheme is QuantizationScheme.SYMMETRIC
 
 
 def test_ops_that_move_values_between_float_ops_get_no_quantizer():
     b = GraphBuilder()
-    value = b.op("aten.flatten.using_ints", b.op("aten.exp", image(b), name="exp"), 1, name="flat")
-    assert points(shared(b.output(b.op("aten.exp", value)))) == {}
+    value = b.aten.flatten.using_ints(b.aten.exp(image(b), name="exp"), 1, name="flat")
+    assert points(shared(b.outputs(b.aten.exp(value)))) == {}
 
 
 def test_the_most_specific_entry_wins():
@@ -97,7 +95,7 @@ def test_the_most_specific_entry_wins():
     op = OpQuantizerConfig(op_input_spec={"*": spec}, op_output_spec=None)
     config = QuantizerConfig(global_config=ModuleQuantizerConfig(op_name_config={"two": op}))
     b = GraphBuilder()
-    graph = shared(b.output(convolution(b, convolution(b, image(b), "one"), "two")), config)
+    graph = shared(b.outputs(convolution(b, convolution(b, image(b), "one"), "two")), config)
     assert points(graph)["one", "output"].spec == spec
     assert points(graph)["one", "output"].name == "one_output"
 
@@ -110,7 +108,7 @@ def test_of_equal_entries_that_of_the_maker_wins():
     }
     config = QuantizerConfig(global_config=ModuleQuantizerConfig(op_name_config=entries))
     b = GraphBuilder()
-    graph = shared(b.output(convolution(b, convolution(b, image(b), "one"), "two")), config)
+    graph = shared(b.outputs(convolution(b, convolution(b, image(b), "one"), "two")), config)
     assert points(graph)["two", "input"].spec == made
 
 
@@ -130,8 +128,8 @@ def test_a_weight_that_two_layers_quantize_alike_has_one_quantizer():
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 3, 3))
     x = image(b)
-    one, two = (b.op("aten.conv2d", x, weight, name=name) for name in ("one", "two"))
-    graph = shared(b.output(one, two))
+    one, two = (b.aten.conv2d(x, weight, name=name) for name in ("one", "two"))
+    graph = shared(b.outputs(one, two))
     assert names(graph, ("one", "weight"), ("two", "weight")) == {"one_weight"}
 
 
@@ -141,5 +139,14 @@ def test_a_weight_that_two_layers_quantize_differently_has_two():
     b = GraphBuilder()
     weight = b.constant("weight", random(4, 4, 3, 3))
     x = image(b)
-    one, two = (b.op("aten.conv2d", x, weight, name=name) for name in ("one", "two"))
-    assert len(names(shared(b.output(one, two), config), ("one", "weight"), ("two", "weight"))) == 2
+    one, two = (b.aten.conv2d(x, weight, name=name) for name in ("one", "two"))
+    assert len(names(shared(b.outputs(one, two), config), ("one", "weight"), ("two", "weight"))) == 2
+
+
+def test_groups_of_points_that_were_decided_together_are_counted():
+    b = GraphBuilder()
+    decided = run(
+        b.outputs(convolution(b, convolution(b, image(b), "one"), "two")), AnnotateFusion(), AssignQuantizers()
+    )
+    record = run_pass(ShareQuantizers(), decided).records[0]
+    assert record.statistics == {"components": 3}  # the input, the value between, the output

@@ -11,7 +11,7 @@ from graphpress.passes.analysis.value_preserving import (
 )
 from graphpress.passes.framework import PassRegistrationError, RewritePass, add_rule, remove_rule, rule, run_pass
 from graphpress.passes.framework.patterns import Any, Op
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import GraphBuilder, op_names
 from tests.passes.quantization_graphs import groups, image, inserted, points, shared
 
 
@@ -42,8 +42,8 @@ def _(x):
 
 
 def add_and_abs(b):
-    total = b.op("aten.add.Tensor", image(b), image(b, "y"), name="add")
-    return b.output(b.op("aten.abs", total, name="abs"))
+    total = b.aten.add.Tensor(image(b), image(b, "y"), name="add")
+    return b.outputs(b.aten.abs(total, name="abs"))
 
 
 def test_an_activation_of_ones_own_belongs_to_the_binary_op_before_it(fused):
@@ -61,7 +61,7 @@ def chain(b, *ops):
     x = image(b)
     for number, op in enumerate(ops):
         x = b.op(f"aten.{op}.Tensor", x, image(b, f"y{number}"), name=f"{op}_{number}")
-    return b.output(x)
+    return b.outputs(x)
 
 
 def test_a_chain_of_three_is_quantized_as_one_block(fused):
@@ -105,8 +105,8 @@ def test_a_value_that_a_chain_reads_twice_enters_it_once_more(fused):
     fused("add-mul", "add", "mul")
     b = GraphBuilder()
     x = image(b)
-    total = b.op("aten.add.Tensor", x, image(b, "y"), name="add")
-    graph = shared(b.output(b.op("aten.mul.Tensor", total, x, name="mul")))
+    total = b.aten.add.Tensor(x, image(b, "y"), name="add")
+    graph = shared(b.outputs(b.aten.mul.Tensor(total, x, name="mul")))
     found = points(graph)
     assert found["mul", "other"] == found["add", "self"]
 
@@ -121,8 +121,8 @@ def test_a_pattern_that_was_taken_back_is_not_matched():
 
 
 def swapped(b):
-    relu = b.op("aten.relu", image(b), name="relu")
-    return b.output(b.op("aten.relu", b.op("testlib.swap_halves", relu, name="swap"), name="last"))
+    relu = b.aten.relu(image(b), name="relu")
+    return b.outputs(b.aten.relu(b.op("testlib.swap_halves", relu, name="swap"), name="last"))
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def double_negation(match, rewriter):
 def test_a_rule_is_added_to_a_pass_and_removed_again():
     def graph():
         b = GraphBuilder()
-        return b.output(b.op("aten.neg", b.op("aten.neg", b.input())))
+        return b.outputs(b.aten.neg(b.aten.neg(b.input())))
 
     add_rule(Nothing, double_negation)
     with pytest.raises(PassRegistrationError, match="already"):

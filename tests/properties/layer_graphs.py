@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Value
 from graphpress.ir.types import TensorType
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, f32
 
 STORED_FORMS = (
     "dense",
@@ -51,7 +51,7 @@ def layer_graphs(draw: st.DrawFn, largest: int = 3, forms: tuple[str, ...] = ("d
         if draw(st.booleans()):
             values.append(b.unary(values[-1]))
     returned = draw(st.lists(st.sampled_from(values[1:]), max_size=1))
-    return b.graph.output(values[-1], *returned)
+    return b.graph.outputs(values[-1], *returned)
 
 
 @define(eq=False)
@@ -64,7 +64,7 @@ class LayerBuilder:
 
     def start(self) -> Value:
         spatial = self.draw(st.sampled_from([2, 1, 3, 0]))
-        return self.graph.input("x", (2, self.draw(st.sampled_from([4, 2])), *[4] * spatial))
+        return self.graph.input("x", f32[2, self.draw(st.sampled_from([4, 2])), *[4] * spatial])
 
     def layer(self, x: Value, form: str) -> Value:
         """A convolution of any kind; linear layers for values without spatial axes, and sometimes for others."""
@@ -73,7 +73,7 @@ class LayerBuilder:
         if spatial == 0 or (spatial == 1 and self.draw(st.integers(0, 2)) == 2):
             outputs = self.draw(st.sampled_from([2, 4]))
             weight = self.weight((outputs, _shape(x)[-1]), 0, form)
-            return self.graph.op("aten.linear", x, weight, *self._bias(outputs, bias))
+            return self.graph.aten.linear(x, weight, *self._bias(outputs, bias))
         channels = _shape(x)[1]
         groups = self.draw(st.sampled_from([1, 2])) if channels % 2 == 0 else 1
         kernel = self.draw(st.sampled_from([1, 3, 2])) if min(_shape(x)[2:]) >= 3 else 1
@@ -136,7 +136,7 @@ def batch_norm(
     eps: float = 1e-3,
 ) -> Value:
     """A batch norm of `x`, without the parameters that are None."""
-    return b.op("aten.batch_norm", x, weight, bias, running_mean, running_var, training, 0.1, eps, True)
+    return b.aten.batch_norm(x, weight, bias, running_mean, running_var, training, 0.1, eps, True)
 
 
 def stored_weight(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str) -> Value:
@@ -147,7 +147,7 @@ def stored_weight(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str
         mask = dense > 0
         mask.view(-1)[0] = True
         stored = [b.constant("values", dense[mask], "buffer"), b.constant("mask", mask, "buffer")]
-        return b.op("quant.sparse_to_dense", *stored)
+        return b.quant.sparse_to_dense(*stored)
     if "table" in form:
         return _table(b, dense, out_axis, form)
     return _codes(b, dense, out_axis, form)
@@ -173,8 +173,8 @@ def _codes(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str) -> Va
         minval = b.constant("minval", -scale * 8, "buffer")
     stored = [codes_constant(b, "codes", codes, dtype), b.constant("scale", scale, "buffer")]
     expanded = DType.FLOAT64 if form == "int8_cast" else DType.FLOAT32
-    made = b.op("quant.blockwise_shift_scale", *stored, zero_point, minval, dtype=dtype, output_dtype=expanded)
-    return made if expanded is DType.FLOAT32 else b.op("aten.to.dtype", made, dtype=DType.FLOAT32)
+    made = b.quant.blockwise_shift_scale(*stored, zero_point, minval, dtype=dtype, output_dtype=expanded)
+    return made if expanded is DType.FLOAT32 else b.aten.to.dtype(made, dtype=DType.FLOAT32)
 
 
 def _table(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str) -> Value:
@@ -186,17 +186,17 @@ def _table(b: GraphBuilder, dense: torch.Tensor, out_axis: int, form: str) -> Va
     lut = lut * torch.arange(1, 1 + torch.Size(shape).numel()).reshape(*shape, 1, 1)
     stored = codes_constant(b, "indices", indices, DType.UINT2)
     if not form.startswith("int8"):
-        return b.op("quant.lut_to_dense", stored, b.constant("lut", lut.contiguous(), "buffer"))
+        return b.quant.lut_to_dense(stored, b.constant("lut", lut.contiguous(), "buffer"))
     table = codes_constant(b, "lut", (lut * 16).round(), DType.INT8)
-    dense_codes = b.op("quant.lut_to_dense", stored, table)
+    dense_codes = b.quant.lut_to_dense(stored, table)
     scale = b.constant("scale", torch.full([1] * dense.ndim, 1 / 16), "buffer")
-    return b.op("quant.blockwise_shift_scale", dense_codes, scale, dtype=DType.INT8)
+    return b.quant.blockwise_shift_scale(dense_codes, scale, dtype=DType.INT8)
 
 
 def codes_constant(b: GraphBuilder, name: str, codes: torch.Tensor, dtype: DType) -> Value:
     """A buffer of codes of element type `dtype`, in the container torch has for it."""
     held = codes.to(dtype.torch_dtype)
-    return b.graph.add_constant(name, held, "buffer", type=TensorType(dtype, tuple(held.shape))).value
+    return b.constant(name, held, "buffer", type=TensorType(dtype, held.shape))
 
 
 def _shape(value: Value) -> tuple[int, ...]:

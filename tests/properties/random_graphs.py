@@ -7,7 +7,7 @@ import torch
 from hypothesis import strategies as st
 
 from graphpress.ir.graph import Graph
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder
 
 _UNARY = ["aten.relu", "aten.neg", "aten.tanh", "aten.abs"]
 _BINARY = ["aten.add.Tensor", "aten.mul.Tensor", "aten.sub.Tensor", "aten.maximum"]

@@ -8,14 +8,14 @@ import torch
 from hypothesis import strategies as st
 
 from graphpress.ir.graph import Graph, Value
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, f32
 
 
 @st.composite
 def spelled_graphs(draw: st.DrawFn, largest: int = 6) -> Graph:
     """A graph of one input f32[2, 4, 5, 5]: a chain of spellings; some values are read twice, one is returned early."""
     b = GraphBuilder()
-    values = [b.input("x", (2, 4, 5, 5))]
+    values = [b.input("x", f32[2, 4, 5, 5])]
     for _ in range(draw(st.integers(1, largest))):
         source = draw(st.sampled_from(values[-2:][::-1]))
         spelling = draw(st.sampled_from(SPELLINGS))
@@ -24,7 +24,7 @@ def spelled_graphs(draw: st.DrawFn, largest: int = 6) -> Graph:
             values.append(made)
     for value in draw(st.lists(st.sampled_from(values[1:] or values), max_size=1)):
         b.graph.add_output(value)
-    return b.output(values[-1])
+    return b.outputs(values[-1])
 
 
 def _random(draw: st.DrawFn, *shape: int) -> torch.Tensor:
@@ -43,7 +43,7 @@ def _identity(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
         ("aten.reshape", x, shape),
         ("aten.expand", x, shape),
         ("aten.alias", x),
-        ("aten.contiguous", b.op("aten.transpose.int", x, 0, -1)),
+        ("aten.contiguous", b.aten.transpose.int(x, 0, -1)),
         ("aten.clone", x),
         ("aten.contiguous", x),
         ("aten.mul.Tensor", x, draw(st.sampled_from([1, 1.0, 2, -1.0]))),
@@ -68,12 +68,12 @@ def _identity(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
 
 def _view(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value:
     """A view of a copy: without the copy, only a reshape works."""
-    turned = b.op("aten.clone", b.op("aten.transpose.int", x, 0, -1), memory_format=torch.contiguous_format)
-    return b.op("aten.view", turned, (-1, turned.tensor_type.shape[-1]))
+    turned = b.aten.clone(b.aten.transpose.int(x, 0, -1), memory_format=torch.contiguous_format)
+    return b.aten.view(turned, (-1, turned.tensor_type.shape[-1]))
 
 
 def _rounding(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value:
-    return b.op("aten.div.Tensor_mode", x, 1, rounding_mode=draw(st.sampled_from([None, "floor", "trunc"])))
+    return b.aten.div.Tensor_mode(x, 1, rounding_mode=draw(st.sampled_from([None, "floor", "trunc"])))
 
 
 def _split(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
@@ -91,12 +91,12 @@ def _convolution(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
     bias = b.constant("bias", _random(draw, channels)) if draw(st.booleans()) else None
     kind = draw(st.sampled_from(["same", "valid", "general", "transposed"]))
     if kind in ("same", "valid"):
-        return b.op("aten.conv2d.padding", x, weight, bias, (1, 1), kind, (1, 1), groups)
+        return b.aten.conv2d.padding(x, weight, bias, (1, 1), kind, (1, 1), groups)
     transposed = kind == "transposed"
     stride = draw(st.sampled_from([1, 2]))
     more = stride - 1 if transposed else 0
     settings = [(stride, stride), (1, 1), (1, 1), transposed, (more, more), groups]
-    return b.op("aten.convolution", x, weight, bias, *settings)
+    return b.aten.convolution(x, weight, bias, *settings)
 
 
 def _batch_norm(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
@@ -118,7 +118,7 @@ def _batch_norm(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
 
 
 def _addmm(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
-    rows = b.op("aten.reshape", x, (-1, x.tensor_type.shape[-1]))
+    rows = b.aten.reshape(x, (-1, x.tensor_type.shape[-1]))
     columns = rows.tensor_type.shape[-1]
     turned = draw(st.sampled_from(["t", "transpose", "permute", "whole"]))
     weight = b.constant("matrix", _random(draw, *((columns, 3) if turned == "whole" else (3, columns))))
@@ -126,13 +126,13 @@ def _addmm(draw: st.DrawFn, b: GraphBuilder, x: Value) -> Value | None:
     if turned == "whole":
         other = weight
     elif turned == "t":
-        other = b.op("aten.t", weight)
+        other = b.aten.t(weight)
     elif turned == "permute":
-        other = b.op("aten.permute", weight, (1, 0))
+        other = b.aten.permute(weight, (1, 0))
     else:
-        other = b.op("aten.transpose.int", weight, 0, 1)
+        other = b.aten.transpose.int(weight, 0, 1)
     scales = {"beta": draw(st.sampled_from([1, 2])), "alpha": draw(st.sampled_from([1, 0.5]))}
-    return b.op("aten.addmm", bias, rows, other, **scales)
+    return b.aten.addmm(bias, rows, other, **scales)
 
 
 SPELLINGS: tuple[Callable[[st.DrawFn, GraphBuilder, Value], Value | None], ...] = (

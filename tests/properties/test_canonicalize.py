@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 
 from graphpress.passes.canonicalize import Canonicalize
-from graphpress.passes.framework.testing import assert_effect, assert_idempotent
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, assert_effect, assert_idempotent
 from tests.ir.strategies import random_inputs
 from tests.properties.quantized_graphs import plain_graphs
 from tests.properties.spelled_graphs import spelled_graphs
@@ -61,19 +60,19 @@ class ForgetEps(Canonicalize):
 
 def training_dropout():
     b = GraphBuilder()
-    return b.output(b.op("aten.dropout", b.input("x", (2, 4)), 1.0, True))
+    return b.outputs(b.aten.dropout(b.input(), 1.0, True))
 
 
 def almost_one():
     b = GraphBuilder()
-    return b.output(b.op("aten.mul.Tensor", b.input("x", (2, 4)), 1.001))
+    return b.outputs(b.aten.mul.Tensor(b.input(), 1.001))
 
 
 def native_norm():
     b = GraphBuilder()
     parameters = [b.constant(name, torch.full((4,), 0.5), "buffer") for name in ("gamma", "beta", "mean", "var")]
-    norm = b.node("aten._native_batch_norm_legit_no_training", b.input("x", (2, 4)), *parameters, 0.1, 1e-2)
-    return b.output(norm.results[0])
+    norm = b.node("aten._native_batch_norm_legit_no_training", b.input(), *parameters, 0.1, 1e-2)
+    return b.outputs(norm.results[0])
 
 
 @pytest.mark.parametrize(

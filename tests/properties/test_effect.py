@@ -13,8 +13,7 @@ from graphpress.passes.dce import Dce
 from graphpress.passes.framework import CLOSE, Pass, Pipeline, Repeat, RewritePass, Runner, rule
 from graphpress.passes.framework.hooks import Numerics
 from graphpress.passes.framework.patterns import Any, Op
-from graphpress.passes.framework.testing import assert_effect, assert_idempotent
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, assert_effect, assert_idempotent
 from tests.properties.random_graphs import elementwise_graphs
 
 few = settings(max_examples=30, deadline=None)
@@ -27,7 +26,7 @@ def inputs():
 def twins():
     b = GraphBuilder()
     x, y = b.input("x"), b.input("y")
-    return b.output(b.op("aten.sub.Tensor", x, y), b.op("aten.sub.Tensor", y, x), b.op("aten.sub.Tensor", x, y))
+    return b.outputs(b.aten.sub.Tensor(x, y), b.aten.sub.Tensor(y, x), b.aten.sub.Tensor(x, y))
 
 
 def two_inputs():

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.framework.testing import assert_effect, assert_idempotent
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, assert_effect, assert_idempotent, f32
 from tests.ir.strategies import graphs, random_inputs
 from tests.properties.layer_graphs import STORED_FORMS, batch_norm, layer_graphs, stored_weight, with_own_names
 
@@ -115,10 +114,10 @@ def convolution_with_norm(form):
     generator = torch.Generator().manual_seed(0)
     b = GraphBuilder()
     weight = stored_weight(b, torch.randn(4, 4, 3, 3, generator=generator) / 6, 0, form)
-    convolved = b.op("aten.conv2d", b.input("x", (2, 4, 5, 5)), weight)
+    convolved = b.aten.conv2d(b.input("x", f32[2, 4, 5, 5]), weight)
     names = ("weight", "bias", "running_mean", "running_var")
     parameters = {name: b.constant(name, torch.rand(4, generator=generator) + 0.1, "buffer") for name in names}
-    return b.output(batch_norm(b, convolved, **parameters))
+    return b.outputs(batch_norm(b, convolved, **parameters))
 
 
 @pytest.mark.parametrize("form", STORED_FORMS[:-1])

@@ -34,7 +34,7 @@ def totals(groups: Sequence[Sequence[Option]], places: Sequence[int]) -> tuple[f
     return sum(cost for _, cost in chosen), sum(size for size, _ in chosen)
 
 
-def check(solver: Solver, groups: Sequence[Sequence[Option]], budget: int) -> None:
+def check_solver(solver: Solver, groups: Sequence[Sequence[Option]], budget: int) -> None:
     places, best = solver(groups, budget), brute_force(groups, budget)
     assert (places is None) == (best is None)
     if places is not None:
@@ -72,14 +72,14 @@ def problems(draw: st.DrawFn) -> tuple[list[list[Option]], int]:
 @settings(max_examples=200, deadline=None)
 @given(problems())
 def test_no_choice_within_the_budget_costs_less(problem: tuple[list[list[Option]], int]) -> None:
-    check(solve, *problem)
+    check_solver(solve, *problem)
 
 
 def test_a_solver_that_is_not_exact_is_found_out() -> None:
     @settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate])
     @given(problems())
     def with_wrong_solver(problem: tuple[list[list[Option]], int]) -> None:
-        check(best_ratio_first, *problem)
+        check_solver(best_ratio_first, *problem)
 
     with pytest.raises(AssertionError):
         with_wrong_solver()

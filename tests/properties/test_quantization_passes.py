@@ -20,9 +20,8 @@ from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import EXACT
 from graphpress.passes.framework.numerics import compare, execute
-from graphpress.passes.framework.testing import assert_effect, assert_idempotent, renamed, reordered
+from graphpress.passes.framework.testing import GraphBuilder, assert_effect, assert_idempotent, f32, renamed, reordered
 from graphpress.passes.share_quantizers import ShareQuantizers
-from tests.graph_builder import GraphBuilder
 from tests.ir.strategies import random_inputs
 from tests.properties.quantized_graphs import (
     calibrated,
@@ -230,20 +229,20 @@ def quantizer(b, value, name, scale, zero_point=None, dtype=DType.INT8):
     operands = [b.constant(f"{name}_scale", scale, "buffer")]
     if zero_point is not None:
         operands.append(b.constant(f"{name}_zero_point", zero_point, "buffer"))
-    return b.op("quant.fake_quantize", value, *operands, dtype=dtype, quantizer=name)
+    return b.quant.fake_quantize(value, *operands, dtype=dtype, quantizer=name)
 
 
 def two_quantizers():
     b = GraphBuilder()
-    value = quantizer(b, b.input("x", (2, 4, 4, 4)), "one", torch.tensor(0.5))
-    return b.output(quantizer(b, value, "other", torch.tensor(0.3)))
+    value = quantizer(b, b.input("x", f32[2, 4, 4, 4]), "one", torch.tensor(0.5))
+    return b.outputs(quantizer(b, value, "other", torch.tensor(0.3)))
 
 
 def averaged():
     b = GraphBuilder()
-    value = quantizer(b, b.input("x", (2, 4, 4, 4)), "one", torch.tensor(0.5))
-    again = b.op("quant.fake_quantize", b.op("aten.mean.dim", value, (-1,)), value.node.operands["scale"], **GRID)
-    return b.output(again)
+    value = quantizer(b, b.input("x", f32[2, 4, 4, 4]), "one", torch.tensor(0.5))
+    again = b.quant.fake_quantize(b.aten.mean.dim(value, (-1,)), value.node.operands["scale"], **GRID)
+    return b.outputs(again)
 
 
 GRID = {"dtype": DType.INT8, "quantizer": "one"}
@@ -253,25 +252,25 @@ def quantized_weight():
     b = GraphBuilder()
     codes = torch.tensor([0.01, 0.02, 0.03, 0.04]).reshape(4, 1, 1, 1), torch.full((4, 1, 1, 1), 9.0)
     weight = quantizer(b, b.constant("weight", weights(4, 4, 3, 3)), "weight", *codes, dtype=DType.UINT8)
-    return b.output(b.op("aten.conv2d", b.input("x", (2, 4, 4, 4)), weight))
+    return b.outputs(b.aten.conv2d(b.input("x", f32[2, 4, 4, 4]), weight))
 
 
 def quantized_input():
     b = GraphBuilder()
-    x = b.input("x", (2, 4, 4, 4))
-    return b.output(quantizer(b, x, "x", torch.tensor(0.02), torch.tensor(120.0), DType.UINT8))
+    x = b.input("x", f32[2, 4, 4, 4])
+    return b.outputs(quantizer(b, x, "x", torch.tensor(0.02), torch.tensor(120.0), DType.UINT8))
 
 
 def quantized_channels():
     b = GraphBuilder()
     scales = torch.tensor([0.01, 0.02, 0.03, 0.04]).reshape(1, 4, 1, 1)
-    return run(b.output(quantizer(b, b.input("x", (2, 4, 4, 4)), "x", scales)), ConvertFakeQuant())
+    return run(b.outputs(quantizer(b, b.input("x", f32[2, 4, 4, 4]), "x", scales)), ConvertFakeQuant())
 
 
 def summed_constants():
     b = GraphBuilder()
-    weight = b.op("aten.add.Tensor", *(b.constant(f"half{i}", weights(4, 4, 3, 3, seed=i)) for i in range(2)))
-    return b.output(b.op("aten.conv2d", b.input("x", (2, 4, 4, 4)), weight))
+    weight = b.aten.add.Tensor(*(b.constant(f"half{i}", weights(4, 4, 3, 3, seed=i)) for i in range(2)))
+    return b.outputs(b.aten.conv2d(b.input("x", f32[2, 4, 4, 4]), weight))
 
 
 def lowered_weight():

@@ -46,7 +46,7 @@ def test_the_graph_of_an_asset_computes_what_the_runtime_does(name, tmp_path):
     assert str(parse_graph(str(graph))) == str(graph)
 
 
-def stored(weight: str, activation: str | None, tmp_path) -> None:
+def assert_stored(weight: str, activation: str | None, tmp_path) -> None:
     """The asset has the codes of the model: the layers that stay whole have their weights bit for bit."""
     plain = weight == "float" and activation is None
     model = compressed(weight, activation, ExportBackend.CoreAI, norm=not plain)  # the converter would fold it
@@ -68,19 +68,19 @@ FEW = [
 
 @pytest.mark.parametrize("weight", FEW)
 def test_compressed_constants_are_read_as_they_are_stored(weight, tmp_path):
-    stored(weight, None, tmp_path)
+    assert_stored(weight, None, tmp_path)
 
 
 @pytest.mark.parametrize("activation", ["int8", "int4"])
 def test_quantized_activations_are_read_beside_compressed_weights(activation, tmp_path):
-    stored("int4 per channel", activation, tmp_path)
+    assert_stored("int4 per channel", activation, tmp_path)
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_everything_that_is_stored_is_read(weight, activation, tmp_path):
-    stored(weight, activation, tmp_path)
+    assert_stored(weight, activation, tmp_path)
 
 
 def test_states_become_inputs_and_outputs(tmp_path):

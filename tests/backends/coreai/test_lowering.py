@@ -9,7 +9,7 @@ from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
 from graphpress.ir.interpreter import run as interpret
 from graphpress.ir.types import TensorType
-from tests.graph_builder import GraphBuilder, op_names
+from graphpress.passes.framework.testing import ElementType, GraphBuilder, op_names
 from tests.passes.quantization_graphs import random, run
 
 
@@ -30,9 +30,9 @@ def weight_graph(dtype=DType.INT8, scale=PER_CHANNEL, zero_point=None, minval=No
     b = GraphBuilder()
     parameters = [buffer(b, "scale", scale), buffer(b, "zero_point", zero_point), buffer(b, "minval", minval)]
     data = codes(b, "weight_quantized", torch.arange(16).reshape(4, 4) % 3, dtype)
-    weight = b.op("quant.blockwise_shift_scale", data, *parameters, dtype=dtype, name="dequantized", **attributes)
+    weight = b.quant.blockwise_shift_scale(data, *parameters, dtype=dtype, name="dequantized", **attributes)
     type = weight.tensor_type.dtype
-    return b.output(b.op("aten.linear", b.input("x", (2, 4), type), weight, name="linear"))
+    return b.outputs(b.aten.linear(b.input("x", ElementType(type)[2, 4]), weight, name="linear"))
 
 
 def table_graph(bits=4, lut=None, axis=0):
@@ -40,15 +40,15 @@ def table_graph(bits=4, lut=None, axis=0):
     lut = torch.arange(2.0**bits).reshape(1, 1, -1, 1) if lut is None else lut
     dtype = {1: DType.UINT1, 2: DType.UINT2, 3: DType.UINT3, 4: DType.UINT4, 5: DType.UINT8}.get(bits, DType.UINT8)
     indices = codes(b, "layer.weight_codes", torch.arange(16).reshape(4, 4) % 2**bits, dtype)
-    weight = b.op("quant.lut_to_dense", indices, b.constant("layer.weight_table", lut, "literal"), axis=axis)
-    return b.output(b.op("aten.linear", b.input("x", (2, 4)), weight))
+    weight = b.quant.lut_to_dense(indices, b.constant("layer.weight_table", lut, "literal"), axis=axis)
+    return b.outputs(b.aten.linear(b.input(), weight))
 
 
 def activation_graph(dtype=DType.INT8, scale=PER_TENSOR, zero_point=None, minval=None, **attributes):
     b = GraphBuilder()
     parameters = [buffer(b, "scale", scale), buffer(b, "zero_point", zero_point), buffer(b, "minval", minval)]
-    made = b.op("quant.quantize", b.input("x", (2, 4)), *parameters, dtype=dtype, name="q", **attributes)
-    return b.output(b.op("quant.dequantize", made, *parameters, dtype=dtype, name="dq"))
+    made = b.quant.quantize(b.input(), *parameters, dtype=dtype, name="q", **attributes)
+    return b.outputs(b.quant.dequantize(made, *parameters, dtype=dtype, name="dq"))
 
 
 def lowered(graph):
@@ -90,8 +90,8 @@ def test_a_negative_axis_counts_from_the_end():
     vector = torch.arange(32.0).reshape(1, 1, 16, 2)
     b = GraphBuilder()
     indices = codes(b, "w_codes", torch.arange(8).reshape(4, 2), DType.UINT4)
-    weight = b.op("quant.lut_to_dense", indices, b.constant("w_table", vector, "buffer"), -1)
-    graph = lowered(b.output(b.op("aten.linear", b.input("x", (2, 4)), weight)))
+    weight = b.quant.lut_to_dense(indices, b.constant("w_table", vector, "buffer"), -1)
+    graph = lowered(b.outputs(b.aten.linear(b.input(), weight)))
     assert next(iter(graph.nodes)).attributes["axis"] == 1
 
 
@@ -131,9 +131,9 @@ def test_weights_of_types_the_runtime_lacks_are_refused_with_those_it_has(dtype)
 
 def test_a_parameter_that_is_computed_is_refused():
     b = GraphBuilder()
-    x = b.input("x", (2, 4))
-    scale = b.op("aten.amax", x)
-    graph = b.output(b.op("quant.quantize", x, scale, dtype=DType.INT8))
+    x = b.input()
+    scale = b.aten.amax(x)
+    graph = b.outputs(b.quant.quantize(x, scale, dtype=DType.INT8))
     with pytest.raises(LoweringError, match="amax is computed, but Core AI wants a constant"):
         lowered(graph)
 

@@ -112,7 +112,7 @@ def test_a_hard_model_survives_another_export(name):
     assert bits(run(again, inputs)) == bits(run(graph, inputs))
 
 
-def survives_everything(name: str, folder: Path) -> None:
+def assert_survives_everything(name: str, folder: Path) -> None:
     entry = MODELS[name]
     model, inputs = entry.build(), entry.example_inputs()
     with torch.no_grad():
@@ -127,13 +127,13 @@ def survives_everything(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_an_example_model_survives_everything_bit_for_bit(name, tmp_path):
-    survives_everything(name, tmp_path)
+    assert_survives_everything(name, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(MODELS) - set(SMALL)))
 def test_a_large_example_model_survives_everything_bit_for_bit(name, tmp_path):
-    survives_everything(name, tmp_path)
+    assert_survives_everything(name, tmp_path)
 
 
 @QUICK

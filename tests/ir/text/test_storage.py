@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,23 @@ def test_what_cannot_be_saved_or_found_is_said(path: Path) -> None:
     with pytest.raises(TextFormError, match="node cond"):
         save_graph(graph, path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("suffix", [".gir", ".safetensors"])
+def test_a_folder_in_the_place_of_a_file_is_said_before_anything_is_written(path: Path, suffix: str) -> None:
+    path.with_suffix(suffix).mkdir()
+    with pytest.raises(StorageError, match=rf"cannot save .*model\.gir: .*model\{suffix} is a folder"):
+        save_graph(graph_of(torch.zeros(2)), path)
+    assert os.listdir(path.parent) == [f"model{suffix}"]
+
+
+def test_a_text_without_the_hash_of_a_constant_is_refused(path: Path) -> None:
+    save_graph(graph_of(torch.zeros(2)), path)
+    text = path.read_text()
+    path.write_text(re.sub(r' sha256\("\w+"\)', "", text))
+    assert path.read_text() != text
+    with pytest.raises(StorageError, match="its text gives constant 'w0' no sha256"):
+        load_graph(path)
 
 
 # copies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import re
 from enum import Enum
 from typing import Any
 
@@ -18,12 +19,13 @@ from graphpress.ir import ParseError, difference, parse_graph, print_graph
 from graphpress.ir.annotations import annotation
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Signature
-from graphpress.ir.location import Location, ModuleScope, Origin
+from graphpress.ir.location import UNKNOWN, Location, ModuleScope, Origin
 from graphpress.ir.ops import OpDef, lookup_op, register_op
-from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.text.attributes import TextFormError
 from graphpress.ir.text.printer import exact_text
+from graphpress.ir.text.types import format_type
 from graphpress.ir.types import OpaqueType, ScalarType, Symbol, SymDim, TensorType, Type
+from graphpress.passes.framework.testing import GraphBuilder, f32
 from tests.ir.strategies import HOSTILE_NAMES, LITERALS, graphs
 
 ANYTHING = register_op(OpDef("text_form_test.anything", variadic=True, result_count=None))
@@ -58,10 +60,8 @@ class OtherNote:
 
 
 def relu_graph() -> Graph:
-    graph = Graph()
-    x = graph.add_input("x", TensorType(DType.FLOAT32, (1, 4))).value
-    graph.add_output(Rewriter(graph).insert_before(None, "aten.relu", {"self": x}).result)
-    return graph
+    build = GraphBuilder()
+    return build.outputs(build.aten.relu(build.input("x", f32[1, 4]), location=UNKNOWN))
 
 
 def with_attribute(value: Any) -> Graph:
@@ -192,6 +192,72 @@ def test_the_text_is_this() -> None:
     assert "loc" not in print_graph(graph, locations=False)
 
 
+GOLDEN = """\
+graph @main {
+  input %x: f32[2, 4]
+  const @weight: f32[2, 4] parameter sha256("ZEROS")
+  const @count: f32[2, 4] buffer sha256("ZEROS")
+  %add: f32[2, 4] = aten.add.Tensor(self=%x, other=@weight) {alpha=2} loc(0)
+  %split: (f32[1, 4], f32[1, 4]) = aten.split.Tensor(self=%add) {split_size=1}
+  %cond: () = hop.cond() {arg0=true, arg1=graph @body {
+    input %y: f32[2]
+    %neg: f32[2] = aten.neg(self=%y)
+    return %neg
+  }}
+  mutate buffer @count = %x
+  return %split#0, %split#1
+}
+locations {
+  scope 0 "" "Model"
+  scope 1 in 0 "block.add" "lib.Add"
+  origin 0 scope 1 at "model.py":11
+}
+"""
+
+
+def test_a_graph_prints_as_documented() -> None:
+    inner, build = GraphBuilder(), GraphBuilder()
+    body = inner.outputs(inner.aten.neg(inner.input("y", f32[2]), location=UNKNOWN))
+    body.name = "body"
+    x, weight = build.input(), build.constant("weight", torch.zeros(2, 4))
+    count = build.constant("count", torch.zeros(2, 4), "buffer")
+    split = build.node("aten.split.Tensor", build.aten.add.Tensor(x, weight, alpha=2), 1, location=UNKNOWN)
+    build.node("hop.cond", True, body, types=(), location=UNKNOWN)
+    build.write(count, x)
+    text = print_graph(build.outputs(*split.results))
+    assert re.sub(r"\b[0-9a-f]{64}\b", "ZEROS", text) == GOLDEN
+    assert_reads_back(build.graph)
+
+
+@pytest.mark.parametrize(
+    ("dim", "shown"),
+    [
+        ("s0", "s0"),
+        ("Max(1, s0)//2", "Max(1, s0)//2"),
+        ("s0 ", '"s0 "'),
+        (" s0", '" s0"'),
+        ("3", '"3"'),
+        ("true", '"true"'),
+        ("s0, s1", '"s0, s1"'),
+        ("s0)", '"s0)"'),
+        ("s0 +", '"s0 +"'),
+        ("", '""'),
+    ],
+)
+def test_dims_are_bare_where_they_are_read_back_so(dim: str, shown: str) -> None:
+    type = TensorType(DType.FLOAT32, (SymDim(dim), 4))
+    assert format_type(type) == f"f32[{shown}, 4]"
+    graph = Graph()
+    graph.insert(ANYTHING, {}, {}, [type])
+    assert_reads_back(graph)
+
+
+def test_an_origin_without_module_and_line_reads_back() -> None:
+    graph = relu_graph()
+    graph.node("relu").location = Location((Origin(), Origin((ModuleScope("a", "A"),)), Origin((), "", 3)))
+    assert_reads_back(graph)
+
+
 def test_comments_and_free_layout_are_read() -> None:
     text = """
     graph @main { // the model
@@ -242,6 +308,7 @@ NODE = "graph @main {{\n  input %x: f32[1, 4]\n  {}\n}}"
         ("%x: f32[1] = aten.relu(self=%x)", "%x:", "%x is defined twice"),
         ("%y: f32[1] = aten.relu(slef=%x)", "slef", "no parameter of aten.relu called 'slef'; did you mean 'self'"),
         ("%y: f32[1] = aten.relu(self=%x, self=%x)", "self=%x)", "given twice"),
+        ("%y: f32[1] = text_form_test.anything(value={{1: 2}: 3})", "{1: 2}", "this cannot be a key"),
         ("%y: f32[1] = aten.relu(self=%x", "\n}", "expected ',' or ')'"),
         ("%y: f32[1] = text_form_test.anything() {out=%x}", "%x}", "not part of plain data"),
         ("%y: f32[1] = aten.relu(self=@w)", "@w", "no value @w"),
@@ -275,6 +342,12 @@ def test_errors_point_at_the_character(line: str, pointed_at: str, message: str)
     assert lines[1][len(lines[2]) - 1] == text[at]
 
 
+def test_an_error_says_in_which_file_it_is() -> None:
+    error = ParseError("bad", "one\n\ttwo", 6, "model.gir")
+    assert str(error) == "model.gir: line 2, column 3: bad\n  \ttwo\n  \t ^"
+    assert str(ParseError("bad", "one", 1)) == "line 1, column 2: bad\n  one\n   ^"
+
+
 def test_hostile_text_ends_in_a_parse_error() -> None:
     deep = "[" * 100_000
     for text in ("", "graph", "}", "graph @g {", f"graph @g {{ return {deep}", "graph @g { return " + "9" * 5000):
@@ -290,7 +363,7 @@ def test_damaged_text_is_read_or_refused_but_never_crashes(graph: Graph, data: s
     end = data.draw(st.integers(start, min(len(text), start + 20)))
     damaged = text[:start] + data.draw(st.text(max_size=3)) + text[end:]
     with contextlib.suppress(ParseError):
-        parse_graph(damaged)
+        assert_reads_back(parse_graph(damaged))
 
 
 # equality

@@ -8,7 +8,7 @@ from attrs import frozen
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.framework import CLOSE, Pass, RewritePass, register_pass, rule
 from graphpress.passes.framework.patterns import Any, Op
-from tests.graph_builder import GraphBuilder
+from graphpress.passes.framework.testing import GraphBuilder, f32
 
 
 @register_pass
@@ -75,7 +75,7 @@ def conv_blocks(count, strided=(), channels=8, size=16):
     """`count` blocks of convolution, batch norm, relu; the convolutions at `strided` have stride 2. A skip around every
     second block that has none."""
     b = GraphBuilder()
-    value = b.input(shape=(1, channels, size, size))
+    value = b.input("x", f32[1, channels, size, size])
     before = None
     for number in range(count):
         skip, before = before, value
@@ -89,8 +89,8 @@ def conv_blocks(count, strided=(), channels=8, size=16):
         value = b.node(
             "aten.conv2d", value, weight, name=f"conv{number}", stride=stride, padding=(1, 1), dilation=(1, 1), groups=1
         ).result
-        value = b.op("aten.batch_norm", value, *parts, False, 0.1, 1e-5, False, name=f"norm{number}")
-        value = b.op("aten.relu", value, name=f"relu{number}")
+        value = b.aten.batch_norm(value, *parts, False, 0.1, 1e-5, False, name=f"norm{number}")
+        value = b.aten.relu(value, name=f"relu{number}")
         if number % 2 and skip is not None and not {number, number - 1} & set(strided):
-            value = b.op("aten.add.Tensor", value, skip, name=f"skip{number}")
-    return b.output(value)
+            value = b.aten.add.Tensor(value, skip, name=f"skip{number}")
+    return b.outputs(value)

@@ -1,4 +1,4 @@
-"""Passes that tests build pipelines of."""
+"""Passes that tests build pipelines of, and a graph to run them on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph
 from graphpress.passes.framework import Fact, Pass, register_pass
+from graphpress.passes.framework.testing import GraphBuilder
 
 FOLDED = Fact("sample-folded", "sample batch norms are folded")
 
@@ -86,3 +88,12 @@ class SampleIdle(Idle):
     """Does nothing, by name."""
 
     name = "sample-idle"
+
+
+def relu_chain(length: int) -> Graph:
+    """`length` times relu."""
+    build = GraphBuilder()
+    value = build.input()
+    for _ in range(length):
+        value = build.aten.relu(value)
+    return build.outputs(value)

@@ -18,7 +18,8 @@ from graphpress.passes.framework import (
     run_pass,
 )
 from graphpress.passes.framework.patterns import Any, Attr, Constant, OneOf, Op, Optional
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
+from tests.passes.framework.sample_passes import relu_chain
 
 
 def apply(graph, *rules, **kwargs):
@@ -48,8 +49,8 @@ def fuse_conv_add_relu(match, rewriter):
 
 
 def conv_block(b, x, skip):
-    conv = b.op("aten.conv2d", x, b.constant("w", torch.ones(3, 3, 1, 1)))
-    return b.op("aten.relu", b.op("aten.add.Tensor", conv, skip))
+    conv = b.aten.conv2d(x, b.constant("w", torch.ones(3, 3, 1, 1)))
+    return b.aten.relu(b.aten.add.Tensor(conv, skip))
 
 
 def test_rules_are_named_after_their_functions():
@@ -69,8 +70,8 @@ def test_back_to_back_matches_collapse_to_one():
 def test_a_pass_through_replacement_moves_all_readers_graph_outputs_too():
     b = GraphBuilder()
     x = b.input()
-    y = b.op("aten.neg", b.op("aten.neg", x))
-    graph = b.output(y, b.op("aten.relu", y))
+    y = b.aten.neg(b.aten.neg(x))
+    graph = b.outputs(y, b.aten.relu(y))
     apply(graph, double_negation)
     assert op_names(graph) == ["relu"]
     assert graph.outputs[0].value is x
@@ -80,49 +81,49 @@ def test_a_chain_of_pass_throughs_ends_where_it_must():
     b = GraphBuilder()
     value = b.input()
     for _ in range(7):
-        value = b.op("aten.neg", value)
-    graph = b.output(value)
+        value = b.aten.neg(value)
+    graph = b.outputs(value)
     assert apply(graph, double_negation) == 3
     assert op_names(graph) == ["neg"]
 
 
 def test_two_chained_conv_add_relus_are_both_rewritten():
     b = GraphBuilder()
-    x = b.input(shape=(1, 3, 4, 4))
-    graph = b.output(conv_block(b, conv_block(b, x, x), x))
+    x = b.input("x", f32[1, 3, 4, 4])
+    graph = b.outputs(conv_block(b, conv_block(b, x, x), x))
     assert apply(graph, fuse_conv_add_relu) == 2
     assert op_names(graph) == ["conv2d", "add", "hardtanh"] * 2
 
 
 def test_a_skip_around_the_block_is_found_on_either_side_of_the_add():
     b = GraphBuilder()
-    x = b.input(shape=(1, 3, 4, 4))
+    x = b.input("x", f32[1, 3, 4, 4])
     first = conv_block(b, x, x)
-    conv = b.op("aten.conv2d", first, b.constant("w2", torch.ones(3, 3, 1, 1)))
-    graph = b.output(b.op("aten.relu", b.op("aten.add.Tensor", first, conv)))
+    conv = b.aten.conv2d(first, b.constant("w2", torch.ones(3, 3, 1, 1)))
+    graph = b.outputs(b.aten.relu(b.aten.add.Tensor(first, conv)))
     assert apply(graph, fuse_conv_add_relu) == 2
 
 
 def test_a_matched_value_that_is_also_a_graph_output_keeps_its_rule_away():
     b = GraphBuilder()
-    x = b.input(shape=(1, 3, 4, 4))
-    conv = b.op("aten.conv2d", x, b.constant("w", torch.ones(3, 3, 1, 1)))
-    graph = b.output(b.op("aten.relu", b.op("aten.add.Tensor", conv, x)), conv)
+    x = b.input("x", f32[1, 3, 4, 4])
+    conv = b.aten.conv2d(x, b.constant("w", torch.ones(3, 3, 1, 1)))
+    graph = b.outputs(b.aten.relu(b.aten.add.Tensor(conv, x)), conv)
     assert apply(graph, fuse_conv_add_relu) == 0
 
 
 def test_an_inner_node_that_others_read_stays_when_the_rule_allows_it():
     b = GraphBuilder()
-    inner = b.op("aten.neg", b.input())
-    graph = b.output(b.op("aten.neg", inner), inner)
+    inner = b.aten.neg(b.input())
+    graph = b.outputs(b.aten.neg(inner), inner)
     apply(graph, double_negation)
     assert op_names(graph) == ["neg"]
 
 
 def test_new_nodes_get_the_locations_of_all_they_replace():
     b = GraphBuilder()
-    x = b.input(shape=(1, 3, 4, 4))
-    graph = b.output(conv_block(b, x, x))
+    x = b.input("x", f32[1, 3, 4, 4])
+    graph = b.outputs(conv_block(b, x, x))
     apply(graph, fuse_conv_add_relu)
     paths = [origin.module_path for origin in graph.node("relu").location.origins]
     assert paths == ["block.conv2d", "block.add", "block.relu"]
@@ -205,9 +206,44 @@ def test_a_rule_declines_in_its_check_or_its_rewrite_and_the_next_one_is_tried()
         return match.miss("something", "nothing")
 
     b = GraphBuilder()
-    graph = b.output(b.op("aten.neg", b.op("aten.neg", b.input())))
+    graph = b.outputs(b.aten.neg(b.aten.neg(b.input())))
     assert apply(graph, first, second, double_negation) == 1
     assert log == ["second"] * 2
+
+
+def test_a_rule_that_changes_nothing_leaves_the_node_to_the_next_one():
+    asked = []
+
+    @rule(Op("aten.neg", Any("x")))
+    def looks_only(match, rewriter):
+        asked.append(match.root.name)
+
+    assert apply(negated_twice(), looks_only, double_negation) == 1
+    assert "neg_1" in asked
+
+
+def negated_twice():
+    b = GraphBuilder()
+    return b.outputs(b.aten.neg(b.aten.neg(b.input())))
+
+
+def test_a_node_that_nothing_reads_keeps_no_rule_from_the_others():
+    b = GraphBuilder()
+    x = b.input()
+    b.aten.neg(x)
+    graph = b.outputs(b.aten.neg(b.aten.neg(x)))
+    assert apply(graph, double_negation) == 1
+
+
+def test_what_is_edited_after_the_rules_is_a_rewrite_of_its_own():
+    graph = negated_twice()
+    relu = GraphBuilder(graph).node("aten.relu", graph.inputs[0].value)
+    rewriter = Rewriter(graph)
+    apply_rules([double_negation], graph, rewriter)
+    assert (rewriter.rewrites.count, rewriter.listener) == (1, None)
+    rewriter.erase(relu)
+    assert rewriter.rewrites.count == 2
+    assert rewriter.rewrites.last.title == "erase"
 
 
 def test_mistakes_of_rules_are_told():
@@ -251,10 +287,10 @@ def test_an_exception_in_a_rewrite_names_the_root():
 
 def test_a_use_that_goes_away_makes_a_single_use_rule_match_later():
     b = GraphBuilder()
-    tanh = b.op("aten.tanh", b.input())
-    first = b.op("aten.relu", tanh)
-    other = b.op("aten.neg", b.op("aten.neg", tanh))
-    graph = b.output(first, b.op("aten.sigmoid", b.op("aten.sub.Tensor", other, other)))
+    tanh = b.aten.tanh(b.input())
+    first = b.aten.relu(tanh)
+    other = b.aten.neg(b.aten.neg(tanh))
+    graph = b.outputs(first, b.aten.sigmoid(b.aten.sub.Tensor(other, other)))
 
     @rule(Op("aten.relu", Op("aten.tanh", Any("x"), single_use=True)))
     def fuse(match, rewriter):
@@ -288,7 +324,7 @@ def test_rewrites_are_counted_by_rule():
 def test_multi_output_nodes_are_replaced_result_by_result():
     b = GraphBuilder()
     chunk = b.node("aten.chunk", b.input(), 2, 1)
-    graph = b.output(*chunk.results)
+    graph = b.outputs(*chunk.results)
 
     @rule(Op("aten.chunk", Any("x"), chunks=2, dim=Attr("dim")))
     def as_slices(match, rewriter):
@@ -308,7 +344,7 @@ def test_alternatives_at_the_root_are_indexed_by_each_op():
         return match["x"]
 
     b = GraphBuilder()
-    graph = b.output(b.op("aten.neg", b.op("aten.tanh", b.op("aten.relu", b.input()))))
+    graph = b.outputs(b.aten.neg(b.aten.tanh(b.aten.relu(b.input()))))
     assert apply(graph, drop) == 2
     assert op_names(graph) == ["tanh"]
 
@@ -322,8 +358,8 @@ def test_constants_added_by_a_rule_reach_the_graph():
         return rewriter.insert_before(match.root, "aten.mul.Tensor", {"self": match["x"], "other": doubled})
 
     b = GraphBuilder()
-    x = b.input(shape=(4,))
-    graph = b.output(b.op("aten.mul.Tensor", x, b.constant("c", torch.ones(4))))
+    x = b.input("x", f32[4])
+    graph = b.outputs(b.aten.mul.Tensor(x, b.constant("c", torch.ones(4))))
     assert apply(graph, double) == 1
     assert graph.outputs[0].value.node.operand("other").constant.tensor.tolist() == [2.0] * 4
     assert list(graph.constants) == ["doubled"]  # what only the match read is gone: no constant may dangle
@@ -331,11 +367,11 @@ def test_constants_added_by_a_rule_reach_the_graph():
 
 def big_graph(size):
     b = GraphBuilder()
-    value = b.input(shape=(4,))
+    value = b.input("x", f32[4])
     for index in range(size // 4):
-        value = b.op("aten.add.Tensor", b.op("aten.relu", b.op("aten.neg", value)), value)
-        value = b.op("aten.tanh", value) if index % 2 else b.op("aten.sigmoid", value)
-    return b.output(value)
+        value = b.aten.add.Tensor(b.aten.relu(b.aten.neg(value)), value)
+        value = b.aten.tanh(value) if index % 2 else b.aten.sigmoid(value)
+    return b.outputs(value)
 
 
 def test_a_graph_without_matches_is_looked_at_once_and_only_where_a_root_could_be():

@@ -66,6 +66,34 @@ def test_lossy_may_change_the_type_but_not_make_infinities():
     assert not held(LOSSY(0.01), t(1e5), t(1e5, dtype=torch.float16))
 
 
+@pytest.mark.parametrize("effect", [EXACT, CLOSE()], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (t(1.0), t(1.0, 1.0)),
+        (t(1.0, 1.0), t(1.0)),
+        (t(1.0), t(1.0, dtype=torch.float16)),
+        (t(1.0, dtype=torch.float16), t(1.0)),
+    ],
+)
+def test_what_cannot_be_compared_is_infinitely_far(effect, before, after):
+    assert effect.measure(before, after) == (INF, 0.0)
+
+
+def test_measures_are_in_the_unit_of_the_effect():
+    assert EXACT.measure(t(1.0, 2.0, 3.0), t(1.0, 5.0, 4.0)) == (2.0, 0.0)
+    assert EXACT.measure(t(1 + 1j, NAN, dtype=torch.complex64), t(1 - 1j, NAN, dtype=torch.complex64)) == (1.0, 0.0)
+    assert CLOSE(0.5, 0.25).measure(t(1.0, -4.0), t(1.5, -2.0)) == (2.0, 0.25 + 0.5 * 4)
+    assert CLOSE(0.0, 1.0).measure(t(1.0, dtype=torch.float16), t(3.0, dtype=torch.float16)) == (2.0, 2.0**13)
+    assert CLOSE(0.5, 0.25).measure(t(), t()) == (0.0, 0.25)
+    assert CLOSE().measure(t(3, dtype=torch.int64), t(4, dtype=torch.int64)) == (1.0, 0.0)
+    assert CLOSE(0.5, 0.25).measure(t(INF, 2.0), t(INF, 2.0)) == (0.0, 1.25)
+    assert LOSSY(0.5).measure(t(3.0, 4.0), t(3.0, 9.0)) == (1.0, 0.5)
+    assert LOSSY().measure(t(0.0, 0.0), t(3.0, 3.0)) == (3.0, INF)
+    assert LOSSY(0.5).measure(t(), t()) == (0.0, 0.5)
+    assert LOSSY(0.5).measure(t(INF), t(INF)) == (0.0, 0.5)
+
+
 def test_effects_are_values_that_print_as_they_are_written():
     assert CLOSE(1e-5, 1e-6) == CLOSE()
     assert str(EXACT) == "EXACT"

@@ -18,7 +18,8 @@ from graphpress.passes.framework import (
     unregister_pass,
 )
 from graphpress.passes.framework.patterns import Any, Constant, Op
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
+from tests.passes.framework.sample_passes import relu_chain
 
 
 @rule(Op("aten.relu", Op("aten.add", Op("aten.conv2d", Any("x"), Constant("w"), name="conv"), Any("y"))))
@@ -41,12 +42,12 @@ class SampleRules(RewritePass):
 
 def model():
     b = GraphBuilder()
-    x = b.input(shape=(1, 3, 4, 4))
-    conv = b.op("aten.conv2d", x, b.constant("w", torch.ones(3, 3, 1, 1)))
-    far = b.op("aten.relu", x)
-    near = b.op("aten.relu", b.op("aten.add.Tensor", far, x))
-    hit = b.op("aten.relu", b.op("aten.add.Tensor", conv, near))
-    return b.output(hit, b.op("aten.neg", hit))
+    x = b.input("x", f32[1, 3, 4, 4])
+    conv = b.aten.conv2d(x, b.constant("w", torch.ones(3, 3, 1, 1)))
+    far = b.aten.relu(x)
+    near = b.aten.relu(b.aten.add.Tensor(far, x))
+    hit = b.aten.relu(b.aten.add.Tensor(conv, near))
+    return b.outputs(hit, b.aten.neg(hit))
 
 
 def test_misses_are_ranked_by_how_much_matched():
@@ -78,7 +79,7 @@ def test_users_add_rules_to_a_pass_and_remove_them_again():
         return match["x"]
 
     b = GraphBuilder()
-    graph = b.output(b.op("aten.neg", b.input()))
+    graph = b.outputs(b.aten.neg(b.input()))
     add_rule(SampleRules, drop_neg)
     try:
         assert op_names(run_pass(SampleRules(), graph, verify=False).graph) == []

@@ -19,7 +19,8 @@ from graphpress.passes.framework import (
 )
 from graphpress.passes.framework.hooks import Dump, Numerics, Progress, Statistics, Timing
 from graphpress.passes.framework.patterns import Any, Attr, Op
-from tests.graph_builder import GraphBuilder, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder
+from tests.passes.framework.sample_passes import relu_chain
 
 
 @rule(Op("aten.relu", Op("aten.relu", Any("x"), name="inner")))
@@ -56,7 +57,7 @@ class Fail(Pass):
 def scaled():
     b = GraphBuilder()
     x = b.input()
-    return b.output(b.op("aten.relu", x), b.op("aten.mul.Tensor", x, 2.0))
+    return b.outputs(b.aten.relu(x), b.aten.mul.Tensor(x, 2.0))
 
 
 def run(graph, *steps, hook):
@@ -90,8 +91,8 @@ def test_numerics_compares_what_is_written_to_buffers_too():
         b = GraphBuilder()
         x = b.input()
         state = b.constant("state", torch.zeros(2, 4), "buffer")
-        b.graph.add_output(b.op("aten.mul.Tensor", x, 2.0), "buffer_mutation", target=state)
-        return b.output(b.op("aten.relu", x))
+        b.write(state, b.aten.mul.Tensor(x, 2.0))
+        return b.outputs(b.aten.relu(x))
 
     with pytest.raises(NumericDrift, match="moved what is written to 'state'"):
         run(graph(), Scale(), hook=Numerics(inputs()))
@@ -100,7 +101,7 @@ def test_numerics_compares_what_is_written_to_buffers_too():
 def test_numerics_gives_random_ops_one_seed_and_keeps_the_callers():
     b = GraphBuilder()
     x = b.input()
-    graph = b.output(b.op("aten.relu", b.op("aten.relu", b.op("aten.dropout", x, 0.5, True))))
+    graph = b.outputs(b.aten.relu(b.aten.relu(b.aten.dropout(x, 0.5, True))))
     state = torch.get_rng_state()
     run(graph, DropRelus(), hook=Numerics(inputs()))
     assert torch.equal(torch.get_rng_state(), state)
@@ -193,6 +194,6 @@ def test_attributes_captured_by_rules_survive_numerics():
         rules = (merge,)
 
     b = GraphBuilder()
-    graph = b.output(b.op("aten.mul.Tensor", b.op("aten.mul.Tensor", b.input(), 3.0), 0.1))
+    graph = b.outputs(b.aten.mul.Tensor(b.aten.mul.Tensor(b.input(), 3.0), 0.1))
     result = run(graph, MergeFactors(), hook=Numerics(inputs()))
     assert len(result.graph.nodes) == 1

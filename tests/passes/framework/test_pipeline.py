@@ -66,6 +66,16 @@ def test_a_missing_fact_is_found_when_the_pipeline_is_built_and_the_pass_that_gi
     assert Pipeline(SampleUse(), assume=FOLDED).gives == {FOLDED}
 
 
+def test_what_is_assumed_is_kept_by_pipelines_made_from_one_and_is_no_part_of_its_value():
+    one = Pipeline(SampleIdle(), assume=FOLDED)
+    assert one == Pipeline(SampleIdle())
+    assert hash(one) == hash(Pipeline(SampleIdle()))
+    assert repr(one) == repr(Pipeline(SampleIdle()))
+    assert one.after("sample-idle", SampleUse()).gives == {FOLDED}
+    assert (one + Pipeline(SampleIdle())).assume == {FOLDED}
+    assert Pipeline.parse("sample-use", assume=FOLDED).assume == {FOLDED}
+
+
 def test_a_fact_given_too_late_or_broken_before_is_told_apart():
     with pytest.raises(PipelineError, match="sample-fold#1 gives it, but only later"):
         Pipeline(SampleUse(), SampleFold())

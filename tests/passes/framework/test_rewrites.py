@@ -17,7 +17,8 @@ from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Fact, Hook, Pass, Pipeline, Repeat, RewritePass, Runner, Violation, rule
 from graphpress.passes.framework.hooks import Bisect
 from graphpress.passes.framework.patterns import Any, Op
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
+from tests.passes.framework.sample_passes import relu_chain
 
 
 @rule(Op("aten.relu", Op("aten.relu", Any("x"))))
@@ -32,14 +33,14 @@ class DropRelus(RewritePass):
 def norms(count):
     """`count` convolutions, each with a batch norm behind it."""
     b = GraphBuilder()
-    value = b.input(shape=(1, 3, 4, 4))
+    value = b.input("x", f32[1, 3, 4, 4])
     for number in range(count):
         generator = torch.Generator().manual_seed(number)
         weight = b.constant(f"w{number}", torch.randn(3, 3, 1, 1, generator=generator))
         parts = [b.constant(f"{part}{number}", torch.rand(3, generator=generator) + 0.5) for part in "gbmv"]
         norm = (*parts, False, 0.1, 1e-5, False)
-        value = b.op("aten.batch_norm", b.op("aten.conv2d", value, weight), *norm)
-    return b.output(value)
+        value = b.aten.batch_norm(b.aten.conv2d(value, weight), *norm)
+    return b.outputs(value)
 
 
 def first(limit, rewrites, graph, *steps):
@@ -85,7 +86,7 @@ def test_what_a_pass_edits_while_at_one_node_is_a_rewrite():
 def test_edits_of_a_pass_that_does_not_say_where_it_is_are_rewrites_with_what_was_made_for_them():
     b = GraphBuilder()
     x = b.input()
-    graph = b.output(*(b.op("aten._to_copy", x, name=f"copy{number}") for number in range(3)))
+    graph = b.outputs(*(b.aten._to_copy(x, name=f"copy{number}") for number in range(3)))
     rewriter = Rewriter(graph)
     for node in graph.nodes:
         two = rewriter.add_constant("two", torch.full((2, 4), 2.0))
@@ -116,14 +117,13 @@ def test_a_pass_that_is_cut_off_anywhere_leaves_a_valid_graph_of_the_same_meanin
 def _messy():
     """Norms to fold, constants to fold, equal nodes and weights, dead nodes, spellings to change."""
     graph = norms(2)
-    builder = GraphBuilder()
-    builder.graph, builder.rewriter = graph, Rewriter(graph)
+    builder = GraphBuilder(graph)
     value = graph.outputs[0].value
     one, two = (builder.constant(name, torch.ones(3, 1, 1)) for name in ("one", "two"))
-    twins = [builder.op("aten.mul.Tensor", value, builder.op("aten.neg", each)) for each in (one, two)]
-    copies = [builder.op("aten.clone", twin) for twin in twins]
-    builder.op("aten.relu", builder.op("aten.relu", value))
-    graph.set_output(graph.outputs[0], builder.op("aten.add.Tensor", *copies))
+    twins = [builder.aten.mul.Tensor(value, builder.aten.neg(each)) for each in (one, two)]
+    copies = [builder.aten.clone(twin) for twin in twins]
+    builder.aten.relu(builder.aten.relu(value))
+    graph.set_output(graph.outputs[0], builder.aten.add.Tensor(*copies))
     verify(graph)
     return graph
 
@@ -150,8 +150,8 @@ def test_no_pass_can_take_the_limit_for_an_error_of_its_own():
     b = GraphBuilder()
     x = b.input()
     for _ in range(3):
-        b.op("aten.relu", x)
-    result, _ = first(1, 2, b.output(x), Stubborn())
+        b.aten.relu(x)
+    result, _ = first(1, 2, b.outputs(x), Stubborn())
     assert len(result.graph.nodes) == 1
     assert result.records[0].reports == []
     assert not issubclass(RewriteLimitReached, Exception)

@@ -24,8 +24,8 @@ from graphpress.passes.framework import (
 )
 from graphpress.passes.framework.driver import RuleIndex
 from graphpress.passes.framework.patterns import Any, Op
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
-from tests.passes.framework.sample_passes import Idle
+from graphpress.passes.framework.testing import GraphBuilder, op_names
+from tests.passes.framework.sample_passes import Idle, relu_chain
 
 RELUS = Op("aten.relu", Op("aten.relu", Any("x")))
 
@@ -160,7 +160,7 @@ def test_rules_of_any_options_are_found_by_name():
         ]
         assert Choosing(1).all_rules() == (drop_relu,)
         b = GraphBuilder()
-        graph = b.output(b.op("aten.neg", b.input()))
+        graph = b.outputs(b.op("aten.neg", b.input()))
         assert op_names(run_pass(Choosing(1), graph).graph) == ["neg"]
         assert op_names(run_pass(Choosing(2), graph).graph) == []
         with pytest.raises(PassRegistrationError, match="has a rule 'drop-neg' already"):
@@ -182,7 +182,7 @@ def test_a_new_node_that_stands_for_the_root_has_its_name():
         rules = (spell_out,)
 
     b = GraphBuilder()
-    graph = b.output(b.op("aten.neg", b.input(), name="minus"))
+    graph = b.outputs(b.op("aten.neg", b.input(), name="minus"))
     result = run_pass(SpellOut(), graph).graph
     assert [(node.name, node.op.short_name) for node in result.nodes] == [("add", "add"), ("minus", "sub")]
 
@@ -266,7 +266,7 @@ def test_a_driver_tries_a_node_again_when_what_it_reads_from_afar_changed():
         rules = (drop_neg, drop_sigmoid)
 
     b = GraphBuilder()
-    graph = b.output(b.op("aten.neg", b.input()), b.op("aten.sigmoid", b.input("y")))
+    graph = b.outputs(b.op("aten.neg", b.input()), b.op("aten.sigmoid", b.input("y")))
     result = run_pass(Both(), graph, verify=False)
     assert op_names(result.graph) == []
     assert result.records[0].statistics == {"drop-sigmoid": 1, "drop-neg": 1}

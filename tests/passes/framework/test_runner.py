@@ -19,7 +19,8 @@ from graphpress.passes.framework import (
     Violation,
     run_pass,
 )
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder, op_names
+from tests.passes.framework.sample_passes import relu_chain
 
 
 class DropOneRelu(Pass):
@@ -224,5 +225,11 @@ def test_one_pass_runs_by_itself_with_the_facts_it_needs_assumed():
 def test_nothing_is_printed(capfd):
     builder = GraphBuilder()
     x = builder.input()
-    run(builder.output(builder.op("aten.relu", x)), Cse(), Dce())
+    run(builder.outputs(builder.aten.relu(x)), Cse(), Dce())
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_runner_is_no_other_runner():
+    one, other = Runner(), Runner()
+    assert one != other
+    assert len({one, other}) == 2

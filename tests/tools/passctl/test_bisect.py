@@ -17,8 +17,8 @@ from graphpress.ir import load_graph, parse_graph, save_graph
 from graphpress.passes.framework import PassFailed, Pipeline, Runner
 from graphpress.passes.framework.debugging.bundles import Bundle
 from graphpress.passes.framework.hooks import ReproducerOnFailure
+from graphpress.passes.framework.testing import op_names
 from graphpress.tools.passctl.main import cli
-from tests.graph_builder import op_names
 from tests.passes.framework.failing_passes import SampleCrash, SampleOptionCrash, conv_blocks
 
 torch.set_num_threads(1)

@@ -12,9 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from graphpress.ir import save_graph
-from graphpress.ir.dtypes import DType
+from graphpress.passes.framework.testing import GraphBuilder, f32, i64
 from graphpress.tools.passctl.main import cli
-from tests.graph_builder import GraphBuilder
 from tests.passes.framework import failing_passes  # registers passes
 
 torch.set_num_threads(1)
@@ -46,28 +45,28 @@ def saved(tmp_path_factory) -> Path:
 def signs():
     b = GraphBuilder()
     x = b.input()
-    near = b.op("aten.mul.Tensor", b.op("aten.neg", x), b.op("aten.relu", x), name="near")
-    far = b.op("aten.mul.Tensor", b.op("aten.relu", x), b.op("aten.relu", x), name="far")
-    hit = b.op("aten.add.Tensor", near, b.op("aten.neg", far), name="hit")
-    return b.output(hit, b.op("aten.sin", far, name="sine"))
+    near = b.aten.mul.Tensor(b.aten.neg(x), b.aten.relu(x), name="near")
+    far = b.aten.mul.Tensor(b.aten.relu(x), b.aten.relu(x), name="far")
+    hit = b.aten.add.Tensor(near, b.aten.neg(far), name="hit")
+    return b.outputs(hit, b.aten.sin(far, name="sine"))
 
 
 def network():
     """A convolution with relu, pooled; a sigmoid beside a convolution, concatenated; a gathering of integers."""
     b = GraphBuilder()
-    x, index = b.input("x", (1, 4, 8, 8)), b.input("index", (1, 16), DType.INT64)
+    x, index = b.input("x", f32[1, 4, 8, 8]), b.input("index", i64[1, 16])
     sizes = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    conv = b.op("aten.conv2d", x, b.constant("w", torch.randn(4, 4, 3, 3)), name="conv", **sizes)
-    relu = b.op("aten.relu", conv, name="relu")
-    pool = b.op("aten.max_pool2d", relu, (2, 2), (2, 2), name="pool")
-    plain = b.op("aten.conv2d", pool, b.constant("v", torch.randn(4, 4, 3, 3)), name="plain", **sizes)
-    gate = b.op("aten.sigmoid", pool, name="gate")
-    other = b.op("aten.conv2d", pool, b.constant("u", torch.randn(4, 4, 3, 3)), name="other", **sizes)
-    joined = b.op("aten.cat", [gate, other], 1, name="joined")
-    flat = b.op("aten.flatten.using_ints", joined, 1, name="flat")
-    linear = b.op("aten.linear", flat, b.constant("fc.weight", torch.randn(16, 128)), name="linear")
-    picked = b.op("aten.gather", linear, 1, index, name="picked")
-    return b.output(picked, b.op("aten.sin", plain, name="sine"))
+    conv = b.aten.conv2d(x, b.constant("w", torch.randn(4, 4, 3, 3)), name="conv", **sizes)
+    relu = b.aten.relu(conv, name="relu")
+    pool = b.aten.max_pool2d(relu, (2, 2), (2, 2), name="pool")
+    plain = b.aten.conv2d(pool, b.constant("v", torch.randn(4, 4, 3, 3)), name="plain", **sizes)
+    gate = b.aten.sigmoid(pool, name="gate")
+    other = b.aten.conv2d(pool, b.constant("u", torch.randn(4, 4, 3, 3)), name="other", **sizes)
+    joined = b.aten.cat([gate, other], 1, name="joined")
+    flat = b.aten.flatten.using_ints(joined, 1, name="flat")
+    linear = b.aten.linear(flat, b.constant("fc.weight", torch.randn(16, 128)), name="linear")
+    picked = b.aten.gather(linear, 1, index, name="picked")
+    return b.outputs(picked, b.aten.sin(plain, name="sine"))
 
 
 @pytest.fixture(autouse=True)
@@ -147,10 +146,10 @@ def test_of_a_pass_without_rules_it_is_told_what_it_did_and_remarked():
 
 def test_why_a_batch_norm_is_left_is_told(saved):
     b = GraphBuilder()
-    x = b.input(shape=(1, 4, 8, 8))
+    x = b.input("x", f32[1, 4, 8, 8])
     parts = [b.constant(name, torch.rand(4) + 0.5) for name in "gbmv"]
-    norm = b.op("aten.batch_norm", b.op("aten.relu", x), *parts, False, 0.1, 1e-5, False, name="norm")
-    save_graph(b.output(norm), saved / "norm.gir")
+    norm = b.aten.batch_norm(b.aten.relu(x), *parts, False, 0.1, 1e-5, False, name="norm")
+    save_graph(b.outputs(norm), saved / "norm.gir")
     text = passctl("norm.gir", "fold-batch-norm", "--node", "norm").stdout
     assert "no convolution or linear layer before it; its output is not read by one layer alone" in text
 

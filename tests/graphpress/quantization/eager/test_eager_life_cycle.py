@@ -293,7 +293,9 @@ assert torch.equal(model(image), expected)
 def test_another_process_loads_it(tmp_path):
     _, module = calibrated(seeded(ConvNet), IMAGE)
     torch.save((module, IMAGE, module(IMAGE).detach()), tmp_path / "model.pt")
-    subprocess.run([sys.executable, "-c", LOADING, str(tmp_path / "model.pt")], check=True)
+    command = [sys.executable, "-c", LOADING, str(tmp_path / "model.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_state_goes_into_a_freshly_prepared_model():

@@ -24,8 +24,9 @@ from graphpress.passes.framework import (
 from graphpress.passes.framework.debugging.bisection import bisect, bisect_numerics
 from graphpress.passes.framework.debugging.rewrite_bisection import changed_lines, first_bad_rewrite
 from graphpress.passes.framework.patterns import Any, Op
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder, op_names
 from tests.passes.framework.failing_passes import SampleCrash, SampleWrongRule, SampleWrongSign, conv_blocks
+from tests.passes.framework.sample_passes import relu_chain
 
 
 def has(name):
@@ -38,9 +39,9 @@ def signs(count=4):
     value = b.input()
     for number in range(count):
         op = "aten.add.Tensor" if number == count // 2 else "aten.mul.Tensor"
-        left = value if op == "aten.add.Tensor" else b.op("aten.neg", value)
-        value = b.op(op, left, b.op("aten.neg", b.op("aten.sin", value)), name=f"join{number}")
-    return b.output(value)
+        left = value if op == "aten.add.Tensor" else b.aten.neg(value)
+        value = b.op(op, left, b.aten.neg(b.aten.sin(value)), name=f"join{number}")
+    return b.outputs(value)
 
 
 def given():
@@ -191,8 +192,8 @@ def test_steps_are_held_to_their_own_effect_or_to_one_for_all():
     b = GraphBuilder()
     value = b.input()
     for _ in range(4):
-        value = b.op("aten.mul.Tensor", value, 2.0)
-    graph, pipeline = b.output(value), Pipeline(Dce(), Rough(), Rough())
+        value = b.aten.mul.Tensor(value, 2.0)
+    graph, pipeline = b.outputs(value), Pipeline(Dce(), Rough(), Rough())
     assert bisect_numerics(graph, pipeline, given()) is None
     found = bisect_numerics(graph, pipeline, given(), effect=CLOSE(rtol=0.025))
     bad = found.rewrite.rewrite

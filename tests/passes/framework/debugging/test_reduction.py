@@ -13,8 +13,9 @@ from graphpress.passes.framework import Pass, Pipeline, Repeat, register_pass
 from graphpress.passes.framework.debugging.bisection import bisect_numerics
 from graphpress.passes.framework.debugging.reduction import ReductionError, reduce
 from graphpress.passes.framework.debugging.reproduction import Case
-from tests.graph_builder import GraphBuilder, op_names, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder, f32, op_names
 from tests.passes.framework.failing_passes import SampleCrash, SampleOptionCrash, SampleWrongSign, conv_blocks
+from tests.passes.framework.sample_passes import relu_chain
 
 
 @register_pass
@@ -33,14 +34,14 @@ class SampleStructureCrash(Pass):
 def wide():
     """A sine and a cosine that meet far from where they are made."""
     b = GraphBuilder()
-    x = b.input(shape=(2, 8))
-    sine, other = b.op("aten.sin", x), b.op("aten.exp", x)
+    x = b.input("x", f32[2, 8])
+    sine, other = b.aten.sin(x), b.aten.exp(x)
     for _ in range(20):
-        other = b.op("aten.relu", other)
-    cosine = b.op("aten.cos", other)
+        other = b.aten.relu(other)
+    cosine = b.aten.cos(other)
     for _ in range(20):
-        other = b.op("aten.relu", other)
-    return b.output(other, b.op("aten.relu", b.op("aten.add.Tensor", sine, cosine)), sine)
+        other = b.aten.relu(other)
+    return b.outputs(other, b.aten.relu(b.aten.add.Tensor(sine, cosine)), sine)
 
 
 def test_only_the_nodes_the_failure_needs_are_left():
@@ -63,8 +64,8 @@ def test_a_part_is_given_the_values_that_reach_it_in_a_run_of_the_whole():
     b = GraphBuilder()
     value = b.input()
     for _ in range(3):
-        value = b.op("aten.mul.Tensor", value, 3.0)
-    graph = b.output(b.op("aten.relu", b.op("aten.sqrt", b.op("aten.neg", value))))
+        value = b.aten.mul.Tensor(value, 3.0)
+    graph = b.outputs(b.aten.relu(b.aten.sqrt(b.aten.neg(value))))
 
     def is_nan(case):
         roots = [node for node in case.graph.nodes if node.op.short_name == "sqrt"]
@@ -104,7 +105,7 @@ def test_the_pipeline_becomes_short():
 def test_another_failure_is_not_taken_for_the_same():
     b = GraphBuilder()
     x = b.input()
-    graph = b.output(b.op("aten.neg", b.op("aten.relu", x)))
+    graph = b.outputs(b.aten.neg(b.aten.relu(x)))
 
     @frozen
     class Two(Pass):

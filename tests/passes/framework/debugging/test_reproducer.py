@@ -12,16 +12,17 @@ from graphpress.passes.framework import BundleError, NumericDrift, Pass, PassFai
 from graphpress.passes.framework.debugging.bundles import Bundle
 from graphpress.passes.framework.hooks import Numerics, ReproducerOnFailure
 from graphpress.passes.framework.registry import unregister_pass
-from tests.graph_builder import GraphBuilder, relu_chain
+from graphpress.passes.framework.testing import GraphBuilder
 from tests.passes.framework.failing_passes import SampleCrash, SampleWrongRule
+from tests.passes.framework.sample_passes import relu_chain
 
 
 def signs():
     b = GraphBuilder()
     x = b.input()
-    total = b.op("aten.add.Tensor", x, b.op("aten.neg", b.op("aten.relu", x)))
-    b.op("aten.sin", total)
-    return b.output(total)
+    total = b.aten.add.Tensor(x, b.aten.neg(b.aten.relu(x)))
+    b.aten.sin(total)
+    return b.outputs(total)
 
 
 def fail(folder, graph, *steps, inputs=None, expected=PassFailed, more=()):
