@@ -1,4 +1,4 @@
-"""Fold batch normalization into the convolution or linear layer next to it.
+"""Folding of batch norms into adjacent convolutions and linear layers.
 
 In evaluation a batch norm is the affine map ``f * x + (beta - f * mean)`` with ``f = gamma / sqrt(var + eps)`` for
 each channel (arXiv 1502.03167). After a layer that is linear in its weight, the map goes into weight and bias::
@@ -40,11 +40,11 @@ from graphpress.passes.weights.scaling import (
 @register_pass
 @frozen
 class FoldBatchNorm(Pass):
-    """Fold each batch norm into the layer before it, or after it.
+    """Fold each batch norm into the layer before it or after it.
 
-    Sound because both are affine in evaluation. A norm stays, with a reason in the report, where something else reads
-    what is between it and the layer, where it normalizes by the statistics of the batch, or where padding stands
-    between.
+    Sound because both are affine in evaluation. A norm stays, with a reason in the report, if another op reads the
+    value between it and the layer, if it normalizes by the statistics of the batch, or if there is padding between
+    them.
 
     Attributes:
         split_shared: fold also into a weight that other layers use, which then is stored once for each.
@@ -96,7 +96,7 @@ class FoldBatchNorm(Pass):
             layer.node,
             "fold.batch_norm_bias",
             {
-                "bias": layer.node.operand("bias"),  # first: the folded bias is named after it
+                "bias": layer.node.operand("bias"),  # first, because the folded bias is named after it
                 "factor": factor,
                 "running_mean": norm.operand("running_mean"),
                 "norm_bias": norm.operand("bias"),
@@ -148,7 +148,7 @@ class FoldBatchNorm(Pass):
 
 
 def _erase_unread(value: Value | None, rewriter: Rewriter) -> None:
-    """Remove what expanded a stored weight, once a scaled copy of it does; its constants are the copy's."""
+    """Erase the unread expansion of a stored weight that a scaled copy replaced; the copy keeps the constants."""
     node = None if value is None else value.node
     if node is not None and node.is_dead:
         operands = [read for _, _, read in node.operand_values()]

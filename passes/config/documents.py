@@ -1,4 +1,4 @@
-"""Configs in YAML documents: reading without running anything, writing whole files or none."""
+"""Safe reading and atomic writing of YAML documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphpress.passes.config.errors import ArgumentError, SpecError
 
 
 def read(source: str | Path) -> Mapping[str, Any]:
-    """The top level of a YAML document: a path, or text (anything with a line break or a colon and a space).
+    """Read the top level of a YAML document: a path, or text (anything with a line break or a colon and a space).
 
     Raises:
         SpecError: when the file is missing, the text is no YAML, has a key twice, or is no dictionary at its top.
@@ -31,7 +31,7 @@ def read(source: str | Path) -> Mapping[str, Any]:
 
 @contextmanager
 def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
-    """What `read` gives; errors of what is built from it name the file."""
+    """Yield the result of `read`; errors in the body name the file."""
     data = read(source)
     try:
         yield data
@@ -42,7 +42,7 @@ def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
 
 
 def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
-    """YAML text of plain data, keys in their order; also written to `path`.
+    """The YAML text of plain data, keys in their order, also written to `path` if there is one.
 
     Raises:
         SpecError: when nothing can be written at `path`.
@@ -58,7 +58,7 @@ def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
 
 
 def section(data: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]:
-    """What stands under one of `keys` at the top of a document; an empty section is an empty dictionary.
+    """The section under one of `keys` at the top of a document; an empty one is an empty dictionary.
 
     Raises:
         SpecError: when none or several of the keys are there, or the section is no dictionary.
@@ -94,7 +94,7 @@ def _is_text(source: str | Path) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice in one dictionary."""
+    """A safe loader that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
