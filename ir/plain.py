@@ -263,9 +263,7 @@ def _from_union(data: Any, arms: tuple[Any, ...], expected: Any) -> Any:
             return from_plain(data, arm)
         except PlainError as error:
             complaint = complaint if arm is types.NoneType else error
-    if (
-        complaint is not None and len(arms) == 2 and types.NoneType in arms
-    ):  # the error of the other type is more specific
+    if complaint is not None and len(arms) == 2 and types.NoneType in arms:  # the error of the other type says more
         raise PlainError(f"{complaint.problem}, or none", complaint.path)
     return _accept(None, False, data, expected)
 

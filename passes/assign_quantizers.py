@@ -120,7 +120,7 @@ class _Assignment:
         self.sites.append(site)
         inner = [attribute for attribute in node.attributes.values() if isinstance(attribute, Graph)]
         if inner:
-            self._context.report(node, "of what it runs inside only the weights are quantized")
+            self._context.report(node, "only weights are quantized in the subgraphs that it runs")
         group = node.annotation(FusionGroup)
         cache = self._resolver.cache_entry(site)
         if cache is not None:

@@ -38,7 +38,7 @@ class ConvertFakeQuant(Pass):
             value = node.operand("input")
             assert value is not None
             if node.operand("scale") is None:
-                context.report(node, "no data reached this quantizer, so its value stays as it is")
+                context.report(node, "no data reached this quantizer, so its value is not quantized")
                 rewriter.replace(node, value)
             elif value.constant is not None and not value.constant.is_mutated:
                 rewriter.replace(node, self._stored(node, value.constant, value.constant.tensor, rewriter))

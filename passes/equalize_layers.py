@@ -108,17 +108,17 @@ def _next_layer(first: Layer) -> Layer | str:
     value = first.node.result
     while True:
         if value.use_count != 1 or not isinstance(value.uses[0].user, Node):
-            return f"what {value.name} holds goes to {'several ops' if value.use_count > 1 else 'no op'}"
+            return f"{value.name} is read by {'several ops' if value.use_count > 1 else 'no op'}"
         user = value.uses[0].user
         second = layer_of(user)
         if second is not None and value.uses[0].operand == "input":
             break
         if not _passes_scale(user, value):
-            return f"{user.name} after it does not pass a scale on"
+            return f"{user.name} after it does not commute with a scale"
         value = user.result
     rank = value.tensor_type.rank
     if first.out_features_axis(first.node.result.tensor_type.rank) != second.in_features_axis(rank):
-        return f"{second.node.name} sums over another axis"
+        return f"{second.node.name} sums over an axis other than the channels"
     return _unusable(second) or second
 
 

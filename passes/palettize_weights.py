@@ -90,7 +90,7 @@ class PalettizeWeights(Pass):
             weight.skip(error, self.leave_indivisible, refused, context)
             return
         if spec.activation_aware:
-            context.report(node, f"{name}: activation_aware needs data, which a pass has none of")
+            context.report(node, f"{name}: activation_aware is ignored, because a pass has no data")
         places = None if mask is None else mask.value
         replace_weight(weight, palettized.expand(weight.base_name, weight.anchor, rewriter, places), rewriter)
         context.count("palettized")

@@ -39,7 +39,7 @@ class StoreCaches(Pass):
             cache = node.operands[note.cache].constant
             quantize = _quantized(node)
             if cache is None or quantize is None:
-                context.report(node, "no data reached its quantizer, so the cache stays as it is")
+                context.report(node, "no data reached its quantizer, so the cache is not quantized")
                 continue
             self._store(node, note, cache, quantize, rewriter)
             context.count("caches")

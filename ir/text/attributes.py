@@ -103,7 +103,7 @@ def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
             return f"{type(value).__name__}.{value.name}"
     if attrs.has(type(value)):
         return format_object(value, extra, classes)
-    raise TextFormError(f"the text form has no spelling for {value!r} of type {type(value).__qualname__}")
+    raise TextFormError(f"the text form cannot represent {value!r} of type {type(value).__qualname__}")
 
 
 def format_object(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
@@ -112,7 +112,7 @@ def format_object(value: Any, extra: Extra = lambda value: None, classes: Mappin
     name = class_name(cls)
     if not _is_registered(cls) and classes.get(name) is not cls:
         raise TextFormError(
-            f"no way to find the class {cls.__qualname__} again: name it in the type of the field that holds it, or "
+            f"the class {cls.__qualname__} cannot be found when the text is read: name it in the type of the field that holds it, or "
             "register it with graphpress.ir.annotation"
         )
     allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]

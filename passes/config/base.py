@@ -144,7 +144,7 @@ class CompressionConfig(PlainForm):
             SpecError: when there is no global config, or no class or name.
         """
         if self.global_config is None:
-            raise SpecError("only_for gives global_config to modules, and it is None", "global_config")
+            raise SpecError("only_for applies global_config to modules, but global_config is None", "global_config")
         if not types_or_names:
             raise SpecError("only_for needs a module class or name")
         for target in types_or_names:
@@ -223,7 +223,7 @@ def as_module(config: ModuleCompressionConfig) -> Any:
     return config
 
 
-_ADVICE = "it is about activations, and only weights are compressed here; use op_state_spec"
+_ADVICE = "it applies to activations, and only weights are compressed here; use op_state_spec"
 
 
 class WeightOnlyOpConfig(OpCompressionConfig):

@@ -209,4 +209,6 @@ def component_key(cls: type) -> str:
         key = registry.key_of(cls)
         if key is not None:
             return key
-    raise SpecError(f"{cls.__module__}.{cls.__qualname__} has no key, so it cannot be written down; register it")
+    raise SpecError(
+        f"{cls.__module__}.{cls.__qualname__} has no key, so it cannot be written as plain data; register it"
+    )

@@ -23,7 +23,7 @@ def read(source: str | Path) -> Mapping[str, Any]:
     try:
         data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise SpecError(f"{where} is no YAML that can be read: {error}") from None
+        raise SpecError(f"{where} is not valid YAML: {error}") from None
     if not isinstance(data, Mapping):
         raise SpecError(f"{where} has {data!r} at its top, not a dictionary")
     return data
@@ -84,7 +84,7 @@ def _text(source: str | Path) -> tuple[str, str]:
     try:
         return path.read_text(encoding="utf-8"), str(path)
     except UnicodeDecodeError as error:
-        raise SpecError(f"{str(path)!r} is no text in UTF-8: {error.reason} at byte {error.start}") from None
+        raise SpecError(f"{str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise SpecError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} stands here twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is a duplicate key", problem_mark=key_node.start_mark)
             seen.add(key)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping

@@ -176,7 +176,7 @@ def entries(to_key: Callable[[Any], Any | None], to_value: Callable[[Any], Any],
             if known is None:
                 raise ArgumentError(f"{key!r} is no key of a dictionary from {wanted}")
             if known in converted:
-                raise ArgumentError(f"{key!r} is there twice, under two spellings").under(known)
+                raise ArgumentError(f"{key!r} is a duplicate key, written in two ways").under(known)
             try:
                 converted[known] = to_value(item)
             except SpecError as error:
@@ -191,7 +191,7 @@ def _specs(spec: type, to_key: Callable[[Any], Any | None], key: str) -> Callabl
 
     def convert_table(value: Any) -> Table | None:
         if isinstance(value, spec):
-            raise SpecError(f"a {spec.__name__} stands alone; accepted: {{'*': spec}} for every tensor, or None")
+            raise SpecError(f"a {spec.__name__} without a key; accepted: {{'*': spec}} for every tensor, or None")
         return None if value is None else convert(value)
 
     return convert_table

@@ -28,7 +28,7 @@ class Granularity(Tagged):
             AxisError: when the axis is out of range, or omitted (see `weight_block_shape`).
             BlockSizeError: when a block or group size does not divide its axis.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it cuts a tensor")
+        raise TypeError(f"{type(self).__name__} does not define `block_shape`")
 
     def scale_shape(self, shape: Shape, name: str = "tensor") -> Shape:
         """Shape of the scale of a tensor of `shape`: the number of boxes along each axis. Raises as `block_shape`."""

@@ -99,7 +99,7 @@ class SparsitySchedule(Tagged):
 
     def sparsity(self, step: int, target: float) -> float:
         """The sparsity at `step` (from 0) of a weight with the final sparsity `target`."""
-        raise TypeError(f"{type(self).__name__} does not say how sparsity grows")
+        raise TypeError(f"{type(self).__name__} does not define `sparsity`")
 
 
 @strict_arguments

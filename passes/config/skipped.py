@@ -110,7 +110,7 @@ def indivisible(name: str, error: AxisError | BlockSizeError, location: Location
 def cannot_be_cut(refused: Sequence[SkippedWeight]) -> str:
     """The error message about weights that blocks, groups or vectors do not divide."""
     count = f"{len(refused)} weight{'s' * (len(refused) > 1)}"
-    return f"{count} cannot be cut as the config says (leave_indivisible=True skips such weights):{_lines(refused)}"
+    return f"{count} cannot be divided as the config says (leave_indivisible=True skips such weights):{_lines(refused)}"
 
 
 def _lines(weights: Iterable[SkippedWeight]) -> str:

@@ -145,5 +145,5 @@ class WeightResolver:
         if usual.key != WEIGHT or usual.spec is None:
             return None
         accepted = " or ".join(map(repr, (*site.names[:1], ALL)))
-        detail = f"{usual.source} does not mean it, and no other entry names it; keys that do: {accepted}"
+        detail = f"{usual.source} does not match it, and no other entry does; keys that would: {accepted}"
         return SkippedWeight(name, SkipReason.UNNAMED, detail, site.location)

@@ -47,7 +47,7 @@ def assert_effect(pass_: Pass, graph: Graph, inputs: Sequence[Any], *, changes: 
         assert result.changed, f"{pass_} changed nothing"
     if had_locations:
         lost = [node.name for node in result.graph.nodes if not node.location.origins]
-        assert not lost, f"{pass_} made nodes that come from nowhere: {lost}"
+        assert not lost, f"{pass_} made nodes without a location: {lost}"
     drifts = compare(before, execute(result.graph, inputs), pass_.effect)
     _assert_within(pass_.effect, drifts, str(pass_), result.graph)
     result.records[0].drift = drifts

@@ -139,7 +139,7 @@ def test_what_does_not_pass_a_scale_is_left_with_a_reason():
     made = b.op("aten.linear", b.input("x", (2, 4)), b.constant("w", uneven(4, 4)))
     value = b.op("aten.sigmoid", made)
     graph = b.output(b.op("aten.linear", value, b.constant("v", uneven(3, 4))))
-    assert "sigmoid after it does not pass a scale on" in reports(graph)
+    assert "sigmoid after it does not commute with a scale" in reports(graph)
 
 
 def test_a_value_that_others_read_is_left_with_a_reason():
