@@ -112,8 +112,8 @@ def format_object(value: Any, extra: Extra = lambda value: None, classes: Mappin
     name = class_name(cls)
     if not _is_registered(cls) and classes.get(name) is not cls:
         raise TextFormError(
-            f"the class {cls.__qualname__} cannot be found when the text is read: name it in the type of the field that holds it, or "
-            "register it with graphpress.ir.annotation"
+            f"the class {cls.__qualname__} cannot be found when the text is read: name it in the type of the "
+            "field that holds it, or register it with graphpress.ir.annotation"
         )
     allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]
     fields = []

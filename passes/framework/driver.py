@@ -272,6 +272,6 @@ class _Driver:
         cycling = ", ".join(f"{name!r}" for name, _ in names.most_common())
         last = "\n".join(f"  {name} at {where} ({location})" for name, where, location in list(self.recent)[-8:])
         return (
-            f"the rules do not terminate: {self.count} rewrites, the budget is {self.budget} for {len(self.graph.nodes)} "
-            f"nodes; cycling: {cycling}; the last rewrites:\n{last}"
+            f"the rules do not terminate: {self.count} rewrites, the budget is {self.budget} for "
+            f"{len(self.graph.nodes)} nodes; cycling: {cycling}; the last rewrites:\n{last}"
         )
