@@ -146,7 +146,7 @@ def test_a_value_that_others_read_is_left_with_a_reason():
     b = GraphBuilder()
     value = b.op("aten.relu", b.op("aten.linear", b.input("x", (2, 4)), b.constant("w", uneven(4, 4))))
     graph = b.output(b.op("aten.linear", value, b.constant("v", uneven(3, 4))), value)
-    assert "goes to several ops" in reports(graph)
+    assert "read by several ops" in reports(graph)
 
 
 def test_a_weight_that_others_read_is_left_with_a_reason():
