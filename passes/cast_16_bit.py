@@ -261,7 +261,7 @@ class IntegerCaster:
         return list(chosen.values())
 
     def _positional(self) -> set[int]:
-        """Values that an index or a size is, or is computed from."""
+        """Values that are an index or a size, or from which one is computed."""
         found: set[int] = set()
         for node in reversed(self.graph.nodes):
             counts = node.op.has(Trait.SYMBOLIC) or any(isinstance(r.type, ScalarType) for r in node.results)

@@ -1,15 +1,15 @@
 """Folding of batch norms into adjacent convolutions and linear layers.
 
 In evaluation a batch norm is the affine map ``f * x + (beta - f * mean)`` with ``f = gamma / sqrt(var + eps)`` for
-each channel (arXiv 1502.03167). After a layer that is linear in its weight, the map goes into weight and bias::
+each channel (arXiv 1502.03167). After a layer that is linear in its weight, the map is applied to weight and bias::
 
     f * (W x + b - mean) + beta  =  (f W) x + (b - mean) f + beta
 
-and before one, through the layer's input channels, where no padding brings in zeros that the norm would have moved::
+and before such a layer, to its input channels, if it does not pad with zeros, which the norm would have shifted::
 
     W (f x + h) + b  =  (W f) x + (W h + b)        with h = beta - f * mean
 
-The folded tensors are written as expressions of the `fold` dialect over the original parameters, so that a prepared
+The folded tensors are expressions of the `fold` dialect over the original parameters, so that a prepared
 model can still train them; `fold-constants` evaluates them. Weights that are compressed already absorb the factor in
 their scale, or in a lookup table that belongs to one output channel.
 """
@@ -47,7 +47,7 @@ class FoldBatchNorm(Pass):
     them.
 
     Attributes:
-        split_shared: fold also into a weight that other layers use, which then is stored once for each.
+        split_shared: also fold into weights that other layers use; these are then stored once per layer.
     """
 
     needs = frozenset({CANONICAL})
@@ -58,7 +58,7 @@ class FoldBatchNorm(Pass):
     split_shared: bool = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Fold forward into layers before, then backward into layers after, so that norms in a row all go."""
+        """Fold into preceding layers in order, then into following layers in reverse, so that adjacent norms all fold."""
         before: dict[Node, FoldError] = {}
         for norm in graph.nodes:
             if norm.op.name == "aten.batch_norm":

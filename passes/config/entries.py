@@ -94,7 +94,7 @@ class ModuleScope:
     """A module that an op runs in.
 
     Attributes:
-        path: its name in the model, as `named_modules` gives it; the model itself is ``""``.
+        path: its name in the model, as in `named_modules`; the model itself is ``""``.
         type_names: fully qualified names of its class; several if one class replaces another.
     """
 
@@ -118,9 +118,9 @@ class OpSite:
         name: name of the node (``linear_1``), or in eager mode ``module.path.op``.
         op_type: such as ``conv2d``; ``aten.conv2d.default`` means the same.
         module_stack: the modules it runs in, the model itself first.
-        inputs: names of its operands, by position; None where unknown.
-        outputs: names of its results, by position; None where unknown.
-        states: names of its parameters and buffers within their module; None where unknown.
+        inputs: names of its operands, by position; None if unknown.
+        outputs: names of its results, by position; None if unknown.
+        states: names of its parameters and buffers within their module; None if unknown.
     """
 
     name: str
@@ -138,12 +138,12 @@ Table = dict[Any, Any]
 
 
 def state_table(spec: type) -> Callable[[Any], Table | None]:
-    """Convert a dictionary from state names (literal or regular expression, or ``"*"``) to specs; None stays."""
+    """Convert a dictionary from state names (literal or regular expression, or ``"*"``) to specs, or None."""
     return _specs(spec, name_key, "the name of a state tensor, such as 'weight', or '*'")
 
 
 def edge_table(spec: type) -> Callable[[Any], Table | None]:
-    """Convert a dictionary from input or output indices, names, or ``"*"`` to specs; None stays."""
+    """Convert a dictionary from input or output indices, names, or ``"*"`` to specs, or None."""
     return _specs(spec, _index_or_name, "an index (0, 1, ...), the name of an operand, or '*'")
 
 
@@ -198,7 +198,7 @@ def _specs(spec: type, to_key: Callable[[Any], Any | None], key: str) -> Callabl
 
 
 def _index_or_name(key: Any) -> int | str | None:
-    # JSON has string keys only, so an index arrives as its digits.
+    # JSON has string keys only, so an index is a string of digits.
     if isinstance(key, str):
         return int(key) if key.isdecimal() and key.isascii() else key
     return key if isinstance(key, int) and not isinstance(key, bool) and key >= 0 else None

@@ -104,8 +104,8 @@ class PalettizationSpec(PlainForm):
         cluster_dim: values in one LUT entry; above 1, vectors are clustered.
         enable_per_channel_scale: divide each output channel by its largest magnitude before clustering.
         training_strategy_spec: how the weight is trained.
-        activation_aware: in a calibration without a loss, let the squared error of each element count by the second
-            moment of the input that it multiplies; False counts all alike.
+        activation_aware: in a calibration without a loss, weight the squared error of each element by the second
+            moment of the input that it multiplies; False weights all equally.
 
     Raises:
         SpecError: for an invalid value; the message names the accepted ones.

@@ -89,7 +89,7 @@ class QATSchedule(PlainForm):
     Attributes:
         enable_observer: ranges are observed from here on.
         enable_fake_quant: quantization is simulated from here on, not before ranges are observed.
-        disable_observer: ranges stay as they are from here on; None observes to the end.
+        disable_observer: ranges are fixed from here on; None observes to the end.
     """
 
     enable_observer: int = attrs.field(default=0, converter=checked(integer(0)))

@@ -62,7 +62,7 @@ class SpecEntry:
 
 @attrs.frozen
 class SpecTable:
-    """A dictionary of specs; explicit keys precede ``"*"``, and the last matching one wins."""
+    """A dictionary of specs; explicit keys take precedence over ``"*"``, and the last matching one wins."""
 
     source: str
     explicit: tuple[SpecEntry, ...]
@@ -70,7 +70,7 @@ class SpecTable:
 
     @classmethod
     def of(cls, table: Table | None, source: str) -> SpecTable | None:
-        """Compile a dictionary; None stays None."""
+        """Compile a dictionary; None if there is none."""
         if table is None:
             return None
         explicit = tuple(SpecEntry.of(key, spec, source) for key, spec in table.items() if key != ALL)
@@ -189,7 +189,7 @@ class Governing:
 
     Attributes:
         source: its path, such as ``module_name_configs['layer1.*']``.
-        level: which kind of entry it is.
+        level: its kind.
         rules: its compiled config; None skips everything.
         is_own: True if it matches the innermost module itself, not an enclosing one.
     """

@@ -14,7 +14,7 @@ from graphpress.passes.config.errors import AxisError, BlockSizeError
 
 
 class SkipReason(Enum):
-    """Why a weight is skipped."""
+    """The kinds of reasons why a weight is skipped."""
 
     INDIVISIBLE = "indivisible"
     """Blocks, groups or vectors do not divide it, or its op has no default axis to lay them along."""
@@ -61,7 +61,7 @@ class SkippedWeight:
         return f"{self.name}{where}: {self.detail}"
 
     def data(self) -> dict[str, Any]:
-        """Plain data, for JSON; the location apart."""
+        """Plain data for JSON, with the location as a separate entry."""
         return {"name": self.name, "reason": self.reason.value, "detail": self.detail}
 
 

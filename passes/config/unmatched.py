@@ -72,7 +72,7 @@ _default = OnUnmatched.DEFAULT
 
 
 def set_default_for_unmatched(action: str) -> None:
-    """Let configs whose `on_unmatched` is ``"default"`` do `action` instead, in this process.
+    """Set the action of configs whose `on_unmatched` is ``"default"``, in this process.
 
     For applications that read configs of other tools. ``"default"`` restores an error by name and a warning by type.
     """
@@ -92,7 +92,7 @@ def report_unmatched(
     Args:
         config: the config.
         sites: every op of the model.
-        modules: modules of the model, for those in which no op runs.
+        modules: modules of the model, including those in which no op runs.
         on_unmatched: overrides the setting of the config.
         boundaries: by module, the names of its inputs and outputs, by position; other modules are not
             checked.
@@ -229,7 +229,7 @@ def _tables(config: Any, source: str, sites: list[OpSite]) -> Iterator[Unmatched
 
 
 def _state_table(table: Table | None, source: str, known: list[tuple[str, ...] | None]) -> Iterator[UnmatchedEntry]:
-    """As `_table`, but a key beside others that match passes unless it looks misspelt: not every op has a bias."""
+    """As `_table`, but report a key beside matching ones only if it looks misspelt: not every op has a bias."""
     entries = list(_table(table, source, known))
     all_miss = len(entries) == sum(key != ALL for key in table or ())
     has_all = table is not None and ALL in table

@@ -88,9 +88,9 @@ class Candidate:
 
     Attributes:
         rule: the rule.
-        tests: predicates that the node satisfies.
-        literals: Python values of the node, each under one of several names.
-        operands: ops that produce its operands.
+        tests: predicates that the node must satisfy.
+        literals: Python values that the node must have, each under one of the names.
+        operands: ops, each of which must produce one of its operands.
     """
 
     rule: Rule
@@ -152,7 +152,7 @@ class _Driver:
     def run(self) -> int:
         """Sweep over the possible roots until nothing changes.
 
-        The worklist alone misses roots whose checks read distant nodes. Nodes added later were queued when added.
+        The worklist alone misses roots whose checks read distant nodes. Nodes added later were queued when added, so `seen` has them.
         """
         before, sweep = -1, list(self.graph.nodes_of(self.index.__getitem__))
         while before != self.count:
@@ -248,8 +248,8 @@ class _Driver:
     def enqueue_around(self, match: Match, nearby: list[Value]) -> None:
         """Queue the possible roots near a rewrite.
 
-        These are the changed nodes, their readers up to the depth of the patterns, and the nodes that became the only
-        readers of an operand of the matched nodes.
+        These are the changed nodes, their readers up to the depth of the patterns, and the readers of
+        those operands of the matched nodes that have few readers left.
         """
         wave = [node for node in self.touched if node.graph is self.graph]
         wave += [

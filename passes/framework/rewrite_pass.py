@@ -57,7 +57,7 @@ def add_rule(pass_class: type[RewritePass], rule: Rule) -> Rule:
     """
     if not (isinstance(pass_class, type) and issubclass(pass_class, RewritePass)):
         takes = " or ".join(sorted(cls.__name__ for cls in registered_passes() if issubclass(cls, RewritePass)))
-        raise PassRegistrationError(f"{pass_class!r} takes no rules, as it is no RewritePass; add them to {takes}")
+        raise PassRegistrationError(f"{pass_class!r} takes no rules, because it is no RewritePass; add them to {takes}")
     if not isinstance(rule, Rule):
         raise PassRegistrationError(f"cannot add to the pass {pass_class.name!r}: {not_a_rule(rule)}")
     added = _ADDED.setdefault(pass_class.name, {})
