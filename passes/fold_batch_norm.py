@@ -58,7 +58,7 @@ class FoldBatchNorm(Pass):
     split_shared: bool = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Fold into preceding layers in order, then into following layers in reverse, so that adjacent norms all fold."""
+        """Fold into preceding layers in order, then into following ones in reverse, so that adjacent norms all fold."""
         before: dict[Node, FoldError] = {}
         for norm in graph.nodes:
             if norm.op.name == "aten.batch_norm":

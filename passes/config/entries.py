@@ -176,7 +176,7 @@ def entries(to_key: Callable[[Any], Any | None], to_value: Callable[[Any], Any],
             if known is None:
                 raise ArgumentError(f"{key!r} is no key of a dictionary from {wanted}")
             if known in converted:
-                raise ArgumentError(f"{key!r} is a duplicate key, written in two ways").under(known)
+                raise ArgumentError(f"{key!r} is given twice, in two forms").under(known)
             try:
                 converted[known] = to_value(item)
             except SpecError as error:

@@ -152,7 +152,8 @@ class _Driver:
     def run(self) -> int:
         """Sweep over the possible roots until nothing changes.
 
-        The worklist alone misses roots whose checks read distant nodes. Nodes added later were queued when added, so `seen` has them.
+        The worklist alone misses roots whose checks read distant nodes. `seen` includes nodes added later, which were
+        queued when added.
         """
         before, sweep = -1, list(self.graph.nodes_of(self.index.__getitem__))
         while before != self.count:
