@@ -1,7 +1,7 @@
-"""Files and folders that are replaced whole: a reader finds the old one or the new one, never half of one.
+"""Atomic replacement of files and folders.
 
-Everything is written beside its target and renamed into place, so that a run that is interrupted at any moment, or a
-disk that fills up, leaves what was there before. What cannot be written is a `FileError` with the path and the reason.
+Everything is written beside its target and renamed into place, so that an interrupted run or a full disk leaves the
+previous contents. A failed write raises `FileError` with the path and the reason.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class FileError(GraphpressError, OSError):
     """A file or folder that cannot be written.
 
     Attributes:
-        path: which.
-        reason: why not, such as ``No space left on device``.
+        path: the path.
+        reason: the reason, such as ``No space left on device``.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: object):
@@ -40,12 +40,12 @@ class FileError(GraphpressError, OSError):
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], error: OSError) -> FileError:
-        """The error of a write to `path` that ended with `error`."""
+        """Make the error of a write to `path` that failed with `error`."""
         return cls(path, error.reason if isinstance(error, FileError) else error.strerror or error)
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
-    """Write text, in UTF-8, or bytes.
+    """Write text (in UTF-8) or bytes to a file, atomically.
 
     Raises:
         FileError: when `path` cannot be written.
@@ -60,9 +60,9 @@ def write_file(path: str | os.PathLike[str], content: str | bytes | memoryview) 
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, then rename it to `path`.
+    """Call `write` with a temporary path beside `path`, then rename the file to `path`.
 
-    A run that is interrupted, or a `write` that raises, leaves what was at `path` as it was.
+    If the run is interrupted or `write` raises, the previous file at `path` stays.
 
     Raises:
         FileError: when `path` cannot be written.
@@ -73,7 +73,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
-        temporary.chmod(mode)  # of any new file: some writers make theirs private
+        temporary.chmod(mode)  # the mode of any new file; some writers create private ones
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -85,10 +85,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
 
 
 def check_writable(path: Path) -> None:
-    """Raise where no file can be made at `path`, as far as that can be known before.
+    """Raise if a file cannot be written at `path`, as far as can be known in advance.
 
     Raises:
-        FileError: when its folder is missing or closed, or a folder is there already.
+        FileError: if its folder is missing or not writable, or `path` is a folder.
     """
     folder = path.parent
     if not folder.is_dir():
@@ -100,7 +100,7 @@ def check_writable(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, unless it is there.
+    """Make a folder and its parents if missing.
 
     Raises:
         FileError: when it cannot be made.
@@ -113,10 +113,10 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to build a folder at; on success it takes the place of `target`.
+    """Yield a path beside `target` for building a folder; on success, that folder replaces `target`.
 
-    Missing parents of `target` are made. When the body raises, what it built and the parents made for it are removed,
-    and `target` is as it was.
+    Missing parents of `target` are made. If the body raises, the new folder and the new parents are removed,
+    and `target` is unchanged.
 
     Raises:
         FileError: when nothing can be written beside `target`, or the new folder cannot be put in its place.
@@ -141,11 +141,11 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 
 def _put_in_place(built: Path, target: Path, workshop: Path) -> None:
-    """Rename `built` to `target`; what was there before ends up in `workshop`, which the caller deletes."""
+    """Rename `built` to `target`; the previous folder moves to `workshop`, which the caller deletes."""
     if not os.path.lexists(target):
         built.rename(target)
     elif not _exchange(built, target):
-        # No atomic swap on this system: the old folder is out of its place for an instant, but never lost.
+        # Without an atomic swap, the old folder is absent for an instant, but never lost.
         old = target.rename(workshop / "old")
         try:
             built.rename(target)
@@ -155,7 +155,7 @@ def _put_in_place(built: Path, target: Path, workshop: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two paths atomically; False where the system or the file system cannot."""
+    """Swap two paths atomically; return False if the system or the file system does not support it."""
     names = os.fsencode(first), os.fsencode(second)
     try:
         library = ctypes.CDLL(None, use_errno=True)

@@ -1,6 +1,6 @@
-"""Plain data: to and from typed objects.
+"""Conversion between typed objects and plain data.
 
-Plain data is what JSON, YAML and the text of pipelines hold: None, booleans, numbers, strings, lists, dictionaries.
+Plain data is the common data of JSON, YAML and pipeline text: None, booleans, numbers, strings, lists, dictionaries.
 
 ====================================  ====================================================================
 object                                plain data
@@ -10,18 +10,18 @@ list, tuple and other sequences, set  list; a set in the order of its items' tex
 mapping                               dictionary
 Enum member                           its name
 `DType`                               its name in the text form, such as ``i4``
-class with `to_dict` and `from_dict`  what these say
+class with `to_dict` and `from_dict`  the result of `to_dict`
 attrs object                          dictionary of its constructor's arguments
 ====================================  ====================================================================
 
-`to_plain` writes; a client with other leaves (configs write enums by value, the command line writes types as the text
-form has them) passes its own function for these. `from_plain` reads what a declared type says, and checks it. Its
-clients are options of passes, files of measurements, and reproducers.
+`to_plain` writes; a client with other leaves (configs write enums by value, the command line writes types in the text
+form) passes its own function for them. `from_plain` reads data as a declared type, and checks it. Its clients are
+options of passes, files of measurements, and reproducers.
 
-Two neighbours are no clients, since they do something else. The text form of graphs (`graphpress.ir.text.attributes`)
-tells the class of each object in its text, for attributes have no declared types. The constructors of configs
-(`graphpress.passes.config.arguments`) check what is given from Python as well; they accept the plain form of each
-argument, so that reading a config is calling its constructor.
+Two similar modules are not clients. The text form of graphs (`graphpress.ir.text.attributes`) writes the class of each
+object, because attributes have no declared types. The constructors of configs (`graphpress.passes.config.arguments`)
+also check arguments from Python; they accept the plain form of each argument, so that reading a config means calling
+its constructor.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from graphpress.ir.errors import GraphpressError, suggestion
 
 
 class PlainError(GraphpressError, ValueError):
-    """Plain data that is not of the type it should be, or an object without plain form.
+    """Plain data of the wrong type, or an object without plain form.
 
     Attributes:
-        problem: what is wrong, and what would be accepted.
-        path: where, from the outermost object, such as ``global_config.op_state_spec.weight.n_bits``.
+        problem: the error, with what would be accepted.
+        path: the path from the outermost object, such as ``global_config.op_state_spec.weight.n_bits``.
     """
 
     def __init__(self, problem: str, path: str = ""):
@@ -57,18 +57,18 @@ class PlainError(GraphpressError, ValueError):
         return f"{self.path}: {self.problem}" if self.path else self.problem
 
     def under(self, key: Hashable) -> Self:
-        """The same error, seen from the object that holds the offending one under `key`."""
+        """The same error with `key` prefixed to its path."""
         return type(self)(self.problem, join_path(key, self.path))
 
 
 def join_path(key: Hashable, rest: str) -> str:
-    """One path from a key and what lies under it: dots between names, brackets round anything else."""
+    """Join a key and a path: dots between names, brackets around other keys."""
     head = key if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
     return head + rest if not rest or rest.startswith("[") else f"{head}.{rest}"
 
 
 class Word(str):
-    """A word without quotes, in text that has them. Its meaning depends on the type: a keyword, or a member's name."""
+    """An unquoted word in pipeline text: a keyword or the name of an enum member, depending on the type."""
 
 
 KEYWORDS: Mapping[str, Any] = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
@@ -79,7 +79,7 @@ _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def named(value: Any) -> Any:
-    """The plain form of what names itself: members of enums, element types, objects with `to_dict`.
+    """The plain form of enum members, element types and objects with `to_dict`.
 
     NotImplemented for anything else.
     """
@@ -110,15 +110,16 @@ def to_plain(
     special: Callable[[Any], Any] = named,
     fields: Callable[[Any], Mapping[str, Any]] = all_fields,
 ) -> Any:
-    """`value` as plain data. Always fresh: nothing is shared with `value`.
+    """Convert `value` to plain data that shares nothing with it.
 
     Args:
         value: see the table above.
-        special: the plain form of a value that is no number, string, boolean or None; NotImplemented for the one above.
-        fields: what to write of an attrs object.
+        special: a function that returns the plain form of a value that is no number, string, boolean or None; or
+            NotImplemented, for the form in the table.
+        fields: a function that returns the fields to write of an attrs object.
 
     Raises:
-        PlainError: when something has no plain form; with its path.
+        PlainError: if a part of `value` has no plain form; with its path.
     """
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -156,7 +157,7 @@ def _plain_key(key: Any, special: Callable[[Any], Any]) -> Any:
 
 
 def _is_same(value: Any, default: Any) -> bool:
-    """True when a value need not be written: it tells 1 from 1.0 and from True, and -0.0 from 0.0."""
+    """True if two values are equal, distinguishing 1, 1.0 and True, and 0.0 and -0.0."""
     if value is default:
         return True
     if type(value) is not type(default):
@@ -174,7 +175,7 @@ def _text_of(value: Any) -> str:
 
 
 def finite(data: Any) -> Any:
-    """Plain data for JSON: infinities and NaN, which it has no numbers for, as strings, and all keys as strings."""
+    """Plain data for JSON, with infinities, NaN and all keys as strings."""
     if isinstance(data, float) and not math.isfinite(data):
         return str(data)
     if isinstance(data, Mapping):
@@ -191,7 +192,7 @@ def constructor_fields(cls: type) -> tuple[Any, ...]:
 
 
 def default_of(field: Any) -> Any:
-    """The default of a field; `attrs.NOTHING` where it has none, or makes it from other fields."""
+    """The default of a field; `attrs.NOTHING` if it has none or computes it from other fields."""
     default = field.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return attrs.NOTHING if default.takes_self else default.factory()
@@ -203,7 +204,7 @@ def field_types(cls: type) -> Mapping[str, Any]:
     """The type of every constructor argument of an attrs class, by the name it is passed as.
 
     Raises:
-        PlainError: when an annotation names something its module does not have.
+        PlainError: if an annotation has a name that its module does not define.
     """
     try:
         hints = typing.get_type_hints(cls)
@@ -216,13 +217,13 @@ def field_types(cls: type) -> Mapping[str, Any]:
 
 
 def from_plain(data: Any, expected: Any) -> Any:
-    """The object of type `expected` whose plain form is `data`.
+    """Read `data` as an object of type `expected`.
 
     Text in quotes is never a keyword; a `Word` is. Floats are also read from whole numbers, and from the strings that
-    `finite` makes. Lists are read as tuples where the type does not ask for lists or sets.
+    `finite` makes. Lists are read as tuples unless the type is a list or a set.
 
     Raises:
-        PlainError: when it does not fit; with its path, what was found, and what would be accepted.
+        PlainError: if it does not fit; with the path, what was found, and what would be accepted.
     """
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if expected is Any or expected is object or isinstance(expected, typing.TypeVar):
@@ -255,14 +256,14 @@ def from_plain(data: Any, expected: Any) -> Any:
 
 
 def _from_union(data: Any, arms: tuple[Any, ...], expected: Any) -> Any:
-    """The first arm that fits; a number that is written whole is an int where both int and float would do."""
+    """Read the first arm that fits; a whole number is an int if the union has both int and float."""
     complaint = None
     for arm in sorted(arms, key=lambda arm: (arm is not types.NoneType, arm is float)):
         try:
             return from_plain(data, arm)
         except PlainError as error:
             complaint = complaint if arm is types.NoneType else error
-    if complaint is not None and len(arms) == 2 and types.NoneType in arms:  # the complaint of its type says most
+    if complaint is not None and len(arms) == 2 and types.NoneType in arms:  # the error of the other type says more
         raise PlainError(f"{complaint.problem}, or none", complaint.path)
     return _accept(None, False, data, expected)
 
@@ -315,7 +316,7 @@ def _item(data: Any, expected: Any, key: Hashable) -> Any:
 
 
 def _has_plain_form(kind: type) -> bool:
-    """True for configs and specs: they say themselves how they are written as plain data."""
+    """True for classes with `to_dict` and `from_dict`, such as configs and specs."""
     return hasattr(kind, "to_dict") and hasattr(kind, "from_dict")
 
 
@@ -345,7 +346,7 @@ def _instance(data: Any, kind: type) -> Any:
 
 
 def _untyped(data: Any) -> Any:
-    """What data means where no type says more."""
+    """Read data without a declared type."""
     if isinstance(data, Word):
         if data not in KEYWORDS:
             raise PlainError(f"expected a value, found {data}; strings are written in double quotes")

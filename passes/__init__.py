@@ -1,1 +1,1 @@
-"""Part of graphpress."""
+"""Compiler passes over the IR, one per module."""

@@ -1,4 +1,4 @@
-"""Mark the ops that a backend runs as one."""
+"""Annotation of fusion groups: ops that a backend runs as one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from graphpress.passes.framework.registry import register_pass
 class AnnotateFusion(Pass):
     """Annotate every node that starts, continues or ends a fusion group.
 
-    Only notes are left, so the numbers cannot change. Groups do not overlap: a node belongs to the first group that
-    reaches it in execution order, longest pattern first.
+    Only annotations are added, so the numbers cannot change. Groups do not overlap: a node
+    belongs to the first group that reaches it in execution order, longest pattern first.
     """
 
     needs = frozenset({CANONICAL})
@@ -27,14 +27,14 @@ class AnnotateFusion(Pass):
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit once every node whose op begins a pattern."""
+        """Visit each node whose op begins a fusion pattern."""
         by_first: dict[str, list[FusionPattern]] = {}
         for pattern in fusion_patterns():
             for family in pattern.chain[0]:
                 by_first.setdefault(family, []).append(pattern)
-        constant: set[int] | None = None  # found when it is first asked for: most nodes begin no pattern
+        constant: set[int] | None = None  # computed on first use: most nodes begin no pattern
         for node in graph.nodes_of(lambda op: op.family in by_first):
-            if FusionGroup in node.annotations or not _computes(node):  # `in` reads no note
+            if FusionGroup in node.annotations or not _computes(node):  # `in` reads no annotation
                 continue
             constant = constant_values(graph) if constant is None else constant
             if id(node.results[0]) in constant:

@@ -1,4 +1,4 @@
-"""Decide what is quantized: the config, resolved to a point for each value a node reads or makes."""
+"""Resolution of a quantization config to quantization points."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def _config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
 @register_pass
 @frozen
 class AssignQuantizers(Pass):
-    """Annotate nodes with the quantizers that the config wants at their operands, results and weights.
+    """Annotate nodes with quantization points for their operands, results and weights.
 
-    A fusion group is treated as one op: its anchor reads and is configured, its last op makes the result. Ops that
-    only move values get passive points, which follow their neighbours; of ops that no group has, such as recurrent
-    ones, the weights alone are quantized. Each use of a weight has a point of its own, so layers may quantize a tied
-    weight differently; one that is computed from constants is quantized as it is read. Only notes are left, so the
-    numbers cannot change.
+    A fusion group is treated as one op: its anchor is configured and reads the inputs, its last op produces
+    the result. Value-preserving ops get passive points, which follow their neighbours. Of ops outside of every group,
+    such as recurrent ones, only the weights are quantized. Each use of a weight has its own point, so layers may
+    quantize a tied weight differently; a weight that is computed from constants is quantized where it is read. Only
+    annotations are added, so the numbers cannot change.
 
     Attributes:
-        config: which spec goes where.
-        leave_indivisible: skip weights, with a report, whose blocks do not divide them; else that is an error.
-        silent_modules: path and class of the modules of the model in which no op runs, such as dropouts: an entry of
-            the config that means one of them is not misspelt.
+        config: the quantization config.
+        leave_indivisible: True skips weights that blocks do not divide, with a report; False makes them an error.
+        silent_modules: path and class of the modules of the model in which no op runs, such as dropouts; config
+            entries that match them are not reported as unmatched.
     """
 
     needs = frozenset({FUSION_ANNOTATED})
@@ -81,7 +81,7 @@ class AssignQuantizers(Pass):
     silent_modules: Mapping[str, str] = field(factory=dict)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once."""
+        """Add the points of every node."""
         assignment = _Assignment(self, graph, rewriter, context)
         for node in graph.nodes:
             context.node = node
@@ -93,7 +93,7 @@ class AssignQuantizers(Pass):
 
 @frozen(eq=False)
 class _WeightPoint:
-    """A weight at an operand of a node: read there, or by a subgraph that the node runs."""
+    """A weight operand of a node, read by the node or by a subgraph that it runs."""
 
     name: str
     operand: str
@@ -120,7 +120,7 @@ class _Assignment:
         self.sites.append(site)
         inner = [attribute for attribute in node.attributes.values() if isinstance(attribute, Graph)]
         if inner:
-            self._context.report(node, "of what it runs inside only the weights are quantized")
+            self._context.report(node, "only weights are quantized in the subgraphs that it runs")
         group = node.annotation(FusionGroup)
         cache = self._resolver.cache_entry(site)
         if cache is not None:
@@ -129,11 +129,11 @@ class _Assignment:
             if group.role in (Role.ANCHOR, Role.WHOLE):
                 self._anchors[node.name] = site
             points = list(self._group_points(node, site, group))
-        elif is_idle_dropout(node):  # in evaluation it is not there; what reads it shares the quantizer before it
+        elif is_idle_dropout(node):  # the identity in evaluation: its readers share the quantizer of its operand
             points = []
         elif only_moves_values(node):
             points = [*self._inputs(node, site, passive=True), *self._outputs(node, site, passive=True)]
-        else:  # nothing computes this op on codes, but its weights can be stored as such
+        else:  # no backend computes this op on codes, but its weights can be stored as codes
             points = list(self._weight_points(node, site))
         if cache is None and self._resolver.has_boundaries:
             points = self._with_boundaries(node, points)
@@ -156,7 +156,7 @@ class _Assignment:
     def _cache_points(
         self, node: Node, site: OpSite, spec: QuantizationSpec, source: str, key: int | str
     ) -> list[Point]:
-        """New entries of a cache and the cache itself have one quantizer, whatever else the config says."""
+        """Points of a key-value cache: one quantizer for the cache and its new entries, over all other entries."""
         names = site.inputs or ()
         if not (key in names if isinstance(key, str) else key < len(names)):
             accepted = ", ".join(f"{place} or {name!r}" for place, name in enumerate(names))
@@ -171,7 +171,7 @@ class _Assignment:
         return [*points, Point(Side.OUTPUT, Quantizer(f"{node.name}_output", spec, source=source, rank=rank), index=0)]
 
     def _with_boundaries(self, node: Node, points: list[Point]) -> list[Point]:
-        """`points`, overwritten where a value enters or leaves a module whose config speaks of it."""
+        """Override `points` where a value crosses the boundary of a module whose config has a spec for it."""
         kept = {(point.side, point.operand, point.index): point for point in points}
         for name, index, value in tensor_operands(node):
             decision = self._boundaries.entering.get((id(node), name, index))
@@ -195,7 +195,7 @@ class _Assignment:
         if group.role in (Role.ANCHOR, Role.WHOLE):
             yield from self._inputs(node, site)
             yield from self._weight_points(node, site)
-        else:  # what else enters the group does so through a quantizer too, as the config of the anchor says
+        else:  # other inputs of the group are quantized too, by the config of the anchor
             yield from self._inputs(node, self._anchors[group.anchor], group=group)
         if group.role in (Role.TAIL, Role.WHOLE):
             yield from self._outputs(node, self._anchors[group.anchor])
@@ -262,7 +262,7 @@ class _Assignment:
                 yield from self._weights_inside(node, attribute)
 
     def _weights_inside(self, node: Node, graph: Graph) -> Iterator[_WeightPoint]:
-        """Weights that a subgraph reads are operands of the node that runs it: the last list of as many values."""
+        """Weights that a subgraph reads: operands of the node that runs it, in its last list of as many values."""
         lists = [name for name, operand in node.operands.items() if isinstance(operand, tuple)]
         name = next((name for name in reversed(lists) if len(node.operands[name]) == len(graph.inputs)), None)
         if name is None:
@@ -296,6 +296,6 @@ def _scheduled(point: Point, schedule: QATSchedule) -> Point:
 
 
 def _is_inside(value: Value, group: FusionGroup | None) -> bool:
-    """True when `value` goes from one op of the group to the next."""
+    """True if `value` is passed from one op of the group to the next."""
     made_by = value.node.annotation(FusionGroup) if group is not None and value.node is not None else None
     return made_by is not None and group is not None and made_by.anchor == group.anchor

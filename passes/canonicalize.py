@@ -1,4 +1,4 @@
-"""One spelling for what torch spells several ways."""
+"""Canonical forms of ops that torch expresses in several ways."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from graphpress.passes.rules import convolutions, dropout, elementwise, norms, p
 @register_pass
 @frozen
 class Canonicalize(RewritePass):
-    """Rewrite each spelling of an operation to the one that later passes look for, and remove identities.
+    """Rewrite ops to the canonical forms that later passes match, and remove identities.
 
-    Identities are exact. Batch norm in its several native forms, ``convolution`` and ``addmm`` become the high-level
-    ops they are the same sum of products as; only the order of that sum may differ. Rules that users add
-    come first, and as all run until none matches, they see the one spelling too.
+    Removing identities is exact. Native batch norms, ``convolution`` and ``addmm`` become high-level ops that compute
+    the same sums of products, possibly in another order. Rules that users add are tried first; as all rules run until
+    none matches, they see the canonical forms too.
 
     Attributes:
-        keep_dropout: leave the dropouts of a model that is to be trained, which are identities in evaluation. They
-            move behind a relu they are in front of, so that it is next to its layer; one in front of a batch norm goes
-            all the same.
+        keep_dropout: keep dropouts, for a model that is to be trained; in evaluation they are identities. A dropout
+            before a relu moves behind it, so that the relu is next to its layer; one before a batch norm is removed
+            in any case.
     """
 
     gives = frozenset({CANONICAL})
@@ -40,6 +40,6 @@ class Canonicalize(RewritePass):
     keep_dropout: bool = False
 
     def chosen_rules(self) -> tuple[Rule, ...]:
-        """All but those for dropouts that are not asked for."""
+        """The rules, with those for dropouts that `keep_dropout` selects."""
         left_out = dropout.REMOVING if self.keep_dropout else dropout.KEEPING
         return tuple(rule for rule in self.rules if rule not in left_out)

@@ -1,4 +1,4 @@
-"""Compute and store in 16 bits: float32 to float16, and integers to int16."""
+"""Casts of float32 to float16, and of integers to int16."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from graphpress.passes.framework.registry import register_pass
 
 @define(eq=False)
 class Casts:
-    """Makes casts right behind what they cast, and remembers them."""
+    """Inserts casts directly after the values that they cast, each once."""
 
     rewriter: Rewriter
     _made: dict[tuple[int, DType], Value] = field(factory=dict, init=False)
     _widened: dict[int, Value] = field(factory=dict, init=False)
 
     def cast(self, value: Value, dtype: DType) -> Value:
-        """`value` as `dtype`; itself where it is that already, and what it was widened from where that is."""
+        """Return `value` cast to `dtype`, reusing an existing value or the one it was widened from."""
         if value.tensor_type.dtype is dtype:
             return value
         widened_from = self._widened.get(id(value))
@@ -51,7 +51,7 @@ class Casts:
         return self._made[key]
 
     def finish(self) -> int:
-        """Erase casts that nothing reads after all; the number of those that stay."""
+        """Erase unread casts and return the number of those that remain."""
         nodes = [value.node for value in self._made.values() if value.node is not None]
         for node in nodes:
             if node.is_dead:
@@ -59,7 +59,7 @@ class Casts:
         return sum(node.graph is not None for node in nodes)
 
     def cast_operands(self, node: Node, wanted: dict[int, DType]) -> None:
-        """Let `node` read every operand whose ``id`` is in `wanted` as the element type given there."""
+        """Cast the operands of `node` whose ``id`` is in `wanted` to the element type there."""
         for name, operand in list(node.operands.items()):
             if isinstance(operand, Value):
                 if id(operand) in wanted:
@@ -74,7 +74,7 @@ _CASTS = ("_to_copy", "to")
 
 @define(eq=False)
 class FloatCaster:
-    """Visits every value once, in order. A float32 value becomes float16, or is noted as wide."""
+    """Casts float32 values to float16 in one traversal, and records those that stay wide."""
 
     graph: Graph
     rewriter: Rewriter
@@ -86,7 +86,7 @@ class FloatCaster:
         self._casts = Casts(self.rewriter)
 
     def run(self) -> None:
-        """Constants, inputs, nodes, outputs."""
+        """Cast constants, inputs, nodes and outputs, in this order."""
         for constant in self.graph.constants.values():
             self._cast_constant(constant)
         for graph_input in self.graph.inputs:
@@ -119,7 +119,7 @@ class FloatCaster:
         is_cast = any(isinstance(v.type, TensorType) and v.type.dtype is DType.FLOAT16 for v in values)
         makes_float = any(map(is_float32, node.results))
         if node.op.short_name == "_assert_tensor_metadata" and is_cast:
-            self.rewriter.erase(node)  # it asserts the element type of before
+            self.rewriter.erase(node)  # it asserts the former element type
             return
         width = self._width(values)
         if not (is_cast or makes_float or width):
@@ -130,7 +130,7 @@ class FloatCaster:
             self._keep(node, width)
 
     def _narrow(self, node: Node) -> bool:
-        """Let `node` compute in float16; False, and nothing changed, where torch cannot."""
+        """Change `node` to compute in float16; return False, without an edit, if torch cannot."""
         attributes = {n: DType.FLOAT16 if v is DType.FLOAT32 else v for n, v in node.attributes.items()}
         if "dtype" in node.op.by_name and not any(True for _ in node.operand_values()):
             attributes.setdefault("dtype", DType.FLOAT16)
@@ -142,7 +142,7 @@ class FloatCaster:
         for result, type in zip(node.results, types, strict=True):
             if is_float32(result) and isinstance(type, TensorType):
                 self.rewriter.retype(result, result.tensor_type.with_dtype(type.dtype))
-            if is_float32(result):  # statistics that norms keep in float32, say
+            if is_float32(result):  # for example statistics that norms keep in float32
                 self._cast_down(result)
         self._drop_identity(node)
         self.context.count("nodes")
@@ -159,7 +159,7 @@ class FloatCaster:
             return None
 
     def _drop_identity(self, node: Node) -> None:
-        """Remove a cast of the model's own to what its operand is by now."""
+        """Remove a cast of the model to the element type that its operand has by now."""
         value = node.operand("self")
         if node.op.short_name not in _CASTS or value is None or value.type != node.result.type:
             return
@@ -167,7 +167,7 @@ class FloatCaster:
             self.rewriter.replace(node, value)
 
     def _keep(self, node: Node, width: Wide) -> None:
-        """Let `node` compute in float32: cast what it reads up, and what it makes down where that is safe again."""
+        """Keep `node` in float32: widen its operands, and narrow its results where that is safe."""
         up = {
             id(v): DType.FLOAT32
             for _, _, v in node.operand_values()
@@ -185,14 +185,14 @@ class FloatCaster:
         self.context.count("nodes kept in float32")
 
     def _cast_down(self, result: Value) -> None:
-        """Let what reads `result`, if anything, read it as float16."""
+        """Redirect the readers of `result`, if any, to a float16 cast of it."""
         uses = result.uses
         if uses:
             narrow = self._casts.cast(result, DType.FLOAT16)
             self.rewriter.replace_uses(result, narrow, where=lambda use: use in uses)
 
     def _cast_output(self, output: Output) -> None:
-        """Return what a user reads in float16, and write to buffers what they hold."""
+        """Cast returned values to float16, and values written to buffers to the type of the buffer."""
         value = output.value
         if value is None or not isinstance(value.type, TensorType):
             return
@@ -221,7 +221,7 @@ _WIDE = (DType.INT32, DType.INT64)
 
 @define(eq=False)
 class IntegerCaster:
-    """Casts the designated ops of a graph; two in a row exchange int16 directly."""
+    """Casts sums, products and reductions of integers to int16; adjacent ops exchange int16 directly."""
 
     graph: Graph
     rewriter: Rewriter
@@ -232,7 +232,7 @@ class IntegerCaster:
         self._casts = Casts(self.rewriter)
 
     def run(self) -> None:
-        """Choose, cast, and give inputs that are read as int16 only that type."""
+        """Cast the chosen ops, and retype inputs that are read as int16 only."""
         chosen = self._chosen()
         for node in chosen:
             self.context.node = node
@@ -245,7 +245,7 @@ class IntegerCaster:
         self.context.count("integer nodes", len(chosen))
 
     def _chosen(self) -> list[Node]:
-        """Ops worth a cast of what they read, and reductions that need none."""
+        """Ops whose operands are worth a cast, and reductions that need none."""
         constant = constant_values(self.graph)
         positional = self._positional()
         chosen: dict[int, Node] = {}
@@ -261,7 +261,7 @@ class IntegerCaster:
         return list(chosen.values())
 
     def _positional(self) -> set[int]:
-        """Values that are an index or a size, or that one is computed from."""
+        """Values that are an index or a size, or from which one is computed."""
         found: set[int] = set()
         for node in reversed(self.graph.nodes):
             counts = node.op.has(Trait.SYMBOLIC) or any(isinstance(r.type, ScalarType) for r in node.results)
@@ -282,7 +282,7 @@ class IntegerCaster:
         self.rewriter.replace_uses(node.result, back, where=lambda use: use in uses)
 
     def _cast_input(self, value: Value) -> None:
-        """Take int16 from the user where the graph only ever casts to it."""
+        """Change an input to int16 if the graph only casts it to int16."""
         readers = value.users
         if _is_integer(value) and readers and not value.is_output and all(map(_casts_to_int16, readers)):
             self.rewriter.retype(value, value.tensor_type.with_dtype(DType.INT16))
@@ -302,17 +302,16 @@ def _casts_to_int16(node: Node) -> bool:
 @register_pass
 @frozen
 class Cast16Bit(Pass):
-    """Turn float32 into float16, and int32 and int64 into int16 where that is safe and pays.
+    """Cast float32 to float16, and int32 and int64 to int16 where that is safe and pays.
 
-    Weights, inputs, outputs, what ops create and what they compute become float16. What float16 cannot hold stays
-    float32, with a report, and so does what is computed from it until an op brings it back into range: an attention
-    mask of -1e9 reaches its softmax as -1e9. Codes of compressed weights are left as they are; their scales and
-    tables are cast.
+    Weights, inputs, outputs and results of ops become float16. Values outside the range of float16 stay float32, with
+    a report, and so do values computed from them until an op brings them back into range: an attention mask of -1e9
+    reaches its softmax as -1e9. Codes of compressed weights are not cast; their scales and lookup tables are.
 
-    Sums and products of integer tensors become int16, unless something made from them is an index or a size; their
-    values are then assumed to fit, as those of inputs that become int16 must.
+    Sums and products of integer tensors become int16, unless an index or a size is computed from them. Their values,
+    and those of inputs that become int16, are assumed to fit.
 
-    Lossy as 16 bits are; every op computes what it did, on rounded values.
+    Lossy by rounding to 16 bits; every op computes the same function of the rounded values.
 
     Attributes:
         floats: cast float32.
@@ -325,7 +324,7 @@ class Cast16Bit(Pass):
     integers: bool = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Floats first, then integers."""
+        """Cast floats, then integers."""
         if self.floats:
             FloatCaster(graph, rewriter, context).run()
         if self.integers:

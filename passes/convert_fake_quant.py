@@ -1,4 +1,4 @@
-"""Replace calibrated fake-quantizers by the codes they stand for."""
+"""Conversion of calibrated fake-quantizers to codes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from graphpress.passes.weights.quantize import code_bounds, stored_codes
 @register_pass
 @frozen
 class ConvertFakeQuant(Pass):
-    """Turn a fake-quantized activation into quantize and dequantize, a fake-quantized weight into stored codes.
+    """Replace fake-quantizers by quantize and dequantize for activations, and by stored codes for weights.
 
-    Exact, because a fake-quantizer means these two steps in this order; only a zero may lose its sign, which codes do
-    not have. One without parameters saw no data; it lets its input through, so it is removed, with a report.
+    Exact, because a fake-quantizer is defined as these two steps; only the sign of zero, which codes do not have, may
+    be lost. A fake-quantizer without parameters saw no data and is an identity; it is removed, with a report.
     """
 
     needs = frozenset({QUANTIZERS_INSERTED, CONSTANTS_FOLDED})
@@ -32,13 +32,13 @@ class ConvertFakeQuant(Pass):
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every fake-quantizer once."""
+        """Convert every fake-quantizer."""
         for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
             context.node = node
             value = node.operand("input")
             assert value is not None
             if node.operand("scale") is None:
-                context.report(node, "no data reached this quantizer, so its value stays as it is")
+                context.report(node, "no data reached this quantizer, so its value is not quantized")
                 rewriter.replace(node, value)
             elif value.constant is not None and not value.constant.is_mutated:
                 rewriter.replace(node, self._stored(node, value.constant, value.constant.tensor, rewriter))
@@ -57,11 +57,11 @@ class ConvertFakeQuant(Pass):
                 rewriter.erase_constant(constant)
 
     def _stored(self, node: Node, weight: Constant, tensor: torch.Tensor, rewriter: Rewriter) -> Value:
-        """The codes of `tensor`, which is what `weight` stands for."""
+        """The stored codes of `tensor`, the value of `weight`."""
         return self._dequantized(node, weight, tensor, None, rewriter)
 
     def _sparse(self, node: Node, values: Value, places: Value, rewriter: Rewriter) -> Value:
-        """The codes of a pruned weight: of kept elements only, where the code of zero is 0 and a mask is worth it."""
+        """The stored codes of a pruned weight: of kept elements only, if zero has code 0 and a mask saves space."""
         kept, mask = values.constant, places.constant
         assert kept is not None
         assert mask is not None
@@ -84,7 +84,7 @@ class ConvertFakeQuant(Pass):
 
 
 def _base(weight: Constant) -> str:
-    """The name of the parameter that a constant was made from."""
+    """The name of the parameter that a constant is derived from."""
     root = root_constant(weight.value)
     assert root is not None
     return root.name.removesuffix("_folded").removesuffix("_nonzero_data")
@@ -129,7 +129,7 @@ def _parameters(node: Node) -> tuple[Constant, Constant | None, Constant | None]
 
 
 def _offset(node: Node) -> torch.Tensor | None:
-    """How far each code of a weight is from the nearest one."""
+    """The offset of each code of a weight from the nearest code."""
     offset = node.operand("offset")
     return None if offset is None or offset.constant is None else offset.constant.tensor
 

@@ -1,4 +1,4 @@
-"""Give the biases of quantized layers room for what calibration finds out that rounding has moved."""
+"""Bias corrections for quantized layers, to be set by calibration."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from graphpress.passes.framework.registry import register_pass
 class CorrectBias(Pass):
     """Add a buffer of corrections to the bias of every layer whose weight is fake-quantized.
 
-    The mean output of each channel shifts when weights and inputs are rounded, and a bias can take the shift back
-    (Nagel et al., arXiv 1906.04721, section 4.2). The corrections are zero, and so change nothing, until calibration
+    Rounding weights and inputs shifts the mean output of each channel, and a bias can compensate the shift
+    (Nagel et al., arXiv 1906.04721, section 4.2). The corrections are zero until calibration
     sets them. A layer without a bias gets one.
     """
 
     needs = frozenset({QUANTIZERS_INSERTED})
     gives = frozenset({BIASES_CORRECTABLE})
-    effect = CLOSE(rtol=1e-5, atol=1e-6)  # a layer with a bias may run by another kernel
+    effect = CLOSE(rtol=1e-5, atol=1e-6)  # a layer with a bias may run in another kernel
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every layer once."""
+        """Add a correction to every layer with a fake-quantized weight."""
         for node in graph.nodes:
             layer = layer_of(node)
             if layer is None or not _is_quantized(node):

@@ -19,12 +19,11 @@ _UNMERGEABLE = (Trait.RANDOM, Trait.OPAQUE)
 @register_pass
 @frozen
 class Cse(Pass):
-    """Merges nodes that compute the same from the same, and constants with equal content.
+    """Merge nodes with equal ops, operands and attributes, and constants with equal content.
 
-    Sound since a pure op that is not random gives equal results for equal operands and attributes; a swap of the two
-    operands of a commutative op counts as equal, for it changes no bit. A graph that still has in-place ops is left
-    alone, since there a copy is not the same as its twin. The node that stays gets the locations of those it stands
-    for.
+    Sound because a pure op that is not random has equal results for equal operands and attributes. Swapping the two
+    operands of a commutative op changes no bit, so these count as equal. A graph with in-place ops is not changed,
+    because there equal nodes may be distinct memory. The remaining node gets the locations of the merged ones.
 
     Attributes:
         tie_weights: also merge equal parameters and buffers. They are one tensor with several names from then on, so
@@ -58,7 +57,7 @@ class Cse(Pass):
                 context.count("nodes")
 
     def _equal_constants(self, graph: Graph) -> Iterator[tuple[Constant, Constant]]:
-        """Pairs of a constant and a later one that equals it; only constants of one type and size are hashed."""
+        """Pairs of a constant and a later equal one; only constants of equal type and size are hashed."""
         same_type: dict[Any, list[Constant]] = {}
         for constant in graph.constants.values():
             if constant.has_data and not constant.is_mutated and (self.tie_weights or constant.kind == "literal"):
@@ -73,7 +72,7 @@ class Cse(Pass):
 
 
 def _key(node: Node) -> Any:
-    """What two nodes share exactly when they may be merged; None for a node that may not."""
+    """A key that is equal for nodes that may be merged; None for a node that may not."""
     if not node.op.is_pure or any(node.op.has(trait) for trait in _UNMERGEABLE):
         return None
     operands = {name: _identity(operand) for name, operand in node.operands.items()}
@@ -99,7 +98,7 @@ def _identity(operand: Any) -> Any:
 
 
 def _typed(value: Any) -> Any:
-    """`value` with its types, for 1, 1.0 and True are equal and 0.0 and -0.0 too."""
+    """`value` with its types: Python compares 1, 1.0 and True as equal, and 0.0 and -0.0."""
     if isinstance(value, tuple):
         return tuple(map(_typed, value))
     return type(value), repr(value) if isinstance(value, float) else value

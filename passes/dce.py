@@ -12,11 +12,11 @@ from graphpress.passes.framework import EXACT, Pass, PassContext, register_pass
 @register_pass
 @frozen
 class Dce(Pass):
-    """Removes what nothing reads: pure nodes, and constants.
+    """Remove unread pure nodes and unread constants.
 
-    Sound since a pure node leaves nothing but its results behind. Nodes with an effect stay, and with them all they
-    read; buffers that a run of the graph writes to stay too. One sweep from the last node to the first finds all, for
-    a node's users come after it.
+    Sound because a pure node has no effect but its results. Nodes with a side effect and their operands stay, and so do
+    buffers that the graph writes to. One sweep from the last node to the first finds all dead nodes, because the users
+    of a node come after it.
     """
 
     effect = EXACT
@@ -29,6 +29,6 @@ class Dce(Pass):
                 rewriter.erase(node)
                 context.count("nodes")
         for constant in list(graph.constants.values()):
-            if not constant.value.use_count:  # being written to is a use
+            if not constant.value.use_count:  # a write to it is a use
                 rewriter.erase_constant(constant)
                 context.count("constants")

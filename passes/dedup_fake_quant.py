@@ -1,4 +1,4 @@
-"""Remove fake-quantizers that change nothing."""
+"""Removal of redundant fake-quantizers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from graphpress.passes.framework.registry import register_pass
 @register_pass
 @frozen
 class DedupFakeQuant(Pass):
-    """Turn ``out -> fq -> fq -> in`` into ``out -> fq -> in``, and let equal fake-quantizers of one value be one.
+    """Remove fake-quantizers of values on their grid already, and merge equal ones of one value.
 
-    Sound because a quantizer leaves values alone that are on its own grid, and because ops that only move values keep
-    them there. Two nodes have the same grid when they belong to the same quantizer. Zeros that padding adds are on
-    every grid but one that counts from a minimum value.
+    ``out -> fq -> fq -> in`` becomes ``out -> fq -> in``. Sound because a quantizer does not change values on its own
+    grid, and value-preserving ops keep them on it. Two nodes have the same grid if they belong to the same quantizer.
+    Zeros from padding are on every grid except one that counts from a minimum value.
     """
 
     needs = frozenset({QUANTIZERS_INSERTED})
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every fake-quantizer once, in execution order."""
+        """Visit the fake-quantizers in execution order."""
         grids: dict[int, frozenset[str]] = {}
         without_zero: set[str] = set()
         first_of: dict[tuple[int, str], Node] = {}
@@ -65,7 +65,7 @@ def _counts_from_minimum(node: Node) -> bool:
 
 
 def _common_grid(node: Node, grids: dict[int, frozenset[str]]) -> frozenset[str]:
-    """The grids that all tensors of numbers which `node` reads are on; indices among its operands do not count."""
+    """The grids that all operands of `node` are on, indices aside."""
     values: list[Value] = [value for _, _, value in node.operand_values() if value.is_floating]
     common = grids.get(id(values[0]), frozenset()) if values else frozenset()
     for value in values[1:]:

@@ -1,15 +1,14 @@
-"""Cross-layer equalization: move scale from one layer to the next, channel by channel, before they are quantized.
+"""Cross-layer equalization of weight ranges before quantization.
 
-Where nothing but positively homogeneous, channelwise ops f (``f(s x) = s f(x)`` for s > 0, such as relu) stand between
-two layers, channel c may leave the first ``1 / s_c`` times as large and enter the second ``s_c`` times as large
+If only positively homogeneous, channelwise ops f (``f(s x) = s f(x)`` for s > 0, such as relu) are between two layers,
+the first may scale its output channel c by ``1 / s_c`` and the second its input channel c by ``s_c``
 (Nagel et al., "Data-free quantization through weight equalization and bias correction", arXiv 1906.04721,
 section 4.1)::
 
     W2 f(W1 x + b1)  =  (W2 S) f(S^-1 W1 x + S^-1 b1)
 
-With r1_c the largest magnitude among the weights that make channel c, and r2_c among those that read it,
-``s_c = sqrt(r1_c / r2_c)`` gives both the range ``sqrt(r1_c r2_c)``, and no choice makes better use of a scale that the
-channels share.
+With r1_c the largest magnitude of the weights that produce channel c, and r2_c of those that read it,
+``s_c = sqrt(r1_c / r2_c)`` gives both the range ``sqrt(r1_c r2_c)``, the optimum for a scale that channels share.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from graphpress.passes.framework.registry import register_pass
 _POOLS = {f"{kind}_pool{d}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for d in (1, 2, 3)}
 _HOMOGENEOUS = _POOLS | {"relu", "leaky_relu", "prelu", "clone", "upsample_bilinear2d"}
 _HOMOGENEOUS |= {"dropout", "alpha_dropout", "feature_dropout"} | {f"upsample_nearest{d}d" for d in (1, 2, 3)}
-# Beyond this a float32 activation would lose digits that it has now.
+# Larger factors would cost digits of float32 activations.
 LARGEST_FACTOR = 2.0**16
 
 
@@ -45,12 +44,12 @@ LARGEST_FACTOR = 2.0**16
 class EqualizeLayers(Pass):
     """Scale the channels between consecutive layers so that their weights use the same range on both sides.
 
-    Sound because only ops that commute with a positive scale stand in between. As a folded norm, a scaled weight is an
-    expression over the original parameter, and can still be trained. Left alone, with a reason, are weights that other
-    ops read too and those stored in compressed form.
+    Sound because only ops that commute with a positive scale are between the layers. Like a folded norm, a scaled
+    weight is an expression over the original parameter and can still be trained. Weights that other ops read too and
+    those in compressed form are skipped, with a reason.
 
     Attributes:
-        iterations: most rounds over all pairs; in a chain, one pair changes the ranges of the next.
+        iterations: maximum number of rounds over all pairs; in a chain, a pair changes the ranges of the next.
         tolerance: stop when no factor is farther from 1 than this.
     """
 
@@ -62,7 +61,7 @@ class EqualizeLayers(Pass):
     tolerance: float = 1e-3
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Find the pairs, settle all factors, then write them into the weights."""
+        """Find the pairs, compute all factors, then apply them to the weights."""
         pairs: list[_Pair] = []
         ranges: dict[Node, Tensor] = {}
         for node in graph.nodes:
@@ -102,24 +101,24 @@ class _Pair:
 
 
 def _next_layer(first: Layer) -> Layer | str:
-    """The layer that alone reads what `first` makes, through homogeneous ops; else why there is none."""
+    """The only layer that reads the result of `first`, through homogeneous ops; else the reason why there is none."""
     reason = _unusable(first)
     if reason:
         return reason
     value = first.node.result
     while True:
         if value.use_count != 1 or not isinstance(value.uses[0].user, Node):
-            return f"what {value.name} holds goes to {'several ops' if value.use_count > 1 else 'no op'}"
+            return f"{value.name} is read by {'several ops' if value.use_count > 1 else 'no op'}"
         user = value.uses[0].user
         second = layer_of(user)
         if second is not None and value.uses[0].operand == "input":
             break
         if not _passes_scale(user, value):
-            return f"{user.name} after it does not pass a scale on"
+            return f"{user.name} after it does not commute with a scale"
         value = user.result
     rank = value.tensor_type.rank
     if first.out_features_axis(first.node.result.tensor_type.rank) != second.in_features_axis(rank):
-        return f"{second.node.name} sums over another axis"
+        return f"{second.node.name} sums over an axis other than the channels"
     return _unusable(second) or second
 
 
@@ -172,7 +171,7 @@ def _evaluate(value: Value, known: dict[int, Any]) -> Tensor:
 
 
 def _equalize(pair: _Pair, ranges: Mapping[Node, Tensor], factors: dict[_Pair, Tensor]) -> float:
-    """Bring both sides of a pair to the same ranges; the largest distance of a new factor from 1."""
+    """Equalize the ranges of a pair; return the largest distance of a new factor from 1."""
     first, second = ranges[pair.first.node], ranges[pair.second.node]
     groups, inputs = pair.second.groups, second.shape[1]
     makes, reads = first.amax(1), second.reshape(groups, -1, inputs).amax(1).flatten()

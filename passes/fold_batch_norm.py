@@ -1,15 +1,15 @@
-"""Fold batch normalization into the convolution or linear layer next to it.
+"""Folding of batch norms into adjacent convolutions and linear layers.
 
 In evaluation a batch norm is the affine map ``f * x + (beta - f * mean)`` with ``f = gamma / sqrt(var + eps)`` for
-each channel (arXiv 1502.03167). After a layer that is linear in its weight, the map goes into weight and bias::
+each channel (arXiv 1502.03167). After a layer that is linear in its weight, the map is applied to weight and bias::
 
     f * (W x + b - mean) + beta  =  (f W) x + (b - mean) f + beta
 
-and before one, through the layer's input channels, where no padding brings in zeros that the norm would have moved::
+and before such a layer, to its input channels, if it does not pad with zeros, which the norm would have shifted::
 
     W (f x + h) + b  =  (W f) x + (W h + b)        with h = beta - f * mean
 
-The folded tensors are written as expressions of the `fold` dialect over the original parameters, so that a prepared
+The folded tensors are expressions of the `fold` dialect over the original parameters, so that a prepared
 model can still train them; `fold-constants` evaluates them. Weights that are compressed already absorb the factor in
 their scale, or in a lookup table that belongs to one output channel.
 """
@@ -40,14 +40,14 @@ from graphpress.passes.weights.scaling import (
 @register_pass
 @frozen
 class FoldBatchNorm(Pass):
-    """Fold each batch norm into the layer before it, or after it.
+    """Fold each batch norm into the layer before it or after it.
 
-    Sound because both are affine in evaluation. A norm stays, with a reason in the report, where something else reads
-    what is between it and the layer, where it normalizes by the statistics of the batch, or where padding stands
-    between.
+    Sound because both are affine in evaluation. A norm stays, with a reason in the report, if another op reads the
+    value between it and the layer, if it normalizes by the statistics of the batch, or if there is padding between
+    them.
 
     Attributes:
-        split_shared: fold also into a weight that other layers use, which then is stored once for each.
+        split_shared: also fold into weights that other layers use; these are then stored once per layer.
     """
 
     needs = frozenset({CANONICAL})
@@ -58,7 +58,7 @@ class FoldBatchNorm(Pass):
     split_shared: bool = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Fold forward into layers before, then backward into layers after, so that norms in a row all go."""
+        """Fold into preceding layers in order, then into following ones in reverse, so that adjacent norms all fold."""
         before: dict[Node, FoldError] = {}
         for norm in graph.nodes:
             if norm.op.name == "aten.batch_norm":
@@ -96,7 +96,7 @@ class FoldBatchNorm(Pass):
             layer.node,
             "fold.batch_norm_bias",
             {
-                "bias": layer.node.operand("bias"),  # first: the folded bias is named after it
+                "bias": layer.node.operand("bias"),  # first, because the folded bias is named after it
                 "factor": factor,
                 "running_mean": norm.operand("running_mean"),
                 "norm_bias": norm.operand("bias"),
@@ -148,7 +148,7 @@ class FoldBatchNorm(Pass):
 
 
 def _erase_unread(value: Value | None, rewriter: Rewriter) -> None:
-    """Remove what expanded a stored weight, once a scaled copy of it does; its constants are the copy's."""
+    """Erase the unread expansion of a stored weight that a scaled copy replaced; the copy keeps the constants."""
     node = None if value is None else value.node
     if node is not None and node.is_dead:
         operands = [read for _, _, read in node.operand_values()]

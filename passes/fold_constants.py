@@ -1,4 +1,4 @@
-"""Evaluate what depends on constants only."""
+"""Constant folding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphpress.passes.analysis.facts import CONSTANTS_FOLDED
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
-# Buffers that are weights, or what is left of pruned ones.
+# Buffers that are weights, or the kept elements of pruned ones.
 _WEIGHTS = ("_folded", "_nonzero_data")
 
 
@@ -25,12 +25,11 @@ _WEIGHTS = ("_folded", "_nonzero_data")
 class FoldConstants(Pass):
     """Replace ops whose operands are all constants by their results, evaluated by the interpreter.
 
-    Compressed weights are left in their stored form, since expanding them is what a compressed model avoids, and so
-    are fake-quantizers, which `convert-fake-quant` turns into such a form.
+    Compressed weights stay in their stored form, and fake-quantizers stay for `convert-fake-quant`.
 
     Attributes:
-        growth: leave an op whose results hold more than this many times the elements of its operands (and more than
-            1,024): folding it would make the file bigger than the op.
+        growth: skip an op whose results have more than this many times the elements of its operands (and more than
+            1,024), because folding it would increase the size of the model.
     """
 
     gives = frozenset({CONSTANTS_FOLDED})
@@ -39,7 +38,7 @@ class FoldConstants(Pass):
     growth: float = 4.0
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Evaluate in order, then make constants of what the nodes that stay read."""
+        """Evaluate nodes in order, then replace the values that remaining nodes read by constants."""
         known: dict[int, torch.Tensor] = {}
         folded: dict[int, Node] = {}
         for node in graph.nodes:
@@ -77,7 +76,7 @@ class FoldConstants(Pass):
 
 
 def _tensor(value: Value, known: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
-    """The value, if it is known before the graph runs."""
+    """The tensor of a value that is known before the graph runs; else None."""
     constant = value.constant
     if constant is None:
         return known.get(id(value))
@@ -85,7 +84,7 @@ def _tensor(value: Value, known: Mapping[int, torch.Tensor]) -> torch.Tensor | N
 
 
 def _name(node: Node) -> str:
-    """After the parameter it is made from; what the statistics of a norm become is named after the node."""
+    """A name after the parameter that the constant is derived from, or after the node for statistics of a norm."""
     root = root_constant(node.results[0])
     if root is None or (node.op.dialect == "fold" and root.kind == "buffer" and not root.name.endswith(_WEIGHTS)):
         return node.name

@@ -1,4 +1,4 @@
-"""Turn quantization points into fake-quantize nodes."""
+"""Insertion of fake-quantize nodes at quantization points."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from graphpress.passes.framework.registry import register_pass
 @register_pass
 @frozen
 class InsertFakeQuant(Pass):
-    """Put a ``quant.fake_quantize`` at every quantization point, and drop the notes.
+    """Insert a ``quant.fake_quantize`` at every quantization point, and remove the annotations.
 
-    A fresh fake-quantizer has no parameters and lets its input through; the loss comes when it is calibrated, half a
-    step at most for values within its range.
+    A fake-quantizer without parameters returns its input; after calibration it loses at most half a step for values
+    within its range.
     """
 
     needs = frozenset({QUANTIZERS_SHARED})
@@ -28,7 +28,7 @@ class InsertFakeQuant(Pass):
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once; what is inserted is behind or before the node being visited."""
+        """Visit every node once; insertions are next to the visited node."""
         for node in graph.nodes:
             note = node.annotation(QuantizationPoints)
             if note is None:

@@ -1,4 +1,4 @@
-"""Replace weight constants by indices into lookup tables."""
+"""Palettization of weight constants."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def _as_config(value: KMeansPalettizerConfig | Mapping[str, Any]) -> KMeansPalet
 @register_pass
 @frozen
 class PalettizeWeights(Pass):
-    """Store the weights of layers as indices and tables found by k-means, as the config says.
+    """Store weights as indices into lookup tables (LUTs) found by k-means.
 
-    A weight ``w`` becomes ``lut_to_dense(w_indices, w_lut)``, with a scale per channel or a quantized table
+    A weight ``w`` becomes ``lut_to_dense(w_indices, w_lut)``, with a scale per channel or a quantized LUT
     ``blockwise_shift_scale(lut_to_dense(w_indices, w_lut), w_scale, w_zero_point)``. A weight that several layers use
-    is clustered and stored once. The zeros of a pruned weight stay zeros: with one table and no zero point only its
+    is clustered and stored once. The zeros of a pruned weight stay zeros: with one LUT and no zero point only its
     kept elements have indices, ``sparse_to_dense(lut_to_dense(w_indices, w_lut), w_mask)``. Lossy against the weight;
-    every node computes exactly with the dequantized table.
+    every node computes exactly with the dequantized LUT.
 
-    `activation_aware` of a spec is reported and changes nothing: a pass has no data.
+    `activation_aware` of a spec is reported and ignored: a pass has no data.
 
-    A batch norm that is folded later goes into the scale beside the table; folded before, it is clustered along.
+    A batch norm folded later is applied to the scale beside the LUT; one folded before is part of the clustered weight.
 
     Attributes:
-        config: which weights, and how.
+        config: the palettization config.
         seed: of vector clustering.
-        leave_indivisible: True skips weights, with a report, that groups or vectors do not divide; False makes them an
-            error; None makes them one where the config means them in particular.
-        weight_num_threshold: weights of that many elements or fewer stay.
+        leave_indivisible: True skips weights that groups or vectors do not divide, with a report; False makes them an
+            error; None makes them an error only if the entry is specific to the op or module.
+        weight_num_threshold: weights of at most this many elements are skipped.
     """
 
-    effect = LOSSY(against="the dequantized table")
+    effect = LOSSY(against="the dequantized LUT")
     is_idempotent = True
 
     config: KMeansPalettizerConfig = field(factory=KMeansPalettizerConfig, converter=_as_config)
@@ -60,7 +60,7 @@ class PalettizeWeights(Pass):
     weight_num_threshold: int = field(default=0, validator=ge(0))
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Look at every node once, then cluster every weight once."""
+        """Collect the weights, then cluster each once."""
         refused: list[SkippedWeight] = []
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is not None:
@@ -90,7 +90,7 @@ class PalettizeWeights(Pass):
             weight.skip(error, self.leave_indivisible, refused, context)
             return
         if spec.activation_aware:
-            context.report(node, f"{name}: activation_aware needs data, which a pass has none of")
+            context.report(node, f"{name}: activation_aware is ignored, because a pass has no data")
         places = None if mask is None else mask.value
         replace_weight(weight, palettized.expand(weight.base_name, weight.anchor, rewriter, places), rewriter)
         context.count("palettized")

@@ -1,4 +1,4 @@
-"""Replace weight constants by their largest elements and a mask of where these stand."""
+"""Magnitude pruning of weight constants."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def _as_config(value: MagnitudePrunerConfig | Mapping[str, Any]) -> MagnitudePru
 @register_pass
 @frozen
 class PruneWeights(Pass):
-    """Let the smallest elements of weights, or their smallest channels, be zeros, as the config says.
+    """Set the smallest elements or channels of weights to zero.
 
-    A weight ``w`` becomes ``sparse_to_dense(w_nonzero_data, w_mask)``, or a constant with zeros where a mask would
+    A weight ``w`` becomes ``sparse_to_dense(w_nonzero_data, w_mask)``, or a constant with zeros if a mask would
     take more space than it saves. A weight that several layers use is pruned and stored once. Lossy against the weight;
     every node computes exactly with the pruned one.
 
     Attributes:
-        config: which weights, and how. Schedules are for training; here every weight reaches its target.
-        weight_num_threshold: weights of that many elements or fewer stay.
+        config: the pruning config. Schedules are for training; here every weight reaches its target.
+        weight_num_threshold: weights of at most this many elements are skipped.
     """
 
     effect = LOSSY(against="the pruned weight")
@@ -43,7 +43,7 @@ class PruneWeights(Pass):
     weight_num_threshold: int = field(default=0, validator=ge(0))
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Look at every node once, then prune every weight once."""
+        """Collect the weights, then prune each once."""
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is None or weight.mask is not None:
                 continue
@@ -54,7 +54,7 @@ class PruneWeights(Pass):
 
 
 def _store(weight: ReadWeight, pruned: PrunedWeight, rewriter: Rewriter) -> None:
-    """Let every use of `weight` read the pruned one; one that is stored dense keeps its names."""
+    """Redirect every use of `weight` to the pruned one; one that is stored dense keeps its names."""
     if pruned.is_sparse:
         replace_weight(weight, pruned.expand(weight.base_name, weight.anchor, rewriter), rewriter)
     elif not pruned.tensor.equal(weight.tensor):

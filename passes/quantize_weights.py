@@ -1,4 +1,4 @@
-"""Replace weight constants by integers, or small floats, with scales."""
+"""Weight-only quantization of weight constants."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def _as_config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
 @register_pass
 @frozen
 class QuantizeWeights(Pass):
-    """Store the weights of layers as codes with scales, as the config says, from the weights alone.
+    """Store weights as codes with scales, without calibration data.
 
     A weight ``w`` becomes ``blockwise_shift_scale(w_quantized, w_scale, w_zero_point)``. A weight that several layers
-    use is quantized and stored once; of a pruned weight the kept elements, where the code of zero is 0. What the config
-    says about activations needs data and is passed over: `prepare` is the pipeline for them. Lossy against the weight;
-    every node computes exactly with the dequantized codes.
+    use is quantized and stored once. Of a pruned weight only the kept elements are stored if zero has code 0. Specs of
+    activations need data and are ignored; the pipeline `prepare` applies them. Lossy against the weight; every node
+    computes exactly with the dequantized codes.
 
     Attributes:
-        config: which weights, and how.
-        leave_indivisible: True skips weights, with a report, that blocks do not divide or whose axes are not known;
-            False makes them an error; None makes them one where the config means them in particular.
-        weight_num_threshold: weights of that many elements or fewer stay.
+        config: the quantization config.
+        leave_indivisible: True skips weights that blocks do not divide or whose axes are not known, with a report;
+            False makes them an error; None makes them an error only if the entry is specific to the op or module.
+        weight_num_threshold: weights of at most this many elements are skipped.
     """
 
     effect = LOSSY(against="the dequantized codes")
@@ -49,7 +49,7 @@ class QuantizeWeights(Pass):
     weight_num_threshold: int = field(default=0, validator=ge(0))
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Look at every node once, then quantize every weight once."""
+        """Collect the weights, then quantize each once."""
         refused: list[SkippedWeight] = []
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is None:

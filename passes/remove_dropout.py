@@ -1,4 +1,4 @@
-"""Remove dropouts."""
+"""Removal of dropouts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from graphpress.passes.framework import EXACT, Pass, PassContext, register_pass
 @register_pass
 @frozen
 class RemoveDropout(Pass):
-    """Remove the dropouts that a model was trained with.
+    """Remove dropouts, which are identities in evaluation mode.
 
-    Sound because a dropout captured in evaluation mode gives back its operand.
+    Sound because a dropout captured in evaluation mode returns its operand.
     """
 
     effect = EXACT
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every node once."""
+        """Remove every dropout."""
         for node in graph.nodes:
             if is_idle_dropout(node):
                 context.node = node

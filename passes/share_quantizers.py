@@ -1,4 +1,4 @@
-"""Let values that are the same data have the same quantizer."""
+"""Sharing of quantizers between values that carry the same data."""
 
 from __future__ import annotations
 
@@ -20,27 +20,26 @@ from graphpress.passes.config import PerTensorGranularity, QATSchedule, Quantiza
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 
-Key = tuple[int, int]  # id of a node, and the place of one of its points
+Key = tuple[int, int]  # id of a node, and the position of one of its points
 
 
 @register_pass
 @frozen
 class ShareQuantizers(Pass):
-    """Give one quantizer to the points that are about the same data.
+    """Assign one quantizer to all quantization points of the same data.
 
-    Points are joined where one value is made and read, dropouts aside, and across ops that only move values. Each
-    connected component gets one quantizer, decided from the whole component at once, so the order of nodes plays no
-    part:
+    Points are joined between the producer of a value and its readers, dropouts aside, and across value-preserving ops.
+    Each connected component gets one quantizer, decided from the whole component, independent of the order of nodes:
 
-    - the most specific entry of the config wins, among equals that of the op that makes the value, among these that
-      of the name that sorts first;
-    - a known range stays only where every op that makes values of the component has it, else the range floats;
-    - the schedule of training is that of the op that reads the value, if there is one;
-    - a component in which no op computes anything has no quantizer.
+    - the most specific entry of the config wins; among equals, that of the producer; among these, that of the name
+      that sorts first;
+    - a known range remains only if all producers of the component have it; otherwise the range is observed;
+    - the training schedule is that of the reader, if there is one;
+    - a component in which no op computes has no quantizer.
 
-    A weight that several nodes read, such as a tied one, has one quantizer for those that quantize it alike.
+    A weight that several nodes read, such as a tied one, has one quantizer for all nodes with equal specs for it.
 
-    Only notes change, so the numbers cannot.
+    Only annotations change, so the numbers cannot.
     """
 
     needs = frozenset({QUANTIZERS_ASSIGNED})
@@ -48,7 +47,7 @@ class ShareQuantizers(Pass):
     is_idempotent = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Build the constraint graph, decide each component, write the decisions back."""
+        """Build the constraint graph, decide each component, and update the annotations."""
         points = {
             (id(node), place): (node, point)
             for node in graph.nodes
@@ -84,7 +83,7 @@ class ShareQuantizers(Pass):
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A sort key for names that counts: ``conv_9`` before ``conv_10``. Order in the graph must not decide anything."""
+    """A natural sort key for names, with ``conv_9`` before ``conv_10``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -149,13 +148,13 @@ def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
 
 
 def _schedule(points: Iterable[Point], winner: Quantizer) -> QATSchedule | None:
-    """In training, the module that reads a value decides when it is quantized."""
+    """The training schedule of the module that reads the value."""
     reading = [point.quantizer.schedule for point in points if point.side is Side.INPUT]
     return reading[0] if reading else winner.schedule
 
 
 def _enters(node: Node, point: Point, made: set[int]) -> bool:
-    """True when `point` reads a value that no op of the component makes: an input, or the result of a float op."""
+    """True if no op of the component produces the value of `point`: an input, or the result of a float op."""
     if point.side is Side.OUTPUT:
         return False
     value = before_dropout(point.value(node))
@@ -166,7 +165,7 @@ def _enters(node: Node, point: Point, made: set[int]) -> bool:
 
 
 def _agreed_range(makers: Iterable[Point], winner: Quantizer) -> QuantizationSpec | None:
-    """The spec with the known range that all makers have; without fixed ends where only the scheme is common."""
+    """The spec with the known range common to all producers; without fixed ends if only the scheme is common."""
     specs = [point.quantizer.spec for point in makers if point.quantizer.asked == winner.asked]
     if not specs or len(specs) != len(list(makers)):
         return None

@@ -1,4 +1,4 @@
-"""Batch norms that nothing absorbed, as the affine functions they are."""
+"""Expansion of unfolded batch norms."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from graphpress.passes.framework.registry import register_pass
 @register_pass
 @frozen
 class SpellOutBatchNorm(Pass):
-    """Turn a batch norm with constant statistics into a product and a sum with constants.
+    """Replace a batch norm with constant statistics by a product and a sum with constants.
 
-    ``(x - mean) / sqrt(var + eps) * weight + bias`` is ``x * factor + shift``: one rounding fewer, and no root at every
-    run. In 16 bits the product would be rounded before the sum, so there the norm stays.
+    ``(x - mean) / sqrt(var + eps) * weight + bias`` is ``x * factor + shift``: one rounding fewer, and no square root
+    at run time. A norm in 16 bits stays, because the product would be rounded before the sum.
     """
 
     effect = CLOSE(rtol=1e-5, atol=1e-5)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every norm once."""
+        """Expand every batch norm."""
         for node in graph.nodes_of(lambda op: op.name == "aten.batch_norm"):
             if node.attribute("training"):
                 continue
@@ -58,7 +58,7 @@ class SpellOutBatchNorm(Pass):
 
 
 def _statistics(node: Node) -> dict[str, torch.Tensor] | None:
-    """The constants of a norm, by name; None where it has no running statistics or some are computed."""
+    """The constants of a norm by name; None if running statistics are absent or computed by the model."""
     tensors: dict[str, torch.Tensor] = {}
     for name in ("running_mean", "running_var", "weight", "bias"):
         value = node.operand(name)

@@ -1,4 +1,4 @@
-"""Keep key-value caches as codes."""
+"""Storage of key-value caches as codes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from graphpress.passes.framework.registry import register_pass
 @register_pass
 @frozen
 class StoreCaches(Pass):
-    """Let an op that updates a key-value cache move codes: the buffer then holds codes, which are dequantized after
-    the op instead of before it.
+    """Store key-value caches as codes, dequantized after the update instead of before it.
 
     Exact, because the op only moves values and everything it moves has one scale.
     """
@@ -31,7 +30,7 @@ class StoreCaches(Pass):
     effect = CLOSE(rtol=0, atol=0)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every annotated op once."""
+        """Visit every annotated op."""
         for node in graph.nodes:
             note = node.annotation(CacheUpdate)
             if note is None:
@@ -40,7 +39,7 @@ class StoreCaches(Pass):
             cache = node.operands[note.cache].constant
             quantize = _quantized(node)
             if cache is None or quantize is None:
-                context.report(node, "no data reached its quantizer, so the cache stays as it is")
+                context.report(node, "no data reached its quantizer, so the cache is not quantized")
                 continue
             self._store(node, note, cache, quantize, rewriter)
             context.count("caches")
@@ -95,7 +94,7 @@ class StoreCaches(Pass):
     def _dequantize_for(
         self, user: Node, cache: Constant, dtype: DType, parameters: dict[str, Value | None], rewriter: Rewriter
     ) -> None:
-        """Something else reads the cache as it was before the update."""
+        """Dequantize the cache for other readers of its value before the update."""
         values = rewriter.insert_before(
             user,
             "quant.dequantize",
@@ -115,7 +114,7 @@ def _quantized(node: Node) -> Node | None:
 
 
 def _codes_of(value: Value, parameters: dict[str, Value | None]) -> Value | None:
-    """The codes that `value` was dequantized from by these parameters."""
+    """The codes that `value` is dequantized from with these parameters."""
     node = value.node
     if node is None or node.op.name != "quant.dequantize":
         return None

@@ -1,4 +1,4 @@
-"""Plain data in the text form: attributes, literals, and the fields of annotations.
+"""Text form of plain data: attributes, literals, and the fields of annotations.
 
 ====================================  =============================================
 None, bool, int, float, str           ``none``, ``true``, ``3``, ``3.0``, ``"text"``
@@ -15,8 +15,8 @@ attrs class                           ``range(minimum=0.0, maximum=6.0)``
 ====================================  =============================================
 
 Attrs classes and enums are found by the declared type of the field that holds them, or, for classes, as registered
-annotations. Fields that are as their class has them by default are left out. Reading makes only such objects and never
-runs or imports anything.
+annotations. Fields with their default values are omitted. Reading makes only such objects and never runs or
+imports anything.
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ Extra = Callable[[Any], str | None]
 
 
 class TextFormError(GraphpressError, TypeError):
-    """A value that the text form has no spelling for."""
+    """A value that the text form cannot represent."""
 
 
 def format_value(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
-    """`value` as the text form writes it.
+    """Write `value` in the text form.
 
     Args:
         value: plain data.
-        extra: says how to write what is no plain data (SSA values, nested graphs); None for what it does not know.
-        classes: the classes and enums that the declared type of the place allows.
+        extra: a function that writes values that are no plain data (SSA values, nested graphs), and returns None for
+            others.
+        classes: the classes and enums that the declared type allows.
 
     Raises:
-        TextFormError: when there is no spelling that reads back as the same value.
+        TextFormError: if no text reads back as the same value.
     """
     kind = type(value)
     if kind is str:
@@ -102,17 +103,17 @@ def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
             return f"{type(value).__name__}.{value.name}"
     if attrs.has(type(value)):
         return format_object(value, extra, classes)
-    raise TextFormError(f"the text form has no spelling for {value!r} of type {type(value).__qualname__}")
+    raise TextFormError(f"the text form cannot represent {value!r} of type {type(value).__qualname__}")
 
 
 def format_object(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
-    """An instance of an attrs class: the name of its class and its fields."""
+    """Write an attrs object as the name of its class and its fields."""
     cls = type(value)
     name = class_name(cls)
     if not _is_registered(cls) and classes.get(name) is not cls:
         raise TextFormError(
-            f"no way to find the class {cls.__qualname__} again: name it in the type of the field that holds it, or "
-            "register it with graphpress.ir.annotation"
+            f"the class {cls.__qualname__} cannot be found when the text is read: name it in the type of the "
+            "field that holds it, or register it with graphpress.ir.annotation"
         )
     allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]
     fields = []
@@ -138,7 +139,7 @@ def _is_registered(cls: type) -> bool:
 
 @lru_cache(maxsize=1024)
 def _default_texts(cls: type) -> dict[str, str]:
-    """By field of an attrs class: its default as the text form writes it, which a converter takes as it does text."""
+    """The defaults of an attrs class by field, in the text form."""
     allowed, found = field_classes(cls), {}
     for field in constructor_fields(cls):
         with suppress(TextFormError):
@@ -147,13 +148,13 @@ def _default_texts(cls: type) -> dict[str, str]:
 
 
 def field_classes(cls: type) -> dict[str, dict[str, type]]:
-    """By field of an attrs class: the attrs classes and enums its declared type speaks of, by name.
+    """The attrs classes and enums in the declared type of each field of an attrs class, by name.
 
-    Their subclasses count too, those of a plain base class and of modules imported since the last call included.
+    Subclasses are included, also those of a plain base class and of modules imported since the last call.
     """
     try:
         hints = field_types(cls)
-    except PlainError:  # a class whose annotations only its own function can resolve
+    except PlainError:  # annotations that only the defining function can resolve
         hints = {}
     found: dict[str, dict[str, type]] = {}
     for field in constructor_fields(cls):
@@ -176,8 +177,8 @@ def _collect_classes(hint: Any, found: dict[str, type]) -> None:
 class ValueReader:
     """Reads plain data, the inverse of `format_value`.
 
-    `read_extra` is offered each token first that could start what is no plain data (a reference, the word
-    ``graph``); it returns a value in a one-tuple, or None to decline.
+    `read_extra` is called first for each token that may start other than plain data (a reference, the word ``graph``);
+    it returns a value in a one-tuple, or None to decline.
     """
 
     def __init__(self, scanner: Scanner, types: TypeReader, read_extra: Callable[[Token], tuple[Any] | None]):
@@ -186,7 +187,7 @@ class ValueReader:
         self._read_extra = read_extra
 
     def read(self, classes: Mapping[str, type] = _NO_CLASSES) -> Any:
-        """The next value; `classes` are what the declared type of its place allows."""
+        """Read the next value; `classes` are those that its declared type allows."""
         scanner = self._scanner
         token = scanner.peek()
         match token.kind:
@@ -215,7 +216,7 @@ class ValueReader:
         return self._word(token, classes)
 
     def read_fields(self, cls: type, start: int) -> Any:
-        """An instance of `cls` from its fields in parentheses."""
+        """Read an instance of `cls` from its fields in parentheses."""
         scanner = self._scanner
         allowed = field_classes(cls)
         fields: dict[str, Any] = {}

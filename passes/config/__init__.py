@@ -1,4 +1,4 @@
-"""Specs and configs: what to do to one tensor, which tensors get it, and how that is decided."""
+"""Specs (how one tensor is compressed) and configs (which tensors get which spec)."""
 
 from graphpress.passes.config.axes import (
     base_op_type,

@@ -1,9 +1,9 @@
-"""Constructors that say what they accept.
+"""Checked constructors of specs and configs.
 
-Specs and configs are built from Python and from plain data (YAML, JSON) by the same constructors: a field
-converts what it is given, and an error gathers the path of fields and keys on its way out. This is validation: ranges,
-near names and advice, whoever calls. `graphpress.ir.plain` writes their plain form, and its `from_plain`, which reads
-by declared types alone, calls these constructors where an option of a pass is a config.
+Specs and configs are built from Python and from plain data (YAML, JSON) by the same constructors: each field converts
+its argument, and an error has the path of fields and keys that leads to it. This is validation: ranges, near names and
+advice, for calls from Python too. `graphpress.ir.plain` writes the plain form of specs and configs; its `from_plain`
+reads by declared types alone, and calls these constructors if an option of a pass is a config.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ V = TypeVar("V")
 
 
 def strict_arguments(cls: C) -> C:
-    """Make an attrs class answer unknown, missing and surplus arguments with an `ArgumentError`.
+    """Class decorator that raises `ArgumentError` for unknown, missing and surplus arguments.
 
-    A class may name arguments that people try in `argument_hints`, with the advice to give.
+    A class may list likely wrong arguments in `argument_hints`, each with the advice for its error.
     """
     fields = [field for field in attrs.fields(cls) if field.init]
     names = [field.alias or field.name for field in fields]
@@ -60,7 +60,7 @@ def strict_arguments(cls: C) -> C:
 
 
 def checked(convert: Callable[[Any], V]) -> Any:
-    """An attrs converter that runs `convert` and puts the field's name before the path of its errors."""
+    """An attrs converter that runs `convert` and prefixes the path of its errors with the field's name."""
 
     def run(value: Any, field: attrs.Attribute[Any]) -> V:
         try:
@@ -72,7 +72,7 @@ def checked(convert: Callable[[Any], V]) -> Any:
 
 
 def integer(minimum: int | None = None, *, optional: bool = False) -> Callable[[Any], int | None]:
-    """Convert to an int not below `minimum`; None passes where it is `optional`."""
+    """Convert to an int not below `minimum`; None is accepted if `optional`."""
 
     def convert(value: Any) -> int | None:
         if value is None and optional:
@@ -148,7 +148,7 @@ def instance(cls: type[V], *, optional: bool = False) -> Callable[[Any], V | Non
 
 
 class Tagged:
-    """A class that plain data names by a `type` entry: ``{type: per_channel, axis: 0}``."""
+    """A class that plain data selects by a `type` entry: ``{type: per_channel, axis: 0}``."""
 
     __slots__ = ()
     type_name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Which axis of a weight a granularity means: output channels for scales and groups, input channels for blocks."""
+"""Axes of weights for granularities: output channels for scales and groups, input channels for blocks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHANNEL_AXES: dict[str, tuple[int, int]] = {
 
 
 def weight_block_shape(granularity: Granularity, shape: Shape, op_type: str, name: str = "weight") -> Shape:
-    """The box of a weight of `shape` that shares its parameters, for the op that uses the weight.
+    """The block shape of a weight of `shape` that the op `op_type` uses.
 
     Raises:
         AxisError: when an axis is needed and the op type has no default, or it is out of range.
@@ -46,10 +46,10 @@ def weight_block_shape(granularity: Granularity, shape: Shape, op_type: str, nam
 
 
 def weight_axis(granularity: Granularity, op_type: str) -> int | None:
-    """The axis of the weight itself that `granularity` runs along; None where it runs along none or several.
+    """The axis of the weight that `granularity` runs along; None if it runs along none or several.
 
     Scales and blocks name an axis of the tensor. Palettization groups name a *channel* axis, 0 for output and 1
-    for input channels, whichever way round the op stores them: presets that group axis 0 then group the output
+    for input channels, in whichever order the op stores them: presets that group axis 0 then group the output
     channels of transposed convolutions too.
 
     Raises:
@@ -64,9 +64,9 @@ def weight_axis(granularity: Granularity, op_type: str) -> int | None:
 
 
 def with_default_axis(granularity: G, op_type: str) -> G:
-    """A quantization granularity with the op type's default axis filled in, unchanged where it needs none.
+    """A quantization granularity with the default axis of the op type, unchanged if it needs none.
 
-    Palettization groups come back unchanged: see `weight_axis`.
+    Palettization groups are returned unchanged: see `weight_axis`.
 
     Raises:
         AxisError: when an axis is needed and the op type has no default.
@@ -90,12 +90,12 @@ def default_channel_axis(op_type: str) -> int:
 
 
 def default_block_axis(op_type: str) -> int:
-    """Axis of the input channels in the weight of an op, along which blocks are laid. Raises as above."""
+    """Axis of the input channels, along which blocks run, in the weight of an op. Raises as `default_channel_axis`."""
     return _channel_axes(op_type)[1]
 
 
 def has_default_axis(op_type: str) -> bool:
-    """True where `default_channel_axis` and `default_block_axis` know the op type."""
+    """True if `default_channel_axis` and `default_block_axis` know the op type."""
     return base_op_type(op_type) in _CHANNEL_AXES
 
 

@@ -1,4 +1,4 @@
-"""The three levels of every config: for a whole model, for a module's scope, for an op; and presets."""
+"""Base classes of configs, for a model, a module's scope and an op, and of presets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphpress.passes.config.plain import PlainForm, plain
 
 
 class OpCompressionConfig(PlainForm):
-    """What happens to the tensors of an op. Techniques for weights alone have no specs of inputs and outputs."""
+    """Config of an op: the specs of its tensors. Weight-only techniques have no specs of inputs and outputs."""
 
     __slots__ = ()
 
@@ -29,9 +29,9 @@ class OpCompressionConfig(PlainForm):
 
 
 class ModuleCompressionConfig(PlainForm):
-    """What happens to the ops in a module's scope, and at the module's boundary.
+    """Config of a module: of the ops in its scope, and of its inputs and outputs.
 
-    A module config stands by itself: what it leaves out has the technique's defaults, not those of a wider level.
+    A module config is complete by itself: omitted fields have the technique's defaults, not those of a wider level.
     """
 
     __slots__ = ()
@@ -47,13 +47,13 @@ class ModuleCompressionConfig(PlainForm):
 
 
 class Omitted(Enum):
-    """The value of a `global_config` that nobody gave, until the rest of the config is known."""
+    """The value of an omitted `global_config`, until the rest of the config is known."""
 
     OMITTED = "omitted"
 
 
 class OnUnmatched(Enum):
-    """What happens when an entry of a config matches nothing in a model."""
+    """How entries of a config that match nothing in a model are reported."""
 
     DEFAULT = "default"
     """An error for entries by name, a warning for entries by type."""
@@ -79,7 +79,7 @@ def _by_module_name(value: Any, config: Any) -> Table:
 
 
 def _with_config(convert: Any) -> Any:
-    """An attrs converter that knows the config it works for, and puts the field's name before its errors."""
+    """An attrs converter that also gets the config, and prefixes its errors with the field's name."""
 
     def run(value: Any, config: Any, field: attrs.Attribute[Any]) -> Any:
         try:
@@ -92,21 +92,21 @@ def _with_config(convert: Any) -> Any:
 
 @attrs.define(kw_only=True)
 class CompressionConfig(PlainForm):
-    """What happens to a model: a config for everything, and others for modules by type and by name.
+    """Config of a model: a global one, and others for modules by type and by name.
 
     Attributes:
-        global_config: applies where no other entry does; None leaves those parts whole.
-        module_type_configs: by module class, given as the class or its name; None leaves such modules whole.
-        module_name_configs: by module name, or a regular expression for whole names; None likewise.
-        on_unmatched: what happens when an entry matches nothing in a model: ``"default"`` (an error by name,
+        global_config: applies where no other entry does; None skips those parts.
+        module_type_configs: by module class, given as the class or its name; None skips such modules.
+        module_name_configs: by module name, or a regular expression for whole names; None skips such modules.
+        on_unmatched: how an entry that matches nothing in a model is reported: ``"default"`` (an error by name,
             a warning by type), ``"error"``, ``"warn"`` or ``"ignore"``.
     """
 
     module_config_class: ClassVar[type[ModuleCompressionConfig]]
     top_keys: ClassVar[tuple[str, ...]]
-    """The keys this config may stand under in a document; the first is written."""
+    """The keys that may hold this config in a document; the first is written."""
     entries_replace_global: ClassVar[bool]
-    """True where giving module entries and no `global_config` leaves everything else whole."""
+    """True if module entries without a `global_config` skip everything else."""
 
     global_config: Any = attrs.field(default=Omitted.OMITTED, converter=_with_config(_module_config))
     module_type_configs: Table = attrs.field(factory=dict, converter=_with_config(_by_module_type))
@@ -122,12 +122,12 @@ class CompressionConfig(PlainForm):
             self.global_config = None if leave_whole else self.module_config_class()
 
     def set_global(self, config: Any) -> Self:
-        """Replace `global_config`; None leaves everything whole that no other entry covers."""
+        """Replace `global_config`; None skips everything that no other entry covers."""
         self.global_config = config
         return self
 
     def set_module_type(self, module_type: type | str, config: Any) -> Self:
-        """Set the config of a module class, as the last and so the winning entry; None leaves it whole."""
+        """Set the config of a module class, as the last and so the winning entry; None skips it."""
         key = module_type_key(module_type)
         self.module_type_configs = _with_entry(self.module_type_configs, key or module_type, config)
         return self
@@ -138,13 +138,13 @@ class CompressionConfig(PlainForm):
         return self
 
     def only_for(self, *types_or_names: type | str) -> Self:
-        """Give the global config to these module classes and names, and leave the rest whole.
+        """Apply the global config to these module classes and names, and skip the rest.
 
         Raises:
-            SpecError: when there is no global config to give, or nothing to give it to.
+            SpecError: when there is no global config, or no class or name.
         """
         if self.global_config is None:
-            raise SpecError("only_for gives global_config to modules, and it is None", "global_config")
+            raise SpecError("only_for applies global_config to modules, but global_config is None", "global_config")
         if not types_or_names:
             raise SpecError("only_for needs a module class or name")
         for target in types_or_names:
@@ -152,7 +152,7 @@ class CompressionConfig(PlainForm):
         return self.set_global(None)
 
     def without(self, *types_or_names: type | str) -> Self:
-        """Leave these module classes and names whole."""
+        """Skip these module classes and names."""
         for target in types_or_names:
             self._set(target, None)
         return self
@@ -164,12 +164,12 @@ class CompressionConfig(PlainForm):
             self.set_module_name(target, config)
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole config as plain data, under its top key. ``from_dict(to_dict())`` gives an equal config."""
+        """The config as plain data under its top key. ``from_dict(to_dict())`` is an equal config."""
         return {self.top_keys[0]: plain(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The config under its top key; other top keys are somebody else's. `data` is left as it is.
+        """Read the config under its top key. Other top keys are ignored, and `data` is not changed.
 
         Raises:
             SpecError: when the key is missing, or naming the path of a wrong entry, its value and what is accepted.
@@ -178,12 +178,12 @@ class CompressionConfig(PlainForm):
         return cls(**arguments(body, cls.__name__))
 
     def to_yaml(self, path: str | Path | None = None) -> str:
-        """The config as YAML text; also written to `path` if one is given."""
+        """The config as YAML text, also written to `path` if there is one."""
         return documents.write(self.to_dict(), path)
 
     @classmethod
     def from_yaml(cls, source: str | Path) -> Self:
-        """The config in YAML text or in a file. Anchors may live under any other top key. Raises as `from_dict`."""
+        """Read the config from YAML text or a file. Other top keys may hold anchors. Raises as `from_dict`."""
         with documents.reading(source) as data:
             return cls.from_dict(data)
 
@@ -201,14 +201,14 @@ class PresetError(GraphpressError, AttributeError):
 
 
 class Presets(Generic[Made]):
-    """Named recipes. Each call makes a fresh config, an ordinary object to be changed at will."""
+    """Named presets; each call makes a new config that may be changed."""
 
     def __init__(self, finish: Callable[[Any], Made]):
         self._finish = finish
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The presets there are."""
+        """The names of the presets."""
         members = {name: member for cls in type(self).__mro__ for name, member in vars(cls).items()}
         return tuple(sorted(name for name, member in members.items() if callable(member) and name[0] != "_"))
 
@@ -219,11 +219,11 @@ class Presets(Generic[Made]):
 
 
 def as_module(config: ModuleCompressionConfig) -> Any:
-    """A recipe's result for a module: itself."""
+    """A preset's result for a module: the module config itself."""
     return config
 
 
-_ADVICE = "it is about activations, and only weights are compressed here; use op_state_spec"
+_ADVICE = "it applies to activations, and only weights are compressed here; use op_state_spec"
 
 
 class WeightOnlyOpConfig(OpCompressionConfig):

@@ -1,7 +1,7 @@
-"""Named components of a spec: the classes that compute ranges, quantization parameters and fake quantization.
+"""Registries of the components that specs name: calculators of ranges and parameters, fake quantizers.
 
-A spec names a component by key or by class. The classes live with the passes that run them and register here,
-so that a spec can be written, checked and saved without loading them.
+A spec names a component by key or by class. The classes are in the modules that run them and are registered
+here, so that a spec can be written, checked and saved without loading them.
 
 A key may carry options: ``percentile{percentile=99.9}``. The options of a component are the keyword-only parameters of
 its constructor.
@@ -28,7 +28,7 @@ class Option:
     """An option of a component.
 
     Attributes:
-        default: the value where none is given.
+        default: the value if omitted.
         convert: checks a value and gives it its type; raises `SpecError`.
     """
 
@@ -47,7 +47,7 @@ class ComponentRegistry:
         role: the field of a spec that names them.
         reserved: keys of the components that come with the package, with their options; they are valid before their
             module is loaded.
-        arguments: names of keyword arguments that whoever makes a component passes, so that they are no options.
+        arguments: names of keyword arguments that callers of `make` pass, which are no options.
     """
 
     role: str
@@ -84,12 +84,12 @@ class ComponentRegistry:
         return tuple(dict.fromkeys((*self.reserved, *self._classes)))
 
     def name(self, component: Any) -> str | type:
-        """What a spec stores: the key of a registered component with its options, or the class of one without a key.
+        """Normalize a component: the key of a registered one with its options, or the class of one without a key.
 
         Options are put into the order of the component, and left out where they have their defaults.
 
         Raises:
-            SpecError: for a key that nobody registered, for options its component does not have, or for something
+            SpecError: for a key that is not registered, for options its component does not have, or for something
                 that is neither key nor class.
         """
         if isinstance(component, type):
@@ -114,7 +114,7 @@ class ComponentRegistry:
         return {p.name: Option(p.default) for p in optional if p.name not in self.arguments}
 
     def make(self, component: str | type, *arguments: Any, **keywords: Any) -> Any:
-        """A component: its class, called with these arguments and the options of its key.
+        """Make a component: call its class with these arguments and the options of its key.
 
         Raises:
             SpecError: when the key names no loaded class.
@@ -200,7 +200,7 @@ _REGISTRIES = (FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS, PRUNING_A
 
 
 def component_key(cls: type) -> str:
-    """The key that plain data names a component class by.
+    """The key of a component class in plain data.
 
     Raises:
         SpecError: for a class that is not registered, which plain data cannot name.
@@ -209,4 +209,6 @@ def component_key(cls: type) -> str:
         key = registry.key_of(cls)
         if key is not None:
             return key
-    raise SpecError(f"{cls.__module__}.{cls.__qualname__} has no key, so it cannot be written down; register it")
+    raise SpecError(
+        f"{cls.__module__}.{cls.__qualname__} has no key, so it cannot be written as plain data; register it"
+    )

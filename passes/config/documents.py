@@ -1,4 +1,4 @@
-"""Configs in YAML documents: reading without running anything, writing whole files or none."""
+"""Safe reading and atomic writing of YAML documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from graphpress.passes.config.errors import ArgumentError, SpecError
 
 
 def read(source: str | Path) -> Mapping[str, Any]:
-    """The top level of a YAML document: a path, or text (anything with a line break or a colon and a space).
+    """Read the top level of a YAML document: a path, or text (anything with a line break or a colon and a space).
 
     Raises:
         SpecError: when the file is missing, the text is no YAML, has a key twice, or is no dictionary at its top.
@@ -23,7 +23,7 @@ def read(source: str | Path) -> Mapping[str, Any]:
     try:
         data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise SpecError(f"{where} is no YAML that can be read: {error}") from None
+        raise SpecError(f"{where} is not valid YAML: {error}") from None
     if not isinstance(data, Mapping):
         raise SpecError(f"{where} has {data!r} at its top, not a dictionary")
     return data
@@ -31,7 +31,7 @@ def read(source: str | Path) -> Mapping[str, Any]:
 
 @contextmanager
 def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
-    """What `read` gives; errors of what is built from it name the file."""
+    """Yield the result of `read`; errors in the body name the file."""
     data = read(source)
     try:
         yield data
@@ -42,7 +42,7 @@ def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
 
 
 def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
-    """YAML text of plain data, keys in their order; also written to `path`.
+    """The YAML text of plain data, keys in their order, also written to `path` if there is one.
 
     Raises:
         SpecError: when nothing can be written at `path`.
@@ -58,7 +58,7 @@ def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
 
 
 def section(data: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]:
-    """What stands under one of `keys` at the top of a document; an empty section is an empty dictionary.
+    """The section under one of `keys` at the top of a document; an empty one is an empty dictionary.
 
     Raises:
         SpecError: when none or several of the keys are there, or the section is no dictionary.
@@ -84,7 +84,7 @@ def _text(source: str | Path) -> tuple[str, str]:
     try:
         return path.read_text(encoding="utf-8"), str(path)
     except UnicodeDecodeError as error:
-        raise SpecError(f"{str(path)!r} is no text in UTF-8: {error.reason} at byte {error.start}") from None
+        raise SpecError(f"{str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise SpecError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -94,7 +94,7 @@ def _is_text(source: str | Path) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice in one dictionary."""
+    """A safe loader that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -103,7 +103,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key!r} stands here twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key!r} is a duplicate key", problem_mark=key_node.start_mark)
             seen.add(key)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping

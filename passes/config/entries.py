@@ -1,4 +1,4 @@
-"""The entries of a config: their patterns and tables, and the sites they are matched against."""
+"""Patterns and dictionaries of config entries, and the ops and modules that they are matched against."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from graphpress.passes.config.errors import ArgumentError, SpecError
 
 @attrs.frozen(slots=False)
 class NamePattern:
-    """A name, or a regular expression that must match a whole name. Text that is no valid expression is a name."""
+    """A name, or a regular expression for whole names; text that is no valid expression is a name."""
 
     text: str
 
     def matches(self, name: str) -> bool:
-        """True when the text is `name`, or matches all of it."""
+        """True if the text equals `name` or matches all of it."""
         return name == self.text or (self._expression is not None and self._expression.fullmatch(name) is not None)
 
     @cached_property
@@ -40,7 +40,7 @@ class TypePattern:
     text: str
 
     def matches(self, type_names: tuple[str, ...]) -> bool:
-        """True when one of the fully qualified names is meant."""
+        """True if one of the fully qualified names matches."""
         if self._is_bare:
             return any(name.rpartition(".")[2] == self.text for name in type_names)
         return self.text in type_names or self._canonical in type_names
@@ -61,7 +61,7 @@ def qualified_name(cls: type) -> str:
 
 
 def loaded_class(name: str) -> type | None:
-    """The class that a dotted public name leads to, through modules already loaded. Nothing is imported."""
+    """The class of a dotted public name, from loaded modules only; nothing is imported."""
     module_name, _, rest = name.rpartition(".")
     while module_name and module_name not in sys.modules:
         module_name, _, front = module_name.rpartition(".")
@@ -72,7 +72,7 @@ def loaded_class(name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
-# Names that torch gives one operation; a config may use any of them.
+# Synonyms in torch; a config may use any of them.
 _SYNONYMS = {
     "cat": "concat",
     "concatenate": "concat",
@@ -84,7 +84,7 @@ _SYNONYMS = {
 
 
 def canonical_op_type(op_type: str) -> str:
-    """One spelling for an op type: no namespace, overload or in-place mark, and one name among synonyms."""
+    """The canonical name of an op type: without namespace, overload and in-place mark, one among synonyms."""
     name = base_op_type(op_type)
     return _SYNONYMS.get(name, name)
 
@@ -94,8 +94,8 @@ class ModuleScope:
     """A module that an op runs in.
 
     Attributes:
-        path: its name in the model, as `named_modules` gives it; the model itself is ``""``.
-        type_names: fully qualified names of its class; several where one class stands for another.
+        path: its name in the model, as in `named_modules`; the model itself is ``""``.
+        type_names: fully qualified names of its class; several if one class replaces another.
     """
 
     path: str
@@ -112,15 +112,15 @@ ModuleStack = tuple[ModuleScope, ...]
 
 @attrs.frozen(cache_hash=True)
 class OpSite:
-    """An op of a model, as configs see it.
+    """An op of a model, as configs address it.
 
     Attributes:
-        name: its name: of the node (``linear_1``), or in eager mode ``module.path.op``.
+        name: name of the node (``linear_1``), or in eager mode ``module.path.op``.
         op_type: such as ``conv2d``; ``aten.conv2d.default`` means the same.
         module_stack: the modules it runs in, the model itself first.
-        inputs: names of its operands, by position; None where unknown.
-        outputs: names of its results, by position; None where unknown.
-        states: names of its parameters and buffers within their module; None where unknown.
+        inputs: names of its operands, by position; None if unknown.
+        outputs: names of its results, by position; None if unknown.
+        states: names of its parameters and buffers within their module; None if unknown.
     """
 
     name: str
@@ -132,38 +132,38 @@ class OpSite:
 
 
 ALL = "*"
-"""The key that stands for every tensor not named otherwise."""
+"""The key of every tensor that no other key matches."""
 
 Table = dict[Any, Any]
 
 
 def state_table(spec: type) -> Callable[[Any], Table | None]:
-    """Convert a dictionary from state names (literal or regular expression, or ``"*"``) to specs; None stays."""
+    """Convert a dictionary from state names (literal or regular expression, or ``"*"``) to specs, or None."""
     return _specs(spec, name_key, "the name of a state tensor, such as 'weight', or '*'")
 
 
 def edge_table(spec: type) -> Callable[[Any], Table | None]:
-    """Convert a dictionary from input or output indices, names, or ``"*"`` to specs; None stays."""
+    """Convert a dictionary from input or output indices, names, or ``"*"`` to specs, or None."""
     return _specs(spec, _index_or_name, "an index (0, 1, ...), the name of an operand, or '*'")
 
 
 def config_table(config: type) -> Callable[[Any], Table]:
-    """Convert a dictionary from names or types to configs; a value of None disables, no dictionary is an empty one."""
+    """Convert a dictionary from names or types to configs; a value of None disables, None is an empty dictionary."""
     return entries(name_key, instance(config, optional=True), f"a name to a {config.__name__} or None")
 
 
 def module_type_key(key: Any) -> str | None:
-    """The fully qualified name of a module class, or a name as it is; None for what cannot be a type."""
+    """The fully qualified name of a module class, or the name itself; None for other objects."""
     return qualified_name(key) if isinstance(key, type) else name_key(key)
 
 
 def name_key(key: Any) -> str | None:
-    """A name as it is; None for what is no name."""
+    """The name itself; None for other objects."""
     return key if isinstance(key, str) else None
 
 
 def entries(to_key: Callable[[Any], Any | None], to_value: Callable[[Any], Any], wanted: str) -> Callable[[Any], Table]:
-    """Convert a dictionary by keys and values; `wanted` completes "a dictionary from"."""
+    """Convert a dictionary by keys and values; `wanted` completes "a dictionary from" in errors."""
 
     def convert(value: Any) -> Table:
         if value is None:
@@ -176,7 +176,7 @@ def entries(to_key: Callable[[Any], Any | None], to_value: Callable[[Any], Any],
             if known is None:
                 raise ArgumentError(f"{key!r} is no key of a dictionary from {wanted}")
             if known in converted:
-                raise ArgumentError(f"{key!r} is there twice, under two spellings").under(known)
+                raise ArgumentError(f"{key!r} is given twice, in two forms").under(known)
             try:
                 converted[known] = to_value(item)
             except SpecError as error:
@@ -191,14 +191,14 @@ def _specs(spec: type, to_key: Callable[[Any], Any | None], key: str) -> Callabl
 
     def convert_table(value: Any) -> Table | None:
         if isinstance(value, spec):
-            raise SpecError(f"a {spec.__name__} stands alone; accepted: {{'*': spec}} for every tensor, or None")
+            raise SpecError(f"a {spec.__name__} without a key; accepted: {{'*': spec}} for every tensor, or None")
         return None if value is None else convert(value)
 
     return convert_table
 
 
 def _index_or_name(key: Any) -> int | str | None:
-    # JSON has string keys only, so an index arrives as its digits.
+    # JSON has string keys only, so an index is a string of digits.
     if isinstance(key, str):
         return int(key) if key.isdecimal() and key.isascii() else key
     return key if isinstance(key, int) and not isinstance(key, bool) and key >= 0 else None

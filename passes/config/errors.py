@@ -1,4 +1,4 @@
-"""What can be wrong with a spec or a config, and where it says so."""
+"""Errors in specs and configs, with their paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class SpecError(PlainError):
     """An impossible value in a spec or a config.
 
     Attributes:
-        file: the file it stands in, if in one.
+        file: the file that holds it, if any.
     """
 
     def __init__(self, problem: str, path: str = "", file: str = ""):
@@ -25,7 +25,7 @@ class SpecError(PlainError):
         return f"{self.file}: {super().__str__()}" if self.file else super().__str__()
 
     def under(self, key: Hashable) -> Self:
-        """The same error, seen from the object that holds the offending one under `key`."""
+        """The same error with `key` prefixed to its path."""
         return type(self)(self.problem, join_path(key, self.path), self.file)
 
     def in_file(self, file: str) -> Self:
@@ -34,15 +34,15 @@ class SpecError(PlainError):
 
 
 class ArgumentError(SpecError, TypeError):
-    """An argument or dictionary key that a spec or config does not take, or one that it lacks."""
+    """An unknown, missing or surplus argument or dictionary key of a spec or config."""
 
 
 class AxisError(SpecError):
-    """An axis that is out of range, or one that was left out where no default is known."""
+    """An axis that is out of range, or omitted without a known default."""
 
 
 class BlockSizeError(GraphpressError, ValueError):
-    """A block or group size that does not divide the axis it is laid along.
+    """A block or group size that does not divide its axis.
 
     Attributes:
         parameter: name of the tensor, such as ``conv1.weight``.
@@ -64,7 +64,7 @@ class BlockSizeError(GraphpressError, ValueError):
 
     @property
     def explanation(self) -> str:
-        """What does not divide what, and the nearest sizes that do."""
+        """The size and axis that do not divide, and the nearest sizes that do."""
         sizes = sorted(self.working_sizes, key=lambda size: abs(size - self.size))[:8]
         return (
             f"{self.option}={self.size} does not divide axis {self.axis} of size {self.shape[self.axis]}; these do: "

@@ -1,7 +1,7 @@
-"""How much of a tensor shares one scale, one zero point, or one lookup table.
+"""Granularities: which elements of a tensor share a scale, a zero point or a lookup table (LUT).
 
-Every granularity cuts a tensor into equal boxes. `block_shape` gives the box, and with it everything else: a scale
-has one entry per box, so its shape is the tensor's shape divided by the box, axis by axis.
+Every granularity divides a tensor into equal boxes of the shape `block_shape`. A scale has one entry per box, so its
+shape is the tensor's shape divided by the box, axis by axis.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Granularity(Tagged):
     __slots__ = ()
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
-        """The box of `shape` that shares its parameters; `name` is for the error.
+        """The shape of a box in a tensor of `shape`; `name` is for errors.
 
         Raises:
-            AxisError: when the axis is out of range, or was left to the op (see `weight_block_shape`).
+            AxisError: when the axis is out of range, or omitted (see `weight_block_shape`).
             BlockSizeError: when a block or group size does not divide its axis.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it cuts a tensor")
+        raise TypeError(f"{type(self).__name__} does not define `block_shape`")
 
     def scale_shape(self, shape: Shape, name: str = "tensor") -> Shape:
         """Shape of the scale of a tensor of `shape`: the number of boxes along each axis. Raises as `block_shape`."""
@@ -44,21 +44,21 @@ class PerTensorGranularity(Granularity):
     type_name: ClassVar[str] = "per_tensor"
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
-        """The whole of `shape`."""
+        """Return `shape`."""
         return tuple(shape)
 
 
 @strict_arguments
 @attrs.frozen
 class PerChannelGranularity(Granularity):
-    """One box per index along `axis`; None is the output channel of the weight's op."""
+    """One box per index along `axis`; None is the output channels of the weight's op."""
 
     type_name: ClassVar[str] = "per_channel"
 
     axis: int | None = attrs.field(default=None, converter=checked(integer(optional=True)))
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
-        """Size 1 along the axis, everything along the others."""
+        """Size 1 along the axis, full size along the others."""
         axis = _checked_axis(self, self.axis, shape, name)
         return _replaced(shape, axis, 1)
 
@@ -66,7 +66,7 @@ class PerChannelGranularity(Granularity):
 @strict_arguments
 @attrs.frozen
 class PerGroupedChannelGranularity(Granularity):
-    """One box per `group_size` neighbouring channels: output channels where `axis` is None or 0, input where 1.
+    """One box per `group_size` neighbouring channels: output channels if `axis` is None or 0, input channels if 1.
 
     On a tensor by itself (`block_shape`), `axis` is an axis of the tensor; on the weight of an op it is a channel
     axis, so that 0 is the output channels of transposed convolutions too: see `weight_block_shape`.
@@ -78,7 +78,7 @@ class PerGroupedChannelGranularity(Granularity):
     group_size: int = attrs.field(converter=checked(integer(1)), kw_only=True)
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
-        """Size `group_size` along the axis, everything along the others. Raises as the base does."""
+        """Size `group_size` along the axis, full size along the others. Raises as the base class."""
         axis = _checked_axis(self, self.axis, shape, name)
         _check_divides(name, shape, axis, self.group_size, "group_size")
         return _replaced(shape, axis, self.group_size)
@@ -99,9 +99,9 @@ def _block_size(value: Any) -> int | tuple[int, ...]:
 class PerBlockGranularity(Granularity):
     """Boxes of `block_size`: an int along `axis`, or a tuple with one size for each axis. -1 is the whole axis.
 
-    With an int, the box has size 1 along the other channel axis (0 or 1) and takes kernel axes whole:
+    With an int, the box has size 1 along the other channel axis (0 or 1) and full size along kernel axes:
     ``[C_out, C_in, KH, KW]`` with ``axis=1, block_size=32`` gives ``[1, 32, KH, KW]``. Blocks along an axis
-    past 1 have size 1 along every other axis. An axis of None is the input channel of the weight's op.
+    past 1 have size 1 along every other axis. An axis of None is the input channels of the weight's op.
     """
 
     type_name: ClassVar[str] = "per_block"
@@ -118,7 +118,7 @@ class PerBlockGranularity(Granularity):
             )
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
-        """The box, with -1 replaced by the size of its axis. Raises as the base does."""
+        """The box, with -1 replaced by the size of its axis. Raises as the base class."""
         sizes = [shape[axis] if size == -1 else size for axis, size in enumerate(self._sizes(shape, name))]
         for axis, size in enumerate(sizes):
             _check_divides(name, shape, axis, size, "block_size")

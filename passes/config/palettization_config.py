@@ -1,4 +1,4 @@
-"""Configs of palettization: which weights become lookup tables, how, and when in training."""
+"""Palettization configs and their training schedules."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def _every_weight() -> Table:
 @strict_arguments
 @attrs.define(kw_only=True)
 class OpKMeansPalettizerConfig(WeightOnlyOpConfig):
-    """How the weights of an op are palettized; without arguments, 4 bits per tensor.
+    """Palettization of the weights of an op; by default 4 bits per tensor.
 
     Attributes:
-        op_state_spec: by name of the parameter (or regular expression) or ``"*"``; None palettizes none.
+        op_state_spec: by name of the parameter (or regular expression) or ``"*"``; None skips all.
     """
 
     op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(PalettizationSpec)))
@@ -43,7 +43,7 @@ class OpKMeansPalettizerConfig(WeightOnlyOpConfig):
 @strict_arguments
 @attrs.define(kw_only=True)
 class PATSchedule(PlainForm):
-    """From which training step on the palettized weights are used; `step()` counts, from 0."""
+    """The training step from which palettized weights are used, counted by `step()` from 0."""
 
     enable_fake_palettize: int = attrs.field(default=0, converter=checked(integer(0)))
 
@@ -51,16 +51,16 @@ class PATSchedule(PlainForm):
 @strict_arguments
 @attrs.define(kw_only=True)
 class ModuleKMeansPalettizerConfig(WeightOnlyModuleConfig):
-    """How the weights in a module's scope are palettized; without arguments, 4 bits per tensor.
+    """Palettization of the weights in a module's scope; by default 4 bits per tensor.
 
     Attributes:
         op_state_spec: for every op that no op config covers; see `OpKMeansPalettizerConfig`.
-        op_type_config: by op type such as ``linear``; None leaves ops of the type whole.
-        op_name_config: by op name or regular expression; None leaves the op whole.
-        module_state_spec: for states in its scope, over anything an op config says.
+        op_type_config: by op type such as ``linear``; None skips ops of the type.
+        op_name_config: by op name or regular expression; None skips the op.
+        module_state_spec: for states in its scope; overrides op configs.
         enable_fast_kmeans_mode: accepted for compatibility; clustering is fast and exact either way.
         rounding_precision: accepted for compatibility; weights are never rounded before clustering.
-        pat_schedule: when palettized weights are used in training; None is from the first step.
+        pat_schedule: when palettized weights are used in training; None means from the first step.
     """
 
     presets: ClassVar[PalettizerPresets[ModuleKMeansPalettizerConfig]]
@@ -79,9 +79,9 @@ class ModuleKMeansPalettizerConfig(WeightOnlyModuleConfig):
 @strict_arguments
 @attrs.define(kw_only=True)
 class KMeansPalettizerConfig(CompressionConfig):
-    """How a model is palettized; without arguments, every weight to 4 bits per tensor.
+    """Palettization of a model; by default every weight to 4 bits per tensor.
 
-    Where module entries are given and `global_config` is not, everything else is skipped.
+    With module entries and no `global_config`, everything else is skipped.
     """
 
     module_config_class: ClassVar[type[ModuleKMeansPalettizerConfig]] = ModuleKMeansPalettizerConfig
@@ -94,15 +94,15 @@ class PalettizerPresets(Presets[Made]):
     """Presets of palettization."""
 
     def w4(self) -> Made:
-        """4 bits, one table for every 16 output channels."""
+        """4 bits, one lookup table (LUT) for every 16 output channels."""
         return self._weights(_grouped(4))
 
     def w6(self) -> Made:
-        """6 bits, one table for every 16 output channels."""
+        """6 bits, one LUT for every 16 output channels."""
         return self._weights(_grouped(6))
 
     def w8(self) -> Made:
-        """8 bits, one table for the tensor."""
+        """8 bits, one LUT for the tensor."""
         return self._weights(PalettizationSpec(n_bits=8))
 
     def _weights(self, spec: PalettizationSpec) -> Made:

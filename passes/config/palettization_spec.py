@@ -1,4 +1,4 @@
-"""How one weight is palettized: stored as indices into a lookup table (LUT)."""
+"""Palettization specs: one weight stored as indices into a lookup table (LUT)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class TrainingStrategySpec(Tagged):
-    """Base of the ways a palettized weight behaves in training."""
+    """Base of the training strategies of palettized weights."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class TrainingStrategySpec(Tagged):
 @strict_arguments
 @attrs.frozen
 class DefaultTrainingSpec(TrainingStrategySpec):
-    """`training_mode` leaves palettized weights as they are; only the rest of the model learns."""
+    """Palettized weights are not trained; only the rest of the model is."""
 
     type_name: ClassVar[str] = "default"
 
@@ -48,9 +48,9 @@ class DefaultTrainingSpec(TrainingStrategySpec):
 @strict_arguments
 @attrs.frozen
 class StraightThroughTrainingSpec(TrainingStrategySpec):
-    """Each forward pass sees the weight at its nearest table entries; the gradient goes to the weight itself.
+    """Straight-through estimator: the forward pass uses the nearest LUT entries, the gradient goes to the weight.
 
-    Tables stay as they are.
+    LUTs are not trained.
 
     Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons" (2013).
     """
@@ -61,13 +61,13 @@ class StraightThroughTrainingSpec(TrainingStrategySpec):
 @strict_arguments
 @attrs.frozen
 class TableTrainingSpec(TrainingStrategySpec):
-    """The entries of the tables are trained, and the scales of channels where there are any.
+    """The LUT entries are trained, and the per-channel scales if there are any.
 
-    An entry takes the sum of the gradients of the elements that look it up; rounding to codes or to the weight's dtype
+    The gradient of an entry is the sum over the elements that look it up; rounding to codes or to the weight's dtype
     passes gradients through. Han, Mao and Dally, "Deep compression" (arXiv 1510.00149), section 3.3.
 
     Attributes:
-        assignments: ``fixed`` leaves every element at the entry that clustering gave it. With ``nearest`` the weight is
+        assignments: ``fixed`` keeps the entry of every element as clustered. With ``nearest`` the weight is
             trained as well, as by `StraightThroughTrainingSpec`, and each element takes the entry nearest to it as both
             move.
     """
@@ -94,21 +94,21 @@ def _lut_qspec(value: Any) -> QuantizationSpec | None:
 @strict_arguments
 @attrs.frozen
 class PalettizationSpec(PlainForm):
-    """How one weight is palettized.
+    """Palettization of one weight.
 
     Attributes:
-        n_bits: bits of an index, one of 1, 2, 3, 4, 6, 8; a table has ``2 ** n_bits`` entries.
-        lut_qspec: how the table entries are quantized (int8, uint8, float8_e4m3fn or float8_e5m2); None leaves
+        n_bits: bits of an index, one of 1, 2, 3, 4, 6, 8; a LUT has ``2 ** n_bits`` entries.
+        lut_qspec: how the LUT entries are quantized (int8, uint8, float8_e4m3fn or float8_e5m2); None leaves
             them in the weight's dtype.
-        granularity: `PerTensorGranularity`, one table; or `PerGroupedChannelGranularity`, one for each group.
-        cluster_dim: values in one table entry; above 1 the clustering is of vectors.
+        granularity: `PerTensorGranularity`, one LUT; or `PerGroupedChannelGranularity`, one for each group.
+        cluster_dim: values in one LUT entry; above 1, vectors are clustered.
         enable_per_channel_scale: divide each output channel by its largest magnitude before clustering.
-        training_strategy_spec: how the weight behaves in training.
-        activation_aware: in a calibration without a loss, let the squared error of each element count by the second
-            moment of the input that it multiplies; False counts all alike.
+        training_strategy_spec: how the weight is trained.
+        activation_aware: in a calibration without a loss, weight the squared error of each element by the second
+            moment of the input that it multiplies; False weights all equally.
 
     Raises:
-        SpecError: for a value that cannot be; the message names those that can.
+        SpecError: for an invalid value; the message names the accepted ones.
     """
 
     argument_hints: ClassVar[Mapping[str, str]] = {
@@ -135,10 +135,10 @@ class PalettizationSpec(PlainForm):
 
     @property
     def n_clusters(self) -> int:
-        """Entries of one table."""
+        """Entries of one LUT."""
         return 1 << self.n_bits
 
 
 def default_weight_palettization_spec() -> PalettizationSpec:
-    """Weights by default: 4 bits, one table for the tensor, scalar entries in the weight's dtype."""
+    """The default for weights: 4 bits, one LUT for the tensor, scalar entries in the weight's dtype."""
     return PalettizationSpec()

@@ -15,7 +15,7 @@ from graphpress.passes.config.errors import SpecError
 
 
 class PlainForm:
-    """A spec, a config, or a part of one: plain data expresses all of it."""
+    """Base of specs, configs and their parts, which convert to and from plain data."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ class PlainForm:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The object that `to_dict` wrote; what is left out has its default.
+        """Read the plain form that `to_dict` writes; omitted fields have their defaults.
 
         Raises:
             SpecError: naming the path of the wrong entry, its value and what is accepted.
@@ -36,9 +36,9 @@ class PlainForm:
 
 
 def plain(value: Any) -> Any:
-    """The plain form of a spec, a config, or anything one holds. Always fresh: nothing is shared with `value`.
+    """The plain form of a spec, a config or a part of one. Nothing is shared with `value`.
 
-    Constructors take this form back: ``type(value)(**plain(value)) == value`` for a class without a type tag.
+    Constructors accept this form: ``type(value)(**plain(value)) == value`` for a class without a type tag.
     """
     return to_plain(value, _named, _tagged_fields)
 

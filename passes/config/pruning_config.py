@@ -1,4 +1,4 @@
-"""Configs of pruning: which weights get zeros, how many, and when in training."""
+"""Pruning configs and their training schedules."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def _every_weight() -> Table:
 @strict_arguments
 @attrs.define(kw_only=True)
 class OpMagnitudePrunerConfig(WeightOnlyOpConfig):
-    """How the weights of an op are pruned; without arguments, half of their elements.
+    """Pruning of the weights of an op; by default half of their elements.
 
     Attributes:
-        op_state_spec: by name of the parameter (or regular expression) or ``"*"``; None prunes none.
+        op_state_spec: by name of the parameter (or regular expression) or ``"*"``; None skips all.
     """
 
     op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(PruningSpec)))
@@ -37,14 +37,14 @@ class OpMagnitudePrunerConfig(WeightOnlyOpConfig):
 @strict_arguments
 @attrs.define(kw_only=True)
 class ModuleMagnitudePrunerConfig(WeightOnlyModuleConfig):
-    """How the weights in a module's scope are pruned; without arguments, half of their elements.
+    """Pruning of the weights in a module's scope; by default half of their elements.
 
     Attributes:
         op_state_spec: for every op that no op config covers; see `OpMagnitudePrunerConfig`.
-        op_type_config: by op type such as ``linear``; None leaves ops of the type whole.
-        op_name_config: by op name or regular expression; None leaves the op whole.
-        module_state_spec: for states in its scope, over anything an op config says.
-        sparsity_schedule: how sparsity grows in training; None is the target from the start.
+        op_type_config: by op type such as ``linear``; None skips ops of the type.
+        op_name_config: by op name or regular expression; None skips the op.
+        module_state_spec: for states in its scope; overrides op configs.
+        sparsity_schedule: how sparsity grows in training; None means the target from the start.
     """
 
     op_state_spec: Table | None = attrs.field(factory=_every_weight, converter=checked(state_table(PruningSpec)))
@@ -62,9 +62,9 @@ class ModuleMagnitudePrunerConfig(WeightOnlyModuleConfig):
 @strict_arguments
 @attrs.define(kw_only=True)
 class MagnitudePrunerConfig(CompressionConfig):
-    """How a model is pruned; without arguments, half of every weight's elements.
+    """Pruning of a model; by default half of every weight's elements.
 
-    Where module entries are given and `global_config` is not, everything else is skipped.
+    With module entries and no `global_config`, everything else is skipped.
     """
 
     module_config_class: ClassVar[type[ModuleMagnitudePrunerConfig]] = ModuleMagnitudePrunerConfig

@@ -1,4 +1,4 @@
-"""How one weight is pruned, and how its sparsity grows over training steps."""
+"""Pruning specs and sparsity schedules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphpress.passes.config.plain import PlainForm
 
 
 class PruningScheme(Tagged):
-    """Base of the structures that zeros come in."""
+    """Base of the structures of zeros."""
 
     __slots__ = ()
 
@@ -20,7 +20,7 @@ class PruningScheme(Tagged):
 @strict_arguments
 @attrs.frozen
 class Unstructured(PruningScheme):
-    """Zeros anywhere: the elements of least magnitude."""
+    """Zeros at the elements of least magnitude, anywhere."""
 
     type_name: ClassVar[str] = "unstructured"
 
@@ -28,7 +28,7 @@ class Unstructured(PruningScheme):
 @strict_arguments
 @attrs.frozen
 class ChannelStructured(PruningScheme):
-    """Whole channels along `axis`: those of least norm."""
+    """Zeros in whole channels along `axis`, those of least norm."""
 
     type_name: ClassVar[str] = "channel_structured"
 
@@ -38,7 +38,7 @@ class ChannelStructured(PruningScheme):
 @strict_arguments
 @attrs.frozen(kw_only=True)
 class BlockStructured(PruningScheme):
-    """Blocks of `block_size` elements along `axis`: those of least norm. A last block may have fewer."""
+    """Zeros in blocks of `block_size` elements along `axis`, those of least norm; the last may be smaller."""
 
     type_name: ClassVar[str] = "block_structured"
 
@@ -49,9 +49,9 @@ class BlockStructured(PruningScheme):
 @strict_arguments
 @attrs.frozen(kw_only=True)
 class NMStructured(PruningScheme):
-    """As many zeros in every `m` elements along `axis`: of each, those of least magnitude.
+    """The same number of zeros in every `m` elements along `axis`, at those of least magnitude.
 
-    At a sparsity of n / m that is n:m sparsity. Where m does not divide the axis, elements that are missing in the last
+    At a sparsity of n / m this is n:m sparsity. If m does not divide the axis, elements that are missing in the last
     group count as its first zeros. Mishra et al., "Accelerating sparse deep neural networks" (arXiv 2104.08378).
     """
 
@@ -67,16 +67,16 @@ _SCHEMES = (Unstructured, ChannelStructured, BlockStructured, NMStructured)
 @strict_arguments
 @attrs.frozen
 class PruningSpec(PlainForm):
-    """How one weight is pruned.
+    """Pruning of one weight.
 
     Attributes:
-        target_sparsity: fraction of zeros in the end, from 0 to 1.
+        target_sparsity: final fraction of zeros, from 0 to 1.
         pruning_scheme: `Unstructured`, `ChannelStructured`, `BlockStructured` or `NMStructured`, or its plain form.
         pruning_algo: a registered key, or a class; ``"default"`` is by magnitude, the number of zeros rounded half to
             even; ``"magnitude_floor"`` rounds it down.
 
     Raises:
-        SpecError: for a value that cannot be; the message names those that can.
+        SpecError: for an invalid value; the message names the accepted ones.
     """
 
     target_sparsity: float = attrs.field(default=0.5, converter=checked(number(0, 1)))
@@ -88,24 +88,24 @@ class PruningSpec(PlainForm):
 
 
 def default_weight_pruning_spec() -> PruningSpec:
-    """Weights by default: half of the elements, anywhere, by magnitude."""
+    """The default for weights: half of the elements, unstructured, by magnitude."""
     return PruningSpec()
 
 
 class SparsitySchedule(Tagged):
-    """Base of the ways sparsity grows with training steps."""
+    """Base of the sparsity schedules."""
 
     __slots__ = ()
 
     def sparsity(self, step: int, target: float) -> float:
-        """Sparsity in force at `step` (from 0) of a weight that is to reach `target`."""
-        raise TypeError(f"{type(self).__name__} does not say how sparsity grows")
+        """The sparsity at `step` (from 0) of a weight with the final sparsity `target`."""
+        raise TypeError(f"{type(self).__name__} does not define `sparsity`")
 
 
 @strict_arguments
 @attrs.frozen
 class ConstantSparsitySchedule(SparsitySchedule):
-    """Nothing before `begin_step`, the target from then on."""
+    """No pruning before `begin_step`, the target from then on."""
 
     type_name: ClassVar[str] = "constant"
 
@@ -119,7 +119,7 @@ class ConstantSparsitySchedule(SparsitySchedule):
 @strict_arguments
 @attrs.frozen(kw_only=True)
 class PolynomialDecaySchedule(SparsitySchedule):
-    """From `initial_sparsity` to the target over `total_iters` steps from `begin_step`, fast at first.
+    """Polynomial growth from `initial_sparsity` to the target in `total_iters` steps from `begin_step`.
 
     ``target + (initial - target) * (1 - t / total_iters) ** power`` at the t-th step, changing every
     `update_frequency` steps. Zhu and Gupta, "To prune, or not to prune" (2017), equation 1.

@@ -1,4 +1,4 @@
-"""Configs of quantization: weights, activations, module boundaries, key-value caches, training schedules."""
+"""Quantization configs: weights, activations, module boundaries, key-value caches, training schedules."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ExecutionMode(StrEnum):
 
 
 class InvalidExecutionModeError(SpecError):
-    """An execution mode that does not exist, or that cannot do what was asked."""
+    """An unknown execution mode, or one that does not support an operation."""
 
 
 def _execution_mode(value: Any) -> ExecutionMode:
@@ -64,12 +64,12 @@ def _every_weight() -> Table:
 @strict_arguments
 @attrs.define(kw_only=True)
 class OpQuantizerConfig(OpCompressionConfig):
-    """How the tensors of an op are quantized; without arguments, int8 weights and activations.
+    """Quantization of the tensors of an op; by default int8 weights and activations.
 
     Attributes:
-        op_input_spec: by index, operand name (or regular expression) or ``"*"``; None quantizes none.
+        op_input_spec: by index, operand name (or regular expression) or ``"*"``; None skips all.
         op_output_spec: likewise for results.
-        op_state_spec: by name of the parameter or buffer; None quantizes none.
+        op_state_spec: by name of the parameter or buffer; None skips all.
     """
 
     op_input_spec: Table | None = attrs.field(
@@ -84,12 +84,12 @@ class OpQuantizerConfig(OpCompressionConfig):
 @strict_arguments
 @attrs.define(kw_only=True)
 class QATSchedule(PlainForm):
-    """From which training step on things happen; `step()` counts, from 0.
+    """Training steps at which quantizers change, counted by `step()` from 0.
 
     Attributes:
         enable_observer: ranges are observed from here on.
         enable_fake_quant: quantization is simulated from here on, not before ranges are observed.
-        disable_observer: ranges stay as they are from here on; None observes to the end.
+        disable_observer: ranges are fixed from here on; None observes to the end.
     """
 
     enable_observer: int = attrs.field(default=0, converter=checked(integer(0)))
@@ -115,18 +115,18 @@ class QATSchedule(PlainForm):
 @strict_arguments
 @attrs.define(kw_only=True)
 class ModuleQuantizerConfig(ModuleCompressionConfig):
-    """How the ops in a module's scope are quantized; without arguments, int8 weights and activations.
+    """Quantization of the ops in a module's scope; by default int8 weights and activations.
 
     Attributes:
         op_input_spec: for every op that no op config covers; see `OpQuantizerConfig`.
         op_output_spec: likewise.
         op_state_spec: likewise.
-        op_type_config: by op type such as ``linear``; None leaves ops of the type whole.
-        op_name_config: by op name or regular expression; None leaves the op whole.
-        module_input_spec: for what enters the module itself, over anything an op says.
-        module_output_spec: for what leaves it.
-        module_state_spec: for states in its scope, over anything an op config says.
-        qat_schedule: when simulation starts in training; None is from the first step.
+        op_type_config: by op type such as ``linear``; None skips ops of the type.
+        op_name_config: by op name or regular expression; None skips the op.
+        module_input_spec: for the inputs of the module itself; overrides op configs.
+        module_output_spec: likewise for its outputs.
+        module_state_spec: for states in its scope; overrides op configs.
+        qat_schedule: when quantizers change in training; None simulates from the first step.
     """
 
     presets: ClassVar[QuantizerPresets[ModuleQuantizerConfig]]
@@ -151,12 +151,12 @@ class ModuleQuantizerConfig(ModuleCompressionConfig):
 @strict_arguments
 @attrs.define(kw_only=True)
 class KVCacheQuantConfig(PlainForm):
-    """Keeps a key-value cache in quantized form: the op that updates it stores codes.
+    """Quantization of a key-value cache: the op that updates it stores codes.
 
     The op must only move data (slice, copy, scatter): arithmetic on the cached values would see codes.
 
     Attributes:
-        op_quantizer_config: its `op_input_spec` names the one input that is the cache, and how it is stored.
+        op_quantizer_config: its `op_input_spec` names the input that is the cache, and its spec.
     """
 
     op_quantizer_config: OpQuantizerConfig = attrs.field(converter=checked(instance(OpQuantizerConfig)))
@@ -181,9 +181,9 @@ def _attribute_names(value: Any) -> list[str] | None:
 @strict_arguments
 @attrs.define(kw_only=True)
 class QuantizerConfig(CompressionConfig):
-    """How a model is quantized; without arguments, int8 weights and activations everywhere.
+    """Quantization of a model; by default int8 weights and activations everywhere.
 
-    A `global_config` that is left out is the default one, also beside module entries.
+    An omitted `global_config` is the default one, also beside module entries.
 
     Attributes:
         execution_mode: `ExecutionMode` or its name.
@@ -217,7 +217,7 @@ class QuantizerConfig(CompressionConfig):
 
     @property
     def learns_from_calibration(self) -> bool:
-        """True when `calibration_mode()` does more than observe ranges: it chooses codes or corrects biases."""
+        """True if `calibration_mode()` also chooses codes or corrects biases."""
         chooses = not isinstance(self.weight_rounding, NearestRounding)
         return chooses or self.bias_correction is BiasCorrection.EMPIRICAL
 
@@ -225,14 +225,14 @@ class QuantizerConfig(CompressionConfig):
         """Choose how the model is captured.
 
         Raises:
-            InvalidExecutionModeError: for a mode that does not exist.
+            InvalidExecutionModeError: for an unknown mode.
         """
         self.execution_mode = mode  # type: ignore[assignment]  # the field converts
         return self
 
 
 class QuantizerPresets(Presets[Made]):
-    """Presets of quantization. The first three quantize weights alone."""
+    """Presets of quantization; the first three are weight-only."""
 
     def w8(self) -> Made:
         """Weights int8, symmetric, per output channel."""
@@ -264,7 +264,7 @@ class QuantizerPresets(Presets[Made]):
         return self._both(_weight("float8_e4m3fn"), _activation("float8_e4m3fn"))
 
     def best(self) -> Made:
-        """8 bits at the least error: int8 scales of least squared error, asymmetric activations from histograms.
+        """8 bits with the least error: int8 scales of least squared error, asymmetric activations from histograms.
 
         For a whole model, codes are chosen by GPTQ and biases corrected on leaving `calibration_mode()`; a module's
         config has neither.

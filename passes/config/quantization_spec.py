@@ -1,4 +1,4 @@
-"""How one tensor is quantized, and how the codes of weights are chosen."""
+"""Quantization specs, and methods of rounding weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from graphpress.passes.config.plain import PlainForm
 
 
 class WeightRounding(Tagged):
-    """Base of the ways to choose the code of each weight."""
+    """Base of the methods of rounding weights."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class WeightRounding(Tagged):
 @strict_arguments
 @attrs.frozen
 class NearestRounding(WeightRounding):
-    """Each weight gets the code nearest to it. Needs no data."""
+    """Rounding to the nearest code, without data."""
 
     type_name: ClassVar[str] = "nearest"
 
@@ -48,7 +48,7 @@ class NearestRounding(WeightRounding):
 @strict_arguments
 @attrs.frozen
 class GPTQRounding(WeightRounding):
-    """Codes are chosen one input feature after the other; the features not yet rounded make up for each error.
+    """GPTQ: rounds one input feature at a time and compensates the error in the remaining ones.
 
     Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers"
     (arXiv 2210.17323).
@@ -56,7 +56,7 @@ class GPTQRounding(WeightRounding):
     Attributes:
         damping: added to the diagonal of the Hessian, as a fraction of its mean, 0 to 1.
         activation_order: round the features with the largest activations first.
-        asymmetric: make up also for what layers before have lost: the layer's outputs are held to those of the float
+        asymmetric: compensate the errors of earlier layers too: the layer's outputs are held to those of the float
             model on its own inputs (Li et al., "GPTAQ", arXiv 2504.02692, pose the problem so), not to those of the
             float weight on the inputs that the rounded model gives it.
     """
@@ -71,11 +71,11 @@ class GPTQRounding(WeightRounding):
 @strict_arguments
 @attrs.frozen
 class AdaptiveRounding(WeightRounding):
-    """Each weight is rounded up or down, whichever keeps the output of its layer closest to the float layer's.
+    """Adaptive rounding: rounds each weight up or down to minimize the error of the layer's output.
 
     Nagel et al., "Up or down? Adaptive rounding for post-training quantization" (arXiv 2004.10568). The error of a
-    layer is a quadratic form of its weights, so every step sees all of the calibration data, and none of it is kept. In
-    the end single weights are turned for as long as that lowers the error.
+    layer is a quadratic form of its weights, so every step sees all of the calibration data, and none of it is kept. At
+    the end, single weights are flipped while that lowers the error.
 
     Attributes:
         iterations: gradient steps for each layer.
@@ -92,10 +92,10 @@ class AdaptiveRounding(WeightRounding):
 
 
 class BiasCorrection(StrEnum):
-    """Where the shift comes from that a bias makes up for (Nagel et al., arXiv 1906.04721, section 4.2)."""
+    """How the bias correction is estimated (Nagel et al., arXiv 1906.04721, section 4.2)."""
 
     NONE = "none"
-    """Biases stay as they are."""
+    """No correction."""
     EMPIRICAL = "empirical"
     """From calibration data: the mean output of each channel, float against quantized."""
     ANALYTIC = "analytic"
@@ -107,14 +107,14 @@ _FLOATS = (DType.FLOAT8_E4M3FN, DType.FLOAT8_E5M2, DType.FLOAT4_E2M1FN)
 
 
 class QuantizationScheme(StrEnum):
-    """Where zero lies in the range of codes."""
+    """The position of zero in the range of codes."""
 
     SYMMETRIC = "symmetric"
-    """Zero in the middle of the codes."""
+    """Zero is the middle code."""
     ASYMMETRIC = "asymmetric"
-    """The range of the data, widened to hold zero."""
+    """The range of the data, extended to include zero."""
     SYMMETRIC_WITH_CLIPPING = "symmetric_with_clipping"
-    """Symmetric, and the lowest code is left out, so that codes reach equally far both ways (-127..127)."""
+    """Symmetric without the lowest code, so that the largest magnitudes are equal (-127..127)."""
 
 
 class QuantizationFormulation(StrEnum):
@@ -178,11 +178,11 @@ def _float_range(value: Any) -> tuple[float | None, float | None]:
 @strict_arguments
 @attrs.frozen
 class QuantizationSpec(PlainForm):
-    """How one tensor is quantized.
+    """Quantization of one tensor.
 
     Attributes:
         dtype: type of the codes: an integer of 2, 3, 4, 6 or 8 bits, float8_e4m3fn, float8_e5m2 or float4_e2m1fn;
-            given as a torch dtype or by name, kept as a torch dtype.
+            a torch dtype or its name, stored as a torch dtype.
         qscheme: a `QuantizationScheme` or its name.
         qformulation: a `QuantizationFormulation` or its name.
         granularity: `PerTensorGranularity`, `PerChannelGranularity` or `PerBlockGranularity`, or its plain form
@@ -191,14 +191,14 @@ class QuantizationSpec(PlainForm):
         qparam_calculator_cls: a registered key, or a class; ``"default"`` is ``"moving_average"`` for
             activations and ``"static"`` for weights.
         range_calculator_cls: a registered key, or a class.
-        float_range: fixed bounds of the values to represent; None leaves a bound to the data.
-        scale_dtype: what scales of weights are stored in. None is float32; float8_e8m0fnu, for float8 and float4, holds
-            powers of two, and is what float4 always has; float16, for integers of up to 4 bits with a zero point,
-            halves what blocks cost: scales are rounded up so that products with codes are exact in float16, and a
-            weight whose scales it cannot hold keeps float32.
+        float_range: fixed bounds of the values to represent; the data determines a bound of None.
+        scale_dtype: the dtype that scales of weights are stored in. None means float32.
+            float8_e8m0fnu, for float8 and float4, holds powers of two; float4 always uses it. float16, for integers of
+            up to 4 bits with a zero point, halves the size of scales: they are rounded up so that products with codes
+            are exact in float16, and a weight whose scales exceed its range keeps float32.
 
     Raises:
-        SpecError: for a value or a combination that cannot be; the message names those that can.
+        SpecError: for an invalid value or combination; the message names the accepted ones.
     """
 
     argument_hints: ClassVar[Mapping[str, str]] = {
@@ -268,12 +268,12 @@ class QuantizationSpec(PlainForm):
 
     @property
     def n_bits(self) -> int:
-        """Bits of one code."""
+        """The number of bits of a code."""
         return self.element_type.bits
 
     @property
     def target_dtype(self) -> torch.dtype:
-        """The dense torch dtype that holds the quantized values: 8 bits wide for everything narrower.
+        """The torch dtype that holds the codes: one of 8 bits for narrower codes.
 
         float4 is held as float8_e4m3fn, which represents each of its values exactly.
         """
@@ -294,10 +294,10 @@ class QuantizationSpec(PlainForm):
 
 
 def default_weight_quantization_spec() -> QuantizationSpec:
-    """Weights by default: int8, symmetric, per output channel, from the weights themselves."""
+    """The default for weights: int8, symmetric, per output channel, with static ranges."""
     return QuantizationSpec(granularity=PerChannelGranularity(), qparam_calculator_cls="static")
 
 
 def default_activation_quantization_spec() -> QuantizationSpec:
-    """Activations by default: int8, symmetric, per tensor, moving average of the ranges seen."""
+    """The default for activations: int8, symmetric, per tensor, with a moving average of ranges."""
     return QuantizationSpec(qparam_calculator_cls="moving_average")

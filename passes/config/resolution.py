@@ -1,4 +1,4 @@
-"""Which spec a tensor gets, and which entry of the config says so."""
+"""Resolution of a config to the spec of each tensor and the entry that decides it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from graphpress.passes.config.quantization_config import ModuleQuantizerConfig, 
 
 
 class ModuleLevel(IntEnum):
-    """Which module entry speaks; the higher, the more specific."""
+    """The kind of a module entry; a higher one is more specific."""
 
     GLOBAL = 0
     MODULE_TYPE = 1
@@ -30,7 +30,7 @@ class ModuleLevel(IntEnum):
 
 
 class OpLevel(IntEnum):
-    """Which part of a module config speaks; the higher, the more specific."""
+    """The part of a module config; a higher one is more specific."""
 
     OP = 0
     OP_TYPE = 1
@@ -50,11 +50,11 @@ class SpecEntry:
 
     @classmethod
     def of(cls, key: int | str, spec: Any, source: str) -> SpecEntry:
-        """The entry at `key` of the dictionary at `source`."""
+        """Make the entry at `key` of the dictionary at `source`."""
         return cls(key, spec, f"{source}[{key!r}]", None if isinstance(key, int) else NamePattern(key))
 
     def matches(self, index: int | None, name: str | None) -> bool:
-        """True when the key is the index, or matches the name."""
+        """True if the key equals the index or matches the name."""
         if self._pattern is None:
             return self.key == index
         return name is not None and self._pattern.matches(name)
@@ -62,7 +62,7 @@ class SpecEntry:
 
 @attrs.frozen
 class SpecTable:
-    """A dictionary of specs. An explicit key beats ``"*"``; among explicit keys that match, the last wins."""
+    """A dictionary of specs; explicit keys take precedence over ``"*"``, and the last matching one wins."""
 
     source: str
     explicit: tuple[SpecEntry, ...]
@@ -70,7 +70,7 @@ class SpecTable:
 
     @classmethod
     def of(cls, table: Table | None, source: str) -> SpecTable | None:
-        """Compile a dictionary; None stays None."""
+        """Compile a dictionary; None if there is none."""
         if table is None:
             return None
         explicit = tuple(SpecEntry.of(key, spec, source) for key, spec in table.items() if key != ALL)
@@ -78,7 +78,7 @@ class SpecTable:
         return cls(source, explicit[::-1], everything)
 
     def find(self, index: int | None, *names: str | None) -> SpecEntry | None:
-        """The entry of a tensor; None when there is none. Of several names the first that a key matches counts."""
+        """The entry of a tensor, or None; of several names, the first that a key matches counts."""
         for name in names:
             for entry in self.explicit:
                 if entry.matches(index, name):
@@ -88,7 +88,7 @@ class SpecTable:
 
 @attrs.frozen
 class OpRules:
-    """The three tables that cover an op, from an op config or from a module config's own; None disables."""
+    """The specs of the inputs, outputs and states of an op, from an op config or a module config."""
 
     source: str
     level: OpLevel
@@ -113,7 +113,7 @@ class OpRules:
 
 @attrs.frozen
 class ModuleRules:
-    """A module config: op rules by name, by type and for the rest, and the module's own tables."""
+    """The compiled form of a module config: op rules by name, by type and by default, and boundary specs."""
 
     config: ModuleCompressionConfig
     by_name: tuple[tuple[NamePattern, OpRules], ...]
@@ -125,7 +125,7 @@ class ModuleRules:
 
     @classmethod
     def of(cls, config: ModuleCompressionConfig, source: str) -> ModuleRules:
-        """Compile a module config that stands at `source`."""
+        """Compile the module config at `source`."""
         by_name = tuple(
             (NamePattern(name), OpRules.of(item, f"{source}.op_name_config[{name!r}]", OpLevel.OP_NAME))
             for name, item in config.op_name_config.items()
@@ -145,7 +145,7 @@ class ModuleRules:
         )
 
     def for_op(self, name: str, op_type: str) -> OpRules:
-        """The rules of an op: the last matching entry by name, else the one by type, else the module's own."""
+        """The rules of an op: the last matching entry by name, else by type, else the module's default."""
         for pattern, rules in self.by_name:
             if pattern.matches(name):
                 return rules
@@ -154,15 +154,15 @@ class ModuleRules:
 
 @attrs.frozen
 class Decision:
-    """What a config says about one tensor.
+    """The decision of a config about one tensor.
 
     Attributes:
-        spec: the spec; None keeps the tensor as it is.
+        spec: the spec; None if the tensor is not compressed.
         source: path of the entry that decided, such as ``global_config.op_state_spec['weight']``.
-        level: which module entry decided.
-        op_level: which part of it decided; None where the whole module entry is None.
-        explicit: False where the entry that decides has nothing to say about this tensor.
-        key: of the dictionary of specs that decided; None where no entry of one did.
+        level: the kind of module entry that decided.
+        op_level: the part of it that decided; None if the whole module entry is None.
+        explicit: False if the deciding entry has no spec for this tensor.
+        key: the deciding key of a dictionary of specs, if any.
     """
 
     spec: Any | None
@@ -174,12 +174,12 @@ class Decision:
 
     @property
     def precedence(self) -> tuple[bool, int, int]:
-        """A sort key: of several decisions about one tensor the one with the greatest holds."""
+        """A sort key: of several decisions about one tensor, the greatest wins."""
         return self.explicit, int(self.level), int(self.op_level or OpLevel.OP)
 
     @property
     def is_specific(self) -> bool:
-        """True when it was meant for this op or module by name, or for its op type: not a blanket default."""
+        """True if the entry names the op, its module or its op type: not a blanket default."""
         return self.level >= ModuleLevel.MODULE_NAME or (self.op_level or OpLevel.OP) > OpLevel.OP
 
 
@@ -189,9 +189,9 @@ class Governing:
 
     Attributes:
         source: its path, such as ``module_name_configs['layer1.*']``.
-        level: which kind of entry it is.
-        rules: what it says; None leaves everything whole.
-        is_own: True when it means the innermost module itself, not one round it.
+        level: its kind.
+        rules: its compiled config; None skips everything.
+        is_own: True if it matches the innermost module itself, not an enclosing one.
     """
 
     source: str
@@ -201,17 +201,17 @@ class Governing:
 
     @property
     def config(self) -> ModuleCompressionConfig | None:
-        """The module config, where schedules and other settings stand."""
+        """The module config, with schedules and other settings."""
         return None if self.rules is None else self.rules.config
 
 
 class ConfigResolver:
-    """Answers for one config, as it was when the resolver was made. Answers are cached by module and op."""
+    """Resolves the specs of tensors by one config, a snapshot of it, with a cache by module and op."""
 
     def __init__(self, config: CompressionConfig):
         rules = _module_rules(config.global_config, "global_config")
         self._global = Governing("global_config", ModuleLevel.GLOBAL, rules, is_own=True)
-        # The last entry wins, so the last is tried first.
+        # Later entries win, so they are tried first.
         self._types = [
             (TypePattern(name), source := f"module_type_configs[{name!r}]", _module_rules(item, source))
             for name, item in reversed(config.module_type_configs.items())
@@ -235,23 +235,23 @@ class ConfigResolver:
         self._op_rules: dict[tuple[ModuleStack, str, str], OpRules] = {}
 
     def input_spec(self, site: OpSite, index: int, name: str | None = None) -> Any | None:
-        """Spec of the operand at `index` (from 0), also known by `name`; None leaves it whole."""
+        """The spec of the operand at `index` (from 0) or called `name`; None if it is not compressed."""
         return self.explain_input(site, index, name).spec
 
     def output_spec(self, site: OpSite, index: int, name: str | None = None) -> Any | None:
-        """Spec of the result at `index` (from 0); None leaves it whole."""
+        """The spec of the result at `index` (from 0); None if it is not compressed."""
         return self.explain_output(site, index, name).spec
 
     def state_spec(self, site: OpSite, state_name: str) -> Any | None:
-        """Spec of a parameter or buffer by its name within its module; None leaves it whole."""
+        """The spec of a parameter or buffer by its name within its module; None if it is not compressed."""
         return self.explain_state(site, state_name).spec
 
     def module_input_spec(self, stack: ModuleStack, index: int, name: str | None = None) -> Any | None:
-        """Spec of what enters the innermost module of `stack`. `explain_module_input` tells None from nothing said."""
+        """The spec of an input of the innermost module of `stack`; see `explain_module_input`."""
         return self.explain_module_input(stack, index, name).spec
 
     def module_output_spec(self, stack: ModuleStack, index: int, name: str | None = None) -> Any | None:
-        """Spec of what leaves the innermost module of `stack`."""
+        """The spec of an output of the innermost module of `stack`."""
         return self.explain_module_output(stack, index, name).spec
 
     def explain_input(self, site: OpSite, index: int, name: str | None = None) -> Decision:
@@ -267,9 +267,7 @@ class ConfigResolver:
         return self._cached_op(site) or self._explain_op(site, "outputs", index, _known_name(site.outputs, index, name))
 
     def explain_state(self, site: OpSite, *names: str) -> Decision:
-        """The decision behind `state_spec`, for a tensor that has all of `names`: the first that a key matches
-        counts.
-        """
+        """The decision behind `state_spec`, for a tensor with several names: the first that a key matches counts."""
         cached = self._cached_op(site)
         if cached is not None:
             return cached
@@ -281,17 +279,15 @@ class ConfigResolver:
         return self._explain_op(site, "states", None, *names)
 
     def explain_module_input(self, stack: ModuleStack, index: int, name: str | None = None) -> Decision:
-        """The decision behind `module_input_spec`; where it is `explicit`, it overrides the specs of ops."""
+        """The decision behind `module_input_spec`; an `explicit` one overrides the specs of ops."""
         return self._explain_boundary(stack, "module_inputs", index, name)
 
     def explain_module_output(self, stack: ModuleStack, index: int, name: str | None = None) -> Decision:
-        """The decision behind `module_output_spec`; where it is `explicit`, it overrides the specs of ops."""
+        """The decision behind `module_output_spec`; an `explicit` one overrides the specs of ops."""
         return self._explain_boundary(stack, "module_outputs", index, name)
 
     def cache_entry(self, site: OpSite) -> tuple[Any, str, int | str] | None:
-        """The spec of the cache that an op updates, the path of its entry, and the input which that names; None for
-        other ops.
-        """
+        """The spec of the cache that an op updates, the path and the key of its entry; None for other ops."""
         table = self._caches.get(canonical_op_type(site.op_type)) if self._caches else None
         if table is None:
             return None
@@ -306,7 +302,7 @@ class ConfigResolver:
         return known
 
     def training_schedule(self, stack: ModuleStack) -> QATSchedule | None:
-        """When the quantizers of the ops in the innermost module of `stack` are on in training; None is always."""
+        """The training schedule of the quantizers in the innermost module of `stack`; None if always on."""
         config = self.governing(stack).config
         return config.qat_schedule if isinstance(config, ModuleQuantizerConfig) else None
 

@@ -1,4 +1,4 @@
-"""Weights that a config means and that stay as they are: one record each, with the reason."""
+"""Records of weights that a config matches and that are skipped."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from graphpress.passes.config.errors import AxisError, BlockSizeError
 
 
 class SkipReason(Enum):
-    """Why a weight is skipped."""
+    """The kinds of reasons why a weight is skipped."""
 
     INDIVISIBLE = "indivisible"
     """Blocks, groups or vectors do not divide it, or its op has no default axis to lay them along."""
     TOO_SMALL = "too_small"
-    """It has fewer elements than what would be stored."""
+    """Its stored form would have more elements."""
     COMPUTED = "computed"
-    """The model computes it as it runs: there is no parameter to store in another form."""
+    """The model computes it, so there is no parameter to compress."""
     CHANGED_BY_FORWARD = "changed_by_forward"
-    """The model writes to it as it runs."""
+    """The model writes to it."""
     ALREADY_COMPRESSED = "already_compressed"
-    """It is stored in a compressed form already."""
+    """It is compressed already."""
     UNNAMED = "unnamed"
-    """The config compresses ``weight`` there; this weight has another name, which no entry gives."""
+    """The config compresses ``weight`` there; no entry matches the name of this weight."""
 
     @property
     def is_news(self) -> bool:
-        """True where a warning should tell it: what was compressed before was compressed on purpose."""
+        """True if it is worth a warning: weights that were compressed before are not."""
         return self is not SkipReason.ALREADY_COMPRESSED
 
 
 @frozen
 class SkippedWeight:
-    """A weight that a config means and that is not compressed.
+    """A weight that a config matches and that is not compressed.
 
     Attributes:
         name: qualified name in the model.
-        reason: why, as a kind.
-        detail: why, in words.
-        location: of the op that reads it, where that is known.
+        reason: the kind of reason.
+        detail: the reason in words.
+        location: of the op that reads it, if known.
     """
 
     name: str
@@ -61,12 +61,12 @@ class SkippedWeight:
         return f"{self.name}{where}: {self.detail}"
 
     def data(self) -> dict[str, Any]:
-        """Plain data, for JSON; the location apart."""
+        """Plain data for JSON, with the location as a separate entry."""
         return {"name": self.name, "reason": self.reason.value, "detail": self.detail}
 
 
 class WholeWeightsWarning(UserWarning):
-    """Weights that a config means and that were skipped; the message names them and the reasons."""
+    """Weights that a config matches and that were skipped; the message lists them with reasons."""
 
 
 def warn_of_skipped(
@@ -80,37 +80,37 @@ def warn_of_skipped(
 
 
 class Indivisible(Enum):
-    """What becomes of weights that blocks, groups or vectors do not divide: skipped, or an error."""
+    """The treatment of weights that blocks, groups or vectors do not divide: skip, or raise."""
 
     SKIP = "skip"
     REFUSE = "refuse"
     REFUSE_SPECIFIC = "refuse_specific"
-    """An error where the config means this op or module, not just every one."""
+    """An error if the deciding entry is specific to the op or module."""
     REFUSE_UNLESS_UNKNOWN = "refuse_unless_unknown"
-    """An error, except where a blanket default meets an op whose axes are not known."""
+    """An error, except for a blanket default at an op with unknown axes."""
 
     @classmethod
     def of(cls, leave_indivisible: bool | None) -> Indivisible:
-        """The meaning of the option of that name of compressors and passes."""
+        """Convert the option `leave_indivisible` of compressors and passes."""
         return {True: cls.SKIP, False: cls.REFUSE, None: cls.REFUSE_SPECIFIC}[leave_indivisible]
 
     def refuses(self, error: AxisError | BlockSizeError, *, is_specific: bool) -> bool:
-        """True when `error` about a weight is to be raised."""
+        """True if `error` about a weight must be raised."""
         if self is Indivisible.REFUSE_UNLESS_UNKNOWN:
             return is_specific or isinstance(error, BlockSizeError)
         return self is Indivisible.REFUSE or (self is Indivisible.REFUSE_SPECIFIC and is_specific)
 
 
 def indivisible(name: str, error: AxisError | BlockSizeError, location: Location = UNKNOWN) -> SkippedWeight:
-    """The record of a weight that cannot be cut as the config says."""
+    """The record of a weight that blocks, groups or vectors do not divide."""
     detail = error.explanation if isinstance(error, BlockSizeError) else str(error)
     return SkippedWeight(name, SkipReason.INDIVISIBLE, detail, location)
 
 
 def cannot_be_cut(refused: Sequence[SkippedWeight]) -> str:
-    """The message of the error about weights that cannot be cut as the config says."""
+    """The error message about weights that blocks, groups or vectors do not divide."""
     count = f"{len(refused)} weight{'s' * (len(refused) > 1)}"
-    return f"{count} cannot be cut as the config says (leave_indivisible=True skips such weights):{_lines(refused)}"
+    return f"{count} cannot be divided as the config says (leave_indivisible=True skips such weights):{_lines(refused)}"
 
 
 def _lines(weights: Iterable[SkippedWeight]) -> str:

@@ -1,7 +1,7 @@
-"""Entries of a config that match nothing in a model: misspelt names, types the model does not have.
+"""Reports of config entries that match nothing in a model: misspelt names, absent types.
 
-An entry by name was meant for something in particular, so it is an error; one by type may be written for many
-models, so it is a warning. `CompressionConfig.on_unmatched` changes both.
+An unmatched entry by name is specific to a model, so it is an error; one by type may be written for many models, so
+it is a warning. `CompressionConfig.on_unmatched` changes both.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class UnmatchedEntry:
 
     Attributes:
         source: its path, such as ``module_name_configs['layr1']``.
-        looked_for: what it should have matched: ``module``, ``op``, ``module of that type``, ...
+        looked_for: the kind of thing it should match: ``module``, ``op``, ``module of that type``, ...
         by_type: True for an entry by type, False for one by name or index.
         advice: near matches or a better place, starting with ``; ``; may be empty.
     """
@@ -72,9 +72,9 @@ _default = OnUnmatched.DEFAULT
 
 
 def set_default_for_unmatched(action: str) -> None:
-    """Let configs whose `on_unmatched` is ``"default"`` do `action` instead, in this process.
+    """Set the action of configs whose `on_unmatched` is ``"default"``, in this process.
 
-    For hosts of configs that other tools wrote; ``"default"`` goes back to an error by name and a warning by type.
+    For applications that read configs of other tools. ``"default"`` restores an error by name and a warning by type.
     """
     global _default
     _default = OnUnmatched(action)
@@ -92,10 +92,10 @@ def report_unmatched(
     Args:
         config: the config.
         sites: every op of the model.
-        modules: modules of the model, for those in which no op runs.
-        on_unmatched: what to do, instead of what the config says.
-        boundaries: by module, the names of its inputs and outputs, by position; modules that are not there are not
-            judged.
+        modules: modules of the model, including those in which no op runs.
+        on_unmatched: overrides the setting of the config.
+        boundaries: by module, the names of its inputs and outputs, by position; other modules are not
+            checked.
 
     Raises:
         UnmatchedConfigError: for entries by name; with ``"error"`` also for those by type.
@@ -150,7 +150,7 @@ def _module_types(
         source, pattern = f"module_type_configs[{name!r}]", TypePattern(name)
         scopes = [scope for scope in by_scope if pattern.matches(scope.type_names)]
         if not scopes:
-            # Full names are alike in their packages; class names tell them apart, and are accepted too.
+            # Full names share their packages; class names differ more, and are accepted too.
             known = {_class_name(type_name) for scope in by_scope for type_name in scope.type_names}
             advice = suggestion(_class_name(name), known)
             yield UnmatchedEntry(source, "module of that type", True, advice)
@@ -217,7 +217,7 @@ def _at_boundaries(
 
 
 def _tables(config: Any, source: str, sites: list[OpSite]) -> Iterator[UnmatchedEntry]:
-    # What nobody wrote cannot be misspelt.
+    # A default cannot be misspelt.
     usual = type(config)()
     if config.op_input_spec != usual.op_input_spec:
         yield from _table(config.op_input_spec, f"{source}.op_input_spec", [site.inputs for site in sites])
@@ -229,7 +229,7 @@ def _tables(config: Any, source: str, sites: list[OpSite]) -> Iterator[Unmatched
 
 
 def _state_table(table: Table | None, source: str, known: list[tuple[str, ...] | None]) -> Iterator[UnmatchedEntry]:
-    """As `_table`, but a key beside others that match passes unless it looks misspelt: not every op has a bias."""
+    """As `_table`, but report a key beside matching ones only if it looks misspelt: not every op has a bias."""
     entries = list(_table(table, source, known))
     all_miss = len(entries) == sum(key != ALL for key in table or ())
     has_all = table is not None and ALL in table

@@ -1,15 +1,15 @@
-"""Which weights a config means, and how: decided here for every compressor, execution mode and pass.
+"""Decision which weights are compressed, for every compressor, execution mode and pass.
 
 Modules and graphs describe each place where a weight is read as a `WeightSite`; `WeightResolver.decide` applies the
 rules, each of which is written once:
 
-- a weight answers to its own names, and after these to the name of the operand, where a technique takes weights by what
-  ops read; ``"weight"`` is no more than one of these names;
-- of several places where one weight is read, or several names of a tied one, the most specific entry decides;
-- ``"weight"`` and ``"*"`` are blanket keys, which mean weights only: two axes or more, and not of norms. Any other key
-  means what it names;
-- what stands in the way of a weight that is meant, and a weight that has another name than ``"weight"`` where the
-  config compresses that, are recorded as a `SkippedWeight`.
+- an entry may match a weight by its own names or, for techniques that find weights by the operands of ops, by the name
+  of the operand; own names come first, and ``"weight"`` is only one of these names;
+- if one weight is read at several places or has several names, the most specific entry decides;
+- ``"weight"`` and ``"*"`` are blanket keys, which match weights only: two axes or more, and not of norms. Any other key
+  matches whatever it names;
+- a matched weight that cannot be compressed, and a weight under another name where the config compresses ``"weight"``,
+  are recorded as a `SkippedWeight`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WEIGHT = "weight"
 
 
 class Taken(Enum):
-    """What a technique takes for a weight. This is the one thing in which techniques differ."""
+    """What a technique considers a weight; the only difference between techniques."""
 
     FACTORS = "factors"
     """What an op multiplies its input with, or picks rows from; the name of the operand counts too. For quantization,
@@ -43,7 +43,7 @@ class Taken(Enum):
 
 @frozen
 class Obstacle:
-    """What keeps a weight from being compressed, whatever the config says."""
+    """A reason why a weight cannot be compressed, whatever the config."""
 
     reason: SkipReason
     detail: str
@@ -57,9 +57,9 @@ class WeightSite:
         op: the op that reads it, as configs address it.
         names: of the weight, within the modules that hold it.
         rank: how many axes it has.
-        operand: the operand of the op that it is; None where that is not known.
-        is_factor: True where the op multiplies its input with it, or picks rows from it.
-        obstacle: what keeps it from being compressed.
+        operand: the name of the operand that it is; None if unknown.
+        is_factor: True if the op multiplies its input by it, or selects rows of it.
+        obstacle: the reason why it cannot be compressed, if any.
         location: of the op.
     """
 
@@ -72,7 +72,7 @@ class WeightSite:
     location: Location = UNKNOWN
 
     def keys(self, taken: Taken) -> tuple[str, ...]:
-        """The names that entries of a config may give it, the most telling first."""
+        """The names by which config entries may match it, the most specific first."""
         if taken is Taken.PARAMETERS or not self.is_factor or self.operand is None:
             return self.names
         return tuple(dict.fromkeys((*self.names, self.operand)))
@@ -80,14 +80,14 @@ class WeightSite:
 
 @frozen
 class WeightDecision:
-    """What becomes of one weight.
+    """The decision about one weight.
 
     Attributes:
         name: its qualified name.
         place: which of its sites decided.
-        entry: what the config says there.
-        spec: how it is compressed; None where it stays as it is.
-        skipped: why it stays, where the config means it.
+        entry: the decision of the config there.
+        spec: how it is compressed; None if it is not.
+        skipped: the record if the config matches it and it is not compressed.
     """
 
     name: str
@@ -98,16 +98,16 @@ class WeightDecision:
 
     @property
     def is_specific(self) -> bool:
-        """True when the config means this op or module, not just every one."""
+        """True if the deciding entry is specific to the op or module, not a blanket default."""
         return self.entry.is_specific
 
 
 class WeightResolver:
-    """Decides about weights, for one config.
+    """Decides which weights one config compresses.
 
     Attributes:
         resolver: of the config.
-        taken: what the technique takes for a weight.
+        taken: what the technique considers a weight.
     """
 
     def __init__(self, resolver: ConfigResolver, taken: Taken):
@@ -115,7 +115,7 @@ class WeightResolver:
         self.taken = taken
 
     def decide(self, name: str, sites: Sequence[WeightSite]) -> WeightDecision:
-        """What becomes of the weight called `name`, which is read at all of `sites`: at least one."""
+        """Decide about the weight called `name`, which is read at all of `sites`, at least one."""
         entries = [self.resolver.explain_state(site.op, *site.keys(self.taken)) for site in sites]
         place = max(range(len(sites)), key=lambda index: entries[index].precedence)
         entry, site = entries[place], sites[place]
@@ -130,7 +130,7 @@ class WeightResolver:
         return WeightDecision(name, place, entry, None, skipped)
 
     def _is_meant(self, site: WeightSite, entry: Decision) -> bool:
-        """False for what a blanket key of the config does not mean, and for tensors without axes."""
+        """False for tensors that a blanket key does not match, and for tensors without axes."""
         if entry.key not in (WEIGHT, ALL):
             return site.rank > 0
         if self.taken is Taken.FACTORS:
@@ -138,12 +138,12 @@ class WeightResolver:
         return site.rank >= 2 and not site.op.op_type.endswith("norm")
 
     def _unnamed(self, name: str, site: WeightSite, entry: Decision) -> SkippedWeight | None:
-        """The record of a weight that no entry names, where the config compresses ``weight``."""
+        """The record of a weight that no entry matches while the config compresses ``weight``."""
         if entry.explicit or not site.is_factor or site.obstacle is not None:
             return None
         usual = self.resolver.explain_state(site.op, WEIGHT)
         if usual.key != WEIGHT or usual.spec is None:
             return None
         accepted = " or ".join(map(repr, (*site.names[:1], ALL)))
-        detail = f"{usual.source} does not mean it, and no other entry names it; keys that do: {accepted}"
+        detail = f"{usual.source} does not match it, and no other entry does; keys that would: {accepted}"
         return SkippedWeight(name, SkipReason.UNNAMED, detail, site.location)

@@ -1,4 +1,4 @@
-"""The greedy driver: applies rules until none matches."""
+"""The greedy driver, which applies rules until none matches."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def apply_rules(
 ) -> int:
     """Apply `rules` to `graph` until none matches; return the number of rewrites.
 
-    Nodes are visited in execution order, then again when something near them changed. At one node the first rule that
-    matches wins. `context` counts the rewrites of each rule. A graph without matches costs time linear in its nodes.
+    Nodes are visited in execution order, and again after changes near them. At one node the first rule that matches
+    wins. `context` counts the rewrites of each rule. Without matches, the time is linear in the number of nodes.
 
     Args:
         rules: in order of preference.
         graph: the graph to rewrite.
         rewriter: its rewriter.
         context: the context of the running pass.
-        budget: how many rewrites are too many; 20 for each node of the graph and 100 more if not given.
+        budget: maximum number of rewrites; by default 20 for each node of the graph and 100 more.
 
     Raises:
-        BudgetExceeded: naming the rules that cycle, with the last rewrites.
+        BudgetExceeded: if exceeded; the message names the cycling rules and the last rewrites.
     """
     if budget is None:
         budget = _REWRITES_PER_NODE * len(graph.nodes) + _REWRITES_AT_LEAST
@@ -59,11 +59,11 @@ def apply_rules(
 
 
 class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
-    """The rules whose root may be a node of an op, in the order given. An op is looked at once.
+    """An index of rules by the op of their root, in their order; each op is tested once.
 
     Attributes:
-        depth: how many nodes deep the deepest rule looks.
-        reach: for each op looked at, how many nodes deep those rules look; 0 where there is none.
+        depth: depth of the deepest pattern, in nodes.
+        reach: for each op tested, the depth of the deepest of its patterns; 0 if there is none.
     """
 
     def __init__(self, rules: Sequence[Rule]):
@@ -78,19 +78,19 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
         return found
 
     def candidates(self, node: Node) -> list[Rule]:
-        """The rules that may match with their root at `node`; for those left out, a quick look at it was enough."""
+        """The rules that may match with their root at `node`, after cheap tests of the node."""
         return [candidate.rule for candidate in self[node.op] if candidate.may_match(node)]
 
 
 @frozen(eq=False)
 class Candidate:
-    """A rule, and what is known of a node of some op from its pattern, if the rule matches with its root there.
+    """A rule with necessary conditions for a match at a node of one op.
 
     Attributes:
         rule: the rule.
-        tests: what holds of the node.
-        literals: Python values it has, each under one of some names.
-        operands: ops that make an operand of it, each.
+        tests: predicates that the node must satisfy.
+        literals: Python values that the node must have, each under one of the names.
+        operands: ops, each of which must produce one of its operands.
     """
 
     rule: Rule
@@ -100,7 +100,7 @@ class Candidate:
 
     @classmethod
     def of(cls, rule: Rule, op: OpDef) -> Candidate:
-        """What is known where `rule` has only one root that `op` fits."""
+        """Derive the conditions if `rule` has only one root that fits `op`."""
         roots = [root for root in rule.roots if root.accepts(op)]
         if len(roots) > 1 or op.variadic:
             return cls(rule)
@@ -117,7 +117,7 @@ class Candidate:
         return cls(rule, tuple(test for test in root.tests if test.is_total), tuple(literals), tuple(operands))
 
     def may_match(self, node: Node) -> bool:
-        """False only where the rule does not match."""
+        """False only if the rule cannot match."""
         for test in self.tests:
             if not test.predicate(node):
                 return False
@@ -145,13 +145,16 @@ class _Driver:
     touched: list[Node] = field(factory=list)
     queue: deque[Node] = field(factory=deque)
     queued: set[int] = field(factory=set)
-    seen: dict[Node, None] = field(factory=dict)  # what was ever in the queue, in order
+    seen: dict[Node, None] = field(factory=dict)  # all nodes ever queued, in order
     recent: deque[tuple[str, str, Location]] = field(factory=lambda: deque(maxlen=_RECENT))
     count: int = 0
 
     def run(self) -> int:
-        """Sweep over the nodes that a rule may start at until nothing changes: the worklist misses what rules read from
-        afar. A node that came later was touched, so it is among those seen."""
+        """Sweep over the possible roots until nothing changes.
+
+        The worklist alone misses roots whose checks read distant nodes. `seen` includes nodes added later, which were
+        queued when added.
+        """
         before, sweep = -1, list(self.graph.nodes_of(self.index.__getitem__))
         while before != self.count:
             before = self.count
@@ -178,7 +181,7 @@ class _Driver:
         self.context.node = None
 
     def rewrite(self, rule: Rule, match: Match) -> bool:
-        """Apply `rule`; False when it declined or changed nothing."""
+        """Apply `rule`; return False if it declined or changed nothing."""
         root, edits = match.root, self.rewriter.edits.total
         nearby = [value for node in match.nodes for _, _, value in node.operand_values()]
         had_read = {id(use.user) for result in root.results for use in result.uses}
@@ -207,7 +210,7 @@ class _Driver:
         return True
 
     def install(self, rule: Rule, match: Match, outcome: Replacement, had_read: set[int]) -> None:
-        """Let `outcome` stand for the results of the root, under its name if it is new."""
+        """Replace the results of the root by `outcome`; a new node gets the name of the root."""
         root, made = match.root, tuple(self.rewriter.made)
         values = (
             [outcome] if isinstance(outcome, Value) else list(outcome.results if isinstance(outcome, Node) else outcome)
@@ -228,14 +231,14 @@ class _Driver:
             self.rewriter.replace_uses(result, value, where=lambda use: id(use.user) not in wrappers)
 
     def erase_unread_constants(self, nearby: list[Value]) -> None:
-        """Forget the constants that only the matched nodes read: a valid graph has no dangling ones."""
+        """Erase constants that only the matched nodes read."""
         for value in nearby:
             constant = value.constant
             if constant is not None and not value.use_count and self.graph.constants.get(constant.name) is constant:
                 self.rewriter.erase_constant(constant)
 
     def enqueue(self, nodes: Iterable[Node], distance: int = 0) -> None:
-        """Put those of `nodes` in the queue that are the root of a rule which looks further than `distance`."""
+        """Queue those of `nodes` that may be the root of a rule deeper than `distance`."""
         index, reach, queued = self.index, self.index.reach, self.queued
         for node in nodes:
             if id(node) not in queued and index[node.op] and reach[node.op] > distance:
@@ -244,8 +247,11 @@ class _Driver:
                 self.seen[node] = None
 
     def enqueue_around(self, match: Match, nearby: list[Value]) -> None:
-        """What may match now: nodes that changed, their readers as far as a pattern reaches, and the few that are left
-        as readers of something the matched nodes read."""
+        """Queue the possible roots near a rewrite.
+
+        These are the changed nodes, their readers up to the depth of the patterns, and the readers of
+        those operands of the matched nodes that have few readers left.
+        """
         wave = [node for node in self.touched if node.graph is self.graph]
         wave += [
             use.user
@@ -267,6 +273,6 @@ class _Driver:
         cycling = ", ".join(f"{name!r}" for name, _ in names.most_common())
         last = "\n".join(f"  {name} at {where} ({location})" for name, where, location in list(self.recent)[-8:])
         return (
-            f"the rules do not settle: {self.count} rewrites, the budget is {self.budget} for {len(self.graph.nodes)} "
-            f"nodes; cycling: {cycling}; the last rewrites:\n{last}"
+            f"the rules do not terminate: {self.count} rewrites, the budget is {self.budget} for "
+            f"{len(self.graph.nodes)} nodes; cycling: {cycling}; the last rewrites:\n{last}"
         )

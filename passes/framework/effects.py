@@ -96,7 +96,7 @@ class Lossy(Effect):
 
     Attributes:
         bound: the largest measure allowed; None if it depends on the data, in which case drift is only recorded.
-        against: the reference for which the result is exact, such as ``"the dequantized table"``.
+        against: the reference for which the result is exact, such as ``"the dequantized LUT"``.
     """
 
     bound: float | None = None

@@ -3,7 +3,7 @@
 Options are plain data (`graphpress.ir.plain`) in the syntax of `graphpress.passes.framework.pipeline_text`: numbers are
 written by `repr` (``1e-05``, ``inf``, ``nan``), strings as JSON, ``true``, ``false``, ``none``; tuples, lists and sets
 as ``[...]``, dicts as ``{"key": value}``; enum members by name, element types by theirs (``i4``); attrs objects as
-dicts of the fields that differ from their defaults. It stands apart from the parser, which needs the registry of
+dicts of the fields that differ from their defaults. It is separate from the parser, which needs the registry of
 passes, because passes print themselves.
 """
 
@@ -17,7 +17,7 @@ from graphpress.passes.framework.errors import OptionError
 
 
 def write_value(value: Any) -> str:
-    """`value` as text.
+    """Write `value` as text.
 
     Raises:
         OptionError: when there is no text for such values.

@@ -1,4 +1,4 @@
-"""Passes that consist of rules, and the rules by name: those of the passes, and those that users add to them."""
+"""Passes that consist of rules, and lookup of rules by name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ADDED: dict[str, dict[str, Rule]] = {}
 
 @frozen
 class RewritePass(Pass):
-    """A pass that applies `rules`, and the rules users added to it, until none matches.
+    """A pass that applies its rules, and those that users added, until none matches.
 
     Attributes:
-        rules: all rules of the pass, in order of preference. Added ones come first. Where options choose among them,
-            override `chosen_rules`; a property is for rules that are made from options.
+        rules: all rules of the pass, in order of preference. Added ones come first. If options choose among them,
+            override `chosen_rules`; use a property for rules that are made from options.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = ()
@@ -36,11 +36,11 @@ class RewritePass(Pass):
             cls.rules = _rules_of(cls, declared)
 
     def chosen_rules(self) -> tuple[Rule, ...]:
-        """Those of `rules` that the options ask for: all of them, where a pass says nothing else."""
+        """The rules that the options select; by default all."""
         return self.rules
 
     def all_rules(self) -> tuple[Rule, ...]:
-        """Added rules, those of installed packages among them, then the chosen ones: what `run` applies."""
+        """The rules that `run` applies: added ones, also those of installed packages, then the chosen ones."""
         load_plugins()
         return (*_ADDED.get(self.name, {}).values(), *self.chosen_rules())
 
@@ -50,14 +50,14 @@ class RewritePass(Pass):
 
 
 def add_rule(pass_class: type[RewritePass], rule: Rule) -> Rule:
-    """Let `pass_class` apply `rule` too, before its own.
+    """Add `rule` to `pass_class`, before its own rules.
 
     Raises:
         PassRegistrationError: when `rule` is no `Rule`, the pass has a rule of that name, or it takes no rules.
     """
     if not (isinstance(pass_class, type) and issubclass(pass_class, RewritePass)):
         takes = " or ".join(sorted(cls.__name__ for cls in registered_passes() if issubclass(cls, RewritePass)))
-        raise PassRegistrationError(f"{pass_class!r} takes no rules, as it is no RewritePass; add them to {takes}")
+        raise PassRegistrationError(f"{pass_class!r} takes no rules, because it is no RewritePass; add them to {takes}")
     if not isinstance(rule, Rule):
         raise PassRegistrationError(f"cannot add to the pass {pass_class.name!r}: {not_a_rule(rule)}")
     added = _ADDED.setdefault(pass_class.name, {})
@@ -76,9 +76,9 @@ def remove_rule(pass_class: type[RewritePass], rule: Rule) -> None:
 
 
 def rules_of(pass_class: type[RewritePass]) -> tuple[Rule, ...]:
-    """Every rule that some options of `pass_class` let it apply, added ones first.
+    """All rules of `pass_class`, whatever its options, added ones first.
 
-    Of a pass that makes its rules from options, these are the rules it has by default; none, if an option has no
+    For a pass that makes its rules from options, these are the rules of the default options; none if an option has no
     default.
     """
     load_plugins()
@@ -116,7 +116,7 @@ def lookup_rule(name: str) -> Rule:
 
 
 def _rules_of(cls: type[Pass], declared: Any) -> tuple[Rule, ...]:
-    """`declared` as the rules of `cls`.
+    """Check `declared` and return it as the rules of `cls`.
 
     Raises:
         PassRegistrationError: when it is no tuple of rules with names of their own.

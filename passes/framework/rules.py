@@ -1,7 +1,7 @@
 """Rewrite rules: a pattern, a check, a rewrite.
 
-A rule says how one piece of graph becomes another. Passes that consist of rules are in `rewrite_pass`; `driver` applies
-rules to a graph, and `explain` tells why one does not match.
+A rule replaces one subgraph by another. Passes that consist of rules are in `rewrite_pass`; `driver` applies rules to a
+graph, and `explain` reports why one does not match.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Check = Callable[[Match], Miss | None]
 
 @frozen(eq=False)
 class Rule:
-    """How one piece of graph becomes another; made by the decorator `rule`.
+    """A replacement of one subgraph by another; made by the decorator `rule`.
 
     Attributes:
         name: in kebab case.
-        pattern: what to look for; its root is an `Op`, or a `OneOf` such.
-        rewrite: given the match, returns what stands for the results of the root from now on, and the driver puts it
-            there and erases what is no longer read, constants too; or a `Miss`, without having edited anything; or
-            None, having made its edits itself. A new node that stands for the root gets the root's name, by which a
-            config may mean it. A value computed *from* the root's result wraps the root: everyone else reads it
-            instead.
-        check: looks at a match without touching it and returns a `Miss` to decline.
+        pattern: the pattern to match; its root is an `Op`, or a `OneOf` of these.
+        rewrite: a function of the match that returns the replacement of the root's results; the driver redirects their
+            uses to it and erases nodes and constants that are no longer read. It may also return a `Miss`, without
+            any edit, or None after editing the graph itself. A new node that replaces the root gets the root's name,
+            by which a config may match it. A value computed *from* the root's result wraps the root: all other readers
+            read it instead.
+        check: a function of the match that edits nothing and returns a `Miss` to decline.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Rule:
         return (self.rewrite.__doc__ or "").strip().split("\n")[0]
 
     def may_start_at(self, op: OpDef) -> bool:
-        """True when a node of `op` may be the root of a match."""
+        """True if a node of `op` may be the root of a match."""
         return any(root.accepts(op) for root in self.roots)
 
     def match(self, node: Node) -> Match | Miss:
-        """Try the pattern, then the check, with the root at `node`."""
+        """Match the pattern with the root at `node`, then run the check."""
         found = match_pattern(self.pattern, node)
         if isinstance(found, Match) and self.check is not None:
             verdict = self.check(found)
@@ -79,7 +79,7 @@ class Rule:
 
 
 def rule(pattern: Pattern, *, name: str | None = None, check: Check | None = None) -> Callable[[Rewrite], Rule]:
-    """Decorator: make a `Rule` of a rewrite function, called like it in kebab case if not otherwise.
+    """Decorator that makes a `Rule` of a rewrite function; the default name is the function's in kebab case.
 
     Raises:
         PatternError: when `pattern` is no pattern or its root is no op, or `check` or what is decorated is no function.
@@ -99,6 +99,6 @@ def rule(pattern: Pattern, *, name: str | None = None, check: Check | None = Non
 
 
 def not_a_rule(found: Any) -> str:
-    """What is wrong with `found`, which stands where a rule belongs, and what would be accepted."""
+    """The error message for `found` in place of a rule, with what would be accepted."""
     advice = "decorate it with @rule(PATTERN)" if callable(found) else "make one with the decorator @rule(PATTERN)"
     return f"{found!r} is no Rule: {advice}"

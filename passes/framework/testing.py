@@ -222,20 +222,20 @@ def op_names(graph: Graph) -> list[str]:
 
 
 def assert_effect(pass_: Pass, graph: Graph, inputs: Sequence[Any], *, changes: bool = True) -> RunResult:
-    """Run `pass_` over a copy of `graph` and check everything a pass promises.
+    """Run `pass_` on a copy of `graph` and check the contract of passes.
 
-    The result must be valid; its outputs and writes must be within the pass's effect of those before; facts given are
-    checked by the runner; the input graph must be as before; every node must say where it comes from, if all did
-    before.
+    The result must be valid; its outputs and writes must be within the pass's effect of the original ones; facts that
+    the pass gives are checked by the runner; the input graph must be unchanged; every node must have a location if all
+    had one before.
 
     Args:
         pass_: the pass.
         graph: a valid graph.
-        inputs: flat inputs that reach what the pass changes.
-        changes: whether the pass must edit the graph: a property that holds because nothing happened says nothing.
+        inputs: flat inputs that exercise the changed nodes.
+        changes: whether the pass must edit the graph, so that the property cannot hold trivially.
 
     Raises:
-        AssertionError: for the first promise that is broken.
+        AssertionError: for the first violation.
     """
     verify(graph)
     original = graph.clone()
@@ -247,7 +247,7 @@ def assert_effect(pass_: Pass, graph: Graph, inputs: Sequence[Any], *, changes: 
         assert result.changed, f"{pass_} changed nothing"
     if had_locations:
         lost = [node.name for node in result.graph.nodes if not node.location.origins]
-        assert not lost, f"{pass_} made nodes that come from nowhere: {lost}"
+        assert not lost, f"{pass_} made nodes without a location: {lost}"
     drifts = compare(before, execute(result.graph, inputs), pass_.effect)
     _assert_within(pass_.effect, drifts, str(pass_), result.graph)
     result.records[0].drift = drifts
@@ -258,7 +258,7 @@ def assert_idempotent(pass_: Pass, graph: Graph) -> None:
     """Check that a second run of `pass_` changes nothing.
 
     Raises:
-        AssertionError: when it does; the message says how much.
+        AssertionError: if it does; the message has the number of edits.
     """
     once = run_pass(pass_, graph).graph
     twice = run_pass(pass_, once)
@@ -268,18 +268,19 @@ def assert_idempotent(pass_: Pass, graph: Graph) -> None:
 def assert_independent(
     pipeline: Pipeline, graph: Graph, inputs: Sequence[Any], *, effect: Effect = EXACT, seed: int = 0
 ) -> None:
-    """Check that the result of `pipeline` depends neither on what nodes are called nor on how independent ones are
-    ordered: the same ops are left, and the outputs are the same.
+    """Check that the result of `pipeline` does not depend on the names or the order of independent nodes.
+
+    The ops of the result and its outputs must be the same.
 
     Args:
         pipeline: the pipeline.
-        graph: a valid graph without random ops, whose numbers depend on their order.
+        graph: a valid graph without random ops, because random numbers depend on their order.
         inputs: flat inputs of it.
         effect: how far the outputs may differ.
         seed: for the names and the order.
 
     Raises:
-        AssertionError: when it does; the message says on what.
+        AssertionError: if it does; the message says on which.
     """
     shuffler = random.Random(seed)
     expected = Runner().run(graph, pipeline).graph
@@ -294,7 +295,7 @@ def assert_independent(
 
 
 def renamed(graph: Graph, shuffler: random.Random) -> Graph:
-    """A copy of `graph` whose nodes have other names. What nodes read are objects, so nothing else changes."""
+    """A copy of `graph` with other node names, and nothing else changed."""
     made = graph.clone()
     nodes = list(made.nodes)
     names = [f"n{number}" for number in range(len(nodes))]
@@ -307,8 +308,7 @@ def renamed(graph: Graph, shuffler: random.Random) -> Graph:
 
 
 def reordered(graph: Graph, shuffler: random.Random) -> Graph:
-    """A copy of `graph` with its nodes in another order in which each comes after what it reads. Nodes with effects of
-    their own keep theirs."""
+    """A copy of `graph` with its nodes in another valid order; nodes with side effects keep their relative order."""
     made = graph.clone()
     waiting = list(made.nodes)
     known = {id(value) for value in made.values() if value.node is None}

@@ -1,1 +1,1 @@
-"""Rewrite rules by the family of the op they are about."""
+"""Rewrite rules of `canonicalize`, by op family."""

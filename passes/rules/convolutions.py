@@ -1,4 +1,4 @@
-"""Convolutions by their rank, with padding in numbers."""
+"""Canonical convolutions: one op per rank, with numeric padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _has_its_own_op(match: Match) -> Miss | None:
 
 @rule(Op("aten.convolution", Any("x"), Any("weight"), Optional(Any("bias")), ...), check=_has_its_own_op)
 def convolution_by_rank(match: Match, rewriter: Rewriter) -> Node:
-    """Replace the general convolution by that of its rank."""
+    """Replace the general convolution by the op for its rank."""
     general = match.root
     spatial = match.value("x").tensor_type.rank - 2
     operands = {"input": match["x"], "weight": match["weight"], "bias": match["bias"]}
@@ -41,7 +41,7 @@ def _pads_both_sides_alike(match: Match) -> Miss | None:
     check=_pads_both_sides_alike,
 )
 def padding_in_numbers(match: Match, rewriter: Rewriter) -> Node:
-    """Replace ``padding="valid"`` and ``"same"`` by numbers, where the padding is the same on both sides."""
+    """Replace ``padding="valid"`` and ``"same"`` by numbers if the padding is equal on both sides."""
     named = match.root
     attributes = {name: named.attribute(name) for name in ("stride", "dilation", "groups")}
     attributes["padding"] = [total // 2 for total in _total_padding(named)]
@@ -50,7 +50,7 @@ def padding_in_numbers(match: Match, rewriter: Rewriter) -> Node:
 
 
 def _total_padding(named: Node) -> list[int]:
-    """How many elements both sides of each spatial axis get together."""
+    """The padding of both sides of each spatial axis together, in elements."""
     kernel = named.operands["weight"].tensor_type.shape[2:]
     if named.attribute("padding") != "same":
         return [0] * len(kernel)

@@ -1,4 +1,4 @@
-"""Dropouts captured in evaluation mode: removed, or, where the model is to be trained, moved out of the way."""
+"""Removal of dropouts captured in evaluation mode, or their motion behind relus for training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _is_read_by_a_norm(match: Match) -> Miss | None:
 
 @rule(_IDLE_DROPOUT, check=_is_read_by_a_norm)
 def drop_dropout_before_norm(match: Match, rewriter: Rewriter) -> Value:
-    """Remove a dropout in front of a batch norm, so that the norm is next to its layer."""
+    """Remove a dropout before a batch norm, so that the norm is next to its layer."""
     return match.value("x")
 
 
@@ -40,7 +40,7 @@ def drop_dropout_before_norm(match: Match, rewriter: Rewriter) -> Value:
     )
 )
 def move_dropout_behind_relu(match: Match, rewriter: Rewriter) -> Node:
-    """Move a dropout behind the relu that reads it: both orders multiply by a number that is not negative.
+    """Move a dropout behind the relu that reads it; both multiply by non-negative numbers, so they commute.
 
     The relu is then next to its layer. Dropouts that shift values (alpha dropout) stay.
     """

@@ -1,4 +1,4 @@
-"""Products and quotients by one, and activations written as a product."""
+"""Multiplications and divisions by one, and activations expressed as products."""
 
 from __future__ import annotations
 

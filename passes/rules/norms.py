@@ -1,4 +1,4 @@
-"""The native forms of batch norm."""
+"""Canonical batch norms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _only_normalizes(match: Match) -> Miss | None:
 
 @rule(Op(_NATIVE, Any("x"), ...), check=_only_normalizes)
 def native_norm_to_batch_norm(match: Match, rewriter: Rewriter) -> list[Value]:
-    """Replace a native batch norm, whose statistics nothing reads, by ``batch_norm``."""
+    """Replace a native batch norm with unread statistics by ``batch_norm``."""
     norm = match.root
     operands = {name: norm.operands[name] for name in _PARAMETERS if name in norm.operands}
     given = norm.attributes

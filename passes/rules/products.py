@@ -1,4 +1,4 @@
-"""Products of matrices that are linear layers."""
+"""Matrix products that are linear layers."""
 
 from __future__ import annotations
 

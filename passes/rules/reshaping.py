@@ -1,4 +1,4 @@
-"""Views, reshapes, slices, splits and copies that change nothing, and one op for every view."""
+"""Removal of redundant views, reshapes, slices, splits and copies, and one op for all views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SPLITS = ("aten.split", "aten.chunk", "aten.split_with_sizes")
 
 @rule(Op(("aten.view.default", "aten._unsafe_view"), Any("x"), ...))
 def view_to_reshape(match: Match, rewriter: Rewriter) -> Node:
-    """Replace a view by a reshape, which works for all strides, so that what is before it may change them."""
+    """Replace a view by a reshape, which accepts all strides, so that ops before it may change them."""
     view = match.root
     operands = {"self": match["x"], "shape": view.operands.get("size")}
     attributes = {"shape": view.attributes["size"]} if "size" in view.attributes else {}
@@ -29,13 +29,13 @@ def view_to_reshape(match: Match, rewriter: Rewriter) -> Node:
 
 @rule(Op((*_RESHAPES, *_ALIASES), Any("x"), ...).keeping_type())
 def drop_reshape(match: Match, rewriter: Rewriter) -> Value:
-    """Remove a reshape, an expansion or an alias that gives back its operand."""
+    """Remove a reshape, an expansion or an alias that returns its operand unchanged."""
     return match.value("x")
 
 
 @rule(Op("aten.slice", Any("x"), ..., step=1).where(lambda node: not node.attribute("start"), "start 0").keeping_type())
 def drop_slice(match: Match, rewriter: Rewriter) -> Value:
-    """Remove a slice of all there is."""
+    """Remove a slice of the whole axis."""
     return match.value("x")
 
 
@@ -52,7 +52,7 @@ def _strides_are_not_read(match: Match) -> Miss | None:
 
 @rule(Op(_COPIES, Any("x"), ...).keeping_type(), check=_strides_are_not_read)
 def drop_copy(match: Match, rewriter: Rewriter) -> Value:
-    """Remove a copy of the same type, one to another memory format too: it only moves bytes."""
+    """Remove a copy of the same type, also one to another memory format, which only moves bytes."""
     return match.value("x")
 
 

@@ -1,4 +1,4 @@
-"""A compressed weight as it is stored, whichever technique made it."""
+"""The stored form of a compressed weight, for all techniques."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from graphpress.ir.rewriter import Rewriter
 
 
 class StoredWeight(ABC):
-    """Tensors that take less space than the weight, and the ops that make the weight of them.
+    """The tensors of a compressed weight, and the ops that compute the weight from them.
 
-    Passes expand it in their graph; compressors of modules expand it in a graph of its own, lower that, and compute the
-    parameter by what came out. So both store the same.
+    Passes expand it in their graph. Compressors of modules expand it in a separate graph, lower that graph, and compute
+    the parameter with the result, so both store the same tensors.
     """
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """The weight that is stored, by the formulas of `graphpress.ir.reference`."""
+        """The dense weight, by the formulas of `graphpress.ir.reference`."""
 
     @abstractmethod
     def expand(self, base: str, before: Node | None, rewriter: Rewriter, mask: Value | None = None) -> Value:
-        """Add the tensors as constants and the ops that make the weight of them.
+        """Add the tensors as constants, and the ops that compute the weight from them.
 
         Args:
             base: the name of the weight; those of the constants start with it.
-            before: the node in front of which the ops go; None is the end of the graph.
+            before: the node before which the ops are inserted; None means the end of the graph.
             rewriter: of the graph.
-            mask: the constant of kept elements, where the graph has it already.
+            mask: the mask constant, if the graph has it already.
         """
 
 
 def node_name(base: str, suffix: str) -> str:
-    """The name of a node that makes a part of the weight called `base`."""
+    """The name of a node that computes a part of the weight called `base`."""
     return f"{base}_{suffix}".replace(".", "_")

@@ -175,8 +175,8 @@ DOCUMENTS = {
     "of another technique": ("kmeans_palettization_config: {}", "no 'quantization_config' at the top"),
     "a list": ("- quantization_config: {}", "at its top, not a dictionary"),
     "empty": ("", "None at its top"),
-    "no yaml": ("quantization_config: {", "is no YAML that can be read"),
-    "code": ("quantization_config: !!python/object/apply:os.getcwd []", "is no YAML that can be read"),
+    "no yaml": ("quantization_config: {", "is not valid YAML"),
+    "code": ("quantization_config: !!python/object/apply:os.getcwd []", "is not valid YAML"),
 }
 
 
@@ -194,7 +194,7 @@ def test_a_config_file_that_cannot_be_read_or_written_is_named(tmp_path):
     with pytest.raises(SpecError, match=r"config\.yaml' cannot be read: No such file"):
         QuantizerConfig.from_yaml(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match=r"config\.yaml' is no text in UTF-8"):
+    with pytest.raises(SpecError, match=r"config\.yaml' is not UTF-8 text"):
         QuantizerConfig.from_yaml(path)
     with pytest.raises(SpecError, match="cannot be read: Is a directory"):
         QuantizerConfig.from_yaml(tmp_path)

@@ -214,7 +214,7 @@ def test_names_that_match_nothing_are_an_error_with_near_names():
 def test_blocks_that_do_not_divide_are_an_error_that_names_every_layer_or_a_report():
     spec = QuantizationSpec(dtype="int4", granularity=PerBlockGranularity(block_size=3))
     config = configured(op_state_spec={"weight": spec})
-    with pytest.raises(QuantizationError, match=r"2 weights cannot be cut[\s\S]*conv[\s\S]*linear"):
+    with pytest.raises(QuantizationError, match=r"2 weights cannot be divided[\s\S]*conv[\s\S]*linear"):
         assigned(two_layers(), config)
     assert not [p for p in places(assigned(two_layers(), config, leave_indivisible=True)) if p[1] == "weight"]
 

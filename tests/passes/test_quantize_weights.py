@@ -129,7 +129,7 @@ def test_weights_that_blocks_do_not_divide_and_small_ones_stay():
     result = quantized(net(), **spec)
     assert result.records[-1].statistics == {"quantized": 1}
     assert any("block_size=16" in str(report) for report in result.records[-1].reports)
-    with pytest.raises(QuantizationError, match=r"2 weights cannot be cut.*\n.*0\.weight"):
+    with pytest.raises(QuantizationError, match=r"2 weights cannot be divided.*\n.*0\.weight"):
         quantized(net(), options={"leave_indivisible": False}, **spec)
     assert quantized(net(), options={"weight_num_threshold": 512}).records[-1].statistics == {"quantized": 1}
 

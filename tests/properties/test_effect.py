@@ -121,7 +121,7 @@ class FromNowhere(Pass):
         (DceThatForgetsOutputs(), "moved output 1"),
         (SlightlyOff(), r"is CLOSE\(rtol=1e-05, atol=1e-06\), but moved output 0"),
         (Nothing(), "changed nothing"),
-        (FromNowhere(), "come from nowhere"),
+        (FromNowhere(), "nodes without a location"),
     ],
 )
 def test_the_harness_rejects_a_pass_that_is_wrong(wrong, complaint):

@@ -100,7 +100,7 @@ class Bundle:
         """
         target = Path(os.path.abspath(folder))
         if target.exists() and not _is_bundle(target) and not (target.is_dir() and not any(target.iterdir())):
-            raise BundleError(f"{target} is there and is no reproducer; it is left alone")
+            raise BundleError(f"{target} exists and is not a reproducer; it is not replaced")
         try:
             with replacing_folder(target) as built:
                 built.mkdir()
@@ -158,7 +158,7 @@ class Bundle:
 
 @frozen
 class _TensorInput:
-    """An input whose data is in the archive, under its place."""
+    """An input whose data is in the archive, under its index."""
 
     tensor: DType
     sha256: str | None = None
@@ -171,7 +171,7 @@ class _ValueInput:
 
 @frozen
 class _Contents:
-    """What ``bundle.json`` holds; the rest of a bundle is in files of its own."""
+    """The contents of ``bundle.json``; the rest of a bundle is in separate files."""
 
     format: int
     failure: Failure
@@ -195,7 +195,7 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def _write_inputs(folder: Path, inputs: Sequence[Any] | None) -> tuple[_TensorInput | _ValueInput, ...] | None:
-    """Tensors go to a file; what stays says where they are."""
+    """Write tensors to a file, and return their references with the other inputs."""
     if inputs is None:
         return None
     tensors = {str(place): given for place, given in enumerate(inputs) if isinstance(given, torch.Tensor)}
@@ -223,7 +223,7 @@ def _read_inputs(folder: Path, entries: tuple[_TensorInput | _ValueInput, ...] |
 
 def _checked(tensor: torch.Tensor, entry: _TensorInput, place: int) -> torch.Tensor:
     if entry.sha256 not in (None, fresh_tensor_digest(tensor)):
-        raise ValueError(f"input {place} in inputs.safetensors is not what was saved")
+        raise ValueError(f"input {place} in inputs.safetensors differs from the saved one")
     return tensor
 
 

@@ -134,9 +134,9 @@ def test_pruning_has_two_names_for_its_section():
         ("global_config: {}\n", "no 'quantization_config' at the top"),
         ("- quantization_config: {}\n", "not a dictionary"),
         ("quantization_config: [1]\n", "quantization_config: .*not a dictionary"),
-        ("quantization_config: {global_config: {}, global_config: null}\n", "'global_config' stands here twice"),
-        ("quantization_config: !!python/object/apply:os.getcwd []\n", "no YAML that can be read"),
-        ("quantization_config: {a: *missing}\n", "no YAML that can be read"),
+        ("quantization_config: {global_config: {}, global_config: null}\n", "'global_config' is a duplicate key"),
+        ("quantization_config: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("quantization_config: {a: *missing}\n", "not valid YAML"),
         ("missing.yaml", r"'missing\.yaml' cannot be read"),
     ],
 )

@@ -73,5 +73,7 @@ def test_a_rule_says_which_weights_that_cannot_be_cut_are_errors(rule, refused):
 
 def test_the_error_names_every_weight_and_the_way_out():
     message = cannot_be_cut([indivisible("a", SIZE), indivisible("b", AXIS)])
-    assert message.startswith("2 weights cannot be cut as the config says (leave_indivisible=True skips such weights):")
+    assert message.startswith(
+        "2 weights cannot be divided as the config says (leave_indivisible=True skips such weights):"
+    )
     assert message.endswith("\n  b: op type 'einsum' has no default axis")

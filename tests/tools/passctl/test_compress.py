@@ -228,7 +228,7 @@ def test_an_impossible_output_is_found_before_the_model_is_looked_at():
         ("prunning_config: {}", "did you mean 'pruning_config'"),
         ("pruning_config: {global_config: {op_state_spec: {weight: {target_sparsity: 2}}}}", "target_sparsity"),
         ("quantization_config: {global_confg: null}", "did you mean 'global_config'"),
-        ("quantization_config: [", "no YAML"),
+        ("quantization_config: [", "not valid YAML"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_explained(text, message):

@@ -332,14 +332,16 @@ def test_list_names_passes_and_describes_one():
 
 def test_list_names_the_rules_of_all_passes_with_what_they_do():
     lines = passctl("list", "--rules").stdout.splitlines()
-    assert any(line.split(None, 1) == ["canonicalize/drop-slice", "Remove a slice of all there is."] for line in lines)
+    assert any(
+        line.split(None, 1) == ["canonicalize/drop-slice", "Remove a slice of the whole axis."] for line in lines
+    )
     assert any(line.startswith("canonicalize/move-dropout-behind-relu ") for line in lines)
     rules = {each["name"]: each for each in json.loads(passctl("list", "--rules", "--json").stdout)}
     assert set(rules) == set(registered_rules())
     assert rules["canonicalize/drop-slice"] == {
         "name": "canonicalize/drop-slice",
         "pass": "canonicalize",
-        "summary": "Remove a slice of all there is.",
+        "summary": "Remove a slice of the whole axis.",
     }
     assert "say either a PASS" in error("list", "canonicalize", "--rules")
 
@@ -347,7 +349,7 @@ def test_list_names_the_rules_of_all_passes_with_what_they_do():
 def test_list_describes_the_rules_of_a_pass_whatever_its_options():
     text = passctl("list", "canonicalize").stdout
     assert "  drop-dropout: Remove a dropout, which is the identity in evaluation." in text
-    assert "  drop-dropout-before-norm: Remove a dropout in front of a batch norm" in text
+    assert "  drop-dropout-before-norm: Remove a dropout before a batch norm" in text
 
 
 def test_list_tells_facts_and_option_types_as_json():

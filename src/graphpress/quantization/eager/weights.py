@@ -63,7 +63,7 @@ def plan_weights(
     Weights that blocks do not divide are skipped where `leave_indivisible`, and are an error else.
 
     Raises:
-        QuantizationError: naming the weights that cannot be cut as the config says.
+        QuantizationError: naming the weights that cannot be divided as the config says.
     """
     rule = Indivisible.SKIP if leave_indivisible else Indivisible.REFUSE_UNLESS_UNKNOWN
     plan = planning.plan_weights(model, resolver, Taken.FACTORS, recording)

@@ -296,7 +296,7 @@ def test_entries_by_type_that_match_nothing_are_warnings():
 
 def test_blocks_that_do_not_fit_are_one_error_that_names_the_weights():
     spec = QuantizationSpec(dtype="int4", granularity=PerBlockGranularity(block_size=3))
-    with pytest.raises(QuantizationError, match=r"(?s)3 weights cannot be cut.*\n  fc.weight.*\n  down.weight"):
+    with pytest.raises(QuantizationError, match=r"(?s)3 weights cannot be divided.*\n  fc.weight.*\n  down.weight"):
         prepared(Branching(), X, eager(op_state_spec={"weight": spec}))
 
 
