@@ -91,7 +91,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 if nothing else is palettized.
 
         Returns:
-            the prepared model in eval mode.
+            the prepared model.
 
         Raises:
             LifeCycleError: if this palettizer, or another one, has already prepared the model.
@@ -182,10 +182,9 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
         Inside, the model runs in eval mode with its float weights. With a loss, call ``step(output, target)`` on the
         yielded object for each batch: the importance is the mean squared gradient (arXiv 2306.07629). Without a loss,
-            run
-        the prepared model on each batch, with or without gradients: for weights whose spec is `activation_aware`, the
-        importance is the second moment of the inputs that an element multiplies; elements of other weights are equally
-        important. On exit without an exception, weighted k-means finds new LUTs.
+        run the prepared model on each batch, with or without gradients: for weights whose spec is `activation_aware`,
+        the importance is the second moment of the inputs that an element multiplies; elements of other weights are
+        equally important. On exit without an exception, weighted k-means finds new LUTs.
 
         Args:
             loss_fn: maps output and target to a scalar loss; None measures second moments of inputs.
