@@ -120,7 +120,7 @@ class QParamsCalculatorBase(nn.Module):
         return None
 
     def from_range(self, low: Tensor, high: Tensor) -> QParams:
-        """Return the parameters for a range, by the spec's scheme and formulation; `float_range` overrides the range."""
+        """Return the parameters for a range, by the spec's scheme and formulation; `float_range` overrides it."""
         return qparams_for(low, high, self.spec)
 
     def extra_repr(self) -> str:
