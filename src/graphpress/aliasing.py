@@ -62,10 +62,10 @@ def install_as_coreai_opt() -> None:
 
     loaded = sys.modules.get(ALIAS)
     if loaded is not None and loaded is not sys.modules[PACKAGE]:
-        where = getattr(loaded, "__file__", None) or "an unknown place"
+        where = getattr(loaded, "__file__", None) or "an unknown location"
         raise AliasError(
-            f"{ALIAS} is imported already, from {where}; call graphpress.install_as_coreai_opt() before the first "
-            f"import of {ALIAS}, or do without it"
+            f"{ALIAS} is already imported from {where}; call graphpress.install_as_coreai_opt() before the first "
+            f"import of {ALIAS}"
         )
     _install(_OtherPackage())
     set_default_for_unmatched("warn")

@@ -52,7 +52,7 @@ def _cast(program: ExportedProgram, cast: Cast16Bit) -> ExportedProgram:
     if not isinstance(program, ExportedProgram):
         raise CompileError(
             f"casting takes an ExportedProgram, not a {type(program).__name__}; "
-            "torch.export.export(model.eval(), example_inputs) makes one of a model"
+            "torch.export.export(model.eval(), example_inputs) creates one"
         )
     examples = program.example_inputs
     result = compile_program(program, Pipeline(cast))

@@ -48,12 +48,12 @@ def compile(
     if not isinstance(exported_program, ExportedProgram):
         raise CompileError(
             f"compile() takes an ExportedProgram, not a {type(exported_program).__name__}; "
-            "torch.export.export(model.eval(), example_inputs) makes one of a model"
+            "torch.export.export(model.eval(), example_inputs) creates one"
         )
     if isinstance(pipeline, str):
         pipeline = Pipeline.parse(pipeline)
     if not isinstance(pipeline, Pipeline):
-        raise CompileError(f"compile() takes a Pipeline or the text of one, not a {type(pipeline).__name__}")
+        raise CompileError(f"compile() takes a Pipeline or its text, not a {type(pipeline).__name__}")
     graph = from_exported_program(exported_program)
     graph = Runner(hooks=list(hooks)).run(graph, pipeline, in_place=True).graph
     _check_quantizers(graph)
@@ -65,8 +65,8 @@ def _check_quantizers(graph: Graph) -> None:
     empty = [n.name for n in graph.nodes if n.op.name == "quant.fake_quantize" and n.operand("scale") is None]
     if empty:
         raise CalibrationError(
-            f"the pipeline leaves {len(empty)} quantizers without parameters, {empty[0]!r} first: these come from "
-            "data; graphpress.quantization.Quantizer prepares, calibrates and finalizes a model"
+            f"the pipeline leaves {len(empty)} quantizers without parameters, such as {empty[0]!r}, which require "
+            "calibration data; graphpress.quantization.Quantizer prepares, calibrates and finalizes a model"
         )
 
 

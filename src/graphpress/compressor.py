@@ -118,7 +118,7 @@ class Compressor(ABC, Generic[C]):
             LifeCycleError: before `prepare`.
         """
         if self._prepared is None:
-            raise LifeCycleError(f"this {type(self).__name__} has prepared nothing yet: call prepare(...) first")
+            raise LifeCycleError(f"this {type(self).__name__} has not prepared a model yet: call prepare(...) first")
         return self._prepared
 
     @abstractmethod
@@ -134,7 +134,7 @@ class Compressor(ABC, Generic[C]):
     def _check_unprepared(self) -> None:
         if self._prepared is not None:
             raise LifeCycleError(
-                f"this {type(self).__name__} has prepared its model already; make another {type(self).__name__} to "
+                f"this {type(self).__name__} has already prepared its model; create another {type(self).__name__} to "
                 "prepare it again (the model itself is unchanged)"
             )
 
@@ -158,7 +158,7 @@ class Compressor(ABC, Generic[C]):
             return model
         what = "the model before preparation" if model is self._model else f"a {type(model).__name__}"
         raise LifeCycleError(
-            f"{what} is not what this {type(self).__name__} prepared; pass what prepare(...) returned, a copy of it, "
+            f"{what} was not prepared by this {type(self).__name__}; pass the result of prepare(...), a copy of it, "
             "or nothing"
         )
 
@@ -167,7 +167,7 @@ class Compressor(ABC, Generic[C]):
         """Enter the context `mode` of the prepared model, which cannot be nested."""
         prepared = self.prepared_model
         if mode in self._open:
-            raise LifeCycleError(f"{mode} of this {type(self).__name__} is open already; leave it first")
+            raise LifeCycleError(f"{mode} of this {type(self).__name__} is already open; leave it first")
         self._open.append(mode)
         try:
             yield prepared

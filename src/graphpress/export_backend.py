@@ -57,7 +57,7 @@ class ExportBackend(Enum, metaclass=_OldNames):
         name = by_name.get(backend.lower()) if isinstance(backend, str) else None
         if name is None:
             raise ExportBackendError(
-                f"{backend!r} is no export backend{suggestion(str(backend), by_name)}; accepted: "
+                f"{backend!r} is not an export backend{suggestion(str(backend), by_name)}; accepted: "
                 + ", ".join(f"ExportBackend.{member}" for member in cls.__members__)
             )
         member: ExportBackend = cls[name]

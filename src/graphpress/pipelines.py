@@ -99,14 +99,14 @@ def lowering(backend: ExportBackend | Backend | str) -> tuple[Pass, ...]:
         return tuple(backend.lowering())
     if not isinstance(backend, str):
         raise ExportBackendError(
-            f"{backend!r} is no backend to lower to; accepted: ExportBackend.CoreAI, ExportBackend.CoreML, "
+            f"{backend!r} is not a backend; accepted: ExportBackend.CoreAI, ExportBackend.CoreML, "
             "a registered backend, or its name"
         )
     if backend.lower() in _AMBIGUOUS:
         raise ExportBackendError(
-            f"{backend!r} names two forms: ExportBackend.CoreML is the metadata form, which coremltools reads off a "
+            f"{backend!r} names two forms: ExportBackend.CoreML is the metadata form, which coremltools reads from a "
             "torch model; lookup_backend('coreml') is the backend, which converts the program of "
-            "ExportBackend.CoreAI to an .mlpackage. Give one of them instead of the name"
+            "ExportBackend.CoreAI to an .mlpackage. Pass one of them instead of the name"
         )
     return tuple(lookup_backend(backend).lowering())
 

@@ -184,7 +184,7 @@ def _pruning_spec(sparsity: float | None, block_size: int | None, ratio: tuple[i
     if ratio is not None:
         zeros, width = _ratio(ratio)
         if block_size is not None:
-            raise WeightCompressionError(f"block_size is {block_size!r} beside n_m_ratio; accepted: one of them")
+            raise WeightCompressionError(f"block_size is {block_size!r} with n_m_ratio; accepted: one of them")
         return PruningSpec(target_sparsity=zeros / width, pruning_scheme=NMStructured(m=width))
     if block_size is None:
         return PruningSpec(target_sparsity=sparsity, pruning_algo="magnitude_floor")

@@ -268,7 +268,7 @@ def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     made = _captured_inputs(model)
     if made is None:
         raise ArgumentTypeError(
-            f"{type(model).__name__} has fake-quantizers and was not captured as a graph: give example_inputs, a tuple "
+            f"{type(model).__name__} has fake-quantizers and was not captured as a graph: pass example_inputs, a tuple "
             "of its positional arguments"
         )
     return made

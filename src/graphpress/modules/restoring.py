@@ -31,7 +31,7 @@ def with_stored_parameters(model: nn.Module) -> nn.Module:
     ]
     if lost:
         raise PalettizationError(
-            f"{', '.join(sorted(lost))}: described as palettized for coremltools, but their tables are gone; compress "
+            f"{', '.join(sorted(lost))}: described as palettized for coremltools, but their LUTs are missing; compress "
             "the model that KMeansPalettizer.finalize(...) returned"
         )
     described = list(_described(model))

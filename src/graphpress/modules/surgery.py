@@ -113,7 +113,7 @@ def install(site: StateSite, form: FakeCompressed, beside: Mapping[str, Tensor],
         has_it = tensor is site.module._buffers.get(name) or tensor is site.module._parameters.get(name)
         if hasattr(site.module, name) and not has_it:
             part = name.removeprefix(f"{form.name}_")
-            raise error(f"module {site.path!r} has {name!r} already, where the {part} would go")
+            raise error(f"module {site.path!r} already has an attribute {name!r}, the name of the {part}")
     put(site.module, beside)
     set_form(site.module, form.name, form)
 

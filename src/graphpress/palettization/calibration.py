@@ -246,14 +246,14 @@ class ActivationCalibration(CallObserver):
         ]
         if unknown:
             warnings.warn(
-                "no input of a linear layer, convolution or product was seen for these weights, whose elements count "
-                f"evenly: {', '.join(unknown)}",
+                "no input of a linear layer, convolution or matrix product was observed for these weights, whose "
+                f"elements are equally important: {', '.join(unknown)}",
                 PalettizationWarning,
                 stacklevel=4,
             )
         if self.ignored:
             warnings.warn(
-                f"{self.ignored} inputs of layers were NaN or infinite, and count for nothing",
+                f"{self.ignored} inputs of layers were ignored because of NaN or infinite values",
                 PalettizationWarning,
                 stacklevel=4,
             )

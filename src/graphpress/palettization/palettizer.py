@@ -104,7 +104,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
         if placed(self.model, FakePalettized):
             raise LifeCycleError(
-                "the model is what a KMeansPalettizer prepared; pass the one it finalized, or the original"
+                "the model was prepared by a KMeansPalettizer; pass its finalized model, or the original"
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         instead = "prepare(copy=False) palettizes the model itself"
@@ -146,8 +146,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         prepared = self._prepared_or(model)
         if self._sensitivities is None and self.calibrates_on_data:
             warnings.warn(
-                "activation_aware had no data: all elements of weights count alike; run data through the prepared "
-                "model inside calibration_mode(), or give prepare a sensitivity_path",
+                "activation_aware had no data: all elements of weights are equally important; run data through the "
+                "prepared model inside calibration_mode(), or pass a sensitivity_path to prepare",
                 PalettizationWarning,
                 stacklevel=2,
             )
@@ -202,15 +202,15 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 calibration = ActivationCalibration(prepared)
             else:
                 raise LifeCycleError(
-                    "calibration_mode has nothing to measure: pass loss_fn, from whose gradients it learns what "
-                    "matters, or set activation_aware=True in a PalettizationSpec, for which data suffice"
+                    "calibration_mode has nothing to measure: pass loss_fn to measure gradients, or set "
+                    "activation_aware=True in a PalettizationSpec to measure inputs"
                 )
             with calibration.float_weights():
                 yield calibration
         if not calibration.steps:
             wanted = "step(output, target)" if loss_fn is not None else "run of the prepared model"
             warnings.warn(
-                f"calibration_mode saw no {wanted}: the tables stay as they were", PalettizationWarning, stacklevel=3
+                f"calibration_mode saw no {wanted}: the lookup tables are unchanged", PalettizationWarning, stacklevel=3
             )
             return
         self._sensitivities = calibration.sensitivities()
@@ -346,6 +346,6 @@ def _check_pruned(planned: Sequence[PlannedWeight]) -> None:
     ]
     if moving:
         raise PalettizationError(
-            f"{', '.join(moving)}: pruned, and the zero in the table of a pruned weight stays; training_strategy_spec "
+            f"{', '.join(moving)}: pruned weights, whose zero entry must not be trained; training_strategy_spec "
             "is TableTrainingSpec, accepted: DefaultTrainingSpec, StraightThroughTrainingSpec"
         )

@@ -69,7 +69,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         self._check_unprepared()
         if placed(self.model, FakePruned):
             raise LifeCycleError(
-                "the model is what a MagnitudePruner prepared; pass the one it finalized, or the original"
+                "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"
             )
         instead = "prepare(copy=False) prunes the model itself"
         model = copy_of(self.model, PruningError, instead) if copy else self.model

@@ -73,7 +73,7 @@ def _constants(
     scale, *rest = qparams
     stored = stored_scale(scale, quantizer.spec, data.dtype) if data is not None else scale
     if data is not None and stored.dtype is torch.float32 and quantizer.spec.scale_dtype is torch.float16:
-        context.report(node, "its scales stay in float32: they, or their products with codes, are beyond float16")
+        context.report(node, "its scales remain float32: they or their products with codes exceed the range of float16")
     named = zip(("scale", "zero_point", "minval", "offset"), (stored, *rest, quantizer.code_offset), strict=True)
     return {
         name: rewriter.add_constant(f"{quantizer.name}_{name}", tensor.detach().cpu().clone())

@@ -161,7 +161,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             LifeCycleError: inside `calibration_mode`, which records no gradients.
         """
         if "calibration_mode" in self._open:
-            raise LifeCycleError("calibration_mode is open, which records no gradients; leave it before training")
+            raise LifeCycleError("calibration_mode is open and records no gradients; leave it before training")
         with self._entered("training_mode") as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
@@ -291,5 +291,5 @@ def _check_mode(config: QuantizerConfig) -> None:
     names = [name for name, is_asked in asked.items() if is_asked]
     if names and config.execution_mode is not ExecutionMode.GRAPH:
         raise InvalidExecutionModeError(
-            f"{' and '.join(names)} cannot be done in execution_mode {config.execution_mode.value!r}; accepted: 'graph'"
+            f"{' and '.join(names)} cannot be used in execution_mode {config.execution_mode.value!r}; accepted: 'graph'"
         )

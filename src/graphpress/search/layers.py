@@ -98,9 +98,9 @@ def _named(model: nn.Module, weights: Sequence[StateSite], names: Iterable[str])
     wanted = set(names)
     for name in wanted:
         if name not in known:
-            raise SearchError(f"{name!r} is no module of {type(model).__name__}{suggestion(name, known)}")
+            raise SearchError(f"{name!r} is not a module of {type(model).__name__}{suggestion(name, known)}")
         if not any(_innermost(site.path, wanted) == name for site in weights):
-            raise SearchError(f"module {name!r} has no weights that no other listed module has: nothing to compress")
+            raise SearchError(f"module {name!r} has no weights beyond those of other listed modules")
     return wanted
 
 

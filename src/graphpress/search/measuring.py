@@ -67,7 +67,7 @@ def measure_sensitivities(
     config_class = compression.compressor.config_class
     others = {} if per_layer is None else dict(per_layer)
     for name in others.keys() - {layer.name for layer in found}:
-        raise SearchError(f"per_layer names {name!r}, which is no layer of the search")
+        raise SearchError(f"per_layer names {name!r}, which is not a layer of the search")
     setting = Setting(_digest_of_model(model), compression.digest, name_of(metric), higher_is_better)
     sensitivities = Sensitivities(
         setting,

@@ -77,7 +77,7 @@ def against(
         SearchError: if there are no inputs.
     """
     if isinstance(inputs, Tensor | Mapping) or not len(inputs):
-        raise SearchError("inputs is a sequence of at least one input: each a tensor, a tuple of arguments or a dict")
+        raise SearchError("inputs must have at least one input, each a tensor, a tuple of arguments or a dict")
     with mode_restored(model), torch.no_grad():
         model.eval()
         references = tuple(_outputs(model, each) for each in inputs)

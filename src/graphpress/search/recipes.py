@@ -256,7 +256,7 @@ def greedy_recipe(
         chosen[layer.name] = c
     if taken > budget:
         raise SearchError(
-            f"the greedy walk ends at {taken} bytes ({_bits(sensitivities, taken)}), above the budget of {budget} "
+            f"the greedy algorithm ends at {taken} bytes ({_bits(sensitivities, taken)}), above the budget of {budget} "
             f"({_bits(sensitivities, budget)})"
         )
     return _recipe(sensitivities, chosen)
@@ -317,7 +317,7 @@ def _budget(sensitivities: Sensitivities, bits_per_weight: float | None, weight_
     _check_complete(sensitivities)
     given = bits_per_weight if weight_bytes is None else weight_bytes
     if given is None or (bits_per_weight is not None and weight_bytes is not None):
-        raise SearchError("a budget is either bits_per_weight or weight_bytes: give one of the two")
+        raise SearchError("the budget is either bits_per_weight or weight_bytes: pass one of the two")
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given <= 0:
         raise SearchError(f"a budget of {given!r}; accepted: a positive number")
     return math.floor(given if bits_per_weight is None else bits_per_weight * sensitivities.weights / 8)
@@ -341,7 +341,7 @@ def _finite_cost(sensitivities: Sensitivities, layer: Layer, candidate: Candidat
         assert sensitivities.baseline is not None
         raise SearchError(
             f"layer {layer.name!r} as {candidate.name!r} costs {cost} (its score is {_score(candidate)}, with no layer "
-            f"compressed {sensitivities.baseline.score}); costs that are to be added up must be finite: take an error, "
+            f"compressed {sensitivities.baseline.score}); costs must be finite to be added: use an error metric, "
             "such as relative_error, instead of a ratio in dB, or greedy_recipe, which only sorts scores"
         )
     return cost

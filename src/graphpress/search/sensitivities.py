@@ -127,7 +127,7 @@ class Sensitivities:
             SearchError: if there is none; the message suggests similar names.
         """
         if layer not in self.candidates:
-            raise SearchError(f"{layer!r} is no layer of the search{suggestion(layer, self.candidates)}")
+            raise SearchError(f"{layer!r} is not a layer of the search{suggestion(layer, self.candidates)}")
         names = [candidate.name for candidate in self.candidates[layer]]
         if name not in names:
             raise SearchError(
@@ -176,8 +176,8 @@ class Sensitivities:
         ]
         if changed:
             raise SearchError(
-                f"{str(path)!r} holds measurements of something else: {' and '.join(changed)} changed since; "
-                "give another path, or remove the file"
+                f"{str(path)!r} holds measurements of another setting: {' and '.join(changed)} changed since; "
+                "pass another path, or remove the file"
             )
         known = {layer.name: layer for layer in earlier.layers}
         resumed = attrs.evolve(self, baseline=earlier.baseline)
@@ -211,7 +211,7 @@ class Sensitivities:
         except OSError as error:
             raise SearchError(f"cannot read sensitivities from {str(path)!r}: {error.strerror or error}") from error
         except ValueError as error:
-            raise SearchError(f"{str(path)!r} is no JSON file: {error}") from error
+            raise SearchError(f"{str(path)!r} is not a JSON file: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise SearchError(f"{str(path)!r} holds no sensitivities")
         if data.get("version") != _VERSION:
@@ -219,8 +219,7 @@ class Sensitivities:
         told = data.pop("sha256", None)
         if told is not None and told != _digest(data):
             raise SearchError(
-                f"{str(path)!r} is damaged: it is not what its 'sha256' was made of; who changed it by hand takes that "
-                "line out"
+                f"{str(path)!r} is damaged: it does not match its 'sha256'; after a deliberate edit, remove that line"
             )
         try:
             return cls._of(data)

@@ -219,7 +219,7 @@ def test_weights_without_such_inputs_count_alike_and_are_named(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.LSTM(8, 8, batch_first=True))
     wanted = config("weight", "weight_.h_l0")
-    with pytest.warns(PalettizationWarning, match=r"count evenly: 1\.weight_ih_l0, 1\.weight_hh_l0$"):
+    with pytest.warns(PalettizationWarning, match=r"are equally important: 1\.weight_ih_l0, 1\.weight_hh_l0$"):
         _, prepared = calibrated(model, [torch.randn(4, 5, 8)], wanted, tmp_path / "importances")
     assert load_file(tmp_path / "importances")["1.weight_ih_l0"].tolist() == [[1.0]]
     plain = KMeansPalettizer(model, config("weight_.h_l0", activation_aware=False)).prepare((torch.randn(4, 5, 8),))

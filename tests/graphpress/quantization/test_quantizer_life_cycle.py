@@ -148,7 +148,7 @@ def test_modes_do_not_nest_in_themselves():
     quantizer, _ = calibrated()
     with (
         quantizer.calibration_mode(),
-        pytest.raises(LifeCycleError, match="open already"),
+        pytest.raises(LifeCycleError, match="already open"),
         quantizer.calibration_mode(),
     ):
         pass

@@ -106,7 +106,7 @@ def _copied(model: nn.Module, *, share: bool) -> nn.Module:
         raise QuantizationError(f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})") from error
     if any(isinstance(module, HeldQuantizers) for module in copied.modules()):
         raise QuantizationError(
-            "the model is what a Quantizer prepared or finalized in eager mode; pass the model before preparation"
+            "the model was prepared or finalized by a Quantizer in eager mode; pass the model before preparation"
         )
     return copied
 

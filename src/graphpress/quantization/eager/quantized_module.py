@@ -169,8 +169,8 @@ def holder_in(module: nn.Module, like: HeldQuantizers | None = None) -> HeldQuan
         return held
     if hasattr(module, HELD):
         raise QuantizationError(
-            f"{type(module).__name__} has an attribute {HELD!r} of its own, under which eager mode holds quantizers; "
-            "rename it"
+            f"{type(module).__name__} already has an attribute {HELD!r}, the name under which eager mode holds "
+            "quantizers; rename it"
         )
     has_behaviour = any(issubclass(behaviour, QuantizedModule) for behaviour in behaviours_of(module))
     if module._modules and not has_behaviour:

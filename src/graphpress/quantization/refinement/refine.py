@@ -123,7 +123,7 @@ def refine(
             if layer.takes_codes:
                 _choose_codes(layer, exact, rounded, config.weight_rounding, report)
             else:
-                report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is a user's own"
+                report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is user-defined"
         if config.bias_correction is BiasCorrection.EMPIRICAL and layer.correction is not None:
             _correct_bias(layer, layer.correction, exact, rounded)
         if config.bias_correction is BiasCorrection.ANALYTIC:
