@@ -257,7 +257,7 @@ def test_misuse_is_named():
         pruner.prepare((X,))
     with pytest.raises(LifeCycleError, match="was prepared by a MagnitudePruner"):
         MagnitudePruner(prepared).prepare((X,))
-    with pytest.raises(LifeCycleError, match="not what this MagnitudePruner prepared"):
+    with pytest.raises(LifeCycleError, match="not prepared by this MagnitudePruner"):
         pruner.finalize(network())
     with pytest.raises(PruningError, match="does not run on the example inputs"):
         MagnitudePruner(network()).prepare((torch.ones(3, 3),))

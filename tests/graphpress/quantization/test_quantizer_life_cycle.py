@@ -131,7 +131,7 @@ def test_preparing_twice_with_one_quantizer_is_refused_and_the_first_result_stay
 def test_a_model_that_this_quantizer_did_not_prepare_is_refused():
     quantizer, _ = calibrated()
     other = calibrated()[1]
-    with pytest.raises(LifeCycleError, match="not what this Quantizer prepared"):
+    with pytest.raises(LifeCycleError, match="not prepared by this Quantizer"):
         quantizer.finalize(other)
     with pytest.raises(LifeCycleError, match="the model before preparation"):
         quantizer.finalize(quantizer.model)
