@@ -123,7 +123,7 @@ def test_a_mode_before_prepare_says_what_comes_first(mode):
 
 def test_preparing_twice_with_one_quantizer_is_refused_and_the_first_result_stays_usable():
     quantizer, prepared = calibrated()
-    with pytest.raises(LifeCycleError, match="make another Quantizer"):
+    with pytest.raises(LifeCycleError, match="create another Quantizer"):
         quantizer.prepare((image(),))
     assert torch.equal(quantizer.finalize()(image()), quantizer.finalize(prepared)(image()))
 
