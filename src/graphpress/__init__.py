@@ -22,12 +22,12 @@ __all__ = ["ExportBackend", "GraphpressError", "__version__", "compile", "instal
 
 register_vocabulary("graphpress.vocabulary")
 
-# What is imported when it is first asked for, so that `import graphpress` costs next to nothing.
+# Attributes that are imported on first access, which keeps `import graphpress` cheap.
 _LATER = {"compile": "graphpress.compiling", "install_as_coreai_opt": "graphpress.aliasing"}
 
 
 class _LastFinder:
-    """Asked last, for what nothing else finds: whether a module of this package had that name before."""
+    """Import finder, last in `sys.meta_path`, that resolves former names of this package's modules."""
 
     @staticmethod
     def find_spec(fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:

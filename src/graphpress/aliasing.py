@@ -1,6 +1,6 @@
-"""Modules that answer to other names: to those they had before, and to `coreai_opt`'s.
+"""Import aliases of this package's modules: former names, and names in the package `coreai_opt`.
 
-An alias is the module itself, not a copy, so its classes are the same classes by either name.
+An alias is the same module object, not a copy, so its classes are identical under either name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphpress.ir.errors import GraphpressError
 ALIAS = "coreai_opt"
 PACKAGE = "graphpress"
 
-# Modules outside the documented interface that toolchains import from all the same, ExecuTorch among them.
+# Undocumented modules that toolchains such as ExecuTorch import nevertheless.
 _ELSEWHERE = {
     "common": "export_backend",
     "coreai_utils.common": "coreai_utils.pipelines",
@@ -41,7 +41,7 @@ MOVED = {
     "passes.specs": "passes.config",
     "tools.mixed_precision": "tools.bench.mixed_precision",
 }
-"""Modules that documents named and that lie elsewhere now, by their names below the package."""
+"""Maps former module names to present ones, both relative to the package."""
 
 
 class AliasError(GraphpressError, ImportError):
@@ -49,32 +49,32 @@ class AliasError(GraphpressError, ImportError):
 
 
 def install_as_coreai_opt() -> None:
-    """Let ``import coreai_opt`` and its submodules resolve to graphpress, for the rest of this process.
+    """Make ``import coreai_opt`` and its submodules resolve to graphpress for the rest of this process.
 
-    ``coreai_opt.x.y`` is the module ``graphpress.x.y`` itself, not a copy, so its classes are the same classes. An
-    installed `coreai_opt` is hidden. Since scripts written for it may carry entries that never matched, entries by
-    name that match nothing are warnings from now on, as those by type are. Calling this again does nothing.
+    ``coreai_opt.x.y`` is the module object ``graphpress.x.y``, so its classes are identical. An installed `coreai_opt`
+    is hidden. Scripts written for it may have config entries that never matched anything, so entries by name that match
+    nothing now cause warnings instead of errors, like those by type. Repeated calls have no effect.
 
     Raises:
-        AliasError: when the other package is imported already, since parts of it are then in use.
+        AliasError: if the other package is already imported.
     """
     from graphpress.passes.config.unmatched import set_default_for_unmatched
 
     loaded = sys.modules.get(ALIAS)
     if loaded is not None and loaded is not sys.modules[PACKAGE]:
-        where = getattr(loaded, "__file__", None) or "an unknown place"
+        where = getattr(loaded, "__file__", None) or "an unknown location"
         raise AliasError(
-            f"{ALIAS} is imported already, from {where}; call graphpress.install_as_coreai_opt() before the first "
-            f"import of {ALIAS}, or do without it"
+            f"{ALIAS} is already imported from {where}; call graphpress.install_as_coreai_opt() before the first "
+            f"import of {ALIAS}"
         )
     _install(_OtherPackage())
     set_default_for_unmatched("warn")
 
 
 def find_moved(fullname: str) -> ModuleSpec | None:
-    """The spec of a module of this package by a name it had before; None for other names.
+    """Return the spec of a module of this package for a former name, or None for other names.
 
-    What lies below a moved package is found by its old name, too, from the first call on.
+    The first call also installs a finder for submodules of moved packages.
     """
     finder = _MovedModules()
     spec = finder.find_spec(fullname)
@@ -84,26 +84,26 @@ def find_moved(fullname: str) -> ModuleSpec | None:
 
 
 def _install(finder: _AliasFinder) -> None:
-    """Put a finder first, so that nothing else finds the file of an alias and loads it as a second module; once."""
+    """Insert a finder at the front of `sys.meta_path`, unless it is there; others would load an alias a second time."""
     if not any(isinstance(known, type(finder)) for known in sys.meta_path):
         sys.meta_path.insert(0, finder)
 
 
 class _AliasFinder(MetaPathFinder):
-    """Finds modules by names that are not their own."""
+    """Base of import finders that resolve aliases."""
 
     @abstractmethod
     def real_name(self, fullname: str) -> str | None:
-        """The name of the module that `fullname` is an alias of; None when it is no alias."""
+        """Return the module name that `fullname` is an alias of, or None if it is not an alias."""
 
     def warning(self, fullname: str, real: str) -> str | None:
-        """What to say when the alias is imported; None when there is nothing to say."""
+        """Return the warning to issue on import of the alias, or None."""
         return None
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of an alias; None for other names, and for modules that do not exist."""
+        """Return the spec of an alias, or None for other names and for modules that do not exist."""
         real = self.real_name(fullname)
         found = None if real is None else _spec_of(real)
         if real is None or found is None:
@@ -114,10 +114,10 @@ class _AliasFinder(MetaPathFinder):
 
 
 class _OtherPackage(_AliasFinder):
-    """Finds ``coreai_opt.x`` where there is a ``graphpress.x``."""
+    """Resolves ``coreai_opt.x`` to ``graphpress.x``."""
 
     def real_name(self, fullname: str) -> str | None:
-        """The module of the same name below this package, or the one that stands in for it."""
+        """Return the module of the same name in this package, or its replacement."""
         top, _, rest = fullname.partition(".")
         if top != ALIAS:
             return None
@@ -125,21 +125,21 @@ class _OtherPackage(_AliasFinder):
 
 
 class _MovedModules(_AliasFinder):
-    """Finds ``graphpress.x`` where `MOVED` has ``x``."""
+    """Resolves former names ``graphpress.x`` by the table `MOVED`."""
 
     def real_name(self, fullname: str) -> str | None:
-        """Where the module lies now."""
+        """Return the present name of the module."""
         top, _, rest = fullname.partition(".")
         moved = _replaced(rest, MOVED) if top == PACKAGE else None
         return None if moved is None else f"{PACKAGE}.{moved}"
 
     def warning(self, fullname: str, real: str) -> str:
-        """Names the new path."""
+        """Return a message with the new path."""
         return f"{fullname} is now {real}; import it from there"
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
-    """The spec of a module; None where it, or a package it lies in, does not exist."""
+    """Return the spec of a module, or None if it or a parent package does not exist."""
     try:
         return find_spec(name)
     except ModuleNotFoundError as error:
@@ -149,7 +149,7 @@ def _spec_of(name: str) -> ModuleSpec | None:
 
 
 def _replaced(name: str, table: dict[str, str]) -> str | None:
-    """`name` by its entry in `table`, or by that of the package it lies in; None when neither has one."""
+    """Map `name` by its entry in `table` or by the entry of its parent package; None without an entry."""
     if name in table:
         return table[name]
     above, _, last = name.rpartition(".")
@@ -157,7 +157,7 @@ def _replaced(name: str, table: dict[str, str]) -> str | None:
 
 
 class _AliasLoader(Loader):
-    """Gives the real module, which keeps its own spec."""
+    """Loader that returns the aliased module, which keeps its own spec."""
 
     def __init__(self, real: str, warning: str | None):
         self._real = real
@@ -165,7 +165,7 @@ class _AliasLoader(Loader):
         self._spec: ModuleSpec | None = None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The real module, imported."""
+        """Import and return the aliased module."""
         if self._warning is not None:
             warnings.warn(self._warning, DeprecationWarning, stacklevel=2)
         module = importlib.import_module(self._real)
@@ -173,11 +173,11 @@ class _AliasLoader(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """It has run already; the import system has meanwhile put the alias's spec on it."""
+        """Restore the module's own spec, which the import system has overwritten; the module has already run."""
         module.__spec__ = self._spec
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """The code of the real module, for ``python -m``."""
+        """Return the code of the aliased module, for ``python -m``."""
         if self._warning is not None:
             warnings.warn(self._warning, DeprecationWarning, stacklevel=2)
         found = find_spec(self._real)

@@ -1,6 +1,6 @@
 """16-bit precision for exported programs, as the last step before a converter.
 
-Compress first, cast last: what compression stored stays as it is, and the rest is halved.
+Compress first and cast last: compressed weights are not changed, the remaining tensors take half the bytes.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ __all__ = ["cast_fp32_to_fp16", "cast_int32_to_int16", "cast_to_16_bit_precision
 
 
 def cast_to_16_bit_precision(exported_program: ExportedProgram) -> ExportedProgram:
-    """Cast float32 to float16, and int32 and int64 to int16 where that is safe and pays.
+    """Cast float32 to float16, and int32 and int64 to int16 where this is safe and saves space.
 
-    Weights, user inputs and outputs, what ops create and what they compute are cast; see
-    `graphpress.passes.cast_16_bit.Cast16Bit` for what stays.
+    Weights, user inputs and outputs, and the results of ops are cast; see `graphpress.passes.cast_16_bit.Cast16Bit` for
+    the exceptions.
 
     Args:
-        exported_program: of `torch.export.export`, before or after ``run_decompositions``. It is changed in place, so
-            that it is afterwards called with inputs of the new types.
+        exported_program: the result of `torch.export.export`, before or after ``run_decompositions``. It is changed in
+            place, and then takes inputs of the new types.
 
     Returns:
-        the same program.
+        `exported_program`.
 
     Raises:
-        CompileError: when the argument is no exported program.
+        CompileError: if the argument is not an exported program.
     """
     return _cast(exported_program, Cast16Bit())
 
 
 def cast_fp32_to_fp16(exported_program: ExportedProgram) -> ExportedProgram:
-    """As `cast_to_16_bit_precision`, floats only."""
+    """Cast float32 to float16, as `cast_to_16_bit_precision` does."""
     return _cast(exported_program, Cast16Bit(integers=False))
 
 
 def cast_int32_to_int16(exported_program: ExportedProgram) -> ExportedProgram:
-    """As `cast_to_16_bit_precision`, integers only."""
+    """Cast int32 and int64 to int16 where safe, as `cast_to_16_bit_precision` does."""
     return _cast(exported_program, Cast16Bit(floats=False))
 
 
@@ -52,7 +52,7 @@ def _cast(program: ExportedProgram, cast: Cast16Bit) -> ExportedProgram:
     if not isinstance(program, ExportedProgram):
         raise CompileError(
             f"casting takes an ExportedProgram, not a {type(program).__name__}; "
-            "torch.export.export(model.eval(), example_inputs) makes one of a model"
+            "torch.export.export(model.eval(), example_inputs) creates one"
         )
     examples = program.example_inputs
     result = compile_program(program, Pipeline(cast))
@@ -63,7 +63,7 @@ def _cast(program: ExportedProgram, cast: Cast16Bit) -> ExportedProgram:
 
 
 def _like_inputs(examples: Any, program: ExportedProgram) -> Any:
-    """The example inputs of before, in the types the program takes now."""
+    """Convert the program's example inputs to the types it now takes."""
     flat, spec = pytree.tree_flatten(examples)
     wanted = program.example_inputs
     types = [getattr(value, "dtype", None) for value in pytree.tree_leaves(wanted)]

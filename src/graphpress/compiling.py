@@ -1,4 +1,4 @@
-"""The whole way at once: an exported program in, passes, an exported program out."""
+"""Run a pass pipeline over an exported program and return an exported program."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from graphpress.passes.framework import Hook, Pipeline, Runner
 
 
 class CompileError(GraphpressError, TypeError):
-    """Something to compile that is no exported program, or no pipeline to compile it with."""
+    """An argument is not an exported program, or not a pipeline."""
 
 
 class CalibrationError(GraphpressError):
-    """A pipeline that needs data which a program alone does not have."""
+    """A pipeline requires calibration data."""
 
 
 def compile(
     exported_program: ExportedProgram, pipeline: Pipeline | str, *, hooks: Iterable[Hook] = ()
 ) -> ExportedProgram:
-    """Run `pipeline` over a program, for toolchains that have one and want one.
+    """Run `pipeline` over an exported program.
 
     Args:
-        exported_program: of `torch.export.export`; it is not changed, and its tensors are shared where passes leave
-            them as they are.
+        exported_program: the result of `torch.export.export`. It is not changed; the result shares the tensors that no
+            pass replaces.
         pipeline: a `Pipeline` or its text, such as ``"canonicalize,fold-batch-norm,dce"``.
-        hooks: watch the steps; the graph is verified after each in any case.
+        hooks: called around each step. The graph is verified after each step in any case.
 
     Returns:
-        a program with the same signature. Dynamic shapes, mutations of buffers and tied weights are as they were.
+        a program with the same signature, dynamic shapes, buffer mutations and tied weights.
 
     Raises:
-        CompileError: when an argument is of another kind.
-        CalibrationError: when quantizers are left that have seen no data.
-        PipelineSyntaxError, PipelineError: when the text is no pipeline, or its steps are in the wrong order.
-        GraphpressError: whatever a pass has to say about the program.
+        CompileError: if an argument has the wrong type.
+        CalibrationError: if quantizers without parameters remain.
+        PipelineSyntaxError, PipelineError: if the text is not a pipeline, or its steps are in the wrong order.
+        GraphpressError: the error of a pass.
     """
     if not isinstance(exported_program, ExportedProgram):
         raise CompileError(
             f"compile() takes an ExportedProgram, not a {type(exported_program).__name__}; "
-            "torch.export.export(model.eval(), example_inputs) makes one of a model"
+            "torch.export.export(model.eval(), example_inputs) creates one"
         )
     if isinstance(pipeline, str):
         pipeline = Pipeline.parse(pipeline)
     if not isinstance(pipeline, Pipeline):
-        raise CompileError(f"compile() takes a Pipeline or the text of one, not a {type(pipeline).__name__}")
+        raise CompileError(f"compile() takes a Pipeline or its text, not a {type(pipeline).__name__}")
     graph = from_exported_program(exported_program)
     graph = Runner(hooks=list(hooks)).run(graph, pipeline, in_place=True).graph
     _check_quantizers(graph)
@@ -61,17 +61,17 @@ def compile(
 
 
 def _check_quantizers(graph: Graph) -> None:
-    """A quantizer without parameters lets its input through, so a program would come out that is not quantized."""
+    """Reject quantizers without parameters, which would pass their inputs through unquantized."""
     empty = [n.name for n in graph.nodes if n.op.name == "quant.fake_quantize" and n.operand("scale") is None]
     if empty:
         raise CalibrationError(
-            f"the pipeline leaves {len(empty)} quantizers without parameters, {empty[0]!r} first: these come from "
-            "data; graphpress.quantization.Quantizer prepares, calibrates and finalizes a model"
+            f"the pipeline leaves {len(empty)} quantizers without parameters, such as {empty[0]!r}, which require "
+            "calibration data; graphpress.quantization.Quantizer prepares, calibrates and finalizes a model"
         )
 
 
 def _example_inputs(program: ExportedProgram, graph: Graph) -> Sequence[Any] | None:
-    """The inputs the program was exported with, flat, where the graph still takes such; None where it does not."""
+    """Return the flattened example inputs of the program, or None if they no longer fit the graph."""
     flat = pytree.tree_leaves(program.example_inputs) if program.example_inputs is not None else ()
     fits = len(flat) == len(graph.inputs) and all(map(_fits, flat, graph.inputs))
     return flat if fits else None

@@ -1,4 +1,4 @@
-"""What all compressors share: a model, a config, a life cycle, and a counter of training steps."""
+"""Base class of compressors: model, config, life cycle and the count of training steps."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ _STEPS = "_training_steps"
 
 
 class UnusedScheduleWarning(UserWarning):
-    """A config has schedules, but nobody counts the steps of training."""
+    """A config has schedules, but `step()` was never called."""
 
 
 def count_from_zero(prepared: nn.Module) -> None:
-    """Give `prepared` the counter of its training steps: a buffer, so that its `state_dict` carries it."""
+    """Register the counter of training steps as a buffer of `prepared`, which its `state_dict` includes."""
     prepared.register_buffer(_STEPS, torch.zeros((), dtype=torch.long))
 
 
 def steps_of(prepared: nn.Module) -> int:
-    """How many steps of training `prepared` has counted."""
+    """Return the number of training steps of `prepared`."""
     return int(prepared.get_buffer(_STEPS))
 
 
 def count_step(prepared: nn.Module) -> int:
-    """Count one step; the number of steps is returned."""
+    """Count one training step and return the number of steps."""
     prepared.get_buffer(_STEPS).add_(1)
     return steps_of(prepared)
 
 
 def stop_counting(finalized: nn.Module) -> None:
-    """Take the counter off a module that is not trained any more."""
+    """Remove the counter of training steps."""
     finalized._buffers.pop(_STEPS, None)
 
 
 C = TypeVar("C", bound=CompressionConfig)
 
-# Plain text on the prepared module: copies of the module, and what pickle makes of it, carry it too.
+# Stored as a string on the prepared module, so that copying and pickling preserve it.
 _MARK = "_graphpress_preparation"
 
 
 class LifeCycleError(GraphpressError, RuntimeError):
-    """A compressor used out of order: the message says what has to come first."""
+    """Methods of a compressor were called in the wrong order."""
 
 
 class ArgumentTypeError(GraphpressError, TypeError):
-    """A compressor was given something that is no model, or a config of another technique."""
+    """A model, config or other argument has the wrong type."""
 
 
 class Compressor(ABC, Generic[C]):
-    """Base of the compressors: ``prepare`` once, then calibrate and train, and ``finalize`` as often as needed.
+    """Base of compressors: call ``prepare`` once, then calibrate or train, then ``finalize``, repeatedly if needed.
 
     Args:
-        model: the model. It is never changed, and any number of compressors may prepare it.
-        config: what to compress and how; None is the technique's default. It is copied.
+        model: the model. It is not changed, and several compressors may prepare it.
+        config: the config, which is copied; None is the technique's default.
 
     Raises:
-        ArgumentTypeError: when `model` is no module or `config` no config of this technique.
+        ArgumentTypeError: if `model` is not a module or `config` not a config of this technique.
     """
 
     config_class: ClassVar[type[CompressionConfig]]
@@ -87,17 +87,17 @@ class Compressor(ABC, Generic[C]):
 
     @property
     def model(self) -> nn.Module:
-        """The model as the user gave it."""
+        """The original model."""
         return self._model
 
     @property
     def config(self) -> C:
-        """What is compressed and how."""
+        """The config."""
         return self._config
 
     @property
     def calibrates_on_data(self) -> bool:
-        """True where `calibration_mode()` learns from runs of the prepared model alone, without a loss."""
+        """True if `calibration_mode()` needs only runs of the prepared model, without a loss."""
         return True
 
     @property
@@ -107,25 +107,25 @@ class Compressor(ABC, Generic[C]):
 
     @property
     def skipped_weights(self) -> tuple[SkippedWeight, ...]:
-        """The weights that the config means and that `prepare` did not compress, with the reasons."""
+        """The weights that the config selects but `prepare` did not compress, with reasons."""
         return self._skipped
 
     @property
     def prepared_model(self) -> nn.Module:
-        """What `prepare` returned.
+        """The result of `prepare`.
 
         Raises:
             LifeCycleError: before `prepare`.
         """
         if self._prepared is None:
-            raise LifeCycleError(f"this {type(self).__name__} has prepared nothing yet: call prepare(...) first")
+            raise LifeCycleError(f"this {type(self).__name__} has not prepared a model yet: call prepare(...) first")
         return self._prepared
 
     @abstractmethod
     def finalize(
         self, model: nn.Module | None = None, backend: ExportBackend = ExportBackend.CoreAI, *, mmap_dir: str | None
     ) -> nn.Module:
-        """The compressed model in the form `backend` converts. The prepared model stays usable.
+        """Return the compressed model in the form that `backend` converts; the prepared model remains usable.
 
         Raises:
             LifeCycleError: before `prepare`, or for a `model` that this compressor did not prepare.
@@ -134,23 +134,23 @@ class Compressor(ABC, Generic[C]):
     def _check_unprepared(self) -> None:
         if self._prepared is not None:
             raise LifeCycleError(
-                f"this {type(self).__name__} has prepared its model already; make another {type(self).__name__} to "
+                f"this {type(self).__name__} has already prepared its model; create another {type(self).__name__} to "
                 "prepare it again (the model itself is unchanged)"
             )
 
     def _report_skipped(self, skipped: Iterable[SkippedWeight], category: type[Warning]) -> None:
-        """Keep the records of what `prepare` skips, and warn its caller about them."""
+        """Store the records of skipped weights, and warn the caller of `prepare` about them."""
         self._skipped = tuple(skipped)
         warn_of_skipped(self._skipped, category, stacklevel=3)
 
     def _finish_preparing(self, prepared: nn.Module) -> nn.Module:
-        """Keep `prepared` as the result of `prepare`. A failed `prepare` does not come here, and may be tried again."""
+        """Store `prepared` as the result of `prepare`; a failed `prepare` can be retried."""
         setattr(prepared, _MARK, self._mark)
         self._prepared = prepared
         return prepared
 
     def _prepared_or(self, model: nn.Module | None) -> nn.Module:
-        """`model` if it is the prepared model or a copy of it; the prepared model for None."""
+        """Return `model` if it is the prepared model or a copy of it, and the prepared model for None."""
         prepared = self.prepared_model
         if model is None or model is prepared:
             return prepared
@@ -158,16 +158,16 @@ class Compressor(ABC, Generic[C]):
             return model
         what = "the model before preparation" if model is self._model else f"a {type(model).__name__}"
         raise LifeCycleError(
-            f"{what} is not what this {type(self).__name__} prepared; pass what prepare(...) returned, a copy of it, "
+            f"{what} was not prepared by this {type(self).__name__}; pass the result of prepare(...), a copy of it, "
             "or nothing"
         )
 
     @contextmanager
     def _entered(self, mode: str) -> Iterator[nn.Module]:
-        """Be inside the context `mode` of the prepared model; refuses to be inside it twice."""
+        """Enter the context `mode` of the prepared model, which cannot be nested."""
         prepared = self.prepared_model
         if mode in self._open:
-            raise LifeCycleError(f"{mode} of this {type(self).__name__} is open already; leave it first")
+            raise LifeCycleError(f"{mode} of this {type(self).__name__} is already open; leave it first")
         self._open.append(mode)
         try:
             yield prepared
@@ -176,10 +176,10 @@ class Compressor(ABC, Generic[C]):
 
 
 def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -> nn.Module:
-    """A copy of `model`.
+    """Return a deep copy of `model`.
 
     Raises:
-        GraphpressError: of the class `error`, when it cannot be copied; the message says what to do `instead`.
+        GraphpressError: of the class `error`, if it cannot be copied; the message ends with `instead`.
     """
     try:
         return copy.deepcopy(model)
@@ -190,7 +190,7 @@ def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -
 
 @contextmanager
 def mode_restored(model: nn.Module) -> Iterator[None]:
-    """Put every module back into the mode it was in, after an exception too."""
+    """Restore the training mode of every module on exit, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the configs of all techniques share; each technique has its own `config` module."""
+"""Classes shared by the configs of all techniques; each technique has its own `config` module."""
 
 from graphpress.passes.config import (
     ArgumentError,

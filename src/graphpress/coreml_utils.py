@@ -1,7 +1,7 @@
-"""Compress the weights of a Core ML program that is converted already; the torch model is not needed.
+"""Compress the weights of a converted Core ML program, without the torch model.
 
-The functions are those of `graphpress.coreai_utils`, by the same passes, over an ML program. The model becomes one for
-the oldest target that has such weights, where it was for an older one.
+The functions match those of `graphpress.coreai_utils` and run the same passes on an ML program. If the deployment
+target does not support the compressed weights, it is raised to the oldest one that does.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ def quantize_weights(
     block_size: int = 32,
     weight_num_threshold: int = 1024,
 ) -> Any:
-    """A coremltools model like `model`, whose weights are integers with scales.
+    """Quantize the weights of a coremltools model to integers with scales.
 
     Args:
         model: a coremltools `MLModel` of an ML program, or the path of a package. It is not changed.
-        dtype: of the codes: int4, uint4, int8 or uint8.
-        qscheme, granularity, block_size, weight_num_threshold: as of `graphpress.coreai_utils.quantize_weights`.
+        dtype: type of the codes: int4, uint4, int8 or uint8.
+        qscheme, granularity, block_size, weight_num_threshold: as in `graphpress.coreai_utils.quantize_weights`.
+
+    Returns:
+        the compressed `MLModel`.
 
     Raises:
-        WeightCompressionError, SpecError: for options that are none.
-        LoweringError: for what no target can store.
-        AssetError: when `model` is no ML program, or its package is damaged.
-        ConversionError: when coremltools refuses what was made.
+        WeightCompressionError, SpecError: for invalid options.
+        LoweringError: if no deployment target can store the weights.
+        AssetError: if `model` is not an ML program, or its package is damaged.
+        ConversionError: if coremltools rejects the compressed program.
         QuantizationError: for a weight that is not finite.
     """
     return rewrite(model, pipelines.quantization(dtype, qscheme, granularity, block_size, weight_num_threshold))
@@ -57,15 +60,15 @@ def palettize_weights(
     enable_per_channel_scale: bool = False,
     weight_num_threshold: int = 1024,
 ) -> Any:
-    """A coremltools model like `model`, whose weights are indices into tables found by k-means.
+    """Palettize the weights of a coremltools model by k-means.
 
     Args:
         model: as for `quantize_weights`.
-        lut_dtype: of the entries: None leaves them floats; int8 or uint8.
-        n_bits, granularity, group_size, cluster_dim, enable_per_channel_scale, weight_num_threshold: as of
+        lut_dtype: type of the LUT entries: int8, uint8, or None for floats.
+        n_bits, granularity, group_size, cluster_dim, enable_per_channel_scale, weight_num_threshold: as in
             `graphpress.coreai_utils.palettize_weights`.
 
-    Raises: as `quantize_weights`; PalettizationError for a weight that is not finite.
+    Raises: the errors of `quantize_weights`, and PalettizationError for a weight that is not finite.
     """
     pipeline = pipelines.palettization(
         lut_dtype, n_bits, granularity, group_size, cluster_dim, enable_per_channel_scale, weight_num_threshold
@@ -82,15 +85,15 @@ def sparsify_weights(
     palettize_nbits: int | None = None,
     weight_num_threshold: int = 1024,
 ) -> Any:
-    """A coremltools model like `model`, whose weights have zeros and are stored sparse.
+    """Prune the weights of a coremltools model, which then stores them sparse.
 
     Args:
         model: as for `quantize_weights`.
-        target_sparsity, block_size, n_m_ratio, palettize_nbits, weight_num_threshold: as of
+        target_sparsity, block_size, n_m_ratio, palettize_nbits, weight_num_threshold: as in
             `graphpress.coreai_utils.sparsify_weights`.
-        quantize_dtype: where given, kept elements are codes with a scale for each output channel: int8 or uint8.
+        quantize_dtype: if set, the type of the codes of kept elements, with a scale per output channel: int8 or uint8.
 
-    Raises: as `quantize_weights`; PruningError for weights that cannot be pruned so.
+    Raises: the errors of `quantize_weights`, and PruningError for weights that cannot be pruned as requested.
     """
     pipeline = pipelines.sparsification(
         target_sparsity, block_size, n_m_ratio, quantize_dtype, palettize_nbits, weight_num_threshold

@@ -1,4 +1,4 @@
-"""Where a finalized model goes."""
+"""The target forms of finalized models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _OLD_NAMES = {"MLIR": "CoreAI", "MIL": "CoreML"}
 
 
 class ExportBackendError(GraphpressError, ValueError):
-    """Something that names no backend."""
+    """A value does not name an export backend."""
 
 
 class _OldNames(EnumMeta):
-    """Lets `MLIR` and `MIL` mean their successors, with a deprecation warning."""
+    """Resolves the former names `MLIR` and `MIL`, with a deprecation warning."""
 
     def __getattr__(cls, name: str) -> Any:
         if name in _OLD_NAMES:
@@ -34,22 +34,22 @@ class _OldNames(EnumMeta):
 
 
 class ExportBackend(Enum, metaclass=_OldNames):
-    """The form of a finalized model. `MLIR` and `MIL` are older names of `CoreAI` and `CoreML`."""
+    """The form of a finalized model; `MLIR` and `MIL` are former names of `CoreAI` and `CoreML`."""
 
     CoreAI = "coreai"
-    """The program with exact codes, in the ops of Core AI: `graphpress.backends.coreai` saves it as an `.aimodel`,
+    """A program with exact codes, in Core AI ops: `graphpress.backends.coreai` saves it as an `.aimodel`,
     `graphpress.backends.coreml` as an `.mlpackage`."""
 
     CoreML = "coreml"
     """The metadata form: float parameters, and buffers ``_COREML_/<parameter>/<key>`` from which `coremltools.convert`
-    finds the codes again."""
+    recovers the codes."""
 
     @classmethod
     def of(cls, backend: ExportBackend | str) -> ExportBackend:
-        """The backend given as a member, or as its name in any case.
+        """Return the backend for a member or for a name in any case.
 
         Raises:
-            ExportBackendError: when there is none of that name.
+            ExportBackendError: if there is no such backend.
         """
         if isinstance(backend, cls):
             return backend
@@ -57,7 +57,7 @@ class ExportBackend(Enum, metaclass=_OldNames):
         name = by_name.get(backend.lower()) if isinstance(backend, str) else None
         if name is None:
             raise ExportBackendError(
-                f"{backend!r} is no export backend{suggestion(str(backend), by_name)}; accepted: "
+                f"{backend!r} is not an export backend{suggestion(str(backend), by_name)}; accepted: "
                 + ", ".join(f"ExportBackend.{member}" for member in cls.__members__)
             )
         member: ExportBackend = cls[name]

@@ -1,4 +1,4 @@
-"""Layers as products of matrices, and the second moments of their inputs."""
+"""Layers as matrix products, and second moments of their inputs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.nn import functional
 
 @frozen
 class LayerMatrix:
-    """How a linear layer or convolution multiplies: in each group, ``output[n, o] = sum over k of rows[n, k] W[o, k]``.
+    """A linear layer or convolution as matrix products: per group, ``output[n, o] = sum over k of rows[n, k] W[o, k]``.
 
     Attributes:
-        shape: of the weight.
-        spatial: the number of spatial axes, 0 for linear.
-        groups: of channels.
-        is_transposed: True when axis 0 of the weight is the input channels.
-        stride, padding, dilation, output_padding: along each spatial axis; a padding is a pair, before and after.
+        shape: shape of the weight.
+        spatial: number of spatial axes, 0 for linear.
+        groups: number of channel groups.
+        is_transposed: True if axis 0 of the weight is the input channels.
+        stride, padding, dilation, output_padding: per spatial axis; a padding is a pair (before, after).
     """
 
     shape: tuple[int, ...]
@@ -35,8 +35,9 @@ class LayerMatrix:
 
     @classmethod
     def of(cls, op: str, shape: Sequence[int], arguments: dict[str, Any]) -> LayerMatrix:
-        """The form of an op such as ``conv2d`` or ``linear``, by its ATen arguments; what is left out has ATen's
-        default.
+        """Return the matrix form of an op such as ``conv2d`` or ``linear``.
+
+        `arguments` are its ATen arguments; missing ones have ATen's defaults.
         """
         if op == "linear":
             return cls(tuple(shape))
@@ -68,18 +69,18 @@ class LayerMatrix:
 
     @property
     def columns(self) -> int:
-        """Columns of a group: what one output sees."""
+        """Columns per group: the number of inputs of one output."""
         if self.is_transposed:
             return self.shape[0] // self.groups * math.prod(self.shape[2:])
         return math.prod(self.shape[1:])
 
     @property
     def outputs(self) -> int:
-        """Output features of a group."""
+        """Output features per group."""
         return self.shape[1] if self.is_transposed else self.shape[0] // self.groups
 
     def to_matrices(self, weight: Tensor) -> Tensor:
-        """A tensor of the weight's shape as ``[groups, outputs of a group, columns]``."""
+        """Reshape a tensor of the weight's shape to ``[groups, outputs per group, columns]``."""
         if not self.is_transposed:
             return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
         inputs, outputs, *kernel = weight.shape
@@ -87,7 +88,7 @@ class LayerMatrix:
         return split.flip(*range(3, 3 + self.spatial)).reshape(self.groups, outputs, -1)
 
     def from_matrices(self, matrices: Tensor) -> Tensor:
-        """The inverse of `to_matrices`."""
+        """Invert `to_matrices`."""
         if not self.is_transposed:
             return matrices.reshape(self.shape)
         inputs, outputs, *kernel = self.shape
@@ -95,9 +96,9 @@ class LayerMatrix:
         return split.flip(*range(3, 3 + self.spatial)).transpose(1, 2).reshape(self.shape)
 
     def rows(self, data: Tensor, most: int | None = None) -> Tensor:
-        """The layer's input as ``[groups, rows, columns]``: a row for each position of the output.
+        """Return the layer's input as ``[groups, rows, columns]``, with a row per output position.
 
-        Where there are more than `most`, so many are drawn, always the same.
+        If there are more than `most` rows, a deterministic sample of that size is drawn.
         """
         if not self.spatial:
             rows = data.reshape(-1, data.shape[-1])
@@ -113,7 +114,7 @@ class LayerMatrix:
         return rows.transpose(0, 1)
 
     def column_energies(self, data: Tensor) -> Tensor:
-        """The sum of squares of each column of `rows`: ``[groups, columns]``, float64. No row is made."""
+        """Return the sum of squares of each column of `rows`, ``[groups, columns]`` float64, without building rows."""
         squares = data.float().square()
         if not self.spatial:
             return squares.reshape(-1, data.shape[-1]).sum(0, dtype=torch.float64)[None]
@@ -121,7 +122,7 @@ class LayerMatrix:
         return sums.reshape(self.groups, -1)
 
     def _seen(self, data: Tensor) -> Tensor:
-        """What each position of the output sees, ``[batch, *positions, channels, *kernel]``, as a view."""
+        """Return the input windows of the output positions, ``[batch, *positions, channels, *kernel]``, as a view."""
         data = data if data.ndim == self.spatial + 2 else data[None]
         if self.is_transposed:
             data, stride, padding = self._spread(data), (1,) * self.spatial, self._transposed_padding()
@@ -134,7 +135,7 @@ class LayerMatrix:
         return data.movedim(1, 1 + self.spatial)
 
     def _spread(self, data: Tensor) -> Tensor:
-        """`data` with zeros between its elements, as many as the stride has steps in between."""
+        """Insert ``stride - 1`` zeros between the elements of `data`, along each spatial axis."""
         shape = [(n - 1) * step + 1 for n, step in zip(data.shape[2:], self.stride, strict=True)]
         made = data.new_zeros(*data.shape[:2], *shape)
         made[(slice(None), slice(None), *(slice(None, None, step) for step in self.stride))] = data
@@ -147,22 +148,22 @@ class LayerMatrix:
 
 
 def _picked(count: int, most: int | None) -> Tensor | None:
-    """`most` of `count` indices, sorted; None for all."""
+    """Sample `most` of `count` indices, sorted; None means all."""
     if most is None or count <= most:
         return None
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
-# Rows multiplied at once: bounds the memory of one product.
+# Rows per product, which bounds its memory.
 ROWS = 4096
 
 
 @define(eq=False)
 class InputMoments:
-    """``E[x x^T]`` of the inputs x that the quantized model gives a layer, and ``E[y x^T]`` with the inputs y that the
-    float model gives it; both float64, ``[groups, columns, columns]``.
+    """Second moments of a layer's inputs in the quantized and the float model.
 
-    Products are made in float32 and summed in float64; no input is kept.
+    With inputs x in the quantized model and y in the float model, these are ``E[x x^T]`` and ``E[y x^T]``, both float64
+    ``[groups, columns, columns]``. Products are computed in float32 and summed in float64; inputs are not kept.
     """
 
     rows: int = 0
@@ -170,7 +171,7 @@ class InputMoments:
     _cross: Tensor | None = field(default=None)
 
     def add(self, quantized: Tensor, exact: Tensor | None = None) -> None:
-        """Take rows ``[groups, rows, columns]`` into account; `exact` has those of the float model, if wanted."""
+        """Add rows ``[groups, rows, columns]``; `exact` holds the same rows of the float model, if needed."""
         self.rows += quantized.shape[1]
         for start in range(0, quantized.shape[1], ROWS):
             x = quantized[:, start : start + ROWS].float()
@@ -180,13 +181,13 @@ class InputMoments:
 
     @property
     def quantized(self) -> Tensor:
-        """``E[x x^T]``."""
+        """Return ``E[x x^T]``."""
         assert self._quantized is not None
         return self._quantized / self.rows
 
     @property
     def cross(self) -> Tensor:
-        """``E[y x^T]``; that of x with itself where the float model's inputs were not given."""
+        """Return ``E[y x^T]``, or ``E[x x^T]`` if no inputs of the float model were added."""
         return self.quantized if self._cross is None else self._cross / self.rows
 
 
@@ -196,8 +197,9 @@ def _sum(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 def fitted_weight(weight: Tensor, moments: InputMoments, damping: float) -> Tensor:
-    """The weight v whose outputs on the quantized model's inputs come closest to the float layer's on the float
-    model's: the least of ``E[(v x - w y)^2] + d |v - w|^2``, where d is `damping` times the mean of ``E[x^2]``.
+    """Fit a weight v on the quantized model's inputs x to the float layer's outputs w y.
+
+    It minimizes ``E[(v x - w y)^2] + d |v - w|^2``, where d is `damping` times the mean of ``E[x^2]``.
 
     Args:
         weight: w, [groups, outputs, columns].
@@ -214,7 +216,7 @@ def fitted_weight(weight: Tensor, moments: InputMoments, damping: float) -> Tens
 
 
 def output_error(weight: Tensor, quantized: Tensor, moments: InputMoments) -> Tensor:
-    """The mean squared error of each output, ``E[(q x - w y)^2] - E[(w y)^2]``: up to what no choice of q changes.
+    """Return the mean squared error of each output, up to a constant: ``E[(q x - w y)^2] - E[(w y)^2]``.
 
     Args:
         weight, quantized: [groups, outputs, columns].

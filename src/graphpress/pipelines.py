@@ -1,4 +1,4 @@
-"""The standard pipelines, as values: print them, take them apart, put passes of your own between their steps."""
+"""The standard pipelines, as values that can be printed, split and extended with other passes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMS: dict[ExportBackend, type[Pass]] = {
     ExportBackend.CoreAI: LowerToCoreai,
     ExportBackend.CoreML: LowerToCoremlMetadata,
 }
-# What `ExportBackend.of` takes for the metadata form, and a reader for the backend `coreml`.
+# Ambiguous: `ExportBackend.of` takes it as the metadata form, a reader may mean the backend `coreml`.
 _AMBIGUOUS = frozenset({"coreml", "mil"})
 
 
@@ -43,9 +43,9 @@ def prepare(
     leave_indivisible: bool = False,
     silent_modules: Mapping[str, str] | None = None,
 ) -> Pipeline:
-    """From a captured graph to one with a fake-quantizer at every point the config asks for.
+    """Build the pipeline that inserts fake-quantizers into a captured graph, as the config requests.
 
-    Options are those of `AssignQuantizers`.
+    The options are those of `AssignQuantizers`.
     """
     config = config or QuantizerConfig()
     return Pipeline(
@@ -64,9 +64,9 @@ def prepare(
 
 
 def finalize(backend: ExportBackend | Backend | str = ExportBackend.CoreAI) -> Pipeline:
-    """From a prepared graph whose fake-quantizers have their parameters to the ops of a backend.
+    """Build the pipeline that lowers a prepared graph, with the parameters of its fake-quantizers, to a backend's ops.
 
-    Args and errors are those of `lowering`.
+    Arguments and errors are those of `lowering`.
     """
     return Pipeline(
         FoldConstants(),
@@ -82,17 +82,16 @@ def finalize(backend: ExportBackend | Backend | str = ExportBackend.CoreAI) -> P
 
 
 def lowering(backend: ExportBackend | Backend | str) -> tuple[Pass, ...]:
-    """The passes that lower compressed values to the ops of `backend`.
+    """Return the passes that lower compressed values to the ops of `backend`.
 
     Args:
-        backend: a form of finalized models, `ExportBackend.CoreAI` for the program that both runtimes are converted
-            from or `ExportBackend.CoreML` for the metadata form; or a registered backend, given as itself or by name.
-            The name ``"coreml"`` alone is refused, since it could be the metadata form or the backend, which converts
-            the program.
+        backend: a form of finalized models, `ExportBackend.CoreAI` for the program that both backends convert, or
+            `ExportBackend.CoreML` for the metadata form; or a registered backend or its name. The name ``"coreml"`` is
+            rejected as ambiguous: it could mean the metadata form or the backend, which converts the program.
 
     Raises:
-        ExportBackendError: when `backend` is none of these, or a name that could be the metadata form or the backend.
-        UnknownBackendError: when it is a name that no backend has.
+        ExportBackendError: if `backend` is none of these, or ambiguous.
+        UnknownBackendError: if there is no backend of that name.
     """
     if isinstance(backend, ExportBackend):
         return (_FORMS[backend](),)
@@ -100,46 +99,46 @@ def lowering(backend: ExportBackend | Backend | str) -> tuple[Pass, ...]:
         return tuple(backend.lowering())
     if not isinstance(backend, str):
         raise ExportBackendError(
-            f"{backend!r} is no backend to lower to; accepted: ExportBackend.CoreAI, ExportBackend.CoreML, "
+            f"{backend!r} is not a backend; accepted: ExportBackend.CoreAI, ExportBackend.CoreML, "
             "a registered backend, or its name"
         )
     if backend.lower() in _AMBIGUOUS:
         raise ExportBackendError(
-            f"{backend!r} names two forms: ExportBackend.CoreML is the metadata form, which coremltools reads off a "
+            f"{backend!r} names two forms: ExportBackend.CoreML is the metadata form, which coremltools reads from a "
             "torch model; lookup_backend('coreml') is the backend, which converts the program of "
-            "ExportBackend.CoreAI to an .mlpackage. Give one of them instead of the name"
+            "ExportBackend.CoreAI to an .mlpackage. Pass one of them instead of the name"
         )
     return tuple(lookup_backend(backend).lowering())
 
 
 def palettize(config: KMeansPalettizerConfig | None = None, seed: int = 0) -> Pipeline:
-    """Weights only, as a graph pipeline: batch norms are folded before the weights are clustered."""
+    """Build the graph pipeline that palettizes weights, after folding batch norms."""
     from graphpress.passes.palettize_weights import PalettizeWeights
 
     return _of_weights(PalettizeWeights(config or KMeansPalettizerConfig(), seed=seed))
 
 
 def quantize_weights(config: QuantizerConfig | None = None) -> Pipeline:
-    """Weights only and without data, as a graph pipeline: batch norms are folded before ranges are taken."""
+    """Build the graph pipeline that quantizes weights without data, after folding batch norms."""
     from graphpress.passes.quantize_weights import QuantizeWeights
 
     return _of_weights(QuantizeWeights(config or QuantizerConfig()))
 
 
 def prune(config: MagnitudePrunerConfig | None = None) -> Pipeline:
-    """Weights only, as a graph pipeline: batch norms are folded before magnitudes are compared."""
+    """Build the graph pipeline that prunes weights by magnitude, after folding batch norms."""
     from graphpress.passes.prune_weights import PruneWeights
 
     return _of_weights(PruneWeights(config or MagnitudePrunerConfig()))
 
 
 def _of_weights(compression: Pass) -> Pipeline:
-    """`compression` of the weights that layers have once batch norms are folded."""
+    """Build the pipeline of `compression` after folding batch norms into weights."""
     return Pipeline(RaiseFromCoreai(), Canonicalize(), FoldBatchNorm(), FoldConstants(), compression, Dce())
 
 
 def joint(palettization: KMeansPalettizerConfig | None, quantization: QuantizerConfig | None) -> Pipeline:
-    """Palettize the weights, then put fake-quantizers at the activations."""
+    """Build the pipeline that palettizes weights, then inserts fake-quantizers at activations."""
     return palettize(palettization) + Pipeline(
         AnnotateFusion(),
         AssignQuantizers(quantization or QuantizerConfig()),

@@ -1,7 +1,7 @@
-"""What graphs of this package speak of beyond the IR's own ops: annotations of passes, ops of backends.
+"""Registration of all annotations of passes and ops of backends that saved graphs may contain.
 
-The IR imports this before it calls a name unknown, so that a saved graph loads in any process, at whatever point of a
-pipeline it was saved.
+The IR imports this module before it reports an unknown name, so that graphs saved at any point of a pipeline can be
+loaded in any process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 
 from graphpress.ir.ops import lookup_op, register_dialect, with_evaluate
-from graphpress.passes.analysis import caches as caches  # these modules register the notes they define
+from graphpress.passes.analysis import caches as caches  # imported to register the notes they define
 from graphpress.passes.analysis import fusion as fusion
 from graphpress.passes.analysis import quantization_points as quantization_points
 
@@ -22,7 +22,7 @@ def _load_coreai() -> None:
 
 
 def _load_coreml_metadata() -> None:
-    importlib.import_module("graphpress.backends.coreml.metadata_form")  # which registers its ops
+    importlib.import_module("graphpress.backends.coreml.metadata_form")  # registers its ops
 
 
 register_dialect("coreai", _load_coreai)

@@ -109,7 +109,7 @@ def test_a_script_for_the_other_package_runs_unchanged(tmp_path: Path) -> None:
 def test_the_alias_is_refused_when_the_other_package_is_in_use(tmp_path: Path) -> None:
     (tmp_path / "coreai_opt.py").write_text("version = 1\n", encoding="utf-8")
     message = run(tmp_path, REFUSED)
-    assert "coreai_opt is imported already" in message
+    assert "coreai_opt is already imported" in message
     assert str(tmp_path / "coreai_opt.py") in message
     assert "before the first import" in message
 

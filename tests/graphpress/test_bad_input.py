@@ -276,7 +276,7 @@ def test_an_unknown_backend_is_refused():
 @pytest.mark.parametrize("make", [Quantizer, KMeansPalettizer])
 def test_finalize_before_prepare_says_what_comes_first(make):
     compressor = make(small())
-    with pytest.raises(LifeCycleError, match=r"prepared nothing yet: call prepare\(...\) first"):
+    with pytest.raises(LifeCycleError, match=r"has not prepared a model yet: call prepare\(...\) first"):
         compressor.finalize()
     compressor.prepare((image(),))
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Compress the weights of a Core AI program that is converted already; the torch model is not needed."""
+"""Compress the weights of a converted Core AI program, without the torch model."""
 
 from graphpress.coreai_utils.pipelines import CompressionGranularity, DType, QScheme, WeightCompressionError
 from graphpress.coreai_utils.weights import palettize_weights, quantize_weights, sparsify_weights

@@ -31,11 +31,11 @@ from graphpress.passes.quantize_weights import QuantizeWeights
 
 
 class WeightCompressionError(GraphpressError, ValueError):
-    """An option that is none, or options that do not go together."""
+    """An option has an invalid value, or options exclude each other."""
 
 
 class DType(StrEnum):
-    """What codes of weights, entries of tables or scales are stored as."""
+    """Storage types of weight codes, lookup table entries and scales."""
 
     INT2 = "int2"
     UINT2 = "uint2"
@@ -47,11 +47,11 @@ class DType(StrEnum):
     FP8_E4M3FN = "fp8_e4m3fn"
     FP8_E5M2 = "fp8_e5m2"
     FP8_E8M0FNU = "fp8_e8m0fnu"
-    """Powers of two; for scales of floats only."""
+    """Powers of two; only for the scales of float codes."""
 
 
 class CompressionGranularity(StrEnum):
-    """What has a scale, or a table, of its own."""
+    """The part of a weight that shares one scale or one lookup table."""
 
     PER_TENSOR = "per_tensor"
     PER_CHANNEL = "per_channel"
@@ -60,7 +60,7 @@ class CompressionGranularity(StrEnum):
 
 
 class QScheme(StrEnum):
-    """Whether zero is code 0."""
+    """Quantization scheme: symmetric, without zero points, or asymmetric."""
 
     SYMMETRIC = "symmetric"
     ASYMMETRIC = "asymmetric"
@@ -81,11 +81,11 @@ def quantization(
     weight_num_threshold: int,
     scale_dtype: object = None,
 ) -> Pipeline:
-    """`quantize-weights` for every weight of more than `weight_num_threshold` elements.
+    """Build the pipeline `quantize-weights` for weights of more than `weight_num_threshold` elements.
 
     Raises:
-        WeightCompressionError: for an option that is none.
-        SpecError: for options that do not go together.
+        WeightCompressionError: for an invalid option.
+        SpecError: for options that exclude each other.
     """
     granularities: dict[CompressionGranularity, Callable[[], Any]] = {
         CompressionGranularity.PER_TENSOR: PerTensorGranularity,
@@ -111,7 +111,10 @@ def palettization(
     enable_per_channel_scale: bool,
     weight_num_threshold: int,
 ) -> Pipeline:
-    """`palettize-weights` for every weight of more than `weight_num_threshold` elements. Raises as `quantization`."""
+    """Build the pipeline `palettize-weights` for weights of more than `weight_num_threshold` elements.
+
+    Raises the errors of `quantization`.
+    """
     granularities: dict[CompressionGranularity, Callable[[], Any]] = {
         CompressionGranularity.PER_TENSOR: PerTensorGranularity,
         CompressionGranularity.PER_CHANNEL: lambda: PerGroupedChannelGranularity(group_size=1),
@@ -137,9 +140,9 @@ def sparsification(
     palettize_nbits: int | None,
     weight_num_threshold: int,
 ) -> Pipeline:
-    """`prune-weights` for every weight of more than `weight_num_threshold` elements, and what compresses kept elements.
+    """Build the pipeline `prune-weights`, and the step that compresses kept elements, if any.
 
-    Raises as `quantization`.
+    Only weights of more than `weight_num_threshold` elements are compressed. Raises the errors of `quantization`.
     """
     if (target_sparsity is None) == (n_m_ratio is None):
         raise WeightCompressionError(
@@ -167,10 +170,10 @@ def sparsification(
 
 
 def check_threshold(value: object) -> int:
-    """A number of elements.
+    """Return `value` as a number of elements.
 
     Raises:
-        WeightCompressionError: when it is none.
+        WeightCompressionError: if it is not an integer of at least 0.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise WeightCompressionError(f"weight_num_threshold is {value!r}; it must be an integer of at least 0")
@@ -181,7 +184,7 @@ def _pruning_spec(sparsity: float | None, block_size: int | None, ratio: tuple[i
     if ratio is not None:
         zeros, width = _ratio(ratio)
         if block_size is not None:
-            raise WeightCompressionError(f"block_size is {block_size!r} beside n_m_ratio; accepted: one of them")
+            raise WeightCompressionError(f"block_size is {block_size!r} with n_m_ratio; accepted: one of them")
         return PruningSpec(target_sparsity=zeros / width, pruning_scheme=NMStructured(m=width))
     if block_size is None:
         return PruningSpec(target_sparsity=sparsity, pruning_algo="magnitude_floor")

@@ -19,26 +19,29 @@ def quantize_weights(
     scale_dtype: DType | str | None = None,
     in_place: bool = False,
 ) -> Any:
-    """A Core AI program like `coreai_program`, whose weights are codes with scales, by the pass `quantize-weights`.
+    """Quantize the weights of a Core AI program by the pass `quantize-weights`.
 
-    Weights are what convolutions, linear layers, products of matrices and embeddings read, floats of two or more axes.
-    Those that blocks do not divide stay, with a warning.
+    Weights are float constants of two or more axes that convolutions, linear layers, matrix products and embeddings
+    read. Those that do not divide into blocks are skipped with a warning.
 
     Args:
         coreai_program: a Core AI `AIProgram`.
-        dtype: of the codes.
-        qscheme: ``symmetric`` has no zero points, and is what floats take.
+        dtype: type of the codes.
+        qscheme: ``symmetric``, without zero points, or asymmetric; float codes require ``symmetric``.
         granularity: per tensor, per channel or per block.
         block_size: elements of a block along the input channels.
-        weight_num_threshold: weights of that many elements or fewer stay.
-        scale_dtype: of the scales: None is the dtype of the weight where it holds them, else float32; for float8 also
-            fp8_e8m0fnu, which float4 always has.
-        in_place: whether `coreai_program` itself is changed.
+        weight_num_threshold: weights of at most this many elements are not compressed.
+        scale_dtype: type of the scales. None is the dtype of the weight if it can represent them, else float32; float8
+            codes also accept fp8_e8m0fnu, which float4 codes always use.
+        in_place: whether to change `coreai_program` itself.
+
+    Returns:
+        the compressed `AIProgram`.
 
     Raises:
-        WeightCompressionError, SpecError: for options that are none.
-        AssetError: when `coreai_program` is no Core AI program.
-        ConversionError: when the program that was made is not valid.
+        WeightCompressionError, SpecError: for invalid options.
+        AssetError: if `coreai_program` is not a Core AI program.
+        ConversionError: if the result is not a valid program.
         QuantizationError: for a weight that is not finite.
     """
     pipeline = pipelines.quantization(dtype, qscheme, granularity, block_size, weight_num_threshold, scale_dtype)
@@ -59,23 +62,24 @@ def palettize_weights(
     rounding_precision: int = 4,
     in_place: bool = False,
 ) -> Any:
-    """A Core AI program like `coreai_program`, whose weights are indices into tables found by k-means, by the pass
-    `palettize-weights`.
+    """Palettize the weights of a Core AI program by the pass `palettize-weights`.
+
+    Weights become indices into lookup tables (LUTs), which k-means finds.
 
     Args:
         coreai_program: as for `quantize_weights`.
-        lut_dtype: of the entries: None leaves them floats; int8, uint8, fp8_e4m3fn or fp8_e5m2.
+        lut_dtype: type of the LUT entries: int8, uint8, fp8_e4m3fn, fp8_e5m2, or None for floats.
         n_bits: bits of an index: 1, 2, 3, 4, 6 or 8.
-        granularity: a table per tensor, per output channel, or per group of output channels.
+        granularity: a LUT per tensor, per output channel, or per group of output channels.
         group_size: output channels of a group.
-        cluster_dim: values of an entry, along the output channels.
+        cluster_dim: values per LUT entry, along the output channels.
         enable_per_channel_scale: whether each output channel has a scale.
-        weight_num_threshold: weights of that many elements or fewer stay.
-        num_kmeans_workers, enable_fast_kmeans_mode, rounding_precision: change nothing: weights are clustered as they
-            are, in the process.
-        in_place: whether `coreai_program` itself is changed.
+        weight_num_threshold: weights of at most this many elements are not compressed.
+        num_kmeans_workers, enable_fast_kmeans_mode, rounding_precision: have no effect; weights are clustered unrounded
+            and in this process.
+        in_place: whether to change `coreai_program` itself.
 
-    Raises: as `quantize_weights`; PalettizationError for a weight that is not finite.
+    Raises: the errors of `quantize_weights`, and PalettizationError for a weight that is not finite.
     """
     pipeline = pipelines.palettization(
         lut_dtype, n_bits, granularity, group_size, cluster_dim, enable_per_channel_scale, weight_num_threshold
@@ -93,22 +97,23 @@ def sparsify_weights(
     weight_num_threshold: int = 1024,
     in_place: bool = False,
 ) -> Any:
-    """A Core AI program like `coreai_program`, whose weights have zeros and are stored sparse, by the pass
-    `prune-weights`, and `quantize-weights` or `palettize-weights` after it.
+    """Prune the weights of a Core AI program, which then stores them sparse.
+
+    The passes are `prune-weights` and, if requested, `quantize-weights` or `palettize-weights`.
 
     Args:
         coreai_program: as for `quantize_weights`.
-        target_sparsity: fraction of zeros, from 0 to 1: of n elements the ``floor(n * target_sparsity)`` of least
-            magnitude. None where `n_m_ratio` is given.
-        block_size: where given, blocks of so many elements along axis 0 become zeros, those of least norm.
-        n_m_ratio: where given, n of every m elements along axis 1 become zeros, those of least magnitude.
-        quantize_dtype: where given, kept elements are codes with a scale for each output channel: int8, uint8,
-            fp8_e4m3fn or fp8_e5m2. Symmetric uint8 has another code for zero than 0, so that all elements are stored.
-        palettize_nbits: where given, kept elements are indices of so many bits into one table.
-        weight_num_threshold: weights of that many elements or fewer stay.
-        in_place: whether `coreai_program` itself is changed.
+        target_sparsity: fraction of zeros, from 0 to 1: of n elements, the ``floor(n * target_sparsity)`` of least
+            magnitude become zero. None if `n_m_ratio` is set.
+        block_size: if set, whole blocks of this many elements along axis 0 become zero, those of least norm.
+        n_m_ratio: if set to (n, m), n of every m elements along axis 1 become zero, those of least magnitude.
+        quantize_dtype: if set, the type of the codes of kept elements, with a scale per output channel: int8, uint8,
+            fp8_e4m3fn or fp8_e5m2. Symmetric uint8 represents zero by a nonzero code, so all elements are stored.
+        palettize_nbits: if set, kept elements are indices of this many bits into one LUT.
+        weight_num_threshold: weights of at most this many elements are not compressed.
+        in_place: whether to change `coreai_program` itself.
 
-    Raises: as `quantize_weights`; PruningError for weights that cannot be pruned so.
+    Raises: the errors of `quantize_weights`, and PruningError for weights that cannot be pruned as requested.
     """
     pipeline = pipelines.sparsification(
         target_sparsity, block_size, n_m_ratio, quantize_dtype, palettize_nbits, weight_num_threshold

@@ -1,7 +1,7 @@
-"""Models as they run: which ops they call, in which module, under which name.
+"""Observation of eager models: the ops they call, with their modules and names.
 
-Nothing is captured. Calls of torch functions are seen through a `TorchFunctionMode`, and named as configs and
-documents name them: ``module.path.op``, ``module.path.op_1``.
+No graph is captured. A `TorchFunctionMode` intercepts calls of torch functions; ops have the names that configs use:
+``module.path.op``, ``module.path.op_1``.
 """
 
 from graphpress.eager.naming import ModuleCalls, module_calls, module_scope, module_scopes, module_stack

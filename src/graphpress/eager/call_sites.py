@@ -1,7 +1,7 @@
-"""Where in the user's source a call stands.
+"""Source locations of calls in the user's code.
 
-Ops are named in the order in which their call sites are first met. A branch that is taken later then gets names of
-its own, and renames nothing.
+Ops are numbered in the order in which their call sites are first executed, so a branch that is first taken later gets
+new names and does not change existing ones.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import torch
 from torch import nn
 
 CallSite = tuple[str, ...]
-"""The places in the source from the call outwards to the module's forward, those in torch and here left out."""
+"""Source locations from the call outwards to the module's forward, without frames of torch and of this package."""
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MODULE_CALL = frozenset({nn.Module._call_impl.__code__, nn.Module._slow_forward.__code__})
 
-# By code object (kept, so that its id stays its own) and instruction.
+# Keyed by code object (kept alive, so that its id remains unique) and instruction.
 _KNOWN: dict[tuple[int, int], str | None] = {}
 _KEPT: list[CodeType] = []
 
 
 def call_site() -> CallSite:
-    """The site of the call that led here, within the module that is being called.
+    """Return the site of the current op call, within the module under execution.
 
-    Empty where the whole call is torch's own, as in its layers. While torch.compile traces, which sees no frames, it
-    is empty too, so that calls are told apart by their order alone.
+    It is empty if all frames are torch's own, as in its layers, and while `torch.compile` traces, which has no frames;
+    calls are then distinguished by their order alone.
     """
     if torch.compiler.is_dynamo_compiling():
         return ()
@@ -54,5 +54,5 @@ def _place(frame: FrameType) -> str | None:
     positions = list(code.co_positions())
     line, _, column, _ = positions[frame.f_lasti // 2] if frame.f_lasti >= 0 else (None, None, None, None)
     line = 0 if line is None else line - code.co_firstlineno
-    # Files without columns still tell instructions apart.
+    # Code without column information still distinguishes instructions.
     return f"{code.co_qualname}:{line}:{frame.f_lasti if column is None else column}"

@@ -15,15 +15,15 @@ from graphpress.passes.config.entries import qualified_name
 
 @define(eq=False)
 class ModuleCalls:
-    """The ops that one module calls, by call site.
+    """The names of the ops that a module calls, by call site.
 
-    An op is called ``module.path.op``; the next one of its type in the same module ``module.path.op_1``. Types and
-    sites are counted in the order in which they are first met, and keep their names. A site that is passed again in
-    one call of the module, as in a loop, is a further op; one that is passed in the next call is the same op.
+    The first op of a type is named ``module.path.op``, the next one in the same module ``module.path.op_1``. Sites are
+    numbered in the order in which they are first executed, and keep their names. A site that is executed repeatedly in
+    one call of the module, as in a loop, is a new op each time; in the next call of the module it is the same op.
 
     Attributes:
-        path: of the module.
-        stack: the model, and every module on the way to this one.
+        path: the module's path.
+        stack: the model and every module on the path to this one.
     """
 
     path: str
@@ -32,7 +32,7 @@ class ModuleCalls:
     _counts: dict[str, int] = field(factory=dict)
 
     def name(self, op_type: str, site: CallSite, repeat: int) -> str:
-        """The name, within the module, of the op of `op_type` at `site`, passed for the `repeat`-th time (from 0)."""
+        """Return the name, within the module, of the op at `site` in its `repeat`-th execution (from 0)."""
         key = (op_type, site, repeat)
         known = self._names.get(key)
         if known is None:
@@ -42,12 +42,12 @@ class ModuleCalls:
         return known
 
     def qualified(self, name: str) -> str:
-        """The name in the model of an op, parameter or submodule of this module."""
+        """Return the qualified name of an op, parameter or submodule of this module."""
         return f"{self.path}.{name}" if self.path else name
 
 
 def module_calls(model: nn.Module) -> dict[nn.Module, ModuleCalls]:
-    """A fresh `ModuleCalls` for every module of `model`; one with several paths goes by its first."""
+    """Create a `ModuleCalls` for every module of `model`; a shared module uses its first path."""
     modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[nn.Module, ModuleCalls] = {}
     for path, module in modules.items():
@@ -57,19 +57,19 @@ def module_calls(model: nn.Module) -> dict[nn.Module, ModuleCalls]:
 
 
 def module_stack(path: str, modules: Mapping[str, nn.Module]) -> ModuleStack:
-    """The model, and every module on the way to `path`; `modules` has those of the model by path."""
+    """Return the model and every module on the way to `path`; `modules` maps paths to modules."""
     parts = path.split(".") if path else []
     paths = ["", *(".".join(parts[: end + 1]) for end in range(len(parts)))]
     return tuple(module_scope(each, modules[each]) for each in paths if each in modules)
 
 
 def module_scopes(model: nn.Module) -> list[ModuleScope]:
-    """Every module of `model` as configs address it."""
+    """Return the scope of every module of `model`, as configs address it."""
     return [module_scope(path, module) for path, module in model.named_modules(remove_duplicate=False)]
 
 
 def module_scope(path: str, module: nn.Module) -> ModuleScope:
-    """A module as configs address it: by path, and by its class or the public class of torch behind that."""
+    """Return the path and class of a module, as configs address it; private torch subclasses get their public class."""
     cls = plain_type(module)
     names = [qualified_name(cls)]
     if cls.__module__.startswith("torch.nn."):  # torch has private subclasses of public layers

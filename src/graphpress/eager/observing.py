@@ -23,24 +23,24 @@ _LINK = "_graphpress_observed"
 
 
 class CallObserver:
-    """Base of observers: told of every call, it makes it, and may change what goes in and comes out."""
+    """Base of observers, which make every observed call and may change its arguments and results."""
 
     def call(self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Call ``operator.function``; what it calls inside is not observed."""
+        """Call ``operator.function``; calls inside it are not observed."""
         return operator.function(*args, **kwargs)
 
     def call_other(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Call a function that computes no tensors."""
+        """Call a function that is not an op, such as an attribute access."""
         return function(*args, **kwargs)
 
     def call_module(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Call a module; `forward` is its call as if nobody observed."""
+        """Call a module; `forward` is its unobserved call."""
         return forward(*args, **kwargs)
 
 
 @define(eq=False)
 class Link:
-    """What hangs on an observed module: its names, who observes, and what the observer remembers of it."""
+    """State attached to an observed module: its names, the observer, and the observer's data about it."""
 
     calls: ModuleCalls
     observer: CallObserver
@@ -49,14 +49,14 @@ class Link:
 
 @define(eq=False)
 class Entered:
-    """A call of a module that is under way. `passed` counts how often each call site was passed in it."""
+    """A module call in progress; `passed` counts the executions of each call site."""
 
     module: nn.Module
     link: Link
     passed: dict[tuple[str, CallSite], int] = field(factory=dict)
 
     def repeat(self, op_type: str, site: CallSite) -> int:
-        """How often the site was passed before, in this call of the module."""
+        """Return the number of earlier executions of the site in this call of the module."""
         key = (op_type, site)
         before = self.passed.get(key, 0)
         self.passed[key] = before + 1
@@ -64,7 +64,7 @@ class Entered:
 
 
 class _Running(threading.local):
-    """The module calls under way in a thread."""
+    """The module calls in progress in a thread."""
 
     def __init__(self) -> None:
         self.stack: list[Entered] = []
@@ -74,10 +74,10 @@ _running = _Running()
 
 
 class Observed(nn.Module):
-    """Mixed into the modules of an observed model: a call of one is reported, and the ops in it are its."""
+    """Mixin of the modules of an observed model, which reports calls of the module."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's call, reported to the observer of the model."""
+        """Call the module and report the call to the observer."""
         if torch.compiler.is_dynamo_compiling():
             if watching.observers:  # a branch of `torch.cond`, which torch compiles
                 return super().__call__(*args, **kwargs)
@@ -102,7 +102,7 @@ class Observed(nn.Module):
 
 @torch._disable_dynamo  # type: ignore[attr-defined] # `torch.compiler.disable` would import the compiler at once
 def _call_uncompiled(module: Observed, args: Any, kwargs: Any) -> Any:
-    """A call under `torch.compile`, which cannot look into an observed one: the module runs as it does without."""
+    """Run an observed call uncompiled, since `torch.compile` cannot trace it."""
     return module(*args, **kwargs)
 
 
@@ -124,19 +124,19 @@ class _Mode(TorchFunctionMode):
 
 
 def calls_under_way() -> Sequence[Entered]:
-    """The module calls under way in this thread, outermost first."""
+    """Return the module calls in progress in this thread, outermost first."""
     return _running.stack
 
 
 def name_of_call(op_type: str) -> tuple[Entered, str]:
-    """The innermost module call, and the name in that module of the op that an observer is being told of."""
+    """Return the innermost module call, and the name in that module of the op being observed."""
     entered = _running.stack[-1]
     site = call_site()
     return entered, entered.link.calls.name(op_type, site, entered.repeat(op_type, site))
 
 
 def link_of(module: nn.Module) -> Link | None:
-    """What `observe` hung on the module."""
+    """Return the state that `observe` attached to the module."""
     link: Link | None = module.__dict__.get(_LINK)
     return link
 
@@ -144,10 +144,12 @@ def link_of(module: nn.Module) -> Link | None:
 def observe(
     model: nn.Module, observer: CallObserver, behaviour: Callable[[nn.Module], type[Observed]] = lambda _: Observed
 ) -> None:
-    """Tell `observer` of all that `model` calls from now on. Names and memories of an earlier observation stay.
+    """Report all further calls of `model` to `observer`; names and data of earlier observations are kept.
 
     Args:
-        behaviour: what is mixed into each module.
+        model: the model, which is changed in place.
+        observer: makes the calls.
+        behaviour: returns the mixin for a module.
     """
     for module, calls in module_calls(model).items():
         link = link_of(module)
@@ -157,7 +159,7 @@ def observe(
         try:
             add_behaviour(module, behaviour(module))
         except TypeError:
-            continue  # a scripted module: what it calls is not seen, and it is part of the module round it
+            continue  # a scripted module: its calls are not observed, and count as part of the enclosing module
         module.__dict__[_LINK] = Link(calls, observer)
 
 
@@ -171,14 +173,14 @@ def detached(model: nn.Module) -> None:
 
 
 def unlink(model: nn.Module) -> None:
-    """Tell nobody of calls any more; what `observe` mixed into the modules stays."""
+    """Stop reporting calls; the mixins of the modules remain."""
     for module in model.modules():
         module.__dict__.pop(_LINK, None)
 
 
 @contextmanager
 def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
-    """Tell `observer` of what `model` calls inside; afterwards the model is as it was, an exception or not."""
+    """Report the calls of `model` in this context to `observer`, and restore the model on exit."""
     observe(model, observer)
     try:
         yield
@@ -188,7 +190,7 @@ def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Be in eval mode without gradients; modes, buffers and torch's random numbers are afterwards as before."""
+    """Run in eval mode without gradients; restore modes, buffers and torch's random state on exit."""
     kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         with mode_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -207,10 +209,10 @@ Inputs = Tensor | Sequence[Any] | Mapping[str, Any] | None
 
 
 def run_model(model: nn.Module, inputs: Inputs, error_class: type[GraphpressError]) -> None:
-    """Run `model` once in eval mode; buffers, modes and torch's random numbers are then as before.
+    """Run `model` once in eval mode, and restore its buffers and modes and torch's random state.
 
     Raises:
-        GraphpressError: of the class `error_class`, when it does not run.
+        GraphpressError: of the class `error_class`, if the run fails.
     """
     named = dict(inputs) if isinstance(inputs, Mapping) else {}
     args = () if isinstance(inputs, Mapping) else (inputs,) if isinstance(inputs, Tensor) else inputs

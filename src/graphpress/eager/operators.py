@@ -1,4 +1,4 @@
-"""The functions of torch as ops: their type, the names of their operands, and what an in-place one computes."""
+"""Torch functions as ops: op types, operand names, and functional forms of in-place functions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from torch.nn import functional
 from graphpress.passes.config.entries import canonical_op_type
 
 Place = int | str | tuple[int, int] | tuple[str, int]
-"""Where an operand stands in a call: position, keyword, or one of these and an index within a list."""
+"""The place of an operand in a call: a position or keyword, or one of these with an index into a list."""
 
 
 @frozen(eq=False)
 class Operator:
-    """A function of torch.
+    """A torch function as an op.
 
     Attributes:
-        function: as called.
-        op_type: as configs name it, such as ``add`` for ``torch.add``, ``Tensor.__iadd__`` and ``x += y``.
+        function: the function.
+        op_type: the name in configs, such as ``add`` for ``torch.add``, ``Tensor.__iadd__`` and ``x += y``.
         operands: names of the positional arguments, as far as they are known.
         is_in_place: True for a function that always writes to its first argument.
-        pure: for such a one, the function that computes the same and does not write; None where there is none.
-        body: for a function that is looked into rather than seen as an op, itself without the check that would
-            call it again.
+        pure: the functional form of an in-place function, or None.
+        body: for a composite function, whose inner calls are the ops: the function without its torch function dispatch,
+            which would recurse.
     """
 
     function: Callable[..., Any]
@@ -40,11 +40,11 @@ class Operator:
     body: Callable[..., Any] | None = None
 
     def operand_name(self, position: int) -> str:
-        """The name of a positional argument."""
+        """Return the name of a positional argument."""
         return self.operands[position] if position < len(self.operands) else f"input_{position}"
 
     def writes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """True when a call with these arguments changes its first operand."""
+        """Return True if a call with these arguments writes to its first operand."""
         if self.is_in_place or kwargs.get("inplace") is True:
             return True
         return "inplace" in self.operands and args[self.operands.index("inplace") :][:1] == (True,)
@@ -52,7 +52,7 @@ class Operator:
 
 @frozen
 class Operand:
-    """A tensor that a call reads: its name, where it stands, and the tensor."""
+    """A tensor that a call reads, with its name and place in the call."""
 
     name: str
     place: Place
@@ -60,7 +60,7 @@ class Operand:
 
 
 def operator_of(function: Callable[..., Any]) -> Operator | None:
-    """`function` as an op; None for one that computes no tensors, such as ``Tensor.size`` or an attribute."""
+    """Return `function` as an op, or None if it computes no tensors, such as ``Tensor.size`` or an attribute."""
     try:
         return _operator(function)
     except TypeError:  # not hashable
@@ -68,7 +68,7 @@ def operator_of(function: Callable[..., Any]) -> Operator | None:
 
 
 def tensor_operands(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Operand]:
-    """The tensors among the arguments, in order; those of a list one by one."""
+    """Yield the tensors among the arguments, including items of lists, in order."""
     for position, argument in enumerate(args):
         yield from _tensors(operator.operand_name(position), position, argument)
     for name, argument in kwargs.items():
@@ -85,7 +85,7 @@ def _tensors(name: str, place: int | str, argument: Any) -> Iterator[Operand]:
 
 
 def signature(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """Which of the positional arguments are tensors (1), lists (2 and their length) or something else (0)."""
+    """Encode the kinds of the positional arguments: tensor (1), list (2, then its length) or other (0)."""
     return tuple([1 if isinstance(a, Tensor) else 2 + len(a) if isinstance(a, list | tuple) else 0 for a in args])
 
 
@@ -127,7 +127,7 @@ _NO_OPS = frozenset(
     result_type can_cast promote_types equal allclose dense_dim sparse_dim has_names names
     """.split()  # noqa: SIM905
 )
-# Python functions of torch that are looked into: what they call are ops in their own right.
+# Composite Python functions of torch, whose inner calls are the ops.
 _LOOKED_INTO = frozenset({"multi_head_attention_forward"})
 
 
@@ -144,7 +144,7 @@ def _operator(function: Callable[..., Any]) -> Operator | None:
 
 
 def _op_type(name: str) -> tuple[str, bool]:
-    """The op type of a function by its name, and whether the name says that it works in place."""
+    """Return the op type for a function name, and whether the name marks an in-place function."""
     bare = name.strip("_")
     if name.startswith("__"):
         for prefix in ("i", "r", ""):
@@ -169,7 +169,7 @@ _BINARY = {
 
 
 def _pure(name: str, op_type: str) -> Callable[..., Any] | None:
-    """What an in-place function computes, as a function of its own; None where there is none."""
+    """Return the functional form of an in-place function, or None."""
     candidates = (op_type, name.strip("_"), name.removesuffix("_"))
     for owner in (Tensor, torch, functional):
         for candidate in candidates:
@@ -185,7 +185,7 @@ def _python_names(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _without_check(function: FunctionType) -> Callable[..., Any]:
-    """A python function of torch as it is past its check for modes, which would hand it back to the mode for ever."""
+    """Copy a Python function of torch without its torch function dispatch, which would recurse under the mode."""
     scope = {**function.__globals__, "has_torch_function": _never}
     made = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, function.__closure__)
     made.__kwdefaults__ = function.__kwdefaults__

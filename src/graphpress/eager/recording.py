@@ -1,4 +1,4 @@
-"""Run a model once and record what it calls, and from which source line."""
+"""Record the ops and modules that a model calls in one run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from graphpress.passes.config import ModuleStack
 
 @frozen(eq=False)
 class TensorUse:
-    """A tensor as a call reads or makes it.
+    """A tensor that a call reads or returns.
 
     Attributes:
-        name: of the operand, or ``output``.
-        place: of an operand in the call; the index of a result.
-        shape, stride, dtype: of the tensor.
-        producer: the op that made it, with the index of the result; None where none of the recorded did.
-        states: the parameters and buffers, by qualified name, that it is made of alone; None where it depends on data.
-        is_view: True where it is one state itself, or a view of it, and nothing computed.
-        identity: the same number for the same tensor with the same values in it.
+        name: the operand's name, or ``output``.
+        place: the operand's place in the call, or the result's index.
+        shape, stride, dtype: those of the tensor.
+        producer: the recorded op that produced it with the index of the result, or None.
+        states: qualified names of the parameters and buffers it is computed from; None if it depends on data.
+        is_view: True for a parameter or buffer itself, or a view of one.
+        identity: a number that identifies the tensor together with its version.
     """
 
     name: str
@@ -45,23 +45,23 @@ class TensorUse:
 
     @property
     def operand(self) -> str:
-        """The name without its index in a list."""
+        """The operand's name, without an index into a list."""
         name, _, index = self.name.rpartition("_")
         return name if index.isdecimal() and name in ("params", "hx", "operands", "tensors") else self.name
 
 
 @define(eq=False, repr=False)
 class OpCall:
-    """A call of an op.
+    """A recorded call of an op.
 
     Attributes:
-        calls: the module it is called in.
-        name: in that module, such as ``add_1``.
-        op_type: such as ``add``.
-        operands, results: the tensors it reads and makes.
-        module: the module itself.
-        signature: see `graphpress.eager.operators.signature`.
-        equation: of an einsum.
+        calls: the names of the module it is called in.
+        name: its name in that module, such as ``add_1``.
+        op_type: its type, such as ``add``.
+        operands, results: the tensors it reads and returns.
+        module: the module it is called in.
+        signature: the kinds of its arguments, see `graphpress.eager.operators.signature`.
+        equation: the equation of an einsum, or None.
     """
 
     calls: ModuleCalls
@@ -75,12 +75,12 @@ class OpCall:
 
     @property
     def qualified_name(self) -> str:
-        """The name in the model: ``module.path.add_1``."""
+        """The qualified name in the model: ``module.path.add_1``."""
         return self.calls.qualified(self.name)
 
     @property
     def module_stack(self) -> ModuleStack:
-        """The modules it runs in, the model itself first."""
+        """The modules it runs in, from the model inwards."""
         return self.calls.stack
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class OpCall:
 
 @frozen(eq=False)
 class ModuleCall:
-    """A call of a module: the module, its names, and the tensors that entered and left it."""
+    """A recorded call of a module, with its input and output tensors."""
 
     module: nn.Module
     calls: ModuleCalls
@@ -99,17 +99,17 @@ class ModuleCall:
 
 @frozen(eq=False)
 class Recording:
-    """What a model called in one run: ops and modules, each in the order in which the calls ended."""
+    """The calls of ops and of modules in one run, each in the order of their returns."""
 
     ops: tuple[OpCall, ...]
     modules: tuple[ModuleCall, ...]
 
 
 def recorded(model: nn.Module, run: Callable[[], Any]) -> Recording:
-    """What `model` calls while `run` runs it. Afterwards the model is as it was.
+    """Record the calls of `model` during `run`, and restore the model afterwards.
 
-    Ops are calls of torch functions that make tensors. What a function of torch does inside is not seen, multi-head
-    attention apart; neither is what scripted modules do.
+    Ops are calls of torch functions that return tensors. Calls inside torch functions, except multi-head attention, and
+    inside scripted modules are not recorded.
     """
     recorder = Recorder(model)
     with observed_by(model, recorder):
@@ -119,7 +119,7 @@ def recorded(model: nn.Module, run: Callable[[], Any]) -> Recording:
 
 @define(eq=False)
 class _Origin:
-    """What is known of a tensor: who made it; and the states it is made of alone, if no data had a part in it."""
+    """The origin of a tensor: its producer, and the states it is computed from, or None if it depends on data."""
 
     producer: tuple[OpCall, int] | None = None
     states: frozenset[str] | None = None
@@ -128,7 +128,7 @@ class _Origin:
 
 
 class Recorder(CallObserver):
-    """Writes down the calls of one run."""
+    """Observer that records the calls of one run."""
 
     def __init__(self, model: nn.Module):
         self._ops: list[OpCall] = []
@@ -141,7 +141,7 @@ class Recorder(CallObserver):
             self._origins[tensor] = _Origin(states=frozenset({name}), is_view=True)
 
     def recording(self) -> Recording:
-        """What was written down. States that were written to in the run are data."""
+        """Return the recording; states that the run has written to count as data."""
         for call in self._ops:
             call.operands = tuple(self._settled(use) for use in call.operands)
             call.results = tuple(self._settled(use) for use in call.results)
@@ -177,7 +177,7 @@ class Recorder(CallObserver):
         return result
 
     def call_other(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """An attribute such as ``x.T`` may be a tensor, which comes from where `x` does."""
+        """Record tensor attributes such as ``x.T``, which inherit the origin of `x`."""
         result = function(*args, **kwargs)
         if isinstance(result, Tensor) and args and isinstance(args[0], Tensor) and result not in self._origins:
             self._origins[result] = self._origins.get(args[0]) or _Origin()
@@ -206,7 +206,7 @@ class Recorder(CallObserver):
         )
 
     def _is_view(self, read: tuple[TensorUse, ...], made: list[Tensor]) -> bool:
-        """True when the one state that was read is only looked at differently."""
+        """Return True if the results are views of the only state that was read."""
         if len(read) != 1 or not read[0].is_view or not read[0].states:
             return False
         return all(tensor._is_view() for tensor in made)
@@ -223,7 +223,7 @@ _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "poisson", "empty")
 
 
 def _combined(read: Iterable[TensorUse]) -> frozenset[str] | None:
-    """The states behind everything that is read; None where data is among it."""
+    """Return the union of the states of `read`, or None if any depends on data."""
     found: set[str] = set()
     for use in read:
         if use.states is None:
@@ -233,7 +233,7 @@ def _combined(read: Iterable[TensorUse]) -> frozenset[str] | None:
 
 
 def entering_tensors(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
-    """The tensors that a call of `module` is given, in order, with the names of the arguments they are in."""
+    """Return the tensors among the arguments of a module call, in order, with the names of the arguments."""
     code = getattr(type(module).forward, "__code__", None)
     names = () if code is None else code.co_varnames[1 : code.co_argcount]
     found = []
@@ -244,7 +244,7 @@ def entering_tensors(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[s
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists, tuples, dictionaries and what else torch looks into, in order."""
+    """Yield the tensors in a pytree, in order."""
     if isinstance(value, Tensor):
         yield value
     elif value is not None and not isinstance(value, int | float | str):

@@ -1,4 +1,4 @@
-"""What is in a model, by the names that configs use; and how many bits its weights take."""
+"""Model inspection: modules and ops by the names that configs use, and bits per weight."""
 
 from graphpress.inspection.bits import bits_per_weight
 from graphpress.inspection.inspector import ModelInspector

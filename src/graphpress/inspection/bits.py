@@ -1,4 +1,4 @@
-"""How many bits the weights of a model take, counted from what is stored."""
+"""The number of stored bits per weight of a model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KEPT = "_nonzero_data"
 
 
 class NoWeightsError(GraphpressError, ValueError):
-    """A model without weights to count."""
+    """The model has no weights to count."""
 
 
 @define
@@ -42,7 +42,7 @@ class _Count:
     counted: set[int] = field(factory=set)
 
     def add(self, elements: int, bits: float, key: object) -> None:
-        """Count a weight, unless it was counted under the same key: tied weights are stored once."""
+        """Count a weight once per key, since tied weights are stored once."""
         if id(key) not in self.counted:
             self.counted.add(id(key))
             self.elements += elements
@@ -50,19 +50,19 @@ class _Count:
 
 
 def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> float:
-    """Bits that the weights of `model` take, divided by the number of weights.
+    """Return the stored bits of the weights of `model`, divided by the number of weights.
 
-    Weights are the floating parameters of two or more axes, compressed or not. Codes, indices, tables, scales, zero
-    points and minimum values all count; tied weights count once. A prepared model counts as what it will be stored as.
+    Weights are the floating parameters of two or more axes, compressed or not. Codes, indices, lookup tables, scales,
+    zero points and minimum values all count; tied weights count once. A prepared model counts as its finalized form.
 
     Args:
-        model: a model as it came, or a prepared or finalized one.
-        example_inputs: a tuple of the model's positional arguments, for a model with fake-quantizers that was not
-            captured as a graph. Those that were captured know the shapes of their inputs.
+        model: an original, prepared or finalized model.
+        example_inputs: a tuple of the model's positional arguments, required for a model with fake-quantizers in eager
+            mode; captured graphs contain the shapes of their inputs.
 
     Raises:
-        ArgumentTypeError: when `model` is no module.
-        NoWeightsError: when it has no weights.
+        ArgumentTypeError: if `model` is not a module, or `example_inputs` is required.
+        NoWeightsError: if it has no weights.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"bits_per_weight takes a torch.nn.Module, not a {type(model).__name__}")
@@ -97,7 +97,7 @@ def _count_modules(model: nn.Module, count: _Count) -> None:
 
 
 def _parameter_bits(module: nn.Module, name: str, parameter: Tensor) -> float:
-    """What a float parameter takes, by the mask before it or by what coremltools is told of it."""
+    """Return the stored bits of a float parameter, by its mask or its Core ML metadata if it has one."""
     mask, table = module._buffers.get(f"{name}_mask"), module._buffers.get(f"{_COREML}{name}/lut")
     types = module._buffers.get(f"{_COREML}{name}/compression_type")
     if mask is not None and mask.shape == parameter.shape:
@@ -124,7 +124,7 @@ def _count_table(module: nn.Module, name: str, count: _Count) -> None:
 
 
 def _sparse_bits(mask: Tensor, width: float) -> float:
-    """What kept elements and their mask take, or all elements, where that is less."""
+    """Return the bits of kept elements and their mask, or of all elements if these are fewer."""
     kept = int(mask.sum())
     return mask.numel() + kept * width if is_smaller_sparse(mask, int(width)) else mask.numel() * width if kept else 0
 
@@ -140,7 +140,7 @@ def _coreml_bits(module: nn.Module, name: str, parameter: Tensor, table: Tensor)
 
 
 def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count) -> None:
-    """Run the model once, and count at every fake-quantizer of a weight what its codes and parameters will take."""
+    """Run the model once, and count the codes and parameters of every fake-quantizer of a weight."""
     quantized: dict[torch.dtype, int] = {}
 
     def note(module: Any, args: tuple[Any, ...]) -> None:
@@ -165,7 +165,7 @@ def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count)
             handle.remove()
     whole = _Count()
     _count_modules(model, whole)
-    # What no quantizer saw stays as it is.
+    # Weights without a quantizer keep their dtype.
     rest = whole.elements - count.elements
     if rest > 0:
         left = whole.bits - sum(elements * _width(torch.empty((), dtype=d)) for d, elements in quantized.items())
@@ -209,7 +209,7 @@ def _is_stored_weight(value: Value) -> bool:
 
 
 def _parts(value: Value) -> dict[Constant, float]:
-    """The constants that `value` is made of, each with the bits of an element."""
+    """Return the constants that `value` is computed from, each with its bits per element."""
     found: dict[Constant, float] = {}
     work = [value.node]
     while work:
@@ -223,7 +223,7 @@ def _parts(value: Value) -> dict[Constant, float]:
 
 
 def _stored_width(node: Node | None, operand: str, constant: Constant) -> float:
-    """Bits of an element of `constant`, which may be held in more: codes of less than 8 bits are, in int8 or uint8."""
+    """Return the stored bits per element of `constant`; codes of less than 8 bits are held in int8 or uint8."""
     assert node is not None
     if node.op.name == "quant.blockwise_shift_scale" and operand in ("input", "zero_point"):
         dtype = node.attributes.get("dtype")
@@ -268,20 +268,20 @@ def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     made = _captured_inputs(model)
     if made is None:
         raise ArgumentTypeError(
-            f"{type(model).__name__} has fake-quantizers and was not captured as a graph: give example_inputs, a tuple "
+            f"{type(model).__name__} has fake-quantizers and was not captured as a graph: pass example_inputs, a tuple "
             "of its positional arguments"
         )
     return made
 
 
 def _captured_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:
-    """Zeros of the types that a captured model was captured with; None for any other model."""
+    """Return zeros of the input types of a captured model, or None for other models."""
     if not isinstance(model, fx.GraphModule):
         return None
     types = [node.meta.get(CAPTURED_TYPE) for node in model.graph.nodes if node.op == "placeholder"]
     if not types or not all(isinstance(type, TensorType) for type in types):
         return None
-    # A symbolic extent may be any; two is neither broadcast nor taken for a constant.
+    # Symbolic dims become 2, which neither broadcasts nor is specialized to a constant.
     return tuple(
         torch.zeros([size if isinstance(size, int) else 2 for size in type.shape], dtype=type.dtype.torch_dtype)
         for type in types

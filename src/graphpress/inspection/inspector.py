@@ -1,4 +1,4 @@
-"""Looking into a model before configuring its compression."""
+"""Inspection of a model before its compression is configured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOLD, _DIM, _CYAN, _GREEN, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[36m", "\x1b[32m
 
 
 def format_tree(summary: ModelSummary, colorize: bool) -> str:
-    """Modules with their types, and under each its ops: name, type, what it reads, source."""
+    """Format modules with their types, and the ops of each: name, type, inputs, source."""
 
     def paint(text: str, style: str) -> str:
         return f"{style}{text}{_PLAIN}" if colorize and text else text
@@ -55,20 +55,20 @@ def format_tree(summary: ModelSummary, colorize: bool) -> str:
 
 
 class ModelInspector:
-    """The modules and ops of a model, by the names that configs address them with.
+    """Lists the modules and ops of a model by the names that configs use.
 
     Args:
-        model: any module; it stays as it is.
-        example_inputs: a tuple of its positional arguments, to capture or run it with, in eval mode.
-        execution_mode: ``"graph"``: ops are nodes of the captured graph, such as ``linear_1``; ``"eager"``: calls of
-            torch functions as the model runs, such as ``head.linear_1``.
-        compressor: a compressor, or its class: only ops that it can compress are listed. Those that palettize or prune
-            address ops as in eager mode, so for them ops are listed so whatever the mode.
+        model: any module; it is not changed.
+        example_inputs: a tuple of its positional arguments, with which it is captured or run in eval mode.
+        execution_mode: ``"graph"`` lists nodes of the captured graph, such as ``linear_1``; ``"eager"`` lists calls of
+            torch functions in a run, such as ``head.linear_1``.
+        compressor: a compressor or its class; only ops that it can compress are listed. Palettizers and pruners address
+            ops as in eager mode, and are listed as such in either mode.
 
     Raises:
-        ArgumentTypeError: when `model` is no module, or `compressor` no compressor.
-        InvalidExecutionModeError: for a mode that does not exist.
-        ExportError: in graph mode, when torch cannot capture the model.
+        ArgumentTypeError: if `model` is not a module, or `compressor` not a compressor.
+        InvalidExecutionModeError: for an unknown mode.
+        ExportError: if torch cannot capture the model in graph mode.
     """
 
     def __init__(
@@ -96,35 +96,39 @@ class ModelInspector:
 
     @property
     def summary(self) -> ModelSummary:
-        """The tree of modules, each with its ops."""
+        """Return the tree of modules, each with its ops."""
         return self._summary
 
     def format_summary(self, colorize: bool = True) -> str:
-        """The tree as text, a line for each module and op; with ``colorize=False`` without escape sequences."""
+        """Format the tree as text, a line per module and op; ``colorize=False`` omits escape sequences."""
         return format_tree(self._summary, colorize)
 
     def get_matched_ops_for_op_type(self, op_type: str) -> tuple[OpInfo, ...]:
-        """The ops that an entry `op_type` of an ``op_type_config`` is about."""
+        """Return the ops that an entry `op_type` of an ``op_type_config`` matches."""
         wanted = canonical_op_type(op_type)
         return tuple(op for op in self._summary.ops if canonical_op_type(op.op_type) == wanted)
 
     def get_matched_ops_for_op_name(self, op_name: str) -> tuple[OpInfo, ...]:
-        """The ops that an entry `op_name` of an ``op_name_config`` is about: a name, or a regular expression that must
-        match all of one.
+        """Return the ops that an entry `op_name` of an ``op_name_config`` matches.
+
+        The entry is a name, or a regular expression that must match a whole name.
         """
         pattern = NamePattern(op_name)
         return tuple(op for op in self._summary.ops if pattern.matches(op.op_name))
 
     def get_matched_ops_for_module_name(self, module_name: str) -> tuple[OpInfo, ...]:
-        """The ops that an entry `module_name` of ``module_name_configs`` is about: those in the modules of that path,
-        or of paths that the regular expression matches, and below.
+        """Return the ops that an entry `module_name` of ``module_name_configs`` matches.
+
+        These are the ops in modules of that path, or of paths that the regular expression matches, and in their
+        submodules.
         """
         pattern = NamePattern(module_name)
         return tuple(op for op in self._summary.ops if any(pattern.matches(scope.path) for scope in op.module_stack))
 
     def get_matched_ops_for_module_type(self, module_type: type[nn.Module] | str) -> tuple[OpInfo, ...]:
-        """The ops that an entry `module_type` of ``module_type_configs`` is about: those in modules of that class, and
-        below.
+        """Return the ops that an entry `module_type` of ``module_type_configs`` matches.
+
+        These are the ops in modules of that class and in their submodules.
         """
         pattern = TypePattern(module_type if isinstance(module_type, str) else qualified_name(module_type))
         stacks = ((op, op.module_stack) for op in self._summary.ops)

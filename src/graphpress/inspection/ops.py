@@ -1,4 +1,4 @@
-"""The ops of a model, as it runs or as captured."""
+"""The ops of a model, recorded in an eager run or read from a captured graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOT_THE_USERS = tuple(os.path.dirname(package) + os.sep for package in (torch._
 
 
 def eager_ops(model: nn.Module, run: Callable[[], Any], wanted: Callable[[OpCall], bool]) -> list[OpInfo]:
-    """The ops that `model` calls while `run` runs it and that are `wanted`, each once, in the order of their calls."""
+    """Return the ops that `model` calls during `run` and that `wanted` selects, each once, in the order of calls."""
     recorder = _Sourced(model)
     with observed_by(model, recorder):
         run()
@@ -52,7 +52,7 @@ def eager_ops(model: nn.Module, run: Callable[[], Any], wanted: Callable[[OpCall
 
 
 class _Sourced(Recorder):
-    """Also notes where in the user's code each op is called."""
+    """Recorder that also stores the source location of each op."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -68,7 +68,7 @@ class _Sourced(Recorder):
 
 
 def _source(frame: FrameType | None) -> str:
-    """The first line outside torch and this package, from the call outwards."""
+    """Return the innermost source location outside torch and this package."""
     while frame is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         frame = frame.f_back
     return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -81,7 +81,7 @@ def _name(use: TensorUse) -> str:
 
 
 def graph_ops(graph: Graph, wanted: Callable[[Node], bool]) -> list[OpInfo]:
-    """The nodes of a canonical graph that are `wanted`, as configs address them, in execution order."""
+    """Return the nodes of a canonical graph that `wanted` selects, in execution order."""
     constant = constant_values(graph)
     return [_op(node, constant) for node in graph.nodes if wanted(node)]
 

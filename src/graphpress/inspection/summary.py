@@ -1,4 +1,4 @@
-"""A model as a tree of modules with their ops."""
+"""The tree of a model's modules and their ops."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from graphpress.passes.config import ModuleScope, ModuleStack
 
 
 class NoSuchModuleError(GraphpressError, AttributeError):
-    """A module path that is not in the model."""
+    """The model has no module at this path."""
 
 
 @frozen
 class OpInfo:
-    """One op, as configs address it.
+    """An op as configs address it.
 
     Attributes:
         op_name: for ``op_name_config``: ``linear_1`` in graph mode, ``module.path.linear_1`` in eager mode.
-        op_type: for ``op_type_config``: such as ``linear``.
-        module_stack: the modules it runs in, the model itself first, each with its path and type names.
-        inputs: what it reads, in order: names of ops, of the model's inputs, and of parameters and buffers.
-        outputs: names of the ops that read its results; ``output`` where the model returns one.
-        source: file and line of the call in the user's code; empty where it is not known.
+        op_type: for ``op_type_config``, such as ``linear``.
+        module_stack: the modules it runs in, from the model inwards, each with its path and type names.
+        inputs: names of its inputs, in order: ops, inputs of the model, parameters and buffers.
+        outputs: names of the ops that read its results, and ``output`` if the model returns one.
+        source: file and line of the call in the user's code, or empty if unknown.
     """
 
     op_name: str
@@ -42,12 +42,12 @@ class OpInfo:
 
 @define(eq=False)
 class ModuleInfo:
-    """A module, its ops and its children. It is walked as a `torch.nn.Module` is.
+    """A module with its ops and children, traversed like a `torch.nn.Module`.
 
     Attributes:
-        name: the path in the model; ``""`` is the model itself.
+        name: its path in the model, ``""`` for the model itself.
         type_names: fully qualified names of its class.
-        ops: the ops that run in it and in none of its children, in execution order.
+        ops: the ops that run in it but not in its children, in execution order.
     """
 
     name: str
@@ -70,29 +70,29 @@ class ModuleInfo:
         return tuple(op for module in self.modules() for op in module.ops)
 
     def children(self) -> Iterator[ModuleInfo]:
-        """The modules right below."""
+        """Yield the direct children."""
         yield from self._children.values()
 
     def named_children(self) -> Iterator[tuple[str, ModuleInfo]]:
-        """The modules right below, each with its own name."""
+        """Yield the direct children, each with its name in this module."""
         yield from self._children.items()
 
     def modules(self) -> Iterator[ModuleInfo]:
-        """This module and all below, in the order of their registration."""
+        """Yield this module and its descendants, in the order of registration."""
         yield self
         for child in self._children.values():
             yield from child.modules()
 
     def named_modules(self) -> Iterator[tuple[str, ModuleInfo]]:
-        """This module and all below, each with its path in the model."""
+        """Yield this module and its descendants, each with its path in the model."""
         for module in self.modules():
             yield module.name, module
 
     def get_submodule(self, target: str) -> ModuleInfo:
-        """The module at the path `target` from here; ``""`` is this one.
+        """Return the module at the path `target`, relative to this one; ``""`` is this one.
 
         Raises:
-            NoSuchModuleError: with near paths.
+            NoSuchModuleError: if there is none; the message suggests similar paths.
         """
         found = self
         for part in target.split(".") if target else ():
@@ -107,7 +107,7 @@ class ModuleInfo:
 
 @frozen(eq=False)
 class ModelSummary:
-    """All of a model: `model` is the tree."""
+    """The summary of a model, with the module tree as `model`."""
 
     model: ModuleInfo
 
@@ -118,7 +118,7 @@ class ModelSummary:
 
 
 def summary_of(ops: Iterable[OpInfo], modules: Iterable[ModuleScope]) -> ModelSummary:
-    """The tree of `modules` and of those that ops name, with every op in its innermost module."""
+    """Build the tree of `modules` and of the modules that ops name, with every op in its innermost module."""
     scopes = list(modules)
     root = ModuleInfo("", next((scope.type_names for scope in scopes if not scope.path), ()))
     for scope in scopes:

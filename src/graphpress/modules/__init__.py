@@ -1,1 +1,1 @@
-"""Module surgery: computed parameters, memory-mapped tensors, and which parameters a config means."""
+"""Module surgery: computed parameters, memory-mapped tensors, and the parameters that a config selects."""

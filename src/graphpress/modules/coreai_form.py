@@ -1,6 +1,6 @@
-"""Compressed parameters in the form that `torch.export` and the Core AI converter keep packed.
+"""Compressed parameters in packed form, which `torch.export` and the Core AI converter preserve.
 
-A parameter is expanded by the ops that the passes would put into a graph, lowered: one path for both.
+A parameter is expanded by the same lowered ops that the passes insert into a graph.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ KEPT, _MASK = "nonzero_data", "mask"
 def stored_for_coreai(
     prepared: nn.Module, kind: type[FakeCompressed], mmap_dir: str | PathLike[str] | None = None
 ) -> nn.Module:
-    """A copy of `prepared` that stores the parameters that are compressed by forms of this kind.
+    """Copy `prepared` and store its parameters that are compressed by forms of this kind.
 
     Raises:
-        MissingDependencyError: when the Core AI converter is not installed.
+        MissingDependencyError: if the Core AI converter is not installed.
         LoweringError: for something Core AI cannot store.
     """
     register()
@@ -45,7 +45,7 @@ def stored_for_coreai(
 
 
 def store(places: Sequence[Placed[F]], mmap_dir: str | PathLike[str] | None = None) -> None:
-    """Replace fake-compressed parameters by what is stored of them. Tied ones share it."""
+    """Replace fake-compressed parameters by their stored parts, which tied parameters share."""
     mapped = Mapped(mmap_dir)
     made: dict[int, StoredParts] = {}
     for place in places:
@@ -60,12 +60,12 @@ def store(places: Sequence[Placed[F]], mmap_dir: str | PathLike[str] | None = No
 
 @define(eq=False, slots=False)
 class StoredParameter(ParameterForm):
-    """A parameter that exists only as parts beside it, from which steps of Core AI's ops make it.
+    """A parameter that Core AI ops expand from stored parts.
 
     Attributes:
-        steps: their arguments are the parts.
-        parts: the names of buffers and parameters in the module, by role, such as ``weight_lut`` for ``lut``.
-        bits: of an element of each part, by role; it may be held in more.
+        steps: the ops, whose arguments are the parts.
+        parts: names of the buffers and parameters in the module, by role, such as ``weight_lut`` for ``lut``.
+        bits: stored bits per element of each part, by role; tensors may hold elements in more.
     """
 
     steps: tuple[Step, ...]
@@ -74,30 +74,30 @@ class StoredParameter(ParameterForm):
     _dense: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
 
     def value(self, module: nn.Module) -> Tensor:
-        """The expanded parameter; kept while the parts stay the same, except in traces."""
+        """Return the expanded parameter, cached while the parts are unchanged, except in traces."""
         tensors = self.tensors(module)
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return compute(self.steps, tensors)
         return self._dense.get(tensors, lambda: outside_inference(lambda: compute(self.steps, tensors)))
 
     def tensors(self, module: nn.Module) -> list[Tensor]:
-        """The parts, in order."""
+        """Return the parts, in order."""
         return [getattr(module, name) for name in self.parts.values()]
 
     @property
     def is_pruned_only(self) -> bool:
-        """True for a parameter of which floats are kept and a mask, and nothing else."""
+        """True if the parts are only kept floats and a mask."""
         return set(self.parts) == {KEPT, _MASK}
 
 
 @frozen(eq=False)
 class StoredParts:
-    """What takes the place of a parameter.
+    """The tensors and steps that replace a parameter.
 
     Attributes:
-        tensors: parameters and buffers, by role: what a name has after that of the parameter.
-        steps: that make the parameter of them, in their order; empty where it is the only one of them.
-        bits: of an element of each; it may be held in more.
+        tensors: parameters and buffers by role, the suffix of their names.
+        steps: expand the parameter from the tensors; empty if the parameter is the only tensor.
+        bits: stored bits per element of each tensor, which may hold elements in more.
     """
 
     tensors: Mapping[str, Tensor]
@@ -105,11 +105,11 @@ class StoredParts:
     bits: Mapping[str, int] = attrs.field(factory=dict)
 
     def mapped(self, mapped: Mapped, name: str) -> StoredParts:
-        """The same in files, which are called after `name`, that of the parameter in the model."""
+        """Return these parts with the tensors in files; `name` is the parameter's name in the model."""
         return attrs.evolve(self, tensors={role: mapped(_joined(name, role), t) for role, t in self.tensors.items()})
 
     def put_into(self, module: nn.Module, name: str) -> None:
-        """Let `module`, which has nothing called `name`, have the parameter."""
+        """Register the parts in `module` as the parameter `name`, which must be unused."""
         parts = {role: _free_name(module, _joined(name, role)) for role in self.tensors}
         put(module, {parts[role]: tensor for role, tensor in self.tensors.items()})
         if self.steps:
@@ -120,9 +120,9 @@ _LOWERING = Pipeline(LowerToCoreai(), assume=[QUANTIZERS_CONVERTED])
 
 
 def parts_of(weight: StoredWeight, name: str, requires_grad: bool = False) -> StoredParts:
-    """What Core AI stores of a weight, which is called `name` in its model.
+    """Return the parts that Core AI stores of a weight; `name` is its name in the model.
 
-    Kept elements that are floats are a parameter, which learns where `requires_grad`; all else are buffers.
+    Kept float elements are a parameter with this `requires_grad`; all other parts are buffers.
 
     Raises:
         LoweringError: for something Core AI cannot store.
@@ -153,7 +153,7 @@ def _held(role: str, constant: Constant, requires_grad: bool) -> Tensor:
 
 
 def _plain(parameter: nn.Parameter) -> StoredParts:
-    """A float parameter of a copy, which it shares with the prepared model no longer."""
+    """Return the parts of an uncompressed parameter: a clone, which is not shared with the prepared model."""
     return StoredParts({"": nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)})
 
 
@@ -162,7 +162,7 @@ def _joined(name: str, role: str) -> str:
 
 
 def _free_name(module: nn.Module, name: str) -> str:
-    """`name`, or one like it where the user's module has that."""
+    """Return `name`, or a variant of it if the user's module already has that name."""
     while hasattr(module, name):
         name += "_"
     return name

@@ -1,4 +1,4 @@
-"""What a graph computes from its constants alone, as steps that run on tensors."""
+"""Constant expressions of a graph, as steps that run on tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graphpress.ir.ops import OpDef
 
 @frozen
 class Slot:
-    """Where an operand of a step comes from: an argument of the expression, or an earlier step."""
+    """The source of an operand of a step: an argument of the expression, or an earlier step."""
 
     index: int
     is_argument: bool
@@ -34,11 +34,11 @@ class Step:
 
     @classmethod
     def of(cls, node: Node, operands: Operands) -> Step:
-        """What `node` computes from `operands`."""
+        """Build the step that computes `node` from `operands`."""
         return cls(node.op, operands, tuple(node.attributes.items()))
 
     def run(self, operands: dict[str, Tensor]) -> Tensor:
-        """The result for these operands."""
+        """Compute the result for these operands."""
         if self.op.evaluate is not None:
             evaluated: Tensor = self.op.evaluate(**operands, **dict(self.attributes))
             return evaluated
@@ -52,7 +52,7 @@ S = TypeVar("S", bound=Step)
 
 
 def steps_to(value: Value, arguments: list[Value], step: Callable[[Node, Operands], S]) -> tuple[S, ...]:
-    """The steps that compute `value`, made by `step`; the constants they read are appended to `arguments`."""
+    """Build the steps that compute `value` with `step`, and append the constants they read to `arguments`."""
     steps: list[S] = []
     slots: dict[int, Slot] = {}
 
@@ -74,7 +74,7 @@ def steps_to(value: Value, arguments: list[Value], step: Callable[[Node, Operand
 def compute(
     steps: Sequence[S], arguments: Sequence[Tensor], run: Callable[[S, dict[str, Tensor]], Tensor] = Step.run
 ) -> Tensor:
-    """The value that `steps` compute from `arguments`; without steps, the argument."""
+    """Compute the value of `steps` for `arguments`; without steps, it is the argument."""
     results: list[Tensor] = []
     for step in steps:
         operands = {name: (arguments if slot.is_argument else results)[slot.index] for name, slot in step.operands}
@@ -83,7 +83,7 @@ def compute(
 
 
 def place_in(items: list[Any], item: Any) -> int:
-    """The place of `item` in `items`, by identity; it is appended when it is not there."""
+    """Return the index of `item` in `items` by identity, appending it if missing."""
     for place, known in enumerate(items):
         if known is item:
             return place

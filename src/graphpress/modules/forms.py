@@ -1,8 +1,8 @@
-"""Modules some of whose parameters are computed: from fake-compressed floats, or from what is stored.
+"""Modules with computed parameters, expanded from fake-compressed floats or from stored parts.
 
-The class of such a module is made on the fly: a subclass with the same name, in which the parameter is a property. So
-`isinstance`, the module types that `torch.export` records, hooks and the forward stay as they were; and, as nothing
-hangs on a class that exists only here, modules pickle and copy. Behaviours are mixed in the same way.
+Such a module gets a generated class: a subclass with the same name, in which the parameter is a property. `isinstance`,
+the module types that `torch.export` records, hooks and the forward are not affected, and modules can be pickled and
+copied. Behaviours (mixins) are added in the same way.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ _FORMS = "_graphpress_forms"
 
 
 class ParameterForm(ABC):
-    """How one parameter of a module comes about."""
+    """Base of the ways to compute a parameter of a module."""
 
     @abstractmethod
     def value(self, module: nn.Module) -> Tensor:
-        """The parameter, as the module's forward reads it."""
+        """Return the parameter as the module's forward reads it."""
 
 
 def forms_of(module: nn.Module) -> Mapping[str, ParameterForm]:
-    """The computed parameters of `module` itself, by name."""
+    """Return the forms of the computed parameters of `module` itself, by name."""
     forms: Mapping[str, ParameterForm] = module.__dict__.get(_FORMS, {})
     return forms
 
 
 def set_form(module: nn.Module, name: str, form: ParameterForm) -> None:
-    """Let `module` compute its parameter `name` by `form`; a parameter registered under the name stays there."""
+    """Compute the parameter `name` of `module` by `form`; a registered parameter of that name remains registered."""
     _recast(module, {**forms_of(module), name: form}, behaviours_of(module))
 
 
 def drop_form(module: nn.Module, name: str) -> None:
-    """Let `module` read its parameter `name` as any module does; after the last one its class is the user's again."""
+    """Remove the form of the parameter `name`; without forms, `module` has its original class again."""
     forms = {other: form for other, form in forms_of(module).items() if other != name}
     _recast(module, forms, behaviours_of(module))
 
 
 def behaviours_of(module: nn.Module) -> tuple[type[nn.Module], ...]:
-    """The classes mixed into the class of `module`."""
+    """Return the mixins in the class of `module`."""
     behaviours: tuple[type[nn.Module], ...] = type(module).__dict__.get("_graphpress_behaviours", ())
     return behaviours
 
 
 def add_behaviour(module: nn.Module, behaviour: type[nn.Module]) -> None:
-    """Mix `behaviour` into the class of `module`: its methods come before the user's.
+    """Mix `behaviour` into the class of `module`; its methods take precedence.
 
     Raises:
         TypeError: for a module whose class cannot be changed, such as a scripted one.
@@ -76,7 +76,7 @@ def _recast(module: nn.Module, forms: Mapping[str, ParameterForm], behaviours: t
 
 
 def plain_type(module: nn.Module) -> type:
-    """The class that the user gave the module."""
+    """Return the original class of a module."""
     return _base_class(type(module))
 
 
@@ -110,20 +110,20 @@ def _computed(name: str) -> property:
 
 
 def _flat_weights(module: Any) -> list[Any]:
-    """Recurrent layers keep a list of their parameters; here it is made anew at each use."""
+    """Return the parameters of a recurrent layer, which otherwise caches them in a list."""
     return [getattr(module, name, None) for name in module._flat_weights_names]
 
 
 def _ignore(module: Any, value: Any) -> None:
-    """`_flat_weights` follows the parameters; what torch assigns to it is the same."""
+    """Ignore torch's assignments to `_flat_weights`, which is computed from the parameters."""
 
 
 def _reduce(module: nn.Module, protocol: Any) -> Any:
-    """Name the user's class and the parameters instead of the made class, which no other process can import."""
+    """Reduce to the original class and the parameter names, since generated classes cannot be imported."""
     base: Any = _base_class(type(module))
     make, arguments, *rest = base.__reduce_ex__(module, max(2, int(protocol)))
     if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
-        return make, arguments, *rest  # a class that says by itself how it is made
+        return make, arguments, *rest  # a class with its own construction
     return _remade, (base, tuple(sorted(forms_of(module))), behaviours_of(module)), *rest
 
 
@@ -144,7 +144,7 @@ _PARAMETER = "_graphpress_parameter"
 
 
 def computed_parameter(compute: Callable[[nn.Module], Tensor], module: nn.Module) -> Tensor:
-    """What `compute` makes of `module`, unseen by observers, who are told that it stands for a parameter."""
+    """Compute a parameter of `module` unobserved, and mark the result as a parameter for observers."""
     if not watching.observers or torch.compiler.is_dynamo_compiling():
         return compute(module)
     with torch._C.DisableTorchFunction():
@@ -154,5 +154,5 @@ def computed_parameter(compute: Callable[[nn.Module], Tensor], module: nn.Module
 
 
 def is_state(tensor: Tensor) -> bool:
-    """True for a parameter, and for a tensor that came from `computed_parameter` while somebody watched."""
+    """Return True for a parameter, and for a result of `computed_parameter` under observation."""
     return isinstance(tensor, nn.Parameter) or getattr(tensor, _PARAMETER, False)

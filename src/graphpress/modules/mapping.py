@@ -1,4 +1,4 @@
-"""Tensors of a finalized model in memory-mapped files, for all compressors: what `finalize(mmap_dir=...)` writes."""
+"""Memory-mapped files for the tensors of finalized models, as `finalize(mmap_dir=...)` writes them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from graphpress.ir.tensors import mapped_tensor
 
 
 class MappingError(GraphpressError, OSError):
-    """A folder that packed weights cannot be written to."""
+    """Packed weights cannot be written to a folder."""
 
 
 class Mapped:
-    """Moves tensors into files of a folder, from which they are mapped; without a folder leaves them in memory.
+    """Moves tensors into memory-mapped files of a folder; without a folder, tensors remain in memory.
 
-    A file that is there already is replaced, not written into: models that map the old one keep it.
+    An existing file is replaced, not overwritten, so models that map it are not affected.
 
     Raises:
-        MappingError: when the folder cannot be made.
+        MappingError: if the folder cannot be created.
     """
 
     def __init__(self, folder: str | PathLike[str] | None):
@@ -38,12 +38,12 @@ class Mapped:
                 raise MappingError(f"cannot write packed weights to {self._folder}: {error.reason}") from error
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """`tensor`, or its data mapped from ``<name>.bin``. One tensor under two names stays one.
+        """Return the data of `tensor` mapped from ``<name>.bin``, or `tensor` itself without a folder.
 
-        A parameter stays a parameter.
+        Repeated calls with one tensor return one result. A parameter remains a parameter.
 
         Raises:
-            MappingError: when the file cannot be written.
+            MappingError: if the file cannot be written.
         """
         if self._folder is None or not tensor.numel():
             return tensor
@@ -60,7 +60,7 @@ class Mapped:
         """Move the data of every constant of `graph`, under the constant's name.
 
         Raises:
-            MappingError: when a file cannot be written.
+            MappingError: if a file cannot be written.
         """
         for constant in graph.constants.values():
             constant._tensor = self(constant.name, constant.tensor)

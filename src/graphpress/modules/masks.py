@@ -1,7 +1,7 @@
-"""Masks of pruned parameters, beside the floats: where any compressor of modules finds what is kept.
+"""Masks of pruned float parameters, stored as buffers for later compressors.
 
-The name of a buffer proves nothing, since users' modules may have one like it; so the module remembers, outside of its
-state, which of its parameters were pruned.
+Users' modules may have buffers of the same names. A module therefore records which of its parameters were pruned,
+outside of its state dict.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 MASK = "mask"
-"""What a mask is called beside a parameter: ``weight_mask`` and so on."""
+"""Suffix of the mask's buffer: ``weight_mask`` for ``weight``."""
 
 _PRUNED = "_graphpress_pruned"
 
 
 def remember_pruned(module: nn.Module, parameter: str) -> None:
-    """Let `module` remember that its float `parameter` was pruned."""
+    """Record that the float `parameter` of `module` was pruned."""
     module.__dict__[_PRUNED] = tuple(dict.fromkeys((*pruned_parameters(module), parameter)))
 
 
@@ -25,11 +25,11 @@ def forget_pruned(module: nn.Module, parameter: str) -> None:
 
 
 def pruned_parameters(module: nn.Module) -> tuple[str, ...]:
-    """The float parameters of `module` that were pruned."""
+    """Return the names of the pruned float parameters of `module`."""
     names: tuple[str, ...] = module.__dict__.get(_PRUNED, ())
     return names
 
 
 def mask_beside(module: nn.Module, parameter: str) -> Tensor | None:
-    """Where a pruned parameter is kept, in a model of floats and masks; None for other parameters."""
+    """Return the mask of a pruned float parameter, or None for other parameters."""
     return module._buffers.get(f"{parameter}_{MASK}") if parameter in pruned_parameters(module) else None

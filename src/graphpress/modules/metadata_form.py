@@ -1,4 +1,4 @@
-"""Compressed parameters in the form that coremltools reads: floats, and buffers that say how they were made.
+"""Compressed parameters in the form that coremltools reads: floats with metadata buffers.
 
 The protocol is coremltools' compression metadata, see `graphpress.backends.coreml.metadata`.
 """
@@ -22,12 +22,12 @@ _TABLES = "_graphpress_palettized"
 def store_described(
     model: nn.Module, places: Sequence[Placed[F]], mmap_dir: str | PathLike[str] | None = None
 ) -> dict[str, str]:
-    """Replace fake-compressed parameters of `model` by floats, described where the metadata has words for them.
+    """Replace fake-compressed parameters of `model` by floats, with metadata where the protocol can express it.
 
-    Tied ones stay tied. Tables and what was pruned the module remembers, for compressors that go on with it.
+    Tied parameters remain tied. Modules record lookup tables and pruned parameters for later compressors.
 
     Returns:
-        why parameters could not be described, by their names in the model.
+        the reasons why parameters could not be described, by their names in the model.
     """
     mapped = Mapped(mmap_dir)
     dense: dict[int, nn.Parameter] = {}
@@ -55,12 +55,12 @@ def store_described(
 
 
 def remember_tables(module: nn.Module, parameter: str, weight: PalettizedWeight) -> None:
-    """Let `module` remember the tables that its float `parameter` was made from. They are in no state dict."""
+    """Record the lookup tables of the float `parameter` of `module`, outside of its state dict."""
     module.__dict__[_TABLES] = {**remembered_tables(module), parameter: weight}
 
 
 def remembered_tables(module: nn.Module) -> Mapping[str, PalettizedWeight]:
-    """What `remember_tables` noted, by parameter."""
+    """Return the weights that `remember_tables` recorded, by parameter."""
     tables: Mapping[str, PalettizedWeight] = module.__dict__.get(_TABLES, {})
     return tables
 

@@ -1,4 +1,4 @@
-"""Which parameters of a model are compressed, and how: the config, resolved."""
+"""Resolution of a config to the parameters of a model that are compressed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from graphpress.passes.config import (
 
 @frozen(eq=False)
 class PlannedWeight:
-    """One parameter to compress.
+    """A parameter to compress.
 
     Attributes:
-        places: where it stands: several sites for a tied parameter.
-        decision: what the config makes of it.
-        module_config: what the config says about its module; it has the schedule of training.
+        places: its sites, several for a tied parameter.
+        decision: the config's decision.
+        module_config: the config entry of its module, which has the training schedule.
     """
 
     places: tuple[StateSite, ...]
@@ -48,33 +48,33 @@ class PlannedWeight:
 
     @property
     def chosen(self) -> StateSite:
-        """The place for which the config decides."""
+        """The site to which the decision applies."""
         return self.places[self.decision.place]
 
     @property
     def spec(self) -> Any:
-        """How it is compressed."""
+        """The compression spec."""
         return self.decision.spec
 
     @property
     def op_type(self) -> str:
-        """Of the op that reads it."""
+        """The type of the op that reads it."""
         return self.chosen.site.op_type
 
     @property
     def is_specific(self) -> bool:
-        """True when the config means this weight, not just every weight."""
+        """True if the config selects this weight in particular, not all weights."""
         return self.decision.is_specific
 
 
 @frozen(eq=False)
 class WeightPlan:
-    """What becomes of the parameters of a model.
+    """The plan for all parameters of a model.
 
     Attributes:
-        weights: those to compress.
-        skipped: those that the config means and that stay as they are.
-        sites: of all parameters, as configs address them.
+        weights: the parameters to compress.
+        skipped: the parameters that the config selects but that are not compressed.
+        sites: all parameters, as configs address them.
     """
 
     weights: tuple[PlannedWeight, ...]
@@ -83,15 +83,15 @@ class WeightPlan:
 
 
 def plan_by_modules(model: nn.Module, config: CompressionConfig, run: Callable[[], Any] | None) -> WeightPlan:
-    """The plan of a compressor that takes parameters by their names, whatever reads them.
+    """Plan the compression of parameters by their names, for any op that reads them.
 
     Args:
         model: the model.
-        config: which parameters, and how.
-        run: runs the model; None leaves it to the kinds of modules which ops read their parameters.
+        config: the config.
+        run: runs the model, to record which ops read its parameters; None infers the ops from the module types.
 
     Raises:
-        UnmatchedConfigError: when entries of the config match nothing.
+        UnmatchedConfigError: if entries of the config match nothing.
     """
     plan = plan_weights(model, ConfigResolver(config), Taken.PARAMETERS, None if run is None else recorded(model, run))
     report_unmatched(config, plan.sites, module_scopes(model))
@@ -99,13 +99,13 @@ def plan_by_modules(model: nn.Module, config: CompressionConfig, run: Callable[[
 
 
 def plan_weights(model: nn.Module, resolver: ConfigResolver, taken: Taken, recording: Recording | None) -> WeightPlan:
-    """Decide about every parameter of `model`, of which one run was recorded, or none.
+    """Plan the compression of every parameter of `model`.
 
     Args:
         model: the model.
-        resolver: of the config.
-        taken: what the technique takes for a weight.
-        recording: of a run, which tells the ops that read parameters of the user's own modules.
+        resolver: resolves the config.
+        taken: the weights that the technique accepts.
+        recording: a recorded run, which identifies the ops that read parameters of user-defined modules, or None.
     """
     decides = WeightResolver(resolver, taken)
     sites = weight_sites(model, recording)

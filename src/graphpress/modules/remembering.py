@@ -1,4 +1,4 @@
-"""Results that are kept as long as the tensors they were computed from stay the same."""
+"""Caching of results while the tensors they were computed from are unchanged."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 class Remembered(Generic[R]):
-    """The last result of a computation, valid while its tensors are the same objects and nobody wrote to them.
+    """Cache of one result, valid for the same tensor objects at the same versions.
 
-    Nothing is kept while torch is tracing, and nothing is pickled or copied.
+    Nothing is cached during tracing, and the cache is not pickled or copied.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Remembered(Generic[R]):
         self._result: R | None = None
 
     def get(self, tensors: Sequence[Tensor], compute: Callable[[], R], key: Any = None) -> R:
-        """The result for `tensors` and `key`, computed when they changed since the last call."""
+        """Return the result for `tensors` and `key`, calling `compute` if they changed since the last call."""
         if torch.compiler.is_compiling():
             return compute()
         full_key = (key, *(_version(tensor) for tensor in tensors))
@@ -34,7 +34,7 @@ class Remembered(Generic[R]):
         return self._result  # type: ignore[return-value]
 
     def forget(self) -> None:
-        """Drop the result."""
+        """Clear the cache."""
         self._tensors, self._key, self._result = (), None, None
 
     def __reduce__(self) -> Any:
@@ -50,6 +50,6 @@ def _version(tensor: Tensor) -> int:
 
 
 def outside_inference(compute: Callable[[], R]) -> R:
-    """The result of `compute` without gradients, in which a tensor that is kept serves in every mode."""
+    """Run `compute` without gradients and outside inference mode, so that its result can be cached for every mode."""
     with torch.inference_mode(False), torch.no_grad():
         return compute()

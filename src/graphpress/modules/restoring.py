@@ -1,4 +1,4 @@
-"""From finalized models back to what the next compressor works on."""
+"""Conversion of finalized models to the forms that further compressors take."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from graphpress.passes.weights import PalettizationError, PrunedWeight, StoredWe
 
 
 def with_stored_parameters(model: nn.Module) -> nn.Module:
-    """`model`, or, where it describes parameters for coremltools, a copy that stores tables and kept elements.
+    """Return a copy of `model` that stores LUTs and kept elements, or `model` if it has no coremltools metadata.
 
     Raises:
-        PalettizationError: when parameters are described whose tables are gone, as in a model that was built anew and
-            filled from a state dict.
+        PalettizationError: if parameters are described as palettized but their lookup tables are missing, as in a new
+            model that was filled from a state dict.
     """
     lost = [
         f"{path}.{name}" if path else name
@@ -31,7 +31,7 @@ def with_stored_parameters(model: nn.Module) -> nn.Module:
     ]
     if lost:
         raise PalettizationError(
-            f"{', '.join(sorted(lost))}: described as palettized for coremltools, but their tables are gone; compress "
+            f"{', '.join(sorted(lost))}: described as palettized for coremltools, but their LUTs are missing; compress "
             "the model that KMeansPalettizer.finalize(...) returned"
         )
     described = list(_described(model))
@@ -52,7 +52,7 @@ def with_stored_parameters(model: nn.Module) -> nn.Module:
 
 
 def with_masked_floats(model: nn.Module) -> nn.Module:
-    """`model`, changed in place: its pruned parameters are floats with zeros, and have masks beside them."""
+    """Convert pruned parameters of `model` to floats with zeros and mask buffers, in place, and return `model`."""
     floats: dict[int, nn.Parameter] = {}
     masks: dict[int, Tensor] = {}
     for module in model.modules():
@@ -78,7 +78,7 @@ def with_masked_floats(model: nn.Module) -> nn.Module:
 
 
 def _described(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter, StoredWeight]]:
-    """Module path, name, floats and what was stored of them, of each parameter that is described."""
+    """Yield module path, name, floats and stored weight of each parameter with metadata."""
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is None:

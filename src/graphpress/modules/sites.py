@@ -1,4 +1,4 @@
-"""The parameters of a model as configs address them: by module, by op, by name."""
+"""The parameters of a model as configs address them, by module, op and name."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ _OPS: tuple[tuple[type[nn.Module], str], ...] = (
 )
 
 SUPPORTED_MODULES: tuple[type[nn.Module], ...] = tuple(kind for kind, op in _OPS if not op.endswith("norm"))
-"""Modules whose weights are worth compressing."""
+"""Module classes whose weights are compressed by default."""
 
 UNKNOWN_OP = "parameter"
-"""Op type of a parameter that no op was seen to read."""
+"""Op type of a parameter without a known reader."""
 
 
 @frozen(eq=False)
 class StateSite:
-    """One parameter in one module.
+    """A parameter at one place in a model.
 
     Attributes:
-        module: that registers it.
-        name: in the module.
-        path: of the module.
+        module: the module that registers it.
+        name: its name in the module.
+        path: the module's path.
         parameter: the tensor; tied parameters have several sites.
-        weight: the parameter as a config decides about it.
-        reader: the first op that reads it, whichever op that is; None where none was seen to.
-        reading: how the op that it belongs to reads it; None where that was not seen.
+        weight: the record that a config decides on.
+        reader: the first recorded op that reads it, or None.
+        reading: its recorded use by the op that it belongs to, or None.
     """
 
     module: nn.Module
@@ -70,7 +70,7 @@ class StateSite:
 
     @property
     def site(self) -> OpSite:
-        """The op that the parameter belongs to, as a config addresses it."""
+        """The op that the parameter belongs to, as configs address it."""
         return self.weight.op
 
     @property
@@ -80,21 +80,21 @@ class StateSite:
 
     @property
     def family(self) -> str:
-        """The op's type as the tables of ops call it, which tell recurrent ones by their nonlinearity."""
+        """The op's type in the op tables, which distinguish recurrent ops by their nonlinearity."""
         return _family(self.site.op_type)
 
 
 def state_sites(model: nn.Module, recording: Recording | None = None) -> list[StateSite]:
-    """Every floating parameter of `model`, tied ones at each place.
+    """Return the sites of every floating parameter of `model`, several for tied parameters.
 
-    The op of a parameter is known by the kind of its module. In modules of the user's own it is the first op that reads
-    the parameter in the `recording` of a run.
+    The op of a parameter follows from its module's class. In user-defined modules it is the first op that reads the
+    parameter in `recording`.
     """
     return [site for site in weight_sites(model, recording) if site.name in site.module._parameters]
 
 
 def weight_sites(model: nn.Module, recording: Recording | None = None) -> list[StateSite]:
-    """`state_sites`, and those of the weights that layers compute instead; of these there are shape and dtype only."""
+    """Return `state_sites` and the sites of computed weights, which have shape and dtype only."""
     read_by = {} if recording is None else _readers(model, recording)
     modules = dict(model.named_modules(remove_duplicate=False))
     return [site for path, module in modules.items() for site in _sites_in(module, path, modules, read_by)]
@@ -102,20 +102,20 @@ def weight_sites(model: nn.Module, recording: Recording | None = None) -> list[S
 
 @frozen(eq=False)
 class _Reader:
-    """An op that reads a parameter, which goes by `name` in the recording."""
+    """An op that reads a parameter, and the parameter's name in the recording."""
 
     call: OpCall
     name: str
 
     def reading(self, op_type: str) -> TensorUse | None:
-        """How it reads the parameter, where it is an op of that type."""
+        """Return how the op reads the parameter, or None if it is of another type."""
         if self.call.op_type != op_type:
             return None
         return next((use for use in self.call.operands if use.is_view and self.name in (use.states or ())), None)
 
 
 def _readers(model: nn.Module, recording: Recording) -> dict[int, _Reader]:
-    """The first op that computes with each parameter or a view of it, by the ``id`` of the parameter."""
+    """Return the first op that computes with each parameter or a view of it, by the parameter's ``id``."""
     ids = {name: id(parameter) for name, parameter in model.named_parameters()}
     found: dict[int, _Reader] = {}
     for call in recording.ops:
@@ -165,7 +165,7 @@ def _sites_in(
 
 
 def _operand(module: nn.Module, name: str, reading: TensorUse | None) -> str | None:
-    """The operand that a parameter is; where that was not seen, layers read theirs as ``weight`` and ``bias``."""
+    """Return the operand name of a parameter; without a recorded use, layers read ``weight`` and ``bias``."""
     if reading is not None:
         return reading.operand
     if _op(module) is None:
@@ -176,9 +176,7 @@ def _operand(module: nn.Module, name: str, reading: TensorUse | None) -> str | N
 
 
 def _computed(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of a layer that are no parameters of it, by name, without their data; not those that are stored in
-    another form.
-    """
+    """Return the computed weights of a layer by name, without data, except weights that are stored compressed."""
     names = [*getattr(module, "parametrizations", ())] if parametrize.is_parametrized(module) else []
     names += ["weight"] if isinstance(module, SUPPORTED_MODULES) else []
     known = {*module._parameters, *forms_of(module)}
@@ -191,7 +189,7 @@ def _computed(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _obstacle(module: nn.Module, name: str) -> Obstacle | None:
-    """What keeps a parameter from being stored in another form."""
+    """Return the reason why a parameter cannot be compressed, or None."""
     if name in forms_of(module):
         return Obstacle(SkipReason.ALREADY_COMPRESSED, "it is compressed already")
     if name not in module._parameters:
@@ -202,7 +200,7 @@ def _obstacle(module: nn.Module, name: str) -> Obstacle | None:
 
 
 def _op_and_name(module: nn.Module, path: str, reader: OpCall | None) -> tuple[str, str]:
-    """Type and name of the op that reads a parameter; one that another module calls is named as if its owner did."""
+    """Return type and name of the op that reads a parameter; the name is always in the owning module."""
     op_type = _op(module) or (UNKNOWN_OP if reader is None else reader.op_type)
     if reader is not None and reader.module is module and reader.op_type == op_type:
         return op_type, reader.qualified_name
@@ -210,7 +208,7 @@ def _op_and_name(module: nn.Module, path: str, reader: OpCall | None) -> tuple[s
 
 
 def _op(module: nn.Module) -> str | None:
-    """The op that modules of a known kind are; None for others."""
+    """Return the op type of a known module class, or None."""
     return next((op for kind, op in _OPS if isinstance(module, kind)), None)
 
 

@@ -1,11 +1,11 @@
-"""Compressed parameters of modules: put them in, find them again, copy the model that has them, take them out.
+"""Life cycle of fake-compressed parameters: install, find, copy and remove.
 
-A compressor of modules contributes a `FakeCompressed` form; the life of such a parameter is the same for all:
+Each compressor of modules defines a `FakeCompressed` form. The life cycle is the same for all:
 
-1. `install`: a prepared module reads its float parameter through the form; what that takes lies beside the parameter.
-2. `placed` finds the forms, `copied` copies the model for a backend without the floats.
-3. `take_out` leaves nothing of the form; what a backend stores comes in its place (`coreai_form`, `metadata_form`).
-4. `restoring` brings that back to what the next compressor works on.
+1. `install`: a prepared module reads its float parameter through the form, with extra tensors as buffers.
+2. `placed` finds the forms; `copied` copies the model for a backend, without the floats.
+3. `take_out` removes the form; the stored form of a backend replaces it (`coreai_form`, `metadata_form`).
+4. `restoring` converts stored forms for the next compressor.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from graphpress.passes.weights import StoredWeight
 
 @define(eq=False, slots=False)
 class FakeCompressed(ParameterForm):
-    """A float parameter that is read as its compressed self.
+    """A float parameter that is read as its compressed value.
 
     Attributes:
-        name: of the parameter in its module.
+        name: the parameter's name in its module.
     """
 
     name: str
 
     def parameter(self, module: nn.Module) -> nn.Parameter:
-        """The float parameter."""
+        """Return the float parameter."""
         parameter = module._parameters[self.name]
         assert parameter is not None
         return parameter
 
     def mask(self, module: nn.Module) -> Tensor | None:
-        """Where a parameter that was pruned before is kept; None for others."""
+        """Return the mask of a parameter that was pruned before, or None."""
         return mask_beside(module, self.name)
 
     @abstractmethod
     def stored(self, module: nn.Module) -> StoredWeight | None:
-        """What is stored of the parameter; None where nothing is known to compress it by, so that it stays a float."""
+        """Return the stored weight, or None if its compression parameters are unknown and it remains a float."""
 
     @abstractmethod
     def beside(self, module: nn.Module) -> Mapping[str, Tensor]:
-        """The parameters and buffers that the form has beside the float parameter, by their names in the module."""
+        """Return the extra parameters and buffers of the form, by their names in the module."""
 
     def settle(self, module: nn.Module) -> None:
-        """Bring what lies beside the parameter up to date."""
+        """Update the extra tensors of the form."""
 
     def take_out(self, module: nn.Module) -> None:
-        """Take the float parameter, and all that the form has beside it, out of `module`."""
+        """Remove the float parameter and the extra tensors of the form from `module`."""
         beside = list(self.beside(module))
         drop_form(module, self.name)
         for name in (self.name, *beside):
@@ -71,7 +71,7 @@ F = TypeVar("F", bound=FakeCompressed)
 
 @frozen(eq=False)
 class Placed(Generic[F]):
-    """A compressed parameter of a model: the path of its module, the module, and the form."""
+    """A compressed parameter of a model, with its module, the module's path and the form."""
 
     path: str
     module: nn.Module
@@ -84,12 +84,12 @@ class Placed(Generic[F]):
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The float parameter; tied ones are one object."""
+        """The float parameter; tied parameters are one object."""
         return self.form.parameter(self.module)
 
 
 def placed(model: nn.Module, kind: type[F]) -> list[Placed[F]]:
-    """Every parameter of a prepared `model` that is compressed by a form of this kind."""
+    """Return every parameter of a prepared `model` that is compressed by a form of this kind."""
     return [
         Placed(path, module, form)
         for path, module in model.named_modules()
@@ -99,27 +99,27 @@ def placed(model: nn.Module, kind: type[F]) -> list[Placed[F]]:
 
 
 def once(places: Sequence[Placed[F]]) -> list[Placed[F]]:
-    """Of tied parameters the first place."""
+    """Return the places without repeated places of tied parameters."""
     return list({id(each.parameter): each for each in reversed(places)}.values())[::-1]
 
 
 def install(site: StateSite, form: FakeCompressed, beside: Mapping[str, Tensor], error: type[GraphpressError]) -> None:
-    """Let the module of `site` read its parameter by `form`, with what is `beside` it, by the names in the module.
+    """Make the module of `site` read its parameter through `form`, and register the extra tensors `beside` by name.
 
     Raises:
-        GraphpressError: of the class `error`, where the module has something else under one of these names.
+        GraphpressError: of the class `error`, if the module already uses one of these names.
     """
     for name, tensor in beside.items():
         has_it = tensor is site.module._buffers.get(name) or tensor is site.module._parameters.get(name)
         if hasattr(site.module, name) and not has_it:
             part = name.removeprefix(f"{form.name}_")
-            raise error(f"module {site.path!r} has {name!r} already, where the {part} would go")
+            raise error(f"module {site.path!r} already has an attribute {name!r}, the name of the {part}")
     put(site.module, beside)
     set_form(site.module, form.name, form)
 
 
 def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give `module` these parameters, and other tensors as buffers that its `state_dict` has."""
+    """Register tensors in `module`: parameters as such, others as persistent buffers."""
     for name, tensor in tensors.items():
         if isinstance(tensor, nn.Parameter):
             module._parameters[name] = tensor
@@ -129,7 +129,7 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def copied(prepared: nn.Module, kind: type[F]) -> tuple[nn.Module, list[Placed[F]]]:
-    """A copy of `prepared` in eval mode, and its compressed parameters, whose floats are not copied."""
+    """Copy `prepared` in eval mode without the floats of compressed parameters, and return these parameters, too."""
     floats = {}
     for each in placed(prepared, kind):
         each.form.settle(each.module)

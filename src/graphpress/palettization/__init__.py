@@ -1,4 +1,4 @@
-"""Palettization: weights as indices into small tables."""
+"""Palettization: weights as indices into small lookup tables (LUTs)."""
 
 from graphpress.palettization.config import KMeansPalettizerConfig, ModuleKMeansPalettizerConfig
 from graphpress.palettization.palettizer import KMeansPalettizer

@@ -1,4 +1,4 @@
-"""How much each element of a weight matters: by gradients of a loss, or by the moments of layer inputs."""
+"""Importance of weight elements, by gradients of a loss or second moments of layer inputs."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from graphpress.passes.weights import PalettizationError, PalettizationWarning
 
 @frozen(eq=False)
 class Sensitivities:
-    """How much the squared error of each element counts, by the qualified name of the parameter.
+    """Importance of the squared error of each element, by the qualified name of the parameter.
 
-    Mean squared gradients have the parameter's shape; moments of inputs one that expands to it, ``[1, columns]`` for a
-    linear layer, and a single element where all count alike.
+    Mean squared gradients have the parameter's shape. Moments of inputs have a shape that expands to it, such as
+    ``[1, columns]`` for a linear layer, or a single element if all elements are equally important.
     """
 
     by_name: Mapping[str, Tensor]
 
     def of(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
-        """The importance of the elements of a parameter, float32 scaled to a mean of 1, in a shape that expands to
-        `shape`; None where all count alike.
+        """Return the importance of the elements of a parameter, or None if all are equally important.
+
+        It is float32 with a mean of 1, in a shape that expands to `shape`.
 
         Raises:
-            PalettizationError: when there is none of that name and shape.
+            PalettizationError: if there is none of that name and shape.
         """
         found = self.by_name.get(name)
         if found is None:
@@ -50,10 +51,10 @@ class Sensitivities:
         return (found.double() / mean).float() if mean > 0 and found.numel() > 1 else None
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file; an interrupted write leaves the old file whole.
+        """Write a safetensors file atomically.
 
         Raises:
-            FileError: when it cannot be written.
+            FileError: if it cannot be written.
         """
         write_archive(path, self.by_name)
 
@@ -62,7 +63,7 @@ class Sensitivities:
         """Read what `save` wrote.
 
         Raises:
-            PalettizationError: when there is no such file, or it holds something else.
+            PalettizationError: if there is no such file, or its content is not sensitivities.
         """
         try:
             return cls(safetensors.torch.load_file(Path(path)))
@@ -71,14 +72,14 @@ class Sensitivities:
 
 
 class CalibrationError(GraphpressError, RuntimeError):
-    """A calibration step from which no gradient reaches the weights."""
+    """No gradient of a calibration step reaches the weights."""
 
 
 class SensitivityCalibration:
     """Accumulates squared gradients of palettized weights.
 
     Attributes:
-        steps: how many steps were taken.
+        steps: number of steps.
     """
 
     def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]):
@@ -89,12 +90,12 @@ class SensitivityCalibration:
         self._sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in self._named}
 
     def step(self, output: Any, target: Any) -> Tensor:
-        """Take the gradient of ``loss_fn(output, target)`` into account and return the loss, detached.
+        """Accumulate the squared gradient of ``loss_fn(output, target)`` and return the detached loss.
 
         No `.grad` is written.
 
         Raises:
-            CalibrationError: when the output does not depend on any palettized weight, or was computed without
+            CalibrationError: if the output does not depend on any palettized weight, or was computed without
                 gradients.
         """
         loss = self._loss_fn(output, target)
@@ -113,13 +114,13 @@ class SensitivityCalibration:
         return loss.detach()
 
     def sensitivities(self) -> Sensitivities:
-        """The mean over the steps."""
+        """Return the mean over the steps."""
         count = max(self.steps, 1)
         return Sensitivities({name: (total / count).cpu() for name, total in self._sums.items()})
 
     @contextmanager
     def float_weights(self) -> Iterator[None]:
-        """Let the float weights through, with gradients, then put everything back."""
+        """Use the float weights, with gradients, inside the context."""
         forms = [each.form for each in self._places]
         enabled = [form.enabled for form in forms]
         parameters = [parameter for _, parameter in self._named]
@@ -137,7 +138,7 @@ class SensitivityCalibration:
                 parameter.requires_grad_(was)
 
 
-# What each element counts at least, as a share of the mean: inputs that were zero here may not be elsewhere.
+# Least importance, as a fraction of the mean: inputs that were zero in calibration may be nonzero later.
 DAMPING = 0.01
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -156,11 +157,11 @@ _LOOKED_UP = ("embedding", "embedding_bag")
 
 @define(eq=False)
 class _Weight:
-    """A palettized parameter, and what was seen of the inputs that it multiplies.
+    """A palettized parameter, and the energies of the inputs that it multiplies.
 
     Attributes:
-        energies: sums of squares, ``[groups, columns]`` float64, by how the layer that reads the parameter, or a view
-            of it, is a matrix: with the shape, stride and storage offset of what it reads.
+        energies: sums of squares, ``[groups, columns]`` float64. The key is the matrix form of the layer that reads the
+            parameter or a view of it, with the shape, stride and storage offset of that view.
     """
 
     name: str
@@ -170,9 +171,9 @@ class _Weight:
     energies: dict[tuple[LayerMatrix, tuple[int, ...], int], Tensor] = field(factory=dict)
 
     def importance(self) -> Tensor | None:
-        """How much each element counts, float32, in a shape that expands to the parameter's; None where none was seen.
+        """Return the importance of the elements, or None if no input was observed.
 
-        Where layers share the parameter, or parts of it, their errors add up.
+        It is float32, in a shape that expands to the parameter's. The errors of layers that share the parameter add up.
         """
         if not self.energies:
             return None
@@ -193,11 +194,11 @@ class _Weight:
 
 
 class ActivationCalibration(CallObserver):
-    """Sums the squares of what enters linear layers, convolutions and products with a parameter.
+    """Sums the squares of the inputs of linear layers, convolutions and matrix products with a parameter.
 
     Attributes:
-        steps: how many calls of layers were seen.
-        ignored: how many more had inputs that are not finite, which count for nothing.
+        steps: number of observed layer calls.
+        ignored: number of further calls, ignored because their inputs were not finite.
     """
 
     def __init__(self, model: nn.Module):
@@ -214,7 +215,7 @@ class ActivationCalibration(CallObserver):
 
     @contextmanager
     def float_weights(self) -> Iterator[None]:
-        """See what the model, which computes with its float weights inside, calls."""
+        """Use the float weights and observe the calls of the model inside the context."""
         enabled = [form.enabled for form in self._forms]
         try:
             for form in self._forms:
@@ -236,7 +237,7 @@ class ActivationCalibration(CallObserver):
         return operator.function(*args, **kwargs)
 
     def sensitivities(self) -> Sensitivities:
-        """What was seen; a weight of which nothing is known counts evenly. One warning names those that should be."""
+        """Return the importances; unobserved weights have equal importances, with a warning if this is unexpected."""
         found = {weight.name: weight.importance() for weight in self._weights}
         unknown = [
             weight.name
@@ -245,14 +246,14 @@ class ActivationCalibration(CallObserver):
         ]
         if unknown:
             warnings.warn(
-                "no input of a linear layer, convolution or product was seen for these weights, whose elements count "
-                f"evenly: {', '.join(unknown)}",
+                "no input of a linear layer, convolution or matrix product was observed for these weights, whose "
+                f"elements are equally important: {', '.join(unknown)}",
                 PalettizationWarning,
                 stacklevel=4,
             )
         if self.ignored:
             warnings.warn(
-                f"{self.ignored} inputs of layers were NaN or infinite, and count for nothing",
+                f"{self.ignored} inputs of layers were ignored because of NaN or infinite values",
                 PalettizationWarning,
                 stacklevel=4,
             )
@@ -284,7 +285,7 @@ class ActivationCalibration(CallObserver):
         owner.energies[key] = energies if known is None else known.add_(energies)
 
     def _owner(self, tensor: Tensor) -> _Weight | None:
-        """The weight that a tensor is, or is a view of."""
+        """Return the weight that a tensor is, or is a view of, or None."""
         if tensor.layout is not torch.strided:
             return None
         for weight in self._by_storage.get(tensor.untyped_storage().data_ptr(), ()):
@@ -295,7 +296,7 @@ class ActivationCalibration(CallObserver):
 
 
 def _weights_of(places: Iterable[Placed[FakePalettized]]) -> Iterator[_Weight]:
-    """Each palettized parameter once, by the first of its names; asked for where any of its places asks."""
+    """Yield each palettized parameter once, by its first name; it is activation-aware if any of its places is."""
     found: dict[int, _Weight] = {}
     for place in places:
         parameter, form = place.parameter, place.form

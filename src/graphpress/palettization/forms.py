@@ -1,4 +1,4 @@
-"""Palettized parameters of prepared modules: tables beside the float parameter."""
+"""Palettized parameters of prepared modules: a float parameter with lookup tables as buffers."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PARTS = ("indices", "lut", "scale", "zero_point", "minval")
 
 @define(eq=False, slots=False)
 class FakePalettized(FakeCompressed):
-    """A float parameter read as its palettized self. The tables are buffers beside it.
+    """A float parameter that is read as its palettized value; the lookup tables are buffers of the module.
 
     Attributes:
-        spec: how it is palettized.
-        op_type: of the op that reads it.
-        axis, dtype: of the `PalettizedWeight`.
-        start: the training step from which it is used.
-        enabled: False lets the float parameter through.
+        spec: the palettization spec.
+        op_type: the type of the op that reads it.
+        axis, dtype: those of the `PalettizedWeight`.
+        start: the first training step with palettization.
+        enabled: False uses the float parameter.
     """
 
     spec: PalettizationSpec
@@ -47,7 +47,7 @@ class FakePalettized(FakeCompressed):
 
     @property
     def is_trained(self) -> bool:
-        """True where the gradient reaches the float parameter, and its indices follow it."""
+        """True if the float parameter gets a gradient and its indices follow it."""
         strategy = self.spec.training_strategy_spec
         if isinstance(strategy, TableTrainingSpec):
             return strategy.assignments == "nearest"
@@ -55,12 +55,12 @@ class FakePalettized(FakeCompressed):
 
     @property
     def learns_tables(self) -> bool:
-        """True where the gradient reaches the entries of the tables."""
+        """True if the LUT entries get a gradient."""
         return isinstance(self.spec.training_strategy_spec, TableTrainingSpec)
 
-    @torch._disable_dynamo  # type: ignore[attr-defined] # a compiled model takes the weight as it is kept, and gradients as they are written here
+    @torch._disable_dynamo  # type: ignore[attr-defined] # compiled models use the cached weight and these gradients
     def value(self, module: nn.Module) -> Tensor:
-        """The palettized parameter, or, while not enabled, the float one."""
+        """Return the palettized parameter, or the float one if disabled."""
         parameter = self.parameter(module)
         if not self.enabled:
             return parameter
@@ -82,7 +82,7 @@ class FakePalettized(FakeCompressed):
         return dense
 
     def settle(self, module: nn.Module) -> None:
-        """Store the tables as training may have moved them, and give each element the entry nearest to it."""
+        """Store the trained lookup tables, and assign each element to its nearest entry."""
         parameter = self.parameter(module)
         if self.learns_tables:
             learned = learned_tables(module, self.name)
@@ -92,7 +92,7 @@ class FakePalettized(FakeCompressed):
             self._assigned.get([parameter, *tables], lambda: self._reassign(module, parameter))
 
     def stored(self, module: nn.Module) -> PalettizedWeight:
-        """The buffers of `module` as one palettized weight."""
+        """Return the palettized weight that the buffers of `module` hold."""
         parts: dict[str, Any] = {part: module._buffers.get(f"{self.name}_{part}") for part in _PARTS}
         mask = self.mask(module)
         return PalettizedWeight(axis=self.axis, n_bits=self.spec.n_bits, dtype=self.dtype, mask=mask, **parts)
@@ -104,25 +104,25 @@ class FakePalettized(FakeCompressed):
         return self._named(parts)
 
     def replace(self, module: nn.Module, weight: PalettizedWeight) -> None:
-        """Overwrite the buffers, and what is trained; modules tied to this one, which have the same ones, follow."""
+        """Overwrite the buffers and trained parameters, which tied modules share."""
         parts = {**tensors_of(weight), **self.trained_parts(module, weight)}
         _overwrite({**module._parameters, **module._buffers}, self._named(parts))
 
     def trained_parts(self, module: nn.Module, weight: PalettizedWeight) -> dict[str, nn.Parameter | Tensor]:
-        """What training of the tables starts from, by name; nothing where they stay."""
+        """Return the initial tensors of LUT training by name; empty if the tables are not trained."""
         if not self.learns_tables:
             return {}
         return parts_of(LearnedTables.of(weight, self.parameter(module), self.spec, self.op_type))
 
     def _named(self, parts: Mapping[str, T]) -> dict[str, T]:
-        """`parts` by their names in the module."""
+        """Return `parts` by their names in the module."""
         return {f"{self.name}_{part}": tensor for part, tensor in parts.items()}
 
     def _layout(self, parameter: Tensor) -> Layout:
         return layout_of(tuple(parameter.shape), self.spec, self.op_type, self.name)
 
     def _make(self, module: nn.Module) -> bool:
-        """Store the tables as they are now."""
+        """Store the current lookup tables."""
         with torch.inference_mode(False), torch.no_grad():
             before, tables = self.stored(module), learned_tables(module, self.name)
             weight = tables.stored(before.indices, self.spec, self._layout(self.parameter(module)), self.dtype)
@@ -136,7 +136,7 @@ class FakePalettized(FakeCompressed):
 
 
 class _PassGradient(torch.autograd.Function):
-    """The palettized value with the gradient of the parameter (arXiv 1308.3432)."""
+    """Straight-through estimator: the palettized value, with its gradient to the parameter (arXiv 1308.3432)."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, dense: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class _PassGradient(torch.autograd.Function):
 
 
 def _overwrite(held: Mapping[str, Tensor | None], tensors: Mapping[str, Tensor]) -> None:
-    """Write to those of the tensors held that differ. Outside inference mode, so that the writing shows."""
+    """Overwrite held tensors that differ, outside inference mode, so that their versions change."""
     with torch.inference_mode(False), torch.no_grad():
         for name, tensor in tensors.items():
             kept = held[name]
@@ -162,15 +162,15 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def tensors_of(weight: PalettizedWeight) -> dict[str, Tensor]:
-    """The tensors of a palettized weight, by the suffix of their buffers."""
+    """Return the tensors of a palettized weight, by the suffixes of their buffers."""
     return {part: tensor for part in _PARTS if (tensor := getattr(weight, part)) is not None}
 
 
 def install_palettized(weight: PlannedWeight, palettized: PalettizedWeight) -> None:
-    """Let every module that has this parameter read the palettized one. They share what lies beside it.
+    """Make every module with this parameter read the palettized value; tied modules share the buffers.
 
     Raises:
-        PalettizationError: when a module has something under the name of a buffer.
+        PalettizationError: if a module already uses the name of a buffer.
     """
     schedule = getattr(weight.module_config, "pat_schedule", None)
     start = 0 if schedule is None else schedule.enable_fake_palettize

@@ -1,4 +1,4 @@
-"""Cluster many weights, here or through an executor that may lose workers."""
+"""Clustering of many weights, in this process or on an executor that may lose workers."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from graphpress.passes.weights import (
 )
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
-"""A palettized weight, or why there is none."""
+"""A palettized weight, or the reason why it is skipped."""
 
 
 @frozen(eq=False)
 class SortedOut:
-    """What clustering made of planned weights: the palettized ones, and the others with the reasons."""
+    """Clustered weights: the palettized ones, and the skipped ones with reasons."""
 
     palettized: tuple[tuple[PlannedWeight, PalettizedWeight], ...]
     skipped: tuple[SkippedWeight, ...]
 
 
 def sorted_out(planned: Sequence[PlannedWeight], found: Sequence[Found], leave_indivisible: bool | None) -> SortedOut:
-    """Tell the weights that were palettized from those that are skipped.
+    """Separate the palettized weights from the skipped ones.
 
     Raises:
-        PalettizationError: for weights that groups or vectors do not divide, see `KMeansPalettizer.prepare`.
+        PalettizationError: for weights that do not divide into groups or vectors, see `KMeansPalettizer.prepare`.
     """
     palettized, skipped, indivisible_ones = [], [], []
     for weight, result in zip(planned, found, strict=True):
@@ -71,9 +71,9 @@ def sorted_out(planned: Sequence[PlannedWeight], found: Sequence[Found], leave_i
 
 
 class _Portable:
-    """Tensors pickle as plain bytes.
+    """Base of records whose tensors are pickled as bytes.
 
-    Torch would send handles to shared memory, which end with the process that made them and are limited in number.
+    Torch would send handles to shared memory, which are limited in number and end with the process that made them.
     """
 
     def __reduce__(self) -> Any:
@@ -83,7 +83,7 @@ class _Portable:
 
 @frozen(eq=False)
 class Job(_Portable):
-    """Arguments of `palettize`: what it depends on, and nothing else."""
+    """The arguments of `palettize` for one weight."""
 
     tensor: Tensor
     spec: PalettizationSpec
@@ -104,20 +104,20 @@ class Job(_Portable):
         sensitivities: Sensitivities | None,
         mask: Tensor | None = None,
     ) -> Job:
-        """The job of a parameter, whose elements count by `sensitivities` where there are any; a pruned one has a mask.
+        """Build the job of a parameter, with element weights by `sensitivities` and a `mask` of kept elements.
 
         Raises:
-            PalettizationError: when the sensitivities are those of another model.
+            PalettizationError: if the sensitivities belong to another model.
         """
         assert parameter is not None
         importance = None if sensitivities is None else sensitivities.of(name, tuple(parameter.shape))
         return cls(parameter.detach(), spec, op_type, name, seed, importance, mask)
 
     def run(self) -> Found:
-        """Cluster the weight here.
+        """Cluster the weight in this process.
 
         Raises:
-            PalettizationError: for a weight that no spec can palettize.
+            PalettizationError: for a weight that cannot be palettized by any spec.
         """
         try:
             return palettize(
@@ -135,19 +135,19 @@ class Job(_Portable):
 
 @frozen(eq=False)
 class Outcome(_Portable):
-    """What a worker sends back: the parts of a palettized weight, or an error."""
+    """The result of a worker: the fields of a palettized weight, or the reason why there is none."""
 
     parts: Mapping[str, Any]
     error: TooSmallError | BlockSizeError | None
 
     @property
     def found(self) -> Found:
-        """What `Job.run` returned there."""
+        """Return the result of `Job.run` in the worker."""
         return PalettizedWeight(**self.parts) if self.error is None else self.error
 
 
 def run_elsewhere(job: Job, tries: int) -> Outcome:
-    """Run `job` in a worker, where it was tried so many times before."""
+    """Run `job` in a worker; `tries` counts earlier attempts."""
     found = job.run()
     if isinstance(found, PalettizedWeight):
         return Outcome(asdict(found, recurse=False), None)
@@ -172,7 +172,7 @@ def _tensor_of(value: Any) -> Any:
         return {name: _tensor_of(part) for name, part in value.items()}
     if not isinstance(value, _Bytes):
         return value
-    # A copy where the bytes came in memory that cannot be written to, as a transport may hand it over.
+    # Transports may deliver read-only memory, which is copied.
     data = value.data if value.data.flags.writeable else value.data.copy()
     return torch.from_numpy(data).view(value.dtype).reshape(value.shape)
 
@@ -185,35 +185,35 @@ class _Bytes:
 
 
 MOST_TRIES = 3
-# Weights on their way to an executor that does not tell how many workers it has.
+# Weights in flight to an executor of unknown size.
 IN_FLIGHT = 32
 
 
 class WorkerError(GraphpressError, RuntimeError):
-    """Workers were lost again and again; the message names the weights that they were at work on."""
+    """Workers were lost repeatedly; the message names the affected weights."""
 
 
 def clustered(jobs: Iterable[Job], num_workers: int, executor: Executor | None) -> Iterator[Found]:
-    """What becomes of each weight, in order. Nothing random is shared, so the workers cannot change the result.
+    """Yield the result of each job, in order; it does not depend on the number of workers.
 
-    Weights are handed out as results come back, two for each worker, so that copies on their way do not add up to the
-    model. What a lost worker had is handed out again, to a new pool where the old one broke.
+    At most two jobs per worker are in flight, which bounds the memory of their copies. Jobs of a lost worker are
+    submitted again, to a new pool if the old one is broken.
 
     Raises:
         PalettizationError: for weights that cannot be palettized.
-        WorkerError: when a weight is lost several times.
+        WorkerError: if a weight is lost several times.
     """
     if executor is None and num_workers == 1:
         yield from (job.run() for job in jobs)
         return
     with ExitStack() as stack:
-        if executor is None:  # clustering runs without the interpreter lock
+        if executor is None:  # clustering releases the interpreter lock
             executor = stack.enter_context(ThreadPoolExecutor(num_workers))
-        yield from _Handing(iter(jobs), executor, stack).results()
+        yield from _Dispatcher(iter(jobs), executor, stack).results()
 
 
-class _Given:
-    """A job that was handed out, to whom, and how often before."""
+class _Submitted:
+    """A submitted job, with its executor and the number of failed attempts."""
 
     def __init__(self, job: Job):
         self.job = job
@@ -224,60 +224,60 @@ class _Given:
     def submit(self, executor: Executor) -> None:
         self.executor = executor
         try:
-            # The number of the try tells them apart for executors that remember results by arguments.
+            # The attempt number distinguishes calls for executors that cache results by arguments.
             self.future = executor.submit(run_elsewhere, self.job, self.tries)
-        except BrokenExecutor as error:  # `_Handing` sees to it when this job's turn comes
+        except BrokenExecutor as error:  # handled by `_Dispatcher` when it waits for this job
             self.future = Future()
             self.future.set_exception(error)
 
 
-class _Handing:
-    """Hands jobs to an executor and takes results in order."""
+class _Dispatcher:
+    """Submits jobs to an executor and yields results in order."""
 
     def __init__(self, jobs: Iterator[Job], executor: Executor, stack: ExitStack):
         self._jobs = jobs
         self._executor = executor
         self._stack = stack
         self._workers: int = getattr(executor, "_max_workers", IN_FLIGHT // 2)
-        self._given: deque[_Given] = deque()
+        self._submitted: deque[_Submitted] = deque()
 
     def results(self) -> Iterator[Found]:
-        """What becomes of each job."""
+        """Yield the result of each job, in order."""
         try:
             while True:
-                for job in islice(self._jobs, 2 * self._workers - len(self._given)):
-                    self._given.append(_Given(job))
-                    self._given[-1].submit(self._executor)
-                if not self._given:
+                for job in islice(self._jobs, 2 * self._workers - len(self._submitted)):
+                    self._submitted.append(_Submitted(job))
+                    self._submitted[-1].submit(self._executor)
+                if not self._submitted:
                     return
-                found = self._found(self._given[0])
-                self._given.popleft()
+                found = self._found(self._submitted[0])
+                self._submitted.popleft()
                 yield found
         finally:
-            for each in self._given:
+            for each in self._submitted:
                 each.future.cancel()
 
-    def _found(self, given: _Given) -> Found:
+    def _found(self, submitted: _Submitted) -> Found:
         while True:
             try:
-                return given.future.result().found
+                return submitted.future.result().found
             except GraphpressError:
                 raise
             except Exception as error:
-                self._hand_out_again(given, error)
+                self._resubmit(submitted, error)
 
-    def _hand_out_again(self, given: _Given, error: Exception) -> None:
-        """Hand out what was lost; where the pool broke, everything that it had not finished."""
-        lost = [given]
+    def _resubmit(self, submitted: _Submitted, error: Exception) -> None:
+        """Submit a lost job again; if the pool is broken, submit all of its unfinished jobs to a new one."""
+        lost = [submitted]
         if isinstance(error, BrokenExecutor):
-            broken = given.executor
-            lost = [each for each in self._given if each.executor is broken and each.future.exception() is not None]
+            broken = submitted.executor
+            lost = [each for each in self._submitted if each.executor is broken and each.future.exception() is not None]
             self._executor = self._stack.enter_context(_another(self._executor, self._workers))
         names = ", ".join(each.job.name for each in lost)
         reason = f"{type(error).__name__}: {error}"
         for each in lost:
             each.tries += 1
-        if given.tries == MOST_TRIES:
+        if submitted.tries == MOST_TRIES:
             raise WorkerError(f"workers failed {MOST_TRIES} times at one of {names} ({reason})") from error
         warnings.warn(f"a worker was lost ({reason}); clustered again: {names}", PalettizationWarning, stacklevel=2)
         for each in lost:
@@ -285,7 +285,7 @@ class _Handing:
 
 
 def _another(broken: Executor, workers: int) -> Executor:
-    """A pool in place of a broken one: of processes set up in the same way, or else of threads."""
+    """Create a replacement of a broken pool: of processes with the same setup, or of threads."""
     if not isinstance(broken, ProcessPoolExecutor):
         return ThreadPoolExecutor(workers)
     setup = {name: getattr(broken, f"_{name}", None) for name in ("mp_context", "initializer")}

@@ -1,4 +1,4 @@
-"""Tables of a module that are trained: parameters beside the float one, from which the stored tables are made."""
+"""Trained lookup tables of a module, held as parameters."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor, nn
 from graphpress.passes.config import PalettizationSpec
 from graphpress.passes.weights import Layout, LearnedTables
 
-# In the module each has the name of the float parameter before it: `weight_entries`.
+# Suffixes of the names in the module: `weight_entries` for `weight`.
 TRAINED = ("entries", "scale_change")
 _STARTS = ("channel_scale", "grid_scale", "grid_zero_point", "grid_minval")
 
 
 def learned_tables(module: nn.Module, name: str) -> LearnedTables:
-    """What `module` holds of its parameter `name`."""
+    """Return the trained tables of the parameter `name` of `module`."""
     parts: dict[str, Any] = {part: module._parameters.get(f"{name}_{part}") for part in TRAINED}
     parts |= {part: module._buffers.get(f"{name}_{part}") for part in _STARTS}
     return LearnedTables(**parts)
 
 
 def trained_parameters(module: nn.Module, name: str) -> list[nn.Parameter]:
-    """What of the tables of its parameter `name` is trained."""
+    """Return the trained parameters of the tables of the parameter `name`."""
     parts = (module._parameters.get(f"{name}_{part}") for part in TRAINED)
     return [parameter for parameter in parts if parameter is not None]
 
 
 def held_parts(module: nn.Module, name: str) -> dict[str, Tensor]:
-    """What `module` holds of its parameter `name` for training only, by the suffixes of the names."""
+    """Return the tensors that `module` holds only for training of the parameter `name`, by suffix."""
     return {
         part: tensor
         for part, tensor in asdict(learned_tables(module, name), recurse=False).items()
@@ -39,7 +39,7 @@ def held_parts(module: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def parts_of(tables: LearnedTables) -> dict[str, nn.Parameter | Tensor]:
-    """What there is of `tables`, by name, as parameters and buffers."""
+    """Return copies of the tensors of `tables` by name: trained ones as parameters, others as buffers."""
     found: dict[str, nn.Parameter | Tensor] = {}
     for part in (*TRAINED, *_STARTS):
         tensor = getattr(tables, part)
@@ -57,10 +57,10 @@ def with_gradients(
     layout: Layout,
     weight_learns: bool,
 ) -> Tensor:
-    """`dense`, which `tables` and `indices` stand for, with gradients to what is trained of them.
+    """Return `dense`, the expanded weight of `tables` and `indices`, with gradients to the trained tensors.
 
     Args:
-        weight_learns: whether the float `parameter` takes the gradient of the weight, too.
+        weight_learns: whether the float `parameter` gets the gradient of the weight, too.
     """
     given = tables, spec, layout, weight_learns
     found: Tensor = _TableGradient.apply(parameter, tables.entries, tables.scale_change, dense, indices, given)
@@ -68,7 +68,7 @@ def with_gradients(
 
 
 class _TableGradient(torch.autograd.Function):
-    """The palettized weight, with gradients to its entries, scales of channels, and, if wanted, to the float weight."""
+    """The palettized weight, with gradients to LUT entries, channel scales and, optionally, the float weight."""
 
     @staticmethod
     def forward(
@@ -87,7 +87,7 @@ class _TableGradient(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        dense, indices, entries, scale_change = ctx.saved_tensors  # refuses those written to since
+        dense, indices, entries, scale_change = ctx.saved_tensors  # raises if any was written to since
         tables, spec, layout, weight_learns = ctx.given
         (gradient,) = gradients
         by_entry = by_scale = None

@@ -1,4 +1,4 @@
-"""The palettizer: weights become indices into small tables found by k-means."""
+"""The palettizer: weights become indices into small lookup tables (LUTs) that k-means finds."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from graphpress.passes.weights import PalettizationError, PalettizationWarning, 
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
-    """Palettizes the weights of a model: ``prepare`` clusters them, ``finalize`` stores them as indices and tables.
+    """Palettizes the weights of a model: ``prepare`` clusters them, ``finalize`` stores indices and LUTs.
 
     Args:
-        model: any module; it is never changed.
-        config: which weights and how; None is 4 bits per weight tensor, for every weight.
+        model: any module; it is not changed unless ``prepare(copy=False)`` is called.
+        config: the config; None is 4 bits with one LUT per weight, for every weight.
     """
 
     config_class: ClassVar[type[KMeansPalettizerConfig]] = KMeansPalettizerConfig
@@ -60,7 +60,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
     @staticmethod
     def supported_modules() -> tuple[type[nn.Module], ...]:
-        """Module classes whose weights are palettized by default. Parameters of others can be named in the config."""
+        """Return the module classes whose weights are palettized by default; configs can name other parameters."""
         return SUPPORTED_MODULES
 
     def prepare(
@@ -73,35 +73,38 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         copy: bool = True,
         leave_indivisible: bool | None = None,
     ) -> nn.Module:
-        """Cluster the weights; what is returned computes with the palettized ones.
+        """Cluster the weights and return a model that computes with the palettized ones.
 
-        The result depends on model, config, sensitivities and seed only, not on the number of workers.
+        The result depends only on model, config, sensitivities and seed, not on the number of workers.
 
         Args:
-            example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on
-                them, in eval mode, to see which ops read which parameters; None leaves that to the kinds of modules.
-            sensitivity_path: a file that `save_sensitivities` wrote: errors of weights then count by their importance.
-            num_workers: how many weights are clustered at a time, in threads.
-            executor: where to cluster instead; any `concurrent.futures.Executor`, of processes or of a cluster. A
-                worker that is killed costs a retry and a warning.
-            seed: of vector clustering.
+            example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on them
+                in eval mode, to record which ops read its parameters; None infers the ops from the module types.
+            sensitivity_path: a file that `save_sensitivities` wrote, with the importance of each element.
+            num_workers: number of threads that cluster weights.
+            executor: any `concurrent.futures.Executor`, of processes or of a cluster, to use instead of threads. Jobs
+                of lost workers are retried with a warning.
+            seed: random seed of vector clustering.
             copy: False palettizes the model itself, which saves the memory of a copy.
-            leave_indivisible: what to do with weights that groups or vectors do not divide. True skips them, with a
-                warning; False makes them an error; None makes them an error only where the config means them in
-                particular, or where nothing else is palettized.
+            leave_indivisible: how to treat weights that do not divide into groups or vectors. True skips them with a
+                warning; False raises an error; None raises an error only if the config selects them in particular, or
+                if nothing else is palettized.
+
+        Returns:
+            the prepared model.
 
         Raises:
-            LifeCycleError: when this palettizer, or another one, has prepared the model already.
-            UnmatchedConfigError: when the config names what the model does not have.
+            LifeCycleError: if this palettizer, or another one, has already prepared the model.
+            UnmatchedConfigError: if entries of the config match nothing.
             PalettizationError: for weights that cannot be palettized, and for a model that cannot run.
-            WorkerError: when workers are lost again and again.
+            WorkerError: if workers are lost repeatedly.
         """
         self._check_unprepared()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
             raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
         if placed(self.model, FakePalettized):
             raise LifeCycleError(
-                "the model is what a KMeansPalettizer prepared; pass the one it finalized, or the original"
+                "the model was prepared by a KMeansPalettizer; pass its finalized model, or the original"
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         instead = "prepare(copy=False) palettizes the model itself"
@@ -128,13 +131,13 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         *,
         mmap_dir: str | PathLike[str] | None = None,
     ) -> nn.Module:
-        """A model that holds the palettized weights as `backend` stores them; the prepared model stays as it is.
+        """Return a model that holds the palettized weights as `backend` stores them; the prepared model is not changed.
 
         Args:
             model: the prepared model or a copy of it; None is the prepared model.
-            backend: for Core AI the weights become indices and tables that `torch.export` and the converter keep;
-                for Core ML the buffers that coremltools reads.
-            mmap_dir: a folder in which indices and tables are written as they are made, and from which they are mapped.
+            backend: for Core AI, weights become indices and LUTs that `torch.export` and the converter preserve; for
+                Core ML, floats with the metadata buffers that coremltools reads.
+            mmap_dir: a folder for memory-mapped files of indices and LUTs; None keeps them in memory.
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this palettizer did not prepare.
@@ -143,8 +146,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         prepared = self._prepared_or(model)
         if self._sensitivities is None and self.calibrates_on_data:
             warnings.warn(
-                "activation_aware had no data: all elements of weights count alike; run data through the prepared "
-                "model inside calibration_mode(), or give prepare a sensitivity_path",
+                "activation_aware had no data: all elements of weights are equally important; run data through the "
+                "prepared model inside calibration_mode(), or pass a sensitivity_path to prepare",
                 PalettizationWarning,
                 stacklevel=2,
             )
@@ -175,20 +178,20 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         sensitivity_path: str | PathLike[str] | None = None,
     ) -> Iterator[Any]:
-        """Measure how much each element of each weight matters, then cluster anew with that as importance.
+        """Measure the importance of each weight element, and cluster again with it on exit.
 
-        Inside, the model runs in eval mode with its float weights. With a loss, call ``step(output, target)`` on what
-        is yielded for each batch: elements count by the mean of their squared gradients (arXiv 2306.07629). Without
-        one, run the prepared model on each batch, with or without gradients: elements of weights whose spec is
-        `activation_aware` count by the second moments of the inputs that they multiply, all others alike. On exit,
-        unless by an exception, tables are found again by weighted k-means.
+        Inside, the model runs in eval mode with its float weights. With a loss, call ``step(output, target)`` on the
+        yielded object for each batch: the importance is the mean squared gradient (arXiv 2306.07629). Without a loss,
+        run the prepared model on each batch, with or without gradients: for weights whose spec is `activation_aware`,
+        the importance is the second moment of the inputs that an element multiplies; elements of other weights are
+        equally important. On exit without an exception, weighted k-means finds new LUTs.
 
         Args:
-            loss_fn: maps output and target to a loss; None asks for second moments of inputs.
-            sensitivity_path: where to save the importances on exit, for `prepare`.
+            loss_fn: maps output and target to a scalar loss; None measures second moments of inputs.
+            sensitivity_path: a file in which to save the importances on exit, for `prepare`.
 
         Raises:
-            LifeCycleError: before `prepare`, inside itself, and without a loss where no spec is `activation_aware`.
+            LifeCycleError: before `prepare`, if nested, and without a loss if no spec is `activation_aware`.
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
@@ -199,15 +202,15 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 calibration = ActivationCalibration(prepared)
             else:
                 raise LifeCycleError(
-                    "calibration_mode has nothing to measure: pass loss_fn, from whose gradients it learns what "
-                    "matters, or set activation_aware=True in a PalettizationSpec, for which data suffice"
+                    "calibration_mode has nothing to measure: pass loss_fn to measure gradients, or set "
+                    "activation_aware=True in a PalettizationSpec to measure inputs"
                 )
             with calibration.float_weights():
                 yield calibration
         if not calibration.steps:
             wanted = "step(output, target)" if loss_fn is not None else "run of the prepared model"
             warnings.warn(
-                f"calibration_mode saw no {wanted}: the tables stay as they were", PalettizationWarning, stacklevel=3
+                f"calibration_mode saw no {wanted}: the lookup tables are unchanged", PalettizationWarning, stacklevel=3
             )
             return
         self._sensitivities = calibration.sensitivities()
@@ -217,7 +220,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
     @property
     def calibrates_on_data(self) -> bool:
-        """True where `calibration_mode` takes data alone: where the spec of a weight is `activation_aware`.
+        """True if `calibration_mode` needs no loss, since the spec of a weight is `activation_aware`.
 
         Raises:
             LifeCycleError: before `prepare`.
@@ -225,10 +228,10 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         return any(each.form.spec.activation_aware for each in placed(self.prepared_model, FakePalettized))
 
     def save_sensitivities(self, path: str | PathLike[str]) -> None:
-        """Write what the last `calibration_mode` measured, or `prepare` was given, to a file that `prepare` takes.
+        """Write the importances of the last `calibration_mode` or `prepare` to a file that `prepare` accepts.
 
         Raises:
-            LifeCycleError: when nothing was measured.
+            LifeCycleError: if nothing was measured.
         """
         if self._sensitivities is None:
             raise LifeCycleError("no sensitivities were measured yet: run calibration_mode first")
@@ -236,18 +239,18 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
     @contextmanager
     def training_mode(self) -> Iterator[PalettizationTraining]:
-        """Train with palettized weights, each from the step on that its schedule says.
+        """Train with palettized weights, each from the start step of its schedule.
 
-        What learns, beside the rest of the model, says `training_strategy_spec`: nothing of the palettized weights
-        (`DefaultTrainingSpec`), the weights, whose indices follow them (`StraightThroughTrainingSpec`), or the entries
-        of the tables and the scales of channels (`TableTrainingSpec`), which are parameters of the prepared model.
-        Weights that their schedule does not palettize yet are float; when their turn comes they are clustered anew.
+        `training_strategy_spec` selects what is trained besides the rest of the model: nothing of the palettized
+        weights (`DefaultTrainingSpec`), the float weights with indices that follow them
+        (`StraightThroughTrainingSpec`), or LUT entries and channel scales, which are parameters of the prepared model
+        (`TableTrainingSpec`). Before its start step, a weight is float; at that step it is clustered again.
 
-        Call ``step()`` on what is yielded, or on the palettizer, after each step of the optimizer or each epoch. On
-        exit, after an exception too, the model is in evaluation mode with all weights palettized.
+        Call ``step()`` on the yielded object or on the palettizer after each optimizer step or each epoch. On exit,
+        also after an exception, the model is in eval mode with all weights palettized.
 
         Raises:
-            LifeCycleError: before `prepare`, and inside itself.
+            LifeCycleError: before `prepare`, and if nested.
         """
         with self._entered("training_mode") as prepared:
             self._warn_about_schedules(prepared)
@@ -261,10 +264,10 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 prepared.eval()
 
     def step(self) -> None:
-        """Count one step of training, and palettize the weights whose schedule says so.
+        """Count one training step, and palettize the weights whose schedules start at it.
 
-        The count is in the `state_dict` of the prepared model, so training resumes where it was saved. Call it once per
-        batch or once per epoch, whichever the schedules count.
+        The count is in the `state_dict` of the prepared model, so training can be resumed. Call it once per batch or
+        once per epoch, in the unit of the schedules.
 
         Raises:
             LifeCycleError: before `prepare`.
@@ -275,7 +278,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             self._training.step()
 
     def table_parameters(self) -> list[nn.Parameter]:
-        """What a `TableTrainingSpec` trains: entries of tables and changes of scales; for an optimizer of their own.
+        """Return the parameters that a `TableTrainingSpec` trains, LUT entries and changes of scales, for an optimizer.
 
         Raises:
             LifeCycleError: before `prepare`.
@@ -296,18 +299,18 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
 
     def enable_fake_palettize(self, module: nn.Module | None = None) -> None:
-        """Let the prepared model, or a submodule of it, compute with palettized weights."""
+        """Use palettized weights in the prepared model or in a submodule of it."""
         for each in placed(self.prepared_model if module is None else module, FakePalettized):
             each.form.enabled = True
 
     def disable_fake_palettize(self, module: nn.Module | None = None) -> None:
-        """Let the prepared model, or a submodule of it, compute with float weights."""
+        """Use float weights in the prepared model or in a submodule of it."""
         for each in placed(self.prepared_model if module is None else module, FakePalettized):
             each.form.enabled = False
 
     def _cluster_again(self, places: Sequence[Placed[FakePalettized]]) -> None:
-        """Find the tables of these weights anew, with what was measured last as importance."""
-        first = once(places)  # of tied parameters, by whose name the sensitivities go
+        """Cluster these weights again with the last measured importances."""
+        first = once(places)  # the first place of tied parameters, whose name the sensitivities use
         jobs = (
             Job.of(
                 each.name,
@@ -326,12 +329,12 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
 
 def _mask_of(weight: PlannedWeight) -> Tensor | None:
-    """Where a pruned weight is kept; None for other weights."""
+    """Return the mask of a pruned weight, or None."""
     return mask_beside(weight.places[0].module, weight.places[0].name)
 
 
 def _check_pruned(planned: Sequence[PlannedWeight]) -> None:
-    """Refuse to train tables of pruned weights, whose zeros would move.
+    """Reject LUT training of pruned weights, since their zero entry must not change.
 
     Raises:
         PalettizationError: naming the weights.
@@ -343,6 +346,6 @@ def _check_pruned(planned: Sequence[PlannedWeight]) -> None:
     ]
     if moving:
         raise PalettizationError(
-            f"{', '.join(moving)}: pruned, and the zero in the table of a pruned weight stays; training_strategy_spec "
+            f"{', '.join(moving)}: pruned weights, whose zero entry must not be trained; training_strategy_spec "
             "is TableTrainingSpec, accepted: DefaultTrainingSpec, StraightThroughTrainingSpec"
         )

@@ -1,4 +1,4 @@
-"""Specs of palettization: how one weight is palettized."""
+"""Specs of palettization for one weight."""
 
 from graphpress.passes.config import (
     DefaultTrainingSpec,

@@ -1,4 +1,4 @@
-"""Training with palettized weights: which of them are used at which step."""
+"""Schedules of training with palettized weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from graphpress.palettization.forms import FakePalettized
 
 
 class PalettizationTraining:
-    """Counts training steps; each weight is palettized from the step on that its schedule says.
+    """Counts training steps and palettizes each weight from the start step of its schedule.
 
-    Until then the float weight is used and trained. When its turn comes, its tables are found anew, by `cluster`.
+    Before that step the float weight is used and trained; at that step `cluster` finds its lookup tables again.
     """
 
     def __init__(self, model: nn.Module, cluster: Callable[[Sequence[Placed[FakePalettized]]], None]):
@@ -29,11 +29,11 @@ class PalettizationTraining:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken; the prepared model's `state_dict` has the number."""
+        """The number of training steps, stored in the prepared model's `state_dict`."""
         return steps_of(self._model)
 
     def step(self) -> None:
-        """One step of the optimizer, or one epoch, was taken. Switches that are not due stay as they are."""
+        """Count one optimizer step or epoch, and palettize the weights whose schedules start at it."""
         steps = count_step(self._model)
         due = [each for each in self._places if each.form.start == steps]
         if due:
@@ -42,7 +42,7 @@ class PalettizationTraining:
             each.form.enabled = True
 
     def finish(self) -> None:
-        """Use every palettized weight, whatever the schedule: those whose floats were trained are clustered anew."""
+        """Palettize every weight regardless of its schedule; weights whose floats were trained are clustered again."""
         trained = [
             each
             for each, parameter, version in self._floats

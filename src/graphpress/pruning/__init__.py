@@ -1,4 +1,4 @@
-"""Pruning: zeros in weights."""
+"""Pruning: setting weight elements to zero and storing weights sparse."""
 
 from graphpress.passes.weights.errors import PruningError, PruningWarning
 from graphpress.pruning.config import (

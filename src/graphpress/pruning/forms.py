@@ -1,4 +1,4 @@
-"""Pruned parameters of prepared modules: floats behind masks."""
+"""Pruned parameters of prepared modules: float parameters with masks as buffers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from graphpress.passes.config import PruningSpec, SparsitySchedule
 from graphpress.passes.weights import PrunedWeight, PruningError, pruning_mask
 
 SPARSITY = "sparsity"
-"""What the buffer of the sparsity in force is called beside a parameter: ``weight_sparsity`` and so on."""
+"""Suffix of the buffer with the current sparsity: ``weight_sparsity`` for ``weight``."""
 
 
 @define(eq=False, slots=False)
 class FakePruned(FakeCompressed):
-    """A float parameter read with zeros where its mask, a buffer beside it, is false.
+    """A float parameter that is read with zeros where its mask buffer is False.
 
-    Zeros get no gradient, and the floats under them stay, so that a later mask may let them through again.
+    Zeros get no gradient. The floats under them are preserved, so that a later mask can select them again.
 
     Attributes:
-        spec: how it is pruned.
-        schedule: how its sparsity grows in training; None is the target from the start.
-        enabled: False lets the float parameter through.
+        spec: the pruning spec.
+        schedule: the sparsity over training steps; None is the target sparsity from the start.
+        enabled: False uses the float parameter.
     """
 
     spec: PruningSpec
@@ -35,12 +35,12 @@ class FakePruned(FakeCompressed):
     enabled: bool = True
 
     def value(self, module: nn.Module) -> Tensor:
-        """The pruned parameter, or, while not enabled, the float one."""
+        """Return the pruned parameter, or the float one if disabled."""
         parameter = self.parameter(module)
         return torch.where(self.mask(module), parameter, torch.zeros_like(parameter)) if self.enabled else parameter
 
     def mask(self, module: nn.Module) -> Tensor:
-        """True where the parameter is read."""
+        """Return the mask: True for kept elements."""
         mask = module._buffers[f"{self.name}_{MASK}"]
         assert mask is not None
         return mask
@@ -54,20 +54,20 @@ class FakePruned(FakeCompressed):
         return {name: module.get_buffer(name) for name in (f"{self.name}_{MASK}", f"{self.name}_{SPARSITY}")}
 
     def sparsity(self, module: nn.Module) -> float:
-        """What the mask was made for."""
+        """Return the sparsity that the mask was chosen for."""
         return float(module.get_buffer(f"{self.name}_{SPARSITY}"))
 
     def scheduled(self, step: int) -> float:
-        """The sparsity in force at a step of training."""
+        """Return the scheduled sparsity at a training step."""
         target = self.spec.target_sparsity
         return target if self.schedule is None else self.schedule.sparsity(step, target)
 
     def prune_to(self, module: nn.Module, name: str, sparsity: float) -> None:
-        """Choose anew which elements stay, by the floats as they are now. Modules tied to this one have the same mask.
+        """Choose the kept elements again by the current floats; tied modules share the mask.
 
         Args:
-            module: that has the parameter.
-            name: of the parameter in the model, for errors.
+            module: the module with the parameter.
+            name: the parameter's name in the model, for errors.
             sparsity: the fraction of zeros.
 
         Raises:
@@ -80,10 +80,10 @@ class FakePruned(FakeCompressed):
 
 
 def install_pruned(weight: PlannedWeight) -> None:
-    """Let every module that has this parameter read it behind one mask.
+    """Make every module with this parameter read it through one mask.
 
     Raises:
-        PruningError: for weights that cannot be pruned, and where a module has something under the name of a buffer.
+        PruningError: for weights that cannot be pruned, and if a module already uses the name of a buffer.
     """
     mask = pruning_mask(weight.parameter, weight.spec, name=weight.name)
     sparsity = torch.tensor(weight.spec.target_sparsity, dtype=torch.float64)

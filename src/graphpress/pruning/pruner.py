@@ -1,4 +1,4 @@
-"""The pruner: the smallest elements of weights, or their smallest channels, become zeros."""
+"""The pruner: weight elements or channels of least magnitude become zero."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from graphpress.pruning.training import PruningTraining
 
 
 class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
-    """Prunes the weights of a model: ``prepare`` puts masks before them, ``finalize`` stores what is left.
+    """Prunes the weights of a model: ``prepare`` adds masks, ``finalize`` stores the kept elements.
 
     Args:
-        model: any module; it is never changed.
-        config: which weights and how; None is half of the elements of every weight.
+        model: any module; it is not changed unless ``prepare(copy=False)`` is called.
+        config: the config; None prunes half of the elements of every weight.
     """
 
     config_class: ClassVar[type[MagnitudePrunerConfig]] = MagnitudePrunerConfig
@@ -50,26 +50,26 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
 
     @staticmethod
     def supported_modules() -> tuple[type[nn.Module], ...]:
-        """Module classes whose weights are pruned by default. Parameters of others can be named in the config."""
+        """Return the module classes whose weights are pruned by default; configs can name other parameters."""
         return SUPPORTED_MODULES
 
     def prepare(self, example_inputs: Inputs = None, copy: bool = True) -> nn.Module:
-        """Choose what stays of each weight; what is returned computes with the pruned ones, at their target sparsity.
+        """Choose the kept elements of each weight and return a model with the pruned weights, at target sparsity.
 
         Args:
-            example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on
-                them, in eval mode, to see which ops read which parameters; None leaves that to the kinds of modules.
+            example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on them
+                in eval mode, to record which ops read its parameters; None infers the ops from the module types.
             copy: False prunes the model itself, which saves the memory of a copy.
 
         Raises:
-            LifeCycleError: when this pruner, or another one, has prepared the model already.
-            UnmatchedConfigError: when the config names what the model does not have.
+            LifeCycleError: if this pruner, or another one, has already prepared the model.
+            UnmatchedConfigError: if entries of the config match nothing.
             PruningError: for weights that cannot be pruned, and for a model that cannot run.
         """
         self._check_unprepared()
         if placed(self.model, FakePruned):
             raise LifeCycleError(
-                "the model is what a MagnitudePruner prepared; pass the one it finalized, or the original"
+                "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"
             )
         instead = "prepare(copy=False) prunes the model itself"
         model = copy_of(self.model, PruningError, instead) if copy else self.model
@@ -88,15 +88,15 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         *,
         mmap_dir: str | PathLike[str] | None = None,
     ) -> nn.Module:
-        """A model that holds the pruned weights as `backend` stores them; the prepared model stays as it is.
+        """Return a model that holds the pruned weights as `backend` stores them; the prepared model is not changed.
 
-        Weights of which a mask would take more space than it saves stay floats with zeros.
+        Weights whose mask would take more space than it saves remain floats with zeros.
 
         Args:
             model: the prepared model or a copy of it; None is the prepared model.
-            backend: for Core AI the weights become kept elements and masks that `torch.export` and the converter keep;
-                for Core ML the buffers that coremltools reads.
-            mmap_dir: a folder in which they are written as they are made, and from which they are mapped.
+            backend: for Core AI, weights become kept elements and masks that `torch.export` and the converter preserve;
+                for Core ML, floats with the metadata buffers that coremltools reads.
+            mmap_dir: a folder for memory-mapped files of these tensors; None keeps them in memory.
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this pruner did not prepare.
@@ -118,14 +118,14 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
 
     @contextmanager
     def training_mode(self) -> Iterator[PruningTraining]:
-        """Train with pruned weights, each as sparse as its schedule says; zeros get no gradient.
+        """Train with pruned weights, whose sparsities follow their schedules; zeros get no gradient.
 
-        Call ``step()`` on what is yielded, or on the pruner, after each step of the optimizer or each epoch, whichever
-        the schedules count. On exit, after an exception too, the model is in evaluation mode and every weight has its
-        target sparsity.
+        Call ``step()`` on the yielded object or on the pruner after each optimizer step or each epoch, in the unit of
+        the schedules. On exit, also after an exception, the model is in eval mode and every weight has its target
+        sparsity.
 
         Raises:
-            LifeCycleError: before `prepare`, and inside itself.
+            LifeCycleError: before `prepare`, and if nested.
         """
         with self._entered("training_mode") as prepared:
             self._warn_about_schedules(prepared)
@@ -139,10 +139,9 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
                 training.finish()
 
     def step(self) -> None:
-        """Count one step of training, and let sparsities follow their schedules.
+        """Count one training step, and set sparsities by their schedules.
 
-        The count is in the `state_dict` of the prepared model, as are the masks, so training resumes where it was
-        saved.
+        The count and the masks are in the `state_dict` of the prepared model, so training can be resumed.
 
         Raises:
             LifeCycleError: before `prepare`.
@@ -153,12 +152,12 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
             self._training.step()
 
     def enable_fake_prune(self, module: nn.Module | None = None) -> None:
-        """Let the prepared model, or a submodule of it, compute with pruned weights."""
+        """Use pruned weights in the prepared model or in a submodule of it."""
         for each in placed(self.prepared_model if module is None else module, FakePruned):
             each.form.enabled = True
 
     def disable_fake_prune(self, module: nn.Module | None = None) -> None:
-        """Let the prepared model, or a submodule of it, compute with float weights."""
+        """Use float weights in the prepared model or in a submodule of it."""
         for each in placed(self.prepared_model if module is None else module, FakePruned):
             each.form.enabled = False
 

@@ -1,4 +1,4 @@
-"""Specs of pruning: how one weight is pruned."""
+"""Specs of pruning for one weight."""
 
 from graphpress.passes.config import (
     BlockStructured,

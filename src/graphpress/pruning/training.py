@@ -1,4 +1,4 @@
-"""Training with pruned weights: how sparse each of them is at which step."""
+"""Schedules of training with pruned weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from graphpress.pruning.forms import FakePruned
 
 
 class PruningTraining:
-    """Counts training steps; each weight is as sparse as its schedule says.
+    """Counts training steps and sets the sparsity of each weight by its schedule.
 
-    A mask is chosen anew, by the magnitudes of that moment, when the sparsity changes, and stays until it changes
-    again.
+    When the sparsity changes, a new mask is chosen by the current magnitudes; it is used until the next change.
     """
 
     def __init__(self, model: nn.Module):
@@ -23,21 +22,21 @@ class PruningTraining:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken; the prepared model's `state_dict` has the number."""
+        """The number of training steps, stored in the prepared model's `state_dict`."""
         return steps_of(self._model)
 
     @property
     def sparsities(self) -> dict[str, float]:
-        """The sparsity in force of each pruned weight, by its name in the model."""
+        """Return the current sparsity of each pruned weight, by its name in the model."""
         return {each.name: each.form.sparsity(each.module) for each in self._places}
 
     def step(self) -> None:
-        """One step of the optimizer, or one epoch, was taken."""
+        """Count one optimizer step or epoch, and set sparsities by their schedules."""
         count_step(self._model)
         self._follow_schedules()
 
     def finish(self) -> None:
-        """Let every weight have its target sparsity, whatever the schedule."""
+        """Set every weight to its target sparsity, regardless of its schedule."""
         for each in self._places:
             self._let(each, each.form.spec.target_sparsity)
 
@@ -46,7 +45,7 @@ class PruningTraining:
             self._let(each, each.form.scheduled(self.steps))
 
     def _let(self, place: Placed[FakePruned], sparsity: float) -> None:
-        """Let a weight be so sparse, and be used so."""
+        """Prune a weight to this sparsity and enable pruning."""
         if place.form.sparsity(place.module) != sparsity:
             place.form.prune_to(place.module, place.name, sparsity)
         place.form.enabled = True

@@ -1,4 +1,4 @@
-"""Quantization: fewer bits for weights and activations."""
+"""Quantization of weights and activations."""
 
 from graphpress.passes.config import WholeWeightsWarning
 from graphpress.quantization.config import (

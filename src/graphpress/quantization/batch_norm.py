@@ -1,4 +1,4 @@
-"""A layer with the batch norm folded into it, still trainable, and norms that train with fixed statistics."""
+"""Trainable layers with a folded batch norm, and norms with frozen statistics."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from graphpress.ir.reference import batch_norm_factor
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import uncompiled
 
-_FROZEN = "_norm_is_frozen"  # in `__dict__`, so that copies and pickles of the module carry it
+_FROZEN = "_norm_is_frozen"  # in `__dict__`, so that copying and pickling preserve it
 
 
 class FreezableNorm(nn.Module):
-    """Base of the modules that stand for a batch norm of the user's model in a prepared graph.
+    """Base of the modules that represent a batch norm of the user's model in a prepared graph.
 
     Attributes:
-        module_paths: the modules of the user's model that it stands for.
+        module_paths: paths of the batch norms in the user's model.
     """
 
     module_paths: tuple[str, ...] = ()
 
     @property
     def norm_is_frozen(self) -> bool:
-        """True when training uses the running statistics and leaves them as they are."""
+        """True if training uses the running statistics and does not update them."""
         return self.__dict__.get(_FROZEN, False)
 
     def freeze_norm(self, frozen: bool = True) -> None:
-        """Let training use the running statistics (and leave them), or the batch's."""
+        """Train with fixed running statistics if `frozen`, else with batch statistics."""
         self.__dict__[_FROZEN] = frozen
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """True when it normalizes by the statistics of the batch, and updates the running ones."""
+        """True if it normalizes by batch statistics and updates the running ones."""
         return self.training and not self.norm_is_frozen
 
 
@@ -48,12 +48,12 @@ Norm = FreezableNorm | _BatchNorm
 
 
 def norms_of(module: nn.Module) -> list[Norm]:
-    """The batch norms in `module`: those of a prepared graph, and torch's own."""
+    """Return the batch norms in `module`: those of a prepared graph and torch's own."""
     return [m for m in module.modules() if isinstance(m, FreezableNorm | _BatchNorm)]
 
 
 def set_frozen(norm: Norm, frozen: bool, training: bool) -> None:
-    """Freeze `norm`, or let it learn again if the model is in training mode (`training`)."""
+    """Freeze or unfreeze `norm`; `training` is the mode that an unfrozen torch norm gets."""
     if isinstance(norm, FreezableNorm):
         norm.freeze_norm(frozen)
     else:
@@ -62,7 +62,7 @@ def set_frozen(norm: Norm, frozen: bool, training: bool) -> None:
 
 
 def keep_frozen(module: nn.Module) -> None:
-    """Put frozen norms of torch's own back into evaluation mode, which `module.train()` has taken them out of."""
+    """Put frozen torch norms back into eval mode, after `module.train()`."""
     for norm in norms_of(module):
         if isinstance(norm, _BatchNorm) and norm.__dict__.get(_FROZEN, False):
             norm.eval()
@@ -70,9 +70,9 @@ def keep_frozen(module: nn.Module) -> None:
 
 @frozen
 class FoldedNorm:
-    """The batch norm that was folded. The integers say which argument of the layer holds each of its tensors.
+    """A folded batch norm, with its tensors as argument indices of the layer.
 
-    `after` has what scales (True) or shifts (False) the channels of its output, in order.
+    `after` lists the arguments that scale (True) or shift (False) the channels of its output, in order.
     """
 
     running_var: int
@@ -86,10 +86,9 @@ class FoldedNorm:
 
 
 class BatchNormLayer(FreezableNorm):
-    """``op(input, weight, bias)`` whose weight and bias are expressions over the parameters of a layer and its batch
-    norm.
+    """A layer ``op(input, weight, bias)`` with a folded batch norm, called with the input and the parameters of both.
 
-    Called with the input and then the parameters.
+    Weight and bias are constant expressions over these parameters.
     """
 
     def __init__(
@@ -108,9 +107,9 @@ class BatchNormLayer(FreezableNorm):
         self.bias, self.bias_arguments = bias
 
     def forward(self, input: Tensor, *parameters: Tensor) -> Tensor:
-        """The layer's output, normalized."""
+        """Compute the normalized output of the layer."""
         if torch.compiler.is_compiling() and not self.weight.is_traceable:
-            # As a whole: a graph that ends at the quantizer keeps for its gradient a variance that the norm updates.
+            # Uncompiled as a whole: a graph break at the quantizer would save a variance that the norm updates.
             result: Tensor = uncompiled(self._apply_layer, input, *parameters)
             return result
         return self._apply_layer(input, *parameters)
@@ -132,7 +131,7 @@ class BatchNormLayer(FreezableNorm):
         axis = -1 if self.op.short_name == "linear" and output.ndim == 2 else 1
         shape = [1] * output.ndim
         shape[axis] = -1
-        # A channel whose factor is zero has lost its values; the norm's own weight makes it its bias again.
+        # A zero factor loses the channel's values; the norm's zero weight then reduces the channel to its bias.
         safe = torch.where(factor == 0, torch.ones_like(factor), factor)
         output = output / safe.reshape(shape).to(output.dtype)
         if norm.layer_bias is not None:
@@ -157,5 +156,5 @@ class BatchNormLayer(FreezableNorm):
         return output
 
     def extra_repr(self) -> str:
-        """The op."""
+        """Return the op."""
         return self.op.name

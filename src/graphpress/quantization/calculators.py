@@ -1,4 +1,4 @@
-"""Calculators of ranges and of quantization parameters."""
+"""Calculators of ranges and quantization parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ C = TypeVar("C", bound=type)
 
 
 class RangeCalculatorBase(ABC):
-    """Base of range calculators. Register one with ``@RangeCalculatorBase.register("key")`` and name it in a spec."""
+    """Base of range calculators, which ``@RangeCalculatorBase.register("key")`` makes available to specs."""
 
     @staticmethod
     def register(key: str) -> Callable[[C], C]:
@@ -31,11 +31,11 @@ class RangeCalculatorBase(ABC):
 
     @abstractmethod
     def __call__(self, data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the range of each block of `data`.
+        """Return the lower and upper end of the range of each block of `data`.
 
         Args:
             data: any floating dtype and shape.
-            block_size: the extent of a block along each axis (-1: the whole axis); empty for one block.
+            block_size: the size of a block along each axis (-1: the whole axis); empty for one block.
 
         Returns:
             two float32 tensors with one element per block, 0-d for one block.
@@ -44,7 +44,7 @@ class RangeCalculatorBase(ABC):
 
 @RangeCalculatorBase.register("minmax")
 class MinMaxRangeCalculator(RangeCalculatorBase):
-    """The least and greatest element."""
+    """The range from the least to the greatest element."""
 
     def __call__(self, data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See the base class."""
@@ -57,15 +57,15 @@ class MinMaxRangeCalculator(RangeCalculatorBase):
 
 
 class QParamsCalculatorBase(nn.Module):
-    """Base of the calculators of scale, zero point and minimum value.
+    """Base of calculators of scale, zero point and minimum value.
 
-    Register one with ``@QParamsCalculatorBase.register("key")`` and name it in a spec. A calculator is made for one
-    quantizer: `spec` says what it computes for, `block_size` the extent of a block along each axis (empty for one
-    block). Keyword-only parameters of its constructor are options, which a spec gives as ``"key{name=value}"``.
+    ``@QParamsCalculatorBase.register("key")`` makes one available to specs. A calculator belongs to one quantizer;
+    `block_size` is the size of a block along each axis (empty for one block). Keyword-only parameters of its
+    constructor are options, which a spec sets as ``"key{name=value}"``.
 
     Attributes:
-        is_traceable: whether torch can compile it: no branch on what a tensor holds, nothing but torch. A quantizer
-            whose calculator is not runs as it does without a compiler.
+        is_traceable: whether torch can compile it, which requires torch ops only and no branches on tensor values. A
+            quantizer with another calculator runs uncompiled.
     """
 
     is_traceable: ClassVar[bool] = False
@@ -82,26 +82,26 @@ class QParamsCalculatorBase(nn.Module):
         return QPARAM_CALCULATORS.register(key)
 
     def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
-        """The calculator to use for a weight (`is_state`) or an activation: itself, or what its name means there."""
+        """Return the calculator for a weight (`is_state`) or an activation: itself, or its counterpart there."""
         return self
 
     @abstractmethod
     def observe(self, data: Tensor) -> None:
-        """Take `data` into account, the first value of a batch."""
+        """Observe `data`, the first value of a batch."""
 
     def observe_more(self, data: Tensor) -> None:
-        """Take `data` into account, a further value of the batch that was observed last.
+        """Observe `data`, a further value of the last batch.
 
-        A quantizer that several points share sees several values in a run, which are one observation.
+        A quantizer that several points share sees several values per run, which count as one observation.
         """
         self.observe(data)
 
     @abstractmethod
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """Scale, zero point and minimum value, for quantizing `data`; None when nothing was seen yet."""
+        """Return scale, zero point and minimum value for quantizing `data`, or None before any observation."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QParamsCalculatorBase:
-        """Ranges and scales move with the model and stay in float32 when it is cast."""
+        """Move ranges and scales with the model, but keep them in float32 when it is cast."""
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in self._buffers.items():
@@ -112,30 +112,30 @@ class QParamsCalculatorBase(nn.Module):
 
     @property
     def has_observed(self) -> bool:
-        """True when `qparams` rests on data."""
+        """True if `qparams` is based on data."""
         return self.qparams() is not None
 
     def traced_condition(self) -> Tensor | None:
-        """A bool tensor, 0-d: whether to quantize by `qparams`, where torch compiles and can't ask; None for surely."""
+        """Return a 0-d bool tensor, whether to quantize by `qparams` in a compiled model, or None for always."""
         return None
 
     def from_range(self, low: Tensor, high: Tensor) -> QParams:
-        """The parameters that cover a range, by the spec's scheme and formulation; `float_range` overrides it."""
+        """Return the parameters for a range, by the spec's scheme and formulation; `float_range` overrides it."""
         return qparams_for(low, high, self.spec)
 
     def extra_repr(self) -> str:
-        """The spec, in short."""
+        """Return dtype and scheme of the spec."""
         return f"{self.spec.dtype}, {self.spec.qscheme.value}"
 
 
 class StatelessQParamsCalculatorBase(QParamsCalculatorBase):
-    """Base of calculators that look only at the tensor being quantized."""
+    """Base of calculators that depend only on the tensor to quantize."""
 
     def observe(self, data: Tensor) -> None:
-        """Nothing is kept."""
+        """Ignore `data`."""
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """From the range of `data` itself."""
+        """Return the parameters for the range of `data`."""
         if data is None:
             return None
         return self.from_range(*self.range_calculator(data, self.block_size))
@@ -143,15 +143,15 @@ class StatelessQParamsCalculatorBase(QParamsCalculatorBase):
 
 @QParamsCalculatorBase.register("static")
 class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
-    """The range of the tensor itself, which is a constant: the default for weights.
+    """The range of a constant tensor, the default for weights.
 
-    An activation is none: there ``"static"`` is the range of the last one seen (`LastRangeQParamsCalculator`).
+    For activations ``"static"`` is the range of the last tensor observed (`LastRangeQParamsCalculator`).
     """
 
     is_traceable = True
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """From the range of `data`, as a pass finds them."""
+        """Return the parameters for the range of `data`, computed as in passes."""
         if data is None:
             return None
         low, high = self.range_calculator(data, self.block_size)
@@ -164,16 +164,16 @@ class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
 
 @QParamsCalculatorBase.register("dynamic")
 class DynamicQParamsCalculator(StatelessQParamsCalculatorBase):
-    """The range of the tensor itself, computed at every run."""
+    """The range of the tensor to quantize, computed in every run."""
 
     is_traceable = True
 
 
 class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
-    """Base of calculators that remember what they have seen as a range.
+    """Base of calculators that accumulate a range over observations.
 
-    Buffers: `running_min`, `running_max` (one entry per block), `observations` (how many tensors entered), `skipped`
-    (how many held something that is no number) and `edges` (how many held the edges of a mask).
+    Buffers: `running_min`, `running_max` (one entry per block), `observations` (number of tensors observed), `skipped`
+    (number of tensors with NaN or infinity) and `edges` (number of tensors with the edges of an attention mask).
     """
 
     running_min: Tensor
@@ -183,7 +183,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
     edges: Tensor
 
     growing: ClassVar[tuple[str, ...]] = ("running_min", "running_max")
-    """Buffers whose shape is known once something was observed."""
+    """Buffers that get their shapes from the first observation."""
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
         super().__init__(spec, block_size)
@@ -195,10 +195,10 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
         self._known = Remembered[QParams | None]()
 
     def observe(self, data: Tensor) -> None:
-        """Take `data` into account; data that holds NaN or plus infinity is skipped.
+        """Observe `data`; tensors with NaN or plus infinity are skipped.
 
-        Values at the lower end of the dtype are the edges of a mask, not data. They are left out of the range, and
-        where half the tensors seen have them, the value is taken for a mask and not quantized at all.
+        Values at the lower end of the dtype are the edges of a mask. They are excluded from the range; if half of the
+        tensors observed have them, the value is treated as a mask and not quantized.
         """
         found = self._without_edges(data)
         if found is not None:
@@ -208,7 +208,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
             self.remember(data, low, high)
 
     def _without_edges(self, data: Tensor) -> tuple[Tensor, Tensor, Tensor, bool] | None:
-        """`data` without the edges of a mask, its range, and whether it had such edges; None where it is skipped."""
+        """Return `data` without mask edges, its range, and whether it had edges; None if it is skipped."""
         if None not in self.spec.float_range or data.numel() == 0:
             return None
         low, high = self.range_calculator(data, self.block_size)
@@ -223,13 +223,13 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
     @abstractmethod
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
-        """Bring `data`, which is finite and has the range ``[low, high]`` in each block, into the state.
+        """Update the state with finite `data`, whose range in each block is ``[low, high]``.
 
-        `observations` counts it already.
+        `observations` already includes it.
         """
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """From the range seen so far, or the fixed one."""
+        """Return the parameters for the accumulated range, or for the fixed range of the spec."""
         state = (self.running_min, self.running_max, self.observations, self.edges)
         return self._known.get(state, self._from_running_range)
 
@@ -240,7 +240,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
     @property
     def has_observed(self) -> bool:
-        """True when a tensor was seen, or the spec fixes both ends."""
+        """True if a tensor was observed or the spec fixes both ends."""
         return None not in self.spec.float_range or self.observations.item() > 0
 
     def traced_condition(self) -> Tensor | None:
@@ -251,7 +251,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
     @property
     def is_mask(self) -> bool:
-        """True when what was observed looks like a mask, which must not be rounded."""
+        """True if the observed values are those of a mask, which must not be rounded."""
         return self.edges.item() > 0 and 2 * self.edges.item() >= self.observations.item()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -263,13 +263,13 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
 
 
 class RunningRangeMixin(StatefulQParamsCalculatorBase):
-    """A stateful calculator whose range is updated by a rule: override `update_running_range`.
+    """Base of stateful calculators with an update rule for the range; override `update_running_range`.
 
-    What is observed in one batch, at all points that share the quantizer, counts as one range, the union. The state
-    follows from the one before the batch, which is kept beside it; none of that is saved.
+    All observations of a batch, at all points that share the quantizer, count as one range, their union. The new state
+    is computed from the state before the batch, which is kept but not saved.
 
-    Buffers beside those of the base: `batch_min`, `batch_max` (the range of the batch so far, empty where nothing was
-    seen yet), `before_min`, `before_max`, `before_edges` (the state before the batch).
+    Additional buffers: `batch_min`, `batch_max` (the range of the batch so far, empty before any observation),
+    `before_min`, `before_max`, `before_edges` (the state before the batch).
     """
 
     is_traceable = True
@@ -309,7 +309,7 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
             self.remember(data, low, high)
 
     def _observe_traced(self, data: Tensor) -> None:
-        """`observe_more` without a branch on what is in `data`, so that torch compiles the model as one graph."""
+        """Observe further data without branches on its values, so that torch compiles the model as one graph."""
         if None not in self.spec.float_range or data.numel() == 0:
             return
         edge = torch.finfo(data.dtype).min / 2
@@ -331,7 +331,7 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
             setattr(self, name, torch.where(is_skipped, kept.expand_as(later), later))
 
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
-        """The range of the first batch is kept as it is, those of later ones enter by the rule."""
+        """Store the range of the first batch, and update it by the rule for later ones."""
         self.batch_min, self.batch_max = torch.minimum(self.batch_min, low), torch.maximum(self.batch_max, high)
         if self.observations == 1:
             self.running_min, self.running_max = self.batch_min.clone(), self.batch_max.clone()
@@ -341,14 +341,14 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
 
     @abstractmethod
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """What `running_min` and `running_max` become with the range of one more batch.
+        """Return the new `running_min` and `running_max` after a batch with this range.
 
-        `observations` counts it already.
+        `observations` already includes the batch.
         """
 
 
 class LastRangeQParamsCalculator(RunningRangeMixin):
-    """The range of the last tensor seen: what ``"static"`` means for activations."""
+    """The range of the last tensor observed, which ``"static"`` means for activations."""
 
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
@@ -357,10 +357,10 @@ class LastRangeQParamsCalculator(RunningRangeMixin):
 
 @QParamsCalculatorBase.register("moving_average")
 class MovingAverageQParamsCalculator(RunningRangeMixin):
-    """The moving average of the ranges seen, corrected for its start: the default for activations.
+    """The bias-corrected moving average of the observed ranges, the default for activations.
 
-    With constant c the n-th range has weight ``c / (1 - (1 - c)^n)``, which is 1 for the first and falls to c, so
-    that early tensors do not linger (the correction of Adam, arXiv 1412.6980, section 3).
+    With averaging constant c the n-th range has weight ``c / (1 - (1 - c)^n)``, which falls from 1 to c (the bias
+    correction of Adam, arXiv 1412.6980, section 3).
     """
 
     def __init__(
@@ -384,7 +384,7 @@ class MovingAverageQParamsCalculator(RunningRangeMixin):
 
 @QParamsCalculatorBase.register("global_minmax")
 class GlobalMinMaxQParamsCalculator(RunningRangeMixin):
-    """The widest range seen."""
+    """The union of all observed ranges."""
 
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""

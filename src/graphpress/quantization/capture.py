@@ -1,4 +1,4 @@
-"""Capture a model as a graph that also runs at other batch sizes than the example's."""
+"""Capture of a model as a graph that accepts other batch sizes than the example's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from graphpress.ir.torch.generalization import NotProven, prove
 from graphpress.passes.config import SpecError
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
-# Ops whose attributes spell out extents of the result.
+# Ops whose attributes contain dims of the result.
 _SHAPED = frozenset(
     {"view", "reshape", "expand", "_unsafe_view", "view_as", "zeros", "ones", "full", "arange", "repeat"}
 )
-# Ops with a number that may have been computed from one.
+# Ops with a number attribute that may have been computed from a dim.
 _NUMBERED = frozenset(
     {
         "add",
@@ -50,14 +50,15 @@ _NUMBERED = frozenset(
 
 
 def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> Graph:
-    """`model` as a graph, captured in eval mode.
+    """Capture `model` in eval mode as a graph.
 
-    Where no dynamic shapes are given and the graph spells out numbers that may be the batch of the example, these
-    become symbolic: by proof (`graphpress.ir.torch.generalization`), or else by another capture with a dynamic batch,
-    if torch can.
+    Without dynamic shapes, if the graph contains constants that may be the batch size of the example, they are made
+    symbolic: by proof (`graphpress.ir.torch.generalization`), or else by a second capture with a dynamic batch, if
+        torch
+    supports it.
 
     Raises:
-        ExportError: when torch cannot capture the model.
+        ExportError: if torch cannot capture the model.
     """
     arguments = flat_arguments(example_inputs)
     graph = from_module(model, arguments, dynamic_shapes=dynamic_shapes)
@@ -76,7 +77,7 @@ def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -
 
 
 def flat_arguments(example_inputs: Any) -> tuple[Any, ...]:
-    """Example inputs as the tuple of positional arguments."""
+    """Return example inputs as a tuple of positional arguments."""
     if isinstance(example_inputs, torch.Tensor):
         return (example_inputs,)
     if isinstance(example_inputs, list | tuple):
@@ -121,7 +122,7 @@ def _dynamic_batch(arguments: tuple[Any, ...]) -> Any:
 
 
 def _with_batch_of_two(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """torch.export takes an extent of 1 for a constant, so a batch of one is doubled."""
+    """Double a batch of one, since `torch.export` specializes dims of size 1."""
 
     def doubled(argument: Any) -> Any:
         if isinstance(argument, torch.Tensor):
@@ -134,10 +135,10 @@ def _with_batch_of_two(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def preserve_attributes(names: Iterable[str] | None, source: nn.Module, target: nn.Module) -> None:
-    """Give `target` copies of attributes of `source`; methods are bound to `target`.
+    """Copy attributes of `source` to `target`; methods are bound to `target`.
 
     Raises:
-        SpecError: for a name that `source` does not have, or that `target` uses itself.
+        SpecError: for a name that `source` does not have, or that every module has.
     """
     for place, name in enumerate(names or ()):
         path = f"preserved_attributes[{place}]"
@@ -145,10 +146,10 @@ def preserve_attributes(names: Iterable[str] | None, source: nn.Module, target: 
             known = [known for known in dir(source) if not known.startswith("_")]
             raise SpecError(f"the model has no attribute {name!r}{suggestion(name, known)}", path)
         if isinstance(target, type(source)) and hasattr(target, name):
-            continue  # a copy of the model has what the model has
+            continue  # a copy of the model already has its attributes
         value = getattr(source, name)
         if name in target._modules or name in target._parameters or name in target._buffers:
-            continue  # it is there already, compressed
+            continue  # already present in compressed form
         if hasattr(type(target), name):
             raise SpecError(f"{name!r} is an attribute of every module; accepted: names of the model's own", path)
         is_method = isinstance(value, types.MethodType) and value.__self__ is source
@@ -157,7 +158,7 @@ def preserve_attributes(names: Iterable[str] | None, source: nn.Module, target: 
 
 @contextmanager
 def buffers_restored(module: nn.Module) -> Iterator[None]:
-    """Give every buffer that is no quantizer's the values back that it had before, such as a cache in the model."""
+    """Restore the buffers of the model, such as caches, on exit; quantizers keep their state."""
     ours = {id(b) for m in module.modules() if isinstance(m, FakeQuantizeImplBase) for b in m.buffers()}
     kept = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers() if id(buffer) not in ours]
     try:

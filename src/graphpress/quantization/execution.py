@@ -1,4 +1,4 @@
-"""The interface of the two execution modes, and the checks of calibration before ranges become final."""
+"""The interface of the execution modes, and checks of the calibration before finalization."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
 class UncalibratedWarning(UserWarning):
-    """Quantizers that saw no data when the model was finalized."""
+    """Quantizers were finalized without calibration data."""
 
 
 class NonFiniteCalibrationWarning(UserWarning):
-    """Calibration data with NaN or infinite values, which no range was made from."""
+    """Calibration data with NaN or infinite values was ignored."""
 
 
 def warn_about_calibration(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
-    """Warn, two frames up, of what `quantizers` saw before their ranges become final."""
+    """Warn, two frames up, about `quantizers` with missing or non-finite calibration data."""
     stateful = [
         (quantizer.name, calculator)
         for quantizer in quantizers
@@ -53,7 +53,7 @@ def warn_about_calibration(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
 
 
 def refuse_dynamic(quantizers: Iterable[FakeQuantizeImplBase]) -> None:
-    """Refuse activations whose parameters are computed at every run: no backend stores that.
+    """Reject activations whose parameters are computed in every run, which no backend supports.
 
     Raises:
         QuantizationError: naming them.
@@ -76,16 +76,16 @@ def _shown(names: Sequence[str]) -> str:
 
 
 class Execution(ABC):
-    """Base of the execution modes. One is made for each quantizer, and keeps what `finalize` needs from `prepare`.
+    """Base of the execution modes; each instance belongs to one quantizer and keeps state from `prepare` to `finalize`.
 
-    Calibration, training and the switches are the same in all modes, because they act on the `FakeQuantizeImplBase`
-    modules that the prepared model holds as submodules.
+    Calibration, training and the switches are common to all modes, because they act on the `FakeQuantizeImplBase`
+    submodules of the prepared model.
 
     Args:
-        config: what is quantized and how.
+        config: the config.
 
     Attributes:
-        skipped_weights: what `prepare` skipped of what the config means.
+        skipped_weights: the weights that the config selects but `prepare` did not quantize.
     """
 
     def __init__(self, config: QuantizerConfig):
@@ -103,15 +103,15 @@ class Execution(ABC):
         copy: bool,
         leave_indivisible: bool,
     ) -> nn.Module:
-        """The prepared model, in eval mode, every quantizer a submodule. Arguments are those of `Quantizer.prepare`.
+        """Return the prepared model in eval mode, with uncalibrated quantizers as submodules.
 
-        The quantizers have observed nothing yet.
+        The arguments are those of `Quantizer.prepare`.
         """
 
     def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:
-        """A context around calibration: what the mode learns from the data beside ranges, it learns on leaving."""
+        """Return a context for calibration; on exit, the mode computes results beyond ranges from the data."""
         return nullcontext()
 
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
-        """The form of `prepared`, which stays as it is, that `backend` converts."""
+        """Return the form of `prepared` that `backend` converts; `prepared` is not changed."""

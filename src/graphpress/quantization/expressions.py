@@ -1,7 +1,7 @@
-"""Constant expressions of a prepared model: what it computes from its own parameters, such as a fake-quantized weight.
+"""Constant expressions of a prepared model, such as fake-quantized weights.
 
-In training the expression runs at every step; in evaluation its result is kept until a parameter changes, so that a
-prepared model does no work for its weights twice.
+A constant expression depends on parameters and buffers only. In training it runs in every step; in eval mode its result
+is cached until a parameter changes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 @frozen
 class QuantizedStep(Step):
-    """A step of a prepared model: an op, or a fake-quantizer by its index in `ConstantExpression.quantizers`."""
+    """A step of a constant expression: an op, or a fake-quantizer by its index in `ConstantExpression.quantizers`."""
 
     quantizer: int | None = None
 
 
 class ConstantExpression(nn.Module):
-    """Computes a value from parameters and buffers of the model, which are its arguments."""
+    """Computes a value from parameters and buffers of the model, which are the arguments."""
 
     def __init__(self, steps: Sequence[QuantizedStep], quantizers: Sequence[FakeQuantizeImplBase] = ()):
         super().__init__()
@@ -35,17 +35,17 @@ class ConstantExpression(nn.Module):
         self._value = Remembered[Tensor]()
 
     def forward(self, *arguments: Tensor) -> Tensor:
-        """The value for these arguments."""
+        """Return the value for these arguments."""
         differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in arguments)
         if self.training or differentiable:
             return self.compute(*arguments)
-        # What is observed is a constant here: once is as good as at every step.
+        # The observed value is a constant, so one observation suffices.
         switches = tuple((q.observer_enabled, q.fake_quant_enabled) for q in self._quantizers())
-        reads = (*arguments, *self.parameters(), *self.buffers())  # those of the quantizers: scales that are learned
+        reads = (*arguments, *self.parameters(), *self.buffers())  # the quantizers' own, such as learned scales
         return self._value.get(reads, lambda: self.compute(*arguments), switches)
 
     def compute(self, *arguments: Tensor) -> Tensor:
-        """The value, computed anew; an expression without steps is its argument."""
+        """Compute the value without the cache; without steps, it is the argument."""
         return compute(self.steps, arguments, self._run)
 
     def _run(self, step: QuantizedStep, operands: dict[str, Tensor]) -> Tensor:
@@ -56,14 +56,14 @@ class ConstantExpression(nn.Module):
 
     @property
     def is_traceable(self) -> bool:
-        """Whether torch can compile it; see `FakeQuantizeImplBase.is_traceable`."""
+        """True if torch can compile it; see `FakeQuantizeImplBase.is_traceable`."""
         return all(quantizer.is_traceable for quantizer in self._quantizers())
 
     def _quantizers(self) -> Sequence[FakeQuantizeImplBase]:
         return list(self.quantizers)  # type: ignore[arg-type]
 
     def forget(self) -> None:
-        """Drop the result that is kept."""
+        """Clear the cached result."""
         self._value.forget()
 
     def _apply(self, *args: Any, **kwargs: Any) -> ConstantExpression:
@@ -72,12 +72,12 @@ class ConstantExpression(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """The ops, in order."""
+        """Return the ops, in order."""
         return " -> ".join(step.op.short_name for step in self.steps)
 
 
 def forget_results(model: nn.Module) -> None:
-    """Drop what the constant expressions of `model` keep; each is computed again when it is next read."""
+    """Clear the cached results of the constant expressions of `model`."""
     for module in model.modules():
         if isinstance(module, ConstantExpression):
             module.forget()

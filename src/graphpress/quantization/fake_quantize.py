@@ -1,4 +1,4 @@
-"""The module that stands where a value will be quantized."""
+"""Fake-quantizers: modules that simulate quantization of a value in floating point."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from graphpress.ir import reference
 from graphpress.passes.config import FAKE_QUANTIZERS, QPARAM_CALCULATORS, QATSchedule, QuantizationSpec
 from graphpress.passes.weights.quantize import QParams
-from graphpress.quantization import histograms as histograms  # these modules register calculators
+from graphpress.quantization import histograms as histograms  # imported to register calculators
 from graphpress.quantization import squared_error as squared_error
 from graphpress.quantization.calculators import QParamsCalculatorBase
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined] # `torch.compiler.disable` would import the compiler at once
 def uncompiled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)``, run as it is without a compiler."""
+    """Return ``function(*arguments)``, run uncompiled."""
     return function(*arguments)
 
 
@@ -27,18 +27,19 @@ C = TypeVar("C", bound=type)
 
 
 class FakeQuantizeImplBase(nn.Module):
-    """Base of the fake-quantizers: observes its input, rounds it to what the codes can hold, or both, or neither.
+    """Base of the fake-quantizers, which observe their input and round it to representable values.
 
-    Register one with ``@FakeQuantizeImplBase.register("key")`` and name it in a spec.
+    Two switches control observation and rounding. ``@FakeQuantizeImplBase.register("key")`` makes a class available to
+    specs.
 
     Attributes:
         name: the quantizer's name in the graph.
-        spec: how it quantizes.
+        spec: the quantization spec.
         is_state: True for a weight, False for an activation.
         observer_enabled, fake_quant_enabled: the two switches.
-        schedule: when they are on in training; None is always.
-        module_paths: the modules of the user's model that it was made for.
-        code_offset: for a weight whose codes were chosen: the steps from the nearest code to the chosen one, int8, of
+        schedule: the training steps at which they are on; None is always.
+        module_paths: paths of the modules in the user's model that it belongs to.
+        code_offset: for a weight with optimized rounding, the steps from the nearest code to the chosen one, int8 in
             the weight's shape; else None.
     """
 
@@ -62,15 +63,15 @@ class FakeQuantizeImplBase(nn.Module):
         return FAKE_QUANTIZERS.register(key)
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """Scale, zero point and minimum value for `data`; None while nothing was observed."""
+        """Return scale, zero point and minimum value for `data`, or None before any observation."""
         return self.calculator.qparams(data)
 
     def forward(self, data: Tensor, same_batch: bool = False) -> Tensor:
-        """`data`, observed and fake-quantized as the switches say.
+        """Observe and fake-quantize `data`, as the switches select.
 
         Args:
             data: the value at one of the points that share this quantizer.
-            same_batch: True at every point but the first of a run, so that a run is observed once.
+            same_batch: True at all points but the first in a run, so that a run counts as one observation.
         """
         if torch.compiler.is_compiling() and not self.is_traceable:
             result: Tensor = uncompiled(self._run, data, same_batch)
@@ -79,7 +80,7 @@ class FakeQuantizeImplBase(nn.Module):
 
     @property
     def is_traceable(self) -> bool:
-        """Whether torch can compile what the quantizer now does; else it runs between two compiled graphs."""
+        """True if torch can compile the quantizer in its present state; otherwise it breaks the compiled graph."""
         return self.calculator.is_traceable
 
     def _run(self, data: Tensor, same_batch: bool) -> Tensor:
@@ -99,19 +100,19 @@ class FakeQuantizeImplBase(nn.Module):
         return result if condition is None else torch.where(condition, result, data)
 
     def observe(self, data: Tensor) -> None:
-        """Let the calculator see `data`, the first value of a batch."""
+        """Pass `data`, the first value of a batch, to the calculator."""
         self.calculator.observe(data)
 
     def observe_more(self, data: Tensor) -> None:
-        """Let the calculator see `data`, a further value of the batch that was observed last."""
+        """Pass `data`, a further value of the last batch, to the calculator."""
         self.calculator.observe_more(data)
 
     @abstractmethod
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
-        """`data` rounded to what codes with these parameters can hold, in the dtype of `data`."""
+        """Round `data` to the values that codes with these parameters represent, in the dtype of `data`."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = state_dict.get(f"{prefix}code_offset")  # there only where codes were chosen
+        saved = state_dict.get(f"{prefix}code_offset")  # present only with optimized rounding
         self.code_offset = None if saved is None else torch.zeros_like(saved, device=self._device())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -119,21 +120,21 @@ class FakeQuantizeImplBase(nn.Module):
         return next((buffer.device for buffer in self.buffers()), None)
 
     def extra_repr(self) -> str:
-        """Name, spec and switches."""
+        """Return name, spec and switches."""
         return f"{self.name!r}, observer={self.observer_enabled}, fake_quant={self.fake_quant_enabled}"
 
 
 def fake_quantizer(
     name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False
 ) -> FakeQuantizeImplBase:
-    """The fake-quantizer that `spec` names."""
+    """Create the fake-quantizer that `spec` names."""
     made: FakeQuantizeImplBase = FAKE_QUANTIZERS.make(spec.fake_quantize_cls, name, spec, block_size, is_state=is_state)
     return made
 
 
 @FakeQuantizeImplBase.register("default")
 class FakeQuantize(FakeQuantizeImplBase):
-    """Rounding with a straight-through gradient: 1 where the value was representable, 0 where it was clipped."""
+    """Fake-quantizer with a straight-through gradient: 1 within the range of the codes, 0 where clipped."""
 
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
         """See the base class."""
@@ -145,7 +146,7 @@ class FakeQuantize(FakeQuantizeImplBase):
 
 
 def codes_of(spec: QuantizationSpec) -> dict[str, Any]:
-    """Type and limits of the codes of `spec`, as the formulas of `ir.reference` take them."""
+    """Return type and limits of the codes of `spec`, as arguments for the formulas of `ir.reference`."""
     if spec.element_type.is_floating:
         return {"dtype": spec.element_type}
     return {"dtype": spec.element_type, "quant_min": int(spec.quant_min), "quant_max": int(spec.quant_max)}
@@ -175,7 +176,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:
-    """The calculator a spec names, for a weight (`is_state`) or an activation.
+    """Create the calculator that a spec names, for a weight (`is_state`) or an activation.
 
     ``default`` is ``static`` for weights and ``moving_average`` for activations.
     """

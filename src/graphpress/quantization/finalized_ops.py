@@ -1,4 +1,4 @@
-"""Modules of finalized models: quantization to small codes, and convolutions of codes."""
+"""Modules of finalized models: quantization to codes of less than 8 bits, and integer convolutions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _EXACT_BELOW = 2**24
 
 
 class IntegerConvolution(nn.Module):
-    """A convolution whose input and weight are dequantized codes.
+    """A convolution whose input and weight are dequantized codes, with exact sums.
 
     Args:
         op, attributes: the convolution.
-        weight: the dense weight, from the stored constants.
-        codes: the codes of the weight, from the stored constants.
-        scale: which of the constants is the scale of the weight.
-        has_bias: whether a bias is among the arguments.
+        weight: expression of the dense weight, and the indices of its arguments among the stored constants.
+        codes: expression of the weight's codes, likewise.
+        scale: index of the weight's scale among the constants.
+        has_bias: whether the arguments include a bias.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class IntegerConvolution(nn.Module):
         self._pieces = Remembered[tuple[tuple[Tensor, ...], int]]()
 
     def forward(self, values: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
-        """The convolution.
+        """Compute the convolution.
 
         Args:
             values: the input, dequantized codes.
             scale: the input's scale, one entry.
-            rest: the bias, where there is one, then the constants of the weight.
+            rest: the bias, if any, then the constants of the weight.
         """
         arguments = list(rest)
         bias = arguments.pop(0) if self.has_bias else None
@@ -68,7 +68,7 @@ class IntegerConvolution(nn.Module):
         return result if bias is None else result + bias.reshape(channels)
 
     def _exact_sum(self, numbers: Tensor, arguments: list[Tensor]) -> Tensor:
-        """The convolution of codes, float32; over as many input channels at a time as keep float32 sums exact."""
+        """Convolve codes in float32, splitting input channels so that sums remain exact."""
         weight = self.codes(*(arguments[i] for i in self.codes_arguments))
         pieces, channels = self._pieces.get([weight], lambda: self._split(weight))
         if len(pieces) == 1:
@@ -95,17 +95,17 @@ class IntegerConvolution(nn.Module):
         return output
 
     def extra_repr(self) -> str:
-        """The op."""
+        """Return the op."""
         return self.op.name
 
 
 class SmallCodes(nn.Module):
-    """``coreai.quantize`` to codes that torch has no kernels for. Eager evaluation holds them in 8 bits.
+    """``coreai.quantize`` to codes of less than 8 bits, which eager evaluation holds in 8 bits.
 
     Args:
-        dtype: of the codes.
-        axis: along which scales lie.
-        has_zero_point, has_minval: whether these are among the arguments.
+        dtype: type of the codes.
+        axis: axis of the scales.
+        has_zero_point, has_minval: whether the arguments include these.
     """
 
     def __init__(self, dtype: DType, axis: int, *, has_zero_point: bool, has_minval: bool):
@@ -116,7 +116,7 @@ class SmallCodes(nn.Module):
         self.has_minval = has_minval
 
     def forward(self, input: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
-        """The codes; `rest` is the zero point and the minimum value, where there are such."""
+        """Return the codes; `rest` holds the zero point and the minimum value, if any."""
         arguments = list(rest)
         zero_point = arguments.pop(0) if self.has_zero_point else None
         minval = arguments.pop(0) if self.has_minval else None
@@ -128,15 +128,15 @@ class SmallCodes(nn.Module):
         return quantize(input, scale, self.dtype, zero_point, minval, self.axis)
 
     def extra_repr(self) -> str:
-        """The element type of the codes."""
+        """Return the element type of the codes."""
         return self.dtype.long_name
 
 
 class TorchQuantizeDequantize(nn.Module):
-    """Quantize and dequantize by ``torch.quantize_per_tensor``.
+    """Quantizes and dequantizes by ``torch.quantize_per_tensor``.
 
     Args:
-        scale, zero_point: one each.
+        scale, zero_point: scalars.
         dtype: ``torch.qint8`` or ``torch.quint8``.
     """
 
@@ -145,9 +145,9 @@ class TorchQuantizeDequantize(nn.Module):
         self.scale, self.zero_point, self.dtype = scale, zero_point, dtype
 
     def forward(self, data: Tensor) -> Tensor:
-        """`data` as its codes stand for it."""
+        """Return `data` quantized and dequantized."""
         return quantize_dequantize(data, self.scale, self.zero_point, self.dtype)
 
     def extra_repr(self) -> str:
-        """The dtype of the codes and their parameters."""
+        """Return the dtype of the codes and their parameters."""
         return f"{self.dtype}, scale={self.scale}, zero_point={self.zero_point}"

@@ -1,4 +1,4 @@
-"""Graph mode: the model is captured, passes decide on quantizers, and a graph module comes out."""
+"""Graph mode of the quantizer: the model is captured, passes insert quantizers, and a graph module is emitted."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from graphpress.quantization.switches import quantizers_of
 
 
 class GraphExecution(Execution):
-    """Quantization of a graph that `torch.export` captured.
+    """Quantization of a graph captured by `torch.export`.
 
     Attributes:
         graph: the prepared graph; None before `prepare`.
-        result: what the passes of `prepare` did; None before.
-        refinement: what the last calibration did to codes and biases; None where the config asks for nothing.
+        result: the pass results of `prepare`; None before.
+        refinement: the rounding and bias changes of the last calibration; None if the config requests none.
     """
 
     def __init__(self, config: QuantizerConfig):
@@ -90,7 +90,7 @@ class GraphExecution(Execution):
         assert self.graph is not None
         assert isinstance(prepared, fx.GraphModule)
         warn_when_unrefined(prepared, self.config)
-        forget_results(prepared)  # they would lie in memory beside the weights that are stored now
+        forget_results(prepared)  # frees the memory of cached weights
         graph = self.graph.clone()
         read_back(graph, prepared)
         quantizers = {quantizer.name: quantizer for quantizer in quantizers_of(prepared)}
@@ -104,7 +104,7 @@ class GraphExecution(Execution):
 
 
 def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:
-    """Path and class of the modules in which nothing runs but what canonicalizing may remove, such as dropout."""
+    """Return paths and classes of modules that run only ops which canonicalization may remove, such as dropout."""
     running = {
         scope.path
         for node in graph.nodes
@@ -118,7 +118,7 @@ def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:
 
 
 def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
-    """A module for every quantizer of a prepared graph, by name."""
+    """Create a module for every quantizer of a prepared graph, by name."""
     made: dict[str, FakeQuantizeImplBase] = {}
     for node in graph.nodes:
         note = node.annotation(QuantizerNote)

@@ -1,8 +1,8 @@
-"""Calculators of least squared error and of a percentile: of a histogram of what was seen, or of a whole weight.
+"""Range calculators by least squared error and by percentile, from histograms of activations or from whole weights.
 
-A bin is one sign, one exponent and the first bits of the mantissa: an octave has `bins_per_octave` of them. Bins need
-no range to be known before, so that an early outlier costs nothing, and a histogram does not depend on the order of
-the data or on how it was cut into batches.
+A bin holds values with the same sign, exponent and first mantissa bits; an octave has `bins_per_octave` bins. Bins do
+not depend on a range, so a histogram depends neither on the order of the data nor on its division into batches, and
+early outliers do not coarsen it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from graphpress.quantization.squared_error import (
     widest_ratio,
 )
 
-_CHUNK = 1 << 16  # elements that are quantized at once: they stay in the cache
+_CHUNK = 1 << 16  # elements quantized at once, which fit in the cache
 
 
 class HistogramCalculatorBase(StatefulQParamsCalculatorBase):
-    """Base of calculators that count values in bins.
+    """Base of calculators with a histogram.
 
-    Buffers beside those of the base: `keys` (int64, ascending: the block of a bin, then the leading bits of the values
-    in it) and `counts` (int64).
+    Additional buffers: `keys` (int64, ascending: the block of a bin, then the leading bits of its values) and `counts`
+    (int64).
     """
 
     growing: ClassVar[tuple[str, ...]] = ("running_min", "running_max", "keys", "counts")
@@ -58,7 +58,7 @@ class HistogramCalculatorBase(StatefulQParamsCalculatorBase):
         return 1 << (9 + self._mantissa_bits)  # a sign, 8 bits of exponent
 
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
-        """Widen the range and count the values."""
+        """Update the range and count the values."""
         if self.observations == 1:
             self.running_min, self.running_max = low.clone(), high.clone()
         else:
@@ -78,7 +78,7 @@ class HistogramCalculatorBase(StatefulQParamsCalculatorBase):
         self.counts = torch.zeros_like(self.keys).index_add_(0, place, torch.cat([self.counts, counts]))
 
     def histogram(self, block: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lower ends, upper ends and counts of the bins of a block that hold values, in ascending order (float64)."""
+        """Return lower ends, upper ends and counts of the nonempty bins of a block, in ascending order (float64)."""
         first, last = (int(torch.searchsorted(self.keys, edge * self._bins_per_block)) for edge in (block, block + 1))
         keys = (self.keys[first:last] % self._bins_per_block).cpu().numpy()
         half, shift = self._bins_per_block // 2, 23 - self._mantissa_bits
@@ -93,9 +93,9 @@ class HistogramCalculatorBase(StatefulQParamsCalculatorBase):
 
 @QParamsCalculatorBase.register("histogram")
 class HistogramQParamsCalculator(HistogramCalculatorBase):
-    """The range at which the squared error of all values seen, spread evenly over their bins, is least.
+    """The range of least squared error over all observed values, assumed uniform within their bins.
 
-    For weights ``"histogram"`` means ``"mse"``: their values need no bins.
+    For weights ``"histogram"`` means ``"mse"``, which uses their exact values.
     """
 
     def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
@@ -129,7 +129,7 @@ class HistogramQParamsCalculator(HistogramCalculatorBase):
     def _error(
         self, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, qparams: Sequence[Tensor | None]
     ) -> np.ndarray:
-        """The expected squared error of the values in the bins, for each of the candidates."""
+        """Return the expected squared error of the values in the bins, for each candidate."""
         if self.spec.element_type.is_floating:
             middle = torch.from_numpy((lower + upper) / 2).float().reshape(1, -1)
             scales = [None if p is None else p.reshape(-1, 1) for p in qparams]
@@ -140,7 +140,7 @@ class HistogramQParamsCalculator(HistogramCalculatorBase):
         assert scale is not None
         low, high = int(self.spec.quant_min), int(self.spec.quant_max)
         origin = np.zeros_like(scale) if minval is None else minval
-        first = np.zeros_like(scale)  # the least whole number that a code stands for
+        first = np.zeros_like(scale)  # the least integer that a code represents
         if minval is None:
             first = first + low - (0 if zero_point is None else zero_point)
         start, end = (lower - origin) / scale, (upper - origin) / scale
@@ -148,26 +148,26 @@ class HistogramQParamsCalculator(HistogramCalculatorBase):
 
 
 def _mean_error(start: np.ndarray, end: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The mean squared error of rounding the numbers from `start` to `end` to whole ones from `first` to `last`."""
+    """Return the mean squared error of rounding ``[start, end]`` to the integers from `first` to `last`."""
 
     def integral(values: np.ndarray) -> np.ndarray:
         inside = np.clip(values, first, last)
         nearest = np.round(inside)
         lost, clipped = inside - nearest, values - inside
-        return nearest / 12 + (lost * lost * lost + clipped * clipped * clipped) / 3  # a power takes ten times as long
+        return nearest / 12 + (lost * lost * lost + clipped * clipped * clipped) / 3  # `**` is ten times slower
 
     width, middle = end - start, (start + end) / 2
     at_middle = np.square(middle - np.round(np.clip(middle, first, last)))
-    is_point = width < 1e-3  # a difference of integrals would have no digits left
+    is_point = width < 1e-3  # a difference of integrals would cancel
     return np.where(is_point, at_middle, (integral(end) - integral(start)) / np.where(is_point, 1.0, width))
 
 
 @QParamsCalculatorBase.register("percentile")
 class PercentileQParamsCalculator(HistogramCalculatorBase):
-    """The range that leaves out the outermost values.
+    """The percentile range of all observed values, assumed uniform within their bins.
 
-    With a symmetric scheme `percentile` percent of the magnitudes lie in the range; with an asymmetric one as many
-    percent lie above its lower end, and below its upper end. Of all values seen, as evenly spread over their bins.
+    With a symmetric scheme, `percentile` percent of the magnitudes are in the range. With an asymmetric scheme,
+    `percentile` percent of the values are above its lower end, and as many below its upper end.
 
     Args:
         percentile: from 50 to 100.
@@ -185,7 +185,7 @@ class PercentileQParamsCalculator(HistogramCalculatorBase):
         self.percentile = percentile
 
     def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
-        """Of a weight the values are known, not only their bins."""
+        """Return the calculator for exact values for a weight, else itself."""
         if not is_state:
             return self
         return WeightPercentileQParamsCalculator(self.spec, self.block_size, percentile=self.percentile)
@@ -217,14 +217,14 @@ def _quantile(lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, fraction
 
 
 class WeightPercentileQParamsCalculator(StatelessQParamsCalculatorBase):
-    """The same percentile, of each block of a weight itself."""
+    """The percentile range of each block of a weight."""
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = (), *, percentile: float = 99.99) -> None:
         super().__init__(spec, block_size)
         self.percentile = percentile
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """From the percentiles of the blocks of `data`."""
+        """Return the parameters for the percentiles of the blocks of `data`."""
         if data is None:
             return None
         low, _ = self.range_calculator(data, self.block_size)
@@ -240,13 +240,13 @@ class WeightPercentileQParamsCalculator(StatelessQParamsCalculatorBase):
 
 @QParamsCalculatorBase.register("mse")
 class MseQParamsCalculator(StatelessQParamsCalculatorBase):
-    """For each block the range at which the squared error of the quantized block is least.
+    """The range of least squared error of each quantized block.
 
-    The error is that of the formulas themselves, summed in float64 in one order, so the result depends on nothing but
-    the tensor. For activations ``"mse"`` means ``"histogram"``.
+    Errors are computed by the quantization formulas and summed in float64 in a fixed order, so the result is
+    deterministic. For activations ``"mse"`` means ``"histogram"``.
 
     Args:
-        candidates: ranges that are tried at first; finer ones follow round the best.
+        candidates: number of ranges in the first, coarse search; finer searches around the best follow.
     """
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = (), *, candidates: int = 32) -> None:
@@ -259,7 +259,7 @@ class MseQParamsCalculator(StatelessQParamsCalculatorBase):
         return self if is_state else HistogramQParamsCalculator(self.spec, self.block_size)
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """The parameters of least error for `data`."""
+        """Return the parameters of least error for `data`."""
         return None if data is None else self._known.get((data,), lambda: self._search(data))
 
     def _search(self, data: Tensor) -> QParams:
@@ -284,7 +284,7 @@ class MseQParamsCalculator(StatelessQParamsCalculatorBase):
         return self.from_range(*(end.reshape(shape) for end in found))
 
     def _error(self, blocks: Tensor, low: Tensor, high: Tensor) -> np.ndarray:
-        """The squared error of each row of `blocks` in the range of its own."""
+        """Return the squared error of each row of `blocks` for its own range."""
         qparams = [None if p is None else p.reshape(-1, 1) for p in self.from_range(low, high)]
         total = np.zeros(len(blocks))
         rows = max(1, _CHUNK // max(1, blocks.shape[1]))

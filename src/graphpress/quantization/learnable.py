@@ -1,4 +1,4 @@
-"""Fake-quantizers whose scales are trained with the weights."""
+"""Fake-quantizers with trained scales."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, codes_of
 
 @FakeQuantizeImplBase.register("learnable")
 class LearnableFakeQuantize(FakeQuantizeImplBase):
-    """Learned step size quantization (LSQ): the loss decides on the scale, too (Esser et al., arXiv 1902.08153).
+    """Fake-quantizer with a trained scale: learned step size quantization (LSQ; Esser et al., arXiv 1902.08153).
 
-    The spec's calculator gives the scale to start from, the zero point and the minimum value. While it observes in
-    evaluation mode, as in calibration, the scale follows it; in training it is learned instead. Both ends of
-    `float_range` fixed leave nothing to learn.
+    The spec's calculator determines the initial scale, the zero point and the minimum value. While it observes in eval
+    mode, as in calibration, the scale follows it; in training the scale is learned. With a fixed `float_range`, nothing
+    is learned.
 
-    The scale is ``initial_scale * exp(scale_change)``, so what is trained is its logarithm (Jain et al., arXiv
-    1903.08066): scales differ by orders of magnitude, and a step of the logarithm changes each by the same share. The
-    gradient is LSQ's, carried to the logarithm by the chain rule: ``s * dL/ds``, as large as that of a gain. LSQ's
-    factor, which makes up for steps of the scale itself, has no place in it.
+    The scale is ``initial_scale * exp(scale_change)``, so its logarithm is trained (Jain et al., arXiv 1903.08066):
+    scales differ by orders of magnitude, and a step of the logarithm is a relative change. The gradient is LSQ's by the
+    chain rule, ``s * dL/ds``. LSQ's gradient scale factor, which compensates for absolute steps, is not applied.
 
     Parameter: `scale_change`, float32, one entry per block. Buffer: `initial_scale`, likewise.
 
     Raises:
-        SpecError: for a power-of-two scale, or one that is computed from each tensor anew.
+        SpecError: for a power-of-two scale, and for one that is computed from each tensor.
     """
 
     initial_scale: Tensor
@@ -50,7 +49,7 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
                 "fake_quantize_cls",
             )
         self.register_buffer("initial_scale", torch.zeros(()))
-        self._is_known_to_have_started = False  # a plain flag, so that a compiled model need not read the buffer
+        self._is_known_to_have_started = False  # a Python flag, so that compiled models need not read the buffer
         self.scale_change = nn.Parameter(torch.zeros(()), requires_grad=self._learns)
 
     @property
@@ -58,7 +57,7 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
         return None in self.spec.float_range
 
     def observe(self, data: Tensor) -> None:
-        """In evaluation the scale follows what is observed; in training it is left to the optimizer."""
+        """Observe `data`; in eval mode the scale follows, in training the optimizer updates it."""
         if not (self.training and self._has_started):
             super().observe(data)
             self._start_at(data)
@@ -86,7 +85,7 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
 
     @torch.no_grad()
     def _start(self, scale: Tensor) -> None:
-        if self.initial_scale.shape != scale.shape:  # known once a tensor was seen
+        if self.initial_scale.shape != scale.shape:  # known after the first observation
             self._resize(scale.shape)
         if self.scale_change.any() or not self.initial_scale.equal(scale):
             self.initial_scale.copy_(scale)
@@ -98,11 +97,11 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
         self.scale_change = nn.Parameter(self.scale_change.new_zeros(shape), requires_grad=self._learns)
 
     def scale(self) -> Tensor:
-        """The scale as it is now, float32, rounded as every scale is (`ir.reference.SCALE_BITS`)."""
+        """Return the current scale, float32, rounded to `ir.reference.SCALE_BITS` bits."""
         return reference.round_scale_up((self.initial_scale * self.scale_change.detach().exp()).clamp(*_FINITE))
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """The learned scale; zero point and minimum value of the calculator."""
+        """Return the learned scale with the calculator's zero point and minimum value."""
         if not self._learns or not self._has_started:
             return self.calculator.qparams(data)
         if self._needs_no_calculator(data):
@@ -112,9 +111,9 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
         return None if found is None else (self.scale(), *found[1:])
 
     def _needs_no_calculator(self, data: Tensor | None) -> bool:
-        """True when the zero point follows from the spec, so that nothing is searched only to be thrown away.
+        """Return True if the spec determines the zero point, so that the calculator's search can be skipped.
 
-        Without a compiler an activation asks nevertheless: it may be a mask, and what is known is kept.
+        Uncompiled activations use the calculator nevertheless, since it detects masks.
         """
         is_weight = data is not None and isinstance(self.calculator, StatelessQParamsCalculatorBase)
         return self._has_fixed_zero_point and (is_weight or torch.compiler.is_compiling())
@@ -126,10 +125,10 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
 
     @property
     def is_traceable(self) -> bool:
-        """See the base class: once it has started, it learns without a calculator."""
+        """See the base class; after initialization, the calculator is not needed."""
         calculates = not self._learns or not self._is_known_to_have_started or not self._has_fixed_zero_point
         observes = self.observer_enabled and not self.training
-        # Not `super().is_traceable`: a property read that way is always true where torch traces.
+        # Not `super().is_traceable`: in a trace, a property read through `super` is always true.
         return self.calculator.is_traceable or not (calculates or observes)
 
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
@@ -153,9 +152,7 @@ _FINITE = (torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2)
 
 
 class _LearnedScale(torch.autograd.Function):
-    """``fake_quantize`` with a straight-through gradient to the data, and to the logarithm of the scale LSQ's (equation
-    3).
-    """
+    """``fake_quantize`` with a straight-through gradient to the data and LSQ's (equation 3) to the log scale."""
 
     @staticmethod
     def forward(
@@ -177,15 +174,15 @@ class _LearnedScale(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         data, result, inside, minval = ctx.saved_tensors
         gradient = gradients[0]
-        # With q the code less the zero point, the derivative by the scale s is q - x / s where nothing was clipped,
-        # else q. By its logarithm it is s times that: the rounding error, or the result (less the minimum value).
+        # With q the code minus the zero point, the derivative by the scale s is q - x / s, or q where clipped. The
+        # derivative by log(s) is s times that: the rounding error, or the result (minus the minimum value).
         clipped = result if minval is None else result - reference.repeat_blocks(minval, result.shape)
         by_scale = torch.where(inside, result - data, clipped).float()
         return gradient * inside, _block_sum(gradient.float() * by_scale, ctx.counts), *[None] * 5
 
 
 def _block_sum(data: Tensor, counts: Sequence[int]) -> Tensor:
-    """The sum of each block, where ``counts[i]`` blocks divide axis i; without counts the sum of all, 0-d."""
+    """Return the sum of each block, with ``counts[i]`` blocks along axis i, or the 0-d total without counts."""
     if not counts:
         return data.sum()
     split = [size for extent, count in zip(data.shape, counts, strict=True) for size in (count, extent // count)]

@@ -1,7 +1,7 @@
-"""Ops that do one thing in training and another in evaluation, as modules that follow their mode.
+"""Modules for ops that differ between training and evaluation.
 
-A graph is captured in evaluation mode, where a dropout is an identity and a batch norm uses its running statistics.
-In a prepared model these ops are modules, so that ``train()`` and ``eval()`` mean what they mean in the user's model.
+A graph is captured in eval mode, in which dropout is the identity and batch norms use running statistics. In a
+prepared model these ops are modules, so that ``train()`` and ``eval()`` work as in the user's model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphpress.ir.ops import OpDef
 from graphpress.passes.analysis.constants import DROPOUTS
 from graphpress.quantization.batch_norm import FreezableNorm
 
-# The argument that says whether the op trains.
+# The argument that selects training, by op.
 _FLAGS: Mapping[str, str] = (
     dict.fromkeys(DROPOUTS, "train")
     | dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "train")
@@ -27,13 +27,13 @@ _NORMS = frozenset({"batch_norm", "instance_norm"})
 
 
 class ModeOp(nn.Module):
-    """An op whose flag for training is the mode of the module. It is called with the operands of the node, flat.
+    """An op whose training flag is the mode of the module, called with the flattened operands of its node.
 
     Args:
         op: the op.
-        attributes: what the op was captured with.
-        layout: name and number of values of each operand; None for one value that is no list.
-        flag: the name of the argument that says whether the op trains.
+        attributes: its attributes.
+        layout: name and number of values of each operand; None for a single value that is not a list.
+        flag: the name of the training flag.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ModeOp(nn.Module):
         self.flag = flag
 
     def forward(self, *values: Tensor) -> Any:
-        """What the op returns."""
+        """Return the results of the op."""
         remaining = list(values)
         bound: dict[str, Any] = {name: to_torch(value) for name, value in self.attributes.items()}
         for name, count in self.layout:
@@ -60,25 +60,25 @@ class ModeOp(nn.Module):
 
     @property
     def trains(self) -> bool:
-        """True when the op does what it does in training."""
+        """True in training mode."""
         return self.training
 
     def extra_repr(self) -> str:
-        """The op."""
+        """Return the op."""
         return self.op.name
 
 
 class NormOp(ModeOp, FreezableNorm):
-    """A norm that was not folded, and keeps running statistics."""
+    """A norm with running statistics that is not folded into a layer."""
 
     @property
     def trains(self) -> bool:
-        """True when it uses the statistics of the batch."""
+        """True if it uses batch statistics."""
         return self.uses_batch_statistics
 
 
 def mode_op(node: Node) -> ModeOp | None:
-    """A module that does what `node` does, in both modes; None where the modes do not differ."""
+    """Create the module of `node` for both modes, or return None if the modes do not differ."""
     flag = _FLAGS.get(node.op.family) if node.op.dialect == "aten" and node.op.target is not None else None
     if flag is None or flag not in {parameter.name for parameter in node.op.parameters} or node.attribute(flag):
         return None

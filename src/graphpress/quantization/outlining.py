@@ -1,8 +1,7 @@
-"""From a prepared graph to a module: constant expressions and folded layers become submodules.
+"""Emission of prepared and finalized graphs as modules, with constant expressions and folded layers as submodules.
 
-Everything a graph computes from its constants alone is outlined into a `ConstantExpression`; a layer with a folded
-batch norm becomes a `BatchNormLayer`, so that training can use the statistics of the batch. Parameters stay where the
-user's model had them.
+Values that depend on constants only are outlined into a `ConstantExpression`. A layer with a folded batch norm becomes
+a `BatchNormLayer`, so that training can use batch statistics. Parameters keep their names in the user's model.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.finalized_ops import IntegerConvolution, SmallCodes, TorchQuantizeDequantize
 from graphpress.quantization.mode_ops import mode_op
 
-# Stands for a submodule while the graph is emitted; it is in no op table.
+# Represents a submodule call during emission; it is not in the op tables.
 _MODULE_CALL = OpDef("module.call", variadic=True)
 
 
@@ -37,7 +36,7 @@ _MODULE_CALL = OpDef("module.call", variadic=True)
 def emit_prepared(
     graph: Graph, quantizers: Mapping[str, FakeQuantizeImplBase], *, copy_constants: bool
 ) -> EmittedModule:
-    """The prepared model of `graph`, which is not changed. `quantizers` has the module of every quantizer, by name."""
+    """Emit the prepared model of `graph`, which is not changed; `quantizers` maps quantizer names to modules."""
     outlined = graph.clone()
     return _emit(outlined, _Outliner(outlined, quantizers, follows_mode=True), copy_constants)
 
@@ -68,8 +67,9 @@ def _emit(outlined: Graph, outliner: _Outliner, copy_constants: bool) -> Emitted
 
 @holding_collector
 def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModule:
-    """The finalized model of a lowered graph: stored weights are expanded once in evaluation, and inline when
-    exported.
+    """Emit the finalized model of a lowered graph.
+
+    Stored weights are expanded once in eval mode, and inline in exported programs.
     """
     Mapped(mmap_dir).map_constants(graph)
     outlined = graph.clone()
@@ -82,13 +82,13 @@ def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModul
 class _Outliner:
     graph: Graph
     quantizers: Mapping[str, FakeQuantizeImplBase]
-    follows_mode: bool  # ops that do something else in training become modules that do it
+    follows_mode: bool  # whether ops that differ in training become modules
     modules: dict[str, nn.Module] = field(factory=dict)
     _constant: set[int] = field(init=False)
     _made: dict[int, Value] = field(factory=dict)
 
     def run(self) -> None:
-        """Outline everything, then drop what nothing reads any more."""
+        """Outline the graph, then remove dead nodes."""
         self._constant = constant_values(self.graph)
         for node in self.graph.nodes:
             if node.results and all(id(result) in self._constant for result in node.results):
@@ -132,7 +132,7 @@ class _Outliner:
         return made
 
     def _outline_layer(self, node: Node) -> bool:
-        """Replace a layer whose batch norm was folded once, in the plain way, by a trainable module."""
+        """Replace a layer with exactly one folded batch norm by a trainable module."""
         layer = layer_of(node)
         weight, bias, input = node.operand("weight"), node.operand("bias"), node.operand("input")
         if layer is None or weight is None or bias is None or input is None or not self._is_expression(weight):
@@ -173,7 +173,7 @@ class _Outliner:
         return True
 
     def _outline_integers(self, node: Node) -> bool:
-        """Replace a convolution of dequantized values with a dequantized weight by a module that can be exact."""
+        """Replace a convolution of dequantized values and a dequantized weight by a module with exact sums."""
         found = integer_operands(node)
         if found is None or not self._is_expression(node.operands["weight"]):
             return False
@@ -198,7 +198,7 @@ class _Outliner:
         return True
 
     def _outline_small_codes(self, node: Node) -> None:
-        """Replace a quantization to codes that torch has no kernels for by a module that evaluation can run."""
+        """Replace quantization to codes without torch kernels by a module that torch can run."""
         if node.op.name != "coreai.quantize" or node.attribute("output_dtype").is_dense:
             return
         optional = [node.operand(name) for name in ("zero_point", "minval")]
@@ -213,7 +213,7 @@ class _Outliner:
         self.graph.replace_uses(node.result, call.result)
 
     def _outline_mode(self, node: Node) -> None:
-        """Replace an op that does something else in training by a module that follows the mode of the model."""
+        """Replace an op that differs in training by a module that follows the model's mode."""
         module = mode_op(node) if self.follows_mode else None
         if module is None:
             return
@@ -223,7 +223,7 @@ class _Outliner:
             self.graph.replace_uses(old, new)
 
     def _expression(self, value: Value, arguments: list[Value]) -> ConstantExpression:
-        """The module that computes `value`; the constants it reads are appended to `arguments`."""
+        """Create the module that computes `value`, and append the constants it reads to `arguments`."""
         quantizers: list[FakeQuantizeImplBase] = []
 
         def step(node: Node, operands: Operands) -> QuantizedStep:
@@ -246,7 +246,7 @@ class _Outliner:
 
 
 def _through_channel_maps(bias: Value) -> tuple[Node | None, list[tuple[bool, Value]]]:
-    """What makes a bias before constants scaled (True) or shifted (False) its channels, and these, in order."""
+    """Return the producer of a bias before constants scale (True) or shift (False) its channels, and the constants."""
     node, maps = bias.node, list[tuple[bool, Value]]()
     while node is not None and node.op.name in ("fold.scale_axis", "fold.shift_bias"):
         is_scale = node.op.name == "fold.scale_axis"
@@ -259,9 +259,9 @@ def _through_channel_maps(bias: Value) -> tuple[Node | None, list[tuple[bool, Va
 
 
 def integer_operands(node: Node) -> tuple[Value, Node] | None:
-    """The input's scale and the node that dequantizes the weight of a lowered convolution of integers.
+    """Return the input's scale and the weight's dequantize node of a lowered integer convolution, or None.
 
-    The input has one scale, the weight one for each output channel at most.
+    The input has one scale, the weight one, or one per output channel.
     """
     if node.op.name not in ("aten.conv1d", "aten.conv2d"):
         return None
@@ -276,13 +276,13 @@ def integer_operands(node: Node) -> tuple[Value, Node] | None:
 
 
 def grid_of(value: Value) -> Value | None:
-    """The one scale of which every element of a lowered `value` is a whole multiple, through ops that move values."""
+    """Return the scale of which all elements of a lowered `value` are integer multiples, or None."""
     scales: dict[int, Value] = {}
     seen, pending = set[int](), [value]
     while pending:
         value = pending.pop()
         node = value.node
-        if id(value) in seen or not value.is_floating:  # indices and sizes choose and place elements
+        if id(value) in seen or not value.is_floating:  # indices and sizes only select and arrange elements
             continue
         seen.add(id(value))
         if node is not None and node.op.name == "coreai.dequantize" and _are_integers(node):
@@ -296,7 +296,7 @@ def grid_of(value: Value) -> Value | None:
 
 
 def _are_integers(dequantize: Node) -> bool:
-    """True where what is dequantized are codes, whose type is stated then, and no float is added to their multiples."""
+    """Return True if a dequantize node reads integer codes of stated type and adds no minimum value."""
     return dequantize.attributes.get("input_dtype") is not None and dequantize.operand("minval") is None
 
 
@@ -305,7 +305,7 @@ def _place_optional(value: Value | None, arguments: list[Value]) -> int | None:
 
 
 def emit_for_coreml(graph: Graph, mmap_dir: str | None = None) -> nn.Module:
-    """The finalized model: weights are float parameters, described by buffers beside them."""
+    """Emit the finalized model for coremltools, with float weights and metadata buffers."""
     described: dict[str, dict[str, Value]] = {}
     for node in graph.nodes_of(lambda op: op.name == "coreml_metadata.described"):
         weight = node.operands["weight"]

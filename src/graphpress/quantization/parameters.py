@@ -1,4 +1,4 @@
-"""Bring what a prepared module has learned and observed back into its graph."""
+"""Transfer of parameters and ranges from a prepared module back to its graph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
 def read_back(graph: Graph, module: nn.Module) -> None:
-    """Give every constant of `graph` the tensor that `module`, which was emitted from it, now has in its place."""
+    """Set every constant of `graph` to the current tensor of `module`, which was emitted from it."""
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     for constant in graph.constants.values():
         tensor = _tensor_of(constant, tensors)
@@ -38,10 +38,10 @@ def _tensor_of(constant: Constant, tensors: Mapping[str, Tensor]) -> Tensor | No
 
 @frozen
 class AttachParameters(Pass):
-    """Give every fake-quantizer the parameters its module has, as constants.
+    """Add the parameters of each fake-quantizer's module to the graph, as constants.
 
     Attributes:
-        quantizers: the modules, by quantizer name.
+        quantizers: the modules by quantizer name.
     """
 
     needs = frozenset({QUANTIZERS_INSERTED, CONSTANTS_FOLDED})
@@ -49,7 +49,7 @@ class AttachParameters(Pass):
     quantizers: Mapping[str, FakeQuantizeImplBase]
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every fake-quantizer once; those of one quantizer share their constants."""
+        """Visit every fake-quantizer once; nodes of one quantizer share constants."""
         shared: dict[str, dict[str, object]] = {}
         for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
             context.node = node
@@ -73,7 +73,7 @@ def _constants(
     scale, *rest = qparams
     stored = stored_scale(scale, quantizer.spec, data.dtype) if data is not None else scale
     if data is not None and stored.dtype is torch.float32 and quantizer.spec.scale_dtype is torch.float16:
-        context.report(node, "its scales stay in float32: they, or their products with codes, are beyond float16")
+        context.report(node, "its scales remain float32: they or their products with codes exceed the range of float16")
     named = zip(("scale", "zero_point", "minval", "offset"), (stored, *rest, quantizer.code_offset), strict=True)
     return {
         name: rewriter.add_constant(f"{quantizer.name}_{name}", tensor.detach().cpu().clone())

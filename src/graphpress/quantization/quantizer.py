@@ -1,4 +1,4 @@
-"""The quantizer: prepare, calibrate or train, finalize."""
+"""The quantizer of weights and activations."""
 
 from __future__ import annotations
 
@@ -57,15 +57,14 @@ _EXECUTIONS: dict[ExecutionMode, type[Execution]] = {
 
 
 class Quantizer(Compressor[QuantizerConfig]):
-    """Quantizes weights, activations, or both.
+    """Quantizes the weights and activations of a model.
 
-    ``prepare`` captures the model as a graph, decides on quantizers and emits a module that behaves as the compressed
-    model will; ``calibration_mode`` and ``training_mode`` let its quantizers see data; ``finalize`` gives the model a
-    backend converts.
+    ``prepare`` inserts fake-quantizers, which simulate the quantized model; ``calibration_mode`` and ``training_mode``
+    determine their parameters from data; ``finalize`` returns the model for a backend.
 
     Args:
-        model: the model; it is never changed.
-        config: what is quantized and how; by default int8 weights per channel and int8 activations per tensor.
+        model: the model; it is not changed.
+        config: the config; None is int8 weights per channel and int8 activations per tensor.
     """
 
     config_class = QuantizerConfig
@@ -86,26 +85,24 @@ class Quantizer(Compressor[QuantizerConfig]):
         copy: bool = True,
         leave_indivisible: bool = False,
     ) -> nn.Module:
-        """The model with a fake-quantizer at every point of the config, its ranges started by the example.
+        """Insert fake-quantizers as the config requests, with initial ranges from the example.
 
         Args:
-            example_inputs: a tuple of the positional arguments (a lone tensor counts as one), representative of real
-                data.
-            dynamic_shapes: as `torch.export.export` takes them. Without them the graph is captured at the shapes of
-                the example, and
-                with a dynamic batch where it would otherwise be bound to the batch of the example.
+            example_inputs: a tuple of the positional arguments, or a single tensor, representative of real data.
+            dynamic_shapes: as for `torch.export.export`. Without them the graph is captured at the shapes of the
+                example, with a dynamic batch if it would otherwise depend on the batch size of the example.
             export_with_no_grad: capture under ``torch.no_grad()``.
-            copy: False lets the prepared model share its parameters with the user's model, to save memory.
-            leave_indivisible: what to do with weights that blocks do not divide. True skips them, with a
-                `WholeWeightsWarning` that names them; False makes them an error.
+            copy: False shares the parameters of the prepared model with the user's model, to save memory.
+            leave_indivisible: how to treat weights that do not divide into blocks. True skips them with a
+                `WholeWeightsWarning`; False raises an error.
 
         Returns:
-            a module in eval mode, called like the model.
+            the prepared model, in eval mode, with the model's call signature.
 
         Raises:
-            LifeCycleError: when this quantizer has prepared its model already.
-            ExportError: when the model cannot be captured with these inputs.
-            QuantizationError, UnmatchedConfigError: when the config does not fit the model.
+            LifeCycleError: if this quantizer has already prepared its model.
+            ExportError: if the model cannot be captured with these inputs.
+            QuantizationError, UnmatchedConfigError: if the config does not fit the model.
         """
         self._check_unprepared()
         execution = _execution(self._config)
@@ -125,7 +122,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         return self._finish_preparing(prepared)
 
     def _start_ranges(self, prepared: nn.Module, example_inputs: Any) -> None:
-        """The example counts as one observation, and leaves nothing else behind."""
+        """Observe the example once; all other state is restored."""
         with switched(prepared, observer=True, fake_quant=False), buffers_restored(prepared), torch.no_grad():
             prepared(*flat_arguments(example_inputs))
 
@@ -133,14 +130,14 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     @contextmanager
     def calibration_mode(self) -> Iterator[nn.Module]:
-        """Let quantizers observe the data that the prepared model is run on.
+        """Observe the data on which the prepared model is run.
 
-        Inside, nothing is fake-quantized, so the outputs are those of the float model, and no gradients are recorded.
-        Outside again, quantizers stop observing, and fake-quantize; inside `training_mode` they go on as before. Every
-        module gets its mode back, after an exception too.
+        Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
+        stop observing and fake-quantize; inside `training_mode` they resume their former state. The modes of all
+        modules are restored, also after an exception.
 
-        Where the config has a `weight_rounding` or `bias_correction` that needs data, the inputs are kept (1 GB of them
-        at most), and on leaving, codes are chosen and biases corrected layer by layer, from these inputs alone.
+        If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
+        exit, codes are chosen and biases corrected with them, layer by layer.
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
@@ -155,16 +152,16 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     @contextmanager
     def training_mode(self) -> Iterator[nn.Module]:
-        """Train the prepared model, with quantizers observing and fake-quantizing as the schedules say.
+        """Train the prepared model, with quantizers that observe and fake-quantize by their schedules.
 
-        Without a schedule (`QATSchedule`), a quantizer does both. Outside again, after an exception too, the model is
-        in eval mode, and every quantizer fake-quantizes without observing.
+        Without a schedule (`QATSchedule`), a quantizer does both. On exit, also after an exception, the model is in
+        eval mode and every quantizer fake-quantizes without observing.
 
         Raises:
             LifeCycleError: inside `calibration_mode`, which records no gradients.
         """
         if "calibration_mode" in self._open:
-            raise LifeCycleError("calibration_mode is open, which records no gradients; leave it before training")
+            raise LifeCycleError("calibration_mode is open and records no gradients; leave it before training")
         with self._entered("training_mode") as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
@@ -178,10 +175,10 @@ class Quantizer(Compressor[QuantizerConfig]):
                 prepared.eval()
 
     def step(self) -> None:
-        """Count one step of training, and switch what the schedules switch at it.
+        """Count one training step, and set the switches that schedules change at it.
 
-        The count is in the `state_dict` of the prepared model, so training resumes where it was saved. Call it once per
-        batch or once per epoch, whichever the schedules count. Switches set by hand stay until a schedule's turn comes.
+        The count is in the `state_dict` of the prepared model, so training can be resumed. Call it once per batch or
+        once per epoch, in the unit of the schedules. Switches set by the user remain until a schedule changes them.
         """
         prepared = self.prepared_model
         steps = count_step(prepared)
@@ -198,25 +195,27 @@ class Quantizer(Compressor[QuantizerConfig]):
             )
 
     def enable_observer(self, module: nn.Module | None = None) -> None:
-        """Let quantizers observe: all, or those in `module`, a submodule of the prepared model.
+        """Enable observation in all quantizers, or in those of `module`.
 
-        A path of the user's model is one of the prepared model, too, and stands for the quantizers of that module.
+        Args:
+            module: a submodule of the prepared model; one at the path of a module in the user's model selects the
+                quantizers of that module. None selects all.
 
         Raises:
-            NoSuchPartError: when `module` has no quantizers.
+            NoSuchPartError: if `module` has no quantizers.
         """
         self._switch(module, observer=True)
 
     def disable_observer(self, module: nn.Module | None = None) -> None:
-        """Let quantizers stop observing, which keeps their ranges; `module` as in `enable_observer`."""
+        """Disable observation, which keeps the ranges; `module` as in `enable_observer`."""
         self._switch(module, observer=False)
 
     def enable_fake_quant(self, module: nn.Module | None = None) -> None:
-        """Let quantizers fake-quantize; `module` as in `enable_observer`."""
+        """Enable fake-quantization; `module` as in `enable_observer`."""
         self._switch(module, fake_quant=True)
 
     def disable_fake_quant(self, module: nn.Module | None = None) -> None:
-        """Let quantizers pass values through; `module` as in `enable_observer`."""
+        """Disable fake-quantization, so that values pass through; `module` as in `enable_observer`."""
         self._switch(module, fake_quant=False)
 
     def _switch(self, module: nn.Module | None, observer: bool | None = None, fake_quant: bool | None = None) -> None:
@@ -225,21 +224,21 @@ class Quantizer(Compressor[QuantizerConfig]):
             switch.fake_quant_enabled = switch.fake_quant_enabled if fake_quant is None else fake_quant
 
     def freeze_batch_norm(self, module: nn.Module | None = None) -> None:
-        """Let batch norms train with the running statistics they have, which stay as they are.
+        """Train batch norms with fixed running statistics.
 
-        Norms that are folded into a convolution or linear layer are meant, too. Their weight and bias still learn. It
-        holds until `unfreeze_batch_norm`, whatever the mode of the model.
+        This includes norms that are folded into a convolution or linear layer. Their weight and bias are still trained.
+        It applies until `unfreeze_batch_norm`, in any mode of the model.
 
         Args:
-            module: a submodule of the prepared model, whose norms are meant; None is all.
+            module: a submodule of the prepared model, whose norms are selected; None selects all.
 
         Raises:
-            NoSuchPartError: when `module` has no batch norms.
+            NoSuchPartError: if `module` has no batch norms.
         """
         self._freeze(module, frozen=True)
 
     def unfreeze_batch_norm(self, module: nn.Module | None = None) -> None:
-        """Let batch norms train with the statistics of the batch again; `module` as in `freeze_batch_norm`."""
+        """Train batch norms with batch statistics again; `module` as in `freeze_batch_norm`."""
         self._freeze(module, frozen=False)
 
     def _freeze(self, module: nn.Module | None, frozen: bool) -> None:
@@ -256,16 +255,16 @@ class Quantizer(Compressor[QuantizerConfig]):
         *,
         mmap_dir: str | None = None,
     ) -> nn.Module:
-        """The quantized model in the form `backend` converts; the prepared model stays usable.
+        """Return the quantized model in the form that `backend` converts; the prepared model remains usable.
 
         Args:
-            model: the prepared model or a copy of it; by default the prepared model.
-            backend: where the model goes.
-            mmap_dir: a folder; packed weights are written there and mapped, so that they need no memory.
+            model: the prepared model or a copy of it; None is the prepared model.
+            backend: the form of the result.
+            mmap_dir: a folder for memory-mapped files of packed weights; None keeps them in memory.
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this quantizer did not prepare.
-            LoweringError: for something the backend cannot store.
+            LoweringError: for quantization that the backend cannot store.
         """
         prepared = self._prepared_or(model)
         backend = ExportBackend.of(backend)
@@ -283,7 +282,7 @@ def _execution(config: QuantizerConfig) -> Execution:
 
 
 def _check_mode(config: QuantizerConfig) -> None:
-    """Refuse what only a captured graph has: the order of layers, and what lies between them."""
+    """Reject options that require a captured graph."""
     asked = {
         "weight_rounding": config.weight_rounding.type_name != "nearest",
         "equalize_layers": config.equalize_layers,
@@ -292,5 +291,5 @@ def _check_mode(config: QuantizerConfig) -> None:
     names = [name for name, is_asked in asked.items() if is_asked]
     if names and config.execution_mode is not ExecutionMode.GRAPH:
         raise InvalidExecutionModeError(
-            f"{' and '.join(names)} cannot be done in execution_mode {config.execution_mode.value!r}; accepted: 'graph'"
+            f"{' and '.join(names)} cannot be used in execution_mode {config.execution_mode.value!r}; accepted: 'graph'"
         )

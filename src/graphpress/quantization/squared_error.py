@@ -1,4 +1,4 @@
-"""The range of least squared error."""
+"""Search for the quantization range of least squared error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from graphpress.ir import reference
 from graphpress.passes.config import QuantizationScheme, QuantizationSpec
 
-# Errors of candidate ranges: float32 [candidates, *blocks] each; returns float64 of that shape.
+# Error of candidate ranges (low, high), both float32 [candidates, *blocks]; returns float64 of that shape.
 Error = Callable[[Tensor, Tensor], np.ndarray]
 
 _LEAST = 2.0**-10
@@ -22,17 +22,17 @@ _FINE = 9
 def least_error_range(
     low: Tensor, high: Tensor, error: Error, *, independent: bool, candidates: int = 32, widest: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The range of least error for every block.
+    """Find the range of least error for every block.
 
     Args:
         low, high: float32 range of the data, one entry per block.
-        error: of candidate ranges; each block is independent of the others.
+        error: computes the errors of candidate ranges; blocks are independent.
         independent: whether the two ends may shrink by different ratios.
-        candidates: points of the coarse grid, from the range of the data down to 1/1024 of it.
-        widest: the greatest ratio tried; more than 1 pays where codes do not reach the end of the range.
+        candidates: number of points of the coarse grid, from the range of the data down to 1/1024 of it.
+        widest: the greatest ratio tried; more than 1 helps if the codes do not reach the end of the range.
 
     Returns:
-        `low` and `high`, each times a ratio of its block.
+        `low` and `high`, each scaled by a ratio per block.
     """
     best = _Best(low, high, error)
     upper = np.linspace(1.0, 0.5, candidates // 2, endpoint=False)
@@ -53,7 +53,7 @@ def least_error_range(
 
 
 class _Best:
-    """The best range of every block so far."""
+    """The best range found so far, per block."""
 
     def __init__(self, low: Tensor, high: Tensor, error: Error):
         self.low, self.high = low, high
@@ -61,7 +61,7 @@ class _Best:
         self._least = torch.full(low.shape, torch.inf, dtype=torch.float64)
 
     def try_ratios(self, ratios: Tensor, end: str) -> None:
-        """Multiply ends of the best ranges by each of `ratios`; of equal errors the first stays."""
+        """Try the best ranges with an end scaled by each of `ratios`; ties keep the first."""
         shaped = ratios.reshape(-1, *[1] * self.low.ndim)
         lows = self.low * (shaped if end != "high" else torch.ones_like(shaped))
         highs = self.high * (shaped if end != "low" else torch.ones_like(shaped))
@@ -79,7 +79,7 @@ def _around(spread: float) -> Tensor:
 
 
 def in_blocks(data: Tensor, block_size: Sequence[int]) -> Tensor:
-    """`data` with a row for each block: ``[blocks, elements of a block]``, blocks in the order of their scales."""
+    """Arrange `data` as ``[blocks, elements per block]``, with blocks in the order of their scales."""
     if not block_size:
         return data.reshape(1, -1)
     split: list[int] = []
@@ -92,7 +92,7 @@ def in_blocks(data: Tensor, block_size: Sequence[int]) -> Tensor:
 
 
 def fake_quantized(data: Tensor, qparams: Sequence[Tensor | None], spec: QuantizationSpec) -> Tensor:
-    """`data`, quantized and dequantized as `spec` says."""
+    """Quantize and dequantize `data` by `spec`."""
     scale, zero_point, minval = qparams
     assert scale is not None
     bounds: dict[str, Any] = (
@@ -102,7 +102,7 @@ def fake_quantized(data: Tensor, qparams: Sequence[Tensor | None], spec: Quantiz
 
 
 def widest_ratio(spec: QuantizationSpec) -> float:
-    """How far beyond the data a range may help: symmetric signed codes reach less far above zero than below."""
+    """Return the widest useful ratio of a range to the data's; symmetric signed codes have fewer positive steps."""
     if spec.element_type.is_floating or spec.qscheme is QuantizationScheme.ASYMMETRIC:
         return 2.0 if spec.scale_dtype is not None and spec.element_type.is_floating else 1.0
     reach = (int(spec.quant_max) - int(spec.quant_min)) // 2

@@ -1,4 +1,4 @@
-"""The switches of fake-quantizers: for a whole model, for a submodule, by the schedule of training."""
+"""The switches of fake-quantizers, set for a model, for a submodule or by training schedules."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ P = TypeVar("P")
 
 
 class NoSuchPartError(GraphpressError, ValueError):
-    """A submodule that holds nothing of what was to be switched."""
+    """A submodule has no parts of the requested kind."""
 
 
 def parts_for(
     prepared: nn.Module, module: nn.Module | None, find: Callable[[nn.Module], Sequence[P]], what: str
 ) -> Sequence[P]:
-    """The parts that `find` gives for `module`, or for the whole model where it is None.
+    """Return the parts that `find` returns for `module`, or for the whole model if it is None.
 
-    In a prepared graph, the module at the path of one of the user's modules holds its parameters only. It stands for
-    the parts that were made for that module and for those inside it, which say so by their `module_paths`.
+    In a prepared graph, the module at a path of the user's model holds only the parameters. It then selects the parts
+    whose `module_paths` are that path or below it.
 
     Raises:
-        NoSuchPartError: when `module` has none; `what` says of what.
+        NoSuchPartError: if `module` has none; `what` names their kind.
     """
     if module is None:
         return find(prepared)
@@ -50,19 +50,19 @@ def _is_within(path: str, other: str) -> bool:
 
 
 class Switched:
-    """Something other than a fake-quantizer that has its two switches."""
+    """Base of other classes with the two switches of a fake-quantizer."""
 
     observer_enabled: bool
     fake_quant_enabled: bool
 
 
 def quantizers_of(module: nn.Module) -> Sequence[FakeQuantizeImplBase]:
-    """The fake-quantizers in `module`, each once."""
+    """Return the fake-quantizers in `module`, each once."""
     return [m for m in module.modules() if isinstance(m, FakeQuantizeImplBase)]
 
 
 def switches_of(module: nn.Module) -> Sequence[FakeQuantizeImplBase | Switched]:
-    """Everything in `module` that has the switches: its fake-quantizers, and what will make more of them."""
+    """Return all objects in `module` with the switches: fake-quantizers, and holders that create more of them."""
     return [m for m in module.modules() if isinstance(m, FakeQuantizeImplBase | Switched)]
 
 
@@ -70,9 +70,9 @@ def switches_of(module: nn.Module) -> Sequence[FakeQuantizeImplBase | Switched]:
 def switched(
     module: nn.Module, *, observer: bool, fake_quant: bool, after: tuple[bool, bool] | None = None
 ) -> Iterator[None]:
-    """Both switches of every quantizer in `module` as given; afterwards as in `after`, by default as they were.
+    """Set both switches of every quantizer in `module` inside the context, then to `after`, by default as before.
 
-    Quantizers that were made inside are afterwards as in `after`, by default not observing and quantizing.
+    Quantizers created inside are set to `after`, by default not observing and fake-quantizing.
     """
     before = {id(s): (s, s.observer_enabled, s.fake_quant_enabled) for s in switches_of(module)}
     for switch, _, _ in before.values():
@@ -86,7 +86,7 @@ def switched(
 
 
 def switches_at(schedule: QATSchedule | None, step: int) -> tuple[bool, bool]:
-    """Whether a quantizer observes, and whether it fake-quantizes, after `step` steps of training."""
+    """Return whether a quantizer observes, and whether it fake-quantizes, after `step` training steps."""
     if schedule is None:
         return True, True
     ended = schedule.disable_observer is not None and step >= schedule.disable_observer
@@ -94,13 +94,13 @@ def switches_at(schedule: QATSchedule | None, step: int) -> tuple[bool, bool]:
 
 
 def set_switches(quantizers: Iterable[FakeQuantizeImplBase], step: int) -> None:
-    """Set both switches of every quantizer that has a schedule as it says for `step`."""
+    """Set both switches of every quantizer with a schedule to their values at `step`."""
     for quantizer in quantizers:
         quantizer.observer_enabled, quantizer.fake_quant_enabled = switches_at(quantizer.schedule, step)
 
 
 def advance_switches(quantizers: Iterable[FakeQuantizeImplBase], step: int) -> None:
-    """Set the switches that change at `step`; the others stay, so that what the user switched by hand does."""
+    """Set only the switches that change at `step`, which preserves settings of the user."""
     for quantizer in quantizers:
         before, after = switches_at(quantizer.schedule, step - 1), switches_at(quantizer.schedule, step)
         if before[0] != after[0]:

@@ -1,7 +1,7 @@
-"""Mixed precision: which layer gets how many bits.
+"""Mixed-precision search: a compression config for each layer under a size budget.
 
-Three steps: measure how much each layer suffers from each candidate, alone; choose a candidate for each layer under a
-budget; apply the choice, which is an ordinary config, and see whether it does what was predicted.
+There are three steps: measure the sensitivity of each layer to each candidate config; choose a candidate for each layer
+under the budget; apply the choice, which is an ordinary config, and compare the result with the prediction.
 """
 
 from graphpress.search.layers import Compression, Layer, find_layers

@@ -1,4 +1,4 @@
-"""The layers among which precision is divided, and how a config is applied to a model to be judged."""
+"""The layers of a mixed-precision search, and application of configs to a model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from graphpress.search.sizes import stored_bytes
 
 @frozen
 class Layer:
-    """What gets one candidate as a whole: a module with its weights, or several that share weights.
+    """A unit that gets one candidate: a module with weights, or several modules that share weights.
 
     Attributes:
         name: the first of `modules`.
-        modules: names that entries of a config go by, as `named_modules` gives them.
-        weights: how many elements its weights (parameters of two axes or more) have, shared ones counted once.
-        float_bytes: what they take uncompressed.
+        modules: module names, as in `named_modules` and in configs.
+        weights: number of elements of its weights (parameters of two axes or more); shared ones count once.
+        float_bytes: their bytes uncompressed.
     """
 
     name: str
@@ -38,14 +38,15 @@ class Layer:
 
 
 def find_layers(model: nn.Module, names: Iterable[str] | None = None) -> tuple[Layer, ...]:
-    """The layers of `model`, in its own order.
+    """Return the layers of `model`, in module order.
 
     Args:
-        names: modules to divide precision among, blocks of layers too: a weight belongs to the innermost of them that
-            it is in. By default every module of a kind that compressors support.
+        model: the model.
+        names: modules to search, which may be blocks of layers; a weight belongs to the innermost of them. None is
+            every module of a class that compressors support.
 
     Raises:
-        SearchError: when a name is no module, or a module without weights; or when there are no layers.
+        SearchError: if a name is not a module or a module without weights, or if there are no layers.
     """
     weights = [
         site for site in state_sites(model) if site.parameter.ndim >= 2 and not site.site.op_type.endswith("norm")
@@ -76,12 +77,12 @@ def find_layers(model: nn.Module, names: Iterable[str] | None = None) -> tuple[L
 
 
 def entries(layers: Iterable[Layer], chosen: dict[str, Any], known: Sequence[str] = ()) -> dict[str, Any]:
-    """Entries of `module_name_configs` that give each layer its module config, or None; outer modules come first.
+    """Build `module_name_configs` entries with the module config of each layer, or None; outer modules come first.
 
     Args:
-        chosen: by name of the layer; layers that are not there are skipped.
-        known: names of all modules: a name that would match others of them as an expression is written as one that
-            does not.
+        layers: the layers.
+        chosen: module configs by layer name; other layers are skipped.
+        known: names of all modules; a name that matches others as a regular expression is escaped.
     """
     by_module = {module: chosen.get(layer.name) for layer in layers for module in layer.modules}
     known = known or list(by_module)
@@ -97,14 +98,14 @@ def _named(model: nn.Module, weights: Sequence[StateSite], names: Iterable[str])
     wanted = set(names)
     for name in wanted:
         if name not in known:
-            raise SearchError(f"{name!r} is no module of {type(model).__name__}{suggestion(name, known)}")
+            raise SearchError(f"{name!r} is not a module of {type(model).__name__}{suggestion(name, known)}")
         if not any(_innermost(site.path, wanted) == name for site in weights):
-            raise SearchError(f"module {name!r} has no weights that no other listed module has: nothing to compress")
+            raise SearchError(f"module {name!r} has no weights beyond those of other listed modules")
     return wanted
 
 
 def _innermost(path: str, wanted: set[str]) -> str | None:
-    """The innermost of `wanted` that `path` is, or is in."""
+    """Return the innermost of `wanted` that is `path` or contains it, or None."""
     while path not in wanted:
         if not path:
             return None
@@ -119,7 +120,7 @@ def _entry_name(module: str, known: Sequence[str]) -> str:
 
 @frozen(eq=False)
 class Applied:
-    """A compressed model: as it computes, and the bytes its constants take once it is finalized for Core AI."""
+    """A compressed model, with the bytes of its constants when finalized for Core AI."""
 
     model: nn.Module
     stored_bytes: int
@@ -127,17 +128,16 @@ class Applied:
 
 @frozen(eq=False, kw_only=True)
 class Compression:
-    """A compressor with what it needs besides a model and a config.
+    """A compressor with its data and settings, except model and config.
 
     Attributes:
         compressor: the class, such as `KMeansPalettizer` or `Quantizer`.
-        example_inputs: for `prepare`.
+        example_inputs: the example inputs of `prepare`.
         calibration: inputs to run in `calibration_mode` after `prepare`, each a tensor, a tuple of arguments or a
-            dictionary of them by name. With none, or where the config learns nothing from data, the mode is not
-            entered.
-        base: what happens to everything that is not searched, and settings such as `execution_mode`; by default a
-            config that leaves everything whole.
-        options: more arguments of `prepare`.
+            dictionary of them by name. The mode is not entered if there are none, or if the config needs no data.
+        base: the config of everything that is not searched, with settings such as `execution_mode`; by default a
+            config that compresses nothing.
+        options: further arguments of `prepare`.
     """
 
     compressor: type[Compressor[Any]]
@@ -157,7 +157,7 @@ class Compression:
             raise SearchError(f"base is a {type(value).__name__}; {self.compressor.__name__} takes a {wanted}")
 
     def config(self, entries: Mapping[str, Any]) -> CompressionConfig:
-        """The base with more entries in `module_name_configs`; they come last, and so win."""
+        """Return the base config with more entries in `module_name_configs`, which take precedence."""
         return with_entries(self.base, entries)
 
     def apply(self, model: nn.Module, config: CompressionConfig) -> Applied:
@@ -173,7 +173,7 @@ class Compression:
 
     @property
     def digest(self) -> str:
-        """Of everything here: what was measured with something else does not count."""
+        """Return a digest of all attributes, which identifies valid measurements."""
         data = [self.example_inputs, list(self.calibration)]
         plain = {key: value for key, value in self.options.items() if key not in ("executor", "num_workers")}
         name = f"{self.compressor.__module__}.{self.compressor.__qualname__}"
@@ -181,7 +181,7 @@ class Compression:
 
 
 def with_entries(base: CompressionConfig, entries: Mapping[str, Any]) -> CompressionConfig:
-    """A copy of `base` with more entries in `module_name_configs`, which come last, and so win."""
+    """Copy `base` with more entries in `module_name_configs`, which take precedence."""
     config = type(base).from_dict(base.to_dict())
     for name, entry in entries.items():
         config.set_module_name(name, None if entry is None else attrs.evolve(entry))

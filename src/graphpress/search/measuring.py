@@ -1,4 +1,4 @@
-"""Measure how sensitive each layer is to each candidate: compress it alone, and judge the model."""
+"""Measurement of the sensitivity of each layer to each candidate config."""
 
 from __future__ import annotations
 
@@ -39,24 +39,27 @@ def measure_sensitivities(
     executor: Executor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivities:
-    """Judge `model` with each layer compressed alone, by each of its candidates.
+    """Evaluate `model` with each layer compressed alone by each of its candidates.
 
     Args:
-        model: the float model; it is never changed.
+        model: the float model; it is not changed.
         compression: the compressor and its data.
-        candidates: module configs by a name of your choice, for every layer.
-        metric: judges a compressed model, in eval mode and without gradients; see `against`.
-        layers: names of modules, blocks of layers too; by default every layer that compressors support.
-        per_layer: other candidates for some layers, by name.
-        higher_is_better: the metric's direction, by default its attribute of that name, or else False.
-        path: a JSON file. What it holds already is not measured again; each result is saved as it comes, so that a run
-            that was stopped goes on where it was and ends with the same result.
-        executor: where to measure; any `concurrent.futures.Executor`. By default here, one after the other.
-        progress: called with the number of results so far and in all.
+        candidates: module configs for every layer, by arbitrary names.
+        metric: evaluates a compressed model, in eval mode and without gradients; see `against`.
+        layers: names of modules, which may be blocks of layers; None is every layer that compressors support.
+        per_layer: other candidates for some layers, by layer name.
+        higher_is_better: the metric's direction; None is its attribute of that name, or else False.
+        path: a JSON file. Results in it are not measured again, and each new result is saved at once, so that an
+            interrupted run can be resumed with the same final result.
+        executor: any `concurrent.futures.Executor`; None measures sequentially in this process.
+        progress: called with the number of results so far and the total.
+
+    Returns:
+        the complete sensitivities.
 
     Raises:
-        SearchError: when names or candidates are wrong, the file holds something else, no candidate fits any layer, or
-            the metric gives no number.
+        SearchError: if names or candidates are invalid, the file holds other measurements, no candidate fits any layer,
+            or the metric returns NaN.
     """
     if higher_is_better is None:
         higher_is_better = bool(getattr(metric, "higher_is_better", False))
@@ -64,7 +67,7 @@ def measure_sensitivities(
     config_class = compression.compressor.config_class
     others = {} if per_layer is None else dict(per_layer)
     for name in others.keys() - {layer.name for layer in found}:
-        raise SearchError(f"per_layer names {name!r}, which is no layer of the search")
+        raise SearchError(f"per_layer names {name!r}, which is not a layer of the search")
     setting = Setting(_digest_of_model(model), compression.digest, name_of(metric), higher_is_better)
     sensitivities = Sensitivities(
         setting,
@@ -85,7 +88,7 @@ def measure_sensitivities(
 
 
 def judged(model: nn.Module, compression: Compression, config: CompressionConfig, metric: Metric) -> Measurement:
-    """Compress a copy of `model` and judge it. Raises what the compressor raises."""
+    """Compress a copy of `model` and evaluate it; errors of the compressor are raised."""
     return _judged(compression.apply(model, config), metric)
 
 
@@ -124,7 +127,7 @@ def _measured(
 
 
 def _report(sensitivities: Sensitivities) -> None:
-    """Name the candidates that do not fit, which are no options of a recipe; no others at all are an error."""
+    """Warn about candidates that do not fit their layers; it is an error if none fits."""
     unfit = [
         f"{layer.name}, {c.name}: {c.measurement.reason}"
         for layer in sensitivities.layers
@@ -139,7 +142,7 @@ def _report(sensitivities: Sensitivities) -> None:
 
 
 class _Subject:
-    """What every job needs. It is pickled once, however many jobs go to other processes, and loaded once in each."""
+    """The common data of all jobs, which is pickled once, and loaded once in each process."""
 
     def __init__(self, model: nn.Module, compression: Compression, metric: Metric):
         self.parts = (model, compression, metric)
@@ -147,7 +150,7 @@ class _Subject:
 
     def __reduce__(self) -> Any:
         if self._pickled is None:
-            data = pickle.dumps(self.parts)  # plain pickle: no shared memory, whose file handles run out
+            data = pickle.dumps(self.parts)  # plain pickle, since shared memory uses up file handles
             self._pickled = hashlib.sha256(data).hexdigest(), data
         return _loaded, self._pickled
 
@@ -157,7 +160,7 @@ _LOADED: dict[str, _Subject] = {}
 
 def _loaded(digest: str, data: bytes) -> _Subject:
     if digest not in _LOADED:
-        _LOADED.clear()  # one model at a time is enough
+        _LOADED.clear()  # keeps one model at a time
         _LOADED[digest] = _Subject(*pickle.loads(data))
     return _LOADED[digest]
 
@@ -215,7 +218,7 @@ def _judged(applied: Applied, metric: Metric) -> Measurement:
 
 @contextmanager
 def _warnings_kept() -> Iterator[list[str]]:
-    """Collect warnings, to be told once for all jobs; in threads, where they cannot be collected, let them be told."""
+    """Collect warnings, to issue them once for all jobs; in threads, which cannot collect them, they are issued."""
     texts: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield texts

@@ -1,4 +1,4 @@
-"""Metrics: what a model is judged by. Any callable from a module to a number is one; these compare outputs."""
+"""Metrics of compressed models: callables from a module to a number; those defined here compare outputs."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from graphpress.ir.tensors import tensor_digest
 
 
 class SearchError(GraphpressError, ValueError):
-    """A search that cannot be made as asked; the message says what is accepted."""
+    """A search cannot be run with these arguments."""
 
 
 class SearchWarning(UserWarning):
-    """Something a user should know about measurements: candidates that do not fit, what compressors warned about."""
+    """A candidate does not fit its layer, or a compressor issued a warning during a search."""
 
 
 Metric: TypeAlias = Callable[[nn.Module], float]
-"""Judges a model. An attribute `higher_is_better` that is true turns the order round; `name` tells metrics apart."""
+"""Evaluates a model. A true attribute `higher_is_better` reverses the order; `name` identifies the metric."""
 
 Compare: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], float]
-"""Compares what the float model puts out with what another one does: floating tensors, in order."""
+"""Compares the floating output tensors of the float model with those of another model, in order."""
 
 
 @frozen(eq=False)
 class OutputMetric:
-    """The mean, over inputs, of a comparison of a model's outputs with those of the float model.
+    """The mean over inputs of a comparison of a model's outputs with those of the float model.
 
     Attributes:
         inputs: each a tensor, a tuple of arguments, or a dictionary of them by name.
         references: the float model's outputs.
         compare: the comparison.
-        higher_is_better: whether it is one of quality rather than error.
+        higher_is_better: True for a measure of quality, False for an error.
     """
 
     inputs: tuple[Any, ...]
@@ -50,11 +50,11 @@ class OutputMetric:
 
     @property
     def name(self) -> str:
-        """The comparison and a digest of the inputs: what was measured with other inputs is something else."""
+        """The name of the comparison with a digest of the inputs, which distinguishes measurements on other inputs."""
         return f"{_name(self.compare)} on {digest_of(self.inputs)[:16]}"
 
     def __call__(self, model: nn.Module) -> float:
-        """Judge `model`."""
+        """Evaluate `model`."""
         scores = [
             self.compare(reference, _outputs(model, inputs))
             for inputs, reference in zip(self.inputs, self.references, strict=True)
@@ -65,16 +65,19 @@ class OutputMetric:
 def against(
     model: nn.Module, inputs: Sequence[Any], compare: Compare | None = None, higher_is_better: bool = False
 ) -> OutputMetric:
-    """A metric that compares with the outputs of `model`, which runs once on each of `inputs`, in eval mode.
+    """Create a metric that compares with the outputs of `model`, which runs once on each input in eval mode.
 
     Args:
-        compare: by default `relative_error`.
+        model: the float model.
+        inputs: each a tensor, a tuple of arguments, or a dictionary of them by name.
+        compare: the comparison; None is `relative_error`.
+        higher_is_better: True for a measure of quality, False for an error.
 
     Raises:
-        SearchError: when there are no inputs.
+        SearchError: if there are no inputs.
     """
     if isinstance(inputs, Tensor | Mapping) or not len(inputs):
-        raise SearchError("inputs is a sequence of at least one input: each a tensor, a tuple of arguments or a dict")
+        raise SearchError("inputs must have at least one input, each a tensor, a tuple of arguments or a dict")
     with mode_restored(model), torch.no_grad():
         model.eval()
         references = tuple(_outputs(model, each) for each in inputs)
@@ -82,29 +85,29 @@ def against(
 
 
 def relative_error(reference: Sequence[Tensor], output: Sequence[Tensor]) -> float:
-    """The squared error over the squared reference: noise power over signal power. 0 for equal outputs."""
+    """Return the squared error divided by the squared reference (noise over signal power), 0 for equal outputs."""
     return _squares([o - r for r, o in _pairs(reference, output)]) / (_squares(reference) or 1.0)
 
 
 def mean_squared_error(reference: Sequence[Tensor], output: Sequence[Tensor]) -> float:
-    """The mean of the squared error over all elements."""
+    """Return the mean squared error over all elements."""
     return _squares([o - r for r, o in _pairs(reference, output)]) / max(sum(r.numel() for r in reference), 1)
 
 
 def peak_signal_to_noise(reference: Sequence[Tensor], output: Sequence[Tensor]) -> float:
-    """In dB, the peak being the largest magnitude of the reference; infinite for equal outputs. Higher is better."""
+    """Return the PSNR in dB, with the largest magnitude of the reference as peak; infinite for equal outputs."""
     error = mean_squared_error(reference, output)
     peak = max((float(r.double().abs().max()) for r in reference if r.numel()), default=1.0)
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error) if peak else -math.inf
 
 
 def name_of(metric: Metric) -> str:
-    """What a metric is known by in a file of measurements."""
+    """Return the name of a metric in a file of measurements."""
     return str(getattr(metric, "name", None) or _name(metric))
 
 
 def digest_of(tree: Any) -> str:
-    """A digest of the tensors and other values in `tree`."""
+    """Return a digest of the tensors and other values in `tree`."""
     leaves, spec = pytree.tree_flatten(tree)
     parts = [tensor_digest(leaf) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
     return hashlib.sha256("\n".join([str(spec), *parts]).encode()).hexdigest()

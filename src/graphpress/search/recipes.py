@@ -1,4 +1,4 @@
-"""Recipes: which candidate each layer gets, chosen from measurements under a budget."""
+"""Recipes: a candidate for each layer, chosen from measurements under a budget."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from graphpress.search.metrics import Metric, SearchError, name_of
 from graphpress.search.sensitivities import Candidate, Sensitivities
 
 Option: TypeAlias = tuple[int, float]
-"""Size, a whole number, and cost, finite; both may be negative."""
+"""An integer size and a finite cost; both may be negative."""
 
 
 def solve(groups: Sequence[Sequence[Option]], budget: int) -> tuple[int, ...] | None:
-    """The place of the option chosen in each group, or None when even the smallest options exceed the budget.
+    """Choose an option in each group with least total cost and a total size of at most `budget`.
 
-    Of solutions with the same cost one of the smallest is returned. Costs are added in float64, in the order of groups.
+    Among solutions of equal cost, one of the smallest is returned. Costs are added in float64, in the order of groups.
+
+    Returns:
+        the index of the option in each group, or None if even the smallest options exceed the budget.
     """
     reduced = [_undominated(group) for group in groups]
     slack = budget - sum(int(group.sizes[0]) for group in reduced)
@@ -35,7 +38,7 @@ def solve(groups: Sequence[Sequence[Option]], budget: int) -> tuple[int, ...] | 
     sizes, costs = np.zeros(1, np.int64), np.zeros(1)
     steps: list[tuple[np.ndarray, np.ndarray]] = []
     best = float(tails[0].rounded(np.array([slack]))[0])
-    # Sums in another order differ in their last bits; nothing is dropped for that.
+    # Tolerance for sums in another order, which differ in the last bits.
     tolerance = 1e-12 * sum(float(np.abs(group.costs).max()) for group in reduced)
     for group, tail in zip(reduced, tails[1:], strict=True):
         extra = group.sizes - group.sizes[0]
@@ -55,7 +58,7 @@ def solve(groups: Sequence[Sequence[Option]], budget: int) -> tuple[int, ...] | 
 
 @frozen(eq=False)
 class _Group:
-    """Options of rising size and falling cost, and where they stood."""
+    """Options by increasing size and decreasing cost, with their original indices."""
 
     sizes: np.ndarray
     costs: np.ndarray
@@ -64,26 +67,26 @@ class _Group:
 
 @frozen(eq=False)
 class _Relaxation:
-    """The least cost of some groups as a function of the room above their smallest sizes, options being divisible.
+    """The linear relaxation of some groups: least cost as a function of the room above their smallest sizes.
 
     Attributes:
-        rooms, costs: the corners of the function, which is convex and falls; at a corner nothing is divided.
+        rooms, costs: the corners of the function, which is convex and decreasing; corners are integral solutions.
     """
 
     rooms: np.ndarray
     costs: np.ndarray
 
     def bound(self, room: np.ndarray) -> np.ndarray:
-        """The least cost with divided options: no choice costs less."""
+        """Return the relaxed least cost, a lower bound of every choice."""
         return np.interp(room, self.rooms, self.costs)
 
     def rounded(self, room: np.ndarray) -> np.ndarray:
-        """The cost of the last corner that fits: a choice that exists."""
+        """Return the cost of the last corner that fits, an upper bound that a choice attains."""
         return self.costs[np.searchsorted(self.rooms, room, side="right") - 1]
 
 
 def _undominated(group: Sequence[Option]) -> _Group:
-    """Without options that another one, not larger, matches in cost."""
+    """Remove options that another one dominates in size and cost."""
     order = sorted(range(len(group)), key=lambda place: (*group[place], place))
     kept: list[int] = []
     for place in order:
@@ -97,7 +100,7 @@ def _undominated(group: Sequence[Option]) -> _Group:
 
 
 def _relaxations(groups: Sequence[_Group]) -> list[_Relaxation]:
-    """The relaxation of the groups from each place on; of none at the end."""
+    """Return the relaxation of the groups from each index on, ending with that of no groups."""
     tails = [_Relaxation(np.zeros(1), np.zeros(1))]
     steps: list[tuple[float, int, float]] = []  # slope, size, cost
     least = 0.0
@@ -107,7 +110,7 @@ def _relaxations(groups: Sequence[_Group]) -> list[_Relaxation]:
         for a, b in pairwise(corners):
             size, cost = int(group.sizes[b] - group.sizes[a]), float(group.costs[b] - group.costs[a])
             steps.append((cost / size, size, cost))
-        steps.sort(key=lambda step: step[0])  # stable: steps of one group stay in order
+        steps.sort(key=lambda step: step[0])  # stable: keeps steps of a group in order
         rooms = np.cumsum([0, *(size for _, size, _ in steps)]).astype(np.float64)
         costs = least + np.cumsum([0.0, *(cost for _, _, cost in steps)])
         tails.append(_Relaxation(rooms, costs))
@@ -115,7 +118,7 @@ def _relaxations(groups: Sequence[_Group]) -> list[_Relaxation]:
 
 
 def _convex(group: _Group) -> list[int]:
-    """The corners of the lower convex hull of a group's options, from the smallest to the cheapest."""
+    """Return the corners of the lower convex hull of a group's options, from the smallest to the cheapest."""
     corners: list[int] = []
     for place in range(len(group.sizes)):
         while len(corners) > 1 and _slope(group, corners[-2], corners[-1]) >= _slope(group, corners[-1], place):
@@ -145,11 +148,11 @@ class Recipe:
     """A candidate for every layer.
 
     Attributes:
-        choices: the name of the candidate by layer; None leaves the layer whole.
-        config: for the compressor, of its own class; ``config.to_yaml(path)`` saves it.
-        weight_bytes: bytes of the layers' weights with tables, scales and zero points, as stored.
-        weights: how many elements they have.
-        predicted_cost: the sum of the choices' costs: how much worse the score should get.
+        choices: the candidate's name by layer; None does not compress the layer.
+        config: the compressor's config; ``config.to_yaml(path)`` saves it.
+        weight_bytes: stored bytes of the layers' weights, including lookup tables, scales and zero points.
+        weights: number of elements of these weights.
+        predicted_cost: the sum of the choices' costs, the predicted degradation of the score.
     """
 
     choices: Mapping[str, str | None] = field(converter=_frozen)
@@ -160,7 +163,7 @@ class Recipe:
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits over the number of weights."""
+        """Stored bits divided by the number of weights."""
         return 8 * self.weight_bytes / self.weights
 
     def __str__(self) -> str:
@@ -171,14 +174,14 @@ class Recipe:
 
 @frozen
 class Verification:
-    """A recipe, applied and judged.
+    """The evaluation of a recipe.
 
     Attributes:
-        score: of the compressed model.
-        cost: how much worse that is than with no layer compressed.
-        predicted_cost: by the recipe.
-        weight_bytes: what the layers' weights take, measured on the whole.
-        predicted_bytes: by the recipe.
+        score: the score of the compressed model.
+        cost: its degradation relative to the model with no layer compressed.
+        predicted_cost: the prediction of the recipe.
+        weight_bytes: stored bytes of the layers' weights, measured on the compressed model.
+        predicted_bytes: the prediction of the recipe.
     """
 
     score: float
@@ -197,15 +200,15 @@ class Verification:
 def exact_recipe(
     sensitivities: Sensitivities, *, bits_per_weight: float | None = None, weight_bytes: int | None = None
 ) -> Recipe:
-    """The recipe of least predicted cost within a budget: a multiple-choice knapsack, solved exactly.
+    """Return the recipe of least predicted cost within a budget, an exact solution of a multiple-choice knapsack.
 
     Args:
-        sensitivities: complete ones.
-        bits_per_weight, weight_bytes: the budget, one of the two: what the weights of all layers may take, tables,
-            scales and zero points included. Layers may stay whole where that fits.
+        sensitivities: complete sensitivities.
+        bits_per_weight, weight_bytes: the budget, exactly one of the two, for the weights of all layers including
+            lookup tables, scales and zero points. Layers may remain uncompressed.
 
     Raises:
-        SearchError: when the budget is below the smallest there is, or costs are not finite.
+        SearchError: if the budget is below the smallest possible size, or costs are not finite.
     """
     budget = _budget(sensitivities, bits_per_weight, weight_bytes)
     options = [_options(sensitivities, layer) for layer in sensitivities.layers]
@@ -229,16 +232,16 @@ def exact_recipe(
 def greedy_recipe(
     sensitivities: Sensitivities, *, bits_per_weight: float | None = None, weight_bytes: int | None = None
 ) -> Recipe:
-    """The recipe of the greedy walk that the documentation of mixed-precision compression describes.
+    """Return the recipe of the greedy algorithm in the documentation of mixed-precision compression.
 
-    All pairs of layer and candidate are sorted by score, the least harmful first, and applied in that order, a later
-    one in place of an earlier one for the same layer, until the budget is met. Layers that are not reached stay whole.
+    All pairs of layer and candidate are sorted by score, the best first, and applied in that order until the budget is
+    met; a later candidate replaces an earlier one of the same layer. Other layers are not compressed.
 
     Args:
         sensitivities, bits_per_weight, weight_bytes: as for `exact_recipe`.
 
     Raises:
-        SearchError: when the walk ends without having met the budget.
+        SearchError: if the budget is not met.
     """
     budget = _budget(sensitivities, bits_per_weight, weight_bytes)
     sign = -1.0 if sensitivities.setting.higher_is_better else 1.0
@@ -253,17 +256,17 @@ def greedy_recipe(
         chosen[layer.name] = c
     if taken > budget:
         raise SearchError(
-            f"the greedy walk ends at {taken} bytes ({_bits(sensitivities, taken)}), above the budget of {budget} "
+            f"the greedy algorithm ends at {taken} bytes ({_bits(sensitivities, taken)}), above the budget of {budget} "
             f"({_bits(sensitivities, budget)})"
         )
     return _recipe(sensitivities, chosen)
 
 
 def uniform_recipe(sensitivities: Sensitivities, candidate: str) -> Recipe:
-    """The recipe that gives every layer the candidate of one name, where it fits; the rest stays whole.
+    """Return the recipe that applies the candidate of one name to every layer it fits.
 
     Raises:
-        SearchError: when a layer has no candidate of that name.
+        SearchError: if a layer has no candidate of that name.
     """
     _check_complete(sensitivities)
     chosen = {layer.name: sensitivities.candidate(layer.name, candidate) for layer in sensitivities.layers}
@@ -277,10 +280,10 @@ def uniform_recipe(sensitivities: Sensitivities, candidate: str) -> Recipe:
 def verify_recipe(
     recipe: Recipe, sensitivities: Sensitivities, model: nn.Module, compression: Compression, metric: Metric
 ) -> Verification:
-    """Apply `recipe` to `model` and judge it: one evaluation that shows how well the costs add up.
+    """Apply `recipe` to `model`, evaluate it, and compare with the prediction.
 
     Raises:
-        SearchError: when the metric is not the one that was measured with.
+        SearchError: if the metric is not that of the sensitivities.
     """
     _check_complete(sensitivities)
     setting, baseline = sensitivities.setting, sensitivities.baseline
@@ -314,7 +317,7 @@ def _budget(sensitivities: Sensitivities, bits_per_weight: float | None, weight_
     _check_complete(sensitivities)
     given = bits_per_weight if weight_bytes is None else weight_bytes
     if given is None or (bits_per_weight is not None and weight_bytes is not None):
-        raise SearchError("a budget is either bits_per_weight or weight_bytes: give one of the two")
+        raise SearchError("the budget is either bits_per_weight or weight_bytes: pass one of the two")
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or given <= 0:
         raise SearchError(f"a budget of {given!r}; accepted: a positive number")
     return math.floor(given if bits_per_weight is None else bits_per_weight * sensitivities.weights / 8)
@@ -338,7 +341,7 @@ def _finite_cost(sensitivities: Sensitivities, layer: Layer, candidate: Candidat
         assert sensitivities.baseline is not None
         raise SearchError(
             f"layer {layer.name!r} as {candidate.name!r} costs {cost} (its score is {_score(candidate)}, with no layer "
-            f"compressed {sensitivities.baseline.score}); costs that are to be added up must be finite: take an error, "
+            f"compressed {sensitivities.baseline.score}); costs must be finite to be added: use an error metric, "
             "such as relative_error, instead of a ratio in dB, or greedy_recipe, which only sorts scores"
         )
     return cost

@@ -1,4 +1,4 @@
-"""What was measured of every layer and candidate, as a value and as a file."""
+"""Measurements of every layer and candidate, and their files."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _CONFIGS: tuple[type[CompressionConfig], ...] = (QuantizerConfig, KMeansPalettiz
 
 @frozen
 class Measurement:
-    """A model, judged.
+    """The measurement of a model.
 
     Attributes:
-        score: by the metric.
-        stored_bytes: of all its constants.
-        reason: why there is nothing of both: the compressor's error for a candidate that does not fit the layer.
+        score: the metric's value.
+        stored_bytes: bytes of all constants.
+        reason: the compressor's error if the candidate does not fit the layer; there are no score and bytes then.
     """
 
     score: float = math.nan
@@ -47,7 +47,7 @@ class Measurement:
 
 @frozen
 class Candidate:
-    """A config for a layer, and what came of it with every other layer uncompressed; None before it was measured."""
+    """A config for a layer, with its measurement alone (all other layers uncompressed), or None before that."""
 
     name: str
     config: ModuleCompressionConfig
@@ -56,7 +56,7 @@ class Candidate:
 
 @frozen
 class Setting:
-    """What measurements depend on besides layers and candidates: with another one they do not count.
+    """The setting of measurements, which are valid for the same setting only.
 
     Attributes:
         model, compression: digests of the parameters and of the compressor with its data.
@@ -72,15 +72,15 @@ class Setting:
 
 @frozen(eq=False)
 class Sensitivities:
-    """How much every candidate costs and takes, layer by layer.
+    """The cost and size of every candidate of every layer.
 
     Attributes:
-        setting: what the measurements depend on.
+        setting: the setting of the measurements.
         base: the config that recipes add entries to.
-        baseline: the model with no layer compressed; None before it was measured.
+        baseline: the measurement with no layer compressed, or None before that.
         layers: the layers.
-        candidates: of each layer, by its name.
-        module_names: of the whole model.
+        candidates: the candidates by layer name.
+        module_names: the names of all modules of the model.
     """
 
     setting: Setting
@@ -92,12 +92,12 @@ class Sensitivities:
 
     @property
     def is_complete(self) -> bool:
-        """True once nothing is left to measure."""
+        """True if everything is measured."""
         return self.baseline is not None and not self.unmeasured()
 
     @property
     def weights(self) -> int:
-        """Elements of the weights of all layers."""
+        """Number of elements of the weights of all layers."""
         return sum(layer.weights for layer in self.layers)
 
     @property
@@ -106,7 +106,7 @@ class Sensitivities:
         return sum(layer.float_bytes for layer in self.layers)
 
     def unmeasured(self) -> list[tuple[Layer, Candidate]]:
-        """What is left to measure, in order."""
+        """Return the layers and candidates left to measure, in order."""
         return [
             (layer, candidate)
             for layer in self.layers
@@ -115,19 +115,19 @@ class Sensitivities:
         ]
 
     def fitting(self, layer: Layer) -> tuple[Candidate, ...]:
-        """The candidates of a layer that could be applied to it."""
+        """Return the measured candidates of a layer that fit it."""
         return tuple(
             c for c in self.candidates[layer.name] if c.measurement is not None and c.measurement.reason is None
         )
 
     def candidate(self, layer: str, name: str) -> Candidate:
-        """A candidate by its layer's name and its own.
+        """Return the candidate `name` of a layer.
 
         Raises:
-            SearchError: when there is none, with near names.
+            SearchError: if there is none; the message suggests similar names.
         """
         if layer not in self.candidates:
-            raise SearchError(f"{layer!r} is no layer of the search{suggestion(layer, self.candidates)}")
+            raise SearchError(f"{layer!r} is not a layer of the search{suggestion(layer, self.candidates)}")
         names = [candidate.name for candidate in self.candidates[layer]]
         if name not in names:
             raise SearchError(
@@ -136,7 +136,7 @@ class Sensitivities:
         return self.candidates[layer][names.index(name)]
 
     def cost(self, candidate: Candidate) -> float:
-        """How much worse the score is with this candidate alone than with no layer compressed."""
+        """Return the degradation of the score by this candidate alone."""
         measured, baseline = candidate.measurement, self.baseline
         assert measured is not None
         assert baseline is not None
@@ -144,30 +144,30 @@ class Sensitivities:
         return -difference if self.setting.higher_is_better else difference
 
     def weight_bytes(self, layer: Layer, candidate: Candidate | None) -> int:
-        """Bytes the weights of a layer take, tables, scales and zero points included; None is uncompressed.
+        """Return the bytes of a layer's weights, including lookup tables, scales and zero points; None is uncompressed.
 
-        What the model takes less with this candidate alone is what the layer takes less.
+        The reduction of the model's bytes by this candidate alone is attributed to the layer.
         """
         if candidate is None or candidate.measurement is None or self.baseline is None:
             return layer.float_bytes
         return layer.float_bytes + candidate.measurement.stored_bytes - self.baseline.stored_bytes
 
     def with_baseline(self, measurement: Measurement) -> Sensitivities:
-        """These, and the measurement of the model with no layer compressed."""
+        """Return a copy with the measurement of the model with no layer compressed."""
         return attrs.evolve(self, baseline=measurement)
 
     def with_measurement(self, layer: str, name: str, measurement: Measurement) -> Sensitivities:
-        """These, and one more measurement."""
+        """Return a copy with one more measurement."""
         changed = tuple(
             attrs.evolve(c, measurement=measurement) if c.name == name else c for c in self.candidates[layer]
         )
         return attrs.evolve(self, candidates={**self.candidates, layer: changed})
 
     def resumed_from(self, earlier: Sensitivities, path: object) -> Sensitivities:
-        """These, with what `earlier` has measured of the same layers and candidates.
+        """Return a copy with the measurements of `earlier` for the same layers and candidates.
 
         Raises:
-            SearchError: when `earlier`, which was read from `path`, was measured in another setting.
+            SearchError: if `earlier`, which was read from `path`, has another setting.
         """
         changed = [
             f"the {name} ({was!r}, now {now!r})" if name in ("metric", "higher_is_better") else f"the {name}"
@@ -176,8 +176,8 @@ class Sensitivities:
         ]
         if changed:
             raise SearchError(
-                f"{str(path)!r} holds measurements of something else: {' and '.join(changed)} changed since; "
-                "give another path, or remove the file"
+                f"{str(path)!r} holds measurements of another setting: {' and '.join(changed)} changed since; "
+                "pass another path, or remove the file"
             )
         known = {layer.name: layer for layer in earlier.layers}
         resumed = attrs.evolve(self, baseline=earlier.baseline)
@@ -191,7 +191,7 @@ class Sensitivities:
         return resumed
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a JSON file; an interrupted write leaves the old file whole."""
+        """Write a JSON file atomically."""
         plain = self._plain()
         text = json.dumps({**plain, "sha256": _digest(plain)}, indent=1, allow_nan=False)
         try:
@@ -201,17 +201,17 @@ class Sensitivities:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Sensitivities:
-        """Read what `save` wrote. Nothing else is needed to make recipes of it.
+        """Read a file that `save` wrote, which is sufficient to make recipes.
 
         Raises:
-            SearchError: when there is no such file, it holds something else, or something in it changed since.
+            SearchError: if there is no such file, or it has another format or was modified.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise SearchError(f"cannot read sensitivities from {str(path)!r}: {error.strerror or error}") from error
         except ValueError as error:
-            raise SearchError(f"{str(path)!r} is no JSON file: {error}") from error
+            raise SearchError(f"{str(path)!r} is not a JSON file: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise SearchError(f"{str(path)!r} holds no sensitivities")
         if data.get("version") != _VERSION:
@@ -219,8 +219,7 @@ class Sensitivities:
         told = data.pop("sha256", None)
         if told is not None and told != _digest(data):
             raise SearchError(
-                f"{str(path)!r} is damaged: it is not what its 'sha256' was made of; who changed it by hand takes that "
-                "line out"
+                f"{str(path)!r} is damaged: it does not match its 'sha256'; after a deliberate edit, remove that line"
             )
         try:
             return cls._of(data)
@@ -279,10 +278,10 @@ def _digest(plain: Mapping[str, Any]) -> str:
 
 
 def named(candidates: Mapping[str, Any], config_class: type[CompressionConfig], where: str) -> Sequence[Candidate]:
-    """Candidates from a dictionary of module configs, or of their arguments.
+    """Build candidates from a dictionary of module configs or of their arguments.
 
     Raises:
-        SearchError: when something in it is no module config.
+        SearchError: if a value is not a module config.
     """
     made = []
     for name, config in candidates.items():

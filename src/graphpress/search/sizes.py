@@ -1,7 +1,7 @@
-"""What a finalized model takes: the size law of saved assets, applied to a module in memory.
+"""The stored bytes of a finalized model, by the size formula of saved assets.
 
-A constant takes ``ceil(numel * bits / 8)`` bytes, where indices have the bits of their table and codes those of their
-own type; a constant whose elements are all the same takes none, since only the element is stored.
+A constant takes ``ceil(numel * bits / 8)`` bytes, where bits are those of the lookup table for indices and those of the
+element type for codes. A constant of equal elements counts 0 bytes, since only one element is stored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from graphpress.modules.forms import forms_of
 
 
 def stored_bytes(finalized: nn.Module, example_inputs: Any = None) -> int:
-    """Bytes of the constants of a model that was finalized for Core AI, or of a float model.
+    """Return the bytes of the constants of a float model, or of a model finalized for Core AI.
 
     Args:
-        finalized: the model. One that a graph was emitted for is exported; others only have to be looked at.
-        example_inputs: for the export.
+        finalized: the model. A model emitted from a graph is exported; others are only traversed.
+        example_inputs: the inputs of the export.
     """
     if isinstance(finalized, fx.GraphModule):
         return _of_program(export(finalized, example_inputs))
@@ -56,7 +56,7 @@ def _of_program(program: ExportedProgram) -> int:
 
 
 def _bits_read_by(user: fx.Node, constant: fx.Node) -> int | None:
-    """Bits of an element of `constant` by what `user` takes it for; None where its own dtype says it."""
+    """Return the bits per element of `constant` by its use in `user`, or None if its dtype determines them."""
     target: Any = user.target
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "coreai":
         return None

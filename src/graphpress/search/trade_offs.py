@@ -1,4 +1,4 @@
-"""The trade-off between size and quality: recipes at many budgets, and their picture."""
+"""The trade-off between size and quality: recipes at several budgets, and their plot."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LINES = ("-", "--", ":", "-.")
 
 @frozen
 class Point:
-    """A compressed model's size and quality.
+    """The size and quality of a compressed model.
 
     Attributes:
-        bits_per_weight: stored bits over the number of weights.
-        quality: whatever it is judged by.
-        label: written beside it.
+        bits_per_weight: stored bits divided by the number of weights.
+        quality: a measure of quality.
+        label: the label in the plot.
     """
 
     bits_per_weight: float
@@ -42,14 +42,16 @@ def trade_off(
     evaluate: Callable[[Recipe], float],
     recipe: Callable[..., Recipe] = exact_recipe,
 ) -> list[Point]:
-    """The quality of a recipe for each budget in bits per weight; budgets with the same recipe are one point.
+    """Evaluate a recipe for each budget; budgets with the same recipe are one point.
 
     Args:
-        evaluate: compresses by a recipe and judges the result.
+        sensitivities: complete sensitivities.
+        budgets: budgets in bits per weight.
+        evaluate: returns the quality of a recipe.
         recipe: `exact_recipe` or `greedy_recipe`.
 
     Raises:
-        SearchError: when a budget cannot be met.
+        SearchError: if a budget cannot be met.
     """
     points: dict[tuple[str | None, ...], Point] = {}
     for budget in budgets:
@@ -68,18 +70,19 @@ def plot_trade_off(
     quality: str = "quality",
     title: str = "",
 ) -> None:
-    """Draw quality over bits per weight and save the picture, as PNG or SVG by the end of its name.
+    """Plot quality over bits per weight and save the plot as PNG or SVG.
 
     Args:
-        curves: points that belong together, joined by lines.
-        single: points that stand alone, such as uniform compression.
-        float_quality: that of the float model, drawn as a line across.
-        quality: what the vertical axis shows, with its unit.
-        title: over the picture.
+        path: the file, ending in ``.png`` or ``.svg``.
+        curves: points joined by lines, by label.
+        single: points without lines, such as uniform compression, by label.
+        float_quality: quality of the float model, drawn as a horizontal line.
+        quality: label of the vertical axis, with its unit.
+        title: title of the plot.
 
     Raises:
-        SearchError: when matplotlib is not installed, the name ends otherwise, or there is nothing to draw.
-        FileError: when the picture cannot be written.
+        SearchError: if matplotlib is not installed, the suffix is not supported, or there are no points.
+        FileError: if the file cannot be written.
     """
     target = Path(path)
     kind = target.suffix.lower().removeprefix(".")
@@ -93,7 +96,7 @@ def plot_trade_off(
         across, up = [point.bits_per_weight for point in points], [point.quality for point in points]
         line = _LINES[at % len(_LINES)] if name in curves else "none"
         style = {"color": _COLOURS[at % len(_COLOURS)], "marker": _MARKS[at % len(_MARKS)], "label": name}
-        # The first curve lies on top of the others.
+        # The first curve is drawn above the others.
         size = 4.5 if name in curves else 7
         axes.plot(across, up, linestyle=line, linewidth=1.6, markersize=size, zorder=3 - at / len(groups), **style)
         for point in points:
@@ -123,7 +126,7 @@ def _empty_figure() -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise SearchError("drawing needs matplotlib: pip install 'graphpress[plot]'") from error
-    matplotlib.rcParams["svg.hashsalt"] = "graphpress"  # the same picture is the same file
+    matplotlib.rcParams["svg.hashsalt"] = "graphpress"  # deterministic output
     figure = Figure(figsize=(7, 4.2), facecolor="white", layout="constrained")
     axes: Any = figure.add_subplot()
     axes.set_facecolor("white")

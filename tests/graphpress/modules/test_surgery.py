@@ -62,7 +62,7 @@ def test_a_buffer_of_the_users_own_keeps_its_name_and_value(backend):
 def test_the_palettizer_names_the_buffer_that_is_in_the_way():
     taken = Scaled()
     taken.register_buffer("weight_lut", torch.zeros(1))
-    with pytest.raises(PalettizationError, match=r"'weight_lut' already, where the lut would go"):
+    with pytest.raises(PalettizationError, match=r"already has an attribute 'weight_lut', the name of the lut"):
         KMeansPalettizer(nn.Sequential(taken)).prepare((X,))
 
 

@@ -206,7 +206,7 @@ def test_misuse_is_told_in_order():
         palettizer.finalize(nn.Linear(2, 2))
     with pytest.raises(LifeCycleError, match="prepared"):
         KMeansPalettizer(ready).prepare()
-    with palettizer.training_mode(), pytest.raises(LifeCycleError, match="open already"), palettizer.training_mode():
+    with palettizer.training_mode(), pytest.raises(LifeCycleError, match="already open"), palettizer.training_mode():
         pass
     with pytest.raises(LifeCycleError, match="measured"):
         palettizer.save_sensitivities("nowhere")

@@ -123,7 +123,7 @@ def test_a_mode_before_prepare_says_what_comes_first(mode):
 
 def test_preparing_twice_with_one_quantizer_is_refused_and_the_first_result_stays_usable():
     quantizer, prepared = calibrated()
-    with pytest.raises(LifeCycleError, match="make another Quantizer"):
+    with pytest.raises(LifeCycleError, match="create another Quantizer"):
         quantizer.prepare((image(),))
     assert torch.equal(quantizer.finalize()(image()), quantizer.finalize(prepared)(image()))
 
@@ -131,7 +131,7 @@ def test_preparing_twice_with_one_quantizer_is_refused_and_the_first_result_stay
 def test_a_model_that_this_quantizer_did_not_prepare_is_refused():
     quantizer, _ = calibrated()
     other = calibrated()[1]
-    with pytest.raises(LifeCycleError, match="not what this Quantizer prepared"):
+    with pytest.raises(LifeCycleError, match="not prepared by this Quantizer"):
         quantizer.finalize(other)
     with pytest.raises(LifeCycleError, match="the model before preparation"):
         quantizer.finalize(quantizer.model)
@@ -148,7 +148,7 @@ def test_modes_do_not_nest_in_themselves():
     quantizer, _ = calibrated()
     with (
         quantizer.calibration_mode(),
-        pytest.raises(LifeCycleError, match="open already"),
+        pytest.raises(LifeCycleError, match="already open"),
         quantizer.calibration_mode(),
     ):
         pass

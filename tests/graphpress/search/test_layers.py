@@ -65,7 +65,7 @@ def test_16_bit_weights_take_two_bytes() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("steem", "'steem' is no module of Pictures; did you mean 'stem'"),
+        ("steem", "'steem' is not a module of Pictures; did you mean 'stem'"),
         ("block.1", r"module 'block\.1' has no weights"),
     ],
 )

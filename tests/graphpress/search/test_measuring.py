@@ -134,7 +134,7 @@ def test_a_file_of_something_else_is_refused(changed: str, tmp_path: Path) -> No
         metric = against(model, [DATA])
     else:
         compression = Compression(compressor=KMeansPalettizer, example_inputs=(DATA[:2],), options={"seed": 3})
-    with pytest.raises(SearchError, match=rf"sensitivities\.json' holds measurements of something else: {changed}"):
+    with pytest.raises(SearchError, match=rf"sensitivities\.json' holds measurements of another setting: {changed}"):
         measure_sensitivities(model, compression, bits(2), metric, path=path, layers=["head"])
 
 
@@ -151,7 +151,7 @@ def test_what_is_saved_loads_equal_without_the_model(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "cannot read"),
-        ("{", "no JSON file"),
+        ("{", "not a JSON file"),
         ("[]", "holds no sensitivities"),
         ('{"format": "graphpress sensitivities", "version": 9}', "version 9"),
         ('{"format": "graphpress sensitivities", "version": 1}', "damaged"),
@@ -358,5 +358,5 @@ def test_metrics_of_outputs_are_their_formulas() -> None:
     assert mean_squared_error(reference, output) == 0.5
     assert peak_signal_to_noise(reference, output) == pytest.approx(10 * math.log10(16 / 0.5))
     assert peak_signal_to_noise(reference, reference) == math.inf
-    with pytest.raises(SearchError, match="sequence of at least one input"):
+    with pytest.raises(SearchError, match="must have at least one input"):
         against(Pictures(), DATA)

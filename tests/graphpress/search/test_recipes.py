@@ -171,15 +171,15 @@ def test_costs_that_cannot_be_added_are_refused_by_the_exact_solver_only() -> No
     assert found.baseline is not None
     assert found.baseline.score == math.inf
     assert greedy_recipe(found, bits_per_weight=4).bits_per_weight <= 4
-    with pytest.raises(SearchError, match=r"must be finite: take an error, such as relative_error"):
+    with pytest.raises(SearchError, match=r"must be finite to be added: use an error metric, such as relative_error"):
         exact_recipe(found, bits_per_weight=4)
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({}, "give one of the two"),
-        ({"bits_per_weight": 4, "weight_bytes": 4}, "give one of the two"),
+        ({}, "pass one of the two"),
+        ({"bits_per_weight": 4, "weight_bytes": 4}, "pass one of the two"),
         ({"bits_per_weight": 0}, "accepted: a positive number"),
         ({"bits_per_weight": math.inf}, "accepted: a positive number"),
         ({"weight_bytes": "4"}, "accepted: a positive number"),

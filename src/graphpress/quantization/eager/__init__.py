@@ -1,4 +1,4 @@
-"""Eager mode: the model is not captured. Its ops are seen as it runs, its weights are quantized as they are read."""
+"""Eager mode: observed ops and computed weights are quantized, without capturing a graph."""
 
 from graphpress.quantization.eager.eager_mode import EagerExecution
 from graphpress.quantization.eager.placing import COVERED_OPS

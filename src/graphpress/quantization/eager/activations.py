@@ -1,4 +1,4 @@
-"""Activations of an eagerly quantized model, for each backend."""
+"""Finalized activation quantizers of eager mode, for each backend."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ ACTIVATION_DTYPES = frozenset(
 
 
 def settle_for_coreai(model: nn.Module) -> None:
-    """Let activations of a finalized `model` be quantized and dequantized by Core AI's ops.
+    """Replace the activation quantizers of a finalized `model` by Core AI ops.
 
     Raises:
-        LoweringError: for something Core AI cannot store.
+        LoweringError: for quantization that Core AI cannot store.
     """
     _settle(model, QuantizeDequantize.of)
 
 
 def settle_for_coreml(model: nn.Module) -> dict[str, str]:
-    """Let activations of a finalized `model` be quantized and dequantized by torch's own ops.
+    """Replace the activation quantizers of a finalized `model` by torch's quantization ops.
 
     Returns:
-        why that cannot say some of them, by the names of their quantizers.
+        the reasons why torch's ops cannot express some of them, by quantizer name.
     """
     refused: dict[str, str] = {}
 
@@ -55,9 +55,9 @@ def settle_for_coreml(model: nn.Module) -> dict[str, str]:
 
 
 def _settle(model: nn.Module, made: Callable[[FakeQuantizeImplBase, QParams], nn.Module]) -> None:
-    """Put what `made` makes in the place of every fake-quantizer that has seen data, and take the others away.
+    """Replace calibrated activation quantizers by the modules that `made` returns, and remove the others.
 
-    What the model calls that was never met stays whole from now on. Without activation quantizers, nothing is watched.
+    Calls that were never observed remain unquantized. Without activation quantizers, the model is no longer observed.
     """
     new: dict[int, nn.Module] = {}
     for held in [module for module in model.modules() if isinstance(module, HeldQuantizers)]:
@@ -80,10 +80,10 @@ def _settle(model: nn.Module, made: Callable[[FakeQuantizeImplBase, QParams], nn
 
 
 class QuantizeDequantize(nn.Module):
-    """``coreai.quantize`` and ``coreai.dequantize`` with the parameters of a fake-quantizer, which it equals.
+    """``coreai.quantize`` and ``coreai.dequantize`` with the parameters and results of a fake-quantizer.
 
-    Buffers: `scale` (one entry, or one for each index along `axis`), and where there are such `zero_point`, in the
-    dtype of the codes, `minval`, and `low` and `high`, the values of the lowest and highest code that may be used.
+    Buffers: `scale` (one entry, or one per index along `axis`), and optionally `zero_point` in the dtype of the codes,
+    `minval`, and `low` and `high`, the values of the lowest and highest permitted code.
     """
 
     def __init__(self, dtype: DType, axis: int, **buffers: Tensor | None):
@@ -95,10 +95,10 @@ class QuantizeDequantize(nn.Module):
 
     @classmethod
     def of(cls, quantizer: FakeQuantizeImplBase, qparams: QParams) -> QuantizeDequantize:
-        """What `quantizer` becomes.
+        """Build the module for a fake-quantizer.
 
         Raises:
-            LoweringError: for a dtype or granularity that Core AI has for no activations.
+            LoweringError: for a dtype or granularity that Core AI does not support for activations.
         """
         dtype = quantizer.spec.element_type
         if dtype not in ACTIVATION_DTYPES:
@@ -121,7 +121,7 @@ class QuantizeDequantize(nn.Module):
         return cls(dtype, wide[0] if wide else 0, **named, **bounds)
 
     def forward(self, data: Tensor) -> Tensor:
-        """`data` as its codes stand for it, in its own dtype."""
+        """Return `data` quantized and dequantized, in its own dtype."""
         ops: Any = torch.ops.coreai
         scale, zero_point, minval = (self._buffers[name] for name in ("scale", "zero_point", "minval"))
         assert scale is not None
@@ -137,19 +137,19 @@ class QuantizeDequantize(nn.Module):
         return made if made.dtype is data.dtype else made.to(data.dtype)
 
     def extra_repr(self) -> str:
-        """The element type of the codes."""
+        """Return the element type of the codes."""
         return self.dtype.long_name
 
 
 def _bounds(
     quantizer: FakeQuantizeImplBase, scale: Tensor, zero_point: Tensor | None, minval: Tensor | None
 ) -> dict[str, Tensor | None]:
-    """The values of the outermost codes where the spec leaves codes of its dtype unused; else None."""
+    """Return the values of the lowest and highest permitted code, or None if all codes are permitted."""
     spec, dtype = quantizer.spec, quantizer.spec.element_type
     lowest, highest = spec.quant_min, spec.quant_max
     if dtype.is_floating or (lowest == dtype.minimum and highest == dtype.maximum):
         return {"low": None, "high": None}
-    if minval is not None:  # codes count up from it, whichever the lowest is
+    if minval is not None:  # the lowest code represents it
         lowest, highest = dtype.minimum, dtype.minimum + highest - lowest
     used = {"low": (lowest, dtype.minimum), "high": (highest, dtype.maximum)}
     return {
@@ -161,7 +161,7 @@ def _bounds(
 
 
 def _refusal(quantizer: FakeQuantizeImplBase, qparams: QParams) -> str:
-    """What in a quantized activation torch's own ops have no words for; empty when nothing."""
+    """Return the reason why torch's ops cannot express a quantized activation, or an empty string."""
     spec = quantizer.spec
     if spec.element_type not in ACTIVATIONS:
         names = ", ".join(sorted(dtype.long_name for dtype in ACTIVATIONS))

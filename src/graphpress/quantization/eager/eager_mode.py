@@ -1,4 +1,4 @@
-"""Eager mode: the model stays a module; its calls are watched and its parameters computed."""
+"""Eager mode of the quantizer, with observed calls and computed parameters."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from graphpress.quantization.switches import quantizers_of
 
 
 class EagerExecution(Execution):
-    """Quantization of a module that stays one.
+    """Quantization of a module without capturing a graph.
 
-    ``prepare`` runs a copy of the model once and writes down what it calls. Every op gets its quantizers by the config,
-    every weight a fake-quantizer through which it is read; the copy, its class, structure and names are the user's.
+    ``prepare`` copies the model and records one run of the copy. Every op gets quantizers by the config, and every
+    weight is read through a fake-quantizer. The copy has the class, structure and names of the user's model.
     """
 
     def prepare(
@@ -51,7 +51,7 @@ class EagerExecution(Execution):
         copy: bool,
         leave_indivisible: bool,
     ) -> nn.Module:
-        """See the base class. `dynamic_shapes` and `no_grad` are about capturing, which does not happen here."""
+        """See the base class; `dynamic_shapes` and `no_grad` concern capturing and have no effect."""
         prepared = with_masked_floats(_copied(model, share=not copy)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, flat_arguments(example_inputs))
@@ -86,7 +86,7 @@ class EagerExecution(Execution):
         return model.requires_grad_(False)
 
     def _report(self, model: nn.Module, recording: Recording, states: StatePlan) -> None:
-        """Raise or warn about entries that match nothing, warn about weights that are skipped."""
+        """Report config entries that match nothing, and warn about skipped weights."""
         sites: dict[str, OpSite] = {}
         for site in (*(site_of(call) for call in recording.ops), *states.sites):
             known = sites.get(site.name)
@@ -98,7 +98,7 @@ class EagerExecution(Execution):
 
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:
-    """A copy of the model; with `share`, its parameters are those of the model."""
+    """Copy the model; with `share`, the copy has the same parameters."""
     memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()} if share else {}
     try:
         copied = copying.deepcopy(model, memo)
@@ -106,13 +106,13 @@ def _copied(model: nn.Module, *, share: bool) -> nn.Module:
         raise QuantizationError(f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})") from error
     if any(isinstance(module, HeldQuantizers) for module in copied.modules()):
         raise QuantizationError(
-            "the model is what a Quantizer prepared or finalized in eager mode; pass the model before preparation"
+            "the model was prepared or finalized by a Quantizer in eager mode; pass the model before preparation"
         )
     return copied
 
 
 def _record(model: nn.Module, arguments: tuple[Any, ...]) -> Recording:
-    """What one run calls. The model stays observed, so that ops keep the names they got."""
+    """Record one run of the model, which remains observed so that ops keep their names."""
     recorder = Recorder(model)
     observe(model, recorder, behaviour_for)
     try:
@@ -128,7 +128,7 @@ def _record(model: nn.Module, arguments: tuple[Any, ...]) -> Recording:
 
 
 def _place(recording: Recording, observer: QuantizingObserver, resolver: ConfigResolver) -> None:
-    """Give every op and module that was recorded its quantizers; boundaries have the last word."""
+    """Add the quantizers of every recorded op and module; module boundaries override ops."""
     has_boundary = list(overridden(recording.modules, recording.ops, resolver))
     read = {(id(op), use.place) for op, use, is_read in has_boundary if is_read}
     made = {(id(op), use.place) for op, use, is_read in has_boundary if not is_read}

@@ -1,4 +1,4 @@
-"""Quantized parameters of prepared modules: floats read through fake-quantizers."""
+"""Quantized parameters of prepared modules: float parameters with fake-quantizers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_qua
 
 @define(eq=False, slots=False)
 class FakeQuantized(FakeCompressed):
-    """A float parameter read as its quantized self, by the fake-quantizer that the module holds under its name."""
+    """A float parameter that is read through the fake-quantizer of the same name in its module."""
 
     _value: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
 
     def value(self, module: nn.Module) -> Tensor:
-        """The parameter, fake-quantized. In evaluation the result is kept until the parameter or a switch changes."""
+        """Return the fake-quantized parameter, cached in eval mode until the parameter or a switch changes."""
         parameter, quantizer = self.parameter(module), self.quantizer(module)
         if module.training or (torch.is_grad_enabled() and parameter.requires_grad):
             quantized: Tensor = quantizer(parameter)
@@ -36,7 +36,7 @@ class FakeQuantized(FakeCompressed):
         return self._value.get(reads, lambda: outside_inference(lambda: quantizer(parameter)), switches)
 
     def quantizer(self, module: nn.Module) -> FakeQuantizeImplBase:
-        """The fake-quantizer."""
+        """Return the fake-quantizer."""
         found = module._modules[HELD]._modules[self.name]  # type: ignore[union-attr]
         assert isinstance(found, FakeQuantizeImplBase)
         return found
@@ -63,7 +63,7 @@ class FakeQuantized(FakeCompressed):
 
 
 def install_quantized(weight: PlannedWeight) -> None:
-    """Let every module that has the parameter read it quantized, by one fake-quantizer."""
+    """Make every module with this parameter read it through one fake-quantizer."""
     quantizer = fake_quantizer(weight.places[0].qualified_name, weight.spec, weight.block_size, is_state=True)
     quantizer.schedule = weight.schedule
     for site in weight.places:

@@ -1,4 +1,4 @@
-"""Which tensors of a call get which quantizers: the config, resolved for ops and module boundaries."""
+"""Resolution of the config to the quantizers of ops and module boundaries."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ COVERED_OPS = frozenset(
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     """.split()  # noqa: SIM905
 )
-"""Op types that `op_input_spec` and `op_output_spec` of a module config cover.
+"""Op types that `op_input_spec` and `op_output_spec` of a module config apply to.
 
-Every other op, activations and norms among them, is quantized where `op_type_config`, `op_name_config` or
-`kv_cache_quant_configs` means it. Without a graph nobody knows what a backend will fuse, and a quantizer between a
+Other ops, including activations and norms, are quantized only if `op_type_config`, `op_name_config` or
+`kv_cache_quant_configs` selects them. Without a graph, fusions by the backend are unknown, and a quantizer between a
 convolution and its norm or activation costs accuracy.
 """
 
 
 def is_meant(op_type: str, decision: Decision) -> bool:
-    """True when `decision`, about an op of that type, has a spec and means this op."""
+    """Return True if `decision` has a spec and selects an op of this type."""
     if decision.spec is None:
         return False
     return op_type in COVERED_OPS or (decision.op_level is not None and decision.op_level >= OpLevel.OP_TYPE)
 
 
 def quantizes_activations(config: QuantizerConfig) -> bool:
-    """False when no entry of the config asks for a quantized activation: nothing need be watched then."""
+    """Return True if an entry of the config quantizes activations; otherwise calls need not be observed."""
     if config.kv_cache_quant_configs:
         return True
     modules = [config.global_config, *config.module_type_configs.values(), *config.module_name_configs.values()]
@@ -55,13 +55,13 @@ def quantizes_activations(config: QuantizerConfig) -> bool:
 
 
 def has_boundaries(config: QuantizerConfig) -> bool:
-    """True when an entry speaks of what enters or leaves modules."""
+    """Return True if an entry quantizes inputs or outputs of modules."""
     modules = [config.global_config, *config.module_type_configs.values(), *config.module_name_configs.values()]
     return any(m is not None and (m.module_input_spec or m.module_output_spec) for m in modules)
 
 
 def named_op_types(config: QuantizerConfig) -> frozenset[str] | None:
-    """The op types, beyond the covered ones, that entries mean; None for any, where ops are meant by name."""
+    """Return the additional op types that entries select, or None for any type if entries select ops by name."""
     found = {canonical_op_type(op_type) for op_type in config.kv_cache_quant_configs}
     modules = [config.global_config, *config.module_type_configs.values(), *config.module_name_configs.values()]
     for module in modules:
@@ -79,9 +79,9 @@ def _asks(table: Mapping[Any, Any] | None) -> bool:
 
 @frozen
 class Placed:
-    """A quantizer at a tensor of a call: `key` among those of the module, the place in the call, and how.
+    """A quantizer at a tensor of a call: its key in the module, the place in the call, and its settings.
 
-    A result has its index as the place, and so has a tensor that enters or leaves a module.
+    The place of a result, or of an input or output of a module, is its index.
     """
 
     key: str
@@ -92,7 +92,7 @@ class Placed:
 
 @frozen
 class Placement:
-    """The quantizers of one call: those of what it reads, and those of what it makes."""
+    """The quantizers of one call, at its inputs and at its outputs."""
 
     inputs: tuple[Placed, ...] = ()
     outputs: tuple[Placed, ...] = ()
@@ -101,11 +101,11 @@ class Placement:
         return bool(self.inputs or self.outputs)
 
     def without_input(self, key: str) -> Placement:
-        """The placement without one of its inputs' quantizers."""
+        """Return the placement without the quantizer of an input."""
         return evolve(self, inputs=tuple(placed for placed in self.inputs if placed.key != key))
 
     def without_output(self, index: int) -> Placement:
-        """The placement without the quantizer of a result."""
+        """Return the placement without the quantizer of a result."""
         return evolve(self, outputs=tuple(placed for placed in self.outputs if placed.place != index))
 
 
@@ -113,7 +113,7 @@ NOTHING = Placement()
 
 
 def site_of(call: OpCall) -> OpSite:
-    """The op as configs address it; a weight goes by its own name, that of the operand, and ``weight``."""
+    """Return the op as configs address it; a weight is addressed by its own name, its operand and ``weight``."""
     states: list[str] = []
     for use in call.operands:
         if use.states is not None:
@@ -130,12 +130,13 @@ def site_of(call: OpCall) -> OpSite:
 
 
 def place_op(call: OpCall, resolver: ConfigResolver) -> Placement:
-    """The quantizers of an op.
+    """Resolve the quantizers of an op.
 
-    Tensors that are made of parameters and buffers alone are no activations; a buffer that the model writes to is one.
+    Tensors that are computed from parameters and buffers alone are not activations; buffers that the model writes to
+    are.
 
     Raises:
-        AxisError, BlockSizeError: when a granularity does not fit a tensor.
+        AxisError, BlockSizeError: if a granularity does not fit a tensor.
     """
     site = site_of(call)
     inputs = tuple(
@@ -153,7 +154,7 @@ def place_op(call: OpCall, resolver: ConfigResolver) -> Placement:
 
 
 def place_boundary(call: ModuleCall, resolver: ConfigResolver) -> Placement:
-    """The quantizers of what enters and leaves a module."""
+    """Resolve the quantizers of the inputs and outputs of a module."""
     stack = call.calls.stack
     inputs = tuple(
         _placed(f"module_input_{index}", use, decision, call.calls)
@@ -171,7 +172,7 @@ def place_boundary(call: ModuleCall, resolver: ConfigResolver) -> Placement:
 def overridden(
     modules: Iterable[ModuleCall], ops: Iterable[OpCall], resolver: ConfigResolver
 ) -> Iterator[tuple[OpCall, TensorUse, bool]]:
-    """The tensors of ops about which a module boundary has the last word: the op, the tensor, and if it is read."""
+    """Yield the op tensors whose quantization a module boundary overrides: op, tensor, and whether the op reads it."""
     entering: dict[int, list[ModuleCalls]] = {}
     for call in modules:
         stack = call.calls.stack
@@ -189,7 +190,7 @@ def overridden(
 
 
 def is_activation(use: TensorUse) -> bool:
-    """True for a floating tensor of one axis or more that depends on data."""
+    """Return True for a floating tensor of one axis or more that depends on data."""
     return use.states is None and use.dtype in _FLOATING and use.shape != ()
 
 

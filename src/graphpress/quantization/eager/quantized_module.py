@@ -1,4 +1,4 @@
-"""Modules of an eagerly quantized model: each holds the quantizers of the ops it calls and of its parameters."""
+"""Modules of an eagerly quantized model, which hold the quantizers of their ops and parameters."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.switches import Switched
 
 HELD = "_quantizers"
-"""The name under which a module holds its quantizers."""
+"""Name of the submodule that holds the quantizers of a module."""
 
 
 class HeldQuantizers(Switched, nn.Module):
-    """The quantizers of one module: fake-quantizers, and after `finalize` what they became.
+    """The quantizers of one module: fake-quantizers, or their finalized forms after `finalize`.
 
-    The two switches are those of the whole model: quantizers that are made later, for ops that were not met before,
-    start with them. Saved state of a quantizer that does not exist yet is kept until it does.
+    New quantizers, for ops that are first called later, start with the two switches of this module, which are those of
+    the whole model. Loaded state of a quantizer that does not exist yet is kept until it is created.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class HeldQuantizers(Switched, nn.Module):
         self._waiting: dict[str, dict[str, Tensor]] = {}
 
     def get(self, key: str) -> nn.Module | None:
-        """The quantizer called `key`; None where there is none."""
+        """Return the quantizer `key`, or None."""
         return self._modules.get(key)
 
     def add(self, key: str, quantizer: nn.Module) -> nn.Module:
-        """Hold `quantizer` as `key`, with the switches of the model and the state that waits for it."""
+        """Add `quantizer` as `key`, and apply the switches of the model and any pending state."""
         if isinstance(quantizer, FakeQuantizeImplBase):
             quantizer.observer_enabled, quantizer.fake_quant_enabled = self.observer_enabled, self.fake_quant_enabled
         quantizer.train(self.training)
@@ -71,18 +71,18 @@ class HeldQuantizers(Switched, nn.Module):
 
 
 class QuantizedModule(Observed):
-    """Mixed into the modules of an eagerly quantized model.
+    """Mixin of the modules of an eagerly quantized model.
 
-    The quantizers are a submodule like any other for `modules`, `state_dict`, `to` and `train`. Where a module goes
-    through its children, as containers do to run them, it does not come upon them.
+    The quantizers are a submodule for `modules`, `state_dict`, `to` and `train`, but are hidden from iteration over
+    children, by which containers run them.
     """
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """The children without the quantizers."""
+        """Yield the children without the quantizers."""
         return ((name, child) for name, child in super().named_children() if name != HELD)
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, the quantizers included."""
+        """Set the training mode, also of the quantizers."""
         super().train(mode)
         held = self._modules.get(HELD)
         if held is not None:
@@ -130,15 +130,15 @@ class QuantizedDict(QuantizedModule):
         return (name for name in self._modules if name != HELD)
 
     def keys(self) -> Any:
-        """The names of the modules."""
+        """Return the names of the modules."""
         return self._others().keys()
 
     def values(self) -> Any:
-        """The modules."""
+        """Return the modules."""
         return self._others().values()
 
     def items(self) -> Any:
-        """Names and modules."""
+        """Return names and modules."""
         return self._others().items()
 
     def _others(self) -> Mapping[str, nn.Module | None]:
@@ -146,31 +146,31 @@ class QuantizedDict(QuantizedModule):
 
 
 def behaviour_for(module: nn.Module) -> type[QuantizedModule]:
-    """What is mixed into `module`."""
+    """Return the mixin for `module`."""
     if isinstance(module, nn.Sequential | nn.ModuleList):
         return QuantizedList
     return QuantizedDict if isinstance(module, nn.ModuleDict) else QuantizedModule
 
 
 def held_by(module: nn.Module) -> HeldQuantizers | None:
-    """The quantizers that `module` itself holds; None where it holds none."""
+    """Return the quantizers of `module` itself, or None."""
     held = module._modules.get(HELD)
     return held if isinstance(held, HeldQuantizers) else None
 
 
 def holder_in(module: nn.Module, like: HeldQuantizers | None = None) -> HeldQuantizers:
-    """The quantizers that `module` itself holds, to add to; new ones take the switches of `like`.
+    """Return the quantizers of `module` itself, created with the switches of `like` if missing.
 
     Raises:
-        QuantizationError: when the module has something else under that name.
+        QuantizationError: if the module has another attribute of that name.
     """
     held = held_by(module)
     if held is not None:
         return held
     if hasattr(module, HELD):
         raise QuantizationError(
-            f"{type(module).__name__} has an attribute {HELD!r} of its own, under which eager mode holds quantizers; "
-            "rename it"
+            f"{type(module).__name__} already has an attribute {HELD!r}, the name under which eager mode holds "
+            "quantizers; rename it"
         )
     has_behaviour = any(issubclass(behaviour, QuantizedModule) for behaviour in behaviours_of(module))
     if module._modules and not has_behaviour:

@@ -1,4 +1,4 @@
-"""The observer of an eagerly quantized model: it puts every call's tensors through their quantizers."""
+"""The observer of an eagerly quantized model, which quantizes the tensors of calls."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from graphpress.quantization.eager.quantized_module import HELD, HeldQuantizers,
 from graphpress.quantization.fake_quantize import fake_quantizer
 
 BOUNDARY = "boundary"
-"""The key, in what is remembered of a module, of the placement at its boundary. Those of ops have tuples as keys."""
+"""Key of the placement at a module's boundary; placements of ops have tuples as keys."""
 
 
 class QuantizingObserver(CallObserver):
-    """Quantizes what calls read and make.
+    """Quantizes inputs and outputs of calls.
 
-    An op or module that is met for the first time is placed by the config then and there, and gets quantizers that
-    have seen nothing, which let values through until they have; so a branch that was never taken runs as well.
+    An op or module that is first called later gets its quantizers then, by the config. They pass values through until
+    they are calibrated, so branches that were not recorded also run.
 
     Args:
-        config: what is quantized and how.
-        may_place: False to leave alone what is met for the first time: nothing is added after `finalize`.
+        config: the config.
+        may_place: False adds no quantizers to new calls, as after `finalize`.
     """
 
     def __init__(self, config: QuantizerConfig, *, may_place: bool = True):
@@ -63,7 +63,7 @@ class QuantizingObserver(CallObserver):
 
     @property
     def resolver(self) -> ConfigResolver:
-        """The config, compiled."""
+        """The compiled config."""
         if self._resolver is None:
             self._resolver = ConfigResolver(self.config)
         return self._resolver
@@ -128,7 +128,7 @@ class QuantizingObserver(CallObserver):
             return _at_boundary(placement.outputs, held_by(module), result)
 
     def place(self, module: nn.Module, key: Any, placement: Placement) -> None:
-        """Remember `placement` for the call of `module` known as `key`, and make its quantizers."""
+        """Store `placement` for the call `key` of `module`, and create its quantizers."""
         link = link_of(module)
         assert link is not None
         link.memory[key] = self._add(module, placement)
@@ -136,7 +136,7 @@ class QuantizingObserver(CallObserver):
     def _call_first(
         self, entered: Entered, key: Any, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        """A call of an op that was not met before: placed as it is made."""
+        """Make the first call of an op, and place its quantizers."""
         module, calls = entered.module, entered.link.calls
         states = _stored_tensors()
         operands = tuple(
@@ -156,9 +156,9 @@ class QuantizingObserver(CallObserver):
         return self._written_back(args[0], result) if is_written else result
 
     def _written_back(self, target: Tensor, result: Tensor) -> Tensor:
-        """`target` with the result of an in-place op in it: everyone who holds the tensor must see it.
+        """Write the result of an in-place op to `target` and return it.
 
-        Core ML's converter knows no such writes, so in a trace the result is read instead wherever `target` is.
+        Core ML's converter does not support such writes, so in a trace the result replaces `target` in later reads.
         """
         if not torch.jit.is_tracing():  # type: ignore[attr-defined]
             return target.copy_(result)
@@ -166,7 +166,7 @@ class QuantizingObserver(CallObserver):
         return result
 
     def _current(self, values: Any) -> Any:
-        """`values` with the tensors that were written to in this trace as they are now."""
+        """Replace tensors in `values` that were written to in this trace by their current values."""
 
         def current(value: Any) -> Any:
             while id(value) in self._rewritten:
@@ -176,7 +176,7 @@ class QuantizingObserver(CallObserver):
         return pytree.tree_map(current, values)
 
     def _add(self, module: nn.Module, placement: Placement) -> Placement:
-        """Make the quantizers of `placement` that `module` does not hold yet."""
+        """Create the quantizers of `placement` that `module` does not hold yet."""
         for placed in (*placement.inputs, *placement.outputs):
             held = held_by(module) or holder_in(module, _nearest_holder())
             if held.get(placed.key) is None:
@@ -192,7 +192,7 @@ class QuantizingObserver(CallObserver):
 def _read(
     placed: Sequence[Placed], held: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The arguments with those that have quantizers put through them; the same objects where none have."""
+    """Quantize the arguments that have quantizers; without any, return the same objects."""
     quantizers = held._modules
     positional: list[Any] | None = None
     for each in placed:
@@ -219,7 +219,7 @@ def _read(
 
 
 def _with_item(items: Any, index: int, quantizer: Callable[[Tensor], Tensor]) -> Any:
-    """A list or tuple with one item quantized."""
+    """Return a list or tuple with one item quantized."""
     if index >= len(items) or not isinstance(items[index], Tensor) or not items[index].is_floating_point():
         return items
     changed = list(items)
@@ -228,7 +228,7 @@ def _with_item(items: Any, index: int, quantizer: Callable[[Tensor], Tensor]) ->
 
 
 def _made(placed: Sequence[Placed], held: nn.Module, result: Any) -> Any:
-    """The results of a call, put through their quantizers."""
+    """Quantize the results of a call."""
     if not placed:
         return result
     if isinstance(result, Tensor):
@@ -238,7 +238,7 @@ def _made(placed: Sequence[Placed], held: nn.Module, result: Any) -> Any:
 
 
 def _at_boundary(placed: Sequence[Placed], held: nn.Module | None, values: Any) -> Any:
-    """Nested values, those tensors that have quantizers put through them; a place is an index among the tensors."""
+    """Quantize tensors in nested values; a place is an index among the tensors."""
     if not placed or held is None:
         return values
     leaves, structure = pytree.tree_flatten(values)
@@ -252,10 +252,10 @@ def _at_boundary(placed: Sequence[Placed], held: nn.Module | None, values: Any) 
 
 
 def _call_pure(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What an in-place op computes, its first argument left alone."""
+    """Compute the result of an in-place op without writing to its first argument."""
     if operator.pure is not None:
         return operator.pure(*args, **kwargs)
-    if not operator.is_in_place:  # told so by an argument
+    if not operator.is_in_place:  # in place by an argument
         args = args[: operator.operands.index("inplace")] if "inplace" in operator.operands else args
         return operator.function(*args, **{**kwargs, "inplace": False})
     copy = args[0].clone()  # such as __setitem__, which returns nothing
@@ -264,7 +264,7 @@ def _call_pure(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, A
 
 
 def _stored_tensors() -> set[int]:
-    """Where the buffers of the model that is running lie in memory."""
+    """Return the data pointers of the buffers of the running model."""
     outermost = calls_under_way()[0].module
     return {buffer.untyped_storage().data_ptr() for buffer in outermost.buffers() if buffer.numel()}
 
@@ -280,6 +280,6 @@ def _uses(named: Iterable[tuple[str, Tensor]]) -> tuple[TensorUse, ...]:
 
 
 def _nearest_holder() -> HeldQuantizers | None:
-    """The quantizers of the innermost module under way that holds some: new ones start with their switches."""
+    """Return the quantizers of the innermost running module that has any, whose switches new ones copy."""
     holders = (held_by(entered.module) for entered in reversed(calls_under_way()))
     return next((held for held in holders if held is not None), None)

@@ -1,4 +1,4 @@
-"""Which parameters of an eagerly quantized model are quantized, and in which blocks."""
+"""Resolution of the config to the parameters of an eagerly quantized model."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ from graphpress.passes.weights.errors import QuantizationError
 
 @frozen(eq=False)
 class PlannedWeight:
-    """A parameter to quantize: where it stands (several sites when it is tied), how, the dims of a block, and when in
-    training.
-    """
+    """A parameter to quantize: its sites (several if tied), spec, block dims and training schedule."""
 
     places: tuple[StateSite, ...]
     spec: QuantizationSpec
@@ -42,12 +40,12 @@ class PlannedWeight:
 
 @frozen(eq=False)
 class StatePlan:
-    """What becomes of the parameters.
+    """The plan for all parameters of a model.
 
     Attributes:
-        weights: those to quantize.
-        sites: all of them, as configs address them.
-        skipped: those that the config means and that stay as they are.
+        weights: the parameters to quantize.
+        sites: all parameters, as configs address them.
+        skipped: the parameters that the config selects but that are not quantized.
     """
 
     weights: tuple[PlannedWeight, ...]
@@ -58,9 +56,9 @@ class StatePlan:
 def plan_weights(
     model: nn.Module, recording: Recording, resolver: ConfigResolver, *, leave_indivisible: bool
 ) -> StatePlan:
-    """Resolve the config for the parameters of `model`, of which one run was recorded.
+    """Resolve the config for the parameters of `model`, using a recorded run.
 
-    Weights that blocks do not divide are skipped where `leave_indivisible`, and are an error else.
+    Weights that do not divide into blocks are skipped if `leave_indivisible`, and an error otherwise.
 
     Raises:
         QuantizationError: naming the weights that cannot be divided as the config says.
@@ -85,7 +83,7 @@ def plan_weights(
 
 
 def _block(place: StateSite, granularity: Granularity) -> tuple[int, ...]:
-    """The dims of a block along the axes of the parameter, which the op may read the other way round."""
+    """Return the block dims along the axes of the parameter, which the op may read in another order."""
     shape, reader, reading = tuple(place.parameter.shape), place.reader, place.reading
     operand = "weight" if reading is None else reading.operand
     family = place.family
@@ -103,7 +101,7 @@ def _block(place: StateSite, granularity: Granularity) -> tuple[int, ...]:
 
 
 def _order(parameter: Tensor, reading: TensorUse) -> tuple[int, ...] | None:
-    """For each axis of what is read the axis of the parameter it is; None where that is not a matter of order."""
+    """Map each axis of the tensor read to an axis of the parameter, or return None if it is not a permutation."""
     axes = list(zip(parameter.shape, parameter.stride(), strict=True))
     wanted: Sequence[tuple[int, int]] = list(zip(reading.shape, reading.stride, strict=False))
     if sorted(axes) != sorted(wanted) or len(set(axes)) < len(axes):

@@ -1,1 +1,1 @@
-"""Choosing codes and correcting biases by what layers do to calibration data, one layer after the other."""
+"""Layer-wise optimization of weight rounding, and bias correction, on calibration data."""

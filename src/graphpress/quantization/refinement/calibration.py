@@ -1,4 +1,4 @@
-"""What `calibration_mode` does beside observing, where the config asks for it."""
+"""Recording of calibration inputs for weight rounding and bias correction."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ from graphpress.quantization.switches import quantizers_of
 
 @define(eq=False)
 class RecordedInputs:
-    """The arguments of the calls seen, copied, until they would take more than `memory` bytes; `left_out` counts the
-    calls that came later.
-    """
+    """Copies of call arguments, up to `memory` bytes; `left_out` counts the calls that were not kept."""
 
     memory: int
     batches: list[Inputs] = field(factory=list)
@@ -38,7 +36,7 @@ class RecordedInputs:
     _bytes: int = 0
 
     def add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep one call, if there is room: the first always has."""
+        """Keep one call, if memory allows; the first is always kept."""
         leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
         if self.left_out or (self.batches and self._bytes + size > self.memory):
@@ -50,7 +48,7 @@ class RecordedInputs:
 
 @contextmanager
 def recorded(module: nn.Module, memory: int) -> Iterator[RecordedInputs]:
-    """Keep what `module` is called with inside the context."""
+    """Record the arguments of calls of `module` inside the context."""
     inputs = RecordedInputs(memory)
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -64,17 +62,17 @@ def recorded(module: nn.Module, memory: int) -> Iterator[RecordedInputs]:
 
 
 class CalibrationMemoryWarning(UserWarning):
-    """Calibration batches that were observed but not kept for choosing codes and correcting biases."""
+    """Calibration batches were observed but not kept for weight rounding and bias correction."""
 
 
 @contextmanager
 def refined_after(
     module: fx.GraphModule, config: QuantizerConfig, done: Callable[[Refinement], None], memory: int = MEMORY
 ) -> Iterator[None]:
-    """Keep the inputs that `module` is run on inside; on leaving, choose codes and correct biases from them.
+    """Record the inputs of `module` inside the context; on exit, choose codes and correct biases from them.
 
-    Inside, what was learned before is off, so that the model is the float model. It comes back when no data was run,
-    and after an exception. `done` is told what was done.
+    Inside, earlier results are disabled, so that the model is the float model. They are restored if no data was run,
+    and after an exception. `done` is called with the new results.
     """
     with kept(module) as restore:
         with recorded(module, memory) as inputs:
@@ -95,7 +93,7 @@ def refined_after(
 
 @contextmanager
 def uncorrected_inside(module: fx.GraphModule) -> Iterator[None]:
-    """Let `module` be the float model inside, and correct its biases without data again on leaving."""
+    """Disable bias corrections inside the context; on exit, compute them again without data."""
     with kept(module):
         yield
         with torch.no_grad():
@@ -103,7 +101,7 @@ def uncorrected_inside(module: fx.GraphModule) -> Iterator[None]:
 
 
 def warn_when_unrefined(module: fx.GraphModule, config: QuantizerConfig) -> None:
-    """Warn, three frames up, that what the config asks for never had data."""
+    """Warn, three frames up, that the weight rounding or bias correction of the config had no data."""
     if not config.learns_from_calibration:
         return
     offsets = any(quantizer.code_offset is not None for quantizer in quantizers_of(module))

@@ -1,4 +1,4 @@
-"""The layers of a prepared model whose codes can be chosen and whose biases can be corrected."""
+"""The layers of a prepared model with optimizable weight rounding or correctable bias."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ LAYERS = frozenset({"linear"} | {f"conv{d}d" for d in (1, 2, 3)} | {f"conv_trans
 
 @frozen
 class RefinableLayer:
-    """A layer whose weight goes through one fake-quantizer, its last step.
+    """A layer whose weight expression ends with a fake-quantizer.
 
     Attributes:
         node: the call of the layer.
-        input: what makes its input.
-        quantizer: of its weight.
-        matrix: the layer as a product of matrices.
-        read_weight: the weight as it comes to the quantizer.
-        correction: the buffer that is added to its bias, if it has one.
-        shares_quantizer: True when another layer uses the quantizer too.
+        input: the producer of its input.
+        quantizer: the fake-quantizer of its weight.
+        matrix: its matrix form.
+        read_weight: returns the weight before the quantizer.
+        correction: the buffer that is added to its bias, or None.
+        shares_quantizer: True if another layer uses the same quantizer.
     """
 
     node: fx.Node
@@ -44,11 +44,11 @@ class RefinableLayer:
 
     @property
     def takes_codes(self) -> bool:
-        """True when codes can be chosen: by a quantizer of its own that knows of chosen codes."""
+        """True if codes can be chosen: the quantizer supports this and is not shared."""
         return isinstance(self.quantizer, FakeQuantize) and not self.shares_quantizer
 
     def channel_means(self, output: Tensor) -> tuple[Tensor, int]:
-        """Sums over everything but output channels, float64, and how many elements entered each."""
+        """Return float64 sums of `output` per channel, and the number of elements of each."""
         axis = output.ndim - 1 - self.matrix.spatial
         others = [i for i in range(output.ndim) if i != axis]
         sums = output.detach().double().sum(others) if others else output.detach().double()
@@ -56,14 +56,14 @@ class RefinableLayer:
 
 
 def refinable_layers(module: fx.GraphModule) -> list[RefinableLayer]:
-    """In the order in which the model runs them."""
+    """Return the layers in execution order."""
     found = [layer for node in module.graph.nodes if (layer := _layer(module, node)) is not None]
     uses = Counter(id(layer.quantizer) for layer in found)
     return [evolve(layer, shares_quantizer=uses[id(layer.quantizer)] > 1) for layer in found]
 
 
 def correction_buffers(module: fx.GraphModule) -> list[Tensor]:
-    """What is added to biases, of all layers."""
+    """Return the buffers of the bias corrections of all layers."""
     return [layer.correction for layer in refinable_layers(module) if layer.correction is not None]
 
 
@@ -151,7 +151,7 @@ def _correction(module: fx.GraphModule, bias: fx.Node) -> Tensor | None:
 
 
 def _shift(expression: ConstantExpression, arguments: Sequence[fx.Node]) -> fx.Node | None:
-    """The argument that the last step of a bias adds to it."""
+    """Return the argument that the last step of a bias expression adds."""
     if not expression.steps or expression.steps[-1].op.name != "fold.shift_bias":
         return None
     slot = dict(expression.steps[-1].operands)["shift"]
@@ -159,7 +159,7 @@ def _shift(expression: ConstantExpression, arguments: Sequence[fx.Node]) -> fx.N
 
 
 def attribute(module: fx.GraphModule, node: fx.Node) -> Tensor:
-    """The parameter or buffer that a node reads."""
+    """Return the parameter or buffer that a node reads."""
     owner, _, name = str(node.target).rpartition(".")
     value: Tensor = getattr(module.get_submodule(owner), name)
     return value

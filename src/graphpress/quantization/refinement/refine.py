@@ -1,4 +1,4 @@
-"""Layer after layer in the order of the model: choose the codes of the weight, then correct the bias."""
+"""Optimize weight rounding and correct biases, layer by layer in execution order."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _RELU = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 
 
 def analytic_shift(module: fx.GraphModule, layer: RefinableLayer) -> Tensor | None:
-    """How far rounding the weight moves the mean of each output channel, float64; None where the mean of the layer's
-    input is not known from a batch norm.
+    """Return the shift of each output channel's mean by weight rounding, float64.
+
+    The result is None if no batch norm determines the mean of the layer's input.
     """
     mean = _input_mean(module, layer.input)
     if mean is None:
@@ -41,7 +42,7 @@ def analytic_shift(module: fx.GraphModule, layer: RefinableLayer) -> Tensor | No
 
 
 def _input_mean(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """``E[x]`` for each channel of what `node` makes."""
+    """Return ``E[x]`` per channel of the output of `node`, or None if unknown."""
     if node.op == "call_function" and node.target in _RELU:
         moments = _moments(module, node.args[0])
         if moments is None:
@@ -57,7 +58,7 @@ def _input_mean(module: fx.GraphModule, node: fx.Node) -> Tensor | None:
 
 
 def _moments(module: fx.GraphModule, node: fx.node.Argument) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of each channel of a layer's output, from the batch norm folded into it."""
+    """Return mean and standard deviation per channel of a layer's output, from its folded batch norm."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
     called = module.get_submodule(str(node.target))
@@ -76,25 +77,25 @@ def _moments(module: fx.GraphModule, node: fx.node.Argument) -> tuple[Tensor, Te
     mean = torch.zeros_like(variance) if norm.bias is None else read(norm.bias)
     deviation = torch.ones_like(variance) if norm.weight is None else read(norm.weight).abs()
     for is_scale, place in norm.after:
-        if is_scale:  # what shifts is the correction of rounding, which the float model does not have
+        if is_scale:  # the shift is the rounding correction, which the float model lacks
             mean, deviation = mean * read(place), deviation * read(place).abs()
     return mean, deviation
 
 
-# Most bytes of calibration inputs to keep, and of values between the layers of each of the two models that run.
+# Maximum bytes of calibration inputs, and of intermediate values of each of the two models.
 MEMORY = 1 << 30
-# Rows of a layer's input that its moments are made from, where the data has as many: enough to tell columns apart.
+# Maximum rows of a layer's input for its moments, enough for their rank.
 ROWS_PER_COLUMN, LEAST_ROWS = 8, 16384
 
 
 @define
 class Refinement:
-    """What was done, by the name of the layer's node.
+    """Results of weight rounding and bias correction, by the name of the layer's node.
 
     Attributes:
-        errors: the squared error that rounding adds to the layer's output, with codes to nearest and with the chosen
-            ones, both over the energy of the output. Where rounding is asymmetric, against the best unrounded weight.
-        left: why a layer has its weights to nearest.
+        errors: the squared error that rounding adds to the layer's output, to nearest and as chosen, both relative to
+            the energy of the output. With asymmetric rounding it is relative to the best unrounded weight.
+        left: the reasons why layers are rounded to nearest.
     """
 
     errors: dict[str, tuple[float, float]] = field(factory=dict)
@@ -104,9 +105,9 @@ class Refinement:
 def refine(
     module: fx.GraphModule, batches: Sequence[Inputs], config: QuantizerConfig, memory: int = MEMORY
 ) -> Refinement:
-    """Choose codes and correct biases as `config` says, from the inputs of a prepared model in eval mode.
+    """Optimize weight rounding and correct biases by `config`, from inputs of a prepared model in eval mode.
 
-    What was learned before is forgotten first. Quantizers must have observed their ranges.
+    Earlier results are discarded first. Quantizers must have ranges.
     """
     report = Refinement()
     layers = refinable_layers(module)
@@ -122,7 +123,7 @@ def refine(
             if layer.takes_codes:
                 _choose_codes(layer, exact, rounded, config.weight_rounding, report)
             else:
-                report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is a user's own"
+                report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is user-defined"
         if config.bias_correction is BiasCorrection.EMPIRICAL and layer.correction is not None:
             _correct_bias(layer, layer.correction, exact, rounded)
         if config.bias_correction is BiasCorrection.ANALYTIC:
@@ -139,7 +140,7 @@ def _is_asymmetric(how: WeightRounding) -> bool:
 
 
 def correct_biases_without_data(module: fx.GraphModule) -> None:
-    """Correct the bias of every layer whose input comes from a batch norm, by what the norm says of it."""
+    """Correct the bias of every layer whose input comes from a batch norm, by the norm's statistics."""
     for layer in refinable_layers(module):
         _correct_by_norm(module, layer)
 
@@ -151,7 +152,7 @@ def _correct_by_norm(module: fx.GraphModule, layer: RefinableLayer) -> None:
 
 
 def forget(module: fx.GraphModule) -> None:
-    """Weights to nearest, biases as they are."""
+    """Reset weights to nearest rounding and biases to uncorrected values."""
     for quantizer in quantizers_of(module):
         quantizer.code_offset = None
     for buffer in correction_buffers(module):
@@ -160,7 +161,7 @@ def forget(module: fx.GraphModule) -> None:
 
 @contextmanager
 def kept(module: fx.GraphModule) -> Iterator[Callable[[], None]]:
-    """Forget what was learned inside the context; the function given brings it back, and so does an exception."""
+    """Discard earlier results inside the context; the yielded function restores them, as does an exception."""
     offsets = [(quantizer, quantizer.code_offset) for quantizer in quantizers_of(module)]
     corrections = [(buffer, buffer.clone()) for buffer in correction_buffers(module)]
 
@@ -206,7 +207,7 @@ def _choose_codes(
     if _is_asymmetric(how):
         wanted = fitted_weight(matrices, moments, how.damping if isinstance(how, GPTQRounding) else 0.01)
     chosen = _places(matrices, wanted, moments, grid, how)
-    # Every row of outputs has an error of its own, so each takes the better codes.
+    # Output rows have independent errors, so each takes the better codes.
     errors = [output_error(matrices, grid.values(places), moments) for places in (nearest, chosen)]
     places = torch.where((errors[1] < errors[0])[..., None], chosen, nearest)
     offset = layer.matrix.from_matrices(offset_to(grid, matrices, places)).contiguous()
@@ -225,14 +226,14 @@ def _places(weight: Tensor, wanted: Tensor, moments: InputMoments, grid: Grid, h
 
 
 def _added_error(weight: Tensor, quantized: Tensor, moments: InputMoments) -> float:
-    """What rounding adds to the output, ``E[((q - w) x)^2] / E[(w x)^2]``."""
+    """Return the relative output error of rounding, ``E[((q - w) x)^2] / E[(w x)^2]``."""
     w, lost = weight.double(), quantized.double() - weight.double()
     energy = float(((w @ moments.quantized) * w).sum())
     return float(((lost @ moments.quantized) * lost).sum()) / energy if energy > 0 else 0.0
 
 
 def _correct_bias(layer: RefinableLayer, correction: Tensor, exact: StepwiseRun, rounded: StepwiseRun) -> None:
-    """Add to the bias what the mean of each output channel has lost."""
+    """Add the shift of each output channel's mean to the bias correction."""
     difference, count = torch.zeros(correction.shape, dtype=torch.float64), 0
     for wanted, got in zip(exact.results(layer.node), rounded.results(layer.node), strict=True):
         sums, elements = layer.channel_means(wanted)
@@ -248,7 +249,7 @@ def _rounded(module: fx.GraphModule) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _exact(module: fx.GraphModule, buffers: Sequence[Tensor]) -> Iterator[None]:
-    """The float model: nothing rounded, nothing corrected."""
+    """Run the float model inside the context, without rounding and corrections."""
     saved = [buffer.clone() for buffer in buffers]
     for buffer in buffers:
         buffer.zero_()

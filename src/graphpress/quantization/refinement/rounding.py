@@ -1,4 +1,4 @@
-"""Choosing the codes of a weight: the grid, GPTQ column by column, and adaptive rounding by gradient descent."""
+"""Optimized weight rounding: GPTQ by columns, and adaptive rounding by gradient descent."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Arrange = Callable[[Tensor], Tensor]
 
 @frozen
 class Grid:
-    """The grid of a weight in the form of matrices; every element may have a scale of its own.
+    """The quantization grid of a weight in matrix form, ``[groups, outputs, columns]``.
 
     Attributes:
-        spec: how the weight is quantized.
-        scale, zero_point, minval: float32, in the form of the matrices; the last two may be None.
+        spec: the quantization spec.
+        scale, zero_point, minval: float32 in matrix form, per element; the last two may be None.
     """
 
     spec: QuantizationSpec
@@ -34,7 +34,7 @@ class Grid:
 
     @classmethod
     def of(cls, spec: QuantizationSpec, qparams: QParams, shape: tuple[int, ...], arrange: Arrange) -> Grid:
-        """The grid of a weight of `shape`; `arrange` brings a tensor of that shape into the form of the matrices."""
+        """Build the grid of a weight of `shape`; `arrange` converts tensors of that shape to matrix form."""
 
         def whole(parameter: Tensor | None) -> Tensor | None:
             if parameter is None:
@@ -46,23 +46,23 @@ class Grid:
         return cls(spec, scale, whole(qparams[1]), whole(qparams[2]))
 
     def columns(self, index: Tensor | slice) -> Grid:
-        """The grid of some columns."""
+        """Return the grid of some columns."""
         zero_point, minval = (None if p is None else p[..., index] for p in (self.zero_point, self.minval))
         return Grid(self.spec, self.scale[..., index], zero_point, minval)
 
     def places(self, values: Tensor) -> Tensor:
-        """The places (see `reference.code_places`) of the codes nearest to `values`."""
+        """Return the places (see `reference.code_places`) of the codes nearest to `values`."""
         codes = reference.quantize(values, self.scale, self.zero_point, self.minval, **self._how)
         return reference.code_places(codes, self.spec.element_type)
 
     def values(self, places: Tensor) -> Tensor:
-        """What the codes at `places` stand for, float32."""
+        """Return the values that the codes at `places` represent, float32."""
         codes = reference.codes_of_places(places, self.spec.element_type)
         how = {key: value for key, value in self._how.items() if key != "quant_max"}
         return reference.dequantize(codes, self.scale, self.zero_point, self.minval, **how)
 
     def clamped(self, places: Tensor) -> Tensor:
-        """`places`, within the codes that the spec allows."""
+        """Clamp `places` to the codes that the spec permits."""
         if self.spec.element_type.is_floating:
             codes = reference.codes_of_places(places, self.spec.element_type)
             return reference.code_places(codes, self.spec.element_type)
@@ -77,23 +77,23 @@ class Grid:
 
 
 def offset_to(grid: Grid, weight: Tensor, places: Tensor) -> Tensor:
-    """How many steps `places` are from the nearest code of each weight, int8."""
+    """Return the steps from the nearest code of each weight to `places`, int8."""
     return (places - grid.places(weight)).clamp(-128, 127).to(torch.int8)
 
 
-# Columns whose updates are gathered before they go to all later columns.
+# Columns per block of GPTQ; updates of later columns are applied per block.
 BLOCK = 128
 
 
 def gptq_places(weight: Tensor, hessian: Tensor, grid: Grid, *, damping: float, activation_order: bool) -> Tensor:
-    """The place of the chosen code of each weight.
+    """Choose codes by GPTQ (arXiv 2210.17323) and return their places.
 
-    A column whose input is always zero is rounded to nearest, and makes up for nothing.
+    A column whose input is always zero is rounded to nearest and compensates no errors.
 
     Args:
         weight: [groups, outputs, columns], any floating dtype.
         hessian: [groups, columns, columns], float64, symmetric, positive semidefinite.
-        grid: the values that codes have, in the form of `weight`.
+        grid: the quantization grid, in the shape of `weight`.
         damping: added to the diagonal of the Hessian, as a fraction of its mean.
         activation_order: take the columns with the largest diagonal first.
 
@@ -115,7 +115,7 @@ def gptq_places(weight: Tensor, hessian: Tensor, grid: Grid, *, damping: float, 
 
 
 def _factor(hessian: Tensor, damping: float) -> Tensor:
-    """The upper Cholesky factor of the inverse of the damped Hessian."""
+    """Return the upper Cholesky factor of the inverse of the damped Hessian."""
     hessian = hessian.clone()
     diagonal = hessian.diagonal()
     mean = diagonal.mean()
@@ -127,14 +127,14 @@ def _factor(hessian: Tensor, damping: float) -> Tensor:
         lower, failed = torch.linalg.cholesky_ex(hessian)
         if not failed:
             break
-        diagonal += jitter  # dependent columns, and no damping to speak of
+        diagonal += jitter  # linearly dependent columns with negligible damping
         jitter *= 10
     inverse = torch.cholesky_inverse(lower)
     return torch.linalg.cholesky(inverse, upper=True)
 
 
 def _round(weight: Tensor, factor: Tensor, grid: Grid) -> Tensor:
-    """The algorithm, on one group; `weight` is [outputs, columns] in float64 and is used up."""
+    """Round one group; `weight` is [outputs, columns] float64 and is overwritten."""
     columns = weight.shape[1]
     places = torch.empty(weight.shape, dtype=torch.int32)
     for start in range(0, columns, BLOCK):
@@ -156,19 +156,19 @@ def _group(grid: Grid, group: int) -> Grid:
     return Grid(grid.spec, grid.scale[group], zero_point, minval)
 
 
-# The rectified sigmoid reaches beyond 0 and 1 so that it can be either (eq. 23).
+# The rectified sigmoid is stretched beyond [0, 1], so that it reaches both ends (eq. 23).
 STRETCH_HIGH, STRETCH_LOW = 1.1, -0.1
 FIRST_BETA, LAST_BETA = 20.0, 2.0
 WARM_UP = 0.2
 
 
 def adaptive_places(weight: Tensor, moments: InputMoments, grid: Grid, how: AdaptiveRounding) -> Tensor:
-    """The place of the chosen code of each weight, one of the two next to it.
+    """Choose between the two codes next to each weight by adaptive rounding, and return their places.
 
     Args:
         weight: [groups, outputs, columns].
-        moments: of the layer's inputs.
-        grid: the values that codes have, in the form of `weight`.
+        moments: second moments of the layer's inputs.
+        grid: the quantization grid, in the shape of `weight`.
         how: iterations, learning rate, regularization.
 
     Returns:
@@ -203,17 +203,19 @@ def adaptive_places(weight: Tensor, moments: InputMoments, grid: Grid, how: Adap
 
 
 def turned_one_by_one(is_up: Tensor, weight: Tensor, moments: InputMoments, low: Tensor, step: Tensor) -> Tensor:
-    """Turn, for each output, the weight that lowers its error most, until none does.
+    """Greedily flip, for each output, the rounding that reduces its error most, until none does.
 
     Args:
-        is_up: which weights are ``low + step``, and not `low`; [groups, outputs, columns] as all of these.
+        is_up: True for ``low + step``, False for `low`; [groups, outputs, columns], as all tensors.
     """
     hessian, low, step = moments.quantized, low.double(), step.double()
     diagonal = hessian.diagonal(dim1=1, dim2=2)[:, None]
     groups = torch.arange(len(hessian))[:, None]
     is_up, turn = is_up.clone(), torch.where(is_up, -step, step)
     slope = (low + step * is_up) @ hessian - weight.double() @ moments.cross
-    least = -1e-12 * ((weight.double() @ hessian) * weight.double()).sum(-1, keepdim=True)  # above rounding errors
+    least = -1e-12 * ((weight.double() @ hessian) * weight.double()).sum(
+        -1, keepdim=True
+    )  # above float rounding errors
     for _ in range(2 * weight.shape[-1]):
         gain, column = (turn * (2 * slope + turn * diagonal)).min(-1, keepdim=True)
         helps = gain < least
@@ -227,14 +229,14 @@ def turned_one_by_one(is_up: Tensor, weight: Tensor, moments: InputMoments, low:
 
 
 def _weights_per_error(weight: Tensor, nearest: Tensor, moments: InputMoments) -> float:
-    """What to multiply the error by so that rounding to nearest costs 1 for each weight."""
+    """Return the factor that normalizes the error of rounding to nearest to 1 per weight."""
     lost = output_error(weight, nearest, moments) - output_error(weight, weight, moments)
     total = float(lost.sum())
     return weight.numel() / total if total > 0 else 1.0
 
 
 def _beta(progress: float) -> float | None:
-    """The sharpness of the regularizer, by a cosine; None while it is off."""
+    """Return the exponent of the regularizer, by a cosine schedule; None while it is off."""
     if progress < WARM_UP:
         return None
     angle = math.pi * (progress - WARM_UP) / (1 - WARM_UP)

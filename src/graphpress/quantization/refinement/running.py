@@ -1,4 +1,4 @@
-"""Running a prepared model node by node over many batches, in bounded memory."""
+"""Stepwise execution of a prepared model over many batches, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Environment = dict[fx.Node, Any]
 
 @define(eq=False)
 class _Batch:
-    """Values of one batch up to a place in the graph; without an environment they are computed anew when asked for."""
+    """The values of one batch up to a node; without an environment they are recomputed on demand."""
 
     inputs: Inputs
     environment: Environment | None = field(factory=dict)
@@ -28,17 +28,17 @@ class _Batch:
 
 @define(eq=False)
 class StepwiseRun:
-    """The runs of a module over batches, stopped together before one node after the other.
+    """Runs a module over all batches, node by node.
 
-    Only values that later nodes read are kept. When those of all batches take more than `memory` bytes, some batches
-    keep none and are run from their inputs again each time: slower, not wrong.
+    Only values that later nodes read are kept. If they exceed `memory` bytes, some batches keep none and are recomputed
+    from their inputs each time.
 
-    What depends on parameters alone is computed when it is read, so that a change of weights shows in the next node.
+    Values that depend on parameters alone are computed on each read, so that changes of weights take effect.
 
     Attributes:
-        module: what is run; it must not write to its own buffers before the last node asked for.
+        module: the module, which must not write to its buffers before the last requested node.
         batches: the arguments of each run.
-        memory: most bytes of values to keep between nodes.
+        memory: maximum bytes of values to keep between nodes.
         mode: a context in which nodes are run.
     """
 
@@ -64,7 +64,7 @@ class StepwiseRun:
         self._states = [_Batch(inputs) for inputs in self.batches]
 
     def advance_to(self, node: fx.Node) -> None:
-        """Run every batch up to `node`, which is not run. Nodes must be asked for in their order."""
+        """Run every batch up to but excluding `node`; nodes must be requested in execution order."""
         with self.mode(), torch.no_grad():
             for state in self._states:
                 if state.environment is not None:
@@ -73,12 +73,12 @@ class StepwiseRun:
         self._stay_within_memory()
 
     def operand(self, node: fx.Node, read: fx.Node) -> Iterator[Any]:
-        """For each batch, the value of `read` as `node` will see it. Call `advance_to` first."""
+        """Yield the value of `read`, an operand of `node`, for each batch; call `advance_to` first."""
         for environment in self._environments(node):
             yield environment[read]
 
     def results(self, node: fx.Node) -> Iterator[Any]:
-        """For each batch, what `node` gives, which is not kept. Call `advance_to` first."""
+        """Yield the result of `node` for each batch, without keeping it; call `advance_to` first."""
         for environment in self._environments(node):
             with self.mode(), torch.no_grad():
                 result = self._evaluate(node, environment)
@@ -136,7 +136,7 @@ class StepwiseRun:
 
 
 def is_constant_node(module: fx.GraphModule, node: fx.Node) -> bool:
-    """True for a parameter, a buffer, or an expression of them."""
+    """Return True for a parameter, a buffer, or a constant expression."""
     if node.op == "call_module":
         return isinstance(module.get_submodule(str(node.target)), ConstantExpression)
     return node.op == "get_attr"

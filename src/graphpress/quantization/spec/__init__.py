@@ -1,4 +1,4 @@
-"""Specs of quantization: how one tensor is quantized, and the components that a spec names."""
+"""Specs of quantization for one tensor, and the components that they name."""
 
 from graphpress.passes.config import (
     AdaptiveRounding,

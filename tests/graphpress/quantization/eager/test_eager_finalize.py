@@ -280,6 +280,6 @@ def test_activations_that_core_ai_does_not_have_are_named():
 
 def test_a_graph_prepared_model_is_none_of_an_eager_quantizer():
     quantizer, module = calibrated(nn.Linear(8, 8), random(2, 8))
-    with pytest.raises(QuantizationError, match="prepared or finalized in eager mode"):
+    with pytest.raises(QuantizationError, match="prepared or finalized by a Quantizer in eager mode"):
         Quantizer(module, eager()).prepare((random(2, 8),))
     del quantizer

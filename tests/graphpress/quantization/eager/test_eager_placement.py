@@ -303,7 +303,7 @@ def test_blocks_that_do_not_fit_are_one_error_that_names_the_weights():
 def test_options_that_need_a_graph_are_refused():
     for option in ({"weight_rounding": "gptq"}, {"equalize_layers": True}, {"bias_correction": "empirical"}):
         config = QuantizerConfig(execution_mode="eager", **option)
-        with pytest.raises(InvalidExecutionModeError, match="cannot be done in execution_mode 'eager'"):
+        with pytest.raises(InvalidExecutionModeError, match="cannot be used in execution_mode 'eager'"):
             prepared(nn.Linear(8, 8), X, config)
 
 

@@ -286,5 +286,5 @@ def test_layers_without_finite_inputs_are_left_with_a_reason():
 def test_eager_mode_refuses_what_needs_a_graph(options):
     (name,) = options
     quantizer = Quantizer(model(), config(execution_mode="eager", **options))
-    with pytest.raises(InvalidExecutionModeError, match=f"{name} cannot be done in execution_mode 'eager'"):
+    with pytest.raises(InvalidExecutionModeError, match=f"{name} cannot be used in execution_mode 'eager'"):
         quantizer.prepare((batches()[0],))
