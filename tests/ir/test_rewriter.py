@@ -138,7 +138,7 @@ def test_nodes_that_something_else_reads_stay():
 def test_there_are_as_many_replacements_as_results():
     graph = chain()
     x = graph.inputs[0].value
-    with pytest.raises(GraphError, match="relu has 1 results, 2 replacements were given"):
+    with pytest.raises(GraphError, match="relu has 1 results, got 2 replacements"):
         Rewriter(graph).replace(graph.node("relu"), [x, x])
 
 

@@ -128,7 +128,7 @@ def assert_same(mine: Stored, theirs: Stored, model: nn.Module) -> None:
             assert same_bits(tensor, other), (path, role, tensor.dtype, other.dtype)
 
 
-def by_module_and_by_pass(kind: type, config: Any, pipeline: Pipeline, name: str, dtype: torch.dtype) -> None:
+def assert_module_and_pass_agree(kind: type, config: Any, pipeline: Pipeline, name: str, dtype: torch.dtype) -> None:
     model, example = model_and_input(name, dtype)
     assert_same(by_module(model, example, (kind, config)), by_pass(model, example, pipeline), model)
 
@@ -172,7 +172,7 @@ def test_the_eager_quantizer_and_quantize_weights_store_the_same(spec, name, dty
     off = {"op_input_spec": None, "op_output_spec": None}
     config = config_of(QuantizerConfig, spec, **off)
     eager = QuantizerConfig.from_dict(config.to_dict()).set_execution_mode("eager")
-    by_module_and_by_pass(Quantizer, eager, pipelines.quantize_weights(config), name, dtype)
+    assert_module_and_pass_agree(Quantizer, eager, pipelines.quantize_weights(config), name, dtype)
 
 
 GROUPS = {"type": "per_grouped_channel", "axis": 0, "group_size": 4}
@@ -203,7 +203,7 @@ PALETTIZED |= {
 @pytest.mark.parametrize("spec", PALETTIZED.values(), ids=PALETTIZED)
 def test_the_palettizer_and_palettize_weights_store_the_same(spec, name, dtype):
     config = config_of(KMeansPalettizerConfig, spec)
-    by_module_and_by_pass(KMeansPalettizer, config, pipelines.palettize(config), name, dtype)
+    assert_module_and_pass_agree(KMeansPalettizer, config, pipelines.palettize(config), name, dtype)
 
 
 PRUNED = {
@@ -222,7 +222,7 @@ PRUNED = {
 @pytest.mark.parametrize("spec", PRUNED.values(), ids=PRUNED)
 def test_the_pruner_and_prune_weights_store_the_same(spec, name, dtype):
     config = config_of(MagnitudePrunerConfig, spec)
-    by_module_and_by_pass(MagnitudePruner, config, pipelines.prune(config), name, dtype)
+    assert_module_and_pass_agree(MagnitudePruner, config, pipelines.prune(config), name, dtype)
 
 
 @pytest.mark.parametrize("bits", [2, 8])

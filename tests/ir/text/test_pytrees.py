@@ -104,16 +104,16 @@ def written(kind: str, context: Any, protocol: int = 1) -> str:
 
 
 BAD = {
-    "": "this is no pytree spec",
-    "{": "this is no pytree spec",
-    "[1]": "this is no pytree spec",
-    "[1, 2]": "this is no pytree spec",
-    "3": "this is no pytree spec",
-    '[1, {"type": null}]': "this is no pytree spec",
-    '[1, {"type": null, "children_spec": 3}]': "this is no pytree spec",
-    '[1, {"type": null, "children_spec": ["a"]}]': "this is no pytree spec",
-    written("builtins.list", "null", protocol=2): "this is no pytree spec",
-    '[1, {"type": 1, "context": null, "children_spec": ' + "[" * 5000: "this is no pytree spec",
+    "": "not a pytree spec",
+    "{": "not a pytree spec",
+    "[1]": "not a pytree spec",
+    "[1, 2]": "not a pytree spec",
+    "3": "not a pytree spec",
+    '[1, {"type": null}]': "not a pytree spec",
+    '[1, {"type": null, "children_spec": 3}]': "not a pytree spec",
+    '[1, {"type": null, "children_spec": ["a"]}]': "not a pytree spec",
+    written("builtins.list", "null", protocol=2): "not a pytree spec",
+    '[1, {"type": 1, "context": null, "children_spec": ' + "[" * 5000: "not a pytree spec",
 }
 
 
@@ -131,12 +131,12 @@ def test_text_that_is_no_spec_is_refused(text):
         (
             "python:no_such_module:Class",
             "null",
-            "no_such_module.Class, which is not there: import",
+            "no_such_module.Class, which is not imported: import",
         ),
-        (f"python:{HERE}:NoSuchClass", "null", "NoSuchClass, which is not there"),
-        (f"python:{HERE}:Unregistered", "null", "Unregistered is no pytree class: register it first"),
-        (f"python:{HERE}:HERE", "null", "HERE is no pytree class"),
-        ("collections.namedtuple", "python:no_such_module:Class", "no_such_module.Class, which is not there"),
+        (f"python:{HERE}:NoSuchClass", "null", "NoSuchClass, which is not imported"),
+        (f"python:{HERE}:Unregistered", "null", "Unregistered is not a pytree class: register it"),
+        (f"python:{HERE}:HERE", "null", "HERE is not a pytree class"),
+        ("collections.namedtuple", "python:no_such_module:Class", "no_such_module.Class, which is not imported"),
         (
             "collections.defaultdict",
             {"dict_context": []},
@@ -145,7 +145,7 @@ def test_text_that_is_no_spec_is_refused(text):
         (
             "collections.defaultdict",
             {"default_factory_module": HERE, "default_factory_name": "HERE", "dict_context": []},
-            "no imported class 'HERE' makes the defaults",
+            "the default factory 'HERE' is not imported",
         ),
         ("builtins.dict", "{", "the pytree spec of a builtins.dict cannot be read"),
     ],

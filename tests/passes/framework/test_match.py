@@ -41,11 +41,11 @@ def test_captures_are_asked_for_as_what_they_are(match):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda m: m["weigth"], "the pattern captures no 'weigth'; did you mean 'weight'"),
+        (lambda m: m["weigth"], "the pattern has no capture 'weigth'; did you mean 'weight'"),
         (lambda m: m.value("alpha"), "'alpha' captured 1, not a Value"),
         (lambda m: m.node("x"), r"'x' captured <x: f32\[2, 4\]>, not a Node"),
         (lambda m: m.value("bias"), "'bias' captured None, not a Value"),
-        (lambda m: m.constant("x"), "'x' was captured, but is no constant"),
+        (lambda m: m.constant("x"), "the capture 'x' is not a constant"),
     ],
 )
 def test_captures_of_another_kind_are_an_error(match, ask, message):
