@@ -39,6 +39,7 @@ ELEMENTARY: Mapping[Any, Callable[..., Any]] = {
     aten.hypot.default: _hypot,
     aten.logaddexp.default: _logaddexp,
     aten.isnan.default: lambda x: x != x,
+    aten.remainder.Scalar: lambda x, divisor: aten.remainder.Tensor(x, x.new_full((), divisor)),
 }
 
 

@@ -13,6 +13,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from graphpress.backends.errors import ConversionError
+from graphpress.backends.promotion import with_promotions
 
 
 def export(
@@ -94,7 +95,8 @@ def decompose(
 ) -> ExportedProgram:
     """Return a copy of `program` that uses only ATen ops supported by the converter.
 
-    Ops in `table` are decomposed by it; ops that are still unsupported, by torch's own decompositions.
+    Ops in `table` are decomposed by it; ops that are still unsupported, by torch's own decompositions. Type promotion
+    becomes explicit: every operand has the dtype that torch computes in.
 
     Args:
         program: the program to convert.
@@ -105,16 +107,16 @@ def decompose(
     Raises:
         ConversionError: if an unsupported operator is left; names its source locations.
     """
-    decompositions = dict(table)
+    known = dict(table)
     try:
         with quiet():
-            program = program.run_decompositions(dict(decompositions))
+            program = program.run_decompositions(with_promotions(known))
             while refused := _refused_operators(program, takes):
-                extra = _known_to_torch(refused.keys() - decompositions.keys())
+                extra = _known_to_torch(refused.keys() - known.keys())
                 if not extra:
                     break
-                decompositions |= extra
-                program = program.run_decompositions(dict(decompositions))
+                known |= extra
+                program = program.run_decompositions(with_promotions(known))
     except Exception as error:
         raise ConversionError(f"torch cannot decompose the program: {head(error)}") from error
     if refused:

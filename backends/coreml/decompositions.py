@@ -136,6 +136,21 @@ def _lerp(x: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
     return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
 
 
+def _number(value: float, beside: torch.Tensor) -> torch.Tensor:
+    """Return a number as a tensor of the dtype that it and `beside` are promoted to."""
+    return beside.new_full((), value, dtype=torch.result_type(beside, value))
+
+
+def _triangle(keeps: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Return ``triu`` or ``tril`` as a selection: coremltools multiplies by zeros, and infinity times zero is NaN."""
+
+    def triangle(x: torch.Tensor, diagonal: int = 0) -> torch.Tensor:
+        distance = torch.arange(x.shape[-1]) - torch.arange(x.shape[-2]).unsqueeze(-1)
+        return torch.where(keeps(distance, diagonal), x, torch.zeros((), dtype=x.dtype))
+
+    return triangle
+
+
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both."""
     if mode != "circular" and min(pad, default=0) >= 0:
@@ -176,8 +191,10 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.nan_to_num.default: _nan_to_num,
     aten.pad.default: _pad,
     aten.trunc.default: _trunc,
-    aten.where.ScalarSelf: lambda choice, x, other: torch.where(choice, other.new_full((), x), other),
-    aten.where.ScalarOther: lambda choice, x, other: torch.where(choice, x, x.new_full((), other)),
+    aten.where.ScalarSelf: lambda choice, x, other: torch.where(choice, _number(x, other), other),
+    aten.where.ScalarOther: lambda choice, x, other: torch.where(choice, x, _number(other, x)),
+    aten.triu.default: _triangle(torch.ge),
+    aten.tril.default: _triangle(torch.le),
     aten.asinh.default: lambda x: x.sign() * torch.log(x.abs() + torch.sqrt(x * x + 1)),
     aten.acosh.default: lambda x: torch.log(x + torch.sqrt(x * x - 1)),
     aten.log_sigmoid.default: lambda x: x.clamp(max=0) - torch.log1p(torch.exp(-x.abs())),
