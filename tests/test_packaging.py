@@ -39,6 +39,10 @@ HOMES = {
 }
 
 
+REPOSITORY = ("dev", "mutation")
+"""Extras for work on the repository: the product imports nothing of them."""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     """A wheel of the checkout, built without network."""
@@ -161,7 +165,7 @@ def names_of(distributions: Iterable[str]) -> set[str]:
 
 
 def test_every_import_in_the_wheel_is_a_dependency_or_comes_with_an_extra(imported, needed):
-    product = {name for extra, names in needed.items() if extra != "dev" for name in names}
+    product = {name for extra, names in needed.items() if extra not in REPOSITORY for name in names}
     accepted = names_of(product) | set(sys.stdlib_module_names) | {"graphpress"}
     assert {"numba", "coremltools", "ml_dtypes", "yaml"} <= accepted
     other = {
@@ -175,7 +179,7 @@ def test_every_import_in_the_wheel_is_a_dependency_or_comes_with_an_extra(import
 
 def test_every_dependency_and_every_extra_is_imported_in_the_wheel(imported, needed):
     used = {each.top for found in imported.values() for each in found if not each.is_typing}
-    asked = {name for extra, names in needed.items() if extra != "dev" for name in names}
+    asked = {name for extra, names in needed.items() if extra not in REPOSITORY for name in names}
     assert {name for name in asked if not names_of([name]) & used} == set()
 
 

@@ -152,7 +152,7 @@ def test_what_cannot_be_is_named(package, tmp_path):
         quantize_weights(package, dtype="int5")
     with pytest.raises(LoweringError, match=r"weights of float8_e4m3fn, where int8, uint8, int4, uint4 are possible"):
         quantize_weights(package, dtype="fp8_e4m3fn")
-    with pytest.raises(AssetError, match="no Core ML package"):
+    with pytest.raises(AssetError, match="is not a Core ML package"):
         quantize_weights(tmp_path / "nothing.mlpackage")
     with pytest.raises(AssetError, match="a Linear is not a Core ML program"):
         quantize_weights(nn.Linear(2, 2))

@@ -7,7 +7,7 @@ import pytest
 
 from graphpress.passes.framework import CLOSE, EXACT, LOSSY, lookup_pass, registered_passes
 
-TABLES = LOSSY(against="the dequantized table")
+TABLES = LOSSY(against="the dequantized LUT")
 # name: (effect, does a second run change nothing, facts it needs, facts it gives)
 DECLARED = {
     "annotate-fusion": (EXACT, True, {"canonical"}, {"fusion-annotated"}),

@@ -138,14 +138,14 @@ def test_what_does_not_pass_a_scale_is_left_with_a_reason():
     made = b.aten.linear(b.input(), b.constant("w", uneven(4, 4)))
     value = b.aten.sigmoid(made)
     graph = b.outputs(b.aten.linear(value, b.constant("v", uneven(3, 4))))
-    assert "sigmoid after it does not pass a scale on" in reports(graph)
+    assert "sigmoid after it does not commute with a scale" in reports(graph)
 
 
 def test_a_value_that_others_read_is_left_with_a_reason():
     b = GraphBuilder()
     value = b.aten.relu(b.aten.linear(b.input(), b.constant("w", uneven(4, 4))))
     graph = b.outputs(b.aten.linear(value, b.constant("v", uneven(3, 4))), value)
-    assert "goes to several ops" in reports(graph)
+    assert "is read by several ops" in reports(graph)
 
 
 def test_a_weight_that_others_read_is_left_with_a_reason():

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from graphpress.backends import saving
 from graphpress.backends.coreai import (
     AssetError,
     ConversionError,
@@ -14,6 +13,7 @@ from graphpress.backends.coreai import (
     convert,
     read,
 )
+from graphpress.ir import files
 from graphpress.ir.dtypes import DType
 from tests.backends.every_op import Lambda
 from tests.backends.features import IMAGE
@@ -299,7 +299,7 @@ def test_a_path_that_cannot_be_written_is_found_before_any_work(tmp_path, monkey
 @pytest.mark.parametrize("can_exchange", [True, False])
 def test_an_asset_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, can_exchange):
     if not can_exchange:
-        monkeypatch.setattr(saving, "_exchange", lambda *_: False)
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
     path, x = tmp_path / "m.aimodel", torch.randn(2, 16)
     convert(TableLinear(bits=2), path, x)
     old = {file.name: file.read_bytes() for file in path.iterdir()}

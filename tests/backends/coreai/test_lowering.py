@@ -134,7 +134,7 @@ def test_a_parameter_that_is_computed_is_refused():
     x = b.input()
     scale = b.aten.amax(x)
     graph = b.outputs(b.quant.quantize(x, scale, dtype=DType.INT8))
-    with pytest.raises(LoweringError, match="amax is computed, but Core AI wants a constant"):
+    with pytest.raises(LoweringError, match="amax is computed, but Core AI needs a constant"):
         lowered(graph)
 
 
