@@ -140,7 +140,7 @@ def test_a_click_on_a_node_tells_type_location_annotations_quantizer_and_uses(sh
         "quant.fake_quantize",
         "f32[1, 16, 32, 32]",  # type
         "stem.relu",  # location
-        "resnet.py:",
+        "convolutional.py:",
         "torch.int8, asymmetric",  # quantizer
         "global_config.op_output_spec['*']",
         "%relu\n",  # reads
