@@ -46,19 +46,16 @@ def _promoted(op: Any, kind: KIND, operands: slice = slice(None), bools: Any = N
         cast = [_cast(arg, common) if _is_operand(arg) else arg for arg in args[operands]]
         rest = list(args)
         rest[operands] = cast
-        if all(new is old or (type(new) is type(old) and new == old) for new, old in _pairs(rest, args)):
+        if all(map(_is_same, rest, args)):
             return NotImplemented
         return op(*rest, **kwargs)
 
     return decomposition
 
 
-def _pairs(new: Sequence[Any], old: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Arguments side by side; tensors are told apart by identity alone."""
-    return [
-        (a, b) if not isinstance(a, torch.Tensor) else (id(a), id(b) if isinstance(b, torch.Tensor) else None)
-        for a, b in zip(new, old, strict=True)
-    ]
+def _is_same(new: Any, old: Any) -> bool:
+    """True where an argument was not cast; tensors are compared by identity."""
+    return new is old or (not isinstance(new, torch.Tensor) and type(new) is type(old) and new == old)
 
 
 def _reduced(op: Any) -> Callable[..., Any]:
