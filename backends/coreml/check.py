@@ -16,7 +16,7 @@ from attrs import evolve
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphpress.backends import exporting
+from graphpress.backends import exporting, rounding
 from graphpress.backends.comparison import CheckReport, ExactConvolutions, compare_outputs, tensors_in
 from graphpress.backends.coreml.importing import from_mil
 from graphpress.backends.coreml.package import load_program
@@ -31,7 +31,7 @@ def check(
     path: str | PathLike[str],
     model: torch.nn.Module | ExportedProgram,
     inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any],
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
 ) -> CheckReport:
     """Evaluate the package at `path` and `model` on the same inputs, and compare their outputs.
 
@@ -42,7 +42,8 @@ def check(
         path: a saved package.
         model: the module, run in eval mode, or the exported program of the package.
         inputs: one tensor, a tuple of the arguments, or a dict by name.
-        tolerance: the largest accepted absolute difference, in units of the torch output's range (max - min).
+        tolerance: the largest accepted absolute difference, in units of the torch output's range (max - min); None for
+            1e-5, or what rounding explains in the dtypes of the model (see `graphpress.backends.rounding`).
 
     Raises:
         AssetError: if there is no package, or it is damaged.
@@ -58,12 +59,14 @@ def check(
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     names = [output.value.name if output.value is not None else "" for output in graph.outputs]
     outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
-    if any(output.max_error > tolerance for output in outputs):
+    if not all(output.within(tolerance) for output in outputs):
         again = _summed_exactly(model, args, kwargs)
         outputs = [
             evolve(output, max_error_in_runtime_arithmetic=compare_outputs(output.name, value, ours).max_error)
             for output, value, ours in zip(outputs, stored, again, strict=True)
         ]
+    if tolerance is None:
+        outputs = rounding.explained(outputs, expected, model, args, kwargs)
     return CheckReport(Path(path), tolerance, tuple(outputs))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import click
 from attrs import frozen
 from torch import nn
@@ -99,7 +101,11 @@ class ArtifactVerdict:
                     "name": each.name,
                     "shape": list(each.shape),
                     "max_error": each.max_error,
+                    "rms_error": each.rms_error,
+                    "decibels": each.decibels if math.isfinite(each.decibels) else None,
+                    "steps": each.steps,
                     "max_error_in_runtime_arithmetic": each.max_error_in_runtime_arithmetic,
+                    "allowed": None if each.allowed is None else attrs.asdict(each.allowed),
                     "ok": each.within(self.outputs.tolerance),
                 }
                 for each in self.outputs.outputs
@@ -113,7 +119,7 @@ class ArtifactVerdict:
         }
 
 
-def verify(path: Path, subject: Subject, tolerance: float) -> ArtifactVerdict:
+def verify(path: Path, subject: Subject, tolerance: float | None) -> ArtifactVerdict:
     """Compare the artifact at `path` with its source model.
 
     Raises:

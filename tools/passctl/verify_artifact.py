@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=1e-5,
-    show_default=True,
-    help="Largest accepted difference of an output, in units of that output's range.",
+    default=None,
+    help="Largest accepted difference of an output, in units of its range; by default what rounding explains.",
 )
 @input_options
 @click.pass_context
@@ -34,7 +33,7 @@ def verify_artifact(
     ctx: click.Context,
     artifact: str,
     against: str,
-    tolerance: float,
+    tolerance: float | None,
     inputs_file: Path | None,
     input_shapes: tuple[str, ...],
     as_json: bool,
