@@ -8,7 +8,7 @@ difference of one rounding into a whole step. The deviation is therefore measure
 One rounding in a dtype with unit round-off ``u`` (2**-24 in float32, 2**-11 in float16, 2**-8 in bfloat16) has a
 relative error with a standard deviation of at most ``u / sqrt(3)``. In a sum of K terms of either sign, partial sums
 grow as ``sqrt(j / K)``, so that the K roundings have together the variance ``u**2 / 3 * K / 2``, relative to the result
-or to the root mean square of all results, whichever is larger. With one further rounding, the result of an operator is::
+or to the root mean square of all results, whichever is larger. With one further rounding, an operator gives::
 
     y + sqrt((1 + K / 2) / 3) * u * max(|y|, rms(y)) * GAIN * normal        (K = 0, and |y| alone, without a sum)
 
