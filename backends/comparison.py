@@ -146,7 +146,7 @@ def compare_outputs(name: str, stored: torch.Tensor, expected: torch.Tensor) -> 
         return OutputCheck(name, shape, 0.0, 0.0, 0.0)
     a, b = stored.detach().double(), expected.detach().cpu().double()
     equal = (a == b) | (a.isnan() & b.isnan())
-    error = torch.where(equal, 0.0, (a - b).abs()).nan_to_num(nan=math.inf)
+    error = torch.where(equal, 0.0, (a - b).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
     relative, finite = error / _range(b), b[b.isfinite()]
     size = finite.square().mean().sqrt().item() if finite.numel() else 0.0
     return OutputCheck(

@@ -50,7 +50,7 @@ def check(
     args, kwargs = exporting.arguments(inputs)
     module = model.module() if isinstance(model, ExportedProgram) else model
     with load(path) as loaded:
-        stored = _run(loaded, args, kwargs)
+        stored = run_flat(loaded, args, kwargs)
         names = [output.name for output in loaded.signature.outputs]
     with torch.no_grad(), exporting.in_eval_mode(module):
         try:
@@ -72,7 +72,8 @@ def check(
     return CheckReport(Path(path), tolerance, tuple(outputs))
 
 
-def _run(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+def run_flat(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Run a loaded asset on the arguments of its model, and return its outputs."""
     names = {each.name for each in loaded.signature.inputs}
     if set(kwargs) - names:  # the export flattens nested arguments
         args, kwargs = (*args, *kwargs.values()), {}

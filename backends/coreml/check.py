@@ -23,7 +23,7 @@ from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.graph import Graph
-from graphpress.ir.interpreter import run
+from graphpress.ir.interpreter import Interpreter, Observer
 from graphpress.ir.types import TensorType
 
 
@@ -79,8 +79,15 @@ def _summed_exactly(
         return tensors_in(exported.module()(*args, **kwargs))
 
 
-def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple[Graph, list[Any]]:
+def evaluate(
+    path: str | PathLike[str], inputs: Sequence[torch.Tensor], observe: Observer | None = None
+) -> tuple[Graph, list[Any]]:
     """Import the package's program, and evaluate it on flat `inputs`, cast to the declared types.
+
+    Args:
+        path: a saved package.
+        inputs: one tensor for each input, in order.
+        observe: called after every node, with its results.
 
     Raises:
         AssetError: if there is no package, it is damaged, or it has another number of inputs.
@@ -96,7 +103,7 @@ def evaluate(path: str | PathLike[str], inputs: Sequence[torch.Tensor]) -> tuple
         graph = from_mil(program, name=Path(path).stem, shapes=shapes)
     fed = [value.to(_dtype(graph_input.value)) for value, graph_input in zip(inputs, graph.inputs, strict=True)]
     with ExactConvolutions():
-        return graph, run(graph, fed)
+        return graph, Interpreter(graph, observe).run(fed)
 
 
 def _dtype(value: Any) -> torch.dtype:

@@ -13,6 +13,7 @@ from attrs import frozen
 from torch import nn
 
 from graphpress.backends import coreai, coreml
+from graphpress.backends.blame import BlameReport
 from graphpress.backends.comparison import CheckReport
 from graphpress.backends.coreml import Target
 from graphpress.backends.verification import WeightCheck, compare_weights, compressing_ops, constant_bytes, reference
@@ -142,6 +143,12 @@ def verify(path: Path, subject: Subject, tolerance: float | None) -> ArtifactVer
         file_bytes,
         stored_bytes,
     )
+
+
+def blamed(path: Path, subject: Subject) -> BlameReport:
+    """Find the first operator of `subject` whose output differs in the artifact at `path`."""
+    backend = coreai if path.suffix == ".aimodel" else coreml
+    return backend.blame(path, subject.module(), subject.example_inputs)
 
 
 Parts = tuple[Graph, Mapping[str, int], int, tuple[int, int], int]
