@@ -16,6 +16,7 @@ import torch
 from attrs import evolve, frozen
 from torch import fx
 from torch.export import ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends import exporting
 from graphpress.backends.comparison import FLOAT_TOLERANCE, OutputCheck, compare_outputs
@@ -112,6 +113,7 @@ def compare(
     exported: ExportedProgram,
     arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
     stored: Mapping[str, torch.Tensor],
+    kernels: type[TorchDispatchMode] | None = None,
 ) -> BlameReport:
     """Compare the values of a file with those of the program it was made from.
 
@@ -120,15 +122,16 @@ def compare(
         exported: the program, before decomposition.
         arguments: positional and named inputs.
         stored: the values of the file, by the name of the node of `exported`.
+        kernels: the mode that computes operators for which torch has no kernel, such as those on 4-bit codes.
     """
     module, (args, kwargs) = exported.module(), arguments
-    plain, local = _Values(module, {}), _Values(module, stored)
+    plain, local = _Values(module, {}, kernels), _Values(module, stored, kernels)
     with torch.no_grad():
         plain.evaluate(args, kwargs)
         local.evaluate(args, kwargs)
         draws = []
         for seed in range(DRAWS):
-            again = _Values(module, stored)
+            again = _Values(module, stored, kernels)
             with PerturbedRounding(seed):
                 again.evaluate(args, kwargs)
             draws.append(again.computed)
@@ -167,24 +170,24 @@ class _Values(fx.Interpreter):
         computed: the tensor that each operator gave, before it was replaced, by name.
     """
 
-    def __init__(self, module: fx.GraphModule, given: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, module: fx.GraphModule, given: Mapping[str, torch.Tensor], kernels: Any) -> None:
         super().__init__(module)
-        self.given = given
+        self.given, self._kernels = given, kernels
         self.computed: dict[str, torch.Tensor] = {}
 
     def evaluate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Run the program on the user's inputs."""
-        codegen: Any = self.module.graph._codegen
-        self.run(*codegen.process_inputs(*args, **kwargs), enable_io_processing=False)
+        graph: Any = self.module.graph
+        self.run(*graph._codegen.process_inputs(*args, **kwargs), enable_io_processing=False)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Run one operator; those on codes of less than 8 bits, which torch cannot run, in the runtime's arithmetic."""
+        """Run one operator; those that torch cannot run, in the mode given for them."""
         try:
             return super().call_function(target, args, kwargs)
         except NotImplementedError:
-            from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
-
-            with RuntimeArithmetic():
+            if self._kernels is None:
+                raise
+            with self._kernels():
                 return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:

@@ -16,6 +16,7 @@ from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.blame import BlameReport
 from graphpress.backends.coreai import ops
+from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
 from graphpress.backends.coreai.check import run_flat
 from graphpress.backends.coreai.program import decompose
@@ -54,7 +55,7 @@ def blame(
         with load(probed) as loaded:
             outputs = run_flat(loaded, args, kwargs)
     stored = dict(zip(sources, outputs[len(outputs) - len(sources) :], strict=True))
-    return blaming.compare(Path(path), exported, (args, kwargs), stored)
+    return blaming.compare(Path(path), exported, (args, kwargs), stored, RuntimeArithmetic)
 
 
 def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[str, str]) -> list[str]:
