@@ -54,7 +54,7 @@ def explained(
     module = model.module() if isinstance(model, ExportedProgram) else model
     draws: list[list[OutputCheck]] = []
     for seed in range(DRAWS):
-        with torch.no_grad(), exporting.in_eval_mode(module), PerturbedRounding(seed):
+        with torch.no_grad(), exporting.unchanged(module), PerturbedRounding(seed):
             try:
                 perturbed = tensors_in(module(*args, **kwargs))
             except NotImplementedError:  # torch has no kernels for codes of less than 8 bits

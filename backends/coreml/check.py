@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from graphpress.backends import exporting, rounding
 from graphpress.backends.comparison import CheckReport, ExactConvolutions, compare_outputs, tensors_in
 from graphpress.backends.coreml.importing import from_mil
+from graphpress.backends.coreml.importing.reader import is_state
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
@@ -51,13 +52,13 @@ def check(
     """
     args, kwargs = exporting.arguments(inputs)
     module = model.module() if isinstance(model, ExportedProgram) else model
-    with torch.no_grad(), exporting.in_eval_mode(module):
+    with torch.no_grad(), exporting.unchanged(module):
         expected = tensors_in(module(*args, **kwargs))
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     graph, stored = evaluate(path, leaves)
     if len(expected) != len(stored):
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
-    names = [output.value.name if output.value is not None else "" for output in graph.outputs]
+    names = [output.value.name if output.value is not None else "" for output in graph.outputs[: len(stored)]]
     outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
     if not all(output.within(tolerance) for output in outputs):
         again = _summed_exactly(model, args, kwargs)
@@ -84,6 +85,8 @@ def evaluate(
 ) -> tuple[Graph, list[Any]]:
     """Import the package's program, and evaluate it on flat `inputs`, cast to the declared types.
 
+    States are zero before the run, and their values after it are not among the returned outputs.
+
     Args:
         path: a saved package.
         inputs: one tensor for each input, in order.
@@ -95,15 +98,17 @@ def evaluate(
     """
     program = load_program(path)
     with program_errors_named(path):
-        names = list(program.functions["main"].inputs)
+        states = {name: var for name, var in program.functions["main"].inputs.items() if is_state(var)}
+        names = [name for name in program.functions["main"].inputs if name not in states]
     if len(names) != len(inputs):
         raise AssetError(f"{path} takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
     shapes = {name: tuple(value.shape) for name, value in zip(names, inputs, strict=True)}
     with program_errors_named(path):
         graph = from_mil(program, name=Path(path).stem, shapes=shapes)
-    fed = [value.to(_dtype(graph_input.value)) for value, graph_input in zip(inputs, graph.inputs, strict=True)]
+    zeros = [torch.zeros(tuple(var.shape)) for var in states.values()]
+    fed = [value.to(_dtype(each.value)) for value, each in zip([*inputs, *zeros], graph.inputs, strict=True)]
     with ExactConvolutions():
-        return graph, Interpreter(graph, observe).run(fed)
+        return graph, Interpreter(graph, observe).run(fed)[: len(program.functions["main"].outputs)]
 
 
 def _dtype(value: Any) -> torch.dtype:

@@ -22,6 +22,7 @@ from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.legality import Target, require_legal
 from graphpress.backends.coreml.package import PackageInfo, add_digests, read
+from graphpress.backends.coreml.widening import widened
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
 from graphpress.ir.graph import Graph
 from graphpress.ir.torch.capture import from_exported_program
@@ -56,7 +57,8 @@ def convert(
 
     Converts the program for Core AI: a model finalized with ``ExportBackend.CoreAI``, or any other. Its `coreai` ops
     become Core ML's compressed constants with the same codes. The precision of the model is kept; use
-    `graphpress.casting` to convert it to 16 bits first.
+    `graphpress.casting` to convert it to 16 bits first. bfloat16, which Core ML lacks, becomes float32 with the same
+    values, and a `UserWarning` tells so.
 
     Args:
         model_or_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR. It is
@@ -83,7 +85,7 @@ def convert(
     clock: dict[str, float] = {}
     start = time.perf_counter()
     with saving.replacing(Path(path), SUFFIX) as built:
-        program = exported(model_or_program, example_inputs, dynamic_shapes)
+        program = widened(exported(model_or_program, example_inputs, dynamic_shapes))
         start = _lap(clock, "export", start)
         require_legal(from_exported_program(program), wanted)
         start = _lap(clock, "check", start)

@@ -152,8 +152,12 @@ def _triangle(keeps: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both."""
-    if mode != "circular" and min(pad, default=0) >= 0:
+    """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both.
+
+    Constants are concatenated in 16 bits, which coremltools would pad in 32.
+    """
+    is_narrow = mode == "constant" and x.dtype is torch.float16
+    if mode != "circular" and min(pad, default=0) >= 0 and not is_narrow:
         return NotImplemented
     for at in range(0, len(pad), 2):
         axis, (before, behind) = x.dim() - 1 - at // 2, pad[at : at + 2]
@@ -163,7 +167,24 @@ def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: flo
             size = x.shape[axis]
             ends = x.narrow(axis, size - max(0, before), max(0, before)), x.narrow(axis, 0, max(0, behind))
             x = torch.cat([ends[0], x, ends[1]], axis)
-    return x if mode == "circular" else aten.pad.default(x, [max(0, each) for each in pad], mode, value)
+        elif is_narrow:
+            x = torch.cat([*_filled(x, axis, before, value), x, *_filled(x, axis, behind, value)], axis)
+    if mode == "circular" or is_narrow:
+        return x
+    return aten.pad.default(x, [max(0, each) for each in pad], mode, value)
+
+
+def _filled(x: torch.Tensor, axis: int, size: int, value: float | None) -> list[torch.Tensor]:
+    """Return `size` elements of `value` along an axis of `x`, if it is positive."""
+    shape = [*x.shape[:axis], size, *x.shape[axis + 1 :]]
+    return [x.new_full(shape, value or 0.0)] if size > 0 else []
+
+
+def _arange(start: float = 0, end: float = 0, step: float = 1, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    """Count in integers and cast, since coremltools ignores the dtype."""
+    if dtype is None or not dtype.is_floating_point or not all(isinstance(each, int) for each in (start, end, step)):
+        return NotImplemented
+    return aten._to_copy.default(aten.arange.start_step(start, end, step, dtype=torch.int32), dtype=dtype)
 
 
 def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
@@ -178,6 +199,10 @@ def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
 _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     **ELEMENTARY,
     **REARRANGING,
+    aten.arange.default: lambda end, **how: _arange(0, end, **how),
+    aten.arange.start: _arange,
+    aten.arange.start_step: _arange,
+    aten.constant_pad_nd.default: lambda x, pad, value=0: _pad(x, pad, "constant", value),
     aten.gelu.default: _gelu,
     aten.reciprocal.default: _reciprocal,
     aten.bitwise_and.Tensor: _logical(torch.logical_and),
