@@ -19,7 +19,7 @@ from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
 from graphpress.backends.coreai.check import run_flat
-from graphpress.backends.coreai.program import decompose
+from graphpress.backends.coreai.program import decompose, prepared
 from graphpress.backends.coreai.runtime import load
 from graphpress.backends.errors import AssetError
 
@@ -48,6 +48,7 @@ def blame(
     ops.register()
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
+    exported = prepared(exported)
     names = blaming.origins(decompose(exported))
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "probed.aimodel"

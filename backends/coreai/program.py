@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.norms import SPELLED_OUT, without_norms
 from graphpress.backends.coreai.ops import require
 from graphpress.backends.decompositions import (
     ELEMENTARY,
@@ -133,6 +134,15 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten._upsample_bilinear2d_aa.vec: antialiased_bilinear,
 }
 """Decompositions of ops that the converter lacks, supports in one form only, or computes incorrectly."""
+
+
+def prepared(program: ExportedProgram) -> ExportedProgram:
+    """Return the program without batch norms, as it is decomposed and compared with an asset.
+
+    Raises:
+        ConversionError: if torch cannot trace it.
+    """
+    return without_norms(program, SPELLED_OUT)
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:

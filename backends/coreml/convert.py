@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.norms import FOLDED, without_norms
 from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.decompositions import decompose
@@ -86,6 +87,8 @@ def convert(
     start = time.perf_counter()
     with saving.replacing(Path(path), SUFFIX) as built:
         program = widened(exported(model_or_program, example_inputs, dynamic_shapes))
+        if wanted >= Target.iOS18:  # the first to have a scale beside a table
+            program = without_norms(program, FOLDED)
         start = _lap(clock, "export", start)
         require_legal(from_exported_program(program), wanted)
         start = _lap(clock, "check", start)
