@@ -102,6 +102,25 @@ def _avg_pool2d(
     return aten.avg_pool2d.default(x, kernel_size, stride, padding) * (elements / divisor_override)
 
 
+def _group_norm(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    """Normalize 16-bit values in float32, as torch does; coremltools mixes both dtypes and fails."""
+    if x.dtype is not torch.float16:
+        return NotImplemented
+    rows = x.float().reshape(x.shape[0], groups, -1)
+    centered = rows - rows.mean(-1, keepdim=True)
+    normal = centered / torch.sqrt((centered * centered).mean(-1, keepdim=True) + eps)
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    scaled = normal.reshape(x.shape) if weight is None else normal.reshape(x.shape) * weight.float().reshape(shape)
+    return (scaled if bias is None else scaled + bias.float().reshape(shape)).to(x.dtype)
+
+
 def _instance_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -211,6 +230,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention,
     aten.matmul.default: _matmul,
     aten.mv.default: _matmul,
+    aten.group_norm.default: _group_norm,
     aten.instance_norm.default: _instance_norm,
     aten.lerp.Scalar: _lerp,
     aten.nan_to_num.default: _nan_to_num,

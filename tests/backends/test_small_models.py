@@ -92,6 +92,7 @@ MODELS = {
     "slopes": (Slopes(), IMAGE),
     "experts": (Experts(), ROWS),
     "truths": (Truths(), ROWS),
+    "groups in float16": (nn.Sequential(nn.GroupNorm(1, 3), nn.Conv2d(3, 4, 1)).half(), IMAGE.half()),
     "padding in float16": (Padded().half(), IMAGE.half()),
 }
 
