@@ -72,7 +72,7 @@ def convert(
         with clock.timing("export"):
             exported = program.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
-            decomposed = program.decompose(exported)
+            decomposed = program.decompose(program.prepared(exported))
         with clock.timing("make_packable"):
             settled = packing.make_packable(decomposed)
         with clock.timing("convert"):
