@@ -34,6 +34,7 @@ from graphpress.ir.text.tokens import ParseError, name_text
 
 SUFFIX = ".gir"
 _DIGESTS = "graphpress.sha256"
+_UNREADABLE = (OSError, SafetensorError, ValueError, RuntimeError)  # torch raises RuntimeError for a missing file
 _ATTEMPTS = 100  # of a load that finds the files replaced under it
 
 
@@ -175,7 +176,7 @@ class _TensorFile:
                 keys = json.loads((file.metadata() or {}).get(_DIGESTS, "null"))
         except FileNotFoundError:
             return cls(path, {}, "is missing")
-        except (OSError, SafetensorError, ValueError) as error:
+        except _UNREADABLE as error:
             return cls(path, {}, f"is damaged or truncated ({error})")
         if not isinstance(keys, dict):
             return cls(path, {}, "was not written with a graph")
@@ -206,7 +207,11 @@ def _attach(constants: list[Constant], source: _TensorFile, text_path: Path) -> 
             "data; copy both files together, or save the graph again"
         )
     tensors: dict[str, torch.Tensor] = {}
-    with safe_open(source.path, "pt") as file:
+    try:
+        opened = safe_open(source.path, "pt")
+    except _UNREADABLE as error:  # replaced since it was described
+        raise StorageError(f"cannot load {text_path}: {source.path} cannot be opened again: {error}") from error
+    with opened as file:
         for constant in constants:
             if constant.digest is None:
                 raise StorageError(f"cannot load {text_path}: its text gives constant {constant.name!r} no sha256")
