@@ -173,7 +173,9 @@ _OPERATORS: dict[type[ast.AST], Callable[..., int | float]] = {
 _MOST_BITS = 128  # of a number on the way to a dim, which has 64 at most
 _SHOWN = 80
 
-_Instruction = tuple[Callable[..., int | float] | None, Any]  # a function and its argument count, or None and an operand
+_Instruction = tuple[
+    Callable[..., int | float] | None, Any
+]  # a function and its argument count, or None and an operand
 
 
 @frozen

@@ -14,11 +14,13 @@ from graphpress.ir.types import DimError, SymDim
     "expression", ["s0**s0**s0**s0", "s0//0", "0**-s0", "PowByNatural(s0, s0**9)", "Max()", "(-s0)**0.5 // 1"]
 )
 def test_a_dim_without_a_value_is_an_error_of_ours(expression):
-    with pytest.raises(DimError, match="has no value at s0=8"):
+    with pytest.raises(DimError, match="has no value"):
         SymDim(expression).evaluate({"s0": 8})
 
 
-@pytest.mark.parametrize("expression", ["(" * 5000, "\ud800", "s0\0", "-" * 5000 + "1", "1" * 5000, "1+" * 50_000 + "1"])
+@pytest.mark.parametrize(
+    "expression", ["(" * 5000, "\ud800", "s0\0", "-" * 5000 + "1", "1" * 5000, "1+" * 50_000 + "1"]
+)
 def test_an_unreadable_dim_is_an_error_of_ours(expression):
     with pytest.raises(DimError, match="cannot read dimension"):
         SymDim(expression).symbols  # noqa: B018
