@@ -17,10 +17,6 @@ _MODULES = (
     "detection",
     "audio",
     "convolutional",
-    "recurrent",
-    "generative",
-    "attention",
-    "caches",
 )
 
 
