@@ -125,9 +125,7 @@ def _forward(stream: IO[str], lines: queue.Queue[str]) -> None:
     lines.put("")
 
 
-def missing(
-    known: dict[Key, dict[str, Any]], model: str, stages: Iterable[str], version: str, rerun: str
-) -> list[str]:
+def missing(known: dict[Key, dict[str, Any]], model: str, stages: Iterable[str], version: str, rerun: str) -> list[str]:
     """Return the stages without a result: none at all, one of another version, or a failed one.
 
     `rerun` is "missing", "changed" or "failed".

@@ -17,6 +17,10 @@ _MODULES = (
     "detection",
     "audio",
     "convolutional",
+    "recurrent",
+    "generative",
+    "attention",
+    "caches",
 )
 
 

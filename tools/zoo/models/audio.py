@@ -3,13 +3,33 @@
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.models.hub import VOCABULARY, from_config, normal, tokens
 
-_CONV = {"conv_dim": [32, 32], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2,
-         "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+_CONV = {
+    "conv_dim": [32, 32],
+    "conv_stride": [5, 2],
+    "conv_kernel": [10, 3],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
 _SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-_WHISPER = {"vocab_size": VOCABULARY, "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "num_mel_bins": 16,
-            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
-            "max_source_positions": 32, "max_target_positions": 32, "pad_token_id": 0, "bos_token_id": 1,
-            "eos_token_id": 2, "decoder_start_token_id": 2, "use_cache": False}
+_WHISPER = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "num_mel_bins": 16,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 96,
+    "decoder_ffn_dim": 96,
+    "max_source_positions": 32,
+    "max_target_positions": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "use_cache": False,
+}
 _AST = {"num_mel_bins": 32, "max_length": 48, "patch_size": 16, **_SIZES}
 
 MODELS = (

@@ -2,8 +2,6 @@
 
 from graphpress.tools.zoo.models.hub import encoder
 
-_FNET = {"type_vocab_size": 2}
-
 MODELS = (
     encoder("bert", "Bert"),
     encoder("roberta", "Roberta", max_position_embeddings=80),
@@ -20,7 +18,7 @@ MODELS = (
     encoder("xlm-roberta", "XLMRoberta", max_position_embeddings=80),
     encoder("roformer", "RoFormer", embedding_size=64),
     encoder("ernie", "Ernie"),
-    encoder("nystromformer", "Nystromformer", num_landmarks=4, segment_means_seq_len=16),
+    encoder("nystromformer", "Nystromformer", num_landmarks=16, segment_means_seq_len=16),
     encoder("bert for tokens", "Bert", "ForTokenClassification"),
     encoder("bert masked", "Bert", "ForMaskedLM"),
 )

@@ -1,13 +1,16 @@
 """Causal language models."""
 
-from graphpress.tools.zoo.models.hub import causal
+from graphpress.tools.zoo.entry import ZooModel
+from graphpress.tools.zoo.models.hub import SMALL, causal, from_config, tokens
 
 _KV = {"num_key_value_heads": 2, "head_dim": 16}
 _GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 96}
 _MAMBA = {"state_size": 8, "n_groups": 1, "expand": 2, "num_heads": 8, "head_dim": 16, "chunk_size": 8}
 
+_GPT_2 = ZooModel("gpt2", "language", from_config("GPT2LMHeadModel", "GPT2Config", **(SMALL | _GPT)), tokens())
+
 MODELS = (
-    causal("gpt2", "GPT2", **_GPT),
+    _GPT_2,
     causal("opt", "OPT", ffn_dim=96, word_embed_proj_dim=64),
     causal("gpt-neo", "GPTNeo", num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=8),
     causal("gpt-neox", "GPTNeoX"),
