@@ -1,4 +1,4 @@
-"""`python -m graphpress.tools.zoo run|quick|list`."""
+"""`python -m graphpress.tools.zoo run|quick|list|table|failures`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from graphpress.tools.zoo import models
+from graphpress.tools.zoo import models, quick, table
 from graphpress.tools.zoo.running import ROOT, Results, Runner, missing
 
 STAGES = {
@@ -24,7 +24,7 @@ STAGES = {
 def main() -> None:
     """Run what the arguments say."""
     parser = argparse.ArgumentParser(prog="python -m graphpress.tools.zoo")
-    parser.add_argument("command", choices=["run", "list"])
+    parser.add_argument("command", choices=["run", "quick", "list", "table", "failures"])
     parser.add_argument("models", nargs="*", help="names of architectures; all of them by default")
     parser.add_argument("--results", type=Path, default=ROOT / "build/zoo.jsonl")
     parser.add_argument("--rerun", choices=["missing", "changed", "failed"], default="missing")
@@ -39,6 +39,15 @@ def main() -> None:
         return
     results, version = Results(arguments.results), digest()
     known = results.read()
+    if arguments.command == "table":
+        (ROOT / "docs/zoo.md").write_text(table.page(every, table.by_model(known)))
+        return
+    if arguments.command == "failures":
+        print(table.failure_report(table.by_model(known)))
+        return
+    if arguments.command == "quick":
+        quick.check(results, version)
+        return
 
     def run(name: str) -> None:
         for side in arguments.sides:

@@ -67,8 +67,7 @@ class Runner:
     def _in_one_process(self, model: str, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryFile("w+") as log, self._path() as path:
             process = subprocess.Popen(
-                [str(SIDES[self.side]), "-P", "-m", "graphpress.tools.zoo.worker", self.side, model, str(MEGABYTES)]
-                + list(stages),
+                [*self._command(), model, str(MEGABYTES), *stages],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -105,6 +104,9 @@ class Runner:
                 last = (log.read().strip().splitlines() or [""])[-1][:300]
                 yield {"stage": stage, "status": "failed", "error": f"{problem}: {last}", "figures": {}}
             return
+
+    def _command(self) -> list[str]:
+        return [str(SIDES[self.side]), "-P", "-m", "graphpress.tools.zoo.worker", self.side]
 
     @contextmanager
     def _path(self) -> Iterator[str]:
