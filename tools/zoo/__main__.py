@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from graphpress.tools.zoo import models, quick, table
 from graphpress.tools.zoo.running import ROOT, Results, Runner, missing
 
 STAGES = {
-    "ours": (
-        ["export", "capture", "text", "w8a8", "batch", "coreai:w8a8", "coreml:w8a8", "w8", "w4", "p4", "joint"]
-        + ["coreai:w8", "coreai:w4", "coreai:p4", "coreai:joint", "coreml:w4", "coreml:joint"]
-        + ["dynamic", "states", "coreai:alone", "coreml:alone"]
-    ),
+    "ours": [
+        *("export", "capture", "text", "w8a8", "batch", "coreai:w8a8", "coreml:w8a8", "w8", "w4", "p4", "joint"),
+        *("coreai:w8", "coreai:w4", "coreai:p4", "coreai:joint", "coreml:w4", "coreml:joint"),
+        *("dynamic", "states", "coreai:alone", "coreml:alone"),
+    ],
     "peer": ["peer", "peer:coreai"],
 }
 
@@ -73,4 +72,4 @@ def digest() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

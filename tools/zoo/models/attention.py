@@ -1,5 +1,7 @@
 """Attention, gates and shared layers in plain torch."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,7 +108,7 @@ class Bilinear(nn.Module):
         return torch.einsum("bid,de,bje->bij", hidden, self.form, hidden)
 
 
-def _two(first: tuple[int, ...], second: tuple[int, ...]):  # type: ignore[no-untyped-def]
+def _two(first: tuple[int, ...], second: tuple[int, ...]) -> Callable[[torch.Generator, int], Inputs]:
     return lambda generator, batch: (*normal(*first)(generator, batch), *normal(*second)(generator, batch))
 
 

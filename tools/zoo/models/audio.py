@@ -1,9 +1,11 @@
 """Audio models."""
 
+from typing import Any
+
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.models.hub import VOCABULARY, from_config, normal, tokens
 
-_CONV = {
+_CONV: dict[str, Any] = {
     "conv_dim": [32, 32],
     "conv_stride": [5, 2],
     "conv_kernel": [10, 3],
@@ -11,8 +13,8 @@ _CONV = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
-_SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-_WHISPER = {
+_SIZES: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+_WHISPER: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 64,
     "encoder_layers": 2,
@@ -30,7 +32,7 @@ _WHISPER = {
     "decoder_start_token_id": 2,
     "use_cache": False,
 }
-_AST = {"num_mel_bins": 32, "max_length": 48, "patch_size": 16, **_SIZES}
+_AST: dict[str, Any] = {"num_mel_bins": 32, "max_length": 48, "patch_size": 16, **_SIZES}
 
 MODELS = (
     ZooModel("wav2vec2", "audio", from_config("Wav2Vec2Model", "Wav2Vec2Config", **_SIZES, **_CONV), normal(400)),

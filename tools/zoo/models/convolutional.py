@@ -1,10 +1,12 @@
 """Image classifiers of timm."""
 
+from typing import Any
+
 from graphpress.tools.zoo.models.hub import timm_model
 
-_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
-_SHALLOW = {"depths": (1, 1, 1, 1)}
-_NARROW = {"dims": (16, 24, 32, 48)}
+_VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 4}
+_SHALLOW: dict[str, Any] = {"depths": (1, 1, 1, 1)}
+_NARROW: dict[str, Any] = {"dims": (16, 24, 32, 48)}
 
 MODELS = (
     *(

@@ -5,7 +5,7 @@ from typing import Any
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.models.hub import image_model
 
-_DETR = {
+_DETR: dict[str, Any] = {
     "d_model": 32,
     "encoder_layers": 1,
     "decoder_layers": 1,

@@ -1,12 +1,14 @@
 """The families of Apple's public exporter of models for Core AI."""
 
+from typing import Any
+
 import torch
 
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.models.hub import SMALL, causal, from_config, image_model, tokens
 
-_KV = {"num_key_value_heads": 2}
-_MOE = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 48}
+_KV: dict[str, Any] = {"num_key_value_heads": 2}
+_MOE: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 48}
 _EXPORTER = "exporter"
 
 _GEMMA_3 = ZooModel(

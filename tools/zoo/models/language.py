@@ -1,11 +1,13 @@
 """Causal language models."""
 
+from typing import Any
+
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.models.hub import SMALL, causal, from_config, tokens
 
-_KV = {"num_key_value_heads": 2, "head_dim": 16}
-_GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 96}
-_MAMBA = {"state_size": 8, "n_groups": 1, "expand": 2, "num_heads": 8, "head_dim": 16, "chunk_size": 8}
+_KV: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 16}
+_GPT: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 96}
+_MAMBA: dict[str, Any] = {"state_size": 8, "n_groups": 1, "expand": 2, "num_heads": 8, "head_dim": 16, "chunk_size": 8}
 
 _GPT_2 = ZooModel("gpt2", "language", from_config("GPT2LMHeadModel", "GPT2Config", **(SMALL | _GPT)), tokens())
 

@@ -1,11 +1,19 @@
 """Mixtures of experts, and hybrids of attention and linear attention."""
 
+from typing import Any
+
 from graphpress.tools.zoo.models.hub import causal
 
-_KV = {"num_key_value_heads": 2}
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-_LATENT = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "qk_nope_head_dim": 16}
-_DEEP = {
+_KV: dict[str, Any] = {"num_key_value_heads": 2}
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_LATENT: dict[str, Any] = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "qk_nope_head_dim": 16,
+}
+_DEEP: dict[str, Any] = {
     "n_routed_experts": 4,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
@@ -15,7 +23,7 @@ _DEEP = {
     "topk_group": 1,
     "num_key_value_heads": 4,
 }
-_NEXT = {
+_NEXT: dict[str, Any] = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
     "linear_key_head_dim": 16,

@@ -5,7 +5,7 @@ from typing import Any
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.models.hub import VOCABULARY, from_config, pairs
 
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 64,
     "encoder_layers": 2,
@@ -21,7 +21,7 @@ _SIZES = {
     "decoder_start_token_id": 2,
     "use_cache": False,
 }
-_T5 = {
+_T5: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "d_model": 64,
     "d_kv": 16,

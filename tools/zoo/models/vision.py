@@ -1,8 +1,11 @@
 """Vision models of `transformers`."""
 
-from graphpress.tools.zoo.models.hub import image_model as _image_model
+from typing import Any
 
-_VIT = {
+from graphpress.tools.zoo.entry import ZooModel
+from graphpress.tools.zoo.models.hub import image_model
+
+_VIT: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -10,8 +13,8 @@ _VIT = {
     "image_size": 32,
     "patch_size": 8,
 }
-_STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}
-_SEGFORMER = {
+_STAGES: dict[str, Any] = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}
+_SEGFORMER: dict[str, Any] = {
     "hidden_sizes": [16, 24, 32, 48],
     "depths": [1, 1, 1, 1],
     "num_attention_heads": [1, 2, 2, 4],
@@ -19,8 +22,8 @@ _SEGFORMER = {
 }
 
 
-def _model(name: str, kind: str, config: str, size: int = 32, **options: object):  # type: ignore[no-untyped-def]
-    return _image_model(name, "vision", kind, config, size, **options)
+def _model(name: str, kind: str, config: str, size: int = 32, **options: Any) -> ZooModel:
+    return image_model(name, "vision", kind, config, size, **options)
 
 
 MODELS = (
