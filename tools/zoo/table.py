@@ -36,7 +36,7 @@ _INTRODUCTION = (
     "- *torch*, *Core AI*, *Core ML*: whether every stage of that side works. Core AI assets run in the real runtime,",
     "  Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
     "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over six",
-    "  calibration sets of six batches and four batches of outputs; the peer is coreai-opt 0.4.0 on the same weights and data.",
+    "  calibration sets of six batches and four batches of outputs; the peer, coreai-opt 0.4.0, has the same data.",
     "- *ops*: operations of the Core AI program. *seconds*: CPU seconds of `prepare`.",
     "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's.",
     "",

@@ -10,6 +10,9 @@ from graphpress.tools.zoo.entry import Inputs, ZooModel
 class CachedAttention(nn.Module):
     """Attention of one token to those before it, whose keys and values are buffers."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(64, 32)
@@ -30,6 +33,9 @@ class CachedAttention(nn.Module):
 
 class Streaming(nn.Module):
     """A causal convolution that keeps the last frames, and a running mean."""
+
+    frames: Tensor
+    mean: Tensor
 
     def __init__(self) -> None:
         super().__init__()
