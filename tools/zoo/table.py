@@ -14,10 +14,10 @@ _SLOW = 4.0
 
 def by_model(records: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Records]:
     """Return the records of each architecture by stage."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for (model, stage), record in records.items():
         found.setdefault(model, {})[stage] = record
-    return found
+    return dict(found)
 
 
 def page(models: Mapping[str, ZooModel], results: Mapping[str, Records]) -> str:

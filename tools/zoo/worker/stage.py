@@ -75,6 +75,8 @@ class Decibels:
         for index, (meant, got) in enumerate(zip(reference, output, strict=True)):
             finite = meant.isfinite()
             meant, got = meant[finite], got[finite]
+            if not got.isfinite().all():
+                raise Fault(f"output {index} is not finite in {int((~got.isfinite()).sum())} of {got.numel()} elements")
             self.signal[index] = self.signal.get(index, 0.0) + float(meant.square().sum())
             self.noise[index] = self.noise.get(index, 0.0) + float((meant - got).square().sum())
 
