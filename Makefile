@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 # Every command that a test starts would compile the whole package again without its bytecode on disk.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup browser demo test test-slow test-matrix mutation lint bench clean
+.PHONY: setup browser demo test test-slow test-matrix mutation lint bench zoo zoo-quick clean
 
 setup: $(READY)
 
@@ -63,5 +63,22 @@ bench: $(READY)
 	bash tools/bench/peer_env.sh
 	$(BIN)/python -m graphpress.tools.bench --json bench-results.json
 
+ZOO := .venv-zoo/bin/python
+ZOO_READY := .venv-zoo/.ready
+
+$(ZOO_READY): tools/zoo/environment.sh pyproject.toml
+	PYTHON=$(PYTHON) sh tools/zoo/environment.sh ours
+	touch $(ZOO_READY)
+
+# Every architecture beside the peer, hours on two cores: runs what the results in build/ lack, and writes docs/zoo.md.
+zoo: $(ZOO_READY)
+	test -x .venv-zoo-peer/bin/python || PYTHON=$(PYTHON) sh tools/zoo/environment.sh peer
+	$(ZOO) -m graphpress.tools.zoo run --rerun changed --workers 2
+	$(ZOO) -m graphpress.tools.zoo table
+
+# Fifteen architectures that are known to work.
+zoo-quick: $(ZOO_READY)
+	$(ZOO) -m graphpress.tools.zoo quick
+
 clean:
-	rm -rf $(VENV) demo-output build *.egg-info
+	rm -rf $(VENV) .venv-zoo .venv-zoo-peer demo-output build *.egg-info

@@ -1,0 +1,115 @@
+"""The page of the zoo, and the report of failures, from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from graphpress.tools.zoo.entry import ZooModel
+from graphpress.tools.zoo.judging import SIDES, Records, Whose, failures, grouped, works
+
+_OUTLIER = 0.2
+_SLOW = 4.0
+
+
+def by_model(records: Mapping[tuple[str, str], dict[str, Any]]) -> dict[str, Records]:
+    """Return the records of each architecture by stage."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for (model, stage), record in records.items():
+        found.setdefault(model, {})[stage] = record
+    return dict(found)
+
+
+def page(models: Mapping[str, ZooModel], results: Mapping[str, Records]) -> str:
+    """Return `docs/zoo.md`."""
+    known = {name: results[name] for name in models if name in results}
+    return "\n".join([*_INTRODUCTION, *_summary(len(models), known), "", *_rows(models, known), ""])
+
+
+_INTRODUCTION = (
+    "# The zoo",
+    "",
+    "Small architectures with random weights through every stage: export, capture, text, compression, conversion to",
+    "both backends, execution. `make zoo` runs what the results lack and writes this page; `make zoo-quick` runs 15 of",
+    "them in CI, and fails if one that is listed as working stops working.",
+    "",
+    "- *torch*, *Core AI*, *Core ML*: whether every stage of that side works. Core AI assets run in the real runtime,",
+    "  Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
+    "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over six",
+    "  calibration sets of six batches and four batches of outputs; the peer, coreai-opt 0.4.0, has the same data.",
+    "- *ops*: operations of the Core AI program. *seconds*: CPU seconds of `prepare`.",
+    "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's.",
+    "",
+)
+
+
+def _summary(count: int, results: Mapping[str, Records]) -> Iterator[str]:
+    yield f"{count} architectures, {len(results)} with results."
+    yield ""
+    yield "| side | works | of | share |"
+    yield "|---|---|---|---|"
+    for side in SIDES:
+        verdicts = [verdict for each in results.values() if (verdict := works(each, side)) is not None]
+        if verdicts:
+            yield f"| {side} | {sum(verdicts)} | {len(verdicts)} | {sum(verdicts) / len(verdicts):.0%} |"
+    for label, stage in (("Core AI's converter alone", "coreai:alone"), ("coremltools alone", "coreml:alone")):
+        ran = [each[stage]["status"] == "ok" for each in results.values() if stage in each]
+        if ran:
+            yield f"| {label} | {sum(ran)} | {len(ran)} | {sum(ran) / len(ran):.0%} |"
+
+
+def _rows(models: Mapping[str, ZooModel], results: Mapping[str, Records]) -> Iterator[str]:
+    yield "| model | torch | Core AI | Core ML | dB ours | dB peer | ops ours | ops peer | s ours | s peer | stops at |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    family = ""
+    for name, records in results.items():
+        if models[name].family != family:
+            family = models[name].family
+            yield f"| **{family}** | | | | | | | | | | |"
+        marks = [{True: "yes", False: "no", None: ""}[works(records, side)] for side in SIDES]
+        cells = [_figure(records, stage, figure) for figure, stages in _FIGURES for stage in stages]
+        mine = [each for each in failures(name, records) if each.whose is not Whose.PEER]
+        first = f"{mine[0].stage} ({mine[0].whose.value})" if mine else ""
+        yield f"| {name} | {' | '.join(marks)} | {' | '.join(cells)} | {first} |"
+
+
+_FIGURES = (
+    ("decibels", ("w8a8", "peer")),
+    ("ops", ("coreai:w8a8", "peer:coreai")),
+    ("prepare", ("w8a8", "peer")),
+)
+
+
+def _figure(records: Records, stage: str, figure: str) -> str:
+    value = records.get(stage, {}).get("figures", {}).get(figure)
+    return "" if value is None else f"{value:g}" if isinstance(value, int) else f"{value:.1f}"
+
+
+def failure_report(results: Mapping[str, Records]) -> str:
+    """Return the groups of failures, the outliers of accuracy, and slow preparations."""
+    found = [failure for name, records in results.items() for failure in failures(name, records)]
+    lines = [f"# Failures of the zoo: {len(results)} architectures with results", ""]
+    for shape, group in grouped(found):
+        lines += [f"## {len(group)}: {shape}", "", f"    {group[0].error[:500]}", ""]
+        lines += [f"- {each.model}, {each.stage}" for each in group]
+        names = list(dict.fromkeys(each.model for each in group))
+        stages = " ".join(dict.fromkeys(each.stage for each in group))
+        lines += ["", f"`python -m graphpress.tools.zoo run '{names[0]}' --rerun failed --stages {stages}`", ""]
+    lines += ["## Decibels more than 0.2 below the peer's, ours / peer", "", *_outliers(results), ""]
+    lines += ["## Preparations of more than 4 times the export, seconds", "", *_slow(results), ""]
+    return "\n".join(lines)
+
+
+def _outliers(results: Mapping[str, Records]) -> Iterable[str]:
+    for name, records in results.items():
+        ours, peer = (records.get(stage, {}).get("figures", {}).get("decibels") for stage in ("w8a8", "peer"))
+        if ours is not None and ((peer is not None and ours < peer - _OUTLIER) or ours < 5):
+            yield f"- {name}: {ours} / {peer}"
+
+
+def _slow(results: Mapping[str, Records]) -> Iterable[str]:
+    for name, records in results.items():
+        exported = records.get("export", {}).get("figures", {}).get("export")
+        prepared = records.get("w8a8", {}).get("figures", {}).get("prepare")
+        if exported and prepared and prepared > _SLOW * exported:
+            yield f"- {name}: {prepared:.1f} / {exported:.1f} = {prepared / exported:.1f}"

@@ -1,0 +1,85 @@
+"""The stages of the peer's side."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from coreai_opt import ExportBackend
+from coreai_opt.quantization import Quantizer, QuantizerConfig
+from torch import nn
+
+from graphpress.tools.zoo.entry import ZooModel
+from graphpress.tools.zoo.worker.stage import Skipped, StageRun, pooled_decibels
+
+
+@attrs.define(eq=False)
+class Subject:
+    """An architecture, and the model that the peer finalized."""
+
+    model: ZooModel
+    module: nn.Module = attrs.field(init=False)
+    finalized: nn.Module | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.module = self.model.build()
+
+
+def peer(subject: Subject, run: StageRun) -> None:
+    """The default config: prepare, calibrate, finalize."""
+    model = subject.model
+    made: list[Any] = []
+
+    def prepared() -> Any:
+        quantizer = Quantizer(copy.deepcopy(subject.module), QuantizerConfig())
+        return quantizer, quantizer.prepare(model.example())
+
+    with run.timing("prepare"):
+        pristine = prepared()
+
+    def fresh() -> Any:
+        try:
+            made[:] = [copy.deepcopy(pristine)]
+        except Exception:
+            made[:] = [prepared()]
+        return made[0]
+
+    with run.timing("calibrate"):
+        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh)
+    with run.timing("finalize"):
+        subject.finalized = made[0][0].finalize(backend=ExportBackend.CoreAI)
+
+
+def peer_coreai(subject: Subject, run: StageRun) -> None:
+    """Convert what the peer finalized with Core AI's converter."""
+    import coreai_torch
+
+    if subject.finalized is None:
+        raise Skipped("the peer's W8A8 fails")
+    with run.timing("convert"), torch.no_grad():
+        program = torch.export.export(subject.finalized, subject.model.example())
+        decomposed = program.run_decompositions(coreai_torch.get_decomp_table())
+        converted = coreai_torch.TorchConverter().add_exported_program(decomposed).to_coreai()
+    with tempfile.TemporaryDirectory(prefix="zoo-") as directory:
+        path = Path(directory) / "model.aimodel"
+        converted.save_asset(path)
+        run.figures["ops"] = _operations(path)
+
+
+def _operations(path: Path) -> int:
+    """Count the operations of the saved program, without constants, as `AssetInfo.operations` does."""
+    from coreai.authoring import AIModelAsset
+
+    program = str(AIModelAsset.load(path).program)
+    lines = [line.strip() for line in program.splitlines()]
+    named = [line.split("=", 1)[1].strip() for line in lines if line.startswith("%") and "=" in line]
+    return sum(not name.startswith(("coreai.constant", '"coreai.constant')) for name in named)
+
+
+Stage = Callable[[Subject, StageRun], None]
+STAGES: dict[str, Stage] = {"peer": peer, "peer:coreai": peer_coreai}
