@@ -485,15 +485,21 @@ class Graph:
         """
         moved = [u for u in old.uses if u.operand != "target" or isinstance(u.user, Node)]
         moved = [u for u in moved if where is None or where(u)]
+        lists: dict[tuple[Node, str], list[Any]] = {}  # each list operand is rebuilt once, however often it reads `old`
         for use in moved:
             if isinstance(use.user, Output):
                 self.set_output(use.user, new)
             elif use.index is None:
                 self.set_operand(use.user, use.operand, new)
             else:
-                items = list(use.user.operands[use.operand])
-                items[use.index] = new
-                self.set_operand(use.user, use.operand, items)
+                place = use.user, use.operand
+                if place not in lists:
+                    lists[place] = list(use.user.operands[use.operand])
+                lists[place][use.index] = new
+                key = id(use.user), use.operand, use.index
+                new._uses[key] = old._uses.pop(key)
+        for (node, name), items in lists.items():
+            node.operands[name] = tuple(items)  # type: ignore[index]
         return moved
 
     def erase(self, node: Node) -> None:
