@@ -436,7 +436,7 @@ class Graph:
             attributes=dict(attributes),
             graph=self,
         )
-        node.results = tuple(Value(type, node, index) for index, type in enumerate(types))
+        node.results = tuple([Value(type, node, index) for index, type in enumerate(types)])
         self._link(node, before)
         for operand_name, operand in operands.items():
             self.set_operand(node, operand_name, operand)
@@ -459,16 +459,19 @@ class Graph:
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
         """Set the operand `name` of `node` to `operand` (a value, a list, or None to remove it)."""
         operands: dict[str, Any] = node.operands  # type: ignore[assignment]
-        for _, index, value in values_in({name: operands[name]} if name in operands else {}):
-            del value._uses[id(node), name, index]
-        if operand is None:
-            operands.pop(name, None)
-            return
-        if isinstance(operand, list):
-            operand = tuple(operand)
-        operands[name] = operand
-        for _, index, value in values_in({name: operand}):
-            value._uses[id(node), name, index] = Use(node, name, index)
+        user, held = id(node), operands.pop(name, None) if operand is None else operands.get(name)
+        if isinstance(held, Value):
+            del held._uses[user, name, None]
+        elif held is not None:
+            for _, index, value in values_in({name: held}):
+                del value._uses[user, name, index]
+        if isinstance(operand, Value):
+            operands[name] = operand
+            operand._uses[user, name, None] = Use(node, name)
+        elif operand is not None:
+            operands[name] = tuple(operand) if isinstance(operand, list) else operand
+            for _, index, value in values_in({name: operands[name]}):
+                value._uses[user, name, index] = Use(node, name, index)
 
     def set_output(self, output: Output, value: Value | None) -> None:
         """Set the value that `output` returns or writes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from attrs import field, frozen
@@ -35,7 +35,7 @@ class TensorType:
         """The number of axes."""
         return len(self.shape)
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         """True if no dim is symbolic."""
         return not any(isinstance(dim, SymDim) for dim in self.shape)
