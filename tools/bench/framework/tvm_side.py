@@ -40,7 +40,7 @@ def build(program: Program) -> Any:
 def prepare(workload: str, nodes: int) -> Prepared | None:
     """Build what `workload` needs and return the call to time; None if it has no counterpart."""
     if workload in ("always", "kept", "never50", "parse") or workload.startswith(("wide", "commutative")):
-        # A match restarts the search: minutes at 20,000 nodes. A call takes one pattern. The script is parsed as Python.
+        # Rules that match did not end within a minute at 20,000 nodes. A call takes one pattern. The script is Python.
         # Values are immutable.
         return None
     program = program_of(workload, nodes)
