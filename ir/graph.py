@@ -436,7 +436,7 @@ class Graph:
             attributes=dict(attributes),
             graph=self,
         )
-        node.results = tuple(Value(type, node, index) for index, type in enumerate(types))
+        node.results = tuple([Value(type, node, index) for index, type in enumerate(types)])
         self._link(node, before)
         for operand_name, operand in operands.items():
             self.set_operand(node, operand_name, operand)
@@ -459,16 +459,19 @@ class Graph:
     def set_operand(self, node: Node, name: str, operand: Any) -> None:
         """Set the operand `name` of `node` to `operand` (a value, a list, or None to remove it)."""
         operands: dict[str, Any] = node.operands  # type: ignore[assignment]
-        for _, index, value in values_in({name: operands[name]} if name in operands else {}):
-            del value._uses[id(node), name, index]
-        if operand is None:
-            operands.pop(name, None)
-            return
-        if isinstance(operand, list):
-            operand = tuple(operand)
-        operands[name] = operand
-        for _, index, value in values_in({name: operand}):
-            value._uses[id(node), name, index] = Use(node, name, index)
+        user, held = id(node), operands.pop(name, None) if operand is None else operands.get(name)
+        if isinstance(held, Value):
+            del held._uses[user, name, None]
+        elif held is not None:
+            for _, index, value in values_in({name: held}):
+                del value._uses[user, name, index]
+        if isinstance(operand, Value):
+            operands[name] = operand
+            operand._uses[user, name, None] = Use(node, name)
+        elif operand is not None:
+            operands[name] = tuple(operand) if isinstance(operand, list) else operand
+            for _, index, value in values_in({name: operands[name]}):
+                value._uses[user, name, index] = Use(node, name, index)
 
     def set_output(self, output: Output, value: Value | None) -> None:
         """Set the value that `output` returns or writes."""
@@ -485,15 +488,21 @@ class Graph:
         """
         moved = [u for u in old.uses if u.operand != "target" or isinstance(u.user, Node)]
         moved = [u for u in moved if where is None or where(u)]
+        lists: dict[tuple[Node, str], list[Any]] = {}  # each list operand is rebuilt once, however often it reads `old`
         for use in moved:
             if isinstance(use.user, Output):
                 self.set_output(use.user, new)
             elif use.index is None:
                 self.set_operand(use.user, use.operand, new)
             else:
-                items = list(use.user.operands[use.operand])
-                items[use.index] = new
-                self.set_operand(use.user, use.operand, items)
+                place = use.user, use.operand
+                if place not in lists:
+                    lists[place] = list(use.user.operands[use.operand])
+                lists[place][use.index] = new
+                key = id(use.user), use.operand, use.index
+                new._uses[key] = old._uses.pop(key)
+        for (node, name), items in lists.items():
+            node.operands[name] = tuple(items)  # type: ignore[index]
         return moved
 
     def erase(self, node: Node) -> None:

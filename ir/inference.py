@@ -7,6 +7,7 @@ symbolic types themselves. Results are cached, since models repeat their layers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ def infer_types(
     if op.infer is not None:
         types = {name: _types(operand) for name, operand in operands.items()}
         return tuple(op.infer(types, attributes))
-    if not all(_is_static(operand) for operand in operands.values()):
-        return None
+    for operand in operands.values():
+        if not _is_static(operand):
+            return None
     return infer_types_at_hints(op, operands, attributes, symbols)
 
 
@@ -46,25 +48,34 @@ def infer_types_at_hints(
 
     Returns None if the types depend on data.
     """
-    if op.target is None or op.has(Trait.OPAQUE) or op.has(Trait.SYMBOLIC) or op.has(Trait.EFFECT):
+    if not _runs_on_meta_tensors(op):
         return None
     hints = {name: symbol.hint for name, symbol in symbols.items()}
     try:
-        bound = {name: _example_type(operand, hints) for name, operand in operands.items()} | dict(attributes)
-        key = (op.name, exact(tuple(bound.items())))
-        known = key in _ANSWERS
+        bound = {name: _example_type(operand, hints) for name, operand in operands.items()}
+        bound.update(attributes)
+        # Keys and values apart: a tuple of pairs would make one more object for each.
+        key = op.name, tuple(bound), exact(tuple(bound.values()))
+        is_known = key in _ANSWERS
     except (_Unknown, TypeError):
         return None
-    if not known:
+    if not is_known:
         _ANSWERS[key] = _ask_torch(op, bound)
     return _ANSWERS[key]
+
+
+@cache
+def _runs_on_meta_tensors(op: OpDef) -> bool:
+    return op.target is not None and op.traits.isdisjoint((Trait.OPAQUE, Trait.SYMBOLIC, Trait.EFFECT))
 
 
 def exact(value: Any) -> Any:
     """Return a cache key for `value` that distinguishes equal values of different types (1, 1.0, True)."""
     kind = type(value)
+    if kind is TensorType:
+        return value
     if kind is tuple:
-        return tuple(map(exact, value))
+        return tuple([exact(item) for item in value])
     return (kind, value) if kind is float or kind is bool else value
 
 
@@ -113,14 +124,14 @@ def _is_static(operand: Any) -> bool:
 def _example_type(operand: Any, hints: Mapping[str, int]) -> Any:
     """Replace values in `operand` by their static types, or by numbers for symbolic scalars."""
     if isinstance(operand, tuple):
-        return tuple(_example_type(item, hints) for item in operand)
+        return tuple([_example_type(item, hints) for item in operand])
     if not isinstance(operand, Value):
         return operand
-    match operand.type:
-        case TensorType():
-            return operand.type.at(hints)
-        case ScalarType(value=value) if value is not None:
-            return evaluate_dim(value, hints)
+    type = operand.type
+    if isinstance(type, TensorType):
+        return type if type.is_static else type.at(hints)
+    if isinstance(type, ScalarType) and type.value is not None:
+        return evaluate_dim(type.value, hints)
     raise _Unknown
 
 

@@ -7,7 +7,7 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class TensorType:
         """The number of axes."""
         return len(self.shape)
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         """True if no dim is symbolic."""
         return not any(isinstance(dim, SymDim) for dim in self.shape)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from attrs import frozen
 
 from graphpress.ir.graph import Constant, Graph, Node, Value
-from graphpress.ir.ops import Trait
+from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.tensors import tensor_digest
 from graphpress.passes.framework import EXACT, Pass, PassContext, register_pass
@@ -36,10 +37,9 @@ class Cse(Pass):
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Merge constants, then nodes in execution order."""
-        for node in graph.nodes:
-            if node.op.has(Trait.IN_PLACE):
-                context.report(node, "writes to its operand; nothing was merged")
-                return
+        for node in graph.nodes_of(lambda op: op.has(Trait.IN_PLACE)):
+            context.report(node, "writes to its operand; nothing was merged")
+            return
         for kept, twin in self._equal_constants(graph):
             rewriter.replace_uses(twin.value, kept.value)
             kept.names = tuple(dict.fromkeys((*kept.names, *twin.names)))
@@ -73,28 +73,39 @@ class Cse(Pass):
 
 def _key(node: Node) -> Any:
     """A key that is equal for nodes that may be merged; None for a node that may not."""
-    if not node.op.is_pure or any(node.op.has(trait) for trait in _UNMERGEABLE):
+    op, attributes, notes = node.op, node.attributes, node.annotations
+    if not _is_mergeable(op):
         return None
     operands = {name: _identity(operand) for name, operand in node.operands.items()}
-    if node.op.has(Trait.COMMUTATIVE) and node.attributes.get("alpha", 1) == 1:
-        first, second = (parameter.name for parameter in node.op.parameters[:2])
+    if len(operands) > 1 and _is_commutative(op) and attributes.get("alpha", 1) == 1:
+        first, second = (parameter.name for parameter in op.parameters[:2])
         if first in operands and second in operands:
             operands[first], operands[second] = sorted((operands[first], operands[second]))
     try:
         return (
-            node.op.name,
+            op.name,
             frozenset(operands.items()),
-            frozenset((name, _typed(value)) for name, value in node.attributes.items()),
-            frozenset((kind, repr(note)) for kind, note in node.annotations.items()),
+            frozenset([(name, _typed(value)) for name, value in attributes.items()]) if attributes else None,
+            frozenset([(kind, repr(note)) for kind, note in notes.items()]) if notes else None,
         )
     except TypeError:  # an attribute has no hash
         return None
 
 
+@cache
+def _is_mergeable(op: OpDef) -> bool:
+    return op.is_pure and op.traits.isdisjoint(_UNMERGEABLE)
+
+
+@cache
+def _is_commutative(op: OpDef) -> bool:
+    return op.has(Trait.COMMUTATIVE)
+
+
 def _identity(operand: Any) -> Any:
-    if isinstance(operand, tuple):
-        return tuple(map(_identity, operand))
-    return id(operand) if isinstance(operand, Value) else _typed(operand)
+    if isinstance(operand, Value):
+        return id(operand)
+    return tuple(map(_identity, operand)) if isinstance(operand, tuple) else _typed(operand)
 
 
 def _typed(value: Any) -> Any:

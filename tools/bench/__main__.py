@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from graphpress.ir.errors import GraphpressError
 from graphpress.ir.files import write_file
 from graphpress.tools.bench import benchmarks
 from graphpress.tools.bench.accuracy import edsr_psnr
+from graphpress.tools.bench.framework import suite as framework_suite
 from graphpress.tools.bench.report import as_data, print_accuracy, print_comparison
 from graphpress.tools.bench.sides import PEER_PYTHON, Benchmark, compare, ours, peer
 from graphpress.tools.models import MODELS
 
 SUITES = ("quantization", "eager", "training", "palettization", "growth", "edsr")
+FRAMEWORK = "framework"
+"""A suite with an environment of its own, run only when it is named."""
 MODEL_NAMES = sorted([*MODELS, "edsr"])
 
 
 @click.command()
-@click.argument("suites", nargs=-1, type=click.Choice(SUITES), metavar="[SUITE]...")
+@click.argument("suites", nargs=-1, type=click.Choice((*SUITES, FRAMEWORK)), metavar="[SUITE]...")
 @click.option(
     "--model",
     "models",
@@ -67,8 +71,8 @@ def main(
 ) -> None:
     """Benchmark graphpress and its peer in alternating fresh processes, and print ratios.
 
-    SUITE is any of quantization, eager, training, palettization, growth, edsr; none means all. Times are medians on one
-    thread.
+    SUITE is any of quantization, eager, training, palettization, growth, edsr; none means all of these. The suite
+    framework compares the pass framework with other compilers'. Times are medians on one thread.
     """
     console, progress = Console(), Console(stderr=True)
     results: dict[str, Any] = {"machine": _machine(), "comparisons": []}
@@ -79,6 +83,11 @@ def main(
     try:
         with ExitStack() as stack:
             sides = []
+            if FRAMEWORK in suites:
+                results[FRAMEWORK] = _framework(stack, console, only, repeats, say)
+                suites = tuple(suite for suite in suites if suite != FRAMEWORK)
+                if not suites:
+                    return _written(results, json_file)
             if only != "peer":
                 sides.append(ours())
             if only != "ours":
@@ -98,8 +107,23 @@ def main(
                         results["comparisons"].append(as_data(comparison))
     except GraphpressError as error:
         raise click.ClickException(str(error)) from error
+    _written(results, json_file)
+
+
+def _written(results: dict[str, Any], json_file: Path | None) -> None:
     if json_file is not None:
         write_file(json_file, json.dumps(results, indent=2) + "\n")
+
+
+def _framework(
+    stack: ExitStack, console: Console, only: str, repeats: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    sides = [] if only == "peer" else [framework_suite.ours()]
+    if only != "ours":
+        sides += stack.enter_context(framework_suite.others())
+    found, versions = framework_suite.measure(sides, repeats=repeats, progress=say)
+    framework_suite.print_ratios(console, found, versions)
+    return framework_suite.as_data(found, versions)
 
 
 def _benchmarks(

@@ -17,7 +17,7 @@ command -v c++ >/dev/null || { echo "peer_env: the peer's k-means needs a C++ co
 # and the resolver never reaches for the accelerator packages.
 "$env_dir/bin/python" -m pip install --quiet "torch==2.13.0"
 "$env_dir/bin/python" -m pip install --quiet "torch==2.13.0" \
-    "coreai-opt==0.3.0" "coreai-torch==0.4.3" attrs ninja safetensors "numpy<2.4"
+    "coreai-opt==0.4.0" "coreai-torch==0.4.3" attrs ninja safetensors "numpy<2.4"
 "$env_dir/bin/python" - <<'CHECK'
 import coreai_opt, torch
 print("peer environment ready: torch", torch.__version__, "coreai_opt", getattr(coreai_opt, "__version__", "?"))

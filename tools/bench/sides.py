@@ -27,12 +27,13 @@ class BenchmarkError(GraphpressError):
 
 @attrs.frozen
 class Side:
-    """An interpreter, the measured package, and the `PYTHONPATH` for the worker."""
+    """An interpreter, the measured package, the `PYTHONPATH` for the worker, and the worker's module."""
 
     name: str
     package: str
     python: str
     path: str | None = None
+    worker: str = "graphpress.tools.bench.worker"
 
 
 def ours() -> Side:
@@ -49,11 +50,18 @@ def peer(python: Path = PEER_PYTHON) -> Iterator[Side]:
     """
     if not python.exists():
         raise BenchmarkError(f"no peer environment at {python}; tools/bench/peer_env.sh makes it")
+    with importing_tools_only() as path:
+        yield Side("peer", "coreai_opt", str(python), path)
+
+
+@contextmanager
+def importing_tools_only() -> Iterator[str]:
+    """Yield a `PYTHONPATH` on which `graphpress` holds our `tools` folder and nothing else."""
     with tempfile.TemporaryDirectory(prefix="graphpress-bench-") as directory:
         package = Path(directory) / "graphpress"
         package.mkdir()
         (package / "tools").symlink_to(ROOT / "tools", target_is_directory=True)
-        yield Side("peer", "coreai_opt", str(python), directory)
+        yield directory
 
 
 class Worker:
@@ -67,7 +75,7 @@ class Worker:
             environment["PYTHONPATH"] = side.path
         self._process = subprocess.Popen(
             # -P: do not import a checkout in the current folder instead of the installed package.
-            [side.python, "-P", "-m", "graphpress.tools.bench.worker", side.package],
+            [side.python, "-P", "-m", side.worker, side.package],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -1,7 +1,7 @@
 """Time the overhead of the pass framework: matching over graph size, and running and verifying passes.
 
-Run as ``python -m graphpress.tools.bench.framework``. The first table applies the standard rules to graphs of several
-sizes that they do not change; a test counts the visits as well. It is measured first, because the second table
+Run as ``python -m graphpress.tools.bench.framework.overhead``. The first table applies the standard rules to graphs of
+several sizes that they do not change; a test counts the visits as well. It is measured first, because the second table
 fragments the heap, which slows memory reads down. The second table runs the pipelines of `prepare` and `finalize` for
 ResNet-50 with the default quantization, on one thread, in wall-clock seconds. "passes" is the time in `Pass.run`;
 "overhead" is the rest of a run, mostly verification, relative to it.

@@ -1,0 +1,75 @@
+"""Edits of values with many uses cost time linear in the uses."""
+
+import pytest
+
+from graphpress.ir import graph as graph_module
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph, Use
+from graphpress.ir.ops import lookup_op
+from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.types import TensorType
+from graphpress.ir.verifier import verify
+from graphpress.passes.cse import Cse
+from graphpress.passes.framework import run_pass
+
+WIDTH = 300
+TYPE = TensorType(DType.FLOAT32, (1, 4))
+
+
+@pytest.fixture
+def uses_made(monkeypatch):
+    """A list that grows by one for every entry of a use list that is made."""
+    made = []
+
+    def counted(*args):
+        made.append(args)
+        return Use(*args)
+
+    monkeypatch.setattr(graph_module, "Use", counted)
+    return made
+
+
+def concat_of_branches(width):
+    """A concat of `width` equal branches."""
+    graph = Graph()
+    x = graph.add_input("x", TYPE).value
+    rewriter = Rewriter(graph)
+    branches = [rewriter.insert_before(None, "aten.relu", {"self": x}).result for _ in range(width)]
+    graph.add_output(rewriter.insert_before(None, "aten.cat", {"tensors": branches}).result)
+    return graph
+
+
+def test_replacing_a_value_that_one_node_reads_many_times_rebuilds_its_list_once(uses_made):
+    graph = Graph()
+    x, y = graph.add_input("x", TYPE).value, graph.add_input("y", TYPE).value
+    types = [TensorType(DType.FLOAT32, (WIDTH, 4))]
+    cat = graph.insert(lookup_op("aten.cat"), {"tensors": [x] * WIDTH}, {}, types)
+    graph.add_output(cat.result)
+    uses_made.clear()
+    moved = graph.replace_uses(x, y)
+    assert len(moved) == WIDTH
+    assert cat.operands["tensors"] == (y,) * WIDTH
+    assert (x.use_count, y.use_count) == (0, WIDTH)
+    assert [use.index for use in y.uses] == list(range(WIDTH))
+    assert len(uses_made) <= WIDTH
+    verify(graph)
+
+
+def test_where_chooses_among_the_reads_of_one_list():
+    graph = Graph()
+    x, y = graph.add_input("x", TYPE).value, graph.add_input("y", TYPE).value
+    cat = graph.insert(lookup_op("aten.cat"), {"tensors": [x] * 4}, {}, [TensorType(DType.FLOAT32, (4, 4))])
+    graph.add_output(cat.result)
+    graph.replace_uses(x, y, where=lambda use: use.index in (1, 3))
+    assert cat.operands["tensors"] == (x, y, x, y)
+    verify(graph)
+
+
+def test_merging_the_branches_of_a_concat_makes_uses_linear_in_its_width(uses_made):
+    graph = concat_of_branches(WIDTH)
+    uses_made.clear()
+    merged = run_pass(Cse(), graph, in_place=True).graph
+    cat = merged.nodes[-1]
+    assert len(merged.nodes) == 2
+    assert len(set(map(id, cat.operands["tensors"]))) == 1
+    assert len(uses_made) <= 4 * WIDTH

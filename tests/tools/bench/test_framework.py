@@ -1,0 +1,42 @@
+"""The framework suite does the work it names, on small graphs and our side."""
+
+import pytest
+
+from graphpress.ir.graph import Graph
+from graphpress.tools.bench.framework import ours
+from graphpress.tools.bench.framework.suite import Measurement, as_data, measure, others, print_ratios
+from graphpress.tools.bench.framework.suite import ours as our_side
+from graphpress.tools.bench.framework.workloads import TITLES, program_of
+from graphpress.tools.bench.sides import BenchmarkError
+
+NODES_AFTER = {"always": 1, "kept": 40, "never": 60, "never50": 60, "commutative4": 60, "dce": 30, "cse": 40, "ten": 60}
+
+
+@pytest.mark.parametrize("workload", TITLES)
+def test_a_workload_runs_on_our_side(workload):
+    done = ours.prepare(workload, 60)()
+    if workload in NODES_AFTER:
+        assert done == NODES_AFTER[workload]
+    if workload in ("build", "clone", "parse"):
+        assert isinstance(done, Graph)
+        assert len(done.nodes) == len(program_of(workload, 60))
+
+
+def test_seconds_and_versions_of_a_side_are_recorded():
+    found, versions = measure([our_side()], ["build", "print"], nodes=60, repeats=2)
+    assert [len(each.seconds["ours"]) for each in found] == [2, 2]
+    assert "torch" in versions["ours"]
+    assert as_data(found, versions)["measurements"][0]["workload"] == "build"
+
+
+def test_ratios_are_ours_over_the_others(capsys):
+    from rich.console import Console
+
+    found = [Measurement("build", 60, {"ours": [3.0, 1.0, 2.0], "xDSL": [4.0]})]
+    print_ratios(Console(width=100), found, {"ours": {"torch": "2"}, "xDSL": {"xdsl": "1"}})
+    assert "0.50" in capsys.readouterr().out
+
+
+def test_a_missing_environment_says_how_to_make_it(tmp_path):
+    with pytest.raises(BenchmarkError, match=r"environment\.sh makes it"), others(tmp_path / "python"):
+        pass

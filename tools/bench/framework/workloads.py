@@ -1,0 +1,107 @@
+"""The graphs that every framework builds, and the names of what is measured on them.
+
+A program is a list of (op, operand numbers); number 0 is the input, number i the result of the i-th node. The last
+result is the output. Every tensor is f32[8, 16].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Program = list[tuple[str, tuple[int, ...]]]
+
+TITLES = {
+    "always": "rule that always matches (relu of relu)",
+    "kept": "the same, the inner node is kept",
+    "never": "rule that never matches",
+    "never50": "50 rules that never match",
+    "commutative4": "commutative pattern, depth 4",
+    "commutative8": "commutative pattern, depth 8",
+    "dce": "dead code",
+    "cse": "common subexpressions",
+    "build": "build, types inferred",
+    "clone": "clone",
+    "verify": "verify",
+    "print": "print",
+    "parse": "parse",
+    "ten": "ten passes",
+    "wide uses": "replace a value that many nodes use",
+    "wide node": "replace a value that one node uses many times",
+}
+SMALLER = {"commutative4": 10, "commutative8": 10}
+"""Workloads that take this many times fewer nodes, because some frameworks search exponentially."""
+
+INNER_OPS = ("sigmoid", "tanh", "exp", "sin", "cos")
+
+
+def program_of(workload: str, nodes: int) -> Program:
+    """Return the program of about `nodes` nodes that `workload` is measured on."""
+    shape = {
+        "always": _relus,
+        "kept": _kept,
+        "never": _relus,
+        "never50": _relus,
+        "commutative4": _sums,
+        "commutative8": _sums,
+        "dce": _half_dead,
+        "cse": _twins,
+        "wide uses": _fan_out,
+        "wide node": _wide_node,
+    }
+    return shape.get(workload, _mixed)(nodes)
+
+
+def _mixed(nodes: int) -> Program:
+    program: Program = []
+    x = 0
+    for _ in range(nodes // 4):
+        at = len(program)
+        program += [("relu", (x,)), ("sigmoid", (at + 1,)), ("add", (at + 1, at + 2)), ("mul", (at + 3, x))]
+        x = at + 4
+    return program
+
+
+def _relus(nodes: int) -> Program:
+    return [("relu", (index,)) for index in range(nodes)]
+
+
+def _kept(nodes: int) -> Program:
+    program: Program = []
+    for _ in range(nodes // 3):
+        at = len(program)
+        program += [("relu", (at,)), ("relu", (at + 1,)), ("add", (at + 1, at + 2))]
+    return program
+
+
+def _sums(nodes: int) -> Program:
+    return [("relu", (0,)), *(("add", (index, index - 1)) for index in range(1, nodes))]
+
+
+def _half_dead(nodes: int) -> Program:
+    program: Program = []
+    x = 0
+    for _ in range(nodes // 2):
+        at = len(program)
+        program += [("tanh", (x,)), ("relu", (x,))]
+        x = at + 2
+    return program
+
+
+def _twins(nodes: int) -> Program:
+    program: Program = []
+    for _ in range(nodes // 3):
+        at = len(program)
+        program += [("relu", (at,)), ("relu", (at,)), ("add", (at + 1, at + 2))]
+    return program
+
+
+def _fan_out(nodes: int) -> Program:
+    return [("tanh", (0,)), *(("relu", (1,)) for _ in range(nodes))]
+
+
+def _wide_node(nodes: int) -> Program:
+    return [("tanh", (0,)), ("cat", (1,) * nodes)]
+
+
+Prepared = Callable[[], object]
+"""What is timed: a call without arguments. It may return the number of nodes afterwards."""
