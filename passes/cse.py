@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from attrs import frozen
 
 from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.location import Location
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.tensors import tensor_digest
@@ -45,16 +46,35 @@ class Cse(Pass):
             kept.names = tuple(dict.fromkeys((*kept.names, *twin.names)))
             rewriter.erase_constant(twin)
             context.count("constants")
+        self._merge_nodes(graph, rewriter, context)
+
+    @staticmethod
+    def _merge_nodes(graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
+        """Redirect each node to the first of its equals when it is reached, so that its operands are rebuilt once.
+
+        Merging one pair at a time would copy a long list of operands for every pair among them.
+        """
         seen: dict[Any, Node] = {}
+        kept_values: dict[Value, Value] = {}
+        twins: dict[Node, Node] = {}
         for node in graph.nodes:
+            if kept_values:
+                _redirect(node, kept_values, rewriter)
             key = _key(node)
             if key is None:
                 continue
-            kept_node = seen.setdefault(key, node)
-            if kept_node is not node:
-                kept_node.location = kept_node.location | node.location
-                rewriter.replace(node, kept_node.results)
+            kept = seen.setdefault(key, node)
+            if kept is not node:
+                twins[node] = kept
+                kept_values.update(zip(node.results, kept.results, strict=True))
                 context.count("nodes")
+        places: dict[Node, list[Location]] = {}
+        for twin, kept in twins.items():
+            places.setdefault(kept, [kept.location]).append(twin.location)
+        for kept, locations in places.items():
+            kept.location = Location.union(locations)
+        for twin, kept in reversed(twins.items()):
+            rewriter.replace(twin, kept.results)  # only outputs of the graph still read it
 
     def _equal_constants(self, graph: Graph) -> Iterator[tuple[Constant, Constant]]:
         """Pairs of a constant and a later equal one; only constants of equal type and size are hashed."""
@@ -69,6 +89,15 @@ class Cse(Pass):
                     kept = first.setdefault(tensor_digest(constant.tensor), constant)
                     if kept is not constant:
                         yield kept, constant
+
+
+def _redirect(node: Node, kept_values: Mapping[Value, Value], rewriter: Rewriter) -> None:
+    """Let `node` read the kept values in place of those merged into them."""
+    for name, operand in list(node.operands.items()):
+        items = operand if isinstance(operand, tuple) else (operand,)
+        if any(isinstance(item, Value) and item in kept_values for item in items):
+            kept = [kept_values.get(item, item) if isinstance(item, Value) else item for item in items]
+            rewriter.set_operand(node, name, tuple(kept) if isinstance(operand, tuple) else kept[0])
 
 
 def _key(node: Node) -> Any:

@@ -73,3 +73,10 @@ def test_merging_the_branches_of_a_concat_makes_uses_linear_in_its_width(uses_ma
     assert len(merged.nodes) == 2
     assert len(set(map(id, cat.operands["tensors"]))) == 1
     assert len(uses_made) <= 4 * WIDTH
+
+
+def test_merging_the_branches_of_a_concat_rebuilds_its_list_once():
+    result = run_pass(Cse(), concat_of_branches(WIDTH))
+    (cat,) = (node for node in result.graph.nodes if node.op.name == "aten.cat")
+    assert len(set(cat.operands["tensors"])) == 1
+    assert result.records[0].changed == 1
