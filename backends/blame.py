@@ -7,6 +7,7 @@ the operator itself and is not inherited. What rounding explains of it is measur
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,7 +125,23 @@ def compare(
         stored: the values of the file, by the name of the node of `exported`.
         kernels: the mode that computes operators for which torch has no kernel, such as those on 4-bit codes.
     """
-    module, (args, kwargs) = exported.module(), arguments
+    module = exported.module()
+    found = _operators(module, arguments, stored, kernels)
+    reused = _reused(module, arguments, stored, found, kernels) if not all(each.ok for each in found) else set()
+    if reused:
+        kept = {name: value for name, value in stored.items() if name not in reused}
+        found = _operators(module, arguments, kept, kernels)
+    return BlameReport(path, tuple(found))
+
+
+def _operators(
+    module: fx.GraphModule,
+    arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
+    stored: Mapping[str, torch.Tensor],
+    kernels: type[TorchDispatchMode] | None,
+) -> list[OperatorCheck]:
+    """Compare each operator that has a value in the file, evaluated on the file's values."""
+    args, kwargs = arguments
     plain, local = _Values(module, {}, kernels), _Values(module, stored, kernels)
     with torch.no_grad():
         plain.evaluate(args, kwargs)
@@ -147,7 +164,60 @@ def compare(
         inputs = [_compared(each.name, stored, plain.computed.get(each.name)) for each in node.all_input_nodes]
         read = tuple(each for each in inputs if each is not None)
         found.append(OperatorCheck(str(node.target), node.name, exporting.place(node), output, read))
-    return BlameReport(path, tuple(found))
+    return found
+
+
+def _reused(
+    module: fx.GraphModule,
+    arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
+    stored: Mapping[str, torch.Tensor],
+    found: list[OperatorCheck],
+    kernels: type[TorchDispatchMode] | None,
+) -> set[str]:
+    """Return the names under which the file has another value than the operator's, such as its transpose.
+
+    A converter that moves a transpose behind an operator keeps the operator's name for the value before it. Such a
+    value differs from the operator's, but the operators that read it give the file's results when they are evaluated on
+    torch's value, and do not on the file's. If the two are equal up to the order of their dims, the latter is enough.
+    """
+    args, kwargs = arguments
+    checks = {each.name: each for each in found}
+    torchs = _Differences(module, stored, checks, kernels)
+    with torch.no_grad():
+        torchs.evaluate(args, kwargs)
+    reused = set[str]()
+    for node in reversed(module.graph.nodes):
+        if node.name in torchs.differing and _is_unread(node, reused, torchs.differing, checks):
+            reused.add(node.name)
+    return reused
+
+
+def _is_unread(
+    node: fx.Node, reused: set[str], differing: Mapping[str, bool], checks: Mapping[str, OperatorCheck]
+) -> bool:
+    """Return True if the operators after `node` show that the file computes with another value than the one it names.
+
+    Args:
+        node: an operator whose value differs.
+        reused: the later operators of which that is so; what reads their values is asked in their place.
+        differing: for each value that differs, whether it is equal up to the order of dims.
+        checks: the operators, evaluated on the file's values.
+    """
+    pending, seen, contradicted = list(node.users), set[fx.Node](), False
+    while pending:
+        user = pending.pop()
+        if user in seen:
+            continue
+        seen.add(user)
+        if user.op == "output":
+            return False
+        if user.name not in checks or user.name in reused:
+            pending.extend(user.users)
+        elif user.name in differing and not differing[node.name]:
+            return False
+        else:
+            contradicted = contradicted or not checks[user.name].ok
+    return contradicted
 
 
 def _compared(name: str, stored: Mapping[str, torch.Tensor], expected: torch.Tensor | None) -> OutputCheck | None:
@@ -198,3 +268,40 @@ class _Values(fx.Interpreter):
         self.computed[n.name] = result.detach().clone()
         given = self.given.get(n.name)
         return result if given is None or given.shape != result.shape else given.to(result.dtype)
+
+
+class _Differences(_Values):
+    """Evaluates a program with the values of a file, except for those that differ from torch's.
+
+    Attributes:
+        differing: for each value that differs, True if it is equal up to the order of dims.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        given: Mapping[str, torch.Tensor],
+        checks: Mapping[str, OperatorCheck],
+        kernels: type[TorchDispatchMode] | None,
+    ) -> None:
+        super().__init__(module, given, kernels)
+        self._checks = checks
+        self.differing: dict[str, bool] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node; return what the file has instead if they are equal up to rounding."""
+        given = super().run_node(n)
+        if n.name not in self._checks:
+            return given
+        computed = self.computed[n.name]
+        if self._agrees(n.name, self.given[n.name], computed):
+            return given
+        self.differing[n.name] = any(
+            self._agrees(n.name, self.given[n.name].permute(order), computed)
+            for order in itertools.permutations(range(computed.dim()))
+        )
+        return computed
+
+    def _agrees(self, name: str, value: torch.Tensor, computed: torch.Tensor) -> bool:
+        check = _compared(name, {name: value}, computed)
+        return check is not None and evolve(check, allowed=self._checks[name].output.allowed).within(None)

@@ -36,6 +36,21 @@ class Scaled(nn.Module):
         return steps * 0.0123
 
 
+class Turned(nn.Module):
+    """Elementwise operators between two transposes, which Core ML cancels; every value is square."""
+
+    def __init__(self, wrong=""):
+        super().__init__()
+        torch.manual_seed(0)
+        self.wrong, self.first, self.last = wrong, nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        y = self.first(x).mT
+        y = torch.sigmoid(torch.relu(y + 1 if self.wrong == "relu" else y)).mT
+        y = torch.matmul(x.mT, y.mT) if self.wrong == "matmul" else torch.matmul(y, x)
+        return self.last(y + 1 if self.wrong == "linear" else y)
+
+
 def without_promotions(monkeypatch, *operators):
     """Convert as the converter alone does: these operators are not promoted."""
     for operator in operators:
@@ -90,3 +105,14 @@ def test_the_operator_of_a_wrong_lowering_is_named(tmp_path, suffix, wrong, oper
     assert first is not None
     assert first.operator in operator.split()  # Core AI has padding under other names in each mode
     assert all(each.within(None) for each in first.inputs)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [("", None), ("relu", "relu"), ("linear", "linear_1"), ("matmul", "matmul")]
+)
+def test_values_that_a_package_has_without_their_transposes_are_not_blamed(tmp_path, wrong, name):
+    """`relu` and `sigmoid` are computed without the transposes; a product in the wrong order is blamed all the same."""
+    path, given = tmp_path / "m.mlpackage", torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    coreml.convert(Turned().eval(), path, given)
+    first = coreml.blame(path, Turned(wrong).eval(), given).first
+    assert (None if first is None else first.name) == name
