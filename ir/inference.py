@@ -1,7 +1,8 @@
 """Result types of a node, inferred from operand types and attributes.
 
 Torch ops run on meta tensors; symbolic dims are replaced by their example values. Ops with an `infer` function infer
-symbolic types themselves. Results are cached, since models repeat their layers.
+symbolic types themselves, and those of elementwise ops follow from broadcasting. Results are cached, since models
+repeat their layers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
 from graphpress.ir.ops import OpDef, Trait
-from graphpress.ir.types import ScalarType, Symbol, TensorType, Type, evaluate_dim
+from graphpress.ir.types import Dim, ScalarType, Symbol, TensorType, Type, evaluate_dim
 
 _ANSWERS: dict[Any, tuple[Type, ...] | None] = {}
 
@@ -37,8 +38,40 @@ def infer_types(
         return tuple(op.infer(types, attributes))
     for operand in operands.values():
         if not _is_static(operand):
-            return None
+            return _infer_elementwise(op, operands, attributes, symbols) if op.has(Trait.ELEMENTWISE) else None
     return infer_types_at_hints(op, operands, attributes, symbols)
+
+
+def _infer_elementwise(
+    op: OpDef, operands: Mapping[str, Any], attributes: Mapping[str, Any], symbols: Mapping[str, Symbol]
+) -> tuple[Type, ...] | None:
+    """Return the result type with broadcast symbolic dims; None if the dims cannot be compared."""
+    at_hints = infer_types_at_hints(op, operands, attributes, symbols)
+    if at_hints is None or len(at_hints) != 1 or not isinstance(at_hints[0], TensorType):
+        return None
+    shapes = [
+        value.type.shape
+        for value in operands.values()
+        if isinstance(value, Value) and isinstance(value.type, TensorType)
+    ]
+    shape = _broadcast(shapes)
+    if shape is None:
+        return None
+    made = TensorType(at_hints[0].dtype, shape)
+    hints = {name: symbol.hint for name, symbol in symbols.items()}
+    return (made,) if made.at(hints) == at_hints[0] else None
+
+
+def _broadcast(shapes: list[tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
+    """Return the common shape; None if two dims at one place differ and neither is 1."""
+    rank = max(map(len, shapes), default=0)
+    found: list[Dim] = []
+    for place in range(-rank, 0):
+        dims = {shape[place] for shape in shapes if len(shape) >= -place} - {1}
+        if len(dims) > 1:
+            return None
+        found.append(dims.pop() if dims else 1)
+    return tuple(found)
 
 
 def infer_types_at_hints(

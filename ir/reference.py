@@ -1,8 +1,7 @@
 """Reference formulas of compression.
 
-The interpreter, the modules of a prepared model and the lowered programs implement these formulas. They are evaluated
-in float32 with true division and rounding half to even, as the runtimes do; a reciprocal or float64 would differ at
-ties.
+The interpreter, prepared models and the lowered programs implement these formulas. They are evaluated in float32 with
+true division and rounding half to even, as the runtimes do; a reciprocal or float64 would differ at ties.
 
 Shapes: `scale`, `zero_point` and `minval` are either 0-d (per tensor) or have the rank of the data, with dims that
 divide those of the data; each entry then applies to one block of elements.

@@ -12,6 +12,7 @@ from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.boundaries import boundaries, is_float
 from graphpress.passes.analysis.caches import cache_update, sources
 from graphpress.passes.analysis.constants import constant_values, is_idle_dropout, root_constant
+from graphpress.passes.analysis.exact_values import exact_values
 from graphpress.passes.analysis.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
 from graphpress.passes.analysis.fusion import FusionGroup, Role
 from graphpress.passes.analysis.quantization_points import (
@@ -63,8 +64,9 @@ class AssignQuantizers(Pass):
     A fusion group is treated as one op: its anchor is configured and reads the inputs, its last op produces
     the result. Value-preserving ops get passive points, which follow their neighbours. Of ops outside of every group,
     such as recurrent ones, only the weights are quantized. Each use of a weight has its own point, so layers may
-    quantize a tied weight differently; a weight that is computed from constants is quantized where it is read. Only
-    annotations are added, so the numbers cannot change.
+    quantize a tied weight differently; a weight that is computed from constants is quantized where it is read. Angles
+    and numbers made from integers (`analysis.exact_values`) have points only where an entry of the config names the op
+    or its type. Only annotations are added, so the numbers cannot change.
 
     Attributes:
         config: the quantization config.
@@ -109,6 +111,7 @@ class _Assignment:
         self._context = context
         self._resolver = ConfigResolver(options.config)
         self._constant = constant_values(graph)
+        self._exact = exact_values(graph, self._constant)
         self._boundaries = boundaries(graph, self._resolver, self._constant)
         self._anchors: dict[str, OpSite] = {}
         self._refused: list[SkippedWeight] = []
@@ -208,7 +211,7 @@ class _Assignment:
             if id(value) in self._constant or not is_float(value) or _is_inside(value, group):
                 continue
             decision = self._resolver.explain_input(site, position, name)
-            if decision.spec is not None:
+            if decision.spec is not None and (decision.names_op or not self._exact.at_input(node, value)):
                 suffix = name if index is None else f"{name}_{index}"
                 quantizer = _activation(f"{node.name}_{suffix}", decision, value)
                 yield Point(Side.INPUT, quantizer, name, index, is_passive=passive)
@@ -218,7 +221,7 @@ class _Assignment:
             if id(result) in self._constant or not is_float(result):
                 continue
             decision = self._resolver.explain_output(site, index)
-            if decision.spec is None:
+            if decision.spec is None or (self._exact.at_output(result) and not decision.names_op):
                 continue
             name = f"{node.name}_output" if len(node.results) == 1 else f"{node.name}_output_{index}"
             quantizer = _activation(name, decision, result)
@@ -234,7 +237,7 @@ class _Assignment:
             decision = self._weights.decide(reading.name, [reading.site])
             if decision.skipped is not None:
                 self._context.report(node, decision.skipped)
-            if decision.spec is None:
+            if decision.spec is None or (self._exact.at_input(node, reading.value) and not decision.entry.names_op):
                 continue
             try:
                 block = weight_block(reading.node, reading.value, decision.spec.granularity)

@@ -67,15 +67,15 @@ class FusionPattern:
 
 
 _CONVOLUTION = _families("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
-_LAYER = _CONVOLUTION | {"linear"}
+LAYERS = _CONVOLUTION | {"linear"}
 _BINARY = _families("add mul sub div")
-_PRODUCT = _families("matmul bmm einsum baddbmm addmm mm bilinear")
+PRODUCTS = _families("matmul bmm einsum baddbmm addmm mm bilinear")
 _NORM = _families("layer_norm group_norm instance_norm rms_norm batch_norm")
 _ACTIVATION = families_with(Trait.ACTIVATION)
 _ALONE = (
     _ACTIVATION
     | _NORM
-    | _PRODUCT
+    | PRODUCTS
     | _BINARY
     | _families("embedding embedding_bag softmax scaled_dot_product_attention upsample_bilinear2d upsample_bicubic2d")
 )
@@ -83,11 +83,11 @@ _ALONE = (
 _PATTERNS: dict[str, FusionPattern] = {
     pattern.name: pattern
     for pattern in (
-        FusionPattern("layer-norm-activation", (_LAYER, {"batch_norm"}, _ACTIVATION)),
-        FusionPattern("layer-norm", (_LAYER, {"batch_norm"})),
-        FusionPattern("layer-activation", (_LAYER, _ACTIVATION)),
-        FusionPattern("layer", (_LAYER,)),
-        FusionPattern("product-activation", (_PRODUCT, _ACTIVATION)),
+        FusionPattern("layer-norm-activation", (LAYERS, {"batch_norm"}, _ACTIVATION)),
+        FusionPattern("layer-norm", (LAYERS, {"batch_norm"})),
+        FusionPattern("layer-activation", (LAYERS, _ACTIVATION)),
+        FusionPattern("layer", (LAYERS,)),
+        FusionPattern("product-activation", (PRODUCTS, _ACTIVATION)),
         FusionPattern("binary-activation", (_BINARY, _ACTIVATION)),
         FusionPattern("norm-activation", (_NORM, _ACTIVATION)),
         FusionPattern("alone", (_ALONE,)),

@@ -182,6 +182,11 @@ class Decision:
         """True if the entry names the op, its module or its op type: not a blanket default."""
         return self.level >= ModuleLevel.MODULE_NAME or (self.op_level or OpLevel.OP) > OpLevel.OP
 
+    @property
+    def names_op(self) -> bool:
+        """True if the entry names the op or its op type, or specs a boundary of its module."""
+        return (self.op_level or OpLevel.OP) > OpLevel.OP
+
 
 @attrs.frozen
 class Governing:

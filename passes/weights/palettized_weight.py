@@ -80,11 +80,7 @@ class PalettizedWeight(StoredWeight):
 
     def dense(self) -> Tensor:
         """See the base class."""
-        looked_up = reference.lut_to_dense(self.indices, self.lut, self.axis)
-        if self.scale is None:
-            return looked_up
-        values = reference.dequantize(looked_up, self.scale, self.zero_point, self.minval, dtype=self.lut_type)
-        return values.to(self.dtype)
+        return dense_of_parts(self.indices, self.lut, self.axis, self.scale, self.zero_point, self.minval, self.dtype)
 
     def kept_indices(self) -> tuple[Tensor, Tensor] | None:
         """Indices of kept elements, 1-D, and their table, where that takes less space than all indices; else None.
@@ -184,3 +180,19 @@ def per_table(parameters: Tensor, layout: Layout, grid: EntryGrid) -> Tensor:
         return parameters.reshape(-1)[:1]
     along = parameters.movedim(layout.group_axis, 0).flatten(1)[:, 0]
     return along[:: len(along) // layout.tables] if len(along) > 1 else along
+
+
+def dense_of_parts(
+    indices: Tensor,
+    lut: Tensor,
+    axis: int,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    minval: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return the elements of a `PalettizedWeight` with these parts, by functions that `torch.compile` traces."""
+    looked_up = reference.lut_to_dense(indices, lut, axis)
+    if scale is None:
+        return looked_up
+    return reference.dequantize(looked_up, scale, zero_point, minval, dtype=DType.of(lut.dtype)).to(dtype)

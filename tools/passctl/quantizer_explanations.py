@@ -14,6 +14,7 @@ from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Constant, Graph, Node, Output, Value
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import constant_values, root_constant
+from graphpress.passes.analysis.exact_values import ExactValues, exact_values
 from graphpress.passes.analysis.fusion import FusionGroup, Role
 from graphpress.passes.analysis.quantization_points import Point, QuantizationPoints, Quantizer, Side
 from graphpress.passes.analysis.sites import site_of, weight_read
@@ -157,6 +158,7 @@ class _Explainer:
     graph: Graph
     config: Any
     constant: set[int] = field(init=False)
+    exact: ExactValues = field(init=False)
     resolver: ConfigResolver = field(init=False)
     nodes: dict[str, Node] = field(init=False)
     places: list[Place] = field(init=False)
@@ -164,6 +166,7 @@ class _Explainer:
 
     def __attrs_post_init__(self) -> None:
         self.constant = constant_values(self.graph)
+        self.exact = exact_values(self.graph, self.constant)
         self.resolver = ConfigResolver(self.config)
         self.nodes = {node.name: node for node in self.graph.nodes}
         self.places = list(_places(self.graph))
@@ -267,7 +270,11 @@ class _Explainer:
             members = self.members(group)
             outer = f"the result of {members[-1]}" if side is Side.OUTPUT else f"what {members[0]} reads"
             return f"it lies inside the fusion group {group.pattern!r} of {', '.join(members)}; only {outer} is"
-        return _by_config(self.decision(self.nodes[group.anchor], node, side, operand, index))
+        decision = self.decision(self.nodes[group.anchor], node, side, operand, index)
+        is_exact = self.exact.at_output(value) if side is Side.OUTPUT else self.exact.at_input(node, value)
+        if is_exact and decision.spec is not None:
+            return "angles, and numbers made from integers, are quantized only by an entry for the op or its type"
+        return _by_config(decision)
 
     def reason_outside_groups(self, node: Node, side: Side, operand: str, index: int | None, value: Value) -> str:
         if not only_moves_values(node):

@@ -17,6 +17,7 @@ from graphpress.modules.surgery import FakeCompressed, install
 from graphpress.palettization.learning import held_parts, learned_tables, parts_of, with_gradients
 from graphpress.passes.config import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
 from graphpress.passes.weights import Layout, LearnedTables, PalettizationError, PalettizedWeight, assign, layout_of
+from graphpress.passes.weights.palettized_weight import dense_of_parts
 
 T = TypeVar("T", bound=Tensor)
 
@@ -58,9 +59,22 @@ class FakePalettized(FakeCompressed):
         """True if the LUT entries get a gradient."""
         return isinstance(self.spec.training_strategy_spec, TableTrainingSpec)
 
-    @torch._disable_dynamo  # type: ignore[attr-defined] # compiled models use the cached weight and these gradients
     def value(self, module: nn.Module) -> Tensor:
         """Return the palettized parameter, or the float one if disabled."""
+        if torch.compiler.is_dynamo_compiling() and not (self.is_trained or self.learns_tables):
+            # torch traces the branches of `torch.cond` as a whole
+            return self._traced(module) if self.enabled else self.parameter(module)
+        return self._untraced(module)
+
+    def _traced(self, module: nn.Module) -> Tensor:
+        """Return the palettized parameter without caches and records, which torch cannot trace."""
+        indices, lut, scale, zero_point, minval = (module._buffers.get(f"{self.name}_{part}") for part in _PARTS)
+        assert indices is not None
+        assert lut is not None
+        return dense_of_parts(indices, lut, self.axis, scale, zero_point, minval, self.dtype)
+
+    @torch._disable_dynamo  # type: ignore[attr-defined] # compiled models use the cached weight and these gradients
+    def _untraced(self, module: nn.Module) -> Tensor:
         parameter = self.parameter(module)
         if not self.enabled:
             return parameter
