@@ -6,8 +6,11 @@ import pytest
 
 from graphpress.passes.config import documents
 from graphpress.passes.config.errors import SpecError
-from graphpress.passes.framework import Pipeline
+from graphpress.passes.framework import Pipeline, Repeat
 from graphpress.passes.framework.errors import PipelineSyntaxError
+from graphpress.passes.framework.passes import Pass
+from graphpress.passes.framework.registry import lookup_pass
+from graphpress.passes.framework.steps import check_order
 
 
 @pytest.mark.parametrize(
@@ -22,3 +25,26 @@ def test_a_malformed_document_is_an_error_of_ours(text):
 def test_a_malformed_pipeline_is_an_error_of_ours(text):
     with pytest.raises(PipelineSyntaxError):
         Pipeline.parse(text)
+
+
+def test_nested_repeats_are_checked_in_time_linear_in_their_depth():
+    visits = 0
+
+    class Counting(lookup_pass("dce")):
+        @property
+        def needs(self):
+            nonlocal visits
+            visits += 1
+            return frozenset()
+
+    step: Pass | Repeat = Counting()
+    for _ in range(40):
+        step = Repeat(step)
+    check_order((step,), frozenset())
+    assert visits < 10
+
+
+def test_repeats_in_text_nest_sixteen_deep_and_no_deeper():
+    assert len(Pipeline.parse("repeat(" * 16 + "dce" + ")" * 16).steps) == 1
+    with pytest.raises(PipelineSyntaxError, match="16 levels"):
+        Pipeline.parse("repeat(" * 17 + "dce" + ")" * 17)
