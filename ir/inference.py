@@ -7,21 +7,33 @@ repeat their layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 
 from graphpress.ir.dtypes import DType
+from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Value
 from graphpress.ir.ops import OpDef, Trait
-from graphpress.ir.types import Dim, ScalarType, Symbol, TensorType, Type, evaluate_dim
+from graphpress.ir.types import Dim, DimError, ScalarType, Symbol, TensorType, Type, evaluate_dim
 
 _ANSWERS: dict[Any, tuple[Type, ...] | None] = {}
+_MOST_RESULTS = 2**16
+_REFUSALS = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    GraphpressError,
+)
 
 
-class TypeInferenceError(ValueError):
+class TypeInferenceError(GraphpressError, ValueError):
     """Operands that the op does not accept, with torch's message."""
 
 
@@ -35,7 +47,12 @@ def infer_types(
     """
     if op.infer is not None:
         types = {name: _types(operand) for name, operand in operands.items()}
-        return tuple(op.infer(types, attributes))
+        try:
+            return tuple(op.infer(types, attributes))
+        except TypeInferenceError:
+            raise
+        except _REFUSALS as error:
+            raise TypeInferenceError(_first_line(error)) from error
     for operand in operands.values():
         if not _is_static(operand):
             return _infer_elementwise(op, operands, attributes, symbols) if op.has(Trait.ELEMENTWISE) else None
@@ -80,6 +97,9 @@ def infer_types_at_hints(
     """Infer as `infer_types` does, with every symbol at its example value.
 
     Returns None if the types depend on data.
+
+    Raises:
+        TypeInferenceError: if the op does not accept such operands.
     """
     if not _runs_on_meta_tensors(op):
         return None
@@ -92,6 +112,8 @@ def infer_types_at_hints(
         is_known = key in _ANSWERS
     except (_Unknown, TypeError):
         return None
+    except DimError as error:
+        raise TypeInferenceError(str(error)) from error
     if not is_known:
         _ANSWERS[key] = _ask_torch(op, bound)
     return _ANSWERS[key]
@@ -117,23 +139,67 @@ class _Unknown(Exception):
 
 
 def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:
-    concrete = {name: to_torch(_materialize(value)) for name, value in bound.items()}
-    if "device" in concrete:
-        concrete["device"] = torch.device("meta")
-    args, kwargs = op.unbind(concrete)
+    count = result_count(op, bound)
+    if count is not None and count > _MOST_RESULTS:
+        raise TypeInferenceError(f"it gives {count} results; accepted: {_MOST_RESULTS}")
     assert op.target is not None
     try:
+        concrete = {name: to_torch(_materialize(value)) for name, value in bound.items()}
+        if "device" in concrete:
+            concrete["device"] = torch.device("meta")
+        args, kwargs = op.unbind(concrete)
         with torch.no_grad():
             results = op.target(*args, **kwargs)
     except (NotImplementedError, torch._subclasses.fake_tensor.DataDependentOutputException):
         return None
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        message = str(error).split("\n")[0]
+    except _REFUSALS as error:
+        message = _first_line(error)
         if "meta" in message.lower():  # an op that needs real data
             return None
         raise TypeInferenceError(message) from error
     flat = list(results) if isinstance(results, list | tuple) else [results]
     return tuple(_type_of(result) for result in flat)
+
+
+def result_count(op: OpDef, operands: Mapping[str, Any]) -> int | None:
+    """Return how many results an op that splits an axis gives, without making them; None for other ops.
+
+    Args:
+        op: any op.
+        operands: values or types, and attributes, by parameter name. Operands that the op does not accept give None.
+    """
+    rule = _COUNTS.get(op.short_name) if op.dialect == "aten" else None
+    given = operands.get("self")
+    type = given.type if isinstance(given, Value) else given
+    axis = operands.get("dim", 0)
+    if rule is None or not isinstance(type, TensorType) or not isinstance(axis, int):
+        return None
+    if not -type.rank <= axis < type.rank or not isinstance(length := type.shape[axis], int) or length < 0:
+        return None
+    name, count = rule
+    parts = operands.get(name) if name else 1
+    return count(length, parts) if isinstance(parts, int) and parts > 0 else None
+
+
+def _pieces(length: int, size: int) -> int:
+    return max(-(-length // size), 1)
+
+
+_Count = tuple[str, Callable[[int, int], int]]
+_UNBOUND: _Count = "", lambda length, _: length
+_SPLIT: _Count = "split_size", _pieces
+_CHUNKS: _Count = "chunks", lambda length, parts: _pieces(length, -(-length // parts)) if length else parts
+_SECTIONS: _Count = "sections", lambda _, parts: parts
+_COUNTS: dict[str, _Count] = {
+    **dict.fromkeys(("unbind", "unbind_copy"), _UNBOUND),
+    **dict.fromkeys(("split", "split_copy", "unsafe_split"), _SPLIT),
+    **dict.fromkeys(("chunk", "unsafe_chunk"), _CHUNKS),
+    **dict.fromkeys(("tensor_split", "hsplit", "vsplit", "dsplit"), _SECTIONS),
+}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
 
 
 def _type_of(result: Any) -> Type:
@@ -183,4 +249,4 @@ def to_torch(value: Any) -> Any:
     return value
 
 
-__all__ = ["TypeInferenceError", "exact", "infer_types", "infer_types_at_hints", "to_torch"]
+__all__ = ["TypeInferenceError", "exact", "infer_types", "infer_types_at_hints", "result_count", "to_torch"]

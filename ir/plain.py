@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
@@ -214,6 +215,27 @@ def field_types(cls: type) -> Mapping[str, Any]:
 
 
 # reading
+
+_DEPTH_OF_JSON = 100
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.?)*+"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON, nested at most 100 deep.
+
+    Raises:
+        PlainError: if `text` is not JSON, or nested deeper.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        depth = 0
+        for found in _BRACKETS.finditer(text):
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+            if depth > _DEPTH_OF_JSON:
+                raise PlainError(f"nested too deeply; accepted: {_DEPTH_OF_JSON} levels")
+        return json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, PlainError) else PlainError(str(error)) from None
 
 
 def from_plain(data: Any, expected: Any) -> Any:

@@ -5,19 +5,24 @@ An invalid graph is a bug of the pass that made it, so messages name the node, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
 from types import NoneType
 from typing import Any
 
-import torch
-
 from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
-from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value, bodies
-from graphpress.ir.inference import TypeInferenceError, exact, infer_types, infer_types_at_hints
-from graphpress.ir.text.pytrees import TreeSpecError, leaf_count
-from graphpress.ir.types import ScalarType, SymDim, TensorType, Type
+from graphpress.ir.inference import TypeInferenceError, exact, infer_types, infer_types_at_hints, result_count
+from graphpress.ir.types import DimError, TensorType, Type
+from graphpress.ir.verification import (
+    VerificationError,
+    check_constant,
+    check_signature,
+    fault,
+    has_size,
+    symbols_of,
+)
+
+__all__ = ["VerificationError", "verify"]
 
 _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
 
@@ -26,14 +31,6 @@ _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
 _VERIFIED_STATES: set[tuple[Any, ...]] = set()
 _MOST_STATES = 100_000
 _PLAIN = frozenset({int, str, NoneType})
-
-
-class VerificationError(GraphpressError):
-    """A violation of an IR invariant; `node` is the node at fault, if known."""
-
-    def __init__(self, message: str, node: Node | None = None):
-        super().__init__(message)
-        self.node = node
 
 
 def verify(graph: Graph) -> None:
@@ -66,7 +63,7 @@ class _Verifier:
         count, previous = 0, None
         for node in self._graph.nodes:
             if node._previous is not previous:
-                raise _fault(node, "the node list is broken before it")
+                raise fault(node, "the node list is broken before it")
             self._check_node(node)
             count, previous = count + 1, node
         if count != len(self._graph.nodes) or self._graph._last is not previous:
@@ -79,7 +76,7 @@ class _Verifier:
         # Each read has its own entry in a use list, so the uses are exactly the reads if their numbers are equal.
         if sum([len(value._uses) for value in self._values]) != self._reads:
             raise _unread_use(self._graph)
-        self._check_signature()
+        check_signature(self._graph)
 
     # Definitions.
 
@@ -99,8 +96,7 @@ class _Verifier:
         if not constant.value.use_count:
             raise VerificationError(f"constant {name!r} is dangling: nothing reads it")
         self._define(constant.value)
-        if constant.has_data:
-            _check_data(constant)
+        check_constant(constant)
 
     def _check_qualified_names(self) -> None:
         owners: dict[str, str] = {}
@@ -119,24 +115,26 @@ class _Verifier:
 
     def _check_symbols(self, value: Value, node: Node | None) -> None:
         type = value.type
-        for symbol in () if isinstance(type, TensorType) and type.is_static else _symbols(type):
+        if isinstance(type, TensorType) and not has_size(type):
+            raise fault(node, f"{value.name}: {type} has no size; accepted: dims from 0, fewer than 2**63 elements")
+        for symbol in () if isinstance(type, TensorType) and type.is_static else symbols_of(type):
             if symbol not in self._hints:
                 near = suggestion(symbol, self._hints)
-                raise _fault(node, f"{value.name}: {type} has an undeclared symbol {symbol!r}{near}")
+                raise fault(node, f"{value.name}: {type} has an undeclared symbol {symbol!r}{near}")
         self._checked_types.add(id(type))
 
     def _check_name(self, name: str, node: Node | None) -> None:
         if name in self._names:
-            raise _fault(node, f"the name {name!r} is used twice")
+            raise fault(node, f"the name {name!r} is used twice")
         if name not in self._graph._names:
-            raise _fault(node, f"the name {name!r} is not reserved in graph {self._graph.name!r}")
+            raise fault(node, f"the name {name!r} is not reserved in graph {self._graph.name!r}")
         self._names.add(name)
 
     # Nodes.
 
     def _check_node(self, node: Node) -> None:
         if node.graph is not self._graph:
-            raise _fault(node, f"is in the node list of graph {self._graph.name!r} but does not refer to this graph")
+            raise fault(node, f"is in the node list of graph {self._graph.name!r} but does not refer to this graph")
         name = node.name
         if name in self._names or name not in self._graph._names:
             self._check_name(name, node)  # raises with the reason
@@ -183,7 +181,7 @@ class _Verifier:
         results = node.results
         for index, result in enumerate(results):
             if result.producer is not node or result.index != index:
-                raise _fault(node, f"result {index} has another producer or index")
+                raise fault(node, f"result {index} has another producer or index")
             self._known.add(id(result))
             self._values.append(result)
             type = result.type
@@ -201,13 +199,13 @@ class _Verifier:
             try:
                 _Verifier(body, with_types).verify()
             except VerificationError as error:
-                raise _fault(node, f"in its body {body.name!r}: {error}") from error
+                raise fault(node, f"in its body {body.name!r}: {error}") from error
 
     def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
         place = id(value)
         if place not in self._known:
             node = user if isinstance(user, Node) else None
-            raise _fault(node, f"{user.name} reads {value.name} as {operand!r}, {self._why_unknown(value)}")
+            raise fault(node, f"{user.name} reads {value.name} as {operand!r}, {self._why_unknown(value)}")
         use = value._uses.get((id(user), operand, index))
         if use is None:
             raise _wrong_use(user, f"reads {value.name} as {operand!r}, which its use list lacks")
@@ -228,31 +226,34 @@ class _Verifier:
         op = node.op
         both = node.operands.keys() & node.attributes.keys()
         if both:
-            raise _fault(node, f"{min(both)!r} is both an operand and an attribute")
+            raise fault(node, f"{min(both)!r} is both an operand and an attribute")
         if op.result_count is not None and len(node.results) != op.result_count:
-            raise _fault(node, f"has {len(node.results)} results; {op.name} gives {op.result_count}")
+            raise fault(node, f"has {len(node.results)} results; {op.name} gives {op.result_count}")
         if op.variadic:
             return
         known = op.by_name
         for name in (*node.operands, *node.attributes):
             if name not in known and name not in (CALL_SPEC, RESULT_SPEC):
-                raise _fault(node, f"{op.name} has no parameter {name!r}{suggestion(name, known)}")
+                raise fault(node, f"{op.name} has no parameter {name!r}{suggestion(name, known)}")
         for parameter in op.parameters:
             missing = parameter.name not in node.operands and parameter.name not in node.attributes
             if missing and parameter.is_required:
-                raise _fault(node, f"{op.name} needs {parameter.name!r}")
+                raise fault(node, f"{op.name} needs {parameter.name!r}")
 
     def _check_types(self, node: Node) -> None:
+        count = result_count(node.op, {**node.operands, **node.attributes})
+        if count is not None and len(node.results) != count:
+            raise fault(node, f"has {len(node.results)} results; {node.op.name} gives {count} for such operands")
         infer = infer_types_at_hints if node.op.infer is None else infer_types
         try:
             inferred = infer(node.op, node.operands, node.attributes, self._graph.symbols)
         except TypeInferenceError as error:
             operands = ", ".join(f"{name}: {value.type}" for name, _, value in node.operand_values())
-            raise _fault(node, f"{node.op.name} does not accept ({operands}): {error}") from error
+            raise fault(node, f"{node.op.name} does not accept ({operands}): {error}") from error
         if inferred is None:
             return
         if len(inferred) != len(node.results):
-            raise _fault(
+            raise fault(
                 node, f"has {len(node.results)} results; {node.op.name} gives {len(inferred)} for such operands"
             )
         for result, expected in zip(node.results, inferred, strict=True):
@@ -260,13 +261,16 @@ class _Verifier:
                 continue
             if not self._agree(result.type, expected):
                 declared = result.type
-                raise _fault(node, f"{result.name} is declared {declared}, but {node.op.name} gives {expected}")
+                raise fault(node, f"{result.name} is declared {declared}, but {node.op.name} gives {expected}")
 
     def _agree(self, declared: Type, expected: Type) -> bool:
         """Return True if the types are equal, equal at the symbols' example values, or not tensors."""
         if declared == expected or not isinstance(declared, TensorType) or not isinstance(expected, TensorType):
             return True
-        return declared.at(self._hints) == expected.at(self._hints)
+        try:
+            return declared.at(self._hints) == expected.at(self._hints)
+        except DimError as error:
+            raise VerificationError(f"{declared} cannot be compared with {expected}: {error}") from error
 
     # Outputs and uses.
 
@@ -292,21 +296,6 @@ class _Verifier:
         if not self._agree(value.type, target.type):
             raise VerificationError(f"{value.name} ({value.type}) is written to {target.name} ({target.type})")
 
-    def _check_signature(self) -> None:
-        signature = self._graph.signature
-        if signature is None:
-            return
-        for what, spec, count in (
-            ("inputs", signature.in_spec, len(self._graph.inputs)),
-            ("user outputs", signature.out_spec, len(self._graph.user_outputs())),
-        ):
-            try:
-                leaves = _leaf_count(spec)
-            except TreeSpecError as error:
-                raise VerificationError(f"graph {self._graph.name!r}: in its signature, {error}") from error
-            if leaves != count:
-                raise VerificationError(f"graph {self._graph.name!r} has {count} {what}; its signature has {leaves}")
-
 
 def _unread_use(graph: Graph) -> VerificationError:
     """Return the error for a use that does not match a read."""
@@ -331,7 +320,7 @@ def _refers_elsewhere(use: Use, user: Node, operand: str) -> bool:
 
 
 def _wrong_use(user: Node | Output, message: str) -> VerificationError:
-    return _fault(user, message) if isinstance(user, Node) else VerificationError(f"{user.name} {message}")
+    return fault(user, message) if isinstance(user, Node) else VerificationError(f"{user.name} {message}")
 
 
 def _type(operand: Any) -> Any:
@@ -339,44 +328,3 @@ def _type(operand: Any) -> Any:
     if isinstance(operand, Value):
         return operand.type
     return tuple(map(_type, operand)) if isinstance(operand, tuple) else operand
-
-
-@lru_cache(maxsize=512)
-def _leaf_count(spec: Any) -> int:
-    return leaf_count(spec)
-
-
-def _symbols(type: Type) -> Iterator[str]:
-    dims = type.shape if isinstance(type, TensorType) else (type.value,) if isinstance(type, ScalarType) else ()
-    for dim in dims:
-        if isinstance(dim, SymDim):
-            yield from dim.symbols
-
-
-def _check_data(constant: Constant) -> None:
-    tensor, type = constant.tensor, constant.type
-    version = 0 if tensor.is_inference() else tensor._version
-    good = constant._verified_state
-    if good is not None and good[0] == id(tensor) and good[1] == version and good[2] == type:
-        return
-    if tensor.dtype != type.dtype.torch_dtype or tuple(tensor.shape) != type.shape:
-        raise VerificationError(f"constant {constant.name!r} is {type}, but its data is {TensorType.of(tensor)}")
-    if not type.dtype.is_dense and tensor.numel():
-        lowest, highest = (int(bound) for bound in torch.aminmax(tensor))
-        minimum, maximum = _code_range(type)
-        if lowest < minimum or highest > maximum:
-            allowed = f"{type.dtype.value} has {minimum}..{maximum}"
-            raise VerificationError(f"constant {constant.name!r} holds codes {lowest}..{highest}; {allowed}")
-    constant._verified_state = id(tensor), version, type
-
-
-def _code_range(type: TensorType) -> tuple[int, int]:
-    if type.dtype.is_floating:
-        return 0, 2**type.dtype.bits - 1
-    return int(type.dtype.minimum), int(type.dtype.maximum)
-
-
-def _fault(node: Node | None, message: str) -> VerificationError:
-    if node is None:
-        return VerificationError(message)
-    return VerificationError(f"{node.name} ({node.op.name}), from {node.location}: {message}", node)

@@ -21,6 +21,7 @@ from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
 from graphpress.ir.files import write_file
+from graphpress.ir.plain import parse_json
 
 MANIFEST = "Manifest.json"
 _DIGEST = re.compile(r"sha256 ([0-9a-f]{64})")
@@ -52,7 +53,7 @@ def check_digests(directory: Path, spec: Any) -> None:
         AssetError: if a digest differs.
     """
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
+        manifest = parse_json((directory / MANIFEST).read_bytes())
         items = list(_items(directory, manifest, spec))
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise AssetError(f"{directory} is damaged: its {MANIFEST} cannot be read: {error}") from error

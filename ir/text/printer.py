@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from graphpress.ir.annotations import annotation_name
-from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
+from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value, bodies
 from graphpress.ir.ops import OpDef
 from graphpress.ir.tensors import tensor_digest
 from graphpress.ir.text.attributes import TextFormError, format_value
@@ -54,28 +54,51 @@ class _GraphPrinter:
         self._locations = locations
         self._strict = strict
         self._indent = ""
+        self._bodies: dict[int, str] = {}  # texts of the nested graphs of the node that is printed next, by id
 
     def graph(self, graph: Graph, indent: str) -> str:
+        """Print `graph` and its nested graphs, without recursion: graphs may nest deeper than Python's stack."""
         outer, self._indent = self._indent, indent + "  "
-        lines = [f"graph @{name_text(graph.name)} {{"]
-        lines += (f"{self._indent}{line}" for line in self._lines(graph))
-        lines.append(f"{indent}}}")
-        self._indent = outer
-        return "\n".join(lines)
+        open_graphs = [(graph, self._parts(graph), [f"graph @{name_text(graph.name)} {{"])]
+        while True:
+            current, parts, lines = open_graphs[-1]
+            part = next(parts, None)
+            if isinstance(part, Graph):
+                self._indent += "  "
+                open_graphs.append((part, self._parts(part), [f"graph @{name_text(part.name)} {{"]))
+            elif part is not None:
+                lines.append(f"{self._indent}{part}")
+            else:
+                self._indent = self._indent[:-2]
+                lines.append(f"{self._indent}}}")
+                open_graphs.pop()
+                if not open_graphs:
+                    self._indent = outer
+                    return "\n".join(lines)
+                self._bodies[id(current)] = "\n".join(lines)
 
-    def _lines(self, graph: Graph) -> list[str]:
+    def _parts(self, graph: Graph) -> Iterator[str | Graph]:
+        """Yield the lines of `graph`, and before the line of a node its nested graphs, which must be printed first."""
+        yield from self._header(graph)
+        for node in graph.nodes:
+            yield from bodies(node)
+            yield self._node(node)
+            if self._bodies:
+                for body in bodies(node):
+                    self._bodies.pop(id(body), None)
+        yield from self._outputs(graph.outputs)
+        if graph.signature is not None:
+            fields = attrs.asdict(graph.signature, recurse=False)
+            values = ", ".join(f"{name}={self._value(value)}" for name, value in fields.items())
+            yield f"signature({values})"
+
+    def _header(self, graph: Graph) -> list[str]:
         lines = []
         for name, symbol in graph.symbols.items():
             top = "inf" if symbol.maximum is None else symbol.maximum
             lines.append(f"symbol {name_text(name)}: [{symbol.minimum}, {top}] hint {symbol.hint}")
         lines += map(self._input, graph.inputs)
         lines += map(self._constant, graph.constants.values())
-        lines += map(self._node, graph.nodes)
-        lines += self._outputs(graph.outputs)
-        if graph.signature is not None:
-            fields = attrs.asdict(graph.signature, recurse=False)
-            values = ", ".join(f"{name}={self._value(value)}" for name, value in fields.items())
-            lines.append(f"signature({values})")
         return lines
 
     def _input(self, graph_input: Input) -> str:
@@ -127,7 +150,10 @@ class _GraphPrinter:
     def _extra(self, value: Any) -> str | None:
         if isinstance(value, Value):
             return _reference(value)
-        return self.graph(value, self._indent) if isinstance(value, Graph) else None
+        if not isinstance(value, Graph):
+            return None
+        text = self._bodies.get(id(value))
+        return self.graph(value, self._indent) if text is None else text
 
     def _outputs(self, outputs: list[Output]) -> list[str]:
         lines: list[str] = []

@@ -16,6 +16,7 @@ from typing import Any
 import torch.utils._pytree as pytree
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.plain import parse_json
 
 _PROTOCOL = 1
 _PYTHON = "python:"
@@ -105,12 +106,15 @@ def _python_name(cls: type) -> str:
 
 @lru_cache(maxsize=512)
 def _loaded(text: str) -> pytree.TreeSpec:
-    return _read(_parsed(text))
+    try:
+        return _read(_parsed(text))
+    except (TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise TreeSpecError(f"not a pytree spec: {text[:80]!r}: {error}") from error
 
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        protocol, schema = json.loads(text)
+        protocol, schema = parse_json(text)
         if protocol == _PROTOCOL and isinstance(schema, dict):
             for _ in _leaves(schema):
                 pass

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.files import FileError, locked_folder, write_file
 from graphpress.ir.graph import Constant, Graph, all_constants
+from graphpress.ir.plain import parse_json
 from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
 from graphpress.ir.text.parser import parse_graph
 from graphpress.ir.text.printer import exact_text
@@ -173,12 +174,12 @@ class _TensorFile:
     def open(cls, path: Path) -> _TensorFile:
         try:
             with safe_open(path, "pt") as file:
-                keys = json.loads((file.metadata() or {}).get(_DIGESTS, "null"))
+                keys = parse_json((file.metadata() or {}).get(_DIGESTS, "null"))
         except FileNotFoundError:
             return cls(path, {}, "is missing")
         except _UNREADABLE as error:
             return cls(path, {}, f"is damaged or truncated ({error})")
-        if not isinstance(keys, dict):
+        if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
             return cls(path, {}, "was not written with a graph")
         return cls(path, keys)
 

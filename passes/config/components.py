@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
-import yaml
 
 from graphpress.ir.errors import suggestion
+from graphpress.passes.config import documents
 from graphpress.passes.config.arguments import integer, number, one_of
 from graphpress.passes.config.errors import SpecError
 
@@ -165,8 +165,8 @@ def _split(text: str) -> tuple[str, dict[str, Any]]:
         if not equals or not name or not value or name in given:
             raise SpecError(f"{item!r} in {text!r} is no option; accepted: name=value, each name once")
         try:
-            given[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            given[name] = documents.parse(value)
+        except SpecError:
             given[name] = value
     return key.strip(), given
 

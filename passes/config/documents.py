@@ -12,6 +12,10 @@ import yaml
 from graphpress.ir.files import FileError, write_file
 from graphpress.passes.config.errors import ArgumentError, SpecError
 
+_MOST_NODES = 10_000
+_INTEGER = "tag:yaml.org,2002:int"
+_MOST_DIGITS = 4300  # as Python reads at most
+
 
 def read(source: str | Path) -> Mapping[str, Any]:
     """Read the top level of a YAML document: a path, or text (anything with a line break or a colon and a space).
@@ -20,13 +24,30 @@ def read(source: str | Path) -> Mapping[str, Any]:
         SpecError: when the file is missing, the text is no YAML, has a key twice, or is no dictionary at its top.
     """
     text, where = _text(source)
-    try:
-        data = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # numbers, dates, keys, nesting
-        raise SpecError(f"{where} is not valid YAML: {error}") from None
+    data = parse(text, where)
     if not isinstance(data, Mapping):
         raise SpecError(f"{where} has {data!r} at its top, not a dictionary")
     return data
+
+
+def parse(text: str, where: str = "the text") -> Any:
+    """Read YAML text of any type; `where` names it in errors.
+
+    Raises:
+        SpecError: when it is no YAML, has a key twice, or its aliases repeat far more than the text has.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                return None
+            _check_size(root, _MOST_NODES + len(text))
+            return loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ArithmeticError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise SpecError(f"{where} is not valid YAML: {error}") from None
 
 
 @contextmanager
@@ -91,6 +112,41 @@ def _text(source: str | Path) -> tuple[str, str]:
 
 def _is_text(source: str | Path) -> bool:
     return isinstance(source, str) and ("\n" in source or ": " in source or source.rstrip().endswith(":"))
+
+
+def _check_size(root: yaml.Node, most: int) -> None:
+    """Check that the nodes under `root`, with each alias replaced by its nodes, are at most `most`, without cycles."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+    waiting = [root]
+    while waiting:
+        node = waiting[-1]
+        if id(node) in sizes:
+            waiting.pop()
+            continue
+        parts = _parts(node)
+        if id(node) in open_nodes:  # the parts are counted
+            waiting.pop()
+            size = sizes[id(node)] = 1 + sum(sizes[id(part)] for part in parts)
+            if size > most:
+                raise yaml.MarkedYAMLError(
+                    problem=f"its aliases repeat more than {most} nodes", problem_mark=node.start_mark
+                )
+            open_nodes.remove(id(node))
+            continue
+        if node.tag == _INTEGER and len(node.value) > _MOST_DIGITS:
+            raise yaml.MarkedYAMLError(problem="the number is too long", problem_mark=node.start_mark)
+        open_nodes.add(id(node))
+        for part in parts:
+            if id(part) in open_nodes:
+                raise yaml.MarkedYAMLError(problem="an alias refers to itself", problem_mark=part.start_mark)
+            waiting.append(part)
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    return [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
 
 
 class _Loader(yaml.SafeLoader):

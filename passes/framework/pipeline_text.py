@@ -23,6 +23,7 @@ from graphpress.passes.framework.errors import PipelineSyntaxError, UnknownPassE
 from graphpress.passes.framework.registry import lookup_pass
 from graphpress.passes.framework.steps import Repeat, StepLike
 
+_MOST_NESTED = 16  # repeats in repeats
 _SPACE = re.compile(r"\s*")
 _STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _OPTION_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -61,7 +62,7 @@ class _Parser:
     """A recursive descent parser; `position` is the next character after white space."""
 
     def __init__(self, text: str):
-        self.text, self.position = text, 0
+        self.text, self.position, self.depth = text, 0, 0
         self.skip_space()
 
     def steps(self) -> tuple[StepLike, ...]:
@@ -95,8 +96,12 @@ class _Parser:
 
     def repeat(self, start: int) -> Repeat:
         values = self.options("repeat", {"max": int})
+        if self.depth == _MOST_NESTED:
+            self.fail(f"repeats are nested too deeply; accepted: {_MOST_NESTED} levels", start)
         self.expect("(")
+        self.depth += 1
         steps = self.steps()
+        self.depth -= 1
         self.expect(")")
         try:
             return Repeat(*steps, **values)

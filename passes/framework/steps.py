@@ -146,23 +146,57 @@ def check_order(steps: tuple[StepLike, ...], assumed: frozenset[Fact]) -> frozen
     return frozenset(run.facts)
 
 
+@frozen
+class _Effect:
+    """What some steps in a row need, break and give; False in `can_run` if one breaks what a later one needs."""
+
+    needs: frozenset[Fact] = frozenset()
+    breaks: frozenset[Fact] = frozenset()
+    gives: frozenset[Fact] = frozenset()
+    can_run: bool = True
+
+    def then(self, other: _Effect) -> _Effect:
+        can_run = self.can_run and other.can_run and other.needs.isdisjoint(self.breaks - self.gives)
+        needs = self.needs | (other.needs - self.gives)
+        return _Effect(needs, self.breaks | other.breaks, (self.gives - other.breaks) | other.gives, can_run)
+
+
 @define
 class _Run:
-    """Simulates a run over the facts; a repeat's second round sees the effects of its first."""
+    """Simulates a run over the facts; a repeat's second round sees the effects of its first.
+
+    The second round is walked only if it fails, since walking it always costs two to the power of the nesting.
+    """
 
     addresses: dict[tuple[int, ...], str]
     all_steps: tuple[StepLike, ...]
     facts: set[Fact]
     broken_by: dict[Fact, str] = field(factory=dict)
+    effects: dict[int, _Effect] = field(factory=dict)  # by the id of a repeat
 
     def walk(self, steps: tuple[StepLike, ...], path: tuple[int, ...]) -> None:
         for index, step in enumerate(steps):
             here = (*path, index)
             if isinstance(step, Repeat):
-                for _ in range(min(step.max, 2)):
+                self.walk(step.steps, here)
+                effect = self._effect(step)
+                if step.max > 1 and not (effect.can_run and effect.needs <= self.facts):
                     self.walk(step.steps, here)
             else:
                 self._visit(step, self.addresses[here])
+
+    def _effect(self, repeat: Repeat) -> _Effect:
+        """Return the effect of one round of `repeat`."""
+        if id(repeat) not in self.effects:
+            whole = _Effect()
+            for step in repeat.steps:
+                if isinstance(step, Pass):
+                    whole = whole.then(_Effect(frozenset(step.needs), frozenset(step.breaks), frozenset(step.gives)))
+                else:
+                    inner = self._effect(step)
+                    whole = whole.then(inner if step.max == 1 else inner.then(inner))
+            self.effects[id(repeat)] = whole
+        return self.effects[id(repeat)]
 
     def _visit(self, step: Pass, address: str) -> None:
         missing = step.needs - self.facts

@@ -20,7 +20,7 @@ from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.files import FileError, replacing_folder
 from graphpress.ir.graph import Graph
-from graphpress.ir.plain import from_plain, to_plain
+from graphpress.ir.plain import from_plain, parse_json, to_plain
 from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
 from graphpress.ir.text.storage import load_graph, save_graph
 from graphpress.passes.framework.debugging.reproduction import Case, Failure
@@ -120,7 +120,7 @@ class Bundle:
         if not _is_bundle(folder):
             raise BundleError(f"{folder} is not a reproducer: it has no bundle.json")
         try:
-            data = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+            data = parse_json((folder / "bundle.json").read_bytes())
             if data["format"] != _FORMAT:
                 raise BundleError(f"{folder} has the format {data['format']!r}; this version reads {_FORMAT}")
             contents = from_plain(data, _Contents)
@@ -136,7 +136,7 @@ class Bundle:
                 (folder / "error.txt").read_text(encoding="utf-8"),
                 contents.versions,
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise BundleError(f"the reproducer in {folder} is damaged: {type(error).__name__}: {error}") from error
 
     def _fill(self, folder: Path) -> None:

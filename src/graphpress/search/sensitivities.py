@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from graphpress.ir.errors import suggestion
 from graphpress.ir.files import FileError, write_file
-from graphpress.ir.plain import finite, from_plain, to_plain
+from graphpress.ir.plain import finite, from_plain, parse_json, to_plain
 from graphpress.passes.config import (
     CompressionConfig,
     KMeansPalettizerConfig,
@@ -207,7 +207,7 @@ class Sensitivities:
             SearchError: if there is no such file, or it has another format or was modified.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = parse_json(Path(path).read_bytes())
         except OSError as error:
             raise SearchError(f"cannot read sensitivities from {str(path)!r}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
