@@ -23,6 +23,8 @@ from tests.fuzzing.mutation import mutate_files
 
 ADDRESSES = 4 * 2**30
 """Bytes of addresses that a child may add to those of its parent; a larger allocation fails in it."""
+LEAST = 3
+"""Cases that a child runs even when its time is over."""
 SILENCE = 180.0
 """Seconds without a word from a child, after which it is taken for stuck."""
 
@@ -108,9 +110,11 @@ def _outcomes(
         tempfile.tempdir = str(scratch)
         os.environ["TMPDIR"] = str(scratch)
         for start in sorted(path for path in seeds.iterdir() if path.is_dir()):
-            _run(format.check, scratch, _contents(start))  # lazy imports are no part of a case
+            whole = _run(format.check, scratch, _contents(start))  # lazy imports are no part of a case
+            if whole.failure or whole.refusal:
+                raise RuntimeError(f"{start} is not valid: {whole.failure or whole.refusal}\n{whole.trace}")
         seed = first
-        while time.monotonic() < until and seed != end:
+        while (seed < first + LEAST or time.monotonic() < until) and seed != end:
             _say(writing, [seed])
             outcome = _run(format.check, scratch, files_of(seeds, format.name, seed))
             _say(writing, [seed, outcome.failure, outcome.refusal[:500], outcome.trace])

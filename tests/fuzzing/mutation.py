@@ -27,6 +27,7 @@ VALUES: tuple[Any, ...] = (
     *(*STRINGS, [], {}, [[]], [None], {"": None}, [0] * 300, {"a": {"b": []}}),
 )
 TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|[0-9][0-9.e+-]*|[\w.]+|\s+|.', re.DOTALL)
+TOKEN_MUTATIONS = ("remove", "span", "repeat", "exchange", "copy", "same kind", "extreme", "lines", "nest", "cut")
 OPENING = "([{<"
 
 Files = Mapping[str, bytes]
@@ -153,7 +154,7 @@ def mutate_value(random: Random, value: Any) -> Any:
     elif kind == "repeat" and isinstance(owner, list):
         owner[key:key] = [owner[key]] * random.choice((1, 2, 30))
     elif kind == "repeat":
-        owner[random.choice(STRINGS[:-1])] = owner.pop(key)
+        owner[random.choice(STRINGS)] = owner.pop(key)
     elif kind == "move":
         source, index = random.choice(places)
         owner[key] = json.loads(json.dumps(source[index]))
