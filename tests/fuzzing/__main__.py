@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shutil
 import sys
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         seeds = Path(folder) / "seeds"
         for format in formats:
+            for library in format.libraries:
+                importlib.import_module(library)
             make_seeds(format, seeds / format.name)
         if given.seed is not None:
             return _show(formats[0], seeds / formats[0].name, given.seed, Path(folder) / "case")

@@ -8,6 +8,7 @@ import resource
 import select
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ LEAST = 3
 """Cases that a child runs even when its time is over."""
 SILENCE = 180.0
 """Seconds without a word from a child, after which it is taken for stuck."""
+_INVALID = 70  # the status of a child for which a file that is not mutated fails
 
 
 @frozen
@@ -110,9 +112,15 @@ def _outcomes(
         tempfile.tempdir = str(scratch)
         os.environ["TMPDIR"] = str(scratch)
         for start in sorted(path for path in seeds.iterdir() if path.is_dir()):
-            whole = _run(format.check, scratch, _contents(start))  # lazy imports are no part of a case
+            _run(format.check, scratch, _contents(start))  # lazy imports are no part of a case
+            whole = _run(format.check, scratch, _contents(start))
             if whole.failure or whole.refusal:
-                raise RuntimeError(f"{start} is not valid: {whole.failure or whole.refusal}\n{whole.trace}")
+                print(
+                    f"{start} is not valid: {whole.failure or whole.refusal}\n{whole.trace}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(_INVALID)
         seed = first
         while (seed < first + LEAST or time.monotonic() < until) and seed != end:
             _say(writing, [seed])
@@ -136,6 +144,8 @@ def _outcomes(
         os.close(reading)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         shutil.rmtree(scratch, ignore_errors=True)
+    if status == _INVALID:
+        raise RuntimeError(f"a valid file of {format.name} does not keep the property")
     if stuck:
         yield seed, f"stuck: no result within {SILENCE:.0f} s"
     elif status == -signal.SIGPROF:

@@ -43,12 +43,14 @@ class Format:
         make: writes valid files to a folder; each folder in it is one case that mutations start from.
         check: reads the files in a folder, and checks what was read.
         cases: how many are run in the fixed part.
+        libraries: modules that the reader imports, once for all child processes.
     """
 
     name: str
     make: Callable[[Path], None]
     check: Callable[[Path], None]
     cases: int
+    libraries: tuple[str, ...] = ()
 
 
 class PropertyError(AssertionError):
@@ -215,6 +217,8 @@ def _check_asset(folder: Path) -> None:
     check_graph(coreai.from_asset(folder / "m.aimodel"))
 
 
+_COREML = ("coremltools.converters.mil.frontend.milproto.load", "coremltools.optimize._utils")
+_COREAI = ("coreai.authoring.asset",)
 FORMATS = {
     each.name: each
     for each in (
@@ -224,7 +228,7 @@ FORMATS = {
         Format("yaml", _recipes, _check_recipe, 400),
         Format("sensitivities", _sensitivities, _check_sensitivities, 400),
         Format("pt2", _programs, lambda folder: check_graph(resolve(str(folder / "m.pt2")).graph()), 60),
-        Format("mlpackage", _packages, _check_package, 60),
-        Format("aimodel", _assets, _check_asset, 60),
+        Format("mlpackage", _packages, _check_package, 60, _COREML),
+        Format("aimodel", _assets, _check_asset, 60, _COREAI),
     )
 }

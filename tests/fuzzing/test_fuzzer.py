@@ -121,6 +121,15 @@ def test_a_process_that_is_ended_costs_one_case(tmp_path):
     assert report.read + len(report.finds) == 20
 
 
+def test_a_valid_file_that_fails_ends_the_campaign(tmp_path, capfd):
+    def refuse(folder: Path) -> None:
+        raise GraphpressError("no")
+
+    with pytest.raises(RuntimeError, match="a valid file of toy"):
+        campaign(tmp_path, refuse, 5)
+    assert "one is not valid: GraphpressError: no" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["gir", "pipeline", "yaml", "sensitivities"])
 def test_a_few_cases_of_each_format_of_text(tmp_path, name):
     make_seeds(FORMATS[name], tmp_path / "seeds")
