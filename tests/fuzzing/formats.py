@@ -124,7 +124,7 @@ def _check_bundle(folder: Path) -> None:
 PIPELINES = (
     "cse,dce,fold-constants",
     "repeat{max=3}(canonicalize,repeat{max=2}(cse,dce)),fold-batch-norm",
-    "palettize-weights{n_bits=4},quantize-weights{dtype=int8}",
+    "palettize-weights{leave_indivisible=true,seed=3},cse",
 )
 
 

@@ -107,7 +107,7 @@ def mutate_text(random: Random, data: bytes) -> bytes:
     elif kind == "extreme":
         tokens[at] = _extreme(random, tokens[at])
     elif kind == "nest":
-        tokens[at] = random.choice((*OPENING, tokens[at])) * random.choice((2, 40, 1500))
+        tokens[at] = random.choice((*OPENING, tokens[at])) * random.choice((2, 40, 600))
     elif kind == "cut":
         del tokens[at:]
     else:
