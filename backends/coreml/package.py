@@ -209,11 +209,29 @@ def _spec(directory: Path) -> Any:
     if not directory.is_dir() or not (directory / MANIFEST).is_file():
         raise AssetError(f"{directory} is not a Core ML package: it has no {MANIFEST}")
     with program_errors_named(directory), quiet():
-        spec = coremltools.utils.load_spec(str(directory))
+        # Not the package: coremltools writes the manifest of one that it opens, and follows it out of the folder.
+        spec = coremltools.utils.load_spec(str(_program_file(directory)))
     check_digests(directory, spec)
     if spec.WhichOneof("Type") != "mlProgram":
         raise AssetError(f"{directory} holds a {spec.WhichOneof('Type')}, not an ML program")
     return spec
+
+
+def _program_file(directory: Path) -> Path:
+    """Return the file of a package's program, as its manifest names it.
+
+    Raises:
+        AssetError: if the manifest names none in the package.
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        path = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        file = directory / "Data" / path
+        if not file.resolve().is_relative_to(directory.resolve()):
+            raise ValueError(f"{path!r} is outside of the package")
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise AssetError(f"{directory} is damaged: its {MANIFEST} cannot be read: {error}") from error
+    return file
 
 
 def _described(spec: Any, directory: Path) -> PackageInfo:

@@ -166,7 +166,7 @@ def tagged(*classes: type[V], what: str, optional: bool = False) -> Callable[[An
             names = ", ".join(cls.__name__ for cls in classes)
             raise SpecError(f"{value!r} is no {what}; accepted: {names}, or a mapping with type {', '.join(by_name)}")
         kind = entries.get("type")
-        if kind not in by_name:
+        if not isinstance(kind, str) or kind not in by_name:
             near = suggestion(str(kind), by_name)
             got = f"{kind!r} is no {what}" if "type" in entries else f"a {what} needs a type"
             raise SpecError(f"{got}{near}; accepted: {', '.join(by_name)}", "type")

@@ -159,3 +159,12 @@ def test_a_manifest_cannot_send_readers_out_of_the_package(folder):
     path = copied(folder / "m.mlpackage", Damage("", Path("Manifest.json"), json.dumps(manifest).encode()))
     with pytest.raises(AssetError, match=r"m\.mlpackage"):
         coreml.read(path)
+
+
+def test_reading_a_package_writes_nothing(folder):
+    manifest = json.loads((folder / "m.mlpackage" / "Manifest.json").read_text())
+    written = json.dumps(manifest).encode()  # in other bytes than those of coremltools
+    path = copied(folder / "m.mlpackage", Damage("", Path("Manifest.json"), written))
+    coreml.read(path)
+    coreml.from_package(path)
+    assert (path / "Manifest.json").read_bytes() == written

@@ -14,9 +14,9 @@ def test_the_pages_code_runs() -> None:
 def test_the_folders_and_targets_that_the_page_names_exist() -> None:
     text = page("docs/testing.md").text
     folders = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `tests/")]
-    assert len(folders) == 5
+    assert len(folders) == 6
     assert [name for name in folders if not (ROOT / name).exists()] == []
     makefile = Path(ROOT / "Makefile").read_text(encoding="utf-8")
     targets = [line.split("`")[1].removeprefix("make ") for line in text.splitlines() if line.startswith("| `make ")]
-    assert targets == ["test", "test-slow", "test-matrix", "mutation"]
+    assert targets == ["test", "test-slow", "test-matrix", "fuzz", "mutation"]
     assert [target for target in targets if f"\n{target}: " not in makefile] == []
