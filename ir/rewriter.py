@@ -224,10 +224,11 @@ class Rewriter:
         if len(values) != len(root.results):
             raise GraphError(f"{root.name} has {len(root.results)} results, got {len(values)} replacements")
         self.rewrites.edit("replace", root)
-        location = Location.union(node.location for node in matched)
-        for node in self._unplaced:
-            if node.graph is not None:
-                node.location = location
+        if self._unplaced:
+            location = Location.union(node.location for node in matched)
+            for node in self._unplaced:
+                if node.graph is not None:
+                    node.location = location
         self._forget_made()
         for result, value in zip(root.results, values, strict=True):
             self._move_uses(result, value)
