@@ -509,9 +509,8 @@ class Graph:
             if result._uses:
                 user = next(iter(result._uses.values())).user
                 raise GraphError(f"cannot erase {node.name}: {user.name} still reads it")
-        user = id(node)
         for name, index, value in node.operand_values():
-            del value._uses[user, name, index]
+            del value._uses[id(node), name, index]
         node.operands = {}
         before, after = node._previous, node._next
         if before is None:
