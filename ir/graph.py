@@ -220,7 +220,10 @@ class Node:
     @property
     def is_dead(self) -> bool:
         """True if the results are unused and the op has no side effect."""
-        return self.op.is_pure and not any(result._uses for result in self.results)
+        for result in self.results:  # no generator: asked of every node that a rewrite may leave unused
+            if result._uses:
+                return False
+        return self.op.is_pure
 
     def __repr__(self) -> str:
         return f"<{self.name} = {self.op.name}>"
@@ -515,8 +518,9 @@ class Graph:
             if result._uses:
                 user = next(iter(result._uses.values())).user
                 raise GraphError(f"cannot erase {node.name}: {user.name} still reads it")
-        for name in list(node.operands):
-            self.set_operand(node, name, None)
+        for name, index, value in node.operand_values():
+            del value._uses[id(node), name, index]
+        node.operands = {}
         before, after = node._previous, node._next
         if before is None:
             self._first = after

@@ -57,15 +57,14 @@ class RewriteCounter:
         limit: the maximum number of rewrites; None for no limit.
         focus: returns the node that the pass is processing, or None if unknown.
         count: the number of rewrites begun so far.
-        last: the latest rewrite.
         listener: called with each rewrite when it begins.
     """
 
     limit: int | None = None
     focus: Callable[[], Node | None] = _nowhere
     count: int = 0
-    last: Rewrite | None = None
     listener: Callable[[Rewrite], None] | None = None
+    _latest: tuple[Any, ...] = field(default=(), init=False)  # what describes the latest rewrite
     _rule: tuple[str, Node] | None = field(default=None, init=False)
     _is_open: bool = field(default=False, init=False)
     _common: object = field(default=None, init=False)  # the node or constant that the edits of the open rewrite share
@@ -116,9 +115,14 @@ class RewriteCounter:
         self.count += 1
         self._is_open = True
         at = () if node is None else (node.name, node.op.name, node.location)
-        self.last = Rewrite(self.count, title, *at)
+        self._latest = (self.count, title, *at)
         if self.listener is not None:
-            self.listener(self.last)
+            self.listener(Rewrite(*self._latest))
+
+    @property
+    def last(self) -> Rewrite | None:
+        """The latest rewrite."""
+        return Rewrite(*self._latest) if self._latest else None
 
 
 _PREPARING = object()
@@ -224,10 +228,11 @@ class Rewriter:
         if len(values) != len(root.results):
             raise GraphError(f"{root.name} has {len(root.results)} results, got {len(values)} replacements")
         self.rewrites.edit("replace", root)
-        location = Location.union(node.location for node in matched)
-        for node in self._unplaced:
-            if node.graph is not None:
-                node.location = location
+        if self._unplaced:
+            location = Location.union(node.location for node in matched)
+            for node in self._unplaced:
+                if node.graph is not None:
+                    node.location = location
         self._forget_made()
         for result, value in zip(root.results, values, strict=True):
             self._move_uses(result, value)

@@ -8,10 +8,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.graph import Graph, Node, Use, Value
 from graphpress.ir.location import Location
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.framework.compiled import Misfits
 from graphpress.passes.framework.errors import BudgetExceeded, PatternError
 from graphpress.passes.framework.match import Match, Miss, fits_literal, parameter
 from graphpress.passes.framework.passes import PassContext
@@ -88,12 +89,10 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
         if not candidates:
             return candidates
         made_by = set()
-        for operand in node.operands.values():
-            for value in operand if isinstance(operand, tuple) else (operand,):
-                if isinstance(value, Value):
-                    producer = value.producer
-                    if isinstance(producer, Node):
-                        made_by.add(producer.op)
+        for value in _values_read(node):
+            producer = value.producer
+            if isinstance(producer, Node):
+                made_by.add(producer.op)
         key = node.op, frozenset(made_by)
         found = self._by_producers.get(key)
         if found is None:
@@ -163,6 +162,7 @@ class _Driver:
     touched: list[Node] = field(factory=list)
     queue: deque[Node] = field(factory=deque)
     queued: set[int] = field(factory=set)
+    misfits: Misfits = field(factory=set)
     seen: dict[Node, None] = field(factory=dict)  # all nodes ever queued, in order
     recent: deque[tuple[str, str, Location]] = field(factory=lambda: deque(maxlen=_RECENT))
     count: int = 0
@@ -193,16 +193,16 @@ class _Driver:
                 if node.is_dead:
                     break
                 self.context.node = node
-                found = candidate.rule.match(node)
-                if isinstance(found, Match) and self.rewrite(candidate.rule, found):
+                found = candidate.rule.find(node, self.misfits)
+                if found is not None and self.rewrite(candidate.rule, found):
                     break
         self.context.node = None
 
     def rewrite(self, rule: Rule, match: Match) -> bool:
         """Apply `rule`; return False if it declined or changed nothing."""
         root, edits = match.root, self.rewriter.edits.total
-        nearby = [value for node in match.nodes for _, _, value in node.operand_values()]
-        had_read = {id(use.user) for result in root.results for use in result.uses}
+        nearby = [value for node in match.nodes for value in _values_read(node)]
+        read_before = [result.uses for result in root.results]
         place = (rule.name, root.name, root.location)
         self.touched.clear()
         self.rewriter.begin(rule.name, root)
@@ -215,9 +215,11 @@ class _Driver:
                 )
             return False
         if outcome is not None:
-            self.install(rule, match, outcome, had_read)
+            wrappers = set() if self.rewriter.edits.total == edits else _new_readers(root, read_before)
+            self.install(rule, match, outcome, wrappers)
         if self.rewriter.edits.total == edits:
             return False
+        self.misfits.clear()
         self.erase_unread_constants(nearby)
         self.count += 1
         self.context.count(rule.name)
@@ -227,8 +229,10 @@ class _Driver:
         self.enqueue_around(match, nearby)
         return True
 
-    def install(self, rule: Rule, match: Match, outcome: Replacement, had_read: set[int]) -> None:
-        """Replace the results of the root by `outcome`; a new node gets the name of the root."""
+    def install(self, rule: Rule, match: Match, outcome: Replacement, wrappers: set[int]) -> None:
+        """Replace the results of the root by `outcome`, but for its readers among `wrappers`; a new node gets the name
+        of the root.
+        """
         root, made = match.root, tuple(self.rewriter.made)
         values = (
             [outcome] if isinstance(outcome, Value) else list(outcome.results if isinstance(outcome, Node) else outcome)
@@ -237,7 +241,6 @@ class _Driver:
             raise PatternError(
                 f"rule {rule.name!r} returned {len(values)} values for the {len(root.results)} results of {root.name}"
             )
-        wrappers = {id(use.user) for result in root.results for use in result.uses} - had_read
         if not wrappers:
             self.rewriter.replace(match.nodes, values)
             first = values[0].node if values else None
@@ -270,20 +273,19 @@ class _Driver:
         These are the changed nodes, their readers up to the depth of the patterns, and the readers of
         those operands of the matched nodes that have few readers left.
         """
-        wave = [node for node in self.touched if node.graph is self.graph]
-        wave += [
-            use.user
-            for value in nearby
-            if value.use_count <= _FEW_READERS
-            for use in value.uses
-            if isinstance(use.user, Node)
-        ]
-        if match.root.graph is self.graph:
+        graph = self.graph
+        wave = [node for node in self.touched if node.graph is graph]
+        for value in nearby:
+            if 0 < value.use_count <= _FEW_READERS:
+                wave += _readers(value)
+        if match.root.graph is graph:
             wave.append(match.root)
         self.enqueue(wave)
         for distance in range(1, self.index.depth):
-            uses = [use for node in dict.fromkeys(wave) for result in node.results for use in result.uses]
-            wave = [use.user for use in uses if isinstance(use.user, Node) and id(use.user) not in self.queued]
+            results = [result for node in dict.fromkeys(wave) for result in node.results]
+            wave = [user for result in results for user in _readers(result) if id(user) not in self.queued]
+            if not wave:
+                break
             self.enqueue(wave, distance)
 
     def complaint(self) -> str:
@@ -294,3 +296,23 @@ class _Driver:
             f"the rules do not terminate: {self.count} rewrites, the budget is {self.budget} for "
             f"{len(self.graph.nodes)} nodes; cycling: {cycling}; the last rewrites:\n{last}"
         )
+
+
+def _values_read(node: Node) -> list[Value]:
+    values = []
+    for operand in node.operands.values():
+        if isinstance(operand, Value):
+            values.append(operand)
+        elif isinstance(operand, tuple):
+            values += [item for item in operand if isinstance(item, Value)]
+    return values
+
+
+def _readers(value: Value) -> list[Node]:
+    return [use.user for use in value.uses if isinstance(use.user, Node)]
+
+
+def _new_readers(root: Node, before: list[tuple[Use, ...]]) -> set[int]:
+    """The readers of the results of `root` that were none `before`, by identity: they wrap the root."""
+    known = {id(use.user) for uses in before for use in uses}
+    return {id(use.user) for result in root.results for use in result.uses} - known

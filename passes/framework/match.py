@@ -16,6 +16,17 @@ from graphpress.passes.framework import patterns as p
 from graphpress.passes.framework.errors import PatternError
 
 Text = str | Callable[[], str]
+Path = tuple["Path | None", str]
+"""A position in a pattern: that of the reader, and a parameter. Extending one copies nothing."""
+
+
+def names_on(path: Path | None) -> tuple[str, ...]:
+    """The names on `path`, from the root of the pattern."""
+    names = []
+    while path is not None:
+        path, name = path
+        names.append(name)
+    return tuple(reversed(names))
 
 
 @frozen(eq=False)
@@ -63,7 +74,12 @@ class Match:
     root: Node
     nodes: tuple[Node, ...]
     captures: Mapping[str, Any]
-    paths: Mapping[str, tuple[str, ...]] = field(factory=dict, repr=False)
+    _paths: Mapping[str, Path] = field(factory=dict, repr=False)
+
+    @property
+    def paths(self) -> dict[str, tuple[str, ...]]:
+        """The positions of the captures in the pattern, from its root."""
+        return {name: names_on(path) for name, path in self._paths.items()}
 
     def __getitem__(self, name: str) -> Any:
         """Return the capture `name`, or None if it is in an alternative that was not taken."""
@@ -100,7 +116,7 @@ class Match:
         """Return a miss from a check or rewrite: what was expected, what was found, and the capture concerned."""
         captured = None if at is None else self[at]
         node = captured if isinstance(captured, Node) else captured.node if isinstance(captured, Value) else None
-        path = (self.root.op.short_name,) if at is None else self.paths.get(at, (at,))
+        path = names_on(self._paths.get(at, (None, at)) if at is not None else (None, self.root.op.short_name))
         return Miss(path, expected, found, node or self.root, (len(self.nodes) + 1, 0))
 
     def _of_class(self, name: str, kind: type) -> Any:

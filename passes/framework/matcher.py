@@ -20,24 +20,25 @@ from graphpress.passes.framework.match import (
     ABSENT,
     Match,
     Miss,
+    Path,
     Text,
     constant_complaint,
     fits_literal,
     is_commutative,
     is_python_value,
+    names_on,
     parameter,
     readers,
     show,
     type_complaint,
 )
 
-Path = tuple[str, ...]
 _Wanted = dict[str, p.Pattern]
 
 
 def match_pattern(pattern: p.Pattern, node: Node) -> Match | Miss:
     """Match `pattern` with its root at `node`."""
-    search, path = _Search(node), (node.op.short_name,)
+    search, path = _Search(node), (None, node.op.short_name)
     if search.solve(_Goal(pattern, node, path, node, _Goal(_Finish(), node, path, node, None))):
         captures = dict.fromkeys(_names(pattern)) | search.state.captures
         return Match(node, tuple(search.state.nodes), captures, search.state.paths)
@@ -117,7 +118,7 @@ class _Search:
         if self.miss is None or progress > self.miss.progress:
             subject = goal.subject
             node = subject.node if isinstance(subject, Value) else subject if isinstance(subject, Node) else None
-            self.miss = Miss(goal.path, expected, found, node or goal.node, progress)
+            self.miss = Miss(names_on(goal.path), expected, found, node or goal.node, progress)
         return False
 
     def capture(self, name: str | None, goal: _Goal) -> bool:
@@ -180,7 +181,7 @@ class _Search:
     def literal(self, goal: _Goal) -> bool:
         wanted, found = goal.pattern.value, goal.subject
         if fits_literal(wanted, found):
-            return self.solve(goal.rest)
+            return self.solve(_with_tests(goal))
         return self.fail(goal, lambda: repr(wanted), lambda: show(found))
 
     def one_of(self, goal: _Goal) -> bool:
@@ -192,9 +193,9 @@ class _Search:
         if not isinstance(found, tuple) or len(found) < len(wanted) or (len(found) > len(wanted) and not is_open):
             least = "at least " if is_open else ""
             return self.fail(goal, f"a list of {least}{len(wanted)}", lambda: show(found))
-        rest = goal.rest
+        rest = _with_tests(goal)
         for index in reversed(range(len(wanted))):
-            rest = _Goal(wanted[index], found[index], (*goal.path, str(index)), goal.node, rest)
+            rest = _Goal(wanted[index], found[index], (goal.path, str(index)), goal.node, rest)
         return self.solve(rest)
 
     def each(self, goal: _Goal) -> bool:
@@ -210,7 +211,7 @@ class _Search:
                 self.state.captures.pop(name, None)
             for op in inner_ops:
                 self.state.bound.pop(op, None)
-            if not self.solve(_Goal(pattern.pattern, item, (*goal.path, str(index)), goal.node, None)):
+            if not self.solve(_Goal(pattern.pattern, item, (goal.path, str(index)), goal.node, None)):
                 self.state = outer
                 return False
             for name in names:
@@ -225,7 +226,7 @@ class _Search:
         return self.node_of(goal.pattern, 0, goal)
 
     def result(self, goal: _Goal) -> bool:
-        return self.node_of(goal.pattern.op, goal.pattern.index, goal)
+        return self.node_of(goal.pattern.op, goal.pattern.index, evolve(goal, rest=_with_tests(goal)))
 
     def node_of(self, pattern: p.Op, index: int, goal: _Goal) -> bool:
         subject, bound = goal.subject, self.state.bound
@@ -247,7 +248,7 @@ class _Search:
 
     def operands(self, pattern: p.Op, node: Node, rest: _Goal) -> bool:
         """Match the parameters, in each operand order that the op allows."""
-        orders = _orders(pattern, node.op)
+        orders = operand_orders(pattern, node.op)
         if orders is None:
             count = len(pattern.positional)
             return self.fail(rest, f"{count} parameters", lambda: f"{node.op.name} with {len(node.op.by_name)}")
@@ -255,7 +256,7 @@ class _Search:
         if not pattern.is_open:
             for name, operand in node.operands.items():
                 if name not in wanted:
-                    goal = _Goal(None, operand, (*rest.path, name), node, None)
+                    goal = _Goal(None, operand, (rest.path, name), node, None)
                     return self.fail(goal, "no such operand", partial(show, operand))
         if self.in_order(wanted, node, rest):
             return True
@@ -264,7 +265,7 @@ class _Search:
     def in_order(self, wanted: dict[str, p.Pattern], node: Node, rest: _Goal) -> bool:
         goals = rest
         for name, pattern in reversed(wanted.items()):
-            goals = _Goal(pattern, parameter(node, name), (*rest.path, name), node, goals)
+            goals = _Goal(pattern, parameter(node, name), (rest.path, name), node, goals)
         return self.solve(goals)
 
     def close(self, goal: _Goal) -> bool:
@@ -320,7 +321,7 @@ _SOLVERS: dict[type, Callable[[_Search, _Goal], bool]] = {
 
 
 @lru_cache(maxsize=4096)
-def _orders(pattern: p.Op, op: OpDef) -> tuple[_Wanted, _Wanted | None] | None:
+def operand_orders(pattern: p.Op, op: OpDef) -> tuple[_Wanted, _Wanted | None] | None:
     """The patterns of the parameters by name, then with the first two exchanged if that is another pattern.
 
     None if `op` has fewer parameters than the pattern.

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.rewriter import Rewriter
+from graphpress.passes.framework.compiled import CompiledPattern, Misfits
 from graphpress.passes.framework.errors import PatternError
 from graphpress.passes.framework.match import Match, Miss
 from graphpress.passes.framework.matcher import match_pattern
@@ -44,11 +45,16 @@ class Rule:
     rewrite: Rewrite
     check: Check | None = None
     roots: tuple[Op, ...] = field(init=False)
+    compiled: CompiledPattern = field(init=False)
     depth: int = field(init=False)
 
     @roots.default
     def _roots(self) -> tuple[Op, ...]:
         return root_ops(self.pattern)
+
+    @compiled.default
+    def _compiled(self) -> CompiledPattern:
+        return CompiledPattern(self.pattern)
 
     @depth.default
     def _depth(self) -> int:
@@ -64,15 +70,28 @@ class Rule:
         return any(root.accepts(op) for root in self.roots)
 
     def match(self, node: Node) -> Match | Miss:
-        """Match the pattern with the root at `node`, then run the check."""
+        """Match the pattern with the root at `node`, then run the check; a miss tells why there is no match."""
         found = match_pattern(self.pattern, node)
-        if isinstance(found, Match) and self.check is not None:
-            verdict = self.check(found)
-            if verdict is not None:
-                if not isinstance(verdict, Miss):
-                    raise PatternError(f"the check of rule {self.name!r} returned {verdict!r}, not a Miss or None")
-                return verdict
-        return found
+        return self._checked(found) if isinstance(found, Match) else found
+
+    def find(self, node: Node, misfits: Misfits) -> Match | None:
+        """The match at `node`, or None: what `match` finds, in less time.
+
+        `misfits` is kept between calls, and cleared when the graph changes.
+        """
+        found = self.compiled.find(node, misfits)
+        if found is None or self.check is None:
+            return found
+        checked = self._checked(found)
+        return checked if isinstance(checked, Match) else None
+
+    def _checked(self, found: Match) -> Match | Miss:
+        verdict = None if self.check is None else self.check(found)
+        if verdict is None:
+            return found
+        if not isinstance(verdict, Miss):
+            raise PatternError(f"the check of rule {self.name!r} returned {verdict!r}, not a Miss or None")
+        return verdict
 
     def __repr__(self) -> str:
         return f"<rule {self.name}>"

@@ -288,7 +288,7 @@ def test_a_rewrite_says_what_it_is_and_where_it_starts():
         "rewrite 3: erase constant unread",
     ]
     assert begun[1].location == relu.location
-    assert rewriter.rewrites.last is begun[-1]
+    assert rewriter.rewrites.last == begun[-1]
     assert rewriter.rewrites.count == 3
 
 

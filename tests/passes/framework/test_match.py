@@ -26,7 +26,7 @@ def match(build):
     relu = build.node("aten.relu", x)
     add = build.node("aten.add.Tensor", relu.result, weight)
     captures = {"relu": relu, "sum": add.result, "x": x, "weight": weight, "all": (x,), "alpha": 1, "bias": None}
-    return Match(add, (relu, add), captures, {"relu": ("add", "self")})
+    return Match(add, (relu, add), captures, {"relu": ((None, "add"), "self")})
 
 
 def test_captures_are_asked_for_as_what_they_are(match):
