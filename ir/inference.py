@@ -74,8 +74,9 @@ class _Unknown(Exception):
 
 def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:
     concrete = {name: to_torch(_materialize(value)) for name, value in bound.items()}
-    if "device" in concrete:
+    if "device" in concrete or "device" in op.by_name:  # factories would allocate what the file asks for
         concrete["device"] = torch.device("meta")
+    concrete.pop("pin_memory", None)
     args, kwargs = op.unbind(concrete)
     assert op.target is not None
     try:
