@@ -20,6 +20,7 @@ from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import InterpreterError
 from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
+from graphpress.ir.torch.archives import check_archive
 from graphpress.ir.torch.capture import from_exported_program, from_module
 from graphpress.tools.models import MODELS
 from graphpress.tools.passctl.callables import ImportedModel, import_model
@@ -201,6 +202,7 @@ class _GraphSubject(Subject):
 def _load_program(path: Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise ModelArgumentError(f"no file {str(path)!r}{_hint(path.name, path.parent)}")
+    check_archive(path)
     try:
         try:
             return _loaded(path)
