@@ -11,6 +11,26 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+FLOAT_TOLERANCE = 1e-5
+"""The difference, in units of an output's range, that is accepted without asking what rounding explains."""
+
+
+@attrs.frozen
+class Allowance:
+    """The deviation of an output that rounding explains; `graphpress.backends.rounding` measures it.
+
+    Attributes:
+        max_error: of the worst element, in units of the output's range (max - min).
+        rms_error: the root mean square, in units of that of the output.
+    """
+
+    max_error: float
+    rms_error: float
+
+    def covers(self, output: OutputCheck) -> bool:
+        """Return True if rounding explains the difference of `output`."""
+        return output.max_error <= self.max_error and output.rms_error <= self.rms_error
+
 
 @attrs.frozen
 class OutputCheck:
@@ -23,8 +43,11 @@ class OutputCheck:
             or only one side is finite.
         mean_error: the mean absolute difference in the same units.
         differing: the fraction of elements that are not equal.
+        rms_error: the root mean square of the difference, in units of that of the torch output.
+        steps: the largest absolute difference, in steps of the dtype at the output's largest magnitude.
         max_error_in_runtime_arithmetic: `max_error` against the same model with sums in the runtime's order; None if
             that evaluation was not needed.
+        allowed: what rounding explains; None if that was not needed, or a tolerance was given.
     """
 
     name: str
@@ -32,20 +55,41 @@ class OutputCheck:
     max_error: float
     mean_error: float
     differing: float
+    rms_error: float = 0.0
+    steps: float = 0.0
     max_error_in_runtime_arithmetic: float | None = None
+    allowed: Allowance | None = None
 
-    def within(self, tolerance: float) -> bool:
-        """Return True if the asset equals torch, in torch's or the runtime's order of additions, up to `tolerance`."""
-        again = self.max_error_in_runtime_arithmetic
-        return self.max_error <= tolerance or (again is not None and again <= tolerance)
+    @property
+    def decibels(self) -> float:
+        """The ratio of the output to the difference: ``-20 log10(rms_error)``, infinite if they are equal."""
+        return -20 * math.log10(self.rms_error) if self.rms_error else math.inf
+
+    def within(self, tolerance: float | None) -> bool:
+        """Return True if the asset equals torch up to `tolerance`, in torch's or the runtime's order of additions.
+
+        Args:
+            tolerance: in units of the output's range; None for `FLOAT_TOLERANCE` or what rounding explains.
+        """
+        again, limit = self.max_error_in_runtime_arithmetic, FLOAT_TOLERANCE if tolerance is None else tolerance
+        if self.max_error <= limit or (again is not None and again <= limit):
+            return True
+        return tolerance is None and self.allowed is not None and self.allowed.covers(self)
 
 
 @attrs.frozen
 class CheckReport:
-    """The comparison of all outputs; `str` of it is a table."""
+    """The comparison of all outputs; `str` of it is a table.
+
+    Attributes:
+        path: the saved model.
+        tolerance: the largest accepted difference, in units of an output's range; None for what rounding explains.
+        outputs: the outputs in order.
+        problem: why the outputs cannot be compared, if so.
+    """
 
     path: Path
-    tolerance: float
+    tolerance: float | None
     outputs: tuple[OutputCheck, ...]
     problem: str = ""
 
@@ -61,38 +105,67 @@ class CheckReport:
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "MISMATCH"
-        lines = [f"{self.path}: {verdict} (tolerance {self.tolerance:g} of an output's range)"]
+        limit = f"{FLOAT_TOLERANCE:g} of an output's range, or what rounding explains"
+        if self.tolerance is not None:
+            limit = f"{self.tolerance:g} of an output's range"
+        lines = [f"{self.path}: {verdict} (tolerance: {limit})"]
         if self.problem:
             lines.append(f"  {self.problem}")
         for output in self.outputs:
-            mark = " " if output.within(self.tolerance) else "!"
-            size = "x".join(map(str, output.shape)) or "scalar"
-            lines.append(
-                f"{mark} {output.name} [{size}]: max error {output.max_error:.2g}, mean {output.mean_error:.2g}, "
-                f"{output.differing:.2%} of values differ"
-            )
-            again = output.max_error_in_runtime_arithmetic
-            if again is not None:
-                told = (
-                    "values at rounding ties, explained by the order of additions"
-                    if again <= self.tolerance
-                    else "not explained by the order of additions alone"
-                )
-                lines.append(f"    in the runtime's arithmetic: max error {again:.2g} ({told})")
+            lines += self._described(output)
         return "\n".join(lines)
+
+    def _described(self, output: OutputCheck) -> list[str]:
+        mark = " " if output.within(self.tolerance) else "!"
+        size = "x".join(map(str, output.shape)) or "scalar"
+        lines = [
+            f"{mark} {output.name} [{size}]: max error {output.max_error:.2g} of the range "
+            f"({output.steps:.3g} steps of the dtype), mean {output.mean_error:.2g}, {output.decibels:.1f} dB, "
+            f"{output.differing:.2%} of values differ"
+        ]
+        again, limit = output.max_error_in_runtime_arithmetic, self.tolerance
+        if again is not None:
+            told = (
+                "values at rounding ties, explained by the order of additions"
+                if again <= (FLOAT_TOLERANCE if limit is None else limit)
+                else "not explained by the order of additions alone"
+            )
+            lines.append(f"    in the runtime's arithmetic: max error {again:.2g} ({told})")
+        if output.allowed is not None:
+            allowed = -20 * math.log10(output.allowed.rms_error) if output.allowed.rms_error else math.inf
+            lines.append(f"    rounding explains: max error {output.allowed.max_error:.2g}, {allowed:.1f} dB")
+        return lines
 
 
 def compare_outputs(name: str, stored: torch.Tensor, expected: torch.Tensor) -> OutputCheck:
     """Compare the output `stored` of a saved model with `expected`."""
     shape = tuple(expected.shape)
     if stored.shape != expected.shape:
-        return OutputCheck(name, shape, math.inf, math.inf, 1.0)
+        return OutputCheck(name, shape, math.inf, math.inf, 1.0, math.inf, math.inf)
     if not expected.numel():
         return OutputCheck(name, shape, 0.0, 0.0, 0.0)
     a, b = stored.detach().double(), expected.detach().cpu().double()
     equal = (a == b) | (a.isnan() & b.isnan())
-    error = torch.where(equal, 0.0, (a - b).abs()).nan_to_num(nan=math.inf) / _range(b)
-    return OutputCheck(name, shape, error.max().item(), error.mean().item(), 1 - equal.double().mean().item())
+    error = torch.where(equal, 0.0, (a - b).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
+    relative, finite = error / _range(b), b[b.isfinite()]
+    size = finite.square().mean().sqrt().item() if finite.numel() else 0.0
+    return OutputCheck(
+        name,
+        shape,
+        relative.max().item(),
+        relative.mean().item(),
+        1 - equal.double().mean().item(),
+        error.square().mean().sqrt().item() / (size or 1.0),
+        error.max().item() / _step(finite, expected.dtype),
+    )
+
+
+def _step(values: torch.Tensor, dtype: torch.dtype) -> float:
+    """Return the distance of neighbors in `dtype` at the largest magnitude of `values`; 1 for integers."""
+    if not dtype.is_floating_point or not values.numel():
+        return 1.0
+    largest = values.abs().max().item()
+    return torch.finfo(dtype).eps * 2.0 ** math.floor(math.log2(largest)) if largest else torch.finfo(dtype).tiny
 
 
 def tensors_in(output: Any) -> list[torch.Tensor]:

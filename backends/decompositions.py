@@ -33,9 +33,24 @@ def _logaddexp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.maximum(a, b) + torch.log1p(torch.exp(-distance))
 
 
+def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
+    """Decompose ``aten.histc``: compare each element's bin with every bin, and count; elements outside have none."""
+    flat = x.flatten()
+    low, high = flat.new_full((), min), flat.new_full((), max)
+    if min == max:
+        low, high = flat.amin(), flat.amax()
+        is_one_value = low == high
+        low, high = low - is_one_value.to(x.dtype), high + is_one_value.to(x.dtype)
+    places = ((flat - low) * bins / (high - low)).to(torch.int32).clamp(max=bins - 1)
+    places = torch.where((flat >= low) & (flat <= high), places, torch.full_like(places, -1))
+    found = places.unsqueeze(-1) == torch.arange(bins, dtype=torch.int32, device=x.device)
+    return found.to(torch.float32).sum(0).to(x.dtype)
+
+
 ELEMENTARY: Mapping[Any, Callable[..., Any]] = {
     aten.fmax.default: _fmax,
     aten.fmin.default: _fmin,
+    aten.histc.default: _histc,
     aten.hypot.default: _hypot,
     aten.logaddexp.default: _logaddexp,
     aten.isnan.default: lambda x: x != x,

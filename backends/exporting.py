@@ -77,6 +77,20 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def unchanged(model: torch.nn.Module) -> Iterator[None]:
+    """Run the body in eval mode, then restore all modes and the buffers that the model writes to."""
+    held = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    with in_eval_mode(model):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in held:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Silence a deprecation warning that torch.export raises about itself."""
     with warnings.catch_warnings():
@@ -111,18 +125,34 @@ def decompose(
     try:
         with quiet():
             program = program.run_decompositions(with_promotions(known))
+            _erase_aliases(program)
             while refused := _refused_operators(program, takes):
                 extra = _known_to_torch(refused.keys() - known.keys())
                 if not extra:
                     break
                 known |= extra
                 program = program.run_decompositions(with_promotions(known))
+                _erase_aliases(program)
     except Exception as error:
         raise ConversionError(f"torch cannot decompose the program: {head(error)}") from error
     if refused:
         places = "; ".join(f"{op} {' and '.join(place(node) for node in nodes[:3])}" for op, nodes in refused.items())
         raise ConversionError(f"{converter} has no lowering for {places}")
     return program
+
+
+def _erase_aliases(program: ExportedProgram) -> None:
+    """Erase ops that give their operand another name, in place; where one is an output, it becomes a copy."""
+    aten = torch.ops.aten
+    for node in list(program.graph.nodes):
+        if node.target not in (aten.alias.default, torch.ops.prims.view_of.default):
+            continue
+        if any(user.op == "output" for user in node.users):
+            node.target = aten.clone.default
+        else:
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _known_to_torch(operators: Iterable[Any]) -> dict[Any, Callable[..., Any]]:

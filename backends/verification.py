@@ -54,7 +54,7 @@ def compare_weights(meant: Graph, stored: Graph) -> tuple[WeightCheck, ...]:
         if tensor.dim() < 2 or not tensor.is_floating_point() or not readers:
             continue
         same: bool | None = any(_equal(tensor, each) for each in found.get(tensor.numel(), ()))
-        if not same and value.constant is not None and any(map(_before_norm, readers)):
+        if not same and any(map(_before_norm, readers)):
             same = None
         checks.append(WeightCheck(_name(value), tuple(tensor.shape), same))
     return tuple(checks)

@@ -1,16 +1,19 @@
 """Atomic replacement of files and folders.
 
-Everything is written beside its target and renamed into place, so that an interrupted run or a full disk leaves the
-previous contents. A failed write raises `FileError` with the path and the reason.
+Everything is written in a temporary folder beside its target, synchronized with the disk and renamed into place, so
+that an interrupted run or a full disk leaves the previous contents. A living writer holds a lock on its temporary
+folder; the next write to the same target deletes those of dead writers. A failed write raises `FileError` with the path
+and the reason.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +21,12 @@ from uuid import uuid4
 
 from graphpress.ir.errors import GraphpressError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_PARTIAL, _OLD = ".partial", ".old"  # of a temporary folder, and of what a target was
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
@@ -56,32 +65,66 @@ def write_file(path: str | os.PathLike[str], content: str | bytes | memoryview) 
         with open(beside, "wb") as file:
             file.write(data)
 
-    write_atomically(path, write)
+    write_atomically(path, write, data.nbytes if isinstance(data, memoryview) else len(data))
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None], size: int = 0) -> None:
     """Call `write` with a temporary path beside `path`, then rename the file to `path`.
 
-    If the run is interrupted or `write` raises, the previous file at `path` stays.
+    If the run is interrupted or `write` raises, the previous file at `path` stays. A symbolic link stays a link; the
+    file that it points to is replaced. An existing file keeps its mode. The last of several writers wins.
+
+    Args:
+        path: the file.
+        write: writes the whole file at the path that it gets.
+        size: bytes that `write` needs, as far as known; checked against the free space before.
 
     Raises:
         FileError: when `path` cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
+    target = Path(os.path.realpath(path))
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # the mode of any new file; some writers create private ones
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with _workshop(target) as workshop:
+            check_space(target, size)
+            temporary = workshop / target.name
+            temporary.touch()
+            mode = (target if target.exists() else temporary).stat().st_mode
+            write(temporary)
+            temporary.chmod(mode & 0o777)  # some writers create private files
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
     except OSError as error:
-        raise FileError.of(target, error) from error
+        raise FileError.of(path, error) from error
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raise if the file system of `path` has fewer than `size` free bytes.
+
+    Raises:
+        FileError: with the bytes needed and free.
+    """
+    folder = next((each for each in path.absolute().parents if each.is_dir()), None)
+    if not size or folder is None:
+        return
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise FileError(path, f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are needed, {free:,} are free")
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Exclude other writers that lock `folder`, where the system supports it; a dead writer holds no lock."""
+    handle = _open_folder(folder)
+    try:
+        if handle is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if handle is not None:
+            os.close(handle)
 
 
 def check_writable(path: Path) -> None:
@@ -121,23 +164,105 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     Raises:
         FileError: when nothing can be written beside `target`, or the new folder cannot be put in its place.
     """
-    missing = [folder for folder in target.parents if not folder.exists()]
+    place = Path(os.path.realpath(target))
+    missing = [folder for folder in place.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        workshop = Path(tempfile.mkdtemp(prefix=f".{target.stem}.", suffix=".partial", dir=target.parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        opened = _workshop(place)
+        workshop = opened.__enter__()
     except OSError as error:
+        _remove_empty(missing)
         raise FileError.of(target, error) from error
     try:
-        built = workshop / target.name
+        built = workshop / place.name
         yield built
         try:
-            _put_in_place(built, target, workshop)
+            for each in (*built.rglob("*"), built):
+                _sync(each)
+            _put_in_place(built, place, workshop)
+            _sync(place.parent)
         except OSError as error:
             raise FileError.of(target, error) from error
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-        if not target.exists():
+        opened.__exit__(None, None, None)
+        if not place.exists():
             _remove_empty(missing)
+
+
+@contextmanager
+def _workshop(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target`, locked while its writer lives; it is deleted at the end.
+
+    Those of dead writers of `target` are deleted first. Without file locks (Windows) they stay.
+    """
+    _remove_leftovers(target)
+    while True:
+        workshop = target.with_name(f".{target.name}.{uuid4().hex}{_PARTIAL}")
+        workshop.mkdir(mode=0o700)
+        lock = _open_folder(workshop)
+        if lock is None:
+            if not workshop.exists():  # taken for a leftover before it was open
+                continue
+            break
+        if _is_locked(lock) and workshop.exists():
+            break
+        os.close(lock)  # taken for a leftover before it was locked
+    try:
+        yield workshop
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Delete the temporary folders of dead writers of `target`; restore what one of them had moved away."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{32}}{re.escape(_PARTIAL)}")
+    with suppress(OSError):
+        for name in filter(pattern.fullmatch, os.listdir(target.parent)):
+            left = target.with_name(name)
+            lock = _open_folder(left)
+            if lock is None:
+                continue
+            if _is_locked(lock):
+                old = left / f"{target.name}{_OLD}"
+                if old.exists() and not target.exists():
+                    old.rename(target)
+                shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def _open_folder(folder: Path) -> int | None:
+    """Open a folder for a lock; None where it cannot be opened, or the system has no file locks."""
+    if fcntl is None:
+        return None
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _is_locked(handle: int) -> bool:
+    """Lock an open folder; return False if another process or thread has locked it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk; folders where the system supports it."""
+    if path.is_dir():
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        return
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _put_in_place(built: Path, target: Path, workshop: Path) -> None:
@@ -145,8 +270,8 @@ def _put_in_place(built: Path, target: Path, workshop: Path) -> None:
     if not os.path.lexists(target):
         built.rename(target)
     elif not _exchange(built, target):
-        # Without an atomic swap, the old folder is absent for an instant, but never lost.
-        old = target.rename(workshop / "old")
+        # Without an atomic swap, the old folder is absent for an instant; the next save restores it after a kill.
+        old = target.rename(workshop / f"{target.name}{_OLD}")
         try:
             built.rename(target)
         except OSError:

@@ -629,9 +629,18 @@ class NodeList(Sequence[Node]):
 def nested_graphs(graph: Graph) -> Iterator[Graph]:
     """Yield `graph` itself, then every graph in the attributes of its nodes, at any depth."""
     yield graph
-    for node in graph.nodes:
-        for body in bodies(node):
-            yield from nested_graphs(body)
+    pending = [_bodies_in(graph)]  # no recursion: graphs may nest deeper than Python's stack
+    while pending:
+        body = next(pending[-1], None)
+        if body is None:
+            pending.pop()
+        else:
+            yield body
+            pending.append(_bodies_in(body))
+
+
+def _bodies_in(graph: Graph) -> Iterator[Graph]:
+    return (body for node in graph.nodes for body in bodies(node))
 
 
 def bodies(node: Node) -> Iterator[Graph]:
@@ -662,7 +671,16 @@ def _graphs_in(value: Any) -> Iterator[Graph]:
 @holding_collector
 def clone(graph: Graph) -> Graph:
     """Copy a graph with its structure, names, locations and annotations; constant tensors are shared."""
-    copy = Graph(graph.name, symbols=dict(graph.symbols))
+    whole = Graph()
+    pending = [(graph, whole)]  # no recursion: graphs may nest deeper than Python's stack
+    while pending:
+        _fill(*pending.pop(), pending)
+    return whole
+
+
+def _fill(graph: Graph, copy: Graph, pending: list[tuple[Graph, Graph]]) -> None:
+    """Make `copy` a copy of `graph`; nested graphs become empty ones, which are added to `pending`."""
+    copy.name, copy.symbols = graph.name, dict(graph.symbols)
     copy.signature = None if graph.signature is None else evolve(graph.signature)
     values: dict[int, Value] = {}
     for graph_input in graph.inputs:
@@ -690,7 +708,7 @@ def clone(graph: Graph) -> Graph:
 
     for node in graph.nodes:
         operands = {name: moved(operand) for name, operand in node.operands.items()}
-        attributes = {name: _cloned(attribute) for name, attribute in node.attributes.items()}
+        attributes = {name: _cloned(attribute, pending) for name, attribute in node.attributes.items()}
         types = (result.type for result in node.results)
         made = copy.insert(node.op, operands, attributes, types, name=node.name, location=node.location)
         made.annotations = dict(node.annotations)
@@ -698,17 +716,18 @@ def clone(graph: Graph) -> Graph:
             values[id(old)] = result
     for output in graph.outputs:
         _copy_output(output, copy, values)
-    return copy
 
 
-def _cloned(attribute: Any) -> Any:
-    """Return `attribute` with every graph in it cloned."""
+def _cloned(attribute: Any, pending: list[tuple[Graph, Graph]]) -> Any:
+    """Return `attribute` with an empty graph for every graph in it; both are added to `pending`."""
     if isinstance(attribute, Graph):
-        return clone(attribute)
+        copy = Graph()
+        pending.append((attribute, copy))
+        return copy
     if isinstance(attribute, tuple | list) and any(map(_is_structure, attribute)):
-        return type(attribute)([_cloned(item) for item in attribute])
+        return type(attribute)([_cloned(item, pending) for item in attribute])
     if isinstance(attribute, dict):
-        return {key: _cloned(item) for key, item in attribute.items()}
+        return {key: _cloned(item, pending) for key, item in attribute.items()}
     return attribute
 
 

@@ -342,10 +342,11 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
 
     An axis of size one is expanded to the number of factors. With `groups`, axis 0 of a transposed convolution's weight
     runs over groups and `axis` over the outputs of each group. `is_scale` marks `data` as a quantization scale, which
-    keeps `SCALE_BITS` significant bits.
+    keeps `SCALE_BITS` significant bits, and those of its dtype.
     """
     if is_scale:
-        return round_scale_up(scale_axis(data, factor, axis, groups))
+        scaled = round_scale_up(scale_axis(data, factor, axis, groups))
+        return scaled.to(data.dtype) if data.dtype.itemsize == 2 else scaled
     if groups > 1:
         per_group = data.shape[0] // groups
         blocks = data.reshape(groups, per_group, *data.shape[1:])

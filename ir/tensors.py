@@ -95,7 +95,8 @@ def write_archive(
     """
     ready = _archived(tensors)
     try:
-        write_atomically(path, lambda beside: save_file(ready, beside, metadata))
+        size = sum(tensor.nbytes for tensor in ready.values())
+        write_atomically(path, lambda beside: save_file(ready, beside, metadata), size)
     except SafetensorError as error:
         raise FileError(path, error) from error
 

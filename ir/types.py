@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from attrs import field, frozen
@@ -92,18 +95,23 @@ class SymDim:
     @property
     def symbols(self) -> tuple[str, ...]:
         """The names of the symbols in the expression, in order of first use."""
-        return _compile(self.expression)[1]
+        return _compile(self.expression).symbols
 
     def evaluate(self, values: Mapping[str, int]) -> int:
         """Return the dim for the given symbol values.
 
         Raises:
-            DimError: if a symbol has no value.
+            DimError: if a symbol has no value, or the expression has none: a division by zero, a huge power.
         """
-        missing = [name for name in self.symbols if name not in values]
+        program = _compile(self.expression)
+        missing = [name for name in program.symbols if name not in values]
         if missing:
             raise DimError(f"no value for symbol {missing[0]!r} of dimension {self.expression!r}")
-        return int(_compile(self.expression)[0](values))
+        try:
+            return int(program.run(values))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            known = ", ".join(f"{name}={values[name]}" for name in program.symbols[:4])
+            raise DimError(f"dimension {_shown(self.expression)} has no value at {known}: {error}") from None
 
     def __str__(self) -> str:
         return self.expression
@@ -145,7 +153,7 @@ _FUNCTIONS: dict[str, Callable[..., int | float]] = {
     "IntTrueDiv": lambda a, b: a / b,
     "FloatTrueDiv": lambda a, b: a / b,
     "ToFloat": float,
-    "PowByNatural": lambda a, b: a**b,
+    "PowByNatural": lambda a, b: _power(a, b),
     "Max": max,
     "Min": min,
     "Abs": abs,
@@ -159,41 +167,91 @@ _OPERATORS: dict[type[ast.AST], Callable[..., int | float]] = {
     ast.FloorDiv: lambda a, b: a // b,
     ast.Div: lambda a, b: a // b if a % b == 0 else a / b,
     ast.Mod: lambda a, b: a % b,
-    ast.Pow: lambda a, b: a**b,
+    ast.Pow: lambda a, b: _power(a, b),
 }
 
-_Evaluator = Callable[[Mapping[str, int]], int | float]
+_MOST_BITS = 128  # of a number on the way to a dim, which has 64 at most
+_SHOWN = 80
+
+_Instruction = tuple[
+    Callable[..., int | float] | None, Any
+]  # a function and its argument count, or None and an operand
+
+
+@frozen
+class _Program:
+    """A dimension expression in postfix order, which is evaluated without recursion."""
+
+    instructions: tuple[_Instruction, ...]
+    symbols: tuple[str, ...]
+
+    def run(self, values: Mapping[str, int]) -> int | float:
+        stack: list[int | float] = []
+        for function, argument in self.instructions:
+            if function is None:
+                stack.append(values[argument] if isinstance(argument, str) else argument)
+                continue
+            operands = stack[len(stack) - argument :]
+            del stack[len(stack) - argument :]
+            result = function(*operands)
+            if isinstance(result, int) and result.bit_length() > _MOST_BITS:
+                raise OverflowError(f"a number of more than {_MOST_BITS} bits")
+            stack.append(result)
+        return stack[0]
+
+
+def _power(base: int | float, exponent: int | float) -> int | float:
+    """Return a power, without computing one of many more than `_MOST_BITS` bits."""
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > 2 * _MOST_BITS:
+        if base not in (-1, 0, 1):
+            raise OverflowError(f"a number of more than {_MOST_BITS} bits")
+        return base ** (exponent % 2 + 2)
+    return base**exponent
+
+
+def _shown(expression: str) -> str:
+    return repr(expression if len(expression) <= _SHOWN else f"{expression[:_SHOWN]}...")
 
 
 @lru_cache(maxsize=4096)
-def _compile(expression: str) -> tuple[_Evaluator, tuple[str, ...]]:
+def _compile(expression: str) -> _Program:
     try:
-        tree = ast.parse(expression, mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(expression, mode="eval").body
     except SyntaxError as error:
-        raise DimError(f"cannot read dimension {expression!r}: {error.msg}") from None
+        raise DimError(f"cannot read dimension {_shown(expression)}: {error.msg}") from None
+    except (RecursionError, MemoryError):
+        raise DimError(f"cannot read dimension {_shown(expression)}: it is nested too deeply") from None
+    except ValueError as error:  # a null character, or half a surrogate pair
+        raise DimError(f"cannot read dimension {_shown(expression)}: {error}") from None
     symbols: dict[str, None] = {}
-    return _build(tree, symbols, expression), tuple(symbols)
+    instructions: list[_Instruction] = []
+    pending: list[ast.expr | _Instruction] = [tree]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, tuple):
+            instructions.append(part)
+            continue
+        instruction, operands = _instruction(part, expression)
+        if isinstance(part, ast.Name):
+            symbols[part.id] = None
+        pending += [instruction, *reversed(operands)]
+    return _Program(tuple(instructions), tuple(symbols))
 
 
-def _build(node: ast.expr, symbols: dict[str, None], text: str) -> _Evaluator:
+def _instruction(node: ast.expr, text: str) -> tuple[_Instruction, list[ast.expr]]:
     match node:
         case ast.Constant(value=int() | float() as constant):
-            return lambda _: constant
+            return (None, constant), []
         case ast.Name(id=name):
-            symbols[name] = None
-            return lambda values: values[name]
+            return (None, name), []
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            inner = _build(operand, symbols, text)
-            return lambda values: -inner(values)
-        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            function, a, b = (
-                _OPERATORS[type(operator)],
-                _build(left, symbols, text),
-                _build(right, symbols, text),
-            )
-            return lambda values: function(a(values), b(values))
+            return (operator.neg, 1), [operand]
+        case ast.BinOp(left=left, op=symbol, right=right) if type(symbol) in _OPERATORS:
+            return (_OPERATORS[type(symbol)], 2), [left, right]
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            function = _FUNCTIONS[name]
-            inner_args = [_build(arg, symbols, text) for arg in args]
-            return lambda values: function(*(arg(values) for arg in inner_args))
-    raise DimError(f"cannot read dimension {text!r}: {ast.unparse(node)!r} is not supported in dimensions")
+            return (_FUNCTIONS[name], len(args)), args
+    kind = type(node).__name__
+    called = f"{node.func.id!r}" if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else f"a {kind}"
+    raise DimError(f"cannot read dimension {_shown(text)}: {called} is not supported in dimensions")

@@ -11,7 +11,7 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.boundaries import boundaries, is_float
 from graphpress.passes.analysis.caches import cache_update, sources
-from graphpress.passes.analysis.constants import constant_values, is_idle_dropout
+from graphpress.passes.analysis.constants import constant_values, is_idle_dropout, root_constant
 from graphpress.passes.analysis.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
 from graphpress.passes.analysis.fusion import FusionGroup, Role
 from graphpress.passes.analysis.quantization_points import (
@@ -48,6 +48,7 @@ from graphpress.passes.config import (
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
 from graphpress.passes.weights.errors import QuantizationError
+from graphpress.passes.weights.quantize import require_finite
 
 
 def _config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
@@ -240,6 +241,9 @@ class _Assignment:
             except (AxisError, BlockSizeError) as error:
                 self._cannot_cut(node, decision, error)
                 continue
+            root = root_constant(reading.origin)
+            if root is not None and root.has_data:
+                require_finite(root.tensor, decision.name)
             quantizer = Quantizer(
                 weight.name, decision.spec, block_size=block, is_state=True, source=decision.entry.source
             )

@@ -14,7 +14,7 @@ from graphpress.passes.analysis.weights import sparse_parts
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights.quantize import code_bounds, stored_codes
+from graphpress.passes.weights.quantize import code_bounds, require_finite, stored_codes
 
 
 @register_pass
@@ -73,6 +73,7 @@ class ConvertFakeQuant(Pass):
         self, node: Node, weight: Constant, tensor: torch.Tensor, mask: Constant | None, rewriter: Rewriter
     ) -> Value:
         base = _base(weight)
+        require_finite(tensor, base)
         stored = stored_codes(_codes(node, tensor), node.attribute("dtype"), base, mask, node, rewriter)
         return _dequantize("quant.blockwise_shift_scale", node, stored, f"{base}_dequantized", rewriter)
 

@@ -10,6 +10,7 @@ from graphpress.backends.coreai.asset import (
     stored_bytes,
     weight_bytes,
 )
+from graphpress.backends.coreai.blame import blame
 from graphpress.backends.coreai.check import check
 from graphpress.backends.coreai.convert import convert
 from graphpress.backends.coreai.importing import from_asset, from_program, unsupported_features
@@ -36,6 +37,7 @@ __all__ = [
     "ModelInputError",
     "OutputCheck",
     "TensorInfo",
+    "blame",
     "check",
     "convert",
     "from_asset",

@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphpress.backends import exporting
+from graphpress.backends import exporting, rounding
 from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
@@ -24,19 +24,21 @@ def check(
     path: str | PathLike[str],
     model: torch.nn.Module | ExportedProgram,
     inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any],
-    tolerance: float = 1e-5,
+    tolerance: float | None = None,
 ) -> CheckReport:
     """Run the asset at `path` and `model` on the same inputs, and compare their outputs.
 
     Models with quantized activations differ from their assets where sums in another order round to another code. If
     torch is not within the tolerance, the model is therefore exported and evaluated in the runtime's arithmetic (see
-    `arithmetic`), in which such differences do not occur.
+    `arithmetic`), in which such differences do not occur. If these differ too, the deviation that rounding explains is
+    measured (see `graphpress.backends.rounding`), unless a tolerance is given.
 
     Args:
         path: a saved asset.
         model: the module, run in eval mode, or the exported program of the asset.
         inputs: one tensor, a tuple of the arguments, or a dict by name.
-        tolerance: the largest accepted absolute difference, in units of the torch output's range (max - min).
+        tolerance: the largest accepted absolute difference, in units of the torch output's range (max - min); None for
+            1e-5, or what rounding explains in the dtypes of the model.
 
     Returns:
         A report; a mismatch, even of shape or number of outputs, does not raise.
@@ -48,9 +50,9 @@ def check(
     args, kwargs = exporting.arguments(inputs)
     module = model.module() if isinstance(model, ExportedProgram) else model
     with load(path) as loaded:
-        stored = _run(loaded, args, kwargs)
+        stored = run_flat(loaded, args, kwargs)
         names = [output.name for output in loaded.signature.outputs]
-    with torch.no_grad(), exporting.in_eval_mode(module):
+    with torch.no_grad(), exporting.unchanged(module):
         try:
             expected = tensors_in(module(*args, **kwargs))
         except NotImplementedError:  # torch has no kernels for codes of less than 8 bits
@@ -59,16 +61,19 @@ def check(
     if len(expected) != len(stored):
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
-    if any(output.max_error > tolerance and math.isfinite(output.max_error) for output in outputs):
+    if any(not output.within(tolerance) and math.isfinite(output.max_error) for output in outputs):
         again = _in_runtime_arithmetic(model, args, kwargs)
         outputs = [
             attrs.evolve(output, max_error_in_runtime_arithmetic=compare_outputs(output.name, value, ours).max_error)
             for output, value, ours in zip(outputs, stored, again, strict=True)
         ]
+    if tolerance is None:
+        outputs = rounding.explained(outputs, expected, model, args, kwargs)
     return CheckReport(Path(path), tolerance, tuple(outputs))
 
 
-def _run(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+def run_flat(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Run a loaded asset on the arguments of its model, and return its outputs."""
     names = {each.name for each in loaded.signature.inputs}
     if set(kwargs) - names:  # the export flattens nested arguments
         args, kwargs = (*args, *kwargs.values()), {}

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops, packing, program
 from graphpress.backends.coreai.asset import AssetInfo, read
 from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.reproducible import make_reproducible
 from graphpress.backends.errors import AssetError, ConversionError
+from graphpress.ir.files import FileError, check_space
 from graphpress.ir.graph import Graph
 
 
@@ -43,6 +46,8 @@ def convert(
     path: str | PathLike[str],
     example_inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
+    *,
+    created: datetime | None = None,
 ) -> AssetInfo:
     """Export, convert and save a model as a Core AI asset, and return its description.
 
@@ -55,6 +60,7 @@ def convert(
             complete.
         example_inputs: needed for a module: one tensor, a tuple of the arguments, or a dict by name.
         dynamic_shapes: as for `torch.export.export`, for a module.
+        created: the date stored in the asset; by default none is, so that equal models give equal files.
 
     Returns:
         The description of the saved asset; `AssetInfo.seconds` has the duration of each stage.
@@ -72,19 +78,32 @@ def convert(
         with clock.timing("export"):
             exported = program.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
-            decomposed = program.decompose(exported)
+            decomposed = program.decompose(program.prepared(exported))
         with clock.timing("make_packable"):
             settled = packing.make_packable(decomposed)
         with clock.timing("convert"):
             converted = _converted(settled)
         with clock.timing("save"):
             try:
+                check_space(built, _SLACK_BYTES + constant_bytes(settled))
                 converted.save_asset(built)
+                make_reproducible(built, created)
+            except FileError as error:
+                raise AssetError(f"cannot save the asset for {target}: {error.reason}") from error
             except (RuntimeError, OSError) as error:
                 raise AssetError(f"cannot save the asset for {target}: {error.__cause__ or error}") from error
         with clock.timing("read back"):
             info = read(built)
     return attrs.evolve(info, path=target, seconds=clock.seconds)
+
+
+_SLACK_BYTES = 2**20  # of operators and metadata
+
+
+def constant_bytes(exported: ExportedProgram) -> int:
+    """Return an upper bound of the bytes that the constants of a program take in an asset."""
+    tensors = [*exported.state_dict.values(), *exported.constants.values()]
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
 
 def _converted(settled: ExportedProgram) -> Any:

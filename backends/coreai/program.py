@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.norms import SPELLED_OUT, without_norms
 from graphpress.backends.coreai.ops import require
 from graphpress.backends.decompositions import (
     ELEMENTARY,
@@ -106,6 +107,14 @@ def _stable_sort(x: torch.Tensor, *, stable: bool | None = False, dim: int = -1,
     return NotImplemented if stable else _sort(x, dim, descending)
 
 
+def _full(size: Sequence[Any], value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    """Fill in float32 and cast, since the converter fails to fill in bfloat16."""
+    if dtype is not torch.bfloat16:
+        return NotImplemented
+    aten = torch.ops.aten
+    return aten._to_copy.default(aten.full.default(size, value, dtype=torch.float32), dtype=dtype)
+
+
 def _of_all(reduce: Any) -> Callable[..., Any]:
     """Make the axes explicit: none means all."""
 
@@ -122,6 +131,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.var_mean.correction: variance_and_mean,
     torch.ops.aten._native_batch_norm_legit_no_training.default: _norm_without_parameters,
     torch.ops.aten.as_strided.default: _as_strided,
+    torch.ops.aten.full.default: _full,
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
     torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),
     torch.ops.aten.sort.default: _sort,
@@ -133,6 +143,15 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten._upsample_bilinear2d_aa.vec: antialiased_bilinear,
 }
 """Decompositions of ops that the converter lacks, supports in one form only, or computes incorrectly."""
+
+
+def prepared(program: ExportedProgram) -> ExportedProgram:
+    """Return the program without batch norms, as it is decomposed and compared with an asset.
+
+    Raises:
+        ConversionError: if torch cannot trace it.
+    """
+    return without_norms(program, SPELLED_OUT)
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:

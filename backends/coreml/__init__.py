@@ -1,5 +1,6 @@
 """Core ML backend: convert torch models to `.mlpackage`s with exact codes, read them back and verify them."""
 
+from graphpress.backends.coreml.blame import blame
 from graphpress.backends.coreml.check import check, evaluate
 from graphpress.backends.coreml.convert import convert
 from graphpress.backends.coreml.importing import from_mil, from_package, unsupported_features
@@ -11,6 +12,7 @@ __all__ = [
     "StoredConstant",
     "Target",
     "TargetError",
+    "blame",
     "check",
     "convert",
     "evaluate",

@@ -16,12 +16,14 @@ from torch.export import ExportedProgram
 from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreai.lowering import LowerToCoreai
+from graphpress.backends.coreai.norms import FOLDED, without_norms
 from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.legality import Target, require_legal
 from graphpress.backends.coreml.package import PackageInfo, add_digests, read
+from graphpress.backends.coreml.widening import widened
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
 from graphpress.ir.graph import Graph
 from graphpress.ir.torch.capture import from_exported_program
@@ -56,7 +58,8 @@ def convert(
 
     Converts the program for Core AI: a model finalized with ``ExportBackend.CoreAI``, or any other. Its `coreai` ops
     become Core ML's compressed constants with the same codes. The precision of the model is kept; use
-    `graphpress.casting` to convert it to 16 bits first.
+    `graphpress.casting` to convert it to 16 bits first. bfloat16, which Core ML lacks, becomes float32 with the same
+    values, and a `UserWarning` tells so.
 
     Args:
         model_or_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR. It is
@@ -83,7 +86,9 @@ def convert(
     clock: dict[str, float] = {}
     start = time.perf_counter()
     with saving.replacing(Path(path), SUFFIX) as built:
-        program = exported(model_or_program, example_inputs, dynamic_shapes)
+        program = widened(exported(model_or_program, example_inputs, dynamic_shapes))
+        if wanted >= Target.iOS18:  # the first to have a scale beside a table
+            program = without_norms(program, FOLDED)
         start = _lap(clock, "export", start)
         require_legal(from_exported_program(program), wanted)
         start = _lap(clock, "check", start)

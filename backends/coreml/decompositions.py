@@ -102,6 +102,25 @@ def _avg_pool2d(
     return aten.avg_pool2d.default(x, kernel_size, stride, padding) * (elements / divisor_override)
 
 
+def _group_norm(
+    x: torch.Tensor,
+    groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    """Normalize 16-bit values in float32, as torch does; coremltools mixes both dtypes and fails."""
+    if x.dtype is not torch.float16:
+        return NotImplemented
+    rows = x.float().reshape(x.shape[0], groups, -1)
+    centered = rows - rows.mean(-1, keepdim=True)
+    normal = centered / torch.sqrt((centered * centered).mean(-1, keepdim=True) + eps)
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    scaled = normal.reshape(x.shape) if weight is None else normal.reshape(x.shape) * weight.float().reshape(shape)
+    return (scaled if bias is None else scaled + bias.float().reshape(shape)).to(x.dtype)
+
+
 def _instance_norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -152,8 +171,12 @@ def _triangle(keeps: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both."""
-    if mode != "circular" and min(pad, default=0) >= 0:
+    """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both.
+
+    Constants are concatenated in 16 bits, which coremltools would pad in 32.
+    """
+    is_narrow = mode == "constant" and x.dtype is torch.float16
+    if mode != "circular" and min(pad, default=0) >= 0 and not is_narrow:
         return NotImplemented
     for at in range(0, len(pad), 2):
         axis, (before, behind) = x.dim() - 1 - at // 2, pad[at : at + 2]
@@ -163,7 +186,24 @@ def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: flo
             size = x.shape[axis]
             ends = x.narrow(axis, size - max(0, before), max(0, before)), x.narrow(axis, 0, max(0, behind))
             x = torch.cat([ends[0], x, ends[1]], axis)
-    return x if mode == "circular" else aten.pad.default(x, [max(0, each) for each in pad], mode, value)
+        elif is_narrow:
+            x = torch.cat([*_filled(x, axis, before, value), x, *_filled(x, axis, behind, value)], axis)
+    if mode == "circular" or is_narrow:
+        return x
+    return aten.pad.default(x, [max(0, each) for each in pad], mode, value)
+
+
+def _filled(x: torch.Tensor, axis: int, size: int, value: float | None) -> list[torch.Tensor]:
+    """Return `size` elements of `value` along an axis of `x`, if it is positive."""
+    shape = [*x.shape[:axis], size, *x.shape[axis + 1 :]]
+    return [x.new_full(shape, value or 0.0)] if size > 0 else []
+
+
+def _arange(start: float = 0, end: float = 0, step: float = 1, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    """Count in integers and cast, since coremltools ignores the dtype."""
+    if dtype is None or not dtype.is_floating_point or not all(isinstance(each, int) for each in (start, end, step)):
+        return NotImplemented
+    return aten._to_copy.default(aten.arange.start_step(start, end, step, dtype=torch.int32), dtype=dtype)
 
 
 def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
@@ -178,6 +218,10 @@ def _max_pool(pool: Callable[..., torch.Tensor]) -> Callable[..., Any]:
 _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     **ELEMENTARY,
     **REARRANGING,
+    aten.arange.default: lambda end, **how: _arange(0, end, **how),
+    aten.arange.start: _arange,
+    aten.arange.start_step: _arange,
+    aten.constant_pad_nd.default: lambda x, pad, value=0: _pad(x, pad, "constant", value),
     aten.gelu.default: _gelu,
     aten.reciprocal.default: _reciprocal,
     aten.bitwise_and.Tensor: _logical(torch.logical_and),
@@ -186,6 +230,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention,
     aten.matmul.default: _matmul,
     aten.mv.default: _matmul,
+    aten.group_norm.default: _group_norm,
     aten.instance_norm.default: _instance_norm,
     aten.lerp.Scalar: _lerp,
     aten.nan_to_num.default: _nan_to_num,

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import attrs
 import numpy as np
@@ -26,12 +27,22 @@ _DIGEST = re.compile(r"sha256 ([0-9a-f]{64})")
 
 
 def add_digests(directory: Path, spec: Any) -> None:
-    """Write the digests of the package at `directory`, with the program `spec`, into its manifest."""
+    """Write the program `spec` and the digests of the package at `directory`, in bytes that depend on these alone.
+
+    coremltools draws the identifiers of the items at random, and orders the maps of a program by hashes.
+    """
     path = directory / MANIFEST
     manifest = json.loads(path.read_bytes())
-    for entry, _, digest in _items(directory, manifest, spec):
+    names = {}
+    for identifier, entry in manifest["itemInfoEntries"].items():
+        names[identifier] = str(uuid5(NAMESPACE_URL, f"graphpress:{entry['path']}"))
+    for entry, item, digest in _items(directory, manifest, spec):
         entry["description"] = f"{entry['description']}, sha256 {digest}"
-    write_file(path, json.dumps(manifest, indent=4))
+        if item.is_file():
+            write_file(item, spec.SerializeToString(deterministic=True))
+    manifest["itemInfoEntries"] = {names[key]: entry for key, entry in manifest["itemInfoEntries"].items()}
+    manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
+    write_file(path, json.dumps(manifest, indent=4, sort_keys=True))
 
 
 def check_digests(directory: Path, spec: Any) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Container
 from graphpress.ir.location import Location, ModuleScope, Origin
 from graphpress.ir.text.tokens import Scanner, quote
 
+_MOST_ENTRIES = 1_000_000  # of the stacks together, beside one for each character of the text
+
 
 class LocationWriter:
     """Numbers origins on first reference."""
@@ -23,6 +25,7 @@ class LocationWriter:
     def __init__(self) -> None:
         self._origins: dict[Origin, int] = {}
         self._stacks: dict[tuple[ModuleScope, ...], int] = {}
+        self._scopes: dict[tuple[int | None, ModuleScope], int] = {}  # by the number of the enclosing one
         self._lines: list[str] = []
         self._texts: dict[int, tuple[Location, str]] = {}
 
@@ -52,9 +55,16 @@ class LocationWriter:
 
     def _stack(self, scopes: tuple[ModuleScope, ...]) -> int:
         if scopes not in self._stacks:
-            outer = f" in {self._stack(scopes[:-1])}" if len(scopes) > 1 else ""
-            number = self._stacks[scopes] = len(self._stacks)
-            self._lines.append(f"  scope {number}{outer} {quote(scopes[-1].path)} {quote(scopes[-1].type_name)}\n")
+            outer: int | None = None
+            for scope in scopes:
+                number = self._scopes.get((outer, scope))
+                if number is None:
+                    number = self._scopes[outer, scope] = len(self._scopes)
+                    within = "" if outer is None else f" in {outer}"
+                    self._lines.append(f"  scope {number}{within} {quote(scope.path)} {quote(scope.type_name)}\n")
+                outer = number
+            assert outer is not None
+            self._stacks[scopes] = outer
         return self._stacks[scopes]
 
 
@@ -63,10 +73,15 @@ def read_location_table(scanner: Scanner) -> dict[int, Origin]:
     stacks: dict[int, tuple[ModuleScope, ...]] = {}
     origins: dict[int, Origin] = {}
     scanner.expect("{")
+    total = 0
     while not scanner.take_if("}"):
+        start = scanner.skip_blanks()
         if scanner.take_if("scope"):
             number = _new_number(scanner, "scope", stacks)
             outer = _known(scanner, "scope", stacks) if scanner.take_if("in") else ()
+            total += len(outer)
+            if total > _MOST_ENTRIES + len(scanner.text):
+                raise scanner.error("the scopes are nested too deeply", start)
             stacks[number] = (*outer, ModuleScope(_text(scanner), _text(scanner)))
         elif scanner.take_if("origin"):
             number = _new_number(scanner, "origin", origins)

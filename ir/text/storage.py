@@ -8,7 +8,8 @@ constants are stored once and mismatched files are detected. A save renames thre
     model.safetensors       the new data replaces the old
 
 After an interruption at any point, the directory holds a text and, in one of the two data files, all the data it names.
-`load_graph` searches both; the next save completes the renames.
+`load_graph` searches both, and reads again if a save replaces a file meanwhile; the next save completes the renames.
+Savers to one folder wait for each other.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from attrs import frozen
 from safetensors import SafetensorError, safe_open
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.files import FileError, write_file
+from graphpress.ir.files import FileError, locked_folder, write_file
 from graphpress.ir.graph import Constant, Graph, all_constants
 from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
 from graphpress.ir.text.parser import parse_graph
@@ -33,6 +34,8 @@ from graphpress.ir.text.tokens import ParseError, name_text
 
 SUFFIX = ".gir"
 _DIGESTS = "graphpress.sha256"
+_UNREADABLE = (OSError, SafetensorError, ValueError, RuntimeError)  # torch raises RuntimeError for a missing file
+_ATTEMPTS = 100  # of a load that finds the files replaced under it
 
 
 class StorageError(GraphpressError):
@@ -55,10 +58,11 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     digests = {id(constant): _digest(constant, text_path) for constant in all_constants(graph)}
     text = exact_text(graph)
     try:
-        _finish_interrupted_save(text_path, data_path, new_path)
-        _write_tensors(graph, digests, new_path)
-        write_file(text_path, text)
-        os.replace(new_path, data_path)
+        with locked_folder(text_path.parent):
+            _finish_interrupted_save(text_path, data_path, new_path)
+            _write_tensors(graph, digests, new_path)
+            write_file(text_path, text)
+            os.replace(new_path, data_path)
     except OSError as error:
         raise StorageError(f"cannot save {text_path}: {FileError.of(text_path, error).reason}") from error
 
@@ -66,13 +70,37 @@ def save_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
 def load_graph(path: str | os.PathLike[str]) -> Graph:
     """Load the graph that `save_graph` wrote to `path`, and check its data against the hashes.
 
-    No code is executed.
+    No code is executed. While others save to `path`, the result is one of the saved graphs, whole.
 
     Raises:
         StorageError: if a file is missing or damaged; the message names the tensor.
         ParseError: if the text is not a graph.
     """
-    text_path, data_path, new_path = _paths(path)
+    paths = _paths(path)
+    for _ in range(_ATTEMPTS):
+        before = _state(paths)
+        try:
+            return _load(*paths)
+        except StorageError:
+            if _state(paths) == before:
+                raise
+    return _load(*paths)
+
+
+def _state(paths: tuple[Path, ...]) -> list[tuple[int, int, int] | None]:
+    """The identity of each file, which changes whenever the file is replaced; None for a missing file."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return found
+
+
+def _load(text_path: Path, data_path: Path, new_path: Path) -> Graph:
     try:
         text = text_path.read_bytes().decode()
     except FileNotFoundError:
@@ -148,7 +176,7 @@ class _TensorFile:
                 keys = json.loads((file.metadata() or {}).get(_DIGESTS, "null"))
         except FileNotFoundError:
             return cls(path, {}, "is missing")
-        except (OSError, SafetensorError, ValueError) as error:
+        except _UNREADABLE as error:
             return cls(path, {}, f"is damaged or truncated ({error})")
         if not isinstance(keys, dict):
             return cls(path, {}, "was not written with a graph")
@@ -179,7 +207,11 @@ def _attach(constants: list[Constant], source: _TensorFile, text_path: Path) -> 
             "data; copy both files together, or save the graph again"
         )
     tensors: dict[str, torch.Tensor] = {}
-    with safe_open(source.path, "pt") as file:
+    try:
+        opened = safe_open(source.path, "pt")
+    except _UNREADABLE as error:  # replaced since it was described
+        raise StorageError(f"cannot load {text_path}: {source.path} cannot be opened again: {error}") from error
+    with opened as file:
         for constant in constants:
             if constant.digest is None:
                 raise StorageError(f"cannot load {text_path}: its text gives constant {constant.name!r} no sha256")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from graphpress.ir.errors import GraphpressError, suggestion
@@ -12,6 +13,7 @@ from graphpress.ir.errors import GraphpressError, suggestion
 T = TypeVar("T")
 
 _EXCERPT = 100
+_MOST_DIGITS = 100
 
 
 class ParseError(GraphpressError, ValueError):
@@ -49,8 +51,9 @@ class Token(NamedTuple):
 
 PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
-_TRIVIA = re.compile(r"(?:[ \t\r\n]+|//[^\n]*)*")
-_STRING = r'"(?:[^"\\\n]|\\.)*"'
+# Possessive quantifiers keep no positions to come back to, which would take a hundred bytes for each character.
+_TRIVIA = re.compile(r"(?:[ \t\r\n]++|//[^\n]*+)*+")
+_STRING = r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
 _TOKEN = re.compile(
     rf"(?P<ref>[%@](?:{PLAIN_NAME.pattern}|{_STRING})(?:#[0-9]+)?)"
     rf"|(?P<string>{_STRING})"
@@ -115,7 +118,8 @@ class Scanner:
     def fail(self, wanted: str) -> Token:
         """Raise the error that `wanted` was expected here."""
         token = self.peek()
-        found = "the end of the text" if token.kind == "end" else repr(token.text)
+        shown = token.text if len(token.text) <= _EXCERPT else f"{token.text[:_EXCERPT]}..."
+        found = "the end of the text" if token.kind == "end" else repr(shown)
         raise self.error(f"expected {wanted}, found {found}", token.start)
 
     def error(self, message: str, offset: int) -> ParseError:
@@ -168,16 +172,19 @@ class Scanner:
             body, mark, tail = body.partition("#")
             tail = mark + tail
         if tail:
-            index = int(tail[1:])
+            index = self._integer(tail[1:], "the number of a result", token.start)
         return token.text[0], body, index
 
     def integer(self, wanted: str) -> int:
         """Consume the next token as an integer."""
         token = self.expect_kind("number", wanted)
-        try:
-            return int(token.text)
-        except ValueError:
-            raise self.error(f"expected {wanted}, found {token.text!r}", token.start) from None
+        return self._integer(token.text, wanted, token.start)
+
+    def _integer(self, text: str, wanted: str, start: int) -> int:
+        if len(text) <= _MOST_DIGITS:
+            with suppress(ValueError):
+                return int(text)
+        raise self.error(f"expected {wanted}, found {text[:_MOST_DIGITS]!r}", start)
 
     def _unquote(self, text: str, start: int) -> str:
         try:

@@ -10,6 +10,7 @@ from graphpress.ir.text.tokens import Scanner, quote
 from graphpress.ir.types import Dim, DimError, OpaqueType, ScalarType, SymDim, TensorType, Type
 
 _SCALARS = ("int", "float", "bool", "complex", "str", "NoneType")
+_MOST_DIGITS = 100
 _INTEGER = re.compile(r"-?[0-9]+")
 _BARE_DIM = re.compile(r"[A-Za-z0-9_(-][A-Za-z0-9_+\-*/%()., ]*")
 _TENSOR = re.compile(r'[a-z][a-z0-9_]*\[[^\]"\n]*\]')
@@ -117,7 +118,7 @@ class TypeReader:
         scanner = self._scanner
         start = scanner.skip_blanks()
         if scanner.text[start : start + 1] == '"':
-            return SymDim(scanner.string(scanner.take()))
+            return SymDim(scanner.string(scanner.expect_kind("string", "a dim such as 3 or s0")))
         depth, end, text = 0, start, scanner.text
         while end < len(text) and text[end] not in '"\n[]{}=:' and not (depth == 0 and text[end] in ",)"):
             depth += (text[end] == "(") - (text[end] == ")")
@@ -125,6 +126,8 @@ class TypeReader:
         expression = text[start:end].strip()
         scanner.jump(end)
         if _INTEGER.fullmatch(expression):
+            if len(expression) > _MOST_DIGITS:
+                raise scanner.error(f"a dim of {len(expression)} digits", start)
             return int(expression)
         if expression in ("true", "false"):
             return expression == "true"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from attrs import evolve, frozen
 
@@ -143,11 +144,16 @@ def _known_range(node: Node, spec: QuantizationSpec) -> tuple[float | None, floa
             if family == "hardtanh"
             else (node.attributes.get("min"), node.attributes.get("max"))
         )
-        if not isinstance(low, int | float) or not isinstance(high, int | float):
-            return None
+        if not _is_bound(low) or not _is_bound(high):
+            return (0.0, None) if _is_bound(low) and low >= 0 else None  # that of ReLU, or unknown
         return (float(low), float(high)) if low <= 0 <= high and low < high else None
     if family in _OPEN_RANGES:
         low, width = _OPEN_RANGES[family]
         steps = int(spec.quant_max) - int(spec.quant_min) if not spec.element_type.is_floating else 255
         return low, low + width * steps / (steps + 1)
     return _RANGES.get(family)
+
+
+def _is_bound(given: object) -> TypeGuard[float]:
+    """Return True for a finite number: clamping at infinity is not clamping."""
+    return isinstance(given, int | float) and math.isfinite(given)

@@ -22,7 +22,7 @@ def read(source: str | Path) -> Mapping[str, Any]:
     text, where = _text(source)
     try:
         data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # numbers, dates, keys, nesting
         raise SpecError(f"{where} is not valid YAML: {error}") from None
     if not isinstance(data, Mapping):
         raise SpecError(f"{where} has {data!r} at its top, not a dictionary")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -71,6 +71,7 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
         self.depth = max((rule.depth for rule in rules), default=1)
         self.reach: dict[OpDef, int] = {}
         self._rules = tuple(rules)
+        self._by_producers: dict[tuple[OpDef, frozenset[OpDef]], tuple[Candidate, ...]] = {}
 
     def __missing__(self, op: OpDef) -> tuple[Candidate, ...]:
         found = self[op] = tuple(Candidate.of(rule, op) for rule in self._rules if rule.may_start_at(op))
@@ -79,7 +80,25 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
 
     def candidates(self, node: Node) -> list[Rule]:
         """The rules that may match with their root at `node`, after cheap tests of the node."""
-        return [candidate.rule for candidate in self[node.op] if candidate.may_match(node)]
+        return [candidate.rule for candidate in self.at(node) if candidate.may_match(node)]
+
+    def at(self, node: Node) -> tuple[Candidate, ...]:
+        """The candidates that the op of `node` and the ops of its operands leave, found once for each combination."""
+        candidates = self[node.op]
+        if not candidates:
+            return candidates
+        made_by = set()
+        for operand in node.operands.values():
+            for value in operand if isinstance(operand, tuple) else (operand,):
+                if isinstance(value, Value):
+                    producer = value.producer
+                    if isinstance(producer, Node):
+                        made_by.add(producer.op)
+        key = node.op, frozenset(made_by)
+        found = self._by_producers.get(key)
+        if found is None:
+            found = self._by_producers[key] = tuple(each for each in candidates if each.may_read(made_by))
+        return found
 
 
 @frozen(eq=False)
@@ -116,8 +135,12 @@ class Candidate:
         operands = [p.op if isinstance(p, Result) else p for p in root.parts if isinstance(p, Op | Result)]
         return cls(rule, tuple(test for test in root.tests if test.is_total), tuple(literals), tuple(operands))
 
+    def may_read(self, ops: Collection[OpDef]) -> bool:
+        """False only if the rule cannot match a node whose operands nodes of `ops` compute."""
+        return all(any(map(wanted.accepts, ops)) for wanted in self.operands)
+
     def may_match(self, node: Node) -> bool:
-        """False only if the rule cannot match."""
+        """False only if the rule cannot match, given that `may_read` holds."""
         for test in self.tests:
             if not test.predicate(node):
                 return False
@@ -127,11 +150,6 @@ class Candidate:
                     break
             else:
                 return False
-        if self.operands:
-            made_by = [v.producer.op for _, _, v in node.operand_values() if isinstance(v.producer, Node)]
-            for wanted in self.operands:
-                if not any(map(wanted.accepts, made_by)):
-                    return False
         return True
 
 
@@ -169,7 +187,7 @@ class _Driver:
             self.queued.discard(id(node))
             if node.graph is not self.graph:
                 continue
-            for candidate in self.index[node.op]:
+            for candidate in self.index.at(node):
                 if not candidate.may_match(node):
                     continue
                 if node.is_dead:

@@ -14,6 +14,7 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from graphpress.ir.graph import Node, Value
+from graphpress.ir.ops import OpDef, Trait
 from graphpress.passes.framework import patterns as p
 from graphpress.passes.framework.match import (
     ABSENT,
@@ -31,6 +32,7 @@ from graphpress.passes.framework.match import (
 )
 
 Path = tuple[str, ...]
+_Wanted = dict[str, p.Pattern]
 
 
 def match_pattern(pattern: p.Pattern, node: Node) -> Match | Miss:
@@ -245,11 +247,11 @@ class _Search:
 
     def operands(self, pattern: p.Op, node: Node, rest: _Goal) -> bool:
         """Match the parameters, in each operand order that the op allows."""
-        count = len(pattern.positional)
-        names = [f"arg{i}" for i in range(count)] if node.op.variadic else list(node.op.by_name)
-        if count > len(names):
-            return self.fail(rest, f"{count} parameters", f"{node.op.name} with {len(names)}")
-        wanted = dict(zip(names, pattern.positional, strict=False)) | pattern.named
+        orders = _orders(pattern, node.op)
+        if orders is None:
+            count = len(pattern.positional)
+            return self.fail(rest, f"{count} parameters", lambda: f"{node.op.name} with {len(node.op.by_name)}")
+        wanted, swapped = orders
         if not pattern.is_open:
             for name, operand in node.operands.items():
                 if name not in wanted:
@@ -257,11 +259,7 @@ class _Search:
                     return self.fail(goal, "no such operand", partial(show, operand))
         if self.in_order(wanted, node, rest):
             return True
-        if not is_commutative(node):
-            return False
-        first, second = wanted.get(names[0]), wanted.get(names[1])
-        swapped = {k: v for k, v in {**wanted, names[0]: second, names[1]: first}.items() if v is not None}
-        return first is not second and self.in_order(swapped, node, rest)
+        return swapped is not None and is_commutative(node) and self.in_order(swapped, node, rest)
 
     def in_order(self, wanted: dict[str, p.Pattern], node: Node, rest: _Goal) -> bool:
         goals = rest
@@ -319,6 +317,26 @@ _SOLVERS: dict[type, Callable[[_Search, _Goal], bool]] = {
     _Tests: _Search.tests,
     _Finish: _Search.finish,
 }
+
+
+@lru_cache(maxsize=4096)
+def _orders(pattern: p.Op, op: OpDef) -> tuple[_Wanted, _Wanted | None] | None:
+    """The patterns of the parameters by name, then with the first two exchanged if that is another pattern.
+
+    None if `op` has fewer parameters than the pattern.
+    """
+    count = len(pattern.positional)
+    names = [f"arg{i}" for i in range(count)] if op.variadic else list(op.by_name)
+    if count > len(names):
+        return None
+    wanted = dict(zip(names, pattern.positional, strict=False)) | pattern.named
+    if not op.has(Trait.COMMUTATIVE):
+        return wanted, None
+    first, second = wanted.get(names[0]), wanted.get(names[1])
+    if first is second:
+        return wanted, None
+    swapped = {k: v for k, v in {**wanted, names[0]: second, names[1]: first}.items() if v is not None}
+    return wanted, swapped
 
 
 def _with_tests(goal: _Goal) -> _Goal | None:

@@ -42,7 +42,10 @@ def parse_steps(text: str) -> tuple[StepLike, ...]:
         PipelineSyntaxError: at the offending character.
     """
     parser = _Parser(text)
-    steps = parser.steps()
+    try:
+        steps = parser.steps()
+    except RecursionError:
+        raise PipelineSyntaxError(text, parser.position, "nested too deeply") from None
     if parser.position < len(text):
         parser.fail("expected ',' or the end of the pipeline")
     return steps
@@ -136,11 +139,19 @@ class _Parser:
             self.advance(found.end())
             return value
         if found := _NUMBER.match(self.text, self.position):
-            self.advance(found.end())
-            return _number(found.group())
+            return self.number(found)
         if self.text.startswith('"', self.position):
             self.fail("this string does not end")
         return Word(self.match(_OPTION_NAME, "expected a value"))
+
+    def number(self, found: re.Match[str]) -> int | float:
+        text = found.group()
+        try:
+            value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+        except ValueError:
+            self.fail(f"a number of {len(text)} digits")
+        self.advance(found.end())
+        return value
 
     def items(self) -> list[Any]:
         items: list[Any] = []
@@ -193,7 +204,3 @@ class _Parser:
     def fail(self, reason: str, position: int | None = None, cause: Exception | None = None) -> NoReturn:
         at = self.position if position is None else position
         raise PipelineSyntaxError(self.text, at, reason) from cause
-
-
-def _number(text: str) -> int | float:
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)

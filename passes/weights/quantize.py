@@ -218,10 +218,20 @@ def _rounded_to_half(scale: Tensor) -> Tensor:
     return torch.where(fits, rounded, scale)
 
 
-def _check(tensor: Tensor, spec: QuantizationSpec, name: str) -> None:
-    if not bool(torch.isfinite(tensor).all()):
-        count = int((~torch.isfinite(tensor)).sum())
+def require_finite(tensor: Tensor, name: str) -> None:
+    """Check that every element of a weight can have a code.
+
+    Raises:
+        QuantizationError: naming the weight, if it has NaN or infinite elements.
+    """
+    finite = torch.isfinite(tensor.detach())
+    if not bool(finite.all()):
+        count = tensor.numel() - int(finite.sum())
         raise QuantizationError(f"{name}: {count} of {tensor.numel()} elements are NaN or infinite; all must be finite")
+
+
+def _check(tensor: Tensor, spec: QuantizationSpec, name: str) -> None:
+    require_finite(tensor, name)
     wanted = {
         "fake_quantize_cls": ("default",),
         "qparam_calculator_cls": ("default", "static"),

@@ -215,4 +215,5 @@ def _scale_axis(data: Value, layer: Layer, factor: Value, rewriter: Rewriter, *,
 
 
 def _ones(dense: Value) -> torch.Tensor:
-    return torch.ones((1,) * dense.tensor_type.rank)
+    """Return scales of one in the dtype of the weight, so that no cast follows."""
+    return torch.ones((1,) * dense.tensor_type.rank, dtype=dense.tensor_type.dtype.torch_dtype)

@@ -108,8 +108,11 @@ def test_where_paths_cannot_be_swapped_a_kill_loses_neither_artifact(suffix, tmp
         if target.exists():
             assert content(target, mark) in ({"old"}, {"new"})
         else:  # for an instant the old artifact is beside its place
-            (old,) = tmp_path.glob("*.partial/old")
+            (old,) = tmp_path.glob("*.partial/*.old")
             assert content(old, mark) == {"old"}
+        with saving.replacing(target, suffix) as built:
+            written(built, mark, "next")
+        assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("suffix", KINDS)

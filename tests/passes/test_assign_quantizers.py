@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -136,6 +138,25 @@ def test_the_range_an_activation_is_known_to_have_shapes_its_spec(op, scheme, fl
     spec = found["act", "output"].spec
     assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
     assert found["act", "output"].asked.qscheme is QuantizationScheme.SYMMETRIC
+
+
+@pytest.mark.parametrize(
+    ("bounds", "scheme", "float_range"),
+    [
+        ({"min": 0.0, "max": 6.0}, "asymmetric", (0.0, 6.0)),
+        ({"min": 0.0, "max": math.inf}, "asymmetric", (None, None)),
+        ({"min": 0.0}, "asymmetric", (None, None)),
+        ({"min": 0.001, "max": math.inf}, "asymmetric", (None, None)),
+        ({"min": -1.0, "max": math.inf}, "symmetric", (None, None)),
+        ({"min": -math.inf, "max": 1.0}, "symmetric", (None, None)),
+        ({"min": -math.inf, "max": math.inf}, "symmetric", (None, None)),
+    ],
+)
+def test_a_clamp_at_infinity_has_no_end_there(bounds, scheme, float_range):
+    b = GraphBuilder()
+    found = points(assigned(b.outputs(b.aten.clamp(convolution(b, image(b), "conv"), **bounds, name="act"))))
+    spec = found["act", "output"].spec
+    assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
 
 
 def test_an_explicit_spec_for_the_op_wins_over_its_known_range():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import click
 from attrs import frozen
 from torch import nn
 
 from graphpress.backends import coreai, coreml
+from graphpress.backends.blame import BlameReport
 from graphpress.backends.comparison import CheckReport
 from graphpress.backends.coreml import Target
 from graphpress.backends.verification import WeightCheck, compare_weights, compressing_ops, constant_bytes, reference
@@ -99,7 +102,11 @@ class ArtifactVerdict:
                     "name": each.name,
                     "shape": list(each.shape),
                     "max_error": each.max_error,
+                    "rms_error": each.rms_error,
+                    "decibels": each.decibels if math.isfinite(each.decibels) else None,
+                    "steps": each.steps,
                     "max_error_in_runtime_arithmetic": each.max_error_in_runtime_arithmetic,
+                    "allowed": None if each.allowed is None else attrs.asdict(each.allowed),
                     "ok": each.within(self.outputs.tolerance),
                 }
                 for each in self.outputs.outputs
@@ -113,7 +120,7 @@ class ArtifactVerdict:
         }
 
 
-def verify(path: Path, subject: Subject, tolerance: float) -> ArtifactVerdict:
+def verify(path: Path, subject: Subject, tolerance: float | None) -> ArtifactVerdict:
     """Compare the artifact at `path` with its source model.
 
     Raises:
@@ -136,6 +143,12 @@ def verify(path: Path, subject: Subject, tolerance: float) -> ArtifactVerdict:
         file_bytes,
         stored_bytes,
     )
+
+
+def blamed(path: Path, subject: Subject) -> BlameReport:
+    """Find the first operator of `subject` whose output differs in the artifact at `path`."""
+    backend = coreai if path.suffix == ".aimodel" else coreml
+    return backend.blame(path, subject.module(), subject.example_inputs)
 
 
 Parts = tuple[Graph, Mapping[str, int], int, tuple[int, int], int]

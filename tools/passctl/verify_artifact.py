@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=1e-5,
-    show_default=True,
-    help="Largest accepted difference of an output, in units of that output's range.",
+    default=None,
+    help="Largest accepted difference of an output, in units of its range; by default what rounding explains.",
 )
+@click.option("--blame", is_flag=True, help="Also find the first operator whose output differs.")
 @input_options
 @click.pass_context
 def verify_artifact(
     ctx: click.Context,
     artifact: str,
     against: str,
-    tolerance: float,
+    tolerance: float | None,
+    blame: bool,
     inputs_file: Path | None,
     input_shapes: tuple[str, ...],
     as_json: bool,
@@ -44,17 +45,22 @@ def verify_artifact(
     ARTIFACT is an .aimodel or an .mlpackage. Outputs: an .aimodel is executed by its runtime, the program of an
     .mlpackage is imported and evaluated. Weights: each must be in the file bit for bit, once unpacked. Operators that
     unpack weights and quantize activations: no fewer than in the model. Bytes: those of the stored constants, and no
-    more than the model's own.
+    more than the model's own. With --blame, both are also run with their intermediate values, and the first operator
+    whose output differs by more than rounding explains is named, with its module, source line and errors.
 
     Exit code 1 if there is a difference, 2 if the artifact is damaged or another error occurs.
     """
-    from graphpress.tools.passctl.artifacts import verify
+    from graphpress.tools.passctl.artifacts import blamed, verify
     from graphpress.tools.passctl.models import resolve
 
-    verdict = verify(Path(artifact), resolve(against, inputs_file, input_shapes), tolerance)
+    subject = resolve(against, inputs_file, input_shapes)
+    verdict = verify(Path(artifact), subject, tolerance)
+    report = blamed(Path(artifact), subject) if blame else None
     if as_json:
-        console.print_json(verdict.data())
+        console.print_json(verdict.data() | ({} if report is None else {"blame": report.data()}))
     else:
+        if report is not None:
+            console.report(str(report))
         _report(verdict)
     ctx.exit(0 if verdict.ok else 1)
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from graphpress.backends.coreml.dependency import require
 from graphpress.backends.coreml.importing import arithmetic, compressed, layers, shapes
-from graphpress.backends.coreml.importing.reader import MilReader, translates
+from graphpress.backends.coreml.importing.reader import MilReader, is_state, translates
 from graphpress.backends.coreml.package import load_program
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
@@ -30,15 +29,11 @@ def unsupported_features(path: str | PathLike[str]) -> list[str]:
     found = [f"the function {name}" for name in program.functions if name != "main"]
     for function in program.functions.values():
         for name, var in function.inputs.items():
-            if _is_state(var):
+            if is_state(var):
                 found.append(f"the state {name}")
             elif not all(isinstance(dim, int | np.integer) for dim in var.shape):
                 found.append(f"the dynamic dims of {name}")
     return found
-
-
-def _is_state(var: Any) -> bool:
-    return bool(require("coremltools.converters.mil.mil").types.is_state(var.sym_type))
 
 
 __all__ = ["from_mil", "from_package"]
@@ -51,7 +46,9 @@ def from_package(
 ) -> Graph:
     """Import a saved package as a graph of `aten` ops, and `quant` ops for compressed constants.
 
-    An op without a translation becomes an opaque ``mil.*`` node, which can be printed and compared but not executed.
+    States become inputs after the others, and what is written to them outputs after the others. An op without a
+    translation becomes an opaque ``mil.*`` node, which can be printed and compared but not
+    executed.
 
     Args:
         path: the package.
@@ -79,16 +76,20 @@ def from_mil(
     body = program.functions[function]
     graph = Graph(name)
     reader = MilReader(graph)
-    for input_name, var in body.inputs.items():
+    for input_name, var in sorted(body.inputs.items(), key=lambda each: is_state(each[1])):
         type = reader.type(var)
         if shapes is not None and input_name in shapes:
             type = TensorType(type.dtype, shapes[input_name])
         made = graph.add_input(input_name, type)
         assert made.value is not None
-        reader.values[id(var)] = made.value
+        (reader.states if is_state(var) else reader.values)[id(var)] = made.value
+    before = dict(reader.states)
     _operations(body, reader)
     for var in body.outputs:
         graph.add_output(reader.value(var))
+    for key, value in reader.states.items():
+        if value is not before[key]:
+            graph.add_output(value)
     reader.erase_unused()
     verify(graph)
     return graph

@@ -28,6 +28,7 @@ class MilReader(Reader):
 
     values: dict[int, Value] = field(factory=dict, init=False)
     constants: dict[str, Value] = field(factory=dict, init=False)
+    states: dict[int, Value] = field(factory=dict, init=False)
 
     def value(self, var: Any) -> Value:
         """Return the IR value of a MIL value; constants are added when first read."""
@@ -75,6 +76,11 @@ class MilReader(Reader):
     def type(self, var: Any) -> TensorType:
         """Return the type of a MIL value; unknown dims are 1."""
         return TensorType(self.dtype(var), [int(n) if isinstance(n, int | np.integer) else 1 for n in var.shape])
+
+
+def is_state(var: Any) -> bool:
+    """Return True for an input that persists between runs."""
+    return bool(_mil_types().is_state(var.sym_type))
 
 
 def number(var: Any, default: Any = None) -> Any:

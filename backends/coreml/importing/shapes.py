@@ -240,3 +240,16 @@ def _upsample_bilinear(reader: MilReader, op: Any) -> Value:
     size = tuple(int(n) for n in op.outputs[0].shape[-2:])
     attributes = {"output_size": size, "align_corners": number(op.align_corners)}
     return reader.emit("aten.upsample_bilinear2d", attributes, self=reader.value(op.x))
+
+
+@translates("read_state")
+def _read_state(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    return reader.states.get(id(op.input)) or reader.opaque(op)
+
+
+@translates("coreml_update_state")
+def _update_state(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    if id(op.state) not in reader.states:
+        return reader.opaque(op)
+    reader.states[id(op.state)] = reader.value(op.value)
+    return reader.states[id(op.state)]

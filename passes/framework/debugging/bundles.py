@@ -136,7 +136,7 @@ class Bundle:
                 (folder / "error.txt").read_text(encoding="utf-8"),
                 contents.versions,
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise BundleError(f"the reproducer in {folder} is damaged: {type(error).__name__}: {error}") from error
 
     def _fill(self, folder: Path) -> None:

@@ -48,7 +48,7 @@ class ConstantExpression(nn.Module):
         """Compute the value without the cache; without steps, it is the argument."""
         return compute(self.steps, arguments, self._run)
 
-    def _run(self, step: QuantizedStep, operands: dict[str, Tensor]) -> Tensor:
+    def _run(self, step: QuantizedStep, operands: dict[str, Any]) -> Tensor:
         if step.quantizer is None:
             return step.run(operands)
         quantized: Tensor = self.quantizers[step.quantizer](operands["input"])

@@ -6,7 +6,7 @@ a `BatchNormLayer`, so that training can use batch statistics. Parameters keep t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 from torch import nn
@@ -17,7 +17,7 @@ from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.torch.emitted_module import EmittedModule
 from graphpress.ir.torch.graph_module_writer import to_graph_module
-from graphpress.modules.expressions import Operands, place_in, steps_to
+from graphpress.modules.expressions import Operands, path_of, place_in, steps_to
 from graphpress.modules.mapping import Mapped
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.layers import layer_of
@@ -126,7 +126,8 @@ class _Outliner:
             expression = self._expression(value, arguments)
             producer = value.node
             assert producer is not None
-            made = self._call(f"expressions.{producer.name}", expression, arguments, producer, before).results[0]
+            path = f"expressions.{producer.name}"
+            made = self._call(path, expression, arguments, producer, before, results=[value]).result
             self._made[id(value)] = made
             self._constant.discard(id(made))
         return made
@@ -226,20 +227,30 @@ class _Outliner:
         """Create the module that computes `value`, and append the constants it reads to `arguments`."""
         quantizers: list[FakeQuantizeImplBase] = []
 
-        def step(node: Node, operands: Operands) -> QuantizedStep:
-            quantizer = None
+        def step(made: Value, operands: Operands) -> QuantizedStep:
+            node, quantizer = made.node, None
+            assert node is not None
             if node.op.name == "quant.fake_quantize":
                 quantizer = place_in(quantizers, self.quantizers[node.attribute("quantizer")])
-            return QuantizedStep(node.op, operands, tuple(node.attributes.items()), quantizer)
+            return QuantizedStep(node.op, operands, tuple(node.attributes.items()), path_of(made), quantizer)
 
         return ConstantExpression(steps_to(value, arguments, step), quantizers)
 
-    def _call(self, path: str, module: nn.Module, arguments: list[Value], like: Node, before: Node | None) -> Node:
+    def _call(
+        self,
+        path: str,
+        module: nn.Module,
+        arguments: list[Value],
+        like: Node,
+        before: Node | None,
+        results: Sequence[Value] = (),
+    ) -> Node:
+        """Insert a call of `module` that stands for `results`, or for all results of `like`."""
         while path in self.modules:
             path += "_"
         self.modules[path] = module
         operands = {f"arg{i}": value for i, value in enumerate(arguments)}
-        types = [result.type for result in like.results]
+        types = [result.type for result in results or like.results]
         return self.graph.insert(
             _MODULE_CALL, operands, {"path": path}, types, name=like.name, location=like.location, before=before
         )

@@ -210,7 +210,7 @@ class Sensitivities:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise SearchError(f"cannot read sensitivities from {str(path)!r}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SearchError(f"{str(path)!r} is not a JSON file: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise SearchError(f"{str(path)!r} holds no sensitivities")
@@ -223,7 +223,7 @@ class Sensitivities:
             )
         try:
             return cls._of(data)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, StopIteration, RecursionError) as error:
             raise SearchError(f"{str(path)!r} is damaged: {type(error).__name__}: {error}") from error
 
     def _plain(self) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_a_package_prints_as_a_graph_and_runs(tmp_path):
     coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target="iOS26")
     graph = coreml.from_package(tmp_path / "m.mlpackage")
     assert "quant.lut_to_dense" in str(graph)
-    assert torch.equal(run(graph, [IMAGE])[0], model(IMAGE))
+    torch.testing.assert_close(run(graph, [IMAGE])[0], model(IMAGE), rtol=1e-4, atol=1e-5)  # its norm is folded
 
 
 @pytest.mark.parametrize(

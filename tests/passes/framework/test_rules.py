@@ -247,6 +247,16 @@ def test_a_predicate_of_a_user_is_asked_only_of_what_fits():
     assert asked == []
 
 
+def test_rules_for_other_operands_than_a_node_has_are_not_tried():
+    x = ("aten.relu", "aten.neg", "aten.exp")
+    rules = [rule(Op("aten.tanh", Op(op, ...)), name=op)(lambda match, rewriter: None) for op in x]
+    either = rule(Op("aten.tanh", Op(x[:2], ...)), name="either")(lambda match, rewriter: None)
+    index, b = RuleIndex([*rules, either]), GraphBuilder()
+    left = {op: [each.name for each in index.candidates(b.node("aten.tanh", b.op(op, b.input())))] for op in x}
+    assert left == {"aten.relu": ["aten.relu", "either"], "aten.neg": ["aten.neg", "either"], "aten.exp": ["aten.exp"]}
+    assert index.candidates(b.node("aten.tanh", b.input())) == []
+
+
 def test_a_driver_tries_a_node_again_when_what_it_reads_from_afar_changed():
     """A check may look anywhere; the second sweep asks again."""
 

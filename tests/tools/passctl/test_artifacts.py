@@ -189,3 +189,10 @@ def test_what_is_no_artifact_is_told(passctl):
     done = passctl("verify-artifact", "m.pt2", "--against", "m.pt2", code=2)
     assert "'m.pt2' is not an artifact; accepted: an .aimodel or an .mlpackage" in done.stderr
     assert passctl("verify-artifact", "missing.aimodel", "--against", "m.pt2", code=2).stdout == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blame_names_the_operator_of_another_model(passctl, folder, kind):
+    found = json.loads(passctl("verify-artifact", f"m.{kind}", "--against", "m.pt2", "--blame", "--json").stdout)
+    assert found["blame"]["first"] is None
+    assert found["blame"]["compared"] > 0

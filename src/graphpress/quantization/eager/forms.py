@@ -14,6 +14,7 @@ from graphpress.modules.masks import MASK
 from graphpress.modules.remembering import Remembered, outside_inference
 from graphpress.modules.surgery import FakeCompressed
 from graphpress.passes.weights import QuantizedWeight
+from graphpress.passes.weights.quantize import require_finite
 from graphpress.quantization.eager.quantized_module import HELD, holder_in
 from graphpress.quantization.eager.weights import PlannedWeight
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
@@ -42,12 +43,17 @@ class FakeQuantized(FakeCompressed):
         return found
 
     def stored(self, module: nn.Module) -> QuantizedWeight | None:
-        """See the base class."""
+        """See the base class.
+
+        Raises:
+            QuantizationError: for a parameter that is not finite.
+        """
         data, quantizer = self.parameter(module).detach(), self.quantizer(module)
         with torch.no_grad():
             qparams = quantizer.qparams(data)
         if qparams is None:
             return None
+        require_finite(data, quantizer.name)
         how = {"offset": quantizer.code_offset, "mask": self.mask(module)}
         return QuantizedWeight.of(data, quantizer.spec, qparams, **how)
 

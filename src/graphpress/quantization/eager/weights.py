@@ -26,6 +26,7 @@ from graphpress.passes.config import (
     indivisible,
 )
 from graphpress.passes.weights.errors import QuantizationError
+from graphpress.passes.weights.quantize import require_finite
 
 
 @frozen(eq=False)
@@ -61,7 +62,7 @@ def plan_weights(
     Weights that do not divide into blocks are skipped if `leave_indivisible`, and an error otherwise.
 
     Raises:
-        QuantizationError: naming the weights that cannot be divided as the config says.
+        QuantizationError: naming the weights that cannot be divided as the config says, or one that is not finite.
     """
     rule = Indivisible.SKIP if leave_indivisible else Indivisible.REFUSE_UNLESS_UNKNOWN
     plan = planning.plan_weights(model, resolver, Taken.FACTORS, recording)
@@ -75,6 +76,7 @@ def plan_weights(
             is_refused = rule.refuses(error, is_specific=each.is_specific)
             (refused if is_refused else skipped).append(indivisible(each.name, error))
             continue
+        require_finite(each.chosen.parameter, each.name)
         schedule = resolver.training_schedule(each.chosen.site.module_stack)
         weights.append(PlannedWeight(each.places, each.spec, block, schedule))
     if refused:

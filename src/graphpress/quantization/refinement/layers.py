@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from graphpress.ir.ops import OpDef, OpError, op_of_target
 from graphpress.layer_inputs import LayerMatrix
+from graphpress.modules.expressions import Slot
 from graphpress.quantization.batch_norm import BatchNormLayer
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
@@ -155,7 +156,7 @@ def _shift(expression: ConstantExpression, arguments: Sequence[fx.Node]) -> fx.N
     if not expression.steps or expression.steps[-1].op.name != "fold.shift_bias":
         return None
     slot = dict(expression.steps[-1].operands)["shift"]
-    return arguments[slot.index] if slot.is_argument else None
+    return arguments[slot.index] if isinstance(slot, Slot) and slot.is_argument else None
 
 
 def attribute(module: fx.GraphModule, node: fx.Node) -> Tensor:
