@@ -13,6 +13,7 @@ import torch
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Value
+from graphpress.ir.operand_checks import operand_check
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.types import ScalarType, Symbol, TensorType, Type, evaluate_dim
 
@@ -77,6 +78,10 @@ def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:
     if "device" in concrete or "device" in op.by_name:  # factories would allocate what the file asks for
         concrete["device"] = torch.device("meta")
     concrete.pop("pin_memory", None)
+    check = operand_check(op.name)
+    fault = None if check is None else check(concrete)
+    if fault is not None:
+        raise TypeInferenceError(fault)
     args, kwargs = op.unbind(concrete)
     assert op.target is not None
     try:

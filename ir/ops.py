@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.annotations import load_vocabularies
 from graphpress.ir.aten_traits import Trait, traits_of_aten
 from graphpress.ir.errors import GraphpressError, suggestion
-from graphpress.ir.refused_ops import refusal
 from graphpress.ir.symbolic_ops import SYMBOLIC_FUNCTIONS
 
 __all__ = ["OpDef", "OpError", "Parameter", "Trait", "lookup_op", "register_op", "registered_ops"]

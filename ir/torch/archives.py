@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.refused_ops import refusal
 
 _SIZE_RATIO = 100
 _EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), .<>=&|~!]{1,4096}")

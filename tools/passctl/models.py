@@ -22,6 +22,7 @@ from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
 from graphpress.ir.torch.archives import check_archive
 from graphpress.ir.torch.capture import from_exported_program, from_module
+from graphpress.ir.verifier import verify
 from graphpress.tools.models import MODELS
 from graphpress.tools.passctl.callables import ImportedModel, import_model
 from graphpress.tools.passctl.console import InputDataError, ModelArgumentError
@@ -178,6 +179,7 @@ class _GraphSubject(Subject):
         return self._graph.clone()
 
     def module(self) -> torch.nn.Module:
+        verify(self._graph)  # the module runs without the interpreter's checks of operands
         return to_graph_module(self._graph)
 
     @property
