@@ -6,6 +6,7 @@ modules that pytree specs name. An archive with any of these is refused, so that
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -18,63 +19,22 @@ from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
 
 _SIZE_RATIO = 100
-_EXPRESSION = re.compile(r"[A-Za-z0-9_+\-*/%(), .<>=&|~!]{1,4096}")
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SYMBOL = re.compile(r"(?:s|u|zf|zuf|f|z|b|i|n)[0-9]+(?:_[0-9]+)?")
-_FUNCTIONS = frozenset(
-    [
-        "Add",
-        "Mul",
-        "Pow",
-        "Integer",
-        "Rational",
-        "FloorDiv",
-        "ModularIndexing",
-        "Where",
-        "PythonMod",
-        "Mod",
-        "CleanDiv",
-        "CeilToInt",
-        "FloorToInt",
-        "CeilDiv",
-        "LShift",
-        "RShift",
-        "PowByNatural",
-        "FloatPow",
-        "FloatTrueDiv",
-        "IntTrueDiv",
-        "IsNonOverlappingAndDenseIndicator",
-        "TruncToFloat",
-        "TruncToInt",
-        "RoundToInt",
-        "RoundDecimal",
-        "ToFloat",
-        "Identity",
-        "Max",
-        "Min",
-        "Abs",
-        "floor",
-        "ceiling",
-        "Eq",
-        "Ne",
-        "Lt",
-        "Le",
-        "Gt",
-        "Ge",
-        "And",
-        "Or",
-        "Not",
-        "Piecewise",
-        "True",
-        "False",
-        "int_oo",
-    ]
-)
-_CALL = re.compile(r"([A-Za-z_0-9)][A-Za-z_0-9]*)\s*\(")
-_SYMBOL_CALL = re.compile(r"Symbol\('([A-Za-z0-9_]+)'(?:, [a-z]+=(?:True|False))*\)")
-_LONG_NUMBER = re.compile(r"(?<![A-Za-z_0-9])[0-9]{3}")
-_NUMBER = re.compile(r"(?<![A-Za-z_0-9])[0-9]+\.?[0-9]*(?:e-?[0-9]+)?")
-_POWER = re.compile(r"\*\*\s*(?!-?[0-9]\b)")
+_FLOAT = re.compile(r"-?[0-9]{0,20}\.?[0-9]{0,40}(?:e[-+]?[0-9]{1,3})?|-?inf|nan")
+_FUNCTION_NAMES = """
+    Abs Add And BitwiseFn_bitwise_and BitwiseFn_bitwise_or BooleanFalse BooleanTrue CeilDiv CeilToInt CleanDiv Eq
+    Equality ExprCondPair FloatPow FloatTrueDiv FloorDiv FloorToInt Ge GreaterThan Gt Identity Infinity IntInfinity
+    IntTrueDiv Integer IsNonOverlappingAndDenseIndicator LShift Le LessThan Lt Max Min Mod ModularIndexing Mul Ne
+    NegativeInfinity NegativeIntInfinity Not OpaqueUnaryFn_cos OpaqueUnaryFn_exp OpaqueUnaryFn_log
+    OpaqueUnaryFn_log2 OpaqueUnaryFn_sin OpaqueUnaryFn_sqrt OpaqueUnaryFn_tan OpaqueUnaryFn_tanh Or Piecewise Pow
+    PowByNatural PythonMod RShift Rational RoundDecimal RoundToInt StrictGreaterThan StrictLessThan ToFloat
+    TruncToFloat TruncToInt Unequality Where ceiling floor
+"""
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
+_CONSTANTS = frozenset({"int_oo", "oo", "true", "false", "True", "False"})
+_POWERS = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
+_OPERATORS = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
+_FACTORIES = frozenset({"list", "dict", "set", "tuple", "int", "float", "str", "bool"})
 _TARGET = re.compile(r"torch\.ops\.([a-z_0-9]+)\.([A-Za-z_0-9.]+)|(?:_operator|math)\.[a-z][a-z_]*|torch\.sym_[a-z]+")
 
 
@@ -145,24 +105,69 @@ def _check_member(where: str, key: str, value: Any) -> None:
 
 
 def _check_expression(where: str, given: Any) -> None:
-    # torch writes symbols and numbers as calls: Mul(Integer(2), Symbol('s77', positive=True, integer=True))
-    text = _SYMBOL_CALL.sub(r"\1", given) if isinstance(given, str) else given
-    good = isinstance(text, str) and _EXPRESSION.fullmatch(text) and not _POWER.search(text)
-    if good:
-        rest = _NUMBER.sub(" ", text)
-        good = "." not in rest and all(_FUNCTIONS.__contains__(w) or _SYMBOL.fullmatch(w) for w in _WORD.findall(rest))
-        good = good and all(call in _FUNCTIONS for call in _CALL.findall(text))
-        good = good and all(len(number) <= 24 and "e" not in number for number in _NUMBER.findall(text))
-        grows = "**" in text or any(
-            word in ("Pow", "PowByNatural", "FloatPow", "LShift") for word in _WORD.findall(rest)
-        )
-        good = good and not (
-            grows and (text.count("Pow") + text.count("LShift") + text.count("**") > 1 or _LONG_NUMBER.search(text))
-        )
-    if not good:
+    try:
+        if not isinstance(given, str) or len(given) > 2**14:
+            raise ValueError
+        _check_sizes(ast.parse(given.strip(), mode="eval").body, powers=0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ArchiveError(
             f"{where} has the expression {str(given)[:80]!r}; accepted: sizes such as 2*s0 or FloorDiv(s0, 2)"
-        )
+        ) from None
+
+
+def _check_sizes(node: ast.AST, powers: int) -> None:
+    """Check one part of an expression, inside of `powers` powers.
+
+    Raises:
+        ValueError: if it is more than arithmetic on symbols.
+    """
+    match node:
+        case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))], keywords=keywords):
+            good = name.isidentifier() and all(isinstance(each.value, ast.Constant) for each in keywords)
+        case ast.Call(func=ast.Name(id="Float"), args=[ast.Constant(value=str(digits))], keywords=keywords):
+            precisions = [each.value.value for each in keywords if isinstance(each.value, ast.Constant)]
+            good = _FLOAT.fullmatch(digits) is not None and precisions in ([], [53])
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            good = name in _FUNCTIONS
+            powers += name in _POWERS
+            if name in _POWERS:
+                good = good and len(args) == 2 and powers <= 2
+                _check_exponent(args[-1] if args else node)
+            for each in args:
+                _check_sizes(each, powers)
+        case ast.BinOp(left=left, op=op, right=right):
+            is_power = isinstance(op, ast.Pow | ast.LShift)
+            good = powers + is_power <= 2 and not isinstance(op, ast.MatMult)
+            if is_power:
+                _check_exponent(right)
+            _check_sizes(left, powers + is_power)
+            _check_sizes(right, powers + is_power)
+        case ast.UnaryOp() | ast.BoolOp() | ast.Compare() | ast.Tuple():
+            good = not isinstance(node, ast.Compare) or not any(
+                isinstance(op, ast.In | ast.NotIn | ast.Is | ast.IsNot) for op in node.ops
+            )
+            for part in ast.iter_child_nodes(node):
+                if not isinstance(part, _OPERATORS):
+                    _check_sizes(part, powers)
+        case ast.Name(id=name):
+            good = name in _CONSTANTS or _SYMBOL.fullmatch(name) is not None
+        case ast.Constant(value=bool() | float()):
+            good = True
+        case ast.Constant(value=int(number)):
+            good = abs(number) < 2**64
+        case _:
+            good = False
+    if not good:
+        raise ValueError
+
+
+def _check_exponent(node: ast.AST) -> None:
+    parts = list(ast.walk(node))
+    numbers = [each.value for each in parts if isinstance(each, ast.Constant)]
+    if any(isinstance(each, ast.Pow | ast.LShift) or getattr(each, "id", "") in _POWERS for each in parts) or any(
+        isinstance(number, int | float) and abs(number) > 64 for number in numbers
+    ):
+        raise ValueError
 
 
 def _check_target(where: str, text: str) -> None:
@@ -179,14 +184,24 @@ def _check_target(where: str, text: str) -> None:
 
 
 def _check_spec(where: str, text: str) -> None:
-    for key, value in _members(json.loads(text)):
-        if key == "__enum__" or "default_factory_module" in key or (isinstance(value, str) and "__enum__" in value):
-            raise _refused(where, "names a module in how its arguments nest")
-        if key == "context" and isinstance(value, str) and "default_factory" in value:
-            raise _refused(where, "names a module in how its arguments nest")
+    waiting: list[Any] = [json.loads(text)]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, list):
+            waiting.extend(found)
+        elif isinstance(found, str) and ("__enum__" in found or "default_factory" in found):
+            waiting.append(json.loads(found))
+        elif isinstance(found, dict):
+            factory = (found.get("default_factory_module"), found.get("default_factory_name"))
+            if "__enum__" in found or (factory != (None, None) and factory[0] != "builtins"):
+                raise _refused(where, "names a module in how its arguments nest")
+            if factory[0] == "builtins" and factory[1] not in _FACTORIES:
+                raise _refused(where, f"names the function {str(factory[1])[:80]!r} in how its arguments nest")
+            waiting.extend(found.values())
 
 
 def _refused(where: str, what: str) -> ArchiveError:
     return ArchiveError(
-        f"{where} {what}, which may run code when loaded; torch.export.load reads it, for files you trust"
+        f"{where} {what}, which may run code when loaded; for a file that you trust: passctl --trust, or "
+        "torch.export.load"
     )

@@ -1,5 +1,6 @@
 """Archives of exported programs from strangers are loaded without running code, or refused."""
 
+import collections
 import json
 import pickle
 import zipfile
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from graphpress.ir.torch.archives import ArchiveError, check_archive
+from graphpress.tools.passctl.main import cli
 
 
 class _Model(torch.nn.Module):
@@ -101,3 +104,75 @@ def test_a_bomb_is_refused_before_it_inflates(tmp_path):
         archive.writestr("m/models/model.json", b" " * 2**26)
     with pytest.raises(ArchiveError, match="inflates"):
         check_archive(path)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "StrictLessThan(Symbol('u0', integer=True), Integer(10))",
+        "Max(Integer(1), TruncToInt(Mul(Float('1.5', precision=53), ToFloat(Symbol('s3', positive=True)))))",
+        "Mul(Integer(2), Pow(Symbol('s77', positive=True, integer=True), Rational(1, 2)))",
+        "2*s0 + FloorDiv(s1, 2) - 1",
+    ],
+)
+def test_an_expression_that_torch_writes_is_accepted(saved, tmp_path, expression):
+    def edit(text):
+        data = json.loads(text)
+        data["graph_module"]["graph"]["sym_int_values"]["more"] = {"as_expr": {"expr_str": expression, "hint": None}}
+        return json.dumps(data)
+
+    check_archive(_edited(saved, tmp_path / "fine.pt2", edit))
+
+
+def _conditional(x):
+    return torch.cond(x.shape[0] > 4, lambda v: v.sin(), lambda v: v.cos(), (x,))
+
+
+def _positive(x):
+    return {"logits": x[x > 0] * 2.5, "past": [x, None]}
+
+
+def _grown(x):
+    return torch.nn.functional.interpolate(x, scale_factor=1.5)
+
+
+def _counted(x):
+    return collections.defaultdict(list, {"x": x})
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "is_dynamic"),
+    [(_conditional, (5,), True), (_positive, (9,), False), (_grown, (2, 3, 8), True), (_counted, (3,), False)],
+)
+def test_archives_of_real_models_are_accepted(tmp_path, function, shape, is_dynamic):
+    class Model(torch.nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    dims = ({len(shape) - 1: torch.export.Dim.DYNAMIC},) if is_dynamic else None
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(Model(), (torch.randn(shape),), dynamic_shapes=dims), path)
+    check_archive(path)
+    assert torch.export.load(path).graph.nodes
+
+
+def _with_expression(code, saved, target):
+    def edit(text):
+        data = json.loads(text)
+        for value in data["graph_module"]["graph"]["sym_int_values"].values():
+            if "as_expr" in value:
+                value["as_expr"]["expr_str"] = code
+        return json.dumps(data)
+
+    return _edited(saved, target, edit)
+
+
+def test_code_in_an_expression_runs_in_torch_and_not_in_passctl(saved, tmp_path):
+    canary = tmp_path / "canary"
+    path = _with_expression(f"open({str(canary)!r}, 'w')", saved, tmp_path / "evil.pt2")
+    refused = CliRunner().invoke(cli, ["dump", str(path)])
+    assert refused.exit_code != 0
+    assert "expr" in refused.output
+    assert not canary.exists()
+    CliRunner().invoke(cli, ["dump", str(path), "--trust"])
+    assert canary.exists()  # the code of a file that the user trusts
