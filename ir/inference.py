@@ -16,6 +16,7 @@ import torch
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Value
+from graphpress.ir.operand_checks import operand_check
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.types import Dim, DimError, ScalarType, Symbol, TensorType, Type, evaluate_dim
 
@@ -145,13 +146,20 @@ def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:
     assert op.target is not None
     try:
         concrete = {name: to_torch(_materialize(value)) for name, value in bound.items()}
-        if "device" in concrete:
+        if "device" in concrete or "device" in op.by_name:  # factories would allocate what the file asks for
             concrete["device"] = torch.device("meta")
+        concrete.pop("pin_memory", None)
+        check = operand_check(op.name)
+        fault = None if check is None else check(concrete)
+        if fault is not None:
+            raise TypeInferenceError(fault)
         args, kwargs = op.unbind(concrete)
         with torch.no_grad():
             results = op.target(*args, **kwargs)
     except (NotImplementedError, torch._subclasses.fake_tensor.DataDependentOutputException):
         return None
+    except TypeInferenceError:
+        raise
     except _REFUSALS as error:
         message = _first_line(error)
         if "meta" in message.lower():  # an op that needs real data

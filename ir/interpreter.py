@@ -14,6 +14,7 @@ from attrs import define, frozen
 
 from graphpress.ir.calling import call_arguments, call_results
 from graphpress.ir.graph import Constant, Graph, GraphError, Input, Node, Output, Value
+from graphpress.ir.operand_checks import operand_check
 from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType
 
@@ -175,12 +176,15 @@ def _runner(node: Node) -> Callable[[dict[int, Any]], Sequence[Any]]:
         return run_reference
     if op.target is None:
         raise InterpreterError(f"{node.name}: {op.name} has neither a torch target nor a reference implementation")
-    target = op.target
+    target, check = op.target, operand_check(op.name)
     args, kwargs = call_arguments(node, _Slot, _body)
 
     def run_torch(values: dict[int, Any]) -> Sequence[Any]:
         got = [_fill(argument, values) for argument in args]
         named = {name: _fill(argument, values) for name, argument in kwargs.items()}
+        fault = None if check is None else check(op.bind(got, named))
+        if fault is not None:
+            raise InterpreterError(f"{node.name}: {op.name}: {fault}")
         return call_results(node, target(*got, **named))
 
     return run_torch

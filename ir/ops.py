@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from attrs import evolve, field, frozen
 
+from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.annotations import load_vocabularies
 from graphpress.ir.aten_traits import Trait, traits_of_aten
 from graphpress.ir.errors import GraphpressError, suggestion
@@ -164,7 +165,7 @@ class OpDef:
         return f"<op {self.name}>"
 
     def __reduce__(self) -> Any:
-        return lookup_op, (self.name,)
+        return process_op, (self.name,)
 
 
 def _load_own() -> None:
@@ -172,6 +173,7 @@ def _load_own() -> None:
 
 
 _OPS: dict[str, OpDef] = {}
+_ACCEPTED: set[str] = set()  # names that `refusal` accepted
 _DIALECTS: dict[str, Callable[[], None]] = {"quant": _load_own, "fold": _load_own}
 _TORCH_DIALECTS = frozenset({"aten", "prims", "sym", "hop"})
 
@@ -214,7 +216,23 @@ def registered_ops() -> tuple[OpDef, ...]:
 
 
 def lookup_op(name: str) -> OpDef:
-    """Return the op called `name`.
+    """Return the op called `name`, which may come from a file.
+
+    Raises:
+        OpError: when neither the table nor torch knows it, with near names, or when files may not name it.
+    """
+    if name not in _OPS or name not in _ACCEPTED:
+        reason = refusal(name)
+        if reason is not None:
+            raise OpError(reason)
+        found = process_op(name)
+        _ACCEPTED.add(name)
+        return found
+    return _OPS[name]
+
+
+def process_op(name: str) -> OpDef:
+    """Return the op called `name`, for names from this process: captured models, and their pickles.
 
     Raises:
         OpError: when neither the table nor torch knows it; the message lists near names.
@@ -239,12 +257,12 @@ def op_of_target(target: Callable[..., Any]) -> OpDef:
         OpError: if `target` is none of these.
     """
     if isinstance(target, torch._ops.OpOverload):
-        return lookup_op(_name_of(target))
+        return process_op(_name_of(target))
     if isinstance(target, torch._ops.HigherOrderOperator):
-        return lookup_op(f"hop.{target.name()}")
+        return process_op(f"hop.{target.name()}")
     for name, function in SYMBOLIC_FUNCTIONS.items():
         if function is target:
-            return lookup_op(f"sym.{name}")
+            return process_op(f"sym.{name}")
     raise OpError(f"function {target!r} has no op")
 
 
@@ -280,7 +298,8 @@ def _find(name: str) -> OpDef:
 
 
 def _higher_order(name: str) -> Callable[..., Any] | None:
-    return getattr(torch.ops.higher_order, name, None)
+    found = None if name.startswith("__") else getattr(torch.ops.higher_order, name, None)
+    return found if isinstance(found, torch._ops.HigherOrderOperator) else None
 
 
 def _from_overload(name: str, overload: torch._ops.OpOverload) -> OpDef:

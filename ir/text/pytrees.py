@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch.utils._pytree as pytree
@@ -149,7 +151,7 @@ def _read(schema: dict[str, Any]) -> pytree.TreeSpec:
         elif definition is not None and definition.from_dumpable_context is not None:
             context = definition.from_dumpable_context(context)
         else:
-            context = json.loads(context, object_hook=pytree.enum_object_hook)
+            context = json.loads(context, object_hook=_enum_member)
     except (TypeError, ValueError, KeyError, NotImplementedError) as error:
         if isinstance(error, TreeSpecError):
             raise
@@ -182,8 +184,19 @@ def _class(name: str) -> type:
 
 
 def _found(module: str, qualified_name: str) -> Any:
-    """Look up a name in an imported module, or return None."""
+    """Look up a name in an imported module, or return None; modules that import on attribute access do not."""
     found: Any = sys.modules.get(module)
     for part in qualified_name.split("."):
-        found = getattr(found, part, None)
+        found = vars(found).get(part) if isinstance(found, ModuleType | type) else None
     return found
+
+
+def _enum_member(data: dict[str, Any]) -> Any:
+    """Return the enum member that torch wrote as `data`, of an imported class; other data are unchanged."""
+    if "__enum__" not in data:
+        return data
+    module, _, name = str(data.get("fqn")).partition(":")
+    found = _found(module, name)
+    if not isinstance(found, type) or not issubclass(found, Enum) or data.get("name") not in found.__members__:
+        raise TreeSpecError(f"{data.get('name')!r} of {module}.{name} is no member of an imported enum")
+    return found[data["name"]]

@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from graphpress.ir.dtypes import DType, DTypeError
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.ops import lookup_op, op_of_target
+from graphpress.ir.ops import op_of_target, process_op
 from graphpress.ir.text.pytrees import dump_spec, load_spec
 from graphpress.ir.types import SymDim, TensorType
 
@@ -200,7 +200,7 @@ def _encode_target(target: Callable[..., Any]) -> Any:
 
 def _decode_target(target: Any) -> Any:
     if isinstance(target, _OpName):
-        return lookup_op(target.name).target
+        return process_op(target.name).target
     if isinstance(target, _GlobalName):
         found: Any = importlib.import_module(target.module)
         for part in target.name.split("."):

@@ -115,12 +115,37 @@ def input_options(function: F) -> F:
         help="Shape of an example input, such as 1x3x32x32 or 1x12:int64; repeat for several. Floats are drawn from a "
         "normal distribution, integers are zero.",
     )(function)
-    return click.option(
+    function = click.option(
         "--inputs",
         "inputs_file",
         type=click.Path(path_type=Path),
         help="Example inputs: .npz, .safetensors, or .pt with tensors.",
     )(function)
+    return trust_option(function)
+
+
+_TRUST = "graphpress.trust"
+
+
+def trust_option(function: F) -> F:
+    """Add the ``--trust`` option, with which archives are loaded without the check that loading runs no code."""
+    return click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_trust,
+        help="Load a .pt2 file that may run code when loaded. Only for files that you trust.",
+    )(function)
+
+
+def _remember_trust(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    ctx.meta[_TRUST] = value
+
+
+def is_trusted() -> bool:
+    """Return True inside of a command with ``--trust``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_TRUST))
 
 
 def pipeline_options(function: F) -> F:

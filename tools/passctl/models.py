@@ -20,8 +20,11 @@ from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import InterpreterError
 from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
+from graphpress.ir.torch.archives import check_archive
 from graphpress.ir.torch.capture import from_exported_program, from_module
+from graphpress.ir.verifier import verify
 from graphpress.tools.models import MODELS
+from graphpress.tools.passctl.arguments import is_trusted
 from graphpress.tools.passctl.callables import ImportedModel, import_model
 from graphpress.tools.passctl.console import InputDataError, ModelArgumentError
 from graphpress.tools.passctl.inputs import ExampleInputs, inputs_for, read_inputs
@@ -177,6 +180,7 @@ class _GraphSubject(Subject):
         return self._graph.clone()
 
     def module(self) -> torch.nn.Module:
+        verify(self._graph)  # the module runs without the interpreter's checks of operands
         return to_graph_module(self._graph)
 
     @property
@@ -201,6 +205,8 @@ class _GraphSubject(Subject):
 def _load_program(path: Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise ModelArgumentError(f"no file {str(path)!r}{_hint(path.name, path.parent)}")
+    if not is_trusted():
+        check_archive(path)
     try:
         try:
             return _loaded(path)
@@ -218,8 +224,11 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
 
 
 def _loaded(path: Path) -> torch.export.ExportedProgram:
-    with _without_code(), _without_logs():
-        return torch.export.load(path)
+    with _without_logs():
+        if is_trusted():
+            return torch.export.load(path)
+        with _without_code():
+            return torch.export.load(path)
 
 
 @contextmanager

@@ -1,0 +1,207 @@
+"""Check of `.pt2` archives from strangers, before torch's loader sees them.
+
+torch evaluates symbolic expressions as Python, unpickles opaque constants, loads compiled libraries, and imports the
+modules that pytree specs name. An archive with any of these is refused, so that loading it runs no code.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from graphpress.ir.accepted_ops import refusal
+from graphpress.ir.errors import GraphpressError
+
+_SIZE_RATIO = 100
+_SYMBOL = re.compile(r"(?:s|u|zf|zuf|f|z|b|i|n)[0-9]+(?:_[0-9]+)?")
+_FLOAT = re.compile(r"-?[0-9]{0,20}\.?[0-9]{0,40}(?:e[-+]?[0-9]{1,3})?|-?inf|nan")
+_FUNCTION_NAMES = """
+    Abs Add And BitwiseFn_bitwise_and BitwiseFn_bitwise_or BooleanFalse BooleanTrue CeilDiv CeilToInt CleanDiv Eq
+    Equality ExprCondPair FloatPow FloatTrueDiv FloorDiv FloorToInt Ge GreaterThan Gt Identity Infinity IntInfinity
+    IntTrueDiv Integer IsNonOverlappingAndDenseIndicator LShift Le LessThan Lt Max Min Mod ModularIndexing Mul Ne
+    NegativeInfinity NegativeIntInfinity Not OpaqueUnaryFn_cos OpaqueUnaryFn_exp OpaqueUnaryFn_log
+    OpaqueUnaryFn_log2 OpaqueUnaryFn_sin OpaqueUnaryFn_sqrt OpaqueUnaryFn_tan OpaqueUnaryFn_tanh Or Piecewise Pow
+    PowByNatural PythonMod RShift Rational RoundDecimal RoundToInt StrictGreaterThan StrictLessThan ToFloat
+    TruncToFloat TruncToInt Unequality Where ceiling floor
+"""
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
+_CONSTANTS = frozenset({"int_oo", "oo", "true", "false", "True", "False"})
+_POWERS = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
+_OPERATORS = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
+_FACTORIES = frozenset({"list", "dict", "set", "tuple", "int", "float", "str", "bool"})
+_TARGET = re.compile(r"torch\.ops\.([a-z_0-9]+)\.([A-Za-z_0-9.]+)|(?:_operator|math)\.[a-z][a-z_]*|torch\.sym_[a-z]+")
+
+
+class ArchiveError(GraphpressError):
+    """A `.pt2` archive that could run code when loaded, or is damaged."""
+
+
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """Check that loading the `.pt2` archive at `path` runs no code.
+
+    Raises:
+        ArchiveError: at the first part that could, with its place.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                _check_entry(path, archive, entry)
+    except (OSError, zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, RuntimeError) as error:
+        raise ArchiveError(f"{path} is not a loadable exported program: {str(error)[:200]}") from error
+
+
+def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    name = entry.filename
+    where = f"{path}: {name}"
+    if ".." in name.split("/") or name.startswith("/") or "\\" in name:
+        raise ArchiveError(f"{where} has a name outside of the archive")
+    if entry.file_size > _SIZE_RATIO * max(entry.compress_size, 1) + 2**20:
+        raise ArchiveError(f"{where} inflates {entry.compress_size} bytes to {entry.file_size}; accepted: stored data")
+    if name.endswith((".so", ".cubin", ".o", ".cpp", ".dylib", ".dll")) or "data/aotinductor/" in name:
+        raise _refused(where, "holds compiled code")
+    leaf = name.rsplit("/", 1)[-1]
+    if leaf.startswith(("opaque_obj_", "custom_obj_")):
+        raise _refused(where, "holds a pickled object")
+    if name.endswith(".json"):
+        for key, value in _members(json.loads(archive.read(entry))):
+            _check_member(where, key, value)
+
+
+def _members(data: Any) -> Iterator[tuple[str, Any]]:
+    waiting = [data]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting.extend(found.values())
+        elif isinstance(found, list):
+            waiting.extend(found)
+
+
+def _check_member(where: str, key: str, value: Any) -> None:
+    if key == "expr_str":
+        _check_expression(where, value)
+    elif key == "use_pickle" and value:
+        raise _refused(where, "has a pickled tensor")
+    elif key == "path_name" and not (isinstance(value, str) and re.fullmatch(r"(?:weight|tensor)_[0-9]+", value)):
+        raise _refused(where, f"names the data file {value!r}")
+    elif key == "as_custom_obj":
+        raise _refused(where, "has a custom object")
+    elif key in ("target", "as_operator") and isinstance(value, str):
+        _check_target(where, value)
+    elif key in ("in_spec", "out_spec") and isinstance(value, str):
+        _check_spec(where, value)
+    elif key == "guards_code" and value:
+        for each in value if isinstance(value, list) else [value]:
+            if "__" in str(each) or "import" in str(each):
+                raise _refused(where, f"has the guard {str(each)[:80]!r}")
+
+
+def _check_expression(where: str, given: Any) -> None:
+    try:
+        if not isinstance(given, str) or len(given) > 2**14:
+            raise ValueError
+        _check_sizes(ast.parse(given.strip(), mode="eval").body, powers=0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ArchiveError(
+            f"{where} has the expression {str(given)[:80]!r}; accepted: sizes such as 2*s0 or FloorDiv(s0, 2)"
+        ) from None
+
+
+def _check_sizes(node: ast.AST, powers: int) -> None:
+    """Check one part of an expression, inside of `powers` powers.
+
+    Raises:
+        ValueError: if it is more than arithmetic on symbols.
+    """
+    match node:
+        case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))], keywords=keywords):
+            good = name.isidentifier() and all(isinstance(each.value, ast.Constant) for each in keywords)
+        case ast.Call(func=ast.Name(id="Float"), args=[ast.Constant(value=str(digits))], keywords=keywords):
+            precisions = [each.value.value for each in keywords if isinstance(each.value, ast.Constant)]
+            good = _FLOAT.fullmatch(digits) is not None and precisions in ([], [53])
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            good = name in _FUNCTIONS
+            powers += name in _POWERS
+            if name in _POWERS:
+                good = good and len(args) == 2 and powers <= 2
+                _check_exponent(args[-1] if args else node)
+            for each in args:
+                _check_sizes(each, powers)
+        case ast.BinOp(left=left, op=op, right=right):
+            is_power = isinstance(op, ast.Pow | ast.LShift)
+            good = powers + is_power <= 2 and not isinstance(op, ast.MatMult)
+            if is_power:
+                _check_exponent(right)
+            _check_sizes(left, powers + is_power)
+            _check_sizes(right, powers + is_power)
+        case ast.UnaryOp() | ast.BoolOp() | ast.Compare() | ast.Tuple():
+            good = not isinstance(node, ast.Compare) or not any(
+                isinstance(op, ast.In | ast.NotIn | ast.Is | ast.IsNot) for op in node.ops
+            )
+            for part in ast.iter_child_nodes(node):
+                if not isinstance(part, _OPERATORS):
+                    _check_sizes(part, powers)
+        case ast.Name(id=name):
+            good = name in _CONSTANTS or _SYMBOL.fullmatch(name) is not None
+        case ast.Constant(value=bool() | float()):
+            good = True
+        case ast.Constant(value=int(number)):
+            good = abs(number) < 2**64
+        case _:
+            good = False
+    if not good:
+        raise ValueError
+
+
+def _check_exponent(node: ast.AST) -> None:
+    parts = list(ast.walk(node))
+    numbers = [each.value for each in parts if isinstance(each, ast.Constant)]
+    if any(isinstance(each, ast.Pow | ast.LShift) or getattr(each, "id", "") in _POWERS for each in parts) or any(
+        isinstance(number, int | float) and abs(number) > 64 for number in numbers
+    ):
+        raise ValueError
+
+
+def _check_target(where: str, text: str) -> None:
+    found = _TARGET.fullmatch(text)
+    if found is None or "__" in text:
+        if re.fullmatch(r"[A-Za-z_0-9.]*", text) and not text.startswith(("torch", "_operator", "math", "#")):
+            return  # also the qualified name of a parameter; torch resolves no such name
+        raise _refused(where, f"calls {text[:80]!r}")
+    if found[1] is not None:
+        dialect = "hop" if found[1] == "higher_order" else found[1]
+        reason = refusal(f"{dialect}.{found[2]}")
+        if reason is not None:
+            raise ArchiveError(f"{where}: {reason}")
+
+
+def _check_spec(where: str, text: str) -> None:
+    waiting: list[Any] = [json.loads(text)]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, list):
+            waiting.extend(found)
+        elif isinstance(found, str) and ("__enum__" in found or "default_factory" in found):
+            waiting.append(json.loads(found))
+        elif isinstance(found, dict):
+            factory = (found.get("default_factory_module"), found.get("default_factory_name"))
+            if "__enum__" in found or (factory != (None, None) and factory[0] != "builtins"):
+                raise _refused(where, "names a module in how its arguments nest")
+            if factory[0] == "builtins" and factory[1] not in _FACTORIES:
+                raise _refused(where, f"names the function {str(factory[1])[:80]!r} in how its arguments nest")
+            waiting.extend(found.values())
+
+
+def _refused(where: str, what: str) -> ArchiveError:
+    return ArchiveError(
+        f"{where} {what}, which may run code when loaded; for a file that you trust: passctl --trust, or "
+        "torch.export.load"
+    )
