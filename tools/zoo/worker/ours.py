@@ -46,6 +46,7 @@ _INT8_TABLES = KMeansPalettizerConfig(
     global_config=ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=_INT8)})
 )
 TOLERANCE = 1e-4
+IMPORTS = ("coreai_torch", "coremltools")
 
 
 @attrs.define(eq=False)
@@ -53,6 +54,7 @@ class Subject:
     """An architecture and what its stages made: a stage takes from the ones before it what they have made."""
 
     model: ZooModel
+    calibration_sets: int
     module: nn.Module = attrs.field(init=False)
     program: torch.export.ExportedProgram | None = None
     finalized: dict[str, nn.Module] = attrs.field(factory=dict)
@@ -136,7 +138,8 @@ def w8a8(subject: Subject, run: StageRun) -> None:
         return made[0]
 
     with run.timing("calibrate"):
-        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh)
+        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh, subject.calibration_sets)
+    run.figures["calibration sets"] = subject.calibration_sets
     quantizer, prepared = made[0]
     with run.timing("finalize"):
         finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
