@@ -31,14 +31,15 @@ _INTRODUCTION = (
     "",
     "Small architectures with random weights through every stage: export, capture, text, compression, conversion to",
     "both backends, execution. `make zoo` runs what the results lack and writes this page; `make zoo-quick` runs 15 of",
-    "them in CI through fewer stages, and fails if one that is listed as working stops working.",
+    "them through fewer stages, and fails if one that is listed as working stops working.",
     "",
     "- *torch*, *Core AI*, *Core ML*: whether every stage of that side that has run works. Core AI assets run in the",
     "  real runtime, Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
     "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over sets of six",
     "  calibration batches and four batches of outputs; the peer, coreai-opt 0.4.0, has the same data.",
     "- *ops*: operations of the Core AI program. *s*: CPU seconds of `prepare`.",
-    "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's.",
+    "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's. Where the",
+    "  converter has not run alone on the float model, it is either's.",
     "",
 )
 

@@ -46,7 +46,7 @@ _INT8_TABLES = KMeansPalettizerConfig(
     global_config=ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=_INT8)})
 )
 TOLERANCE = 1e-4
-_CALLS = 6
+_CALLS = 12
 _STATE_TOLERANCE = 0.02
 IMPORTS = ("coreai_torch", "coremltools")
 
