@@ -31,7 +31,7 @@ _INTRODUCTION = (
     "",
     "Small architectures with random weights through every stage: export, capture, text, compression, conversion to",
     "both backends, execution. `make zoo` runs what the results lack and writes this page; `make zoo-quick` runs 15 of",
-    "them through fewer stages, and fails if one that is listed as working stops working.",
+    "them in CI through fewer stages, and fails if one that is listed as working stops working.",
     "",
     "- *torch*, *Core AI*, *Core ML*: whether every stage of that side that has run works. Core AI assets run in the",
     "  real runtime, Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
