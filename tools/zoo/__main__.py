@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from graphpress.tools.zoo import models, quick, table
 from graphpress.tools.zoo.running import ROOT, Results, Runner, missing
+from graphpress.tools.zoo.worker.forking import Order
 
 STAGES = {
     "ours": [
@@ -25,18 +25,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m graphpress.tools.zoo")
     parser.add_argument("command", choices=["run", "quick", "list", "table", "failures"])
     parser.add_argument("models", nargs="*", help="names of architectures; all of them by default")
-    parser.add_argument("--results", type=Path, default=ROOT / "build/zoo.jsonl")
+    parser.add_argument("--results", type=Path, help="build/zoo.jsonl, or build/zoo-quick.jsonl of `quick`")
     parser.add_argument("--rerun", choices=["missing", "changed", "failed"], default="missing")
     parser.add_argument("--stages", nargs="*", help="stages of our side; all of them by default")
     parser.add_argument("--sides", nargs="*", default=["ours", "peer"])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--calibration-sets", type=int, default=6, help="sets of batches that decibels are pooled over")
     arguments = parser.parse_args()
     every = models.every()
     if arguments.command == "list":
         for model in every.values():
             print(f"{model.family:14} {model.name}")
         return
-    results, version = Results(arguments.results), digest()
+    name = "zoo-quick.jsonl" if arguments.command == "quick" else "zoo.jsonl"
+    results, version = Results(arguments.results or ROOT / "build" / name), digest()
+    runner = Runner(results, version)
     known = results.read()
     if arguments.command == "table":
         (ROOT / "docs/zoo.md").write_text(table.page(every, table.by_model(known)))
@@ -45,20 +48,16 @@ def main() -> None:
         print(table.failure_report(table.by_model(known)))
         return
     if arguments.command == "quick":
-        quick.check(results, version)
+        quick.check(runner)
         return
 
-    def run(name: str) -> None:
-        for side in arguments.sides:
-            stages = (arguments.stages or STAGES["ours"]) if side == "ours" else STAGES["peer"]
-            for record in Runner(side, results, version).run(
-                name, missing(known, name, stages, version, arguments.rerun)
-            ):
-                if record["status"] == "failed":
-                    print(f"{name} {record['stage']}: {record['error'][:160]}", flush=True)
-
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        list(pool.map(run, arguments.models or every))
+    for side in arguments.sides:
+        stages = (arguments.stages or STAGES["ours"]) if side == "ours" else STAGES["peer"]
+        names = arguments.models or every
+        tasks = {name: missing(known, name, stages, version, arguments.rerun) for name in names}
+        for record in runner.run(Order(side, tasks, arguments.workers, arguments.calibration_sets)):
+            if record["status"] == "failed":
+                print(f"{record['model']} {record['stage']}: {record['error'][:160]}", flush=True)
 
 
 def digest() -> str:

@@ -20,7 +20,11 @@ esac
 install() { "$env_dir/bin/python" -m pip install --quiet "$@"; }
 
 install "setuptools>=77" wheel
-install "torch==2.13.0"
+# The zoo runs on the CPU. A build of torch for CUDA would bring gigabytes of libraries: it is refused before they come.
+install --no-deps "torch==2.13.0"
+if "$env_dir/bin/python" -m pip show torch | grep -q '^Requires:.*nvidia'; then
+    echo "environment.sh: pip finds a build of torch for CUDA; point pip at an index of CPU builds" >&2; exit 1
+fi
 if [ "$side" = ours ]; then
     install --no-build-isolation --editable "$root[coreai,coreml]"
 else
@@ -29,7 +33,6 @@ fi
 install --no-deps "transformers==5.24.0" "timm==1.0.31" "torchvision==0.28.0"
 # What transformers and timm import.
 install huggingface_hub tokenizers safetensors regex pyyaml packaging filelock tqdm pillow "numpy<2.4"
-"$env_dir/bin/python" -m pip uninstall --quiet --yes $("$env_dir/bin/python" -m pip list --format=freeze | sed -n 's/^\(nvidia-[a-z0-9-]*\|triton\)==.*/\1/p') 2>/dev/null || true
 "$env_dir/bin/python" - <<'CHECK'
 import torch, transformers
 print("zoo environment ready: torch", torch.__version__, "transformers", transformers.__version__)

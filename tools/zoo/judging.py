@@ -26,6 +26,7 @@ class Whose(Enum):
 
     OURS = "ours"
     CONVERTER = "converter alone"
+    UNKNOWN = "ours or the converter's"
     EXPORT = "torch.export"
     PEER = "peer"
 
@@ -59,8 +60,9 @@ def _whose(stage: str, records: Records) -> Whose:
         return Whose.CONVERTER
     if stage == "dynamic" and "torch.export" in records[stage]["figures"]:
         return Whose.EXPORT
-    if backend in _ALONE and records.get(_ALONE[backend], {}).get("status") == "failed":
-        return Whose.CONVERTER
+    if backend in _ALONE:
+        alone = records.get(_ALONE[backend])
+        return Whose.UNKNOWN if alone is None else Whose.CONVERTER if alone["status"] == "failed" else Whose.OURS
     return Whose.OURS
 
 

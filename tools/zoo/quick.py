@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.tools.zoo.running import Results, Runner
+from graphpress.tools.zoo.running import Runner
+from graphpress.tools.zoo.worker.forking import Order
 
-WORKING = ("capture", "text", "w8a8", "coreai:w8a8", "p4")
-MODELS = (
-    "llama",
-    "qwen3",
-    "bert",
-    "t5",
-    "vit",
-    "resnet",
-    "timm mobilenetv2_035",
-    "lstm tagger",
-    "text recogniser",
-    "wavenet",
-    "autoencoder",
-    "super resolution",
-    "cross attention",
-    "squeeze excite",
-    "graph convolution",
+STAGES = (
+    *("export", "capture", "text", "w8a8", "w4", "p4"),
+    *("coreai:w8a8", "coreai:w4", "coreai:p4", "coreml:w8a8", "coreml:w4", "states"),
 )
+MODELS = (
+    *("opt", "qwen3", "olmoe", "bert", "t5", "vit", "timm mobilenetv2_035", "wav2vec2"),
+    *("lstm tagger", "wavenet", "super resolution", "cross attention", "squeeze excite", "graph convolution"),
+    "cached attention",
+)
+KNOWN_FAILURES: Mapping[tuple[str, str], str] = {
+    **{("olmoe", f"coreai:{kind}"): "no lowering for aten.empty_permuted" for kind in ("w8a8", "w4", "p4")},
+    **{("olmoe", f"coreml:{kind}"): "grouped_mm_fallback" for kind in ("w8a8", "w4")},
+    ("timm mobilenetv2_035", "coreai:p4"): "check: ! addmm",
+}
+"""Failed stages by architecture and stage, with a part of the error; one that works again is taken from here."""
+CALIBRATION_SETS = 1
+AT_ONCE = 2
 
 
 class BrokenZooError(GraphpressError):
-    """An architecture that is listed as working does not work."""
+    """An architecture of the quick subset does not do what is listed."""
 
 
-def check(results: Results, version: str) -> None:
-    """Run the subset, two at once.
+def check(runner: Runner) -> None:
+    """Run the subset.
 
     Raises:
-        BrokenZooError: naming every stage that fails.
+        BrokenZooError: naming every stage that differs from the list.
     """
-
-    def run(model: str) -> list[str]:
-        records = Runner("ours", results, version).run(model, WORKING)
-        return [f"{model}, {each['stage']}: {each['error']}" for each in records if each["status"] != "ok"]
-
-    with ThreadPoolExecutor(2) as pool:
-        broken = [line for lines in pool.map(run, MODELS) for line in lines]
+    order = Order("ours", dict.fromkeys(MODELS, STAGES), AT_ONCE, CALIBRATION_SETS)
+    broken = differences(runner.run(order))
     if broken:
-        raise BrokenZooError(f"{len(broken)} stages fail:\n" + "\n".join(broken))
+        raise BrokenZooError(f"{len(broken)} stages differ from the list:\n" + "\n".join(broken))
+
+
+def differences(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each stage that fails without being listed, or is listed and works."""
+    lines = []
+    for record in records:
+        name, error = f"{record['model']}, {record['stage']}", str(record["error"])
+        listed = KNOWN_FAILURES.get((record["model"], record["stage"]))
+        worked = record["status"] == "ok" or (record["status"] == "skipped" and error.startswith("no "))
+        if worked and listed is not None:
+            lines.append(f"{name}: works; it is listed as failing with {listed!r}")
+        elif not worked and (listed is None or listed not in error):
+            lines.append(f"{name}: {error}")
+    return lines

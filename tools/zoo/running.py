@@ -1,28 +1,31 @@
-"""Run stages in child processes with limits, and keep their results in a file of JSON lines."""
+"""Run orders in the environment of their side, and keep their results in a file of JSON lines."""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
+import signal
 import subprocess
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 
+from graphpress.ir.errors import GraphpressError
+from graphpress.tools.zoo.worker.forking import Order
+
 ROOT = Path(__file__).resolve().parents[2]
 SIDES = {"ours": ROOT / ".venv-zoo/bin/python", "peer": ROOT / ".venv-zoo-peer/bin/python"}
-MEGABYTES = 6000
-STAGE_SECONDS = 150
-START_SECONDS = 90
 
 Key = tuple[str, str]
 """An architecture and a stage."""
+
+
+class WorkerError(GraphpressError):
+    """The process that runs stages ended before its order did."""
 
 
 @attrs.frozen
@@ -46,85 +49,54 @@ class Results:
 
 @attrs.frozen
 class Runner:
-    """Runs the stages of one side; `version` is the digest of the sources that results are kept under."""
+    """Runs orders; `version` is the digest of the sources that results are kept under."""
 
-    side: str
     results: Results
     version: str
 
-    def run(self, model: str, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Run `stages` of `model`, continuing in a new process after one that ended its own."""
-        waiting = list(stages)
-        while waiting:
-            before = len(waiting)
-            for record in self._in_one_process(model, waiting):
-                waiting.remove(record["stage"])
-                record = {"model": model, "version": self.version, **record}
-                self.results.add(record)
-                yield record
-            assert len(waiting) < before
-
-    def _in_one_process(self, model: str, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
-        with tempfile.TemporaryFile("w+") as log, self._path() as path:
+    def run(self, order: Order) -> Iterator[dict[str, Any]]:
+        """Run an order in the environment of its side; keep and yield its records."""
+        with _path(order.side) as path, tempfile.TemporaryFile("w+") as log:
             process = subprocess.Popen(
-                [*self._command(), model, str(MEGABYTES), *stages],
+                [SIDES[order.side], "-P", "-m", "graphpress.tools.zoo.worker"],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,
                 env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
             )
+            assert process.stdin is not None
+            assert process.stdout is not None
             try:
-                yield from self._records(process, stages[0], log)
+                json.dump(attrs.asdict(order), process.stdin)
+                process.stdin.close()
+                for line in process.stdout:
+                    record = {"version": self.version, **json.loads(line)}
+                    self.results.add(record)
+                    yield record
+                if process.wait():
+                    log.seek(0)
+                    raise WorkerError(
+                        f"the worker of {order.side} ended with {process.returncode}: {log.read()[-2000:]}"
+                    )
             finally:
-                process.kill()
-                process.wait()
-
-    def _records(self, process: subprocess.Popen[str], first: str, log: IO[str]) -> Iterator[dict[str, Any]]:
-        assert process.stdout is not None
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=_forward, args=(process.stdout, lines), daemon=True).start()
-        stage, limit = first, START_SECONDS
-        while True:
-            try:
-                line = lines.get(timeout=limit)
-            except queue.Empty:
-                line, problem = "", f"took more than {limit} seconds"
-            else:
-                problem = "ended the process"
-            if line:
-                reply = json.loads(line)
-                if "start" in reply:
-                    stage, limit = reply["start"], STAGE_SECONDS
-                    continue
-                yield reply
-                stage = ""
-                continue
-            if stage:
-                log.seek(0)
-                last = (log.read().strip().splitlines() or [""])[-1][:300]
-                yield {"stage": stage, "status": "failed", "error": f"{problem}: {last}", "figures": {}}
-            return
-
-    def _command(self) -> list[str]:
-        return [str(SIDES[self.side]), "-P", "-m", "graphpress.tools.zoo.worker", self.side]
-
-    @contextmanager
-    def _path(self) -> Iterator[str]:
-        """Yield the `PYTHONPATH` of a child: of ours the sources, of the peer's side our tools alone."""
-        if self.side == "ours":
-            yield str(ROOT / "src")
-            return
-        with tempfile.TemporaryDirectory(prefix="zoo-path-") as directory:
-            package = Path(directory) / "graphpress"
-            package.mkdir()
-            (package / "tools").symlink_to(ROOT / "tools", target_is_directory=True)
-            yield directory
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
 
 
-def _forward(stream: IO[str], lines: queue.Queue[str]) -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put("")
+@contextmanager
+def _path(side: str) -> Iterator[str]:
+    """Yield the `PYTHONPATH` of a worker: of ours the sources, of the peer's side our tools alone."""
+    if side == "ours":
+        yield str(ROOT / "src")
+        return
+    with tempfile.TemporaryDirectory(prefix="zoo-path-") as directory:
+        package = Path(directory) / "graphpress"
+        package.mkdir()
+        (package / "tools").symlink_to(ROOT / "tools", target_is_directory=True)
+        yield directory
 
 
 def missing(known: dict[Key, dict[str, Any]], model: str, stages: Iterable[str], version: str, rerun: str) -> list[str]:

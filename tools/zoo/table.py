@@ -31,20 +31,24 @@ _INTRODUCTION = (
     "",
     "Small architectures with random weights through every stage: export, capture, text, compression, conversion to",
     "both backends, execution. `make zoo` runs what the results lack and writes this page; `make zoo-quick` runs 15 of",
-    "them in CI, and fails if one that is listed as working stops working.",
+    "them in CI through fewer stages, and fails if one that is listed as working stops working.",
     "",
-    "- *torch*, *Core AI*, *Core ML*: whether every stage of that side works. Core AI assets run in the real runtime,",
-    "  Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
-    "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over six",
-    "  calibration sets of six batches and four batches of outputs; the peer, coreai-opt 0.4.0, has the same data.",
-    "- *ops*: operations of the Core AI program. *seconds*: CPU seconds of `prepare`.",
-    "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's.",
+    "- *torch*, *Core AI*, *Core ML*: whether every stage of that side that has run works. Core AI assets run in the",
+    "  real runtime, Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
+    "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over sets of six",
+    "  calibration batches and four batches of outputs; the peer, coreai-opt 0.4.0, has the same data.",
+    "- *ops*: operations of the Core AI program. *s*: CPU seconds of `prepare`.",
+    "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's. Where the",
+    "  converter has not run alone on the float model, it is either's.",
     "",
 )
 
 
 def _summary(count: int, results: Mapping[str, Records]) -> Iterator[str]:
-    yield f"{count} architectures, {len(results)} with results."
+    covered = f"**This page covers {len(results)} of the zoo's {count} architectures**"
+    yield f"{covered}; {count - len(results)} have no results yet."
+    yield f"Stages that have run: {', '.join(f'`{each}`' for each in _stages(results))}."
+    yield f"Calibration sets of each architecture: {_calibration_sets(results)}."
     yield ""
     yield "| side | works | of | share |"
     yield "|---|---|---|---|"
@@ -56,6 +60,16 @@ def _summary(count: int, results: Mapping[str, Records]) -> Iterator[str]:
         ran = [each[stage]["status"] == "ok" for each in results.values() if stage in each]
         if ran:
             yield f"| {label} | {sum(ran)} | {len(ran)} | {sum(ran) / len(ran):.0%} |"
+
+
+def _stages(results: Mapping[str, Records]) -> list[str]:
+    return list(dict.fromkeys(stage for records in results.values() for stage in records))
+
+
+def _calibration_sets(results: Mapping[str, Records]) -> str:
+    figures = [record["figures"] for records in results.values() for record in records.values()]
+    counts = sorted({each["calibration sets"] for each in figures if "calibration sets" in each})
+    return " or ".join(map(str, counts)) or "none"
 
 
 def _rows(models: Mapping[str, ZooModel], results: Mapping[str, Records]) -> Iterator[str]:

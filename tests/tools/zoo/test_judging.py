@@ -19,6 +19,10 @@ def test_a_failed_conversion_is_ours_only_if_the_converter_alone_succeeds(alone:
     assert failures("m", records)[0].whose is whose
 
 
+def test_a_failed_conversion_is_not_judged_before_the_converter_has_run_alone() -> None:
+    assert [each.whose for each in failures("m", {"coreai:w8a8": record("failed", "no")})] == [Whose.UNKNOWN]
+
+
 def test_a_failed_export_is_torchs() -> None:
     assert [each.whose for each in failures("m", {"export": record("failed", "no")})] == [Whose.EXPORT]
 

@@ -1,7 +1,6 @@
-"""Run stages of one architecture: `python -m graphpress.tools.zoo.worker SIDE MODEL MEGABYTES STAGE...`.
+"""Run an order: `python -m graphpress.tools.zoo.worker`, with the order as one JSON object on stdin.
 
-Two JSON objects are written per stage to stdout, one a line: `{"start": stage}`, then the record. What is printed by
-the packages goes to stderr.
+One JSON object is written per stage to stdout, one a line. What is printed by the packages goes to stderr.
 """
 
 from __future__ import annotations
@@ -14,36 +13,52 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from graphpress.tools.zoo import models
+from graphpress.tools.zoo.torchvision_schemas import declare
+from graphpress.tools.zoo.worker.forking import Order, Report, run
 from graphpress.tools.zoo.worker.stage import Fault, Skipped, StageRun
 
 
 def main() -> None:
-    """Run the stages that the arguments name, in order."""
-    side, name, megabytes, *stages = sys.argv[1:]
+    """Run the order of stdin."""
+    order = Order(**json.load(sys.stdin))
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    limit = int(megabytes) << 20
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    module = importlib.import_module(f"graphpress.tools.zoo.worker.{side}")
-    subject = module.Subject(models.every()[name])
-    for stage in stages:
-        replies.write(json.dumps({"start": stage}) + "\n")
-        replies.write(json.dumps(_run(stage, module.STAGES[stage], subject)) + "\n")
+    module = importlib.import_module(f"graphpress.tools.zoo.worker.{order.side}")
+    every = models.every()
+    _warm(module.IMPORTS)
+
+    def work(name: str, stages: Sequence[str], report: Callable[[Report], None]) -> None:
+        subject = module.Subject(every[name], order.calibration_sets)
+        for stage in stages:
+            report(_record(stage, module.STAGES[stage], subject))
+
+    for record in run(order, work):
+        replies.write(json.dumps(record) + "\n")
 
 
-def _run(stage: str, call: Any, subject: Any) -> dict[str, Any]:
-    run = StageRun()
+def _warm(names: Sequence[str]) -> None:
+    """Import what stages would import, and have torch import its exporter."""
+    declare()
+    for name in (*names, "transformers", "timm"):
+        importlib.import_module(name)
+    torch.export.export(nn.Linear(1, 1), (torch.ones(1, 1),))
+
+
+def _record(stage: str, call: Any, subject: Any) -> Report:
+    made = StageRun()
     cpu, wall = time.process_time(), time.perf_counter()
     status, error = "ok", None
     try:
-        call(subject, run)
+        call(subject, made)
     except Skipped as reason:
         status, error = "skipped", str(reason)
     except Fault as fault:
@@ -55,7 +70,7 @@ def _run(stage: str, call: Any, subject: Any) -> dict[str, Any]:
         "stage": stage,
         "status": status,
         "error": error,
-        "figures": run.figures,
+        "figures": made.figures,
         "cpu": round(time.process_time() - cpu, 3),
         "seconds": round(time.perf_counter() - wall, 3),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -17,12 +17,15 @@ from torch import nn
 from graphpress.tools.zoo.entry import ZooModel
 from graphpress.tools.zoo.worker.stage import Skipped, StageRun, pooled_decibels
 
+IMPORTS = ("coreai_torch",)
+
 
 @attrs.define(eq=False)
 class Subject:
     """An architecture, and the model that the peer finalized."""
 
     model: ZooModel
+    calibration_sets: int
     module: nn.Module = attrs.field(init=False)
     finalized: nn.Module | None = None
 
@@ -50,7 +53,8 @@ def peer(subject: Subject, run: StageRun) -> None:
         return made[0]
 
     with run.timing("calibrate"):
-        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh)
+        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh, subject.calibration_sets)
+    run.figures["calibration sets"] = subject.calibration_sets
     with run.timing("finalize"):
         subject.finalized = made[0][0].finalize(backend=ExportBackend.CoreAI)
 

@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 
 from graphpress.tools.zoo.entry import Inputs, ZooModel
 
-CALIBRATION_SETS = 6
 BATCHES = 6
 EVALUATIONS = 4
 
@@ -92,7 +91,7 @@ def pooled_decibels(
     model: ZooModel,
     floating: nn.Module,
     fresh: Callable[[], tuple[Any, nn.Module]],
-    sets: int = CALIBRATION_SETS,
+    sets: int,
 ) -> float | None:
     """Calibrate on `sets` sets of batches, each time from `fresh` quantizers, and pool the outputs' decibels.
 
