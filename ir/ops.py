@@ -224,11 +224,18 @@ def lookup_op(name: str) -> OpDef:
     if name not in _OPS or name not in _ACCEPTED:
         reason = refusal(name)
         if reason is not None:
-            raise OpError(reason)
+            raise OpError(reason if _is_refused_by_choice(name) else f"no op {name!r}{suggestion(name, _OPS)}")
         found = process_op(name)
         _ACCEPTED.add(name)
         return found
     return _OPS[name]
+
+
+def _is_refused_by_choice(name: str) -> bool:
+    """Return False for a name of `aten` or `prims` that torch does not have either."""
+    dialect, _, rest = name.partition(".")
+    packet = rest.partition(".")[0]
+    return dialect not in ("aten", "prims") or bool(torch._C._jit_get_schemas_for_operator(f"{dialect}::{packet}"))
 
 
 def process_op(name: str) -> OpDef:

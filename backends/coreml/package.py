@@ -43,7 +43,9 @@ def add_digests(directory: Path, spec: Any) -> None:
             write_file(item, spec.SerializeToString(deterministic=True))
     manifest["itemInfoEntries"] = {names[key]: entry for key, entry in manifest["itemInfoEntries"].items()}
     manifest["rootModelIdentifier"] = names[manifest["rootModelIdentifier"]]
-    write_file(path, json.dumps(manifest, indent=4, sort_keys=True))
+    write_file(
+        path, json.dumps(manifest, indent=4, sort_keys=True) + "\n"
+    )  # as coremltools writes it when it opens the package
 
 
 def check_digests(directory: Path, spec: Any) -> None:

@@ -152,9 +152,9 @@ def _scaled_table(node: Node, layer: Layer, factor: Value, rewriter: Rewriter) -
 
 
 def _scale_beside(dense: Value, layer: Layer, factor: Value, rewriter: Rewriter) -> Value:
-    """Fold the factor into a scale beside a stored weight."""
+    """Fold the factor into a scale beside a stored weight; no codes are multiplied by it, so it keeps all its bits."""
     ones = rewriter.add_constant(f"{layer.node.name}.weight_scale", _ones(dense), "buffer")
-    scale = _scaled_parameter(ones, layer, factor, rewriter, is_scale=True)
+    scale = _scaled_parameter(ones, layer, factor, rewriter, is_scale=False)
     dtype = dense.tensor_type.dtype
     attributes = {"dtype": dtype, "output_dtype": dtype}
     operands = {"input": dense, "scale": scale}

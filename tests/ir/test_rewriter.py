@@ -87,10 +87,12 @@ def test_types_that_cannot_be_inferred_are_asked_for():
     build.graph.symbols["s0"] = Symbol(1, None, 2)
     x = build.input("x", f32["s0"])
     rewriter = Rewriter(build.graph)
-    with pytest.raises(GraphError, match=r"cannot infer the result types of aten\.neg: pass them as `types`"):
-        rewriter.insert_before(None, "aten.neg", {"self": x})
+    with pytest.raises(GraphError, match=r"cannot infer the result types of aten\.cumsum: pass them as `types`"):
+        rewriter.insert_before(None, "aten.cumsum", {"self": x}, {"dim": 0})
     assert len(build.graph.nodes) == 0
-    assert rewriter.insert_before(None, "aten.neg", {"self": x}, types=[f32["s0"]]).result.type == f32["s0"]
+    assert (
+        rewriter.insert_before(None, "aten.cumsum", {"self": x}, {"dim": 0}, types=[f32["s0"]]).result.type == f32["s0"]
+    )
 
 
 # replacement
