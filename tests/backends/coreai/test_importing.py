@@ -12,11 +12,11 @@ from graphpress import ExportBackend
 from graphpress.backends import coreai
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.errors import AssetError
-from graphpress.ir import from_module, parse_graph, run
+from graphpress.ir import parse_graph, run
 from graphpress.ir.graph import Graph
 from tests.backends.every_op import MODELS
 from tests.backends.features import ACTIVATIONS, IMAGE, WEIGHTS, compressed
-from tests.backends.test_every_feature import weights_of
+from tests.backends.test_every_feature import assert_same_weights
 
 pytest.importorskip("coreai_torch")
 
@@ -51,8 +51,7 @@ def assert_stored(weight: str, activation: str | None, tmp_path) -> None:
     plain = weight == "float" and activation is None
     model = compressed(weight, activation, ExportBackend.CoreAI, norm=not plain)  # the converter would fold it
     graph = converted(model, (IMAGE,), tmp_path)
-    meant, found = weights_of(from_module(model, (IMAGE,))), weights_of(graph)
-    assert all(torch.equal(a, b) for a, b in zip(found, meant, strict=True))
+    assert_same_weights(graph, model)
     compressing = [node.op.short_name for node in graph.nodes if node.op.dialect == "quant"]
     assert len(compressing) >= (0 if weight == "float" else 5) + (0 if activation is None else 10)
 
