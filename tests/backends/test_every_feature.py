@@ -79,8 +79,8 @@ def weights_of(graph: Graph) -> list[torch.Tensor]:
 def assert_same_weights(graph: Graph, model: nn.Module) -> None:
     """Every layer of the file has the weight of the model, bit for bit.
 
-    Where the file has no norm any more, the first weight has its factors, by the formula of batch normalization, to the 16
-    bits that a scale of codes keeps.
+    Where the file has no norm any more, the first weight has its factors, by the formula of batch normalization. A
+    scale of codes keeps 16 of their bits.
     """
     stored, meant = weights_of(graph), weights_of(from_module(model, (IMAGE,)))
     assert len(stored) == len(meant) == 5

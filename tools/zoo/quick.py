@@ -21,7 +21,6 @@ MODELS = (
 KNOWN_FAILURES: Mapping[tuple[str, str], str] = {
     **{("olmoe", f"coreai:{kind}"): "no lowering for aten.empty_permuted" for kind in ("w8a8", "w4", "p4")},
     **{("olmoe", f"coreml:{kind}"): "grouped_mm_fallback" for kind in ("w8a8", "w4")},
-    ("timm mobilenetv2_035", "coreai:p4"): "check: ! addmm",
 }
 """Failed stages by architecture and stage, with a part of the error; one that works again is taken from here."""
 CALIBRATION_SETS = 1
