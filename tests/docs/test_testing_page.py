@@ -18,5 +18,5 @@ def test_the_folders_and_targets_that_the_page_names_exist() -> None:
     assert [name for name in folders if not (ROOT / name).exists()] == []
     makefile = Path(ROOT / "Makefile").read_text(encoding="utf-8")
     targets = [line.split("`")[1].removeprefix("make ") for line in text.splitlines() if line.startswith("| `make ")]
-    assert targets == ["test", "test-slow", "test-matrix", "fuzz", "mutation"]
+    assert targets == ["test", "test-slow", "test-matrix", "fuzz", "zoo-quick", "zoo", "mutation"]
     assert [target for target in targets if f"\n{target}: " not in makefile] == []
