@@ -13,7 +13,8 @@ from graphpress.ir.errors import GraphpressError, suggestion
 T = TypeVar("T")
 
 _EXCERPT = 100
-_MOST_DIGITS = 100
+MOST_DIGITS = 100
+"""Digits of the longest integer that the text form holds."""
 
 
 class ParseError(GraphpressError, ValueError):
@@ -181,10 +182,10 @@ class Scanner:
         return self._integer(token.text, wanted, token.start)
 
     def _integer(self, text: str, wanted: str, start: int) -> int:
-        if len(text) <= _MOST_DIGITS:
+        if len(text) <= MOST_DIGITS:
             with suppress(ValueError):
                 return int(text)
-        raise self.error(f"expected {wanted}, found {text[:_MOST_DIGITS]!r}", start)
+        raise self.error(f"expected {wanted}, found {text[:MOST_DIGITS]!r}", start)
 
     def _unquote(self, text: str, start: int) -> str:
         try:

@@ -6,11 +6,10 @@ import re
 from functools import lru_cache
 
 from graphpress.ir.dtypes import DType, DTypeError
-from graphpress.ir.text.tokens import Scanner, quote
+from graphpress.ir.text.tokens import MOST_DIGITS, Scanner, quote
 from graphpress.ir.types import Dim, DimError, OpaqueType, ScalarType, SymDim, TensorType, Type
 
 _SCALARS = ("int", "float", "bool", "complex", "str", "NoneType")
-_MOST_DIGITS = 100
 _INTEGER = re.compile(r"-?[0-9]+")
 _BARE_DIM = re.compile(r"[A-Za-z0-9_(-][A-Za-z0-9_+\-*/%()., ]*")
 _TENSOR = re.compile(r'[a-z][a-z0-9_]*\[[^\]"\n]*\]')
@@ -126,7 +125,7 @@ class TypeReader:
         expression = text[start:end].strip()
         scanner.jump(end)
         if _INTEGER.fullmatch(expression):
-            if len(expression) > _MOST_DIGITS:
+            if len(expression) > MOST_DIGITS:
                 raise scanner.error(f"a dim of {len(expression)} digits", start)
             return int(expression)
         if expression in ("true", "false"):

@@ -119,17 +119,17 @@ def _numbers(graph: Graph, constant: Collection[int]) -> set[int]:
 
 
 def _passes_numbers(node: Node) -> bool:
-    moves = node.op.has(Trait.ELEMENTWISE) or only_moves_values(node)
-    return moves and node.op.family not in _PERIODIC | _LOOKUPS
+    if node.op.family in _PERIODIC or node.op.family in _LOOKUPS:
+        return False
+    return node.op.has(Trait.ELEMENTWISE) or only_moves_values(node)
 
 
 def _computed_on(graph: Graph, counted: set[int]) -> set[int]:
     """Return the values of `counted` from which a layer or product computes, directly or through others of them."""
     found: set[int] = set()
     for node in reversed(list(graph.nodes)):
-        computes = node.op.family in LAYERS | PRODUCTS
-        leads = any(id(result) in found and id(result) in counted for result in node.results)
-        if computes or leads:
+        computes = node.op.family in LAYERS or node.op.family in PRODUCTS
+        if computes or any(id(result) in found for result in node.results):
             found.update(id(value) for _, _, value in node.operand_values() if id(value) in counted)
     return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,16 +180,17 @@ def compress(kind: str, subject: Subject, run: StageRun) -> None:
     run.figures["decibels"] = weight_decibels(subject.model, subject.module, finalized)
 
 
-def _in_folder(use: Callable[[Path], None]) -> None:
+@contextmanager
+def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="zoo-") as directory:
-        use(Path(directory))
+        yield Path(directory)
 
 
 def to_coreai(kind: str, subject: Subject, run: StageRun) -> None:
     """Convert, run in Core AI's runtime, and compare with the finalized module."""
     finalized, example = subject.finalized_as(kind), subject.model.example()
 
-    def use(folder: Path) -> None:
+    with _folder() as folder:
         path = folder / "model.aimodel"
         with run.timing("convert"):
             info = coreai.convert(copy.deepcopy(finalized), path, example)
@@ -197,22 +199,18 @@ def to_coreai(kind: str, subject: Subject, run: StageRun) -> None:
         if not info.function().states:
             _judge(coreai.check(path, finalized, example, TOLERANCE), run)
 
-    _in_folder(use)
-
 
 def to_coreml(kind: str, subject: Subject, run: StageRun) -> None:
     """Convert, evaluate the package's program, and compare with the finalized module."""
     finalized, example = subject.finalized_as(kind), subject.model.example()
 
-    def use(folder: Path) -> None:
+    with _folder() as folder:
         path = folder / "model.mlpackage"
         with run.timing("convert"):
             info = coreml.convert(copy.deepcopy(finalized), path, example)
         run.figures["ops"] = sum(info.operations.values())
         if not subject.model.states:
             _judge(coreml.check(path, finalized, example, TOLERANCE), run)
-
-    _in_folder(use)
 
 
 def _judge(report: Any, run: StageRun) -> None:
@@ -249,13 +247,11 @@ def dynamic(subject: Subject, run: StageRun) -> None:
         prepared(*model.longer(1))
     finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
 
-    def use(folder: Path) -> None:
+    with _folder() as folder:
         path = folder / "model.aimodel"
         coreai.convert(finalized, path, model.example(), model.dynamic)
         for inputs in (model.example(), model.longer()):
             _judge(coreai.check(path, finalized, inputs, TOLERANCE), run)
-
-    _in_folder(use)
 
 
 def states(subject: Subject, run: StageRun) -> None:
@@ -264,7 +260,7 @@ def states(subject: Subject, run: StageRun) -> None:
         raise Skipped("no states")
     finalized = subject.finalized_as("w8a8")
 
-    def use(folder: Path) -> None:
+    with _folder() as folder:
         path = folder / "model.aimodel"
         info = coreai.convert(copy.deepcopy(finalized), path, subject.model.example())
         run.figures["states"] = len(info.function().states)
@@ -289,8 +285,6 @@ def states(subject: Subject, run: StageRun) -> None:
         if forgetting <= _STATE_TOLERANCE:
             raise Fault(f"outputs without states differ by {forgetting:.3g} of the range: the calls do not test them")
 
-    _in_folder(use)
-
 
 def _share_of_range(expected: list[Tensor], found: list[Tensor]) -> float:
     """Return the largest difference of the floating outputs, as a share of an output's range."""
@@ -305,14 +299,12 @@ def coreai_alone(subject: Subject, run: StageRun) -> None:
     program = copy.deepcopy(subject.exported()).run_decompositions(coreai_torch.get_decomp_table())
     converted = coreai_torch.TorchConverter().add_exported_program(program).to_coreai()
 
-    def use(folder: Path) -> None:
+    with _folder() as folder:
         converted.save_asset(folder / "model.aimodel")
         run.figures["ops"] = sum(coreai.read(folder / "model.aimodel").operations.values())
         if not subject.model.states:
             report = coreai.check(folder / "model.aimodel", subject.module, subject.model.example(), 1e-3)
             run.figures["max_error"] = float(f"{report.max_error:.3g}")
-
-    _in_folder(use)
 
 
 def coreml_alone(subject: Subject, run: StageRun) -> None:
