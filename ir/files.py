@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -166,13 +166,14 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """
     place = Path(os.path.realpath(target))
     missing = [folder for folder in place.parents if not folder.exists()]
-    with ExitStack() as stack:
-        stack.callback(_remove_empty, missing)  # nothing, once the folder is in its place
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            workshop = stack.enter_context(_workshop(place))
-        except OSError as error:
-            raise FileError.of(target, error) from error
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        opened = _workshop(place)
+        workshop = opened.__enter__()
+    except OSError as error:
+        _remove_empty(missing)
+        raise FileError.of(target, error) from error
+    try:
         built = workshop / place.name
         yield built
         try:
@@ -182,6 +183,10 @@ def replacing_folder(target: Path) -> Iterator[Path]:
             _sync(place.parent)
         except OSError as error:
             raise FileError.of(target, error) from error
+    finally:
+        opened.__exit__(None, None, None)
+        if not place.exists():
+            _remove_empty(missing)
 
 
 @contextmanager
@@ -199,7 +204,7 @@ def _workshop(target: Path) -> Iterator[Path]:
             if not workshop.exists():  # taken for a leftover before it was open
                 continue
             break
-        if _lock(lock) and workshop.exists():
+        if _is_locked(lock) and workshop.exists():
             break
         os.close(lock)  # taken for a leftover before it was locked
     try:
@@ -219,7 +224,7 @@ def _remove_leftovers(target: Path) -> None:
             lock = _open_folder(left)
             if lock is None:
                 continue
-            if _lock(lock):
+            if _is_locked(lock):
                 old = left / f"{target.name}{_OLD}"
                 if old.exists() and not target.exists():
                     old.rename(target)
@@ -237,8 +242,8 @@ def _open_folder(folder: Path) -> int | None:
         return None
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open folder, and return True; return False if another process or thread has locked it."""
+def _is_locked(handle: int) -> bool:
+    """Lock an open folder; return False if another process or thread has locked it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
