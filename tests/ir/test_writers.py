@@ -54,11 +54,18 @@ def save_folder(folder: Path, value: int) -> None:
             (built / name).write_text(str(value) * SIZE)
 
 
+def _text(handle: int) -> str:
+    try:
+        return os.read(handle, SIZE).decode()
+    finally:
+        os.close(handle)
+
+
 def read_folder(folder: Path) -> set[str]:
     # A folder is exchanged as a whole: files of one open folder are of one version.
     handle = os.open(folder / "target", os.O_RDONLY)
     try:
-        texts = [os.read(os.open(name, os.O_RDONLY, dir_fd=handle), SIZE).decode() for name in "ab"]
+        texts = [_text(os.open(name, os.O_RDONLY, dir_fd=handle)) for name in "ab"]
     except FileNotFoundError:  # deleted after an exchange
         return set("1")
     finally:
