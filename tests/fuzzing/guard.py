@@ -100,9 +100,12 @@ def _watching(allowed: Path) -> Iterator[list[str]]:
         _hooked.append(True)
     touched: list[str] = []
     _watched.append((str(allowed.resolve()) + os.sep, touched))
+    # A module of ours that the reader imports now is compiled, and Python would keep its bytecode beside it.
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield touched
     finally:
+        sys.dont_write_bytecode = bytecode
         _watched.pop()
 
 

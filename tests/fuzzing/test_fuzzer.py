@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +99,19 @@ def test_what_is_read_or_refused_is_no_failure(tmp_path):
 
     assert run_case(lambda folder: None, tmp_path, 0).failure == ""
     assert (run_case(refuse, tmp_path, 0).failure, run_case(refuse, tmp_path, 0).refusal) == ("", "GraphpressError: no")
+
+
+def test_a_module_that_a_reader_imports_first_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "imported_by_a_reader.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "scratch" / "case").mkdir(parents=True)
+
+    outcome = run_case(lambda folder: importlib.import_module("imported_by_a_reader"), tmp_path / "scratch" / "case", 0)
+
+    assert outcome.failure == ""
+    assert not sys.dont_write_bytecode
 
 
 def campaign(tmp_path: Path, check: Callable[[Path], None], cases: int) -> Report:
