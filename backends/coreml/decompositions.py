@@ -165,9 +165,19 @@ def _triangle(keeps: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
     def triangle(x: torch.Tensor, diagonal: int = 0) -> torch.Tensor:
         distance = torch.arange(x.shape[-1]) - torch.arange(x.shape[-2]).unsqueeze(-1)
-        return torch.where(keeps(distance, diagonal), x, torch.zeros((), dtype=x.dtype))
+        kept = keeps(distance, diagonal)
+        if x.dtype is torch.bool:
+            return torch.logical_and(kept, x)
+        return torch.where(kept, x, torch.zeros((), dtype=x.dtype))
 
     return triangle
+
+
+def _where(choice: torch.Tensor, x: torch.Tensor, other: torch.Tensor) -> Any:
+    """Choose between bools by logical ops, since coremltools makes floats of the constants among them."""
+    if x.dtype is not torch.bool or other.dtype is not torch.bool:
+        return NotImplemented
+    return torch.logical_or(torch.logical_and(choice, x), torch.logical_and(torch.logical_not(choice), other))
 
 
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
@@ -236,6 +246,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.nan_to_num.default: _nan_to_num,
     aten.pad.default: _pad,
     aten.trunc.default: _trunc,
+    aten.where.self: _where,
     aten.where.ScalarSelf: lambda choice, x, other: torch.where(choice, _number(x, other), other),
     aten.where.ScalarOther: lambda choice, x, other: torch.where(choice, x, _number(other, x)),
     aten.triu.default: _triangle(torch.ge),

@@ -70,6 +70,8 @@ ONE = {
     "inverted whole mask": lambda a: (1 - a.long()) * -100.0,
     "arange": lambda a: torch.arange(3) * 0.25 + a,
     "arange of floats": lambda a: torch.arange(0, 1.5, 0.5) * a,
+    "where between bools": lambda a: (~torch.where(a > 0, torch.ones(2, 3, dtype=torch.bool), a > 5)).float() + 0.25,
+    "triangle of bools": lambda a: (~torch.tril(torch.ones(2, 3, dtype=torch.bool), -1)).float() + a,
     "causal mask": lambda a: torch.triu(torch.full((3, 3), float("-inf")), diagonal=1)[:2] + a,
     **{
         f"{name} as {kind}": (lambda a, make=make, dtype=dtype: make(a, dtype).float() + 0.25)
