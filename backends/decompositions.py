@@ -47,14 +47,77 @@ def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> 
     return found.to(torch.float32).sum(0).to(x.dtype)
 
 
+def _places(index: torch.Tensor, size: int, axis: int) -> torch.Tensor:
+    """Return whether each index is each of `size` places, which come as a new axis before `axis`; bool."""
+    shape = [size, *[1] * (index.dim() - axis)]
+    return index.unsqueeze(axis) == torch.arange(size, dtype=index.dtype, device=index.device).reshape(shape)
+
+
+def _scatter_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> Any:
+    """Sum the elements of each place along `dim`: every element is compared with every place.
+
+    Neither converter takes indices that repeat.
+    """
+    if (
+        not x.dim()
+        or x.dtype is torch.bool
+        or any(
+            size != of for at, (size, of) in enumerate(zip(index.shape, x.shape, strict=True)) if at != dim % x.dim()
+        )
+    ):
+        return NotImplemented
+    axis = dim % x.dim()
+    taken = source[tuple(slice(0, size) for size in index.shape)].unsqueeze(axis)
+    chosen = torch.where(_places(index, x.shape[axis], axis), taken, torch.zeros((), dtype=x.dtype, device=x.device))
+    return x + chosen.sum(axis + 1)
+
+
+def _index_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1) -> Any:
+    """Multiply by the matrix that adds each slice of `source` to its place, since neither converter repeats indices."""
+    if not x.dim() or not x.is_floating_point():
+        return NotImplemented
+    axis, index = dim % x.dim(), index.reshape(-1)
+    places = _places(index, x.shape[axis], 0).to(x.dtype)
+    first = source.movedim(axis, 0)
+    added = (places @ first.reshape(first.shape[0], -1)).reshape([x.shape[axis], *first.shape[1:]]).movedim(0, axis)
+    return x + added * alpha if alpha != 1 else x + added
+
+
+def _running_product(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """Multiply by what stands before, at distances that double (Hillis and Steele's scan)."""
+    x = x if dtype is None else x.to(dtype)
+    if not x.dim() or not isinstance(x.shape[dim], int):
+        return NotImplemented
+    distance, size = 1, x.shape[dim]
+    while distance < size:
+        further = x.narrow(dim, distance, size - distance) * x.narrow(dim, 0, size - distance)
+        x = torch.cat([x.narrow(dim, 0, distance), further], dim)
+        distance *= 2
+    return x
+
+
+def _median(x: torch.Tensor, dim: int, keepdim: bool = False) -> Any:
+    """Take the lower middle of the elements in their order."""
+    if not x.dim():
+        return NotImplemented
+    middle = (x.shape[dim] - 1) // 2
+    values, places = torch.sort(x, dim)
+    found = values.narrow(dim, middle, 1), places.narrow(dim, middle, 1)
+    return found if keepdim else tuple(each.squeeze(dim) for each in found)
+
+
 ELEMENTARY: Mapping[Any, Callable[..., Any]] = {
     aten.fmax.default: _fmax,
     aten.fmin.default: _fmin,
     aten.histc.default: _histc,
     aten.hypot.default: _hypot,
     aten.logaddexp.default: _logaddexp,
+    aten.index_add.default: _index_add,
     aten.isnan.default: lambda x: x != x,
+    aten.median.dim: _median,
+    aten.cumprod.default: _running_product,
     aten.remainder.Scalar: lambda x, divisor: aten.remainder.Tensor(x, x.new_full((), divisor)),
+    aten.scatter_add.default: _scatter_add,
 }
 
 

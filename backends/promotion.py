@@ -91,6 +91,13 @@ def _full(shape: Sequence[Any], value: Any, dtype: torch.dtype) -> torch.Tensor:
     return aten.full.default(list(shape), number, dtype=dtype)
 
 
+def _made_of(value: float) -> Callable[..., torch.Tensor]:
+    def decomposition(size: Sequence[Any], *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+        return _full(size, value, dtype or torch.get_default_dtype())
+
+    return decomposition
+
+
 def _full_like(x: torch.Tensor, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
     return _full(x.shape, value, dtype or x.dtype) if isinstance(value, bool | int | float) else NotImplemented
 
@@ -137,6 +144,8 @@ PROMOTIONS: Mapping[Any, Callable[..., Any]] = {
     aten.cumsum.default: _reduced(aten.cumsum.default),
     aten.softmax.int: _normalized(aten.softmax.int),
     aten.log_softmax.int: _normalized(aten.log_softmax.int),
+    aten.zeros.default: _made_of(0),
+    aten.ones.default: _made_of(1),
     aten.zeros_like.default: _filled(0),
     aten.ones_like.default: _filled(1),
     aten.full_like.default: _full_like,

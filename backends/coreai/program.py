@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind, TensorArgument
 
 from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
@@ -166,6 +168,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
     _lower_casts(program)
+    _tell_outputs_apart(program)
     return program
 
 
@@ -186,3 +189,19 @@ def _lower_casts(program: ExportedProgram) -> None:
                 truncated = program.graph.call_function(aten.trunc.default, (source,))
             truncated.meta = dict(source.meta)
             node.update_arg(0, truncated)
+
+
+def _tell_outputs_apart(program: ExportedProgram) -> None:
+    """Copy a value that is returned again: the converter keeps one output for each value, under its name."""
+    output, seen = program.graph.output_node(), set()
+    results = list(output.args[0])
+    for at, (result, spec) in enumerate(zip(results, program.graph_signature.output_specs, strict=True)):
+        if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(result, fx.Node):
+            continue
+        if result in seen:
+            with program.graph.inserting_before(output):
+                results[at] = program.graph.call_function(torch.ops.aten.clone.default, (result,))
+            results[at].meta = dict(result.meta)
+            spec.arg = TensorArgument(name=results[at].name)
+        seen.add(result)
+    output.args = (tuple(results),)

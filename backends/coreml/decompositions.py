@@ -180,6 +180,31 @@ def _where(choice: torch.Tensor, x: torch.Tensor, other: torch.Tensor) -> Any:
     return torch.logical_or(torch.logical_and(choice, x), torch.logical_and(torch.logical_not(choice), other))
 
 
+def _cumsum(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """Count the axis from the first one, since coremltools takes no negative one but the last."""
+    return aten.cumsum.default(x, dim + x.dim(), dtype=dtype) if dim < 0 and x.dim() else NotImplemented
+
+
+def _index_copy(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> Any:
+    """Replace slices by ``index_put``."""
+    if not x.dim():
+        return NotImplemented
+    axis = dim % x.dim()
+    changed = torch.index_put(x.movedim(axis, 0), [index.reshape(-1)], source.movedim(axis, 0))
+    return changed.movedim(0, axis)
+
+
+def _product(x: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """Multiply halves until one element is left: as many steps as the logarithm of the size."""
+    x = x if dtype is None else x.to(dtype)
+    if not x.dim() or not isinstance(x.shape[dim], int) or not x.shape[dim]:
+        return NotImplemented
+    while (size := x.shape[dim]) > 1:
+        pairs = x.narrow(dim, 0, size // 2) * x.narrow(dim, size // 2, size // 2)
+        x = torch.cat([pairs, x.narrow(dim, size - 1, 1)], dim) if size % 2 else pairs
+    return x if keepdim else x.squeeze(dim)
+
+
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both.
 
@@ -232,6 +257,10 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,
     aten.constant_pad_nd.default: lambda x, pad, value=0: _pad(x, pad, "constant", value),
+    aten.cumsum.default: _cumsum,
+    aten.index_copy.default: _index_copy,
+    aten.prod.default: lambda x, *, dtype=None: _product(x.reshape(-1), 0, dtype=dtype),
+    aten.prod.dim_int: _product,
     aten.gelu.default: _gelu,
     aten.reciprocal.default: _reciprocal,
     aten.bitwise_and.Tensor: _logical(torch.logical_and),

@@ -81,6 +81,8 @@ ONE = {
                 "ones_like": lambda a, dtype: torch.ones_like(a, dtype=dtype),
                 "full_like": lambda a, dtype: torch.full_like(a, 2.75, dtype=dtype),
                 "new_zeros": lambda a, dtype: a.new_zeros((2, 3), dtype=dtype),
+                "zeros": lambda a, dtype: torch.zeros(2, 3, dtype=dtype) / 2 + a,
+                "ones": lambda a, dtype: torch.ones(2, 3, dtype=dtype) // 2 + a,
                 "full": lambda a, dtype: torch.full((2, 3), 2.0, dtype=dtype),
                 "to": lambda a, dtype: a.to(dtype),
                 "masked zeros": lambda a, dtype: torch.zeros_like(a, dtype=dtype).masked_fill(a > 0, 1),

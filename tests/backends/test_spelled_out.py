@@ -93,6 +93,28 @@ def rearranged(x):
     return *around, *views, *ordered, *replaced, F.one_hot((x[:, 0, 0] > 0).long(), 3).float()
 
 
+def scattered(x):
+    places = torch.tensor([1, 0, 1, 3, 2, 1, 0, 3]).reshape(1, 1, 8, 1).expand(2, 4, 8, 8)
+    rows = torch.tensor([2, 0, 2])
+    return (
+        x.scatter_add(-2, places, x.flip(1)),
+        x[:, :, :5].scatter_add(1, places[:, :, :5] % 4, x),
+        x.index_add(1, rows, x[:, :3], alpha=0.5),
+        torch.zeros(3, 4, 8, 8).index_add(0, rows[:2], x),
+        x.index_copy(-3, rows[:2], x[:, 2:]),
+        x.scatter(2, torch.zeros(2, 4, 1, 8, dtype=torch.long), x[:, :, :1] + 1),
+        x.gather(-2, torch.ones(2, 4, 3, 8, dtype=torch.long)),
+    )
+
+
+def running(x):
+    return x.cumsum(-2), x.cumprod(-2), x[..., :5].cumprod(1), x.prod(-2), x[..., :5].prod(-1, True), x[0, 0, 0].prod()
+
+
+def in_the_middle(x):
+    return *x.median(-2), x[:, :3].median(1, keepdim=True)[0]
+
+
 def multiplied(tokens):
     heads = tokens.reshape(2, 5, 4, 2).transpose(1, 2)
     shared = F.scaled_dot_product_attention(heads, heads[:, :2], heads[:, 2:], enable_gqa=True)
@@ -106,7 +128,11 @@ BACKENDS = {"coreai": (coreai, "m.aimodel"), "coreml": (coreml, "m.mlpackage")}
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "function", [resized, pooled, elementwise, cast, combined, reduced, normed, rearranged, multiplied]
+    "function",
+    [
+        *(resized, pooled, elementwise, cast, combined, reduced, normed, rearranged),
+        *(scattered, running, in_the_middle, multiplied),
+    ],
 )
 def test_what_a_converter_lacks_or_has_wrong_is_spelled_out(backend, function, tmp_path):
     module, name = BACKENDS[backend]

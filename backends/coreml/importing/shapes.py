@@ -214,10 +214,48 @@ def _gather_nd(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
     """Gather the elements at the coordinates in the last axis of the indices."""
     if number(getattr(op, "batch_dims", None), 0):
         return reader.opaque(op)
-    indices = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
-    axes = range(int(op.indices.shape[-1]))
-    coordinates = [reader.emit("aten.select.int", {"dim": -1, "index": axis}, self=indices) for axis in axes]
-    return reader.emit("aten.index.Tensor", self=reader.value(op.x), indices=coordinates)
+    return reader.emit("aten.index.Tensor", self=reader.value(op.x), indices=_coordinates(reader, op.indices))
+
+
+@translates("scatter")
+def _scatter(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """Replace or add to the slices at indices along an axis."""
+    target = {"update": "aten.index_copy", "add": "aten.index_add"}.get(number(op.mode))
+    if target is None or len(op.indices.shape) != 1:
+        return reader.opaque(op)
+    index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    x, updates = reader.value(op.data), reader.value(op.updates)
+    return reader.emit(target, {"dim": number(op.axis)}, self=x, index=index, source=updates)
+
+
+@translates("scatter_along_axis")
+def _scatter_along_axis(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """Replace or add to the elements at indices along an axis."""
+    target = {"update": "aten.scatter.src", "add": "aten.scatter_add"}.get(number(op.mode))
+    if target is None:
+        return reader.opaque(op)
+    index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    x, updates = reader.value(op.data), reader.value(op.updates)
+    return reader.emit(target, {"dim": number(op.axis)}, self=x, index=index, src=updates)
+
+
+@translates("scatter_nd")
+def _scatter_nd(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """Replace or add to the elements at the coordinates in the last axis of the indices."""
+    if number(op.mode) not in ("update", "add"):
+        return reader.opaque(op)
+    coordinates = _coordinates(reader, op.indices)
+    attributes = {"accumulate": number(op.mode) == "add"}
+    return reader.emit(
+        "aten.index_put", attributes, self=reader.value(op.data), indices=coordinates, values=reader.value(op.updates)
+    )
+
+
+def _coordinates(reader: MilReader, indices: Any) -> list[Value]:
+    """Return the indices of each axis, which are the elements of the last axis of `indices`."""
+    wide = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(indices))
+    axes = range(int(indices.shape[-1]))
+    return [reader.emit("aten.select.int", {"dim": -1, "index": axis}, self=wide) for axis in axes]
 
 
 @translates("pixel_shuffle", "pixel_unshuffle")

@@ -11,6 +11,7 @@ from graphpress.backends.coreai import (
     ConversionError,
     check,
     convert,
+    load,
     read,
 )
 from graphpress.ir import files
@@ -188,6 +189,22 @@ def test_operators_the_converter_lacks_are_decomposed_where_torch_can(tmp_path):
 def assert_equal_after_conversion(model, path, *inputs):
     convert(model, path, inputs)
     assert_equal_in_runtime(path, model, *inputs)
+
+
+def test_a_value_that_is_returned_twice_is_two_outputs(tmp_path):
+    class Repeated(nn.Module):
+        def forward(self, x):
+            y = x * 2
+            return x, y, {"again": x, "more": y + 1}, y
+
+    x = torch.randn(2, 3)
+    info = convert(Repeated(), tmp_path / "m.aimodel", (x,))
+    found = load(tmp_path / "m.aimodel")(x)
+
+    for output, expected in zip(found, (x, x * 2, x, x * 2 + 1, x * 2), strict=True):
+        assert torch.equal(output, expected)
+    assert sum(info.operations.values()) == 2
+    assert check(tmp_path / "m.aimodel", Repeated(), (x,)).ok
 
 
 def test_neither_the_model_nor_an_exported_program_is_changed(tmp_path):
