@@ -77,6 +77,32 @@ def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tens
     return windows.reshape([*x.shape[:axis], count, size, *x.shape[axis + 1 :]]).movedim(axis + 1, -1)
 
 
+def covered_scatter(op: Any, **reduction: str) -> Callable[..., Any]:
+    """Return a decomposition of a scatter by `op`, which needs indices with the dims of the tensor along other axes.
+
+    torch scatters into the part of the tensor that the indices cover, from the part of `src` that they cover. A number
+    becomes a tensor.
+    """
+
+    def scatter(x: torch.Tensor, dim: int, index: torch.Tensor, src: Any, **given: str) -> Any:
+        axes = [axis for axis in range(x.dim()) if axis != dim % x.dim() and index.shape[axis] != x.shape[axis]]
+        is_number = not isinstance(src, torch.Tensor)
+        if not (axes or is_number or reduction or src.shape != index.shape):
+            return NotImplemented
+        src = x.new_full(index.shape, src) if is_number else src
+        for axis, size in enumerate(index.shape):
+            src = src if src.shape[axis] == size else src.narrow(axis, 0, size)
+        parts = [x]
+        for axis in axes:
+            parts.append(parts[-1].narrow(axis, 0, index.shape[axis]))
+        made = op(parts.pop(), dim, index, src, **given, **reduction)
+        for axis in reversed(axes):
+            made = torch.slice_scatter(parts.pop(), made, axis, 0, index.shape[axis])
+        return made
+
+    return scatter
+
+
 def _bilinear(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Decompose ``aten.bilinear``: ``a @ weight[o] @ b`` for each output `o`, as one product with the whole weight."""
     outputs, inner, other = weight.shape
@@ -89,6 +115,11 @@ REARRANGING: Mapping[Any, Callable[..., Any]] = {
     aten.bilinear.default: _bilinear,
     aten.diagonal.default: _diagonal,
     aten.unfold.default: _unfold,
+    aten.scatter.src: covered_scatter(aten.scatter.src),
+    aten.scatter.value: covered_scatter(aten.scatter.src),
+    aten.scatter.reduce: covered_scatter(aten.scatter.reduce),
+    aten.scatter.value_reduce: covered_scatter(aten.scatter.reduce),
+    aten.scatter_add.default: covered_scatter(aten.scatter_add.default),
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.export.graph_signature import TensorArgument
 
 from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
@@ -17,6 +19,7 @@ from graphpress.backends.decompositions import (
     REARRANGING,
     antialiased_bilinear,
     counted_mean_pool,
+    covered_scatter,
     nearest,
     variance,
     variance_and_mean,
@@ -132,6 +135,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten._native_batch_norm_legit_no_training.default: _norm_without_parameters,
     torch.ops.aten.as_strided.default: _as_strided,
     torch.ops.aten.full.default: _full,
+    torch.ops.aten.scatter_add.default: covered_scatter(torch.ops.aten.scatter.reduce, reduce="add"),
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
     torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),
     torch.ops.aten.sort.default: _sort,
@@ -166,7 +170,23 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
     _lower_casts(program)
+    _copy_repeated_outputs(program)
     return program
+
+
+def _copy_repeated_outputs(program: ExportedProgram) -> None:
+    """Copy a value that is returned again, since the converter keeps one output of each value."""
+    (output,) = program.graph.find_nodes(op="output")
+    specs, values = program.graph_signature.output_specs, list(output.args[0])
+    for place, value in enumerate(values):
+        if value not in values[:place]:
+            continue
+        with program.graph.inserting_before(output):
+            values[place] = program.graph.call_function(torch.ops.aten.clone.default, (value,))
+        values[place].meta = dict(value.meta)
+        specs[place] = dataclasses.replace(specs[place], arg=TensorArgument(values[place].name))
+    output.args = (tuple(values),)
+    program.graph_module.recompile()
 
 
 def _lower_casts(program: ExportedProgram) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,24 @@ def _gather(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
 def _gather_along_axis(reader: MilReader, op: Any) -> Value:
     index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
     return reader.emit("aten.gather", {"dim": number(op.axis)}, self=reader.value(op.x), index=index)
+
+
+_SCATTERS: Mapping[Any, tuple[str, dict[str, Any]]] = {
+    "add": ("aten.scatter_add", {}),
+    "mul": ("aten.scatter.reduce", {"reduce": "multiply"}),
+    "update": ("aten.scatter.src", {}),
+}
+
+
+@translates("scatter_along_axis")
+def _scatter_along_axis(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    mode = None if op.mode is None else op.mode.val
+    if mode not in _SCATTERS:
+        return reader.opaque(op)
+    name, more = _SCATTERS[mode]
+    index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    operands = {"self": reader.value(op.data), "index": index, "src": reader.value(op.updates)}
+    return reader.emit(name, {"dim": number(op.axis), **more}, **operands)
 
 
 @translates("argsort")
