@@ -47,40 +47,13 @@ def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> 
     return found.to(torch.float32).sum(0).to(x.dtype)
 
 
-def _places(index: torch.Tensor, size: int, axis: int) -> torch.Tensor:
-    """Return whether each index is each of `size` places, which come as a new axis before `axis`; bool."""
-    shape = [size, *[1] * (index.dim() - axis)]
-    return index.unsqueeze(axis) == torch.arange(size, dtype=index.dtype, device=index.device).reshape(shape)
-
-
-def _scatter_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor) -> Any:
-    """Sum the elements of each place along `dim`: every element is compared with every place.
-
-    Neither converter takes indices that repeat.
-    """
-    if (
-        not x.dim()
-        or x.dtype is torch.bool
-        or any(
-            size != of for at, (size, of) in enumerate(zip(index.shape, x.shape, strict=True)) if at != dim % x.dim()
-        )
-    ):
-        return NotImplemented
-    axis = dim % x.dim()
-    taken = source[tuple(slice(0, size) for size in index.shape)].unsqueeze(axis)
-    chosen = torch.where(_places(index, x.shape[axis], axis), taken, torch.zeros((), dtype=x.dtype, device=x.device))
-    return x + chosen.sum(axis + 1)
-
-
 def _index_add(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: float = 1) -> Any:
-    """Multiply by the matrix that adds each slice of `source` to its place, since neither converter repeats indices."""
-    if not x.dim() or not x.is_floating_point():
+    """Add slices by a ``scatter_add`` of their elements, since neither converter adds to an index that repeats."""
+    if not x.dim():
         return NotImplemented
-    axis, index = dim % x.dim(), index.reshape(-1)
-    places = _places(index, x.shape[axis], 0).to(x.dtype)
-    first = source.movedim(axis, 0)
-    added = (places @ first.reshape(first.shape[0], -1)).reshape([x.shape[axis], *first.shape[1:]]).movedim(0, axis)
-    return x + added * alpha if alpha != 1 else x + added
+    shape = [-1 if axis == dim % x.dim() else 1 for axis in range(x.dim())]
+    places = index.reshape(shape).expand(source.shape)
+    return x.scatter_add(dim, places, source if alpha == 1 else source * alpha)
 
 
 def _running_product(x: torch.Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
@@ -117,7 +90,6 @@ ELEMENTARY: Mapping[Any, Callable[..., Any]] = {
     aten.median.dim: _median,
     aten.cumprod.default: _running_product,
     aten.remainder.Scalar: lambda x, divisor: aten.remainder.Tensor(x, x.new_full((), divisor)),
-    aten.scatter_add.default: _scatter_add,
 }
 
 
@@ -140,6 +112,32 @@ def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tens
     return windows.reshape([*x.shape[:axis], count, size, *x.shape[axis + 1 :]]).movedim(axis + 1, -1)
 
 
+def covered_scatter(op: Any, **reduction: str) -> Callable[..., Any]:
+    """Return a decomposition of a scatter by `op`, which needs indices with the dims of the tensor along other axes.
+
+    torch scatters into the part of the tensor that the indices cover, from the part of `src` that they cover. A number
+    becomes a tensor.
+    """
+
+    def scatter(x: torch.Tensor, dim: int, index: torch.Tensor, src: Any, **given: str) -> Any:
+        axes = [axis for axis in range(x.dim()) if axis != dim % x.dim() and index.shape[axis] != x.shape[axis]]
+        is_number = not isinstance(src, torch.Tensor)
+        if not (axes or is_number or reduction or src.shape != index.shape):
+            return NotImplemented
+        src = x.new_full(index.shape, src) if is_number else src
+        for axis, size in enumerate(index.shape):
+            src = src if src.shape[axis] == size else src.narrow(axis, 0, size)
+        parts = [x]
+        for axis in axes:
+            parts.append(parts[-1].narrow(axis, 0, index.shape[axis]))
+        made = op(parts.pop(), dim, index, src, **given, **reduction)
+        for axis in reversed(axes):
+            made = torch.slice_scatter(parts.pop(), made, axis, 0, index.shape[axis])
+        return made
+
+    return scatter
+
+
 def _bilinear(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Decompose ``aten.bilinear``: ``a @ weight[o] @ b`` for each output `o`, as one product with the whole weight."""
     outputs, inner, other = weight.shape
@@ -152,6 +150,11 @@ REARRANGING: Mapping[Any, Callable[..., Any]] = {
     aten.bilinear.default: _bilinear,
     aten.diagonal.default: _diagonal,
     aten.unfold.default: _unfold,
+    aten.scatter.src: covered_scatter(aten.scatter.src),
+    aten.scatter.value: covered_scatter(aten.scatter.src),
+    aten.scatter.reduce: covered_scatter(aten.scatter.reduce),
+    aten.scatter.value_reduce: covered_scatter(aten.scatter.reduce),
+    aten.scatter_add.default: covered_scatter(aten.scatter_add.default),
 }
 
 

@@ -138,7 +138,19 @@ def decompose(
     if refused:
         places = "; ".join(f"{op} {' and '.join(place(node) for node in nodes[:3])}" for op, nodes in refused.items())
         raise ConversionError(f"{converter} has no lowering for {places}")
+    _drop_plain_outputs(program)
     return program
+
+
+def _drop_plain_outputs(program: ExportedProgram) -> None:
+    """Drop outputs that are no tensors, such as a loss that is None, in place: a file has no such outputs."""
+    (output,) = program.graph.find_nodes(op="output")
+    specs = program.graph_signature.output_specs
+    kept = [(value, spec) for value, spec in zip(output.args[0], specs, strict=True) if isinstance(value, fx.Node)]
+    if len(kept) < len(specs):
+        output.args = (tuple(value for value, _ in kept),)
+        specs[:] = [spec for _, spec in kept]
+        program.graph_module.recompile()
 
 
 def _erase_aliases(program: ExportedProgram) -> None:

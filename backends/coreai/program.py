@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind, TensorArgument
+from torch.export.graph_signature import TensorArgument
 
 from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
@@ -19,6 +19,7 @@ from graphpress.backends.decompositions import (
     REARRANGING,
     antialiased_bilinear,
     counted_mean_pool,
+    covered_scatter,
     nearest,
     variance,
     variance_and_mean,
@@ -134,6 +135,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten._native_batch_norm_legit_no_training.default: _norm_without_parameters,
     torch.ops.aten.as_strided.default: _as_strided,
     torch.ops.aten.full.default: _full,
+    torch.ops.aten.scatter_add.default: covered_scatter(torch.ops.aten.scatter.reduce, reduce="add"),
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
     torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),
     torch.ops.aten.sort.default: _sort,
@@ -168,8 +170,23 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
     _lower_casts(program)
-    _tell_outputs_apart(program)
+    _copy_repeated_outputs(program)
     return program
+
+
+def _copy_repeated_outputs(program: ExportedProgram) -> None:
+    """Copy a value that is returned again, since the converter keeps one output of each value."""
+    (output,) = program.graph.find_nodes(op="output")
+    specs, values = program.graph_signature.output_specs, list(output.args[0])
+    for place, value in enumerate(values):
+        if value not in values[:place]:
+            continue
+        with program.graph.inserting_before(output):
+            values[place] = program.graph.call_function(torch.ops.aten.clone.default, (value,))
+        values[place].meta = dict(value.meta)
+        specs[place] = dataclasses.replace(specs[place], arg=TensorArgument(values[place].name))
+    output.args = (tuple(values),)
+    program.graph_module.recompile()
 
 
 def _lower_casts(program: ExportedProgram) -> None:
@@ -189,19 +206,3 @@ def _lower_casts(program: ExportedProgram) -> None:
                 truncated = program.graph.call_function(aten.trunc.default, (source,))
             truncated.meta = dict(source.meta)
             node.update_arg(0, truncated)
-
-
-def _tell_outputs_apart(program: ExportedProgram) -> None:
-    """Copy a value that is returned again: the converter keeps one output for each value, under its name."""
-    output, seen = program.graph.output_node(), set()
-    results = list(output.args[0])
-    for at, (result, spec) in enumerate(zip(results, program.graph_signature.output_specs, strict=True)):
-        if spec.kind is not OutputKind.USER_OUTPUT or not isinstance(result, fx.Node):
-            continue
-        if result in seen:
-            with program.graph.inserting_before(output):
-                results[at] = program.graph.call_function(torch.ops.aten.clone.default, (result,))
-            results[at].meta = dict(result.meta)
-            spec.arg = TensorArgument(name=results[at].name)
-        seen.add(result)
-    output.args = (tuple(results),)

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from graphpress.backends import exporting
 from graphpress.backends.coreml.dependency import require
+from graphpress.backends.coreml.float16 import NARROW, WIDE, in_float32
 from graphpress.backends.decompositions import (
     ELEMENTARY,
     REARRANGING,
@@ -33,7 +34,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         ConversionError: if an unsupported operator is left; names its source locations.
     """
     lowerings = require("coremltools.converters.mil.frontend.torch.torch_op_registry")._TORCH_OPS_REGISTRY
-    table = {**_made_of_others(), **_SPELLED_OUT}
+    table = {**NARROW, **_made_of_others(), **_SPELLED_OUT}
+    table |= {op: in_float32(op, table.get(op)) for op in WIDE}
     return exporting.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
 
 
@@ -155,6 +157,16 @@ def _lerp(x: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
     return x + weight * (end - x) if abs(weight) < 0.5 else end - (end - x) * (1 - weight)
 
 
+def _fmod(x: torch.Tensor, y: Any) -> torch.Tensor:
+    """Take the remainder of magnitudes, which has the sign of `x`."""
+    return x.sign() * torch.remainder(x.abs(), y.abs() if isinstance(y, torch.Tensor) else abs(y))
+
+
+def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    """Scale the product and the bias by operators, since coremltools mixes the dtypes of their factors."""
+    return NotImplemented if beta == alpha == 1 else beta * bias + alpha * (a @ b)
+
+
 def _number(value: float, beside: torch.Tensor) -> torch.Tensor:
     """Return a number as a tensor of the dtype that it and `beside` are promoted to."""
     return beside.new_full((), value, dtype=torch.result_type(beside, value))
@@ -166,9 +178,7 @@ def _triangle(keeps: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
     def triangle(x: torch.Tensor, diagonal: int = 0) -> torch.Tensor:
         distance = torch.arange(x.shape[-1]) - torch.arange(x.shape[-2]).unsqueeze(-1)
         kept = keeps(distance, diagonal)
-        if x.dtype is torch.bool:
-            return torch.logical_and(kept, x)
-        return torch.where(kept, x, torch.zeros((), dtype=x.dtype))
+        return torch.logical_and(kept, x) if x.dtype is torch.bool else torch.where(kept, x, _number(0, x))
 
     return triangle
 
@@ -261,6 +271,9 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.index_copy.default: _index_copy,
     aten.prod.default: lambda x, *, dtype=None: _product(x.reshape(-1), 0, dtype=dtype),
     aten.prod.dim_int: _product,
+    aten.addmm.default: _addmm,
+    aten.fmod.Scalar: _fmod,
+    aten.fmod.Tensor: _fmod,
     aten.gelu.default: _gelu,
     aten.reciprocal.default: _reciprocal,
     aten.bitwise_and.Tensor: _logical(torch.logical_and),

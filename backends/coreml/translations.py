@@ -141,7 +141,7 @@ class Builder:
     def shift_scale(self, data: Any, scale: np.ndarray[Any, Any], offset: Any, name: str) -> Any:
         """Emit ``(data - offset) * scale`` per block."""
         extra = {} if offset is None else {"offset": offset}
-        return self.mb.constexpr_blockwise_shift_scale(data=data, scale=scale, name=name, **extra)
+        return self._once(self.mb.constexpr_blockwise_shift_scale, name, data=data, scale=scale, **extra)
 
     def sparse(self, values: Any, mask: Any, name: str) -> Any:
         """Emit the expansion of kept elements by a mask."""
@@ -152,20 +152,43 @@ class Builder:
         rank, entries = np.ndim(mask), lut.shape[-2]
         if isinstance(lut, np.ndarray):
             lut = lut.reshape([1] * rank + [entries, 1])
-        found: tuple[Any, Any] = self.mb.constexpr_lut_to_sparse(
+        found: tuple[Any, Any] = self._once(
+            self.mb.constexpr_lut_to_sparse,
+            name,
             indices_mask=self.codes(mask, "uint1"),
             indices_nonzero_data=self.codes(indices, f"uint{_TABLE_BITS[entries]}"),
             lut=lut,
-            name=name,
         )
         return found
 
     def sparse_shift_scale(self, values: Any, mask: Any, scale: np.ndarray[Any, Any], name: str) -> Any:
         """Emit ``values * scale`` per block of a masked tensor."""
-        places, scaled = self.mb.constexpr_sparse_blockwise_shift_scale(
-            data_mask=mask, nonzero_data=values, scale=scale, name=f"{name}_kept"
+        places, scaled = self._once(
+            self.mb.constexpr_sparse_blockwise_shift_scale,
+            f"{name}_kept",
+            data_mask=mask,
+            nonzero_data=values,
+            scale=scale,
         )
         return self.sparse(scaled, places, name)
+
+    def _once(self, emit: Callable[..., Any], name: str, **operands: Any) -> Any:
+        """Emit an op, or return the results of an equal one in the block.
+
+        coremltools merges equal compressed constants by their first result, and fails if a second one is used.
+        """
+        made: dict[Any, Any] = self.context.__dict__.setdefault("_graphpress_pairs", {})
+        block = require("coremltools.converters.mil.mil.block").curr_block()
+        key = (id(block), emit.__name__, *((each, _identity(operand)) for each, operand in operands.items()))
+        if key not in made:
+            made[key] = emit(**operands, name=name)
+        return made[key]
+
+
+def _identity(operand: Any) -> Any:
+    """Return a key of the content of a constant, or of the identity of a computed value."""
+    array = operand if isinstance(operand, np.ndarray) else operand.val
+    return id(operand) if array is None else (str(array.dtype), array.shape, array.tobytes())
 
 
 def _array(value: Any, what: str) -> np.ndarray[Any, Any]:

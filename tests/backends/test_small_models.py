@@ -85,6 +85,35 @@ class Total(nn.Module):
         return self.total * 2
 
 
+class Told(nn.Module):
+    """Returns a loss that is None, and numbers, beside its tensors."""
+
+    def forward(self, x):
+        return {"logits": x * 2, "loss": None, "sizes": (x.shape[0], 0.5), "last": x + 1}
+
+
+class Again(nn.Module):
+    """Returns a state, its input and a result twice each."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(4))
+
+    def forward(self, x):
+        self.total.add_(x[0])
+        y = x.relu()
+        return self.total, x, y, self.total, x, y
+
+
+class Scattered(nn.Module):
+    """Writes and adds at places along an axis; `src` is larger than the indices."""
+
+    def forward(self, x):
+        places = torch.tensor([[1, 0, 1, 2], [0, 0, 2, 1]])
+        added = torch.zeros_like(x).scatter_add(0, places, x)
+        return added, x.scatter(1, places[:, :3], 2 * x), x.scatter(1, places, 0.5)
+
+
 IMAGE, ROWS = torch.randn(1, 3, 6, 6), torch.randn(3, 4) * 5
 MODELS = {
     "aliases": (Aliases(), torch.randn(2, 9)),
@@ -92,6 +121,9 @@ MODELS = {
     "slopes": (Slopes(), IMAGE),
     "experts": (Experts(), ROWS),
     "truths": (Truths(), ROWS),
+    "outputs that are no tensors": (Told(), ROWS),
+    "repeated outputs": (Again(), ROWS),
+    "scattered": (Scattered(), ROWS),
     "groups in float16": (nn.Sequential(nn.GroupNorm(1, 3), nn.Conv2d(3, 4, 1)).half(), IMAGE.half()),
     "padding in float16": (Padded().half(), IMAGE.half()),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,24 @@ def _gather_along_axis(reader: MilReader, op: Any) -> Value:
     return reader.emit("aten.gather", {"dim": number(op.axis)}, self=reader.value(op.x), index=index)
 
 
+_SCATTERS: Mapping[Any, tuple[str, dict[str, Any]]] = {
+    "add": ("aten.scatter_add", {}),
+    "mul": ("aten.scatter.reduce", {"reduce": "multiply"}),
+    "update": ("aten.scatter.src", {}),
+}
+
+
+@translates("scatter_along_axis")
+def _scatter_along_axis(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    mode = None if op.mode is None else op.mode.val
+    if mode not in _SCATTERS:
+        return reader.opaque(op)
+    name, more = _SCATTERS[mode]
+    index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    operands = {"self": reader.value(op.data), "index": index, "src": reader.value(op.updates)}
+    return reader.emit(name, {"dim": number(op.axis), **more}, **operands)
+
+
 @translates("argsort")
 def _argsort(reader: MilReader, op: Any) -> Value:
     attributes = {"dim": number(op.axis, -1), "descending": not number(op.ascending, False)}
@@ -226,17 +245,6 @@ def _scatter(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
     index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
     x, updates = reader.value(op.data), reader.value(op.updates)
     return reader.emit(target, {"dim": number(op.axis)}, self=x, index=index, source=updates)
-
-
-@translates("scatter_along_axis")
-def _scatter_along_axis(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    """Replace or add to the elements at indices along an axis."""
-    target = {"update": "aten.scatter.src", "add": "aten.scatter_add"}.get(number(op.mode))
-    if target is None:
-        return reader.opaque(op)
-    index = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
-    x, updates = reader.value(op.data), reader.value(op.updates)
-    return reader.emit(target, {"dim": number(op.axis)}, self=x, index=index, src=updates)
 
 
 @translates("scatter_nd")

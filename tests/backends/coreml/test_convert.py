@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from graphpress.backends import coreml
 from graphpress.backends.coreml import TargetError
 from graphpress.backends.errors import AssetError, ConversionError, LoweringError
 from graphpress.ir import run
+from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig
+from graphpress.pruning import MagnitudePruner
 from graphpress.quantization import Quantizer, QuantizerConfig
 from tests.backends.every_op import Lambda
 from tests.backends.features import IMAGE, compressed, network
@@ -54,6 +58,36 @@ def test_codes_are_not_reshaped_where_the_scales_around_them_differ(tmp_path):
     finalized = quantizer.finalize()
     coreml.convert(finalized, tmp_path / "m.mlpackage", (IMAGE,), target="iOS18")
     assert coreml.check(tmp_path / "m.mlpackage", finalized, (IMAGE,)).ok
+
+
+def pruned(model: nn.Module, then: str) -> nn.Module:
+    pruner = MagnitudePruner(model)
+    pruner.prepare((IMAGE,))
+    half = pruner.finalize()
+    tables = {"lut_qspec": {"dtype": "int8"}} if then == "int8 tables" else {}
+    states = {"op_state_spec": {"weight": {"n_bits": 4, **tables}}}
+    compressor = (
+        Quantizer(half, QuantizerConfig.presets.w8())
+        if then == "int8"
+        else KMeansPalettizer(half, KMeansPalettizerConfig(global_config=states))
+    )
+    compressor.prepare((IMAGE,))
+    return compressor.finalize()
+
+
+@pytest.mark.parametrize("target", ["iOS18", "iOS26"])
+@pytest.mark.parametrize("then", ["int8", "tables", "int8 tables"])
+def test_a_sparse_weight_is_stored_once_for_two_calls_and_an_equal_copy(then, target, tmp_path):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 4, 3, padding=1)
+    once, often = nn.Sequential(layer), nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), copy.deepcopy(layer))
+    taken = []
+    for model in (once, often):
+        finalized = pruned(model.eval(), then)
+        info = coreml.convert(finalized, tmp_path / "m.mlpackage", (IMAGE,), target=target)
+        assert coreml.check(tmp_path / "m.mlpackage", finalized, (IMAGE,)).ok
+        taken.append(info.weight_bytes)
+    assert taken[0] == taken[1]
 
 
 @pytest.mark.parametrize(
