@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.export.graph_signature import TensorArgument
 
 from graphpress.backends import exporting
 from graphpress.backends.coreml.dependency import require
@@ -36,7 +38,25 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     lowerings = require("coremltools.converters.mil.frontend.torch.torch_op_registry")._TORCH_OPS_REGISTRY
     table = {**NARROW, **_made_of_others(), **_SPELLED_OUT}
     table |= {op: in_float32(op, table.get(op)) for op in WIDE}
-    return exporting.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
+    program = exporting.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
+    _rename_like_texts(program)
+    return program
+
+
+def _rename_like_texts(program: ExportedProgram) -> None:
+    """Rename values with the name of a text argument, which coremltools takes for the value: rounding modes."""
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    texts = {each for node in nodes for each in (*node.args, *node.kwargs.values()) if isinstance(each, str)}
+    renamed = {}
+    for node in nodes:
+        if node.name in texts:
+            before = node.name
+            node._rename(f"{before}_value")
+            renamed[before] = node.name
+    specs = program.graph_signature.output_specs
+    for at, spec in enumerate(specs):
+        if spec.arg.name in renamed:
+            specs[at] = dataclasses.replace(spec, arg=TensorArgument(renamed[spec.arg.name]))
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:

@@ -117,6 +117,20 @@ def test_activations_need_ios17(tmp_path):
         coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target="iOS16")
 
 
+def test_a_value_may_have_the_name_of_a_rounding_mode(tmp_path):
+    def rounded(x):
+        floor, trunc = torch.floor(3 * x), torch.trunc(5 * x)
+        down, inward = torch.div(x, 0.3, rounding_mode="floor"), torch.div(x, 0.3, rounding_mode="trunc")
+        return down - floor, inward - trunc, floor
+
+    x = torch.randn(3, 4)
+    coreml.convert(Lambda(rounded), tmp_path / "m.mlpackage", (x,))
+    _, found = coreml.evaluate(tmp_path / "m.mlpackage", (x,))
+
+    for output, expected in zip(found, rounded(x), strict=True):
+        assert torch.equal(output, expected)
+
+
 def test_an_unknown_target_brings_the_near_one(tmp_path):
     with pytest.raises(TargetError, match="iOS18"):
         coreml.convert(network(), tmp_path / "m.mlpackage", (IMAGE,), target="ios18")
