@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -14,7 +14,7 @@ from graphpress.passes.analysis.caches import cache_update, sources
 from graphpress.passes.analysis.constants import constant_values, is_idle_dropout, root_constant
 from graphpress.passes.analysis.exact_values import exact_values
 from graphpress.passes.analysis.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
-from graphpress.passes.analysis.fusion import FusionGroup, Role
+from graphpress.passes.analysis.fusion import CLAMPS, COMPUTED_IN_FLOATS, FusionGroup, Role
 from graphpress.passes.analysis.quantization_points import (
     Point,
     QuantizationPoints,
@@ -62,11 +62,13 @@ class AssignQuantizers(Pass):
     """Annotate nodes with quantization points for their operands, results and weights.
 
     A fusion group is treated as one op: its anchor is configured and reads the inputs, its last op produces
-    the result. Value-preserving ops get passive points, which follow their neighbours. Of ops outside of every group,
-    such as recurrent ones, only the weights are quantized. Each use of a weight has its own point, so layers may
-    quantize a tied weight differently; a weight that is computed from constants is quantized where it is read. Angles
-    and numbers made from integers (`analysis.exact_values`) have points only where an entry of the config names the op
-    or its type. Only annotations are added, so the numbers cannot change.
+    the result. Value-preserving ops get passive points, which follow their neighbours, and so do operands of ops that no
+    backend computes on codes (`COMPUTED_IN_FLOATS`), and results of clamps, unless an entry of the config names the op,
+    its type or its module. Of ops outside of every group, such as recurrent ones, only the weights are quantized. Each
+    use of a weight has its own point, so layers may quantize a tied weight differently; a weight that is computed from
+    constants is quantized where it is read. Angles, divisors, scores and numbers made from integers
+    (`analysis.exact_values`) have points only where an entry of the config names the op or its type. Only annotations
+    are added, so the numbers cannot change.
 
     Attributes:
         config: the quantization config.
@@ -214,7 +216,8 @@ class _Assignment:
             if decision.spec is not None and (decision.names_op or not self._exact.at_input(node, value)):
                 suffix = name if index is None else f"{name}_{index}"
                 quantizer = _activation(f"{node.name}_{suffix}", decision, value)
-                yield Point(Side.INPUT, quantizer, name, index, is_passive=passive)
+                follows = passive or _follows(node, COMPUTED_IN_FLOATS, decision)
+                yield Point(Side.INPUT, quantizer, name, index, is_passive=follows)
 
     def _outputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
         for index, result in enumerate(node.results):
@@ -225,11 +228,14 @@ class _Assignment:
                 continue
             name = f"{node.name}_output" if len(node.results) == 1 else f"{node.name}_output_{index}"
             quantizer = _activation(name, decision, result)
-            if not passive and not decision.is_specific:
+            if passive or _follows(node, CLAMPS, decision):
+                yield Point(Side.OUTPUT, quantizer, index=index, is_passive=True)
+                continue
+            if not decision.is_specific:
                 adjusted = with_known_range(quantizer.spec, node)
                 if adjusted != quantizer.spec:
                     quantizer = evolve(quantizer, spec=adjusted, wanted=quantizer.spec)
-            yield Point(Side.OUTPUT, quantizer, index=index, is_passive=passive)
+            yield Point(Side.OUTPUT, quantizer, index=index)
 
     def _weight_points(self, node: Node, site: OpSite) -> Iterator[Point]:
         for weight in self._weights_of(node, site):
@@ -289,6 +295,13 @@ class _Assignment:
                     continue
                 full = f"{node.name}_{given[place].name.replace('.', '_')}"
                 yield _WeightPoint(full, name, place, weight_read(inside, operand, None, value, site, given[place]))
+
+
+def _follows(node: Node, families: Collection[str], decision: Decision) -> bool:
+    """Return True for an op of `families`, alone in its group, that only a blanket spec of the config covers."""
+    group = node.annotation(FusionGroup)
+    is_alone = group is not None and group.role is Role.WHOLE
+    return is_alone and node.op.family in families and not decision.is_specific
 
 
 def _activation(name: str, decision: Decision, value: Value) -> Quantizer:

@@ -71,6 +71,9 @@ LAYERS = _CONVOLUTION | {"linear"}
 _BINARY = _families("add mul sub div")
 PRODUCTS = _families("matmul bmm einsum baddbmm addmm mm bilinear")
 _NORM = _families("layer_norm group_norm instance_norm rms_norm batch_norm")
+CLAMPS = _families("clamp clamp_min clamp_max")
+COMPUTED_IN_FLOATS = CLAMPS | (_NORM - {"batch_norm"}) | {"softmax", "div"}
+"""Ops that no backend computes on codes: their operands have no grid of their own."""
 _ACTIVATION = families_with(Trait.ACTIVATION)
 _ALONE = (
     _ACTIVATION

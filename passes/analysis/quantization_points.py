@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 
 from graphpress.ir.annotations import annotation
 from graphpress.ir.graph import Node, Value
+from graphpress.passes.analysis.fusion import LAYERS
 from graphpress.passes.config import (
     Granularity,
     PerTensorGranularity,
@@ -113,45 +114,45 @@ def activation_block(granularity: Granularity, shape: Sequence[Any], name: str) 
     return tuple(-1 if size == dim else size for size, dim in zip(box, dims, strict=True))
 
 
-# The output range of ops; None for an end that depends on data.
-_RANGES: dict[str, tuple[float | None, float | None]] = {
-    "relu": (0.0, None),
-    "relu6": (0.0, 6.0),
-    "hardsigmoid": (0.0, 1.0),
-}
-# Numerators of the scale for half-open ranges: 1/256 for 8-bit sigmoid, 2/256 for tanh.
-_OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 2.0)}
+_NON_NEGATIVE = frozenset({"relu", "relu6", "hardsigmoid", "softmax"})
+# The lowest result, and the numerator of the scale: 1/256 for an 8-bit sigmoid, 2/256 for tanh.
+_OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 2.0)}
 
 
 def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
-    """Adapt `spec` to the known output range of `node`.
+    """Adapt `spec` to what is known of the results of `node`.
 
-    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric; known ends are
-    fixed. Float specs, and specs with an explicit range or scheme, are returned unchanged.
+    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric; the upper end
+    is observed, since data may stay far below the bound of the op. The range of a sigmoid is fixed, and that of a tanh
+    behind a layer: any other often caps values softly, far from its bounds. Float specs, and specs with an
+    explicit range or scheme, are returned unchanged.
     """
-    known = _known_range(node, spec)
-    if known is None or spec.element_type.is_floating or spec.float_range != (None, None):
+    if spec.element_type.is_floating or spec.float_range != (None, None):
         return spec
-    float_range = known if None not in known else (None, None)
-    return evolve(spec, qscheme=QuantizationScheme.ASYMMETRIC, float_range=float_range)
+    if _has_fixed_range(node):
+        low, width = _OPEN_RANGES[node.op.family]
+        steps = int(spec.quant_max) - int(spec.quant_min)
+        fixed = low, low + width * steps / (steps + 1)
+        return evolve(spec, qscheme=QuantizationScheme.ASYMMETRIC, float_range=fixed)
+    return evolve(spec, qscheme=QuantizationScheme.ASYMMETRIC) if _is_non_negative(node) else spec
 
 
-def _known_range(node: Node, spec: QuantizationSpec) -> tuple[float | None, float | None] | None:
-    family = node.op.family
-    if family in ("hardtanh", "clamp"):
-        low, high = (
-            (node.attribute("min_val"), node.attribute("max_val"))
-            if family == "hardtanh"
-            else (node.attributes.get("min"), node.attributes.get("max"))
-        )
-        if not _is_bound(low) or not _is_bound(high):
-            return (0.0, None) if _is_bound(low) and low >= 0 else None  # that of ReLU, or unknown
-        return (float(low), float(high)) if low <= 0 <= high and low < high else None
-    if family in _OPEN_RANGES:
-        low, width = _OPEN_RANGES[family]
-        steps = int(spec.quant_max) - int(spec.quant_min) if not spec.element_type.is_floating else 255
-        return low, low + width * steps / (steps + 1)
-    return _RANGES.get(family)
+def _has_fixed_range(node: Node) -> bool:
+    if node.op.family != "tanh":
+        return node.op.family in _OPEN_RANGES
+    source = node.operands["self"].node
+    return source is not None and source.op.family in LAYERS | {"batch_norm"}
+
+
+def _is_non_negative(node: Node) -> bool:
+    match node.op.family:
+        case "hardtanh":
+            low = node.attribute("min_val")
+        case "clamp" | "clamp_min":
+            low = node.attributes.get("min")
+        case family:
+            return family in _NON_NEGATIVE
+    return _is_bound(low) and low >= 0
 
 
 def _is_bound(given: object) -> TypeGuard[float]:

@@ -126,7 +126,8 @@ def test_a_weight_that_is_compressed_already_is_left_alone():
     ("op", "scheme", "float_range"),
     [
         ("aten.relu", "asymmetric", (None, None)),
-        ("aten.relu6", "asymmetric", (0.0, 6.0)),
+        ("aten.relu6", "asymmetric", (None, None)),
+        ("aten.hardsigmoid", "asymmetric", (None, None)),
         ("aten.sigmoid", "asymmetric", (0.0, 255 / 256)),
         ("aten.tanh", "asymmetric", (-1.0, 2 * 255 / 256 - 1)),
         ("aten.leaky_relu", "symmetric", (None, None)),
@@ -143,7 +144,7 @@ def test_the_range_an_activation_is_known_to_have_shapes_its_spec(op, scheme, fl
 @pytest.mark.parametrize(
     ("bounds", "scheme", "float_range"),
     [
-        ({"min": 0.0, "max": 6.0}, "asymmetric", (0.0, 6.0)),
+        ({"min": 0.0, "max": 6.0}, "asymmetric", (None, None)),
         ({"min": 0.0, "max": math.inf}, "asymmetric", (None, None)),
         ({"min": 0.0}, "asymmetric", (None, None)),
         ({"min": 0.001, "max": math.inf}, "asymmetric", (None, None)),
@@ -157,6 +158,29 @@ def test_a_clamp_at_infinity_has_no_end_there(bounds, scheme, float_range):
     found = points(assigned(b.outputs(b.aten.clamp(convolution(b, image(b), "conv"), **bounds, name="act"))))
     spec = found["act", "output"].spec
     assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
+
+
+@pytest.mark.parametrize(
+    ("op", "scheme", "float_range"),
+    [
+        ("aten.tanh", "symmetric", (None, None)),
+        ("aten.softmax.int", "asymmetric", (None, None)),
+        ("aten.sigmoid", "asymmetric", (0.0, 255 / 256)),
+    ],
+)
+def test_a_tanh_or_softmax_that_is_no_layers_has_the_range_of_the_data(op, scheme, float_range):
+    b = GraphBuilder()
+    attributes = {"dim": 1} if op == "aten.softmax.int" else {}
+    found = points(assigned(b.outputs(b.op(op, b.aten.flip(image(b), dims=[1]), name="act", **attributes))))
+    spec = found["act", "output"].spec
+    assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
+
+
+def test_a_soft_cap_has_the_range_of_the_data():
+    b = GraphBuilder()
+    capped = b.aten.tanh(b.op("aten.div.Scalar", convolution(b, image(b), "conv"), other=30.0), name="tanh")
+    spec = points(assigned(b.outputs(capped)))["tanh", "output"].spec
+    assert (spec.qscheme, spec.float_range) == (QuantizationScheme.SYMMETRIC, (None, None))
 
 
 def test_an_explicit_spec_for_the_op_wins_over_its_known_range():

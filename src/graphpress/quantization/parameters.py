@@ -19,12 +19,16 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
 def read_back(graph: Graph, module: nn.Module) -> None:
-    """Set every constant of `graph` to the current tensor of `module`, which was emitted from it."""
+    """Set every constant of `graph` to the current tensor of `module`, which was emitted from it.
+
+    Buffers that the model writes are copied: what one of both remembers is none of the other's.
+    """
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     for constant in graph.constants.values():
         tensor = _tensor_of(constant, tensors)
         if tensor is not None:
-            constant._tensor, constant.digest = tensor.detach(), None
+            tensor = tensor.detach().clone() if constant.is_mutated else tensor.detach()
+            constant._tensor, constant.digest = tensor, None
             if tensor.dtype != constant.type.dtype.torch_dtype:
                 constant.value.type = TensorType.of(tensor)
 

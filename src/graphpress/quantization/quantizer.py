@@ -134,7 +134,8 @@ class Quantizer(Compressor[QuantizerConfig]):
 
         Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
         stop observing and fake-quantize; inside `training_mode` they resume their former state. The modes of all
-        modules are restored, also after an exception.
+        modules are restored, also after an exception, and so are buffers that the model writes, such as key-value
+        caches: they persist from one batch to the next, and not from calibration to inference.
 
         If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
         exit, codes are chosen and biases corrected with them, layer by layer.
@@ -147,6 +148,7 @@ class Quantizer(Compressor[QuantizerConfig]):
                 self._execution.calibrating(prepared),
                 switched(prepared, observer=True, fake_quant=False, after=after),
                 torch.no_grad(),
+                buffers_restored(prepared),
             ):
                 yield prepared
 

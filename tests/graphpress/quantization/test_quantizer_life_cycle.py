@@ -337,3 +337,36 @@ def test_calibration_and_use_at_another_batch_size(example_batch):
         got = finalized(image(batch=batch))
         assert got.shape == (batch, 5)
         assert (got - model(image(batch=batch))).abs().median() < 0.02
+
+
+# buffers that the model writes
+
+
+class Memory(nn.Module):
+    """Adds what it has seen so far to what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(2, 4))
+
+    def forward(self, x):
+        self.seen.add_(self.layer(x))
+        return self.seen + x
+
+
+def test_what_a_model_remembers_lasts_during_calibration_and_is_forgotten_after_it():
+    torch.manual_seed(0)
+    model, batches = Memory().eval(), torch.ones(3, 2, 4)
+    expected = copy.deepcopy(model)
+    quantizer = Quantizer(model)
+    prepared = quantizer.prepare((batches[0],))
+    with quantizer.calibration_mode(), torch.no_grad():
+        for batch in batches:
+            assert torch.allclose(prepared(batch), expected(batch), atol=1e-5)
+    assert not prepared.seen.any()
+    for module in (quantizer.finalize(), prepared):
+        with torch.no_grad():
+            got, wanted = module(batches[0]), copy.deepcopy(model)(batches[0])
+        assert (got - wanted).abs().max() < 0.1
+        assert module.seen.any()  # outside of calibration it remembers, and shares this with no other module

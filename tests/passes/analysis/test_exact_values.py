@@ -7,7 +7,7 @@ from torch import nn
 from graphpress.ir.torch.capture import from_module
 from graphpress.passes.config import ModuleQuantizerConfig, OpQuantizerConfig, QuantizationSpec, QuantizerConfig
 from graphpress.quantization import Quantizer
-from tests.passes.quantization_graphs import assigned, places
+from tests.passes.quantization_graphs import places, shared
 
 INT8 = {"*": QuantizationSpec()}
 
@@ -94,9 +94,56 @@ class Buckets(nn.Module):
         return self.table((distance * 2.0).clamp(0, 7).long())
 
 
+class Normalized(nn.Module):
+    """A norm that is spelled out, behind a layer and before one, by one of several formulas."""
+
+    def __init__(self, inverse):
+        super().__init__()
+        self.first, self.last, self.inverse = nn.Linear(8, 8), nn.Linear(8, 8), inverse
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return self.last(self.inverse(hidden, hidden.square().mean(-1, keepdim=True) + 1e-6))
+
+
+INVERSES = {
+    "rsqrt": lambda x, variance: x * variance.rsqrt(),
+    "power": lambda x, variance: x * torch.pow(variance, -0.5),
+    "reciprocal": lambda x, variance: x * variance.sqrt().reciprocal(),
+    "quotient": lambda x, variance: x / variance.sqrt(),
+    "clamped": lambda x, variance: x / variance.sqrt().clamp(min=1e-3),
+}
+
+
+class MaskedAttention(nn.Module):
+    """Attention whose mask has a finite edge."""
+
+    def __init__(self, edge, function):
+        super().__init__()
+        self.query, self.key, self.edge, self.function = nn.Linear(8, 8), nn.Linear(8, 8), edge, function
+
+    def forward(self, x, mask):
+        return self.function(self.query(x) @ self.key(x).mT / 8**0.5, mask, self.edge) @ x
+
+
+MASKS = {
+    "added": lambda scores, mask, edge: (scores + torch.where(mask, 0.0, edge)).softmax(-1),
+    "filled": lambda scores, mask, edge: scores.masked_fill(~mask, edge).softmax(-1),
+    "subtracted": lambda scores, mask, edge: (scores - torch.where(mask, 0.0, -edge)).softmax(-1),
+}
+
+
+def decibels(model, *inputs, config=None):
+    quantizer = Quantizer(model, config)
+    prepared = quantizer.prepare(inputs)
+    with torch.no_grad():
+        wanted, got = model(*inputs), prepared(*inputs)
+    return 10 * torch.log10(wanted.square().sum() / (got - wanted).square().sum()).item()
+
+
 def found(model, *inputs, **config):
     config = QuantizerConfig(global_config=ModuleQuantizerConfig(**config))
-    return [place for place in places(assigned(from_module(model, inputs), config)) if place[1] != "weight"]
+    return [place for place in places(shared(from_module(model, inputs), config)) if place[1] != "weight"]
 
 
 ROTARY = (torch.randn(2, 5, 8), torch.arange(5).repeat(2, 1))
@@ -117,14 +164,8 @@ def test_an_embedding_of_time_steps_gains_more_than_ten_decibels_without_quantiz
     model, steps = TimeSteps().eval(), 1000 * torch.rand(64)
     blanket = {"mul": OpQuantizerConfig(op_input_spec=INT8, op_output_spec=INT8)}
 
-    def decibels(config):
-        quantizer = Quantizer(model, QuantizerConfig(global_config=config))
-        prepared = quantizer.prepare((steps,))
-        with torch.no_grad():
-            wanted, lost = model(steps), prepared(steps) - model(steps)
-        return 10 * torch.log10(wanted.square().sum() / lost.square().sum()).item()
-
-    assert decibels(ModuleQuantizerConfig()) > decibels(ModuleQuantizerConfig(op_type_config=blanket)) + 10
+    quantized = QuantizerConfig(global_config=ModuleQuantizerConfig(op_type_config=blanket))
+    assert decibels(model, steps) > decibels(model, steps, config=quantized) + 10
 
 
 def test_the_input_of_a_layer_whose_result_is_an_angle_keeps_its_quantizer_and_the_angle_has_none():
@@ -143,16 +184,61 @@ def test_pixels_that_reach_a_convolution_keep_their_quantizers():
     assert found(Pixels(), *IMAGE) == [
         ("conv2d", "input"),
         ("conv2d", "output"),
-        *((node, place) for node in ("div", "div_1", "sub") for place in ("output", "self")),
+        ("div", "output"),
+        *((node, place) for node in ("div_1", "sub") for place in ("output", "self")),
     ]
     assert ("div", "output") in found(PooledPixels(), *IMAGE)
 
 
 def test_masks_and_lengths_made_from_integers_have_no_quantizer():
     mask = found(IntegerMask(), torch.randn(2, 4), torch.ones(2, 4, dtype=torch.long))
-    assert mask == [("add", "output"), ("add", "self"), ("softmax", "output"), ("softmax", "self")]
+    assert mask == [("softmax", "output")]
     lengths = found(MeanOverLengths(), torch.randn(2, 5, 3), torch.tensor([[3], [5]]))
-    assert lengths == [("div", "output"), ("div", "self")]
+    assert lengths == [("div", "output")]
+
+
+@pytest.mark.parametrize("name", INVERSES)
+def test_the_variance_of_a_norm_that_is_spelled_out_has_no_quantizer(name):
+    torch.manual_seed(0)
+    model = Normalized(INVERSES[name])
+    layers = {node for node, _ in found(model, torch.randn(4, 8))} - {"mul", "div", "rsqrt"}
+    assert layers <= {"linear", "linear_1", "reciprocal", "pow_1", "square"}
+    rows = torch.randn(64, 8) * torch.logspace(-2, 0, 64)[:, None]
+    assert decibels(model.eval(), rows) > 15
+
+
+def test_what_only_divides_has_no_quantizer_and_what_is_divided_has_that_of_its_layer():
+    places = found(Normalized(INVERSES["quotient"]), torch.randn(4, 8))
+    assert [place for place in places if place[0] == "div"] == [("div", "output"), ("div", "self")]
+    assert {node for node, _ in places} == {"linear", "div", "linear_1"}
+
+
+@pytest.mark.parametrize("edge", [-1e4, -1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_with_any_edge_leaves_the_scores_their_range(name, edge):
+    torch.manual_seed(0)
+    model = MaskedAttention(edge, MASKS[name]).eval()
+    x, mask = torch.randn(2, 6, 8), torch.ones(6, 6, dtype=torch.bool).tril()
+    assert decibels(model, x, mask) > 30
+    assert ("matmul", "output") in found(model, x, mask)  # the result of a product is an activation
+
+
+@pytest.mark.parametrize("name", ["softmax", "layer_norm", "div", "clamp"])
+def test_an_operand_of_an_op_that_is_computed_in_floats_has_no_quantizer_of_its_own(name):
+    function = {
+        "softmax": lambda x: x.softmax(-1),
+        "layer_norm": lambda x: nn.functional.layer_norm(x, (8,)),
+        "div": lambda x: x / 3,
+        "clamp": lambda x: x.clamp(-1, 1),
+    }[name]
+
+    class Model(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    assert found(Model(), torch.randn(2, 8)) == ([] if name == "clamp" else [(name, "output")])
+    asked = found(Model(), torch.randn(2, 8), op_type_config={name: OpQuantizerConfig(op_input_spec=INT8)})
+    assert len([place for node, place in asked if place != "output"]) == 1
 
 
 def test_floats_that_become_indices_have_no_quantizer():
