@@ -248,6 +248,7 @@ def qparams_from_range(
     quant_min: int | None = None,
     quant_max: int | None = None,
     scale_dtype: DType = DType.FLOAT32,
+    data_dtype: DType = DType.FLOAT32,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return scale, zero point and minimum value that cover ``[low, high]`` and zero.
 
@@ -257,6 +258,8 @@ def qparams_from_range(
     for signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value:
     same scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS`
     bits, for float16 storage to `float16_scale_bits`; float8_e8m0fnu scales are powers of two (`power_of_two_scale`).
+    For data of 16 bits they are further rounded up to its dtype (`scale_in`), unless a minimum value is added, in the
+    dtype of the scale, which would round twice.
     """
     low = low.float().clamp(max=0.0)
     high = high.float().clamp(min=0.0)
@@ -264,7 +267,7 @@ def qparams_from_range(
     if dtype.is_floating and scale_dtype is DType.FLOAT8_E8M0FNU:
         return power_of_two_scale(magnitude, dtype), None, None
     if dtype.is_floating:
-        return round_scale_up(_positive(magnitude / dtype.maximum)), None, None
+        return scale_in(data_dtype, round_scale_up(_positive(magnitude / dtype.maximum))), None, None
     code_low = int(dtype.minimum if quant_min is None else quant_min)
     code_high = int(dtype.maximum if quant_max is None else quant_max)
     steps = code_high - code_low
@@ -276,10 +279,10 @@ def qparams_from_range(
             low, high = -magnitude, magnitude
         return round_scale_up(_positive((high - low) / steps)), None, low
     if symmetric:
-        scale = round_scale_up(_positive(magnitude / (steps / 2)), bits)
+        scale = scale_in(data_dtype, round_scale_up(_positive(magnitude / (steps / 2)), bits))
         middle = 0 if dtype.is_signed_integer else (code_low + code_high + 1) // 2
         return scale, torch.full_like(scale, middle) if middle else None, None
-    scale = round_scale_up(_positive((high - low) / steps), bits)
+    scale = scale_in(data_dtype, round_scale_up(_positive((high - low) / steps), bits))
     return scale, (code_low - (low / scale).round()).clamp(code_low, code_high), None
 
 
@@ -289,6 +292,32 @@ def round_scale_up(scale: Tensor, bits: int = SCALE_BITS) -> Tensor:
     drop = 24 - bits
     kept = (pattern + ((1 << drop) - 1)) & -(1 << drop)
     return kept.view(torch.float32)
+
+
+def scale_in(dtype: DType, scale: Tensor) -> Tensor:
+    """Round `scale` up to values that a 16-bit `dtype` holds in full, if it can hold every entry; returns float32.
+
+    Other dtypes return `scale`. There are no branches on values, so that torch can compile it.
+    """
+    if dtype not in (DType.FLOAT16, DType.BFLOAT16):
+        return scale
+    limits = torch.finfo(dtype.torch_dtype)
+    rounded = round_scale_up(scale, _SIGNIFICANT_BITS[dtype])
+    fits = ((rounded >= limits.smallest_normal) & (rounded <= limits.max)).all()
+    return torch.where(fits, rounded, scale)
+
+
+_SIGNIFICANT_BITS = {DType.FLOAT16: 11, DType.BFLOAT16: 8}
+
+
+def stored_in(dtype: DType, scale: Tensor) -> Tensor:
+    """Return `scale` in a 16-bit `dtype` if that holds every entry in full, else unchanged."""
+    if dtype not in (DType.FLOAT16, DType.BFLOAT16):
+        return scale
+    narrow = scale.to(dtype.torch_dtype)
+    is_exact = torch.equal(narrow.float(), scale.float())
+    is_full = bool((narrow >= torch.finfo(narrow.dtype).smallest_normal).all())
+    return narrow if is_exact and is_full else scale
 
 
 def float16_scale_bits(dtype: DType, *, symmetric: bool) -> int:

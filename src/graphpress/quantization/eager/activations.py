@@ -14,7 +14,7 @@ from graphpress.backends.errors import LoweringError
 from graphpress.eager.observing import link_of, unlink
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
-from graphpress.passes.weights.quantize import QParams
+from graphpress.passes.weights.quantize import QParams, stored_scale
 from graphpress.quantization.eager.quantized_module import HeldQuantizers
 from graphpress.quantization.eager.quantizing import QuantizingObserver
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -108,6 +108,7 @@ class QuantizeDequantize(nn.Module):
             )
         scale, zero_point, minval = (None if p is None else p.detach().clone() for p in qparams)
         assert scale is not None
+        scale = stored_scale(scale, quantizer.spec, quantizer.calculator.data_dtype)
         wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
         block = quantizer.calculator.block_size
         if len(wide) > 1 or (wide and block[wide[0]] != 1):
@@ -129,7 +130,7 @@ class QuantizeDequantize(nn.Module):
         low, high = self._buffers["low"], self._buffers["high"]
         if low is not None or high is not None:
             values = values.clamp(low, high)
-        if self.dtype.is_dense or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             codes = ops.quantize(values, scale, self.dtype.torch_scalar_type, zero_point, minval, self.axis)
         else:
             codes = quantize(values, scale, self.dtype, zero_point, minval, self.axis)
