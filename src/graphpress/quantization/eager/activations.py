@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphpress.backends.coreai.lowering import along_one_axis
 from graphpress.backends.coreai.ops import quantize
 from graphpress.backends.coreml.metadata import ACTIVATIONS
 from graphpress.backends.errors import LoweringError
@@ -82,7 +83,7 @@ def _settle(model: nn.Module, made: Callable[[FakeQuantizeImplBase, QParams], nn
 class QuantizeDequantize(nn.Module):
     """``coreai.quantize`` and ``coreai.dequantize`` with the parameters and results of a fake-quantizer.
 
-    Buffers: `scale` (one entry, or one per index along `axis`), and optionally `zero_point` in the dtype of the codes,
+    Buffers: `scale` (0-d, or one entry per index along `axis`), and optionally `zero_point` in the dtype of the codes,
     `minval`, and `low` and `high`, the values of the lowest and highest permitted code.
     """
 
@@ -118,7 +119,7 @@ class QuantizeDequantize(nn.Module):
         bounds = _bounds(quantizer, scale, zero_point, minval)
         codes = None if zero_point is None else zero_point.round().to(dtype.torch_dtype)
         flat = {"scale": scale, "zero_point": codes, "minval": minval}
-        named = {name: None if p is None else p.reshape(-1) for name, p in flat.items()}
+        named = {name: None if p is None else along_one_axis(p) for name, p in flat.items()}
         return cls(dtype, wide[0] if wide else 0, **named, **bounds)
 
     def forward(self, data: Tensor) -> Tensor:
