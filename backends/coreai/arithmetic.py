@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphpress.backends.coreai import ops
 from graphpress.backends.comparison import exact_convolution
+from graphpress.backends.coreai import ops
 
 _LONGEST_LOOP = 1 << 16  # longer sums use float64, since the Python loop would take too long
 

@@ -10,7 +10,6 @@ from torch.export import ExportedProgram
 
 from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
-from graphpress.backends.coreai.norms import SPELLED_OUT, without_norms
 from graphpress.backends.coreai.ops import require
 from graphpress.backends.decompositions import (
     ELEMENTARY,
@@ -23,6 +22,7 @@ from graphpress.backends.decompositions import (
 )
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import export, head
+from graphpress.backends.norms import without_norms
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.ir.torch import to_exported_program
@@ -151,7 +151,7 @@ def prepared(program: ExportedProgram) -> ExportedProgram:
     Raises:
         ConversionError: if torch cannot trace it.
     """
-    return without_norms(program, SPELLED_OUT)
+    return without_norms(program)
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
