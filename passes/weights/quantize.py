@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Node, Value
 from graphpress.ir.rewriter import Rewriter
@@ -63,9 +63,9 @@ def stored_scale(scale: Tensor, spec: QuantizationSpec, data_dtype: torch.dtype)
     Where the spec names none, scales of 16-bit data are of its dtype if that holds them exactly.
     """
     if spec.scale_dtype is None:
-        return reference.stored_in(scale_dtype_for(spec, data_dtype), scale)
+        return scales.stored_in(scale_dtype_for(spec, data_dtype), scale)
     symmetric = spec.qscheme is not QuantizationScheme.ASYMMETRIC
-    if DType.of(spec.scale_dtype) is DType.FLOAT16 and not reference.fits_float16(
+    if DType.of(spec.scale_dtype) is DType.FLOAT16 and not scales.fits_float16(
         scale, spec.element_type, symmetric=symmetric
     ):
         return scale
