@@ -116,6 +116,14 @@ def _instance_norm(
     return _norm(x, weight, bias, mean, var, momentum, eps)[0]
 
 
+def _convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Any) -> Any:
+    """Add a bias of bfloat16 as a constant of the result's rank; the converter would reshape it at run time."""
+    if bias is None or bias.dtype is not torch.bfloat16:
+        return NotImplemented
+    shape = [-1] + [1] * (x.dim() - 2)
+    return torch.ops.aten.convolution.default(x, weight, None, *settings) + bias.reshape(shape)
+
+
 def _as_strided(x: torch.Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Any:
     """Drop changes of strides that move no elements, as in torch's pooling to one element."""
     same = not storage_offset and list(x.shape) == list(size)
@@ -156,6 +164,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.var_mean.correction: variance_and_mean,
     torch.ops.aten._native_batch_norm_legit_no_training.default: _norm,
     torch.ops.aten.instance_norm.default: _instance_norm,
+    torch.ops.aten.convolution.default: _convolution,
     torch.ops.aten.as_strided.default: _as_strided,
     torch.ops.aten.full.default: _full,
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),

@@ -41,6 +41,13 @@ CASES = {
         2,
     ),
     "instance norm": (tracked_instance_norm, IMAGE, {"broadcasting_mul": 1, "broadcasting_add": 1}, 0),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3), IMAGE, {"conv2d": 1, "broadcasting_add": 1}, 0),
+    "transposed convolution": (
+        lambda: nn.ConvTranspose2d(4, 6, 3),
+        IMAGE,
+        {"conv_transpose2d": 1, "broadcasting_add": 1},
+        0,
+    ),
     "weight norm": (
         lambda: parametrizations.weight_norm(nn.Linear(16, 8)),
         ROWS,
