@@ -9,16 +9,13 @@ divide those of the data; each entry then applies to one block of elements.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from graphpress.ir.dtypes import DType
-
-# Significant bits of a scale: its product with an 8-bit code is exact in the 24 bits of float32.
-SCALE_BITS = 16
+from graphpress.ir.scales import SCALE_BITS, float16_scale_bits, positive, power_of_two_scale, round_scale_up, scale_in
 
 # The non-negative values of float4 e2m1 (OCP Microscaling Formats v1.0, section 5.3.3), in code order.
 FLOAT4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -248,6 +245,7 @@ def qparams_from_range(
     quant_min: int | None = None,
     quant_max: int | None = None,
     scale_dtype: DType = DType.FLOAT32,
+    data_dtype: DType = DType.FLOAT32,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return scale, zero point and minimum value that cover ``[low, high]`` and zero.
 
@@ -257,6 +255,8 @@ def qparams_from_range(
     for signed codes). Asymmetric: ``s = (high - low) / (qmax - qmin)``, ``zp = qmin - round(low / s)``. Minimum value:
     same scale, ``minval = low``. Floats: ``s = max(|low|, |high|) / maximum``. Scales are rounded up to `SCALE_BITS`
     bits, for float16 storage to `float16_scale_bits`; float8_e8m0fnu scales are powers of two (`power_of_two_scale`).
+    For data of 16 bits they are further rounded up to its dtype (`scale_in`), unless a minimum value is added, in the
+    dtype of the scale, which would round twice.
     """
     low = low.float().clamp(max=0.0)
     high = high.float().clamp(min=0.0)
@@ -264,7 +264,7 @@ def qparams_from_range(
     if dtype.is_floating and scale_dtype is DType.FLOAT8_E8M0FNU:
         return power_of_two_scale(magnitude, dtype), None, None
     if dtype.is_floating:
-        return round_scale_up(_positive(magnitude / dtype.maximum)), None, None
+        return scale_in(data_dtype, round_scale_up(positive(magnitude / dtype.maximum))), None, None
     code_low = int(dtype.minimum if quant_min is None else quant_min)
     code_high = int(dtype.maximum if quant_max is None else quant_max)
     steps = code_high - code_low
@@ -274,47 +274,13 @@ def qparams_from_range(
     if formulation == "minval":
         if symmetric:
             low, high = -magnitude, magnitude
-        return round_scale_up(_positive((high - low) / steps)), None, low
+        return round_scale_up(positive((high - low) / steps)), None, low
     if symmetric:
-        scale = round_scale_up(_positive(magnitude / (steps / 2)), bits)
+        scale = scale_in(data_dtype, round_scale_up(positive(magnitude / (steps / 2)), bits))
         middle = 0 if dtype.is_signed_integer else (code_low + code_high + 1) // 2
         return scale, torch.full_like(scale, middle) if middle else None, None
-    scale = round_scale_up(_positive((high - low) / steps), bits)
+    scale = scale_in(data_dtype, round_scale_up(positive((high - low) / steps), bits))
     return scale, (code_low - (low / scale).round()).clamp(code_low, code_high), None
-
-
-def round_scale_up(scale: Tensor, bits: int = SCALE_BITS) -> Tensor:
-    """Round `scale` away from zero to the nearest float32 with `bits` significant bits."""
-    pattern = scale.detach().float().contiguous().view(torch.int32)
-    drop = 24 - bits
-    kept = (pattern + ((1 << drop) - 1)) & -(1 << drop)
-    return kept.view(torch.float32)
-
-
-def float16_scale_bits(dtype: DType, *, symmetric: bool) -> int:
-    """Return the number of scale bits for which products with codes are exact in the 11 bits of float16.
-
-    The codes are those of an integer `dtype` minus their zero point: up to half the range if it is symmetric, up to the
-    whole range otherwise.
-    """
-    return 11 - (dtype.bits - 1 if symmetric else dtype.bits)
-
-
-def fits_float16(scale: Tensor, dtype: DType, *, symmetric: bool) -> bool:
-    """Return True if float16 holds `scale`, rounded to `float16_scale_bits`, and its product with every code."""
-    bits = float16_scale_bits(dtype, symmetric=symmetric)
-    least, most = 2.0 ** (bits - 1 - 24), torch.finfo(torch.float16).max / 2**dtype.bits
-    return bool((scale >= least).all() and (scale <= most).all())
-
-
-def power_of_two_scale(magnitude: Tensor, dtype: DType) -> Tensor:
-    """Return the block scale ``2^(floor(log2(magnitude)) - emax)``, emax being the largest exponent of `dtype`.
-
-    From OCP Microscaling Formats v1.0, section 6.3: values in the upper part of an octave may be clipped.
-    """
-    greatest = math.frexp(dtype.maximum)[1] - 1
-    exponent = torch.frexp(_positive(magnitude.float()))[1] - 1
-    return torch.ldexp(torch.ones_like(magnitude, dtype=torch.float32), (exponent - greatest).clamp(-126, 127))
 
 
 def batch_norm_factor(running_var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -384,12 +350,6 @@ def _float_codes(values: Tensor, dtype: DType) -> Tensor:
     tie = (magnitude == middles[code.clamp(max=len(middles) - 1)]) & (code < len(middles))
     code = torch.where(tie & (code % 2 == 1), code + 1, code)  # ... or up to the even code
     return (code + 8 * torch.signbit(values)).to(torch.uint8)
-
-
-def _positive(scale: Tensor) -> Tensor:
-    """Replace the scale 0 of an all-zero block by 1, which keeps later divisions finite."""
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return scale.clamp(torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2)
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:

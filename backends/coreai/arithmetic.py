@@ -10,8 +10,9 @@ evaluated again in the runtime's arithmetic, as observed for coreai-core 1.0.0b3
 - exponentials, softmax and square roots are rounded from an exact result, and sigmoid, silu, hardswish, elu, attention
   and the norms are composed of the steps above; average pools sum exactly, then divide;
 - gelu computes erfc in float64; logarithms and tanh are those of the C library;
-- quantize divides, rounds half to even, adds the zero point and clips, as `torch.ops.coreai.quantize` does; codes of
-  less than 8 bits, which torch has no kernels for, are held in 8.
+- quantize computes in float32, whatever the dtype of its scale: it divides, rounds half to even, adds the zero point
+  and clips (`ops.quantize`); codes of less than 8 bits, which torch has no kernels for, are held in 8;
+- dequantize computes in the dtype of its scale, as torch does.
 
 Other operators run in torch: they agree with the runtime to a few units in the last place.
 """
@@ -27,7 +28,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends.comparison import exact_convolution
-from graphpress.ir.dtypes import DType
+from graphpress.backends.coreai import ops
 
 _LONGEST_LOOP = 1 << 16  # longer sums use float64, since the Python loop would take too long
 
@@ -38,7 +39,7 @@ class RuntimeArithmetic(TorchDispatchMode):
     """Mode in which float operators compute as the runtime does; at least three times slower."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = _quantize if func.name() == "coreai::quantize" else _RULES.get(func)
+        rule = ops.quantize if func.name() == "coreai::quantize" else _RULES.get(func)
         kwargs = kwargs or {}
         if rule is None or not _is_floating(args[0]):
             return func(*args, **kwargs)
@@ -162,29 +163,6 @@ _softmax = _rounded_once(aten._softmax.default)
 def _elu(x: torch.Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> torch.Tensor:
     negative = (_exp(x * input_scale) - 1) * alpha
     return torch.where(x > 0, x, negative) * scale
-
-
-def _quantize(
-    x: torch.Tensor,
-    scale: torch.Tensor,
-    dtype: torch.dtype,
-    zero_point: torch.Tensor | None = None,
-    minval: torch.Tensor | None = None,
-    axis: int = 0,
-) -> torch.Tensor:
-    codes = DType.of(dtype)
-    if codes.is_dense:
-        return torch.ops.coreai.quantize(x, scale, dtype, zero_point, minval, axis)
-    along = [1] * x.dim()
-    along[axis] = -1
-
-    def spread(value: torch.Tensor) -> torch.Tensor:
-        return value.reshape(along) if value.dim() < 2 else value
-
-    offset = codes.minimum if minval is not None else 0 if zero_point is None else spread(zero_point)
-    shifted = x if minval is None else x - spread(minval)
-    rounded = torch.round(shifted / spread(scale)) + offset
-    return rounded.clamp(codes.minimum, codes.maximum).to(codes.torch_dtype)
 
 
 def _gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:

@@ -231,7 +231,7 @@ def _zero_point(node: Node, data: Value, rewriter: Rewriter, *, ranked: bool) ->
     constant = _constant(value)
     tensor = constant.tensor
     tensor = tensor.reshape((1,) * data.tensor_type.rank) if ranked and not tensor.ndim else tensor
-    tensor = tensor if ranked else tensor.reshape(-1)
+    tensor = tensor if ranked else along_one_axis(tensor)
     codes = tensor.round().to(dtype.torch_dtype)
     return _once(rewriter, constant, "zero_point", codes, TensorType(dtype, codes.shape))
 
@@ -245,10 +245,15 @@ def _ranked(value: Value, data: Value, role: str, rewriter: Rewriter) -> Value:
 
 
 def _flat(value: Value, role: str, rewriter: Rewriter) -> Value:
+    """Return a constant with no axis, or one; the converter reshapes others, bfloat16 at run time."""
     constant = _constant(value)
-    if constant.tensor.ndim == 1:
-        return value
-    return _once(rewriter, constant, role, constant.tensor.reshape(-1), None)
+    flat = along_one_axis(constant.tensor)
+    return value if flat.shape == constant.tensor.shape else _once(rewriter, constant, role, flat, None)
+
+
+def along_one_axis(parameters: torch.Tensor) -> torch.Tensor:
+    """Return quantization parameters as a 0-d tensor, or with one entry per index along an axis."""
+    return parameters.reshape(() if parameters.numel() == 1 else -1)
 
 
 def _once(rewriter: Rewriter, constant: Constant, role: str, tensor: Any, type: TensorType | None) -> Value:

@@ -35,7 +35,9 @@ def quantize(
     minval: Tensor | None = None,
     axis: int = 0,
 ) -> Tensor:
-    """Compute ``torch.ops.coreai.quantize`` for every element type.
+    """Compute ``torch.ops.coreai.quantize`` for every element type, as the runtime does: in float32.
+
+    Torch has no kernels for codes of less than 8 bits, and would round quotients of 16-bit floats to 16 bits.
 
     Args:
         input: floats.
@@ -47,7 +49,7 @@ def quantize(
         The codes; those of less than 8 bits in int8 or uint8.
     """
     dtype = DType.of(output_dtype)
-    if dtype.is_dense:
+    if has_exact_kernel(dtype, scale.dtype):
         codes: Tensor = torch.ops.coreai.quantize(input, scale, dtype.torch_dtype, zero_point, minval, axis)
         return codes
     along = [1] * input.dim()
@@ -55,6 +57,11 @@ def quantize(
         along[axis] = -1
     ranked = [None if value is None else value.reshape(along) for value in (zero_point, minval)]
     return reference.quantize(input, scale.reshape(along), *ranked, dtype=dtype)
+
+
+def has_exact_kernel(codes: DType, scale: torch.dtype) -> bool:
+    """Return True if torch evaluates ``coreai.quantize`` as the runtime does, for these codes and scales."""
+    return codes.is_dense and (codes.is_floating or scale.itemsize > 2)
 
 
 OPERATORS = ("lut_to_dense", "constexpr_blockwise_shift_scale", "quantize", "dequantize", "sparse_to_dense")

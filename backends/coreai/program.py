@@ -11,8 +11,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from graphpress.backends import exporting
+from graphpress.backends.constant_folding import fold_constants
 from graphpress.backends.coreai.lowering import LowerToCoreai
-from graphpress.backends.coreai.norms import SPELLED_OUT, without_norms
 from graphpress.backends.coreai.ops import require
 from graphpress.backends.decompositions import (
     ELEMENTARY,
@@ -26,6 +26,7 @@ from graphpress.backends.decompositions import (
 )
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import export, head
+from graphpress.backends.norms import without_norms
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.ir.torch import to_exported_program
@@ -76,7 +77,7 @@ def _exported_graph(graph: Graph) -> ExportedProgram:
         ) from error
 
 
-def _norm_without_parameters(
+def _norm(
     x: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -85,13 +86,45 @@ def _norm_without_parameters(
     momentum: float,
     eps: float,
 ) -> Any:
-    """Supply missing batch norm parameters, since the converter needs both or a decomposed norm."""
-    if weight is not None and bias is not None:
-        return NotImplemented
-    scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
+    """Decompose a batch norm that is not folded, such as an instance norm's, so that its constants are computed here.
+
+    The converter lacks norms without parameters. In 16 bits the mean is subtracted first, since products with values
+    far from zero would be rounded.
+    """
+    factor = torch.rsqrt(var.float() + eps)
+    factor = factor if weight is None else factor * weight.float()
     shape = [1, -1] + [1] * (x.dim() - 2)
-    return x * scale.reshape(shape) + shift.reshape(shape), x.new_empty(0), x.new_empty(0)
+    if x.dtype.itemsize > 2:
+        shift = -mean * factor if bias is None else bias - mean * factor
+        return x * factor.reshape(shape) + shift.reshape(shape), x.new_empty(0), x.new_empty(0)
+    scaled = (x - mean.to(x.dtype).reshape(shape)) * factor.to(x.dtype).reshape(shape)
+    shifted = scaled if bias is None else scaled + bias.to(x.dtype).reshape(shape)
+    return shifted, x.new_empty(0), x.new_empty(0)
+
+
+def _instance_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor | None,
+    var: torch.Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Any:
+    """Decompose an instance norm with running statistics, which is a batch norm."""
+    if use_input_stats or mean is None or var is None:
+        return NotImplemented
+    return _norm(x, weight, bias, mean, var, momentum, eps)[0]
+
+
+def _convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: Any) -> Any:
+    """Add a bias of bfloat16 as a constant of the result's rank; the converter would reshape it at run time."""
+    if bias is None or bias.dtype is not torch.bfloat16:
+        return NotImplemented
+    shape = [-1] + [1] * (x.dim() - 2)
+    return torch.ops.aten.convolution.default(x, weight, None, *settings) + bias.reshape(shape)
 
 
 def _as_strided(x: torch.Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Any:
@@ -132,7 +165,9 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     **REARRANGING,
     torch.ops.aten.var.correction: variance,
     torch.ops.aten.var_mean.correction: variance_and_mean,
-    torch.ops.aten._native_batch_norm_legit_no_training.default: _norm_without_parameters,
+    torch.ops.aten._native_batch_norm_legit_no_training.default: _norm,
+    torch.ops.aten.instance_norm.default: _instance_norm,
+    torch.ops.aten.convolution.default: _convolution,
     torch.ops.aten.as_strided.default: _as_strided,
     torch.ops.aten.full.default: _full,
     torch.ops.aten.scatter_add.default: covered_scatter(torch.ops.aten.scatter.reduce, reduce="add"),
@@ -155,7 +190,7 @@ def prepared(program: ExportedProgram) -> ExportedProgram:
     Raises:
         ConversionError: if torch cannot trace it.
     """
-    return without_norms(program, SPELLED_OUT)
+    return without_norms(program)
 
 
 def decompose(program: ExportedProgram) -> ExportedProgram:
@@ -170,6 +205,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
     _lower_casts(program)
+    fold_constants(program)
     _copy_repeated_outputs(program)
     return program
 

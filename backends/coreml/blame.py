@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.blame import BlameReport
-from graphpress.backends.coreai.norms import FOLDED, without_norms
 from graphpress.backends.coreml.check import evaluate
 from graphpress.backends.coreml.decompositions import decompose
+from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.graph import Node
 
 
@@ -42,7 +42,7 @@ def blame(
     """
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = without_norms(exported, FOLDED)
+    exported = with_folded_norms(exported)
     names = blaming.origins(decompose(exported))
     stored: dict[str, torch.Tensor] = {}
 

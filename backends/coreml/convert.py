@@ -16,7 +16,6 @@ from torch.export import ExportedProgram
 from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops as coreai_ops
 from graphpress.backends.coreai.lowering import LowerToCoreai
-from graphpress.backends.coreai.norms import FOLDED, without_norms
 from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml import translations
 from graphpress.backends.coreml.decompositions import decompose
@@ -25,6 +24,7 @@ from graphpress.backends.coreml.legality import Target, require_legal
 from graphpress.backends.coreml.package import PackageInfo, add_digests, read
 from graphpress.backends.coreml.widening import widened
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
+from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.graph import Graph
 from graphpress.ir.torch.capture import from_exported_program
 
@@ -88,7 +88,7 @@ def convert(
     with saving.replacing(Path(path), SUFFIX) as built:
         program = widened(exported(model_or_program, example_inputs, dynamic_shapes))
         if wanted >= Target.iOS18:  # the first to have a scale beside a table
-            program = without_norms(program, FOLDED)
+            program = with_folded_norms(program)
         start = _lap(clock, "export", start)
         require_legal(from_exported_program(program), wanted)
         start = _lap(clock, "check", start)

@@ -243,7 +243,7 @@ class QuantizerPresets(Presets[Made]):
         return self._weights(_weight("int4"))
 
     def w4_per_block(self, scale_dtype: Any = None) -> Made:
-        """Weights int4, symmetric, in blocks of 32 along the input channels; scales in float32 or `scale_dtype`."""
+        """Weights int4, symmetric, in blocks of 32 along the input channels; see `QuantizationSpec.scale_dtype`."""
         block = PerBlockGranularity(block_size=32)
         return self._weights(_weight("int4", granularity=block, scale_dtype=scale_dtype))
 

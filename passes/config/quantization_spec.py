@@ -192,7 +192,7 @@ class QuantizationSpec(PlainForm):
             activations and ``"static"`` for weights.
         range_calculator_cls: a registered key, or a class.
         float_range: fixed bounds of the values to represent; the data determines a bound of None.
-        scale_dtype: the dtype that scales of weights are stored in. None means float32.
+        scale_dtype: the dtype that scales of weights are stored in. None means that of 16-bit weights, else float32.
             float8_e8m0fnu, for float8 and float4, holds powers of two; float4 always uses it. float16, for integers of
             up to 4 bits with a zero point, halves the size of scales: they are rounded up so that products with codes
             are exact in float16, and a weight whose scales exceed its range keeps float32.

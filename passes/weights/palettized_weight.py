@@ -6,13 +6,13 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Node, Value
-from graphpress.ir.reference import SCALE_BITS
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.scales import SCALE_BITS
 from graphpress.ir.types import TensorType
-from graphpress.passes.config import PalettizationSpec
+from graphpress.passes.config import PalettizationSpec, QuantizationFormulation
 from graphpress.passes.weights.layout import Layout
 from graphpress.passes.weights.prune import is_smaller_sparse
 from graphpress.passes.weights.quantize import shifted_and_scaled
@@ -34,7 +34,8 @@ class PalettizedWeight(StoredWeight):
         n_bits: bits of an index.
         dtype: of the weight.
         scale: float32 of the weight's rank, what every looked-up entry is multiplied by: the scale of a quantized
-            table, of each output channel, or their product; None for plain tables.
+            table, of each output channel, or their product; None for plain tables. Stored in the weight's dtype if
+            that holds it in full.
         zero_point: of quantized entries, float32 of the shape of `scale`; None where it is zero.
         minval: what the lowest code stands for, as `zero_point`; None where the zero point says it.
         mask: true for the kept elements of a pruned weight, of its shape; None for other weights.
@@ -74,9 +75,15 @@ class PalettizedWeight(StoredWeight):
     @property
     def stored_bits(self) -> int:
         """Total bits of indices, tables and scales."""
-        parameters = sum(p.numel() * 32 for p in (self.scale, self.minval) if p is not None)
+        parameters = sum(8 * p.nbytes for p in (self._stored_scale, self.minval) if p is not None)
         zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.lut_type.bits
         return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
+
+    @property
+    def _stored_scale(self) -> Tensor | None:
+        if self.scale is None or self.minval is not None:  # which is added in the dtype of the scale
+            return self.scale
+        return scales.stored_in(DType.of(self.dtype), self.scale)
 
     def dense(self) -> Tensor:
         """See the base class."""
@@ -113,7 +120,7 @@ class PalettizedWeight(StoredWeight):
             dense = rewriter.insert_before(before, "quant.sparse_to_dense", places, name=name).result
         if self.scale is None:
             return dense
-        parameters = {"scale": self.scale, "zero_point": self.zero_point, "minval": self.minval}
+        parameters = {"scale": self._stored_scale, "zero_point": self.zero_point, "minval": self.minval}
         dtypes = {"dtype": self.lut_type, "output_dtype": DType.of(self.dtype)}
         return shifted_and_scaled(dense, parameters, dtypes, base, "scaled", before, rewriter)
 
@@ -127,7 +134,9 @@ def entry_grid(spec: PalettizationSpec, dtype: torch.dtype) -> EntryGrid:
     assert spec.lut_qspec is not None
     if spec.enable_per_channel_scale:
         return EntryGrid(spec.lut_qspec, HALF_BITS, torch.float32)
-    return EntryGrid(spec.lut_qspec, SCALE_BITS, dtype)
+    is_added = spec.lut_qspec.qformulation is QuantizationFormulation.MINVAL
+    bits = SCALE_BITS if is_added else scales.scale_bits(DType.of(dtype))
+    return EntryGrid(spec.lut_qspec, bits, dtype)
 
 
 def plain_weight(

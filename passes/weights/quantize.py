@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Node, Value
 from graphpress.ir.rewriter import Rewriter
@@ -24,17 +24,18 @@ QParams = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def qparams_for(
-    low: Tensor, high: Tensor, spec: QuantizationSpec, *, weight_dtype: torch.dtype | None = None
+    low: Tensor, high: Tensor, spec: QuantizationSpec, *, data_dtype: torch.dtype = torch.float32
 ) -> QParams:
     """The parameters that cover a range, by the scheme and formulation of `spec`, whose `float_range` overrides it.
 
-    Those of a weight of float16 have scales that float16 holds, if it can hold all of them in full.
+    Those of data of 16 bits have scales that its dtype holds, if it can hold all of them in full, so that quantizing
+    and dequantizing need no casts.
     """
     fixed_low, fixed_high = spec.float_range
     low = low if fixed_low is None else torch.full_like(low, fixed_low)
     high = high if fixed_high is None else torch.full_like(high, fixed_high)
     is_floating = spec.element_type.is_floating
-    scale, zero_point, minval = reference.qparams_from_range(
+    return reference.qparams_from_range(
         low,
         high,
         dtype=spec.element_type,
@@ -43,32 +44,32 @@ def qparams_for(
         quant_min=None if is_floating else int(spec.quant_min),
         quant_max=None if is_floating else int(spec.quant_max),
         scale_dtype=DType.FLOAT32 if spec.scale_dtype is None else DType.of(spec.scale_dtype),
+        data_dtype=scale_dtype_for(spec, data_dtype),
     )
-    if _may_be_half(spec, weight_dtype):
-        scale = _rounded_to_half(scale)
-    return scale, zero_point, minval
 
 
-def stored_scale(scale: Tensor, spec: QuantizationSpec, weight_dtype: torch.dtype) -> Tensor:
-    """The scale of a weight in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold it.
+def scale_dtype_for(spec: QuantizationSpec, data_dtype: torch.dtype) -> DType:
+    """The dtype that scales are rounded to: that of 16-bit data, unless `spec` names one or adds a minimum value.
 
-    Where the spec names none, scales of a weight of float16 are float16 if that holds them exactly.
+    A minimum value is added in the dtype of the scale, so that the sum would be rounded twice.
     """
-    if _may_be_half(spec, weight_dtype):
-        half = scale.half()
-        return half if torch.equal(half.float(), scale) and bool((half >= _HALF.smallest_normal).all()) else scale
+    is_open = spec.scale_dtype is None and spec.qformulation is not QuantizationFormulation.MINVAL
+    return DType.of(data_dtype) if is_open else DType.FLOAT32
+
+
+def stored_scale(scale: Tensor, spec: QuantizationSpec, data_dtype: torch.dtype) -> Tensor:
+    """The scale in the dtype it is stored in: that of the spec, or float32 where the spec's cannot hold it.
+
+    Where the spec names none, scales of 16-bit data are of its dtype if that holds them exactly.
+    """
     if spec.scale_dtype is None:
-        return scale
+        return scales.stored_in(scale_dtype_for(spec, data_dtype), scale)
     symmetric = spec.qscheme is not QuantizationScheme.ASYMMETRIC
-    if DType.of(spec.scale_dtype) is DType.FLOAT16 and not reference.fits_float16(
+    if DType.of(spec.scale_dtype) is DType.FLOAT16 and not scales.fits_float16(
         scale, spec.element_type, symmetric=symmetric
     ):
         return scale
     return scale.to(spec.scale_dtype)
-
-
-_HALF = torch.finfo(torch.float16)
-_HALF_BITS = 11  # significant bits
 
 
 @frozen(eq=False)
@@ -152,7 +153,7 @@ def quantize_weight(
     _check(tensor, spec, name)
     values = tensor.detach().cpu()
     low, high = reference.block_range(values, block_size)
-    return QuantizedWeight.of(values, spec, qparams_for(low, high, spec, weight_dtype=values.dtype), mask=mask)
+    return QuantizedWeight.of(values, spec, qparams_for(low, high, spec, data_dtype=values.dtype), mask=mask)
 
 
 def code_bounds(dtype: DType, low: float | None, high: float | None, *, counts_up: bool) -> dict[str, int]:
@@ -200,22 +201,6 @@ def shifted_and_scaled(
             operands[part] = rewriter.add_constant(f"{base}_{part}", tensor)
     name = node_name(base, suffix)
     return rewriter.insert_before(before, "quant.blockwise_shift_scale", operands, dtypes, name=name).result
-
-
-def _may_be_half(spec: QuantizationSpec, weight_dtype: torch.dtype | None) -> bool:
-    """True where the dtype of the scale is open, and the weight is of float16, in which the runtime then computes.
-
-    A minimum value is added in the dtype of the scale, so that the sum would be rounded twice.
-    """
-    is_open = spec.scale_dtype is None and spec.qformulation is not QuantizationFormulation.MINVAL
-    return is_open and weight_dtype is torch.float16
-
-
-def _rounded_to_half(scale: Tensor) -> Tensor:
-    """The next larger scales that float16 holds, if it holds all of them in full; in float32. Torch can compile it."""
-    rounded = reference.round_scale_up(scale, _HALF_BITS)
-    fits = ((rounded >= _HALF.smallest_normal) & (rounded <= _HALF.max)).all()
-    return torch.where(fits, rounded, scale)
 
 
 def require_finite(tensor: Tensor, name: str) -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.ir.dtypes import DType
 
 GENERATOR = torch.Generator().manual_seed(5)
@@ -185,7 +185,7 @@ def test_code_bounds_and_scale_types_shape_the_parameters():
         scale, _, _ = reference.qparams_from_range(
             torch.tensor(-0.3), torch.tensor(0.7), dtype=DType.INT8, symmetric=symmetric, scale_dtype=DType.FLOAT16
         )
-        assert reference.float16_scale_bits(DType.INT8, symmetric=symmetric) == bits
+        assert scales.float16_scale_bits(DType.INT8, symmetric=symmetric) == bits
         assert math.frexp(scale.item())[0] * 2**bits % 1 == 0
     scale, zero, minval = reference.qparams_from_range(-one, 3 * one, dtype=DType.FLOAT8_E4M3FN, symmetric=True)
     assert scale.item() == pytest.approx(3 / 448, rel=2**-15)
@@ -206,11 +206,11 @@ def test_scales_are_rounded_up_to_some_bits():
         (1.75, 2, 2.0),
         (3.0, 1, 4.0),
     ]:
-        assert reference.round_scale_up(torch.tensor(value), bits).item() == expected
+        assert scales.round_scale_up(torch.tensor(value), bits).item() == expected
 
 
 def test_float16_holds_a_scale_when_it_holds_all_its_products():
-    fits = lambda value: reference.fits_float16(torch.tensor([value, 1.0]), DType.INT8, symmetric=True)  # noqa: E731
+    fits = lambda value: scales.fits_float16(torch.tensor([value, 1.0]), DType.INT8, symmetric=True)  # noqa: E731
     most = 65504 / 256
     assert [fits(most), fits(most * 1.01), fits(1.0)] == [True, False, True]
     least = 2.0 ** (4 - 1 - 24)
@@ -231,7 +231,7 @@ def test_float16_holds_a_scale_when_it_holds_all_its_products():
     ],
 )
 def test_scales_of_microscaling_are_powers_of_two(magnitude, dtype, exponent):
-    assert reference.power_of_two_scale(torch.tensor(magnitude), dtype).item() == 2.0**exponent
+    assert scales.power_of_two_scale(torch.tensor(magnitude), dtype).item() == 2.0**exponent
 
 
 # tables and zeros
@@ -296,7 +296,7 @@ def test_the_slices_of_an_axis_are_scaled():
     assert reference.scale_axis(torch.ones(2, 1), factor, 1).tolist() == [[1, 2, 4]] * 2
     assert reference.scale_axis(data.half(), factor, 1).dtype is torch.float16
     third = reference.scale_axis(data, torch.tensor([1 / 3] * 3), 1, is_scale=True)
-    assert torch.equal(third, reference.round_scale_up(torch.full((2, 3), 1 / 3)))
+    assert torch.equal(third, scales.round_scale_up(torch.full((2, 3), 1 / 3)))
     assert third[0, 0].item() > 1 / 3
 
 

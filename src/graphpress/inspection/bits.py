@@ -23,6 +23,7 @@ from graphpress.passes.analysis.weights import is_compressed, is_sparse, is_weig
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.weights import is_smaller_sparse
+from graphpress.passes.weights.quantize import stored_scale
 from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
@@ -150,6 +151,7 @@ def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count)
         quantized[data.dtype] = quantized.get(data.dtype, 0) + data.numel()
         parameters = module.qparams(data.detach()) or (None, None, None)
         scale, zero_point, minval = parameters
+        scale = None if scale is None else stored_scale(scale, module.spec, data.dtype)
         bits = data.numel() * module.spec.n_bits + _bits_of([scale, minval])
         bits += 0 if zero_point is None else zero_point.numel() * module.spec.n_bits
         count.add(data.numel(), bits, module)

@@ -66,9 +66,11 @@ class QParamsCalculatorBase(nn.Module):
     Attributes:
         is_traceable: whether torch can compile it, which requires torch ops only and no branches on tensor values. A
             quantizer with another calculator runs uncompiled.
+        data_dtype: the dtype of the values to quantize, the narrowest if they differ. It follows casts of the model.
     """
 
     is_traceable: ClassVar[bool] = False
+    data_dtype: torch.dtype = torch.float32
 
     def __init__(self, spec: QuantizationSpec, block_size: Sequence[int] = ()):
         super().__init__()
@@ -102,6 +104,7 @@ class QParamsCalculatorBase(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QParamsCalculatorBase:
         """Move ranges and scales with the model, but keep them in float32 when it is cast."""
+        self.data_dtype = fn(torch.zeros((), dtype=self.data_dtype)).dtype
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in self._buffers.items():
@@ -121,7 +124,7 @@ class QParamsCalculatorBase(nn.Module):
 
     def from_range(self, low: Tensor, high: Tensor) -> QParams:
         """Return the parameters for a range, by the spec's scheme and formulation; `float_range` overrides it."""
-        return qparams_for(low, high, self.spec)
+        return qparams_for(low, high, self.spec, data_dtype=self.data_dtype)
 
     def extra_repr(self) -> str:
         """Return dtype and scheme of the spec."""
@@ -149,13 +152,6 @@ class StaticQParamsCalculator(StatelessQParamsCalculatorBase):
     """
 
     is_traceable = True
-
-    def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """Return the parameters for the range of `data`, computed as in passes."""
-        if data is None:
-            return None
-        low, high = self.range_calculator(data, self.block_size)
-        return qparams_for(low, high, self.spec, weight_dtype=data.dtype)
 
     def suited(self, *, is_state: bool) -> QParamsCalculatorBase:
         """See the class."""
@@ -231,7 +227,7 @@ class StatefulQParamsCalculatorBase(QParamsCalculatorBase):
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """Return the parameters for the accumulated range, or for the fixed range of the spec."""
         state = (self.running_min, self.running_max, self.observations, self.edges)
-        return self._known.get(state, self._from_running_range)
+        return self._known.get(state, self._from_running_range, self.data_dtype)
 
     def _from_running_range(self) -> QParams | None:
         if not torch.compiler.is_compiling() and (not self.has_observed or self.is_mask):

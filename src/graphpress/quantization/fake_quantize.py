@@ -125,10 +125,16 @@ class FakeQuantizeImplBase(nn.Module):
 
 
 def fake_quantizer(
-    name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False
+    name: str,
+    spec: QuantizationSpec,
+    block_size: Sequence[int] = (),
+    *,
+    is_state: bool = False,
+    data_dtype: torch.dtype = torch.float32,
 ) -> FakeQuantizeImplBase:
-    """Create the fake-quantizer that `spec` names."""
+    """Create the fake-quantizer that `spec` names, for values of `data_dtype`."""
     made: FakeQuantizeImplBase = FAKE_QUANTIZERS.make(spec.fake_quantize_cls, name, spec, block_size, is_state=is_state)
+    made.calculator.data_dtype = data_dtype
     return made
 
 

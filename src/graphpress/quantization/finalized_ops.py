@@ -1,4 +1,4 @@
-"""Modules of finalized models: quantization to codes of less than 8 bits, and integer convolutions."""
+"""Modules of finalized models: quantization that torch's kernel does not compute exactly, and integer convolutions."""
 
 from __future__ import annotations
 
@@ -99,8 +99,10 @@ class IntegerConvolution(nn.Module):
         return self.op.name
 
 
-class SmallCodes(nn.Module):
-    """``coreai.quantize`` to codes of less than 8 bits, which eager evaluation holds in 8 bits.
+class QuantizeExactly(nn.Module):
+    """``coreai.quantize`` where torch's kernel lacks the codes or rounds quotients to 16 bits.
+
+    Eager evaluation holds codes of less than 8 bits in 8.
 
     Args:
         dtype: type of the codes.

@@ -124,12 +124,16 @@ def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:
         note = node.annotation(QuantizerNote)
         if note is None:
             continue
-        quantizer = note.quantizer
+        quantizer, dtype = note.quantizer, node.result.tensor_type.dtype.torch_dtype
         module = made.get(quantizer.name)
         if module is None:
-            module = fake_quantizer(quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state)
+            module = fake_quantizer(
+                quantizer.name, quantizer.spec, quantizer.block_size, is_state=quantizer.is_state, data_dtype=dtype
+            )
             module.schedule = quantizer.schedule
             made[quantizer.name] = module
+        calculator = module.calculator
+        calculator.data_dtype = max(calculator.data_dtype, dtype, key=lambda each: torch.finfo(each).eps)
         paths = [origin.module_path for origin in node.location.origins]
         module.module_paths = tuple(dict.fromkeys((*module.module_paths, *paths)))
     return made

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.passes.config import QuantizationFormulation, QuantizationScheme, QuantizationSpec
 from graphpress.passes.config.errors import SpecError
-from graphpress.passes.weights.quantize import QParams
+from graphpress.passes.weights.quantize import QParams, scale_dtype_for
 from graphpress.quantization.calculators import StatelessQParamsCalculatorBase
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, codes_of
 
@@ -97,8 +97,9 @@ class LearnableFakeQuantize(FakeQuantizeImplBase):
         self.scale_change = nn.Parameter(self.scale_change.new_zeros(shape), requires_grad=self._learns)
 
     def scale(self) -> Tensor:
-        """Return the current scale, float32, rounded to `ir.reference.SCALE_BITS` bits."""
-        return reference.round_scale_up((self.initial_scale * self.scale_change.detach().exp()).clamp(*_FINITE))
+        """Return the current scale, float32, rounded to `ir.scales.SCALE_BITS` bits and to the dtype of the data."""
+        scale = scales.round_scale_up((self.initial_scale * self.scale_change.detach().exp()).clamp(*_FINITE))
+        return scales.scale_in(scale_dtype_for(self.spec, self.calculator.data_dtype), scale)
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """Return the learned scale with the calculator's zero point and minimum value."""

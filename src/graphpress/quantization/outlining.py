@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from attrs import define, field
 from torch import nn
 
+from graphpress.backends.coreai.ops import has_exact_kernel
 from graphpress.backends.coreml.metadata import ACTIVATIONS, describe
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Graph, Node, Value
@@ -25,7 +26,7 @@ from graphpress.passes.analysis.value_preserving import preserves_values
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
 from graphpress.quantization.expressions import ConstantExpression, QuantizedStep
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.finalized_ops import IntegerConvolution, SmallCodes, TorchQuantizeDequantize
+from graphpress.quantization.finalized_ops import IntegerConvolution, QuantizeExactly, TorchQuantizeDequantize
 from graphpress.quantization.mode_ops import mode_op
 
 # Represents a submodule call during emission; it is not in the op tables.
@@ -95,7 +96,7 @@ class _Outliner:
                 continue
             if not (self._outline_layer(node) or self._outline_integers(node)):
                 self._outline_operands(node)
-                self._outline_small_codes(node)
+                self._outline_inexact_codes(node)
                 self._outline_mode(node)
         for output in self.graph.outputs:
             if output.value is not None and self._is_expression(output.value):
@@ -198,12 +199,14 @@ class _Outliner:
         self.graph.replace_uses(node.result, call.result)
         return True
 
-    def _outline_small_codes(self, node: Node) -> None:
-        """Replace quantization to codes without torch kernels by a module that torch can run."""
-        if node.op.name != "coreai.quantize" or node.attribute("output_dtype").is_dense:
+    def _outline_inexact_codes(self, node: Node) -> None:
+        """Replace quantization that torch's kernel lacks, or rounds twice, by a module that is exact."""
+        if node.op.name != "coreai.quantize":
+            return
+        if has_exact_kernel(node.attribute("output_dtype"), node.operands["scale"].tensor_type.dtype.torch_dtype):
             return
         optional = [node.operand(name) for name in ("zero_point", "minval")]
-        module = SmallCodes(
+        module = QuantizeExactly(
             node.attribute("output_dtype"),
             node.attribute("axis"),
             has_zero_point=optional[0] is not None,

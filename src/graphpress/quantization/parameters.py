@@ -8,6 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
+from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
@@ -53,14 +54,15 @@ class AttachParameters(Pass):
     quantizers: Mapping[str, FakeQuantizeImplBase]
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Visit every fake-quantizer once; nodes of one quantizer share constants."""
-        shared: dict[str, dict[str, object]] = {}
+        """Visit every fake-quantizer once; nodes of one quantizer and dtype share constants."""
+        shared: dict[tuple[str, DType], dict[str, object]] = {}
         for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
             context.node = node
             quantizer = self.quantizers[node.attribute("quantizer")]
-            operands = shared.get(quantizer.name)
+            key = quantizer.name, node.result.tensor_type.dtype
+            operands = shared.get(key)
             if operands is None:
-                operands = shared[quantizer.name] = _constants(node, quantizer, rewriter, context)
+                operands = shared[key] = _constants(node, quantizer, rewriter, context)
             for name, value in operands.items():
                 rewriter.set_operand(node, name, value)
             context.count("calibrated" if operands else "without data")
@@ -75,7 +77,7 @@ def _constants(
     if qparams is None:
         return {}
     scale, *rest = qparams
-    stored = stored_scale(scale, quantizer.spec, data.dtype) if data is not None else scale
+    stored = stored_scale(scale, quantizer.spec, node.result.tensor_type.dtype.torch_dtype)
     if data is not None and stored.dtype is torch.float32 and quantizer.spec.scale_dtype is torch.float16:
         context.report(node, "its scales remain float32: they or their products with codes exceed the range of float16")
     named = zip(("scale", "zero_point", "minval", "offset"), (stored, *rest, quantizer.code_offset), strict=True)

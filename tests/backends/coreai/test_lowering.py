@@ -99,8 +99,8 @@ def test_an_activation_is_quantized_with_flat_parameters():
     graph = lowered(activation_graph(DType.UINT8, zero_point=torch.tensor(7.0)))
     assert op_names(graph) == ["quantize", "dequantize"]
     quantize, dequantize = graph.nodes
-    assert quantize.operands["scale"].constant.tensor.shape == (1,)
-    assert quantize.operands["zero_point"].constant.tensor.tolist() == [7]
+    assert quantize.operands["scale"].constant.tensor.shape == ()
+    assert quantize.operands["zero_point"].constant.tensor.tolist() == 7
     assert quantize.operands["zero_point"] is dequantize.operands["zero_point"]
     assert quantize.attributes["output_dtype"] is dequantize.attributes["input_dtype"] is DType.UINT8
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchao.prototype.mx_formats.mx_tensor import to_mx
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.ir.dtypes import DType
 from graphpress.passes.config import FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS, SpecError
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
@@ -238,8 +238,8 @@ def test_products_with_float16_scales_are_exact(dtype, scheme):
     codes = reference.quantize(values, scale, zero_point, dtype=spec.element_type).float()
     steps = codes if zero_point is None else codes - zero_point
     assert torch.equal((steps.half() * scale.half()).float(), steps * scale)
-    assert reference.fits_float16(scale, spec.element_type, symmetric=scheme == "symmetric")
-    assert not reference.fits_float16(scale * 2.0**-20, spec.element_type, symmetric=scheme == "symmetric")
+    assert scales.fits_float16(scale, spec.element_type, symmetric=scheme == "symmetric")
+    assert not scales.fits_float16(scale * 2.0**-20, spec.element_type, symmetric=scheme == "symmetric")
     whole, _, _ = calculator_for(
         QuantizationSpec(dtype=dtype, qscheme=scheme, granularity="per_channel"), (1, -1), is_state=True
     ).qparams(values)

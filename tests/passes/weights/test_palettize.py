@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphpress.ir import reference
+from graphpress.ir import reference, scales
 from graphpress.passes.clustering import cluster_scalar
 from graphpress.passes.config import (
     BlockSizeError,
@@ -89,7 +89,7 @@ def test_scales_of_tables_and_channels_multiply_exactly():
     spec = PalettizationSpec(lut_qspec=QuantizationSpec(dtype="int8"), enable_per_channel_scale=True)
     scale = palettize(data, spec).scale
     assert scale.shape == (8, 1)
-    assert torch.equal(reference.round_scale_up(scale), scale)
+    assert torch.equal(scales.round_scale_up(scale), scale)
 
 
 def test_a_scale_for_each_channel_keeps_small_channels():

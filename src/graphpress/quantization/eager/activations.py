@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphpress.backends.coreai.lowering import along_one_axis
 from graphpress.backends.coreai.ops import quantize
 from graphpress.backends.coreml.metadata import ACTIVATIONS
 from graphpress.backends.errors import LoweringError
 from graphpress.eager.observing import link_of, unlink
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
-from graphpress.passes.weights.quantize import QParams
+from graphpress.passes.weights.quantize import QParams, stored_scale
 from graphpress.quantization.eager.quantized_module import HeldQuantizers
 from graphpress.quantization.eager.quantizing import QuantizingObserver
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -82,7 +83,7 @@ def _settle(model: nn.Module, made: Callable[[FakeQuantizeImplBase, QParams], nn
 class QuantizeDequantize(nn.Module):
     """``coreai.quantize`` and ``coreai.dequantize`` with the parameters and results of a fake-quantizer.
 
-    Buffers: `scale` (one entry, or one per index along `axis`), and optionally `zero_point` in the dtype of the codes,
+    Buffers: `scale` (0-d, or one entry per index along `axis`), and optionally `zero_point` in the dtype of the codes,
     `minval`, and `low` and `high`, the values of the lowest and highest permitted code.
     """
 
@@ -108,6 +109,7 @@ class QuantizeDequantize(nn.Module):
             )
         scale, zero_point, minval = (None if p is None else p.detach().clone() for p in qparams)
         assert scale is not None
+        scale = stored_scale(scale, quantizer.spec, quantizer.calculator.data_dtype)
         wide = [axis for axis, extent in enumerate(scale.shape) if extent != 1]
         block = quantizer.calculator.block_size
         if len(wide) > 1 or (wide and block[wide[0]] != 1):
@@ -117,7 +119,7 @@ class QuantizeDequantize(nn.Module):
         bounds = _bounds(quantizer, scale, zero_point, minval)
         codes = None if zero_point is None else zero_point.round().to(dtype.torch_dtype)
         flat = {"scale": scale, "zero_point": codes, "minval": minval}
-        named = {name: None if p is None else p.reshape(-1) for name, p in flat.items()}
+        named = {name: None if p is None else along_one_axis(p) for name, p in flat.items()}
         return cls(dtype, wide[0] if wide else 0, **named, **bounds)
 
     def forward(self, data: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class QuantizeDequantize(nn.Module):
         low, high = self._buffers["low"], self._buffers["high"]
         if low is not None or high is not None:
             values = values.clamp(low, high)
-        if self.dtype.is_dense or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             codes = ops.quantize(values, scale, self.dtype.torch_scalar_type, zero_point, minval, self.axis)
         else:
             codes = quantize(values, scale, self.dtype, zero_point, minval, self.axis)

@@ -70,7 +70,9 @@ class FakeQuantized(FakeCompressed):
 
 def install_quantized(weight: PlannedWeight) -> None:
     """Make every module with this parameter read it through one fake-quantizer."""
-    quantizer = fake_quantizer(weight.places[0].qualified_name, weight.spec, weight.block_size, is_state=True)
+    first = weight.places[0]
+    dtype = first.parameter.dtype
+    quantizer = fake_quantizer(first.qualified_name, weight.spec, weight.block_size, is_state=True, data_dtype=dtype)
     quantizer.schedule = weight.schedule
     for site in weight.places:
         holder_in(site.module).add(site.name, quantizer)

@@ -79,7 +79,7 @@ def _asks(table: Mapping[Any, Any] | None) -> bool:
 
 @frozen
 class Placed:
-    """A quantizer at a tensor of a call: its key in the module, the place in the call, and its settings.
+    """A quantizer at a tensor of a call: its key in the module, the place in the call, its settings, and the dtype.
 
     The place of a result, or of an input or output of a module, is its index.
     """
@@ -88,6 +88,7 @@ class Placed:
     place: Place
     spec: QuantizationSpec
     block_size: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
 
 
 @frozen
@@ -200,4 +201,4 @@ _FLOATING = frozenset({torch.float32, torch.float16, torch.bfloat16, torch.float
 def _placed(key: str, use: TensorUse, decision: Decision, calls: ModuleCalls) -> Placed:
     spec: QuantizationSpec = decision.spec  # type: ignore[assignment]
     name = calls.qualified(key)
-    return Placed(key, use.place, spec, activation_block(spec.granularity, use.shape, name))
+    return Placed(key, use.place, spec, activation_block(spec.granularity, use.shape, name), use.dtype)

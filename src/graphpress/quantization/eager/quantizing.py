@@ -183,7 +183,7 @@ class QuantizingObserver(CallObserver):
                 link = link_of(module)
                 assert link is not None
                 name = link.calls.qualified(placed.key)
-                quantizer = fake_quantizer(name, placed.spec, placed.block_size)
+                quantizer = fake_quantizer(name, placed.spec, placed.block_size, data_dtype=placed.dtype)
                 quantizer.schedule = self.resolver.training_schedule(link.calls.stack)
                 held.add(placed.key, quantizer)
         return placement

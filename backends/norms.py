@@ -8,32 +8,41 @@ from __future__ import annotations
 
 from torch.export import ExportedProgram
 
-from graphpress.backends.coreai.lowering import LowerToCoreai
-from graphpress.backends.coreai.raising import RaiseFromCoreai
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import head
 from graphpress.ir.torch import to_exported_program
 from graphpress.ir.torch.capture import from_exported_program
 from graphpress.passes.analysis.facts import CANONICAL, QUANTIZERS_CONVERTED
-from graphpress.passes.dce import Dce
-from graphpress.passes.fold_batch_norm import FoldBatchNorm
-from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner
-from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 
-FOLDED = (RaiseFromCoreai(), FoldBatchNorm(), FoldConstants(), Dce())
-SPELLED_OUT = (RaiseFromCoreai(), FoldBatchNorm(), FoldConstants(), SpellOutBatchNorm(), Dce())
+_FOLDING = "raise-from-coreai,fold-batch-norm,fold-constants"
 
 
-def without_norms(program: ExportedProgram, passes: tuple[object, ...]) -> ExportedProgram:
-    """Return `program` after `passes`, `FOLDED` or `SPELLED_OUT`; itself if it has no batch norm.
+def with_folded_norms(program: ExportedProgram) -> ExportedProgram:
+    """Return a program in Core AI's ops with its norms folded into weights where these can absorb them.
+
+    A program without batch norms is returned itself.
 
     Raises:
         ConversionError: if torch cannot trace the result.
     """
+    return _rewritten(program, f"{_FOLDING},dce,lower-to-coreai")
+
+
+def without_norms(program: ExportedProgram) -> ExportedProgram:
+    """Return what `with_folded_norms` does, with the norms that are left as a product and a sum with constants.
+
+    Raises:
+        ConversionError: if torch cannot trace the result.
+    """
+    return _rewritten(program, f"{_FOLDING},spell-out-batch-norm,dce,lower-to-coreai")
+
+
+def _rewritten(program: ExportedProgram, passes: str) -> ExportedProgram:
+    """Run passes by name: those of Core AI's ops are in a package whose converter imports this module."""
     if not any("batch_norm" in str(node.target) for node in program.graph.nodes):
         return program
-    pipeline = Pipeline(*passes, LowerToCoreai(), assume=[CANONICAL, QUANTIZERS_CONVERTED])  # type: ignore[arg-type]
+    pipeline = Pipeline.parse(passes, assume=[CANONICAL, QUANTIZERS_CONVERTED])
     try:
         return to_exported_program(Runner().run(from_exported_program(program), pipeline).graph)
     except Exception as error:
