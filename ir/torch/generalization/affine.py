@@ -16,11 +16,13 @@ class NotProven(GraphpressError):
 
     Attributes:
         reads_batch: True if the model reads its batch size, so that it may depend on it.
+        excludes_one: True if the graph was captured at a batch of one, and the model decides by that.
     """
 
-    def __init__(self, message: str, *, reads_batch: bool = False):
+    def __init__(self, message: str, *, reads_batch: bool = False, excludes_one: bool = False):
         super().__init__(message)
         self.reads_batch = reads_batch
+        self.excludes_one = excludes_one
 
 
 class Clash(Exception):
@@ -79,12 +81,12 @@ class Affine:
         """Evaluate the expression for the given symbol values."""
         return self.constant + sum(factor * values[name] for name, factor in self.factors.items())
 
-    @property
-    def minimum(self) -> int | None:
-        """Return the minimum over symbol values of at least 1, or None if unbounded."""
-        if any(factor < 0 for factor in self.factors.values()):
-            return None
-        return self.constant + sum(self.factors.values())
+    def bounds(self, least: int) -> tuple[float, float]:
+        """Return lower and upper bound for symbol values of at least `least`; infinite if unbounded."""
+        at_least = self.constant + least * sum(self.factors.values())
+        low = -math.inf if any(factor < 0 for factor in self.factors.values()) else at_least
+        high = math.inf if any(factor > 0 for factor in self.factors.values()) else at_least
+        return low, high
 
     def as_dim(self) -> Dim:
         """Convert the expression to an IR dim."""

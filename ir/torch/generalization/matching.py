@@ -186,7 +186,9 @@ class _Matcher:
         return constant.dtype is known.dtype and constant.shape == known.shape and bool(torch.equal(constant, known))
 
     def _fail(self, message: str) -> None:
-        raise NotProven(message, reads_batch=self.trace.reads_batch)
+        at_one = 1 in self.samples.example.values()
+        excludes_one = at_one and self.trace.least_batch > 1
+        raise NotProven(message, reads_batch=self.trace.reads_batch, excludes_one=excludes_one)
 
 
 def _as_in_graphs(call: Call) -> OpDef:

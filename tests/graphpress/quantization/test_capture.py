@@ -43,17 +43,49 @@ def test_models_are_exported_once(name, exports):
 
 
 class Branching(nn.Module):
-    """Does one thing with one row, and another with more."""
+    """Does one thing with up to `limit` rows, and another with more."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.view(x.shape[0], -1)
-        return x * 2 if x.shape[0] == 1 else x * 3
+        return x * 2 if x.shape[0] <= self.limit else x * 3
 
 
 def test_what_cannot_be_proven_is_captured_with_a_dynamic_batch(exports):
-    graph = capture(Branching(), (noise(2, 3, 4),))
-    assert len(exports) == 2
-    assert torch.equal(run(graph, [noise(5, 3, 4)])[0], Branching()(noise(5, 3, 4)))
+    model = Branching(3)
+    graph = capture(model, (noise(5, 3, 4),))
+    assert [shapes is None for shapes in exports] == [True, False]
+    assert torch.equal(run(graph, [noise(6, 3, 4)])[0], model(noise(6, 3, 4)))
+
+
+def test_a_model_that_decides_by_a_batch_of_one_is_exported_once(exports):
+    model = Branching(1)
+    graph = capture(model, (noise(2, 3, 4),))
+    assert exports == [None]
+    assert torch.equal(run(graph, [noise(5, 3, 4)])[0], model(noise(5, 3, 4)))
+
+
+class ExpandsPositions(nn.Module):
+    """Expands its positions to the batch, unless that is one, as transformers do in their masks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        if x.shape[0] != positions.shape[0]:
+            positions = positions.expand(x.shape[0], -1)
+        steps = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
+        together = (steps != 1).cumsum(-1)
+        return x.view(x.shape[0], -1) * (together[:, :, None] == together[:, None]).sum((1, 2))[:, None]
+
+
+@pytest.mark.parametrize("example", [1, 2])
+def test_positions_that_are_expanded_to_the_batch_never_need_a_dynamic_export(example, exports):
+    graph = capture(ExpandsPositions(), (noise(example, 3, 4),))
+    assert exports == [None] * (2 if example == 1 else 1)
+    for batch in (1, 2, 5):
+        assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], ExpandsPositions()(noise(batch, 3, 4)))
 
 
 class FixedBatch(nn.Module):
