@@ -16,13 +16,13 @@ class NotProven(GraphpressError):
 
     Attributes:
         reads_batch: True if the model reads its batch size, so that it may depend on it.
-        excludes_one: True if the graph was captured at a batch of one, and the model decides by that.
+        at_one: True if the graph was captured at a batch of one, and the model takes other steps at more.
     """
 
-    def __init__(self, message: str, *, reads_batch: bool = False, excludes_one: bool = False):
+    def __init__(self, message: str, *, reads_batch: bool = False, at_one: bool = False):
         super().__init__(message)
         self.reads_batch = reads_batch
-        self.excludes_one = excludes_one
+        self.at_one = at_one
 
 
 class Clash(Exception):
@@ -81,11 +81,12 @@ class Affine:
         """Evaluate the expression for the given symbol values."""
         return self.constant + sum(factor * values[name] for name, factor in self.factors.items())
 
-    def bounds(self, least: int) -> tuple[float, float]:
-        """Return lower and upper bound for symbol values of at least `least`; infinite if unbounded."""
-        at_least = self.constant + least * sum(self.factors.values())
-        low = -math.inf if any(factor < 0 for factor in self.factors.values()) else at_least
-        high = math.inf if any(factor > 0 for factor in self.factors.values()) else at_least
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Return lower and upper bound for symbol values of at least 2; infinite if unbounded."""
+        at_two = self.constant + 2 * sum(self.factors.values())
+        low = -math.inf if any(factor < 0 for factor in self.factors.values()) else at_two
+        high = math.inf if any(factor > 0 for factor in self.factors.values()) else at_two
         return low, high
 
     def as_dim(self) -> Dim:

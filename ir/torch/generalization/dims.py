@@ -12,9 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from graphpress.ir.torch.generalization.affine import Affine, Clash, NotProven, Samples
 
-# An answer that differs at a batch of 1 only is given for 2 and more, the range of a dynamic dim of torch.export.
-_LEAST_SIZES = (1, 2)
-
 
 @define(eq=False)
 class Run:
@@ -23,18 +20,12 @@ class Run:
     Attributes:
         samples: the sample batch size of each symbol.
         reads_batch: True once the model has read a size that depends on the batch.
-        least: the smallest batch size for which all answers given to the model hold: 1 or 2.
         failure: the first error, which the model's code may have caught.
     """
 
     samples: Samples
     reads_batch: bool = False
-    least: int = 1
     failure: Exception | None = field(default=None)
-
-    def assume(self, least: int) -> None:
-        """Record that an answer holds for batch sizes from `least`."""
-        self.least = max(self.least, least)
 
     def fail(self, error: Exception) -> NoReturn:
         """End the run, even if the model's code catches the error."""
@@ -97,7 +88,8 @@ class BatchDim(torch.SymInt):
     """A size that depends on the batch.
 
     Sums, differences, integer multiples, and quotients with a constant remainder are of this class again. Comparisons
-    are answered if all batch sizes, or all but 1, give the same answer. Every other operation ends the run.
+    are answered if all batch sizes of 2 and more, the range of a dynamic dim of torch.export, give the same answer. Every
+    other operation ends the run.
 
     Derives from `SymInt` so that torch accepts it as a size; it has no node and uses no `ShapeEnv`.
     """
@@ -193,21 +185,17 @@ class BatchDim(torch.SymInt):
     def _is_zero(self, form: Affine) -> bool:
         if form.is_constant:
             return form.constant == 0
-        for least in _LEAST_SIZES:
-            low, high = form.bounds(least)
-            if low > 0 or high < 0:
-                self.run.assume(least)
-                return False
+        low, high = form.bounds
+        if low > 0 or high < 0:
+            return False
         if sorted(form.factors.values()) == [-1, 1] and not form.constant:
             self.run.fail(Clash(tuple(form.factors), "the model compares the batches of two inputs"))
         self._refuse_comparison()
 
     def _is_negative(self, form: Affine) -> bool:
-        for least in _LEAST_SIZES:
-            low, high = form.bounds(least)
-            if low >= 0 or high < 0:
-                self.run.assume(least)
-                return high < 0
+        low, high = form.bounds
+        if low >= 0 or high < 0:
+            return high < 0
         self._refuse_comparison()
 
     def _refuse_comparison(self) -> NoReturn:

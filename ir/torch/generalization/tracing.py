@@ -43,14 +43,10 @@ class Call:
 
 @frozen(eq=False)
 class Trace:
-    """A recorded run: the leaves of arguments and results, and the calls.
-
-    `least_batch` is the smallest batch size for which the model makes these calls.
-    """
+    """A recorded run: the leaves of arguments and results, and the calls."""
 
     samples: Samples
     reads_batch: bool
-    least_batch: int
     leaves: list[Any]
     calls: list[Call]
     results: list[Any]
@@ -93,7 +89,7 @@ def trace_at(
     results = pytree.tree_leaves(returned)
     if any(isinstance(result, BatchDim) for result in results):
         raise NotProven("the model returns the size of its batch", reads_batch=True)
-    return Trace(samples, run.reads_batch, run.least, leaves, recorder.calls, results)
+    return Trace(samples, run.reads_batch, leaves, recorder.calls, results)
 
 
 @contextmanager

@@ -76,10 +76,10 @@ def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -
 
 
 def _captured_otherwise(model: nn.Module, arguments: tuple[Any, ...], reason: NotProven) -> Graph | None:
-    """Capture at a batch of two, if the model decides by a batch of one, or with a dynamic batch."""
+    """Capture at a batch of two, if the example has one, or with a dynamic batch."""
     doubled = _with_batch_of_two(arguments)
     try:
-        if reason.excludes_one:
+        if reason.at_one:
             graph = from_module(model, doubled)
             prove(graph, model, doubled).apply()
             return graph

@@ -88,6 +88,22 @@ def test_positions_that_are_expanded_to_the_batch_never_need_a_dynamic_export(ex
         assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], ExpandsPositions()(noise(batch, 3, 4)))
 
 
+class SetsRows(nn.Module):
+    """Sets a part of each row to one value, of which torch drops the leading dims of size one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.ones(x.shape[0], 3, 4)
+        wide[:, 2, 1:] = x[:, 0, :1]
+        return wide.view(x.shape[0], -1)
+
+
+def test_rows_that_are_set_in_place_never_need_a_dynamic_export(exports):
+    graph = capture(SetsRows(), (noise(1, 3, 4),))
+    assert exports == [None, None]
+    for batch in (1, 2, 5):
+        assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], SetsRows()(noise(batch, 3, 4)))
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, 12) + torch.arange(24.0).view(2, 12)

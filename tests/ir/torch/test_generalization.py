@@ -81,6 +81,22 @@ def assert_holds(model: nn.Module, graph: Graph, inputs: tuple[Any, ...]) -> Non
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def scan(x: Tensor) -> Tensor:
+    states, state = torch.zeros_like(x), torch.zeros(x.shape[0], x.shape[2])
+    for step in range(x.shape[1]):
+        state = state * 0.5 + x[:, step]
+        states[:, step] = state
+        states[:, step].mul_(2)
+    return states
+
+
+def padded(x: Tensor) -> Tensor:
+    wide = torch.ones(x.shape[0], 3, 4)
+    wide[:, :2] = x
+    wide[:, 2, 1:].copy_(x[:, 0, :1])
+    return wide
+
+
 def windows(m: Model, x: Tensor) -> Tensor:
     parts = x.view(x.shape[0], 2, 2, 2, 2, 4).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 4)
     batch = parts.shape[0] // 4
@@ -103,6 +119,16 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]], list[
         lambda m, x, y: rows(m, x) + rows(m, y) if x.shape[0] == y.shape[0] else x,
         lambda b: (noise(b, 3, 4), noise(b, 3, 4)),
         ["s0", "s0"],
+    ),
+    "a state that is written step by step": (
+        lambda m, x: rows(m, scan(x)),
+        lambda b: (noise(b, 3, 4),),
+        ["s0"],
+    ),
+    "padded in place, with a cast": (
+        lambda m, x: rows(m, padded(x)),
+        lambda b: (noise(b, 2, 4).double(),),
+        ["s0"],
     ),
     "a view by the size of another input": (
         lambda m, x, y: rows(m, x) + m.linear(y).view(x.shape[0], -1),
