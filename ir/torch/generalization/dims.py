@@ -88,8 +88,8 @@ class BatchDim(torch.SymInt):
     """A size that depends on the batch.
 
     Sums, differences, integer multiples, and quotients with a constant remainder are of this class again. Comparisons
-    are answered if all batch sizes of 2 and more, the range of a dynamic dim of torch.export, give the same answer. Every
-    other operation ends the run.
+    are answered if all batch sizes of 2 and more, the range of a dynamic dim of torch.export, give the same answer.
+    Every other operation ends the run.
 
     Derives from `SymInt` so that torch accepts it as a size; it has no node and uses no `ShapeEnv`.
     """
