@@ -68,6 +68,42 @@ def test_a_model_that_decides_by_a_batch_of_one_is_exported_once(exports):
     assert torch.equal(run(graph, [noise(5, 3, 4)])[0], model(noise(5, 3, 4)))
 
 
+class Layers(nn.Module):
+    """Residual layers with a state that is written row by row, and a mask of positions expanded to the batch."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        if x.shape[0] != positions.shape[0]:
+            positions = positions.expand(x.shape[0], -1)
+        for layer in self.layers:
+            states = torch.zeros_like(x)
+            states[:, 0] = layer(x)[:, 0]
+            x = x + states * positions[..., None].view(x.shape[0], -1, 1)
+        return x
+
+
+def test_the_work_of_preparing_grows_with_the_layers(exports, monkeypatch):
+    calls, traces = [], []
+    forward, retrace = nn.Linear.forward, torch.export.ExportedProgram.run_decompositions
+    monkeypatch.setattr(nn.Linear, "forward", lambda *args: (calls.append(1), forward(*args))[1])
+    monkeypatch.setattr(
+        torch.export.ExportedProgram, "run_decompositions", lambda *args: (traces.append(1), retrace(*args))[1]
+    )
+    found = []
+    for layers in (2, 8):
+        calls.clear()
+        exports.clear()
+        Quantizer(Layers(layers)).prepare((noise(2, 3, 4),))
+        found.append((len(exports), len(traces), len(calls)))
+    # The export runs each layer once, and the proof for every batch once.
+    assert found == [(1, 0, 4), (1, 0, 16)]
+
+
 class ExpandsPositions(nn.Module):
     """Expands its positions to the batch, unless that is one, as transformers do in their masks."""
 
