@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,8 +109,8 @@ def decompose(
 ) -> ExportedProgram:
     """Return a copy of `program` that uses only ATen ops supported by the converter.
 
-    Ops in `table` are decomposed by it; ops that are still unsupported, by torch's own decompositions. Type promotion
-    becomes explicit: every operand has the dtype that torch computes in.
+    Ops in `table` are decomposed by it; others that are unsupported, by torch's own decompositions. Type promotion
+    becomes explicit: every operand has the dtype that torch computes in. The program is traced once.
 
     Args:
         program: the program to convert.
@@ -121,21 +121,13 @@ def decompose(
     Raises:
         ConversionError: if an unsupported operator is left; names its source locations.
     """
-    known = dict(table)
     try:
         with quiet():
-            program = program.run_decompositions(with_promotions(known))
+            program = program.run_decompositions(with_promotions({**_torch_decompositions(takes), **table}))
             _erase_aliases(program)
-            while refused := _refused_operators(program, takes):
-                extra = _known_to_torch(refused.keys() - known.keys())
-                if not extra:
-                    break
-                known |= extra
-                program = program.run_decompositions(with_promotions(known))
-                _erase_aliases(program)
     except Exception as error:
         raise ConversionError(f"torch cannot decompose the program: {head(error)}") from error
-    if refused:
+    if refused := _refused_operators(program, takes):
         places = "; ".join(f"{op} {' and '.join(place(node) for node in nodes[:3])}" for op, nodes in refused.items())
         raise ConversionError(f"{converter} has no lowering for {places}")
     _drop_plain_outputs(program)
@@ -167,21 +159,22 @@ def _erase_aliases(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _known_to_torch(operators: Iterable[Any]) -> dict[Any, Callable[..., Any]]:
-    """Return torch's decompositions of the operators, into ATen ops rather than primitives."""
-    composite, others = torch.export.default_decompositions(), torch._decomp.decomposition_table
-    found = {op: others[op] for op in operators if op in others}
-    return found | {op: composite[op] for op in operators if op in composite}
+def _torch_decompositions(takes: Callable[[Any], bool]) -> dict[Any, Callable[..., Any]]:
+    """Return torch's decompositions of all unsupported operators, into ATen ops rather than primitives."""
+    known = {**torch._decomp.decomposition_table, **torch.export.default_decompositions()}
+    return {op: known[op] for op in known if _is_lowered(op) and not takes(op)}
+
+
+def _is_lowered(operator: Any) -> bool:
+    """Return True for operators that need a lowering; converters drop assertions themselves."""
+    name = str(operator)
+    return name.startswith(("aten.", "prims.")) and not name.startswith(("aten._assert", "aten.sym_constrain_range"))
 
 
 def _refused_operators(program: ExportedProgram, takes: Callable[[Any], bool]) -> dict[Any, list[fx.Node]]:
     """Return the unsupported operators in `program` with their nodes."""
-    assertions = ("aten._assert", "aten.sym_constrain_range")  # converters drop these themselves
     refused: dict[Any, list[fx.Node]] = {}
     for node in program.graph.nodes:
-        name = str(node.target)
-        if node.op != "call_function" or not name.startswith(("aten.", "prims.")) or name.startswith(assertions):
-            continue
-        if not takes(node.target):
+        if node.op == "call_function" and _is_lowered(node.target) and not takes(node.target):
             refused.setdefault(node.target, []).append(node)
     return refused

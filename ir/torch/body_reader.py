@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from graphpress.ir.ops import OpDef, OpError, Trait, lookup_op, op_of_target, re
 from graphpress.ir.rewriter import drop_defaults
 from graphpress.ir.text.pytrees import dump_spec, spec_children
 from graphpress.ir.torch.functionalization import (
+    SCATTERS,
     Cell,
     Entangled,
     functional_form,
@@ -49,7 +51,7 @@ class BodyReader:
         """Bind `node` to `value` for later reads."""
         cell = self.cells.get(node)
         if cell is not None and isinstance(value, Value):
-            cell.value = value
+            cell.value, cell.is_stale = value, False
         else:
             self._bound[node] = value
 
@@ -73,7 +75,7 @@ class BodyReader:
         """Replace the fx nodes in an argument by their bindings."""
         if isinstance(argument, FxNode):
             cell = self.cells.get(argument)
-            return cell.value if cell is not None else self._bound.get(argument)
+            return self._current(cell) if cell is not None else self._bound.get(argument)
         if isinstance(argument, list | tuple):
             return tuple(self.resolve(item) for item in argument)
         if isinstance(argument, dict):
@@ -95,6 +97,7 @@ class BodyReader:
             self.bind(node, self.resolve(node.args[0]))
         elif node in self.cells and isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
             self._read_write(node, target)
+            self._write_through(node)
         elif is_training_batch_norm(node) and not self.allow_writes:
             self._read_training_batch_norm(node)
         else:
@@ -132,6 +135,43 @@ class BodyReader:
             name=node.name,
             location=self.locations.read(node.meta),
         )
+
+    def _current(self, cell: Cell) -> Value | None:
+        """Return the current value of a cell; a view of memory that was written is taken again."""
+        if cell.is_stale:
+            assert cell.base is not None
+            assert cell.view is not None
+            assert isinstance(cell.view.target, torch._ops.OpOverload)
+            base = self._current(cell.base)
+            op = op_of_target(cell.view.target)
+            rest = {name: self.resolve(argument) for name, argument in cell.view.kwargs.items()}
+            bound = op.bind([base, *map(self.resolve, cell.view.args[1:])], rest)
+            cell.value, cell.is_stale = (
+                self.insert(cell.view, op, bound, [type_of(cell.view.meta["val"])]).result,
+                False,
+            )
+        return cell.value
+
+    def _write_through(self, node: FxNode) -> None:
+        """Change the bases of a written view, and mark their other views as stale."""
+        cell = self.cells[node]
+        top = cell.tops.get(node)
+        if top is None:
+            return
+        line = cell.line_to(top)
+        for part, base in itertools.pairwise(line):
+            assert part.view is not None
+            whole = self._current(base)
+            op = op_of_target(SCATTERS[part.view.target])
+            arguments = [whole, part.value, *map(self.resolve, part.view.args[1:])]
+            rest = {name: self.resolve(argument) for name, argument in part.view.kwargs.items()}
+            assert whole is not None
+            base.value = self.insert(node, op, op.bind(arguments, rest), [whole.type]).result
+        pending = [view for each in line for view in each.views if view not in line]
+        while pending:
+            view = pending.pop()
+            view.is_stale = True
+            pending += view.views
 
     def _read_write(self, node: FxNode, target: torch._ops.OpOverload) -> None:
         if target is torch.ops.aten.copy_.default:

@@ -1,9 +1,10 @@
 """Functionalization of in-place ops without retracing.
 
 torch.export leaves in-place ops in the graph, while IR values are immutable. An in-place op on tensor `t` becomes its
-out-of-place form, and later reads of `t` read the new value, if no *other* tensor that shares memory with `t` is read
-after the write. Aliasing is exact: the fake tensors of one trace share storages as the real tensors do. Graphs for
-which this does not hold raise `Entangled`, and the caller lets torch functionalize them.
+out-of-place form, and later reads of `t` read the new value. Aliasing is exact: the fake tensors of one trace share
+storages as the real tensors do. If other tensors that share memory with `t` are read after the write, they change too:
+a tensor of which `t` is a slice by a scatter of the new value, and other views of it by taking them again. Graphs for
+which this does not suffice raise `Entangled`, and the caller lets torch functionalize them, which traces them again.
 
 A `Cell` is one tensor object of the traced program, with all fx nodes for it and its current value.
 """
@@ -34,12 +35,69 @@ class Entangled(Exception):
 
 @define(eq=False)
 class Cell:
-    """One tensor of the traced program; `outside` is True if the caller of the graph can see it."""
+    """One tensor of the traced program.
+
+    Attributes:
+        outside: True if the caller of the graph can see it.
+        last_use: the position of the last node that reads it.
+        value: its current value.
+        is_written: True if its data changes.
+        base: the tensor of which this one is a view, if any.
+        view: the fx node that took the view.
+        views: the views of this tensor.
+        tops: by the fx node of a write to this tensor, the highest base that changes with it.
+        is_stale: True if the view has to be taken again from `base` before `value` is read.
+    """
 
     outside: bool = False
     last_use: int = -1
     value: Value | None = None
     is_written: bool = field(default=False)
+    base: Cell | None = None
+    view: FxNode | None = None
+    views: list[Cell] = field(factory=list)
+    tops: dict[FxNode, Cell] = field(factory=dict)
+    is_stale: bool = False
+
+    def line(self) -> list[Cell]:
+        """Return the cell, its base, the base of that, and so on."""
+        found = [self]
+        while found[-1].base is not None:
+            found.append(found[-1].base)
+        return found
+
+    def line_to(self, top: Cell) -> list[Cell]:
+        """Return the cell and its bases up to `top`."""
+        line = self.line()
+        return line[: line.index(top) + 1]
+
+
+_ATEN = torch.ops.aten
+
+SCATTERS: dict[Any, Any] = {
+    _ATEN.select.int: _ATEN.select_scatter.default,
+    _ATEN.slice.Tensor: _ATEN.slice_scatter.default,
+    _ATEN.diagonal.default: _ATEN.diagonal_scatter.default,
+}
+"""By op that takes a part of a tensor, the op that replaces this part; both have the same arguments, but for `src`."""
+
+# Ops that can be taken again from a new value of their operand.
+_VIEWS = frozenset(
+    {
+        *SCATTERS,
+        _ATEN.view.default,
+        _ATEN.reshape.default,
+        _ATEN.flatten.using_ints,
+        _ATEN.transpose.int,
+        _ATEN.permute.default,
+        _ATEN.t.default,
+        _ATEN.unsqueeze.default,
+        _ATEN.squeeze.dim,
+        _ATEN.expand.default,
+        _ATEN.alias.default,
+        _ATEN.detach.default,
+    }
+)
 
 
 def plan_writes(nodes: Iterable[FxNode]) -> dict[FxNode, Cell]:
@@ -125,6 +183,11 @@ def _assign_cells(nodes: list[FxNode]) -> dict[FxNode, Cell]:
             cells[node] = cells[written[0]]
         else:
             cells[node] = Cell(outside=node.op in ("placeholder", "get_attr"))
+            source = node.args[0] if node.target in _VIEWS and node.args else None
+            base = cells.get(source) if isinstance(source, FxNode) else None
+            if base is not None and _storage(node) == _storage(source):  # type: ignore[arg-type]
+                cells[node].base, cells[node].view = base, node
+                base.views.append(cells[node])
     return cells
 
 
@@ -149,13 +212,43 @@ def _check_writes(nodes: list[FxNode], cells: dict[FxNode, Cell]) -> None:
             living = [c for c in sharing[_storage(target)] if c is cell or c.outside or c.last_use > position]
             sharing[_storage(target)] = living
             only_identity = torch.Tag.inplace_view in node.target.tags  # type: ignore[union-attr]
-            if (len(living) > 1 and not only_identity) or (only_identity and cell.outside):
-                raise Entangled(f"{node.name} writes to memory that another tensor reads later")
-            cell.is_written = not only_identity or cell.is_written
+            if only_identity and cell.outside:
+                raise Entangled(f"{node.name} changes the shape of memory that the caller sees")
+            if len(living) > 1 and not only_identity:
+                if is_training_batch_norm(node):
+                    raise Entangled(f"{node.name} writes to memory that another tensor reads later")
+                cell.tops[node] = _highest_changed(node, cell, living)
+            for each in cell.line_to(cell.tops.get(node, cell)):
+                each.is_written = not only_identity or each.is_written
         register(node)
         for user in node.users:  # views in a list live as long as the list
             if user.target is operator.getitem:
                 register(user)
+
+
+def _highest_changed(node: FxNode, cell: Cell, living: list[Cell]) -> Cell:
+    """Return the highest base of `cell` that changes with it, because that or another view of it is read later.
+
+    Raises:
+        Entangled: if a living cell is no relative of `cell` by views, or one of the bases cannot be rebuilt.
+    """
+    line = cell.line()
+    height = 0
+    for each in living:
+        meeting = next((line.index(base) for base in each.line() if base in line), None)
+        if meeting is None:
+            raise Entangled(f"{node.name} writes to memory that another tensor reads later")
+        height = max(height, meeting)
+    for part in line[:height]:
+        assert part.view is not None
+        if part.view.target not in SCATTERS or _overlaps(part.view.args[0].meta["val"]):  # type: ignore[union-attr]
+            raise Entangled(f"{node.name} writes through {part.view.name}, which has no inverse")
+    return line[height]
+
+
+def _overlaps(tensor: torch.Tensor) -> bool:
+    """Return True if elements may share memory, as after an expand."""
+    return any(not isinstance(step, int) or step == 0 for step in tensor.stride())
 
 
 def _require_simple(node: FxNode, written: list[FxNode]) -> None:

@@ -26,11 +26,13 @@ from graphpress.tools.models import MODELS
 SUITES = ("quantization", "eager", "training", "palettization", "growth", "edsr")
 FRAMEWORK = "framework"
 """A suite with an environment of its own, run only when it is named."""
-MODEL_NAMES = sorted([*MODELS, "edsr"])
+LANGUAGE = "language"
+"""A suite that runs in the environments of the zoo, only when it is named."""
+MODEL_NAMES = sorted({*MODELS, "edsr", *benchmarks.LANGUAGE_MODELS})
 
 
 @click.command()
-@click.argument("suites", nargs=-1, type=click.Choice((*SUITES, FRAMEWORK)), metavar="[SUITE]...")
+@click.argument("suites", nargs=-1, type=click.Choice((*SUITES, LANGUAGE, FRAMEWORK)), metavar="[SUITE]...")
 @click.option(
     "--model",
     "models",
@@ -72,7 +74,8 @@ def main(
     """Benchmark graphpress and its peer in alternating fresh processes, and print ratios.
 
     SUITE is any of quantization, eager, training, palettization, growth, edsr; none means all of these. The suite
-    framework compares the pass framework with other compilers'. Times are medians on one thread.
+    framework compares the pass framework with other compilers'. The suite language prepares models of the zoo, and is
+    run by the Python of an environment that has transformers. Times are medians on one thread.
     """
     console, progress = Console(), Console(stderr=True)
     results: dict[str, Any] = {"machine": _machine(), "comparisons": []}
@@ -131,6 +134,8 @@ def _benchmarks(
 ) -> list[Benchmark]:
     if suite == "quantization":
         return benchmarks.quantization(models or benchmarks.QUANTIZED_MODELS)
+    if suite == LANGUAGE:
+        return benchmarks.language(models or benchmarks.LANGUAGE_MODELS)
     if suite == "eager":
         return benchmarks.eager(models or benchmarks.QUANTIZED_MODELS)
     if suite == "training":

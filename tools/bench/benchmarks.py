@@ -10,6 +10,7 @@ from graphpress.tools.bench.sides import Benchmark
 QUANTIZED_MODELS = ("resnet50", "mobilenet_v2", "vit_small", "gpt")
 TRAINED_MODELS = ("mobilenet_v2", "vit_small")
 CHAIN_BLOCKS = (200, 2000)
+LANGUAGE_MODELS = ("llama", "gemma-3", "cohere", "deepseek-v3", "recurrent-gemma", "qwen3-next")
 SCALAR_SETTINGS = {
     "4 bits per tensor": {"bits": 4},
     "8 bits per tensor": {"bits": 8},
@@ -43,6 +44,19 @@ def quantization(models: Sequence[str] = QUANTIZED_MODELS, forwards: int = 5) ->
             [{"do": "import", "label": "first"}, quantize | {"label": "first"}, quantize | {"label": "warm"}],
         ]
         benchmarks.append(Benchmark(f"quantization of {model}", processes, ratios))
+    return benchmarks
+
+
+def language(models: Sequence[str] = LANGUAGE_MODELS) -> list[Benchmark]:
+    """Return one export and one default preparation per model of the zoo, warm."""
+    benchmarks = []
+    for model in models:
+        task = {"model": model, "zoo": True}
+        quantize = task | {"do": "quantize", "forwards": 0, "finalize": False}
+        warm = {"do": "quantize", "model": "small_transformer", "forwards": 0, "finalize": False}
+        tasks = [warm, task | {"do": "export", "label": "warm"}, quantize | {"label": "warm"}]
+        ratio = (("warm", "prepare"), ("warm", "torch.export"))
+        benchmarks.append(Benchmark(f"preparation of {model}", [tasks], [ratio]))
     return benchmarks
 
 

@@ -16,11 +16,13 @@ class NotProven(GraphpressError):
 
     Attributes:
         reads_batch: True if the model reads its batch size, so that it may depend on it.
+        at_one: True if the graph was captured at a batch of one, and the model takes other steps at more.
     """
 
-    def __init__(self, message: str, *, reads_batch: bool = False):
+    def __init__(self, message: str, *, reads_batch: bool = False, at_one: bool = False):
         super().__init__(message)
         self.reads_batch = reads_batch
+        self.at_one = at_one
 
 
 class Clash(Exception):
@@ -80,11 +82,12 @@ class Affine:
         return self.constant + sum(factor * values[name] for name, factor in self.factors.items())
 
     @property
-    def minimum(self) -> int | None:
-        """Return the minimum over symbol values of at least 1, or None if unbounded."""
-        if any(factor < 0 for factor in self.factors.values()):
-            return None
-        return self.constant + sum(self.factors.values())
+    def bounds(self) -> tuple[float, float]:
+        """Return lower and upper bound for symbol values of at least 2; infinite if unbounded."""
+        at_two = self.constant + 2 * sum(self.factors.values())
+        low = -math.inf if any(factor < 0 for factor in self.factors.values()) else at_two
+        high = math.inf if any(factor > 0 for factor in self.factors.values()) else at_two
+        return low, high
 
     def as_dim(self) -> Dim:
         """Convert the expression to an IR dim."""

@@ -83,6 +83,7 @@ def prove(graph: Graph, module: torch.nn.Module, arguments: tuple[Any, ...]) -> 
         symbols[place] = f"s{count}"
     largest = _largest_number(graph)
     waiting = deque([symbols])
+    last = ""
     for _ in range(_RUNS_PER_INPUT * len(with_batch)):
         if not waiting:
             break
@@ -94,9 +95,10 @@ def prove(graph: Graph, module: torch.nn.Module, arguments: tuple[Any, ...]) -> 
             trace = trace_at(module, arguments, symbols, Samples.choose(example, largest), len(graph.nodes))
         except Clash as clash:
             waiting += _resolutions(symbols, clash, example)
+            last = f": {clash}"
         else:
             return Generalization(graph, symbols, trace.samples, match(graph, trace))
-    raise NotProven("the model does not run at other batch sizes")
+    raise NotProven(f"the model does not run at other batch sizes{last}")
 
 
 def _check_graph(graph: Graph) -> None:

@@ -42,8 +42,8 @@ class Run:
         if self.failure is not None:
             raise self.failure from error
         symbols: dict[str, None] = {}
-        for tensor in pytree.tree_leaves(arguments):
-            for size in tensor.shape if isinstance(tensor, torch.Tensor) else ():
+        for leaf in pytree.tree_leaves(arguments):
+            for size in leaf.shape if isinstance(leaf, torch.Tensor) else [leaf] if type(leaf) is int else ():
                 form = self.samples.read(size)
                 symbols |= dict.fromkeys(form.factors if form is not None else ())
         said = str(error).splitlines()[0] if str(error) else repr(error)
@@ -88,7 +88,8 @@ class BatchDim(torch.SymInt):
     """A size that depends on the batch.
 
     Sums, differences, integer multiples, and quotients with a constant remainder are of this class again. Comparisons
-    are answered if all batch sizes give the same answer. Every other operation ends the run.
+    are answered if all batch sizes of 2 and more, the range of a dynamic dim of torch.export, give the same answer.
+    Every other operation ends the run.
 
     Derives from `SymInt` so that torch accepts it as a size; it has no node and uses no `ShapeEnv`.
     """
@@ -184,18 +185,17 @@ class BatchDim(torch.SymInt):
     def _is_zero(self, form: Affine) -> bool:
         if form.is_constant:
             return form.constant == 0
-        if any(bound is not None and bound > 0 for bound in (form.minimum, form.times(-1).minimum)):
+        low, high = form.bounds
+        if low > 0 or high < 0:
             return False
         if sorted(form.factors.values()) == [-1, 1] and not form.constant:
             self.run.fail(Clash(tuple(form.factors), "the model compares the batches of two inputs"))
         self._refuse_comparison()
 
     def _is_negative(self, form: Affine) -> bool:
-        below, above = form.minimum, form.times(-1).minimum
-        if below is not None and below >= 0:
-            return False
-        if above is not None and above > 0:
-            return True
+        low, high = form.bounds
+        if low >= 0 or high < 0:
+            return high < 0
         self._refuse_comparison()
 
     def _refuse_comparison(self) -> NoReturn:

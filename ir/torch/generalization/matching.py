@@ -8,7 +8,7 @@ results thus proves that the graph computes what the model computes at the other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from attrs import define, field
@@ -16,7 +16,7 @@ from attrs import define, field
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef, op_of_target
-from graphpress.ir.torch.functionalization import functional_form
+from graphpress.ir.torch.functionalization import SCATTERS, functional_form, needs_own_memory
 from graphpress.ir.torch.generalization.affine import Affine, NotProven, Samples
 from graphpress.ir.torch.generalization.tracing import Call, Trace
 from graphpress.ir.torch.program_reader import tensor_identity
@@ -57,7 +57,8 @@ class _Matcher:
     found: Match = field(factory=Match)
     _values: dict[int, Any] = field(factory=dict)  # tensor of the run -> value, or the constant tensor it copies
     _sharing: dict[int, list[int]] = field(factory=dict)  # storage -> tensors of the run
-    _forms: dict[tuple[int, int], Affine] = field(factory=dict)
+    _views: dict[int, tuple[torch.Tensor, Node]] = field(factory=dict)  # part of a tensor -> that tensor, its node
+    _waiting: list[Node] = field(factory=list)  # nodes without a call, the next one last
 
     @property
     def samples(self) -> Samples:
@@ -67,16 +68,19 @@ class _Matcher:
         for graph_input, leaf in zip(self.graph.inputs, self.trace.leaves, strict=True):
             if isinstance(leaf, torch.Tensor) and graph_input.value is not None:
                 self._bind(leaf, graph_input.value)
-        waiting = list(reversed(self.graph.nodes))
+        self._waiting = list(reversed(self.graph.nodes))
         for call in self.trace.calls:
-            if waiting and self._matches(call, waiting[-1]):
-                waiting.pop()
+            if call.op.name == "aten.copy_":
+                self._copy(call)
+            elif self._waiting and self._matches(call, self._waiting[-1]):
+                continue
             elif call.op.name in _COPIES:
                 self._follow(call)
             else:
                 self._pass_over(call)
-        if waiting:
-            self._fail(f"no call at another batch size matches node {waiting[-1].name}, from {waiting[-1].location}")
+        if self._waiting:
+            node = self._waiting[-1]
+            self._fail(f"no call at another batch size matches node {node.name}, from {node.location}")
         outputs = self.graph.user_outputs()
         for output, result in zip(outputs, self.trace.results, strict=len(outputs) == len(self.trace.results)):
             same = output.literal == result if output.value is None else self._is(result, output.value)
@@ -85,7 +89,7 @@ class _Matcher:
         return self.found
 
     def _matches(self, call: Call, node: Node) -> bool:
-        """Match one call with one node, and bind its results on success."""
+        """Match one call with the next node, which is consumed on success."""
         op = _as_in_graphs(call)
         if op is not node.op or len(call.results) != len(node.results):
             return False
@@ -102,16 +106,80 @@ class _Matcher:
             if argument is not ours:
                 arguments[name] = argument
         for result, tensor in zip(node.results, call.results, strict=True):
-            if not self._has_type(tensor, result):
+            if not self._has_type(tensor.dtype, tensor.shape, result):
                 return False
         if arguments:
             self.found.arguments[node] = arguments
+        self._waiting.pop()
         if call.written:
-            self._forget_sharing(call.written)
-            self._bind(call.written[0], node.results[0])
+            self._write_through(call, node.results[0])
         for result, tensor in zip(node.results, call.results, strict=True):
             self._bind(tensor, result)
+        if call.op.target in SCATTERS and not arguments:
+            self._views[id(call.results[0])] = call.bound["self"], node
         return True
+
+    def _copy(self, call: Call) -> None:
+        """Match a `copy_` with the nodes that convert its source to dtype, shape and layout of its target."""
+        target, source = call.bound["self"], call.bound["src"]
+        value = self._values.get(id(source))
+        if not _is_fake(target) or not isinstance(value, Value):
+            self._pass_over(call)
+            return
+        shape = source.shape
+        if source.dtype is not target.dtype:
+            value = self._converted("aten.to.dtype", value, target.dtype, shape)
+        if source.shape != target.shape:
+            shape = target.shape
+            value = self._converted("aten.expand", value, target.dtype, shape)
+            assert isinstance(value.producer, Node)
+            if value in self.found.shapes:
+                self.found.arguments[value.producer] = {"size": self.found.shapes[value]}
+        if needs_own_memory(source, target) or self._is_copied_at_one(value):
+            value = self._converted("aten.clone", value, target.dtype, shape)
+        self._write_through(call, value)
+
+    def _is_copied_at_one(self, value: Value) -> bool:
+        """Return True if the next node gives a copied value its own memory, because a batch of one has its layout."""
+        node = self._waiting[-1] if self._waiting else None
+        return (
+            node is not None
+            and 1 in self.samples.example.values()
+            and node.op.name == "aten.clone"
+            and node.operands == {"self": value}
+            and node.attributes.get("memory_format") is torch.contiguous_format
+        )
+
+    def _converted(self, op: str, value: Value, dtype: torch.dtype, shape: Sequence[int]) -> Value:
+        """Consume the node that converts the source of a copy, and return its result."""
+        node = self._waiting[-1] if self._waiting else None
+        if node is None or node.op.name != op or node.operands != {"self": value}:
+            self._fail("the model copies in another way at another batch size")
+        if not self._has_type(dtype, shape, node.result):
+            self._fail("the model copies another shape at another batch size")
+        return self._waiting.pop().result
+
+    def _write_through(self, call: Call, value: Value) -> None:
+        """Bind a written tensor, and those of which it is a part, which a scatter of the graph replaces."""
+        tensor = call.written[0]
+        before = {}
+        part = tensor
+        while id(part) in self._views:
+            part = self._views[id(part)][0]
+            before[id(part)] = self._values.get(id(part))
+        self._forget_sharing(call.written)
+        self._bind(tensor, value)
+        while id(tensor) in self._views:
+            whole, taken = self._views[id(tensor)]
+            node = self._waiting[-1] if self._waiting else None
+            if node is None or node.op is not op_of_target(SCATTERS[taken.op.target]):
+                return
+            if node.operands != {"self": before[id(whole)], "src": value} or node.attributes != taken.attributes:
+                return
+            if not self._has_type(whole.dtype, whole.shape, node.result):
+                return
+            tensor, value = whole, self._waiting.pop().result
+            self._bind(tensor, value)
 
     def _compare(self, theirs: Any, ours: Any) -> tuple[bool, Any]:
         """Compare an argument of a call with that of a node, and return the latter for every batch size."""
@@ -134,15 +202,16 @@ class _Matcher:
         form = self._form(ours, theirs)
         return form is not None, form
 
-    def _has_type(self, tensor: torch.Tensor, value: Value) -> bool:
+    def _has_type(self, dtype: torch.dtype, shape: Sequence[int], value: Value) -> bool:
+        """Compare a type of the run with that of a value, and note the shape of the latter at every batch size."""
         type = value.type
-        if not isinstance(type, TensorType) or DType.of(tensor.dtype) is not type.dtype or tensor.ndim != type.rank:
+        if not isinstance(type, TensorType) or DType.of(dtype) is not type.dtype or len(shape) != type.rank:
             return False
-        shape = [self._form(ours, theirs) for ours, theirs in zip(type.shape, tensor.shape, strict=True)]
-        if any(size is None for size in shape):
+        sizes = [self._form(ours, theirs) for ours, theirs in zip(type.shape, shape, strict=True)]
+        if any(size is None for size in sizes):
             return False
-        if any(isinstance(size, Affine) for size in shape):
-            self.found.shapes[value] = tuple(shape)  # type: ignore[arg-type]
+        if any(isinstance(size, Affine) for size in sizes):
+            self.found.shapes[value] = tuple(sizes)  # type: ignore[arg-type]
         return True
 
     def _form(self, ours: Any, theirs: int) -> int | Affine | None:
@@ -185,8 +254,9 @@ class _Matcher:
             return True
         return constant.dtype is known.dtype and constant.shape == known.shape and bool(torch.equal(constant, known))
 
-    def _fail(self, message: str) -> None:
-        raise NotProven(message, reads_batch=self.trace.reads_batch)
+    def _fail(self, message: str) -> NoReturn:
+        at_one = 1 in self.samples.example.values()
+        raise NotProven(message, reads_batch=self.trace.reads_batch, at_one=at_one)
 
 
 def _as_in_graphs(call: Call) -> OpDef:

@@ -2,17 +2,20 @@
 
 Two sample batch sizes determine a dim if it is an integer combination of operand dims and constants. They do not if the
 op clamps (a slice), rounds (a stride along the batch), drops dims of size one (a squeeze), or returns as many tensors
-as the batch size.
+as the batch size. Of the ops in the lists below it is known. Others, such as those of libraries, are called at several
+small batch sizes, at which clamps and roundings show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
 from graphpress.ir.ops import OpDef, Trait
+from graphpress.ir.torch.generalization.affine import Samples
 
 _LAST = 2**63 - 1
 
@@ -31,6 +34,7 @@ _ON_ANY_AXIS = _names(
     layer_norm group_norm batch_norm instance_norm rms_norm softmax log_softmax logsumexp cumsum cumprod
     sum mean amax amin max min argmax argmin var std var_mean std_mean prod norm linalg_vector_norm any all
     embedding index_select index gather scatter scatter_add masked_fill where sort argsort topk
+    index_put scatter_reduce floor_divide __and__ __or__ __xor__
     tril triu flip roll lstm gru rnn_tanh rnn_relu meshgrid
     zeros ones full empty rand randn eye linspace
     new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like
@@ -67,7 +71,7 @@ def follows(op: OpDef, bound: Mapping[str, Any], results: tuple[torch.Tensor, ..
         results: the results.
         axes: returns the axes of a tensor that depend on the batch.
     """
-    name = op.short_name.rstrip("_") or op.short_name
+    name = op.short_name if op.short_name.startswith("__") else op.short_name.rstrip("_")
     if name in _ON_ANY_AXIS or op.has(Trait.ELEMENTWISE) or _is_pointwise(op):
         return True
     operands = [tensor for argument in bound.values() for tensor in _tensors(argument)]
@@ -84,6 +88,50 @@ def follows(op: OpDef, bound: Mapping[str, Any], results: tuple[torch.Tensor, ..
     if name == "arange":
         return bound.get("step", 1) == 1
     return name == "repeat_interleave" and not isinstance(bound.get("repeats"), torch.Tensor)
+
+
+# Every remainder of 2, 3 and 4 is among them.
+_SMALL_BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 32)
+
+
+def agrees(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], results: Any, samples: Samples) -> bool:
+    """Return True if small batch sizes give the result dims that follow from those of the run.
+
+    Args:
+        function: the op; it is called on tensors without data.
+        args: the positional arguments of the call in the run.
+        kwargs: its keyword arguments.
+        results: its results, tensors.
+        samples: the batch sizes of the run.
+    """
+    expected = [[samples.read(size) for size in result.shape] for result in results]
+    for batch in _SMALL_BATCHES:
+        sizes = {name: batch + place for place, name in enumerate(samples.run_sizes)}
+        try:
+            found = function(*_resized(tuple(args), samples, sizes), **_resized(dict(kwargs), samples, sizes))
+        except Exception:
+            return False
+        shapes = [list(leaf.shape) for leaf in pytree.tree_leaves(found) if isinstance(leaf, torch.Tensor)]
+        if shapes != [[None if form is None else form.at(sizes) for form in shape] for shape in expected]:
+            return False
+    return True
+
+
+def _resized(argument: Any, samples: Samples, sizes: Mapping[str, int]) -> Any:
+    """Return the arguments of a call at other batch sizes."""
+
+    def resized(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and any(size > 2 * samples.largest for size in leaf.shape):
+            shape = [_at(size, samples, sizes) for size in leaf.shape]
+            return torch.empty(shape, dtype=leaf.dtype, device=leaf.device)
+        return _at(leaf, samples, sizes) if type(leaf) is int else leaf
+
+    return pytree.tree_map(resized, argument)
+
+
+def _at(number: int, samples: Samples, sizes: Mapping[str, int]) -> int:
+    form = samples.read(number)
+    return number if form is None else form.at(sizes)
 
 
 def _is_pointwise(op: OpDef) -> bool:

@@ -17,7 +17,7 @@ from graphpress.ir.ops import OpDef, OpError, op_of_target
 from graphpress.ir.torch.capture import state_restored
 from graphpress.ir.torch.generalization.affine import NotProven, Samples
 from graphpress.ir.torch.generalization.dims import BatchDim, Run, SymbolicSizes
-from graphpress.ir.torch.generalization.rules import follows
+from graphpress.ir.torch.generalization.rules import agrees, follows
 
 # More calls than this per node of the graph indicate a loop over the batch.
 _CALLS_PER_NODE = 8
@@ -77,7 +77,7 @@ def trace_at(
     with state_restored(module), torch.inference_mode(), _failures_silenced(), torch.compiler.set_stance("force_eager"):
         with fake_mode:
             leaves = [_sample_tensor(leaf, symbol, samples) for leaf, symbol in zip(flat, symbols, strict=True)]
-        with fake_mode, recorder, SymbolicSizes(run):
+        with fake_mode, recorder, SymbolicSizes(run), _as_in_export():
             try:
                 returned = module(*pytree.tree_unflatten(leaves, structure))
             except Exception as error:
@@ -90,6 +90,20 @@ def trace_at(
     if any(isinstance(result, BatchDim) for result in results):
         raise NotProven("the model returns the size of its batch", reads_batch=True)
     return Trace(samples, run.reads_batch, leaves, recorder.calls, results)
+
+
+@contextmanager
+def _as_in_export() -> Iterator[None]:
+    """Answer `torch.compiler.is_compiling` and `is_exporting` as torch.export does, so that models take that path."""
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    before = {flag: getattr(torch.compiler, flag) for flag in flags if hasattr(torch.compiler, flag)}
+    try:
+        for flag in before:
+            setattr(torch.compiler, flag, True)
+        yield
+    finally:
+        for flag, value in before.items():
+            setattr(torch.compiler, flag, value)
 
 
 @contextmanager
@@ -145,25 +159,27 @@ class _Recorder(TorchDispatchMode):
         bound = op.bind(args, kwargs or {})
         symbolic = [tensor for tensor in pytree.tree_leaves(list(bound.values())) if self._depends(tensor)]
         if symbolic and op.short_name in ("unbind", "split", "chunk", "tensor_split"):
-            self._check(op, bound, ())  # checked first, because there might be as many results as the batch is large
+            # Checked first, because there might be as many results as the batch is large.
+            self._check(follows(op, bound, (), self._axes), op)
         try:
             result = function(*args, **(kwargs or {}))
         except Exception as error:
-            self.run.explain(op.name, symbolic, error)
+            self.run.explain(op.name, list(bound.values()), error)
         results = tuple(result) if isinstance(result, list | tuple) else () if result is None else (result,)
         if not all(isinstance(item, torch.Tensor) for item in results):
             self.run.refuse(f"calls {op.name}, which returns non-tensors")
         if torch.Tag.inplace_view in function.tags and op.short_name != "detach_":
             self.run.refuse(f"calls {op.name}, which changes a shape in place")
         if symbolic:
-            self._check(op, bound, results)
+            regular = follows(op, bound, results, self._axes)
+            self._check(regular or agrees(function, args, kwargs or {}, results, self.run.samples), op)
         elif any(map(self._depends, results)):
             self.run.refuse(f"calls {op.name}, whose result depends on the batch although its operands do not")
         self.calls.append(Call(op, bound, results))
         return result
 
-    def _check(self, op: OpDef, bound: Mapping[str, Any], results: tuple[torch.Tensor, ...]) -> None:
-        if not follows(op, bound, results, self._axes):
+    def _check(self, regular: bool, op: OpDef) -> None:
+        if not regular:
             self.run.refuse(f"calls {op.name}, whose result dims may depend on the batch size irregularly")
 
     def _depends(self, argument: Any) -> bool:

@@ -53,9 +53,8 @@ def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -
     """Capture `model` in eval mode as a graph.
 
     Without dynamic shapes, if the graph contains constants that may be the batch size of the example, they are made
-    symbolic: by proof (`graphpress.ir.torch.generalization`), or else by a second capture with a dynamic batch, if
-        torch
-    supports it.
+    symbolic: by proof (`graphpress.ir.torch.generalization`), if need be of a capture at twice the batch of an example
+    of one, or else by a capture with a dynamic batch, if torch supports it.
 
     Raises:
         ExportError: if torch cannot capture the model.
@@ -70,10 +69,26 @@ def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -
     except NotProven as reason:
         if not spells_out_batch and not reason.reads_batch:
             return graph
-        return _captured_dynamically(model, arguments) or graph
+        return _captured_otherwise(model, arguments, reason) or graph
     if spells_out_batch or found.is_needed:
         found.apply()
     return graph
+
+
+def _captured_otherwise(model: nn.Module, arguments: tuple[Any, ...], reason: NotProven) -> Graph | None:
+    """Capture at a batch of two, if the example has one, or with a dynamic batch."""
+    doubled = _with_batch_of_two(arguments)
+    try:
+        if reason.at_one:
+            graph = from_module(model, doubled)
+            prove(graph, model, doubled).apply()
+            return graph
+    except (ExportError, NotProven, RuntimeError):
+        pass
+    try:
+        return from_module(model, doubled, dynamic_shapes=_dynamic_batch(arguments))
+    except (ExportError, RuntimeError):
+        return None
 
 
 def flat_arguments(example_inputs: Any) -> tuple[Any, ...]:
@@ -101,13 +116,6 @@ def _has_numbers(node: Node) -> bool:
         and node.op.short_name in _NUMBERED
         and any(type(a) in (int, float) and a > 0 for name, a in node.attributes.items() if not name.startswith("dim"))
     )
-
-
-def _captured_dynamically(model: nn.Module, arguments: tuple[Any, ...]) -> Graph | None:
-    try:
-        return from_module(model, _with_batch_of_two(arguments), dynamic_shapes=_dynamic_batch(arguments))
-    except (ExportError, RuntimeError):
-        return None
 
 
 def _dynamic_batch(arguments: tuple[Any, ...]) -> Any:

@@ -43,17 +43,101 @@ def test_models_are_exported_once(name, exports):
 
 
 class Branching(nn.Module):
-    """Does one thing with one row, and another with more."""
+    """Does one thing with up to `limit` rows, and another with more."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.view(x.shape[0], -1)
-        return x * 2 if x.shape[0] == 1 else x * 3
+        return x * 2 if x.shape[0] <= self.limit else x * 3
 
 
 def test_what_cannot_be_proven_is_captured_with_a_dynamic_batch(exports):
-    graph = capture(Branching(), (noise(2, 3, 4),))
-    assert len(exports) == 2
-    assert torch.equal(run(graph, [noise(5, 3, 4)])[0], Branching()(noise(5, 3, 4)))
+    model = Branching(3)
+    graph = capture(model, (noise(5, 3, 4),))
+    assert [shapes is None for shapes in exports] == [True, False]
+    assert torch.equal(run(graph, [noise(6, 3, 4)])[0], model(noise(6, 3, 4)))
+
+
+def test_a_model_that_decides_by_a_batch_of_one_is_exported_once(exports):
+    model = Branching(1)
+    graph = capture(model, (noise(2, 3, 4),))
+    assert exports == [None]
+    assert torch.equal(run(graph, [noise(5, 3, 4)])[0], model(noise(5, 3, 4)))
+
+
+class Layers(nn.Module):
+    """Residual layers with a state that is written row by row, and a mask of positions expanded to the batch."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        if x.shape[0] != positions.shape[0]:
+            positions = positions.expand(x.shape[0], -1)
+        for layer in self.layers:
+            states = torch.zeros_like(x)
+            states[:, 0] = layer(x)[:, 0]
+            x = x + states * positions[..., None].view(x.shape[0], -1, 1)
+        return x
+
+
+def test_the_work_of_preparing_grows_with_the_layers(exports, monkeypatch):
+    calls, traces = [], []
+    forward, retrace = nn.Linear.forward, torch.export.ExportedProgram.run_decompositions
+    monkeypatch.setattr(nn.Linear, "forward", lambda *args: (calls.append(1), forward(*args))[1])
+    monkeypatch.setattr(
+        torch.export.ExportedProgram, "run_decompositions", lambda *args: (traces.append(1), retrace(*args))[1]
+    )
+    found = []
+    for layers in (2, 8):
+        calls.clear()
+        exports.clear()
+        Quantizer(Layers(layers)).prepare((noise(2, 3, 4),))
+        found.append((len(exports), len(traces), len(calls)))
+    # The export runs each layer once, and the proof for every batch once.
+    assert found == [(1, 0, 4), (1, 0, 16)]
+
+
+class ExpandsPositions(nn.Module):
+    """Expands its positions to the batch, unless that is one, as transformers do in their masks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = torch.arange(x.shape[1])[None]
+        if x.shape[0] != positions.shape[0]:
+            positions = positions.expand(x.shape[0], -1)
+        steps = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
+        together = (steps != 1).cumsum(-1)
+        return x.view(x.shape[0], -1) * (together[:, :, None] == together[:, None]).sum((1, 2))[:, None]
+
+
+@pytest.mark.parametrize("example", [1, 2])
+def test_positions_that_are_expanded_to_the_batch_never_need_a_dynamic_export(example, exports):
+    graph = capture(ExpandsPositions(), (noise(example, 3, 4),))
+    assert exports == [None] * (2 if example == 1 else 1)
+    for batch in (1, 2, 5):
+        assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], ExpandsPositions()(noise(batch, 3, 4)))
+
+
+class SetsRows(nn.Module):
+    """Sets a part of each row to one value, of which torch drops the leading dims of size one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.ones(x.shape[0], 3, 4)
+        wide[:, 2, 1:] = x[:, 0, :1]
+        return wide.view(x.shape[0], -1)
+
+
+def test_rows_that_are_set_in_place_never_need_a_dynamic_export(exports):
+    graph = capture(SetsRows(), (noise(1, 3, 4),))
+    assert exports == [None, None]
+    for batch in (1, 2, 5):
+        assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], SetsRows()(noise(batch, 3, 4)))
 
 
 class FixedBatch(nn.Module):

@@ -41,6 +41,28 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
+@torch.library.custom_op("generalization::doubling", mutates_args=())
+def doubling(x: Tensor) -> Tensor:
+    """Return every row twice."""
+    return torch.cat([x, x])
+
+
+@doubling.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(2 * x.shape[0], *x.shape[1:])
+
+
+@torch.library.custom_op("generalization::in_pairs", mutates_args=())
+def in_pairs(x: Tensor) -> Tensor:
+    """Return the rows, padded to an even number."""
+    return torch.cat([x, x[: x.shape[0] % 2]])
+
+
+@in_pairs.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0] + x.shape[0] % 2, *x.shape[1:])
+
+
 def rows(m: Model, x: Tensor) -> Tensor:
     return m.linear(x).view(x.shape[0], -1)
 
@@ -57,6 +79,22 @@ def assert_holds(model: nn.Module, graph: Graph, inputs: tuple[Any, ...]) -> Non
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def scan(x: Tensor) -> Tensor:
+    states, state = torch.zeros_like(x), torch.zeros(x.shape[0], x.shape[2])
+    for step in range(x.shape[1]):
+        state = state * 0.5 + x[:, step]
+        states[:, step] = state
+        states[:, step].mul_(2)
+    return states
+
+
+def padded(x: Tensor) -> Tensor:
+    wide = torch.ones(x.shape[0], 3, 4)
+    wide[:, :2] = x
+    wide[:, 2, 1:].copy_(x[:, 0, :1])
+    return wide
 
 
 def windows(m: Model, x: Tensor) -> Tensor:
@@ -79,6 +117,21 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]], list[
     ),
     "batches that are compared": (
         lambda m, x, y: rows(m, x) + rows(m, y) if x.shape[0] == y.shape[0] else x,
+        lambda b: (noise(b, 3, 4), noise(b, 3, 4)),
+        ["s0", "s0"],
+    ),
+    "a state that is written step by step": (
+        lambda m, x: rows(m, scan(x)),
+        lambda b: (noise(b, 3, 4),),
+        ["s0"],
+    ),
+    "padded in place, with a cast": (
+        lambda m, x: rows(m, padded(x)),
+        lambda b: (noise(b, 2, 4).double(),),
+        ["s0"],
+    ),
+    "a view by the size of another input": (
+        lambda m, x, y: rows(m, x) + m.linear(y).view(x.shape[0], -1),
         lambda b: (noise(b, 3, 4), noise(b, 3, 4)),
         ["s0", "s0"],
     ),
@@ -119,6 +172,13 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]], list[
         lambda b: (noise(b, 3, 4),),
         ["s0"],
     ),
+    "an op that no rule knows": (
+        lambda m, x: (
+            rows(m, x) * torch.histc(x.sum((1, 2)), bins=4, min=-9, max=9).sum() + doubling(x)[: x.shape[0]].sum()
+        ),
+        lambda b: (noise(b, 3, 4),),
+        ["s0"],
+    ),
     "channels last": (
         lambda m, x: F.interpolate(x, scale_factor=2.0, mode="bilinear").reshape(x.shape[0], -1),
         lambda b: (noise(b, 3, 4, 4).to(memory_format=torch.channels_last),),
@@ -150,6 +210,8 @@ NOT_PROVEN: dict[str, tuple[Callable[..., Any], str]] = {
         lambda m, x: rows(m, x) if x.transpose(0, 1).is_contiguous() else rows(m, x) * 2,
         "calls is_contiguous",
     ),
+    "calls an op that rounds its batch": (lambda m, x: rows(m, x) * in_pairs(x).sum(), "in_pairs.*irregularly"),
+    "takes every second row": (lambda m, x: rows(m, x) * x[::2].sum(), "aten.slice.*irregularly"),
     "has a batch of its own": (lambda m, x: rows(m, x) + torch.arange(24.0).view(2, 12), "does not run at other"),
     "writes to a buffer": (lambda m, x: rows(m, x) + m.linear.bias.add_(0).sum(), "writes to"),
 }
@@ -166,6 +228,14 @@ def test_a_model_that_decides_by_its_batch_is_left_alone(name):
     with pytest.raises(NotProven, match=message):
         prove(graph, model, inputs)
     assert graph == before
+
+
+def test_the_run_takes_the_path_that_models_take_in_an_export():
+    model = Model(lambda m, x: rows(m, x) if torch.compiler.is_exporting() else x.nonzero())
+    graph = captured(model, (noise(2, 3, 4),))
+    prove(graph, model, (noise(2, 3, 4),)).apply()
+    assert torch.equal(run(graph, [noise(5, 3, 4)])[0], rows(model, noise(5, 3, 4)))
+    assert not torch.compiler.is_exporting()
 
 
 def test_the_model_is_left_as_it_was():

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from graphpress.ir import ExportError, from_exported_program, from_module, run, to_exported_program, to_graph_module
+from graphpress.ir import (
+    ExportError,
+    from_exported_program,
+    from_module,
+    run,
+    to_exported_program,
+    to_graph_module,
+    verify,
+)
 from tests.ir.zoo import ROWS, ZOO, assert_same, captured, owning_its_tensors
 
 torch.set_num_threads(1)
@@ -90,6 +98,85 @@ def test_a_view_that_is_dead_does_not_cost_another_trace(monkeypatch):
     build, args, kwargs, _ = ZOO["ViewThatDiesBeforeTheWrite"]
     graph = from_module(build(), args, kwargs)
     assert [node for node in graph.nodes if node.op.name.endswith("_")] == []
+
+
+def step_by_step(x):
+    y = torch.zeros_like(x)
+    for place in range(x.shape[1]):
+        y[:, place] = x[:, place] * 2 + y[:, place - 1]
+    return y
+
+
+def part_of_a_part(x):
+    y = x.clone()
+    y[:, 1][:, :2] = 7
+    y[..., 1].mul_(3)
+    return y
+
+
+def views_are_taken_again(x):
+    y = x.clone()
+    row, turned = y[0], y.transpose(0, 1)[1:]
+    first = row[:2]
+    y[:, 0] = -1
+    row.add_(1)
+    return y, first * 2, turned
+
+
+def written_as_a_whole(x):
+    y = x.clone()
+    column = y[:, 1].unsqueeze(-1)
+    y.mul_(2)
+    return column + y[:, :1], y
+
+
+def diagonal_of_a_product(x):
+    y = x @ x.transpose(1, 2)
+    y.diagonal(dim1=1, dim2=2).copy_(x[..., 0].double())
+    return y
+
+
+def state_of_the_caller(x):
+    x[:, 1:, ::2] = 0
+    return x.sum(1)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        step_by_step,
+        part_of_a_part,
+        views_are_taken_again,
+        written_as_a_whole,
+        diagonal_of_a_product,
+        state_of_the_caller,
+    ],
+)
+def test_writes_through_views_become_values_without_another_trace(compute, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the program was traced again")
+
+    class Model(nn.Module):
+        def forward(self, x):
+            return compute(x)
+
+    x = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", refuse)
+    graph = from_module(Model(), (x.clone(),))
+    verify(graph)
+    assert [node for node in graph.nodes if node.op.name.endswith("_")] == []
+    given = x.clone()
+    wanted = compute(given)
+    results = run(graph, [x.clone()])
+    by_kind = [(output.kind, result) for output, result in zip(graph.outputs, results, strict=False)]
+    for ours, theirs in zip([r for kind, r in by_kind if kind == "user"], _listed(wanted), strict=True):
+        assert torch.equal(ours, theirs)
+    mutations = [output for output in graph.outputs if output.kind == "input_mutation"]
+    assert len(mutations) == (not torch.equal(given, x))
+
+
+def _listed(results):
+    return list(results) if isinstance(results, tuple) else [results]
 
 
 def test_tied_weights_are_one_constant_with_every_name():

@@ -154,6 +154,7 @@ def test_a_worker_that_dies_tells_its_last_words():
         benchmarks.palettization(),
         benchmarks.palettization(["edsr"], ["4 bits per tensor"]),
         benchmarks.growth(),
+        benchmarks.language(),
     ],
 )
 def test_every_ratio_of_a_suite_names_a_task_of_it(suite):

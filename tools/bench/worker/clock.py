@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +22,13 @@ from graphpress.tools.models import MODELS, randomize
 def build_subject(task: dict[str, Any]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     """Build `task["model"]`, with `task["arguments"]` for its factory, and its example inputs.
 
-    `edsr` is the untrained network on a 48x48 image; the other names are those of `MODELS`.
+    `edsr` is the untrained network on a 48x48 image; the other names are those of `MODELS`, or, with `"zoo": true`, of
+    the zoo, whose environments have transformers.
     """
     name = task["model"]
+    if task.get("zoo"):
+        entry = importlib.import_module("graphpress.tools.zoo.models").every()[name]
+        return entry.build(), entry.example()
     if name == "edsr":
         return randomize(EDSR()), (torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1)),)
     model = getattr(models, name)(**task.get("arguments", {}))
