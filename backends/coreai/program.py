@@ -151,6 +151,11 @@ def _full(size: Sequence[Any], value: Any, *, dtype: torch.dtype | None = None, 
     return aten._to_copy.default(aten.full.default(size, value, dtype=torch.float32), dtype=dtype)
 
 
+def _empty(size: Sequence[Any], *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    """Fill memory that is written later, as in circular padding, with zeros, by the same detour."""
+    return _full(size, 0.0, dtype=dtype)
+
+
 def _of_all(reduce: Any) -> Callable[..., Any]:
     """Make the axes explicit: none means all."""
 
@@ -170,6 +175,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution.default: _convolution,
     torch.ops.aten.as_strided.default: _as_strided,
     torch.ops.aten.full.default: _full,
+    torch.ops.aten.empty.memory_format: _empty,
     torch.ops.aten.scatter_add.default: covered_scatter(torch.ops.aten.scatter.reduce, reduce="add"),
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
     torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),

@@ -22,7 +22,7 @@ from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.coreml.legality import Target, require_legal
 from graphpress.backends.coreml.package import PackageInfo, add_digests, read
-from graphpress.backends.coreml.widening import widened
+from graphpress.backends.coreml.widening import widened, with_wide_inputs
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
 from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.graph import Graph
@@ -59,7 +59,7 @@ def convert(
     Converts the program for Core AI: a model finalized with ``ExportBackend.CoreAI``, or any other. Its `coreai` ops
     become Core ML's compressed constants with the same codes. The precision of the model is kept; use
     `graphpress.casting` to convert it to 16 bits first. bfloat16, which Core ML lacks, becomes float32 with the same
-    values, and a `UserWarning` tells so.
+    values, and a `UserWarning` tells so. Inputs of int8 and uint8, which it lacks too, become int32.
 
     Args:
         model_or_program: a module, exported in eval mode, a program from `torch.export`, or a graph of the IR. It is
@@ -86,7 +86,7 @@ def convert(
     clock: dict[str, float] = {}
     start = time.perf_counter()
     with saving.replacing(Path(path), SUFFIX) as built:
-        program = widened(exported(model_or_program, example_inputs, dynamic_shapes))
+        program = with_wide_inputs(widened(exported(model_or_program, example_inputs, dynamic_shapes)))
         if wanted >= Target.iOS18:  # the first to have a scale beside a table
             program = with_folded_norms(program)
         start = _lap(clock, "export", start)

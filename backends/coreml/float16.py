@@ -58,6 +58,21 @@ def _threshold(x: torch.Tensor, threshold: float, value: float) -> Any:
     return aten.where.self(x > threshold, x, _narrow(value)) if _is_narrow(x) else NotImplemented
 
 
+def _layer_norm(
+    x: torch.Tensor,
+    shape: Any,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Any:
+    """Scale and shift the normalized values by operators: beside float16 parameters, `eps` would have to be float16."""
+    if not _is_narrow(x) or weight is None:
+        return NotImplemented
+    normal = aten.layer_norm.default(x, shape, None, None, eps) * weight
+    return normal if bias is None else normal + bias
+
+
 def in_float32(op: Any, otherwise: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Return a decomposition that computes `op` in float32 and rounds the results, or else does what `otherwise` does.
 
@@ -83,6 +98,7 @@ NARROW: Mapping[Any, Callable[..., Any]] = {
     aten.clamp_min.default: _clamp,
     aten.clamp_max.default: lambda x, high: _clamp(x, None, high),
     aten.hardtanh.default: lambda x, low=-1, high=1: _clamp(x, low, high),
+    aten.layer_norm.default: _layer_norm,
     aten.threshold.default: _threshold,
 }
 """By operator; a decomposition returns NotImplemented without a float16 operand."""

@@ -141,6 +141,12 @@ def test_the_saved_file_computes_what_torch_does(name, suffix, tmp_path):
     assert_same(BACKENDS[suffix], tmp_path / f"m.{suffix}", *MODELS[name])
 
 
+def test_circular_padding_in_bfloat16_becomes_an_asset(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular").bfloat16()
+    assert_same(coreai, tmp_path / "m.aimodel", model, IMAGE.bfloat16())
+
+
 @pytest.mark.parametrize("suffix", BACKENDS)
 def test_quantized_positions_and_rounded_quotients_convert(suffix, tmp_path):
     x = torch.randn(2, 8)

@@ -14,6 +14,7 @@ from graphpress.backends import coreml
 from graphpress.backends.coreml import TargetError
 from graphpress.backends.errors import AssetError, ConversionError, LoweringError
 from graphpress.ir import run
+from graphpress.ir.dtypes import DType
 from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig
 from graphpress.pruning import MagnitudePruner
 from graphpress.quantization import Quantizer, QuantizerConfig
@@ -73,6 +74,17 @@ def pruned(model: nn.Module, then: str) -> nn.Module:
     )
     compressor.prepare((IMAGE,))
     return compressor.finalize()
+
+
+def test_inputs_of_8_bits_become_int32(tmp_path):
+    bytes_of = torch.tensor([[0, 255, 7], [128, 1, 250]], dtype=torch.uint8)
+    signed = torch.tensor([[-128, 127, 0], [5, -5, 1]], dtype=torch.int8)
+    model = Lambda(lambda a, b, x: (a.float() / 255 * x, b.float() + x, a, a.int() + b))
+    inputs = (bytes_of, signed, torch.randn(2, 3))
+    coreml.convert(model, tmp_path / "m.mlpackage", inputs)
+    assert coreml.check(tmp_path / "m.mlpackage", model, inputs).ok
+    graph, _ = coreml.evaluate(tmp_path / "m.mlpackage", inputs)
+    assert [each.value.type.dtype for each in graph.inputs] == [DType.INT32, DType.INT32, DType.FLOAT32]
 
 
 @pytest.mark.parametrize("target", ["iOS18", "iOS26"])

@@ -40,6 +40,7 @@ OPS = {
     "variance": lambda x: x.var(-1) + x.std(-1),
     "logarithms": lambda x: torch.log2(x.abs() + 1) + torch.expm1(x),
     "norm": lambda x: F.batch_norm(x[None], torch.zeros(2).half(), torch.ones(2).half()),
+    "layer norm": lambda x: F.layer_norm(x, (4,), 1 + X[0], X[1]) + F.layer_norm(x, (4,), X[1]) + F.layer_norm(x, (4,)),
     "scaled product": lambda x: torch.addmm(x[:, :2], x, x.mT, beta=0.5, alpha=2),
     "batched product": lambda x: torch.baddbmm(x[None, :, :2], x[None], x[None].mT, beta=0.5, alpha=0.3),
     "length": lambda x: x.norm(p=1, dim=-1) + x.norm(dim=-1),
