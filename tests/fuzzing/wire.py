@@ -1,13 +1,14 @@
 """Mutations of protobuf messages, by their wire format alone: fields, lengths, numbers and nesting.
 
-A field is a number, a wire type and a value. What is prefixed by its length is a message where it can be read as one; so
-are a few strings, which does no harm. After a mutation, the lengths of all messages around it are made anew, so that a
+A field is a number, a wire type and a value. What is prefixed by its length is a message where it can be read as one; a
+few strings can, which does no harm. After a mutation, the lengths of all messages around it are made anew, so that a
 reader gets past them to what was changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from random import Random
 
 from attrs import define
@@ -58,10 +59,8 @@ def decode(data: bytes, depth: int = 60) -> Message:
             if at > len(data):
                 raise ValueError("a field does not end")
             if wire == PREFIXED and value and depth:
-                try:
+                with suppress(ValueError):
                     value = decode(value, depth - 1)
-                except ValueError:
-                    pass
         else:
             raise ValueError(f"no wire type {wire}")
         fields.append(Field(number, wire, value))
