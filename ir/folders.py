@@ -33,7 +33,7 @@ def check_contents(folder: Path) -> None:
             raise FolderError(f"{folder} has more than {_MOST_ENTRIES:,} entries")
         if entry.is_symlink() and not os.path.realpath(entry.path).startswith(inside):
             raise FolderError(f"{entry.path} links out of {folder}; it is not followed")
-        if not entry.is_dir() and not entry.is_file():
+        if not os.path.isdir(entry.path) and not os.path.isfile(entry.path):
             raise FolderError(f"{entry.path} is neither a file nor a folder; it is not read")
 
 
