@@ -22,7 +22,7 @@ from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
 
 _SIZE_RATIO = 100
-_MEMBER = re.compile(r"[A-Za-z0-9_.,+=@ ()\[\]/-]{1,1000}")
+_LONGEST_NAME = 1000
 _SYMBOL = re.compile(r"(?:s|u|zf|zuf|f|z|b|i|n)[0-9]+(?:_[0-9]+)?")
 _FLOAT = re.compile(r"-?[0-9]{0,20}\.?[0-9]{0,40}(?:e[-+]?[0-9]{1,3})?|-?inf|nan")
 _FUNCTION_NAMES = """
@@ -97,7 +97,7 @@ def _check_name(path: Path, name: str, names: set[str]) -> None:
     where = f"{path}: {name}"
     if ".." in name.split("/") or name.startswith("/") or "\\" in name:
         raise ArchiveError(f"{where} has a name outside of the archive")
-    if not _MEMBER.fullmatch(name):
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ArchiveError(f"{where} has a name that torch does not write")
     if name.lower() in names:
         raise ArchiveError(f"{where} is there twice")

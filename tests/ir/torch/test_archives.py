@@ -243,6 +243,11 @@ def test_a_name_that_torch_does_not_write_is_refused(saved, tmp_path, name):
         check_archive(_edited(saved, tmp_path / "odd.pt2", str, {name: b"{}"}))
 
 
+def test_an_archive_may_have_any_printable_name(tmp_path):
+    path = _times(2, tmp_path / "модель [1] é,+.pt2")
+    assert resolve(str(path)).module()(torch.ones(2)).tolist() == [2, 2]
+
+
 def test_members_that_share_their_bytes_are_refused(tmp_path):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
