@@ -60,7 +60,8 @@ def decode(data: bytes, depth: int = 60) -> Message:
                 raise ValueError("a field does not end")
             if wire == PREFIXED and value and depth:
                 with suppress(ValueError):
-                    value = decode(value, depth - 1)
+                    inner = decode(value, depth - 1)
+                    value = inner if encode(inner) == value else value  # text, where a number is longer than it must be
         else:
             raise ValueError(f"no wire type {wire}")
         fields.append(Field(number, wire, value))
