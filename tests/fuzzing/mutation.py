@@ -12,6 +12,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -216,7 +217,7 @@ def mutate_zip(random: Random, data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, RuntimeError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, ValueError, RuntimeError, EOFError):
         return mutate_bytes(random, data)
     if not entries:
         return mutate_bytes(random, data)
