@@ -11,13 +11,28 @@ from typing import Any
 import torch.utils._pytree as pytree
 
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Node, Value
+from graphpress.ir.graph import Graph, GraphError, Node, Value
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.text.pytrees import load_spec
 
 # Extra attributes of an opaque node whose call does not map flat operands to a tuple: pytree specs as text.
 CALL_SPEC = "call_spec"
 RESULT_SPEC = "result_spec"
+MOST_NESTED_CALLS = 50
+"""Levels of nested graphs that are exchanged with torch, which traces and calls them by recursion."""
+
+
+def check_depth(name: str, depth: int) -> None:
+    """Raise if the graph `name`, which is in `depth` others, is too deep for torch.
+
+    Raises:
+        GraphError: if it is.
+    """
+    if depth > MOST_NESTED_CALLS:
+        raise GraphError(
+            f"graph {name!r} is nested too deeply for torch; accepted: {MOST_NESTED_CALLS} levels, each of which "
+            "torch calls from the one around it"
+        )
 
 
 def call_arguments(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -76,11 +76,20 @@ class GraphDifference:
 
 def diff_graphs(first: Graph, second: Graph) -> GraphDifference:
     """Align two graphs and compare the aligned nodes, inputs, outputs and constants."""
+
+    def same_attribute(a: Any, b: Any) -> bool:
+        graphs: list[tuple[Graph, Graph]] = []
+        return _same_attribute(a, b, graphs) and _are_equivalent(graphs)
+
+    return _difference(first, second, same_attribute)
+
+
+def _difference(first: Graph, second: Graph, same_attribute: Callable[[Any, Any], bool]) -> GraphDifference:
     alignment = align(first, second)
     names = {a.name: b.name for a, b in alignment.pairs.items()}
     changed = []
     for a, b in alignment.pairs.items():
-        found = tuple(_node_differences(a, b, alignment, names))
+        found = tuple(_node_differences(a, b, alignment, names, same_attribute))
         if found:
             changed.append(NodeDifference(a, b, found))
     return GraphDifference(
@@ -93,7 +102,9 @@ def diff_graphs(first: Graph, second: Graph) -> GraphDifference:
     )
 
 
-def _node_differences(a: Node, b: Node, alignment: Alignment, names: Mapping[str, str]) -> Iterator[Difference]:
+def _node_differences(
+    a: Node, b: Node, alignment: Alignment, names: Mapping[str, str], same_attribute: Callable[[Any, Any], bool]
+) -> Iterator[Difference]:
     if a.op is not b.op:
         yield Difference("op", a.op.name, b.op.name)
     if [result.type for result in a.results] != [result.type for result in b.results]:
@@ -105,7 +116,7 @@ def _node_differences(a: Node, b: Node, alignment: Alignment, names: Mapping[str
     for name in {**a.attributes, **b.attributes}:
         in_both = name in a.attributes and name in b.attributes
         mine, theirs = a.attributes.get(name), b.attributes.get(name)
-        if not in_both or not _same_attribute(mine, theirs):
+        if not in_both or not same_attribute(mine, theirs):
             before = value_text(mine) if name in a.attributes else None
             yield Difference(name, before, value_text(theirs) if name in b.attributes else None)
     for kind in {**a.annotations, **b.annotations}:
@@ -123,12 +134,23 @@ def _same_operand(a: Any, b: Any, alignment: Alignment) -> bool:
     return a is b or (type(a) is type(b) and not isinstance(a, Value) and bool(a == b))
 
 
-def _same_attribute(a: Any, b: Any) -> bool:
+def _same_attribute(a: Any, b: Any, graphs: list[tuple[Graph, Graph]]) -> bool:
+    """Compare two attributes, but for the graphs in them; these are added to `graphs`, in pairs."""
     if isinstance(a, Graph) and isinstance(b, Graph):
-        return diff_graphs(a, b).is_empty
+        graphs.append((a, b))
+        return True
     if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_same_attribute, a, b))
+        return len(a) == len(b) and all(_same_attribute(x, y, graphs) for x, y in zip(a, b, strict=True))
     return value_text(a) == value_text(b)
+
+
+def _are_equivalent(pairs: list[tuple[Graph, Graph]]) -> bool:
+    """Compare the graphs of each pair, and those nested in them; no recursion: they may nest deeper than the stack."""
+    while pairs:
+        first, second = pairs.pop()
+        if not _difference(first, second, lambda a, b: _same_attribute(a, b, pairs)).is_empty:
+            return False
+    return True
 
 
 def _same_note(a: Any, b: Any, names: Mapping[str, str]) -> bool:

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 import attrs
+from attrs import frozen
 
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value
 from graphpress.ir.text.printer import constant_digest
@@ -22,10 +23,28 @@ def difference(a: Graph, b: Graph) -> str | None:
     does not. A NaN equals itself, 0.0 differs from -0.0, 1 differs from 1.0 and from True. Constants are equal if their
     types and bytes are.
     """
-    return next(_differences(a, b), None)
+    open_graphs: list[tuple[str, Iterator[str | _Nested]]] = [("", _differences(a, b))]
+    while open_graphs:  # no recursion: graphs may nest deeper than Python's stack
+        found = next(open_graphs[-1][1], None)
+        if found is None:
+            open_graphs.pop()
+        elif isinstance(found, _Nested):
+            open_graphs.append((f"inside {found.what}: ", _differences(found.first, found.second)))
+        else:
+            return "".join(where for where, _ in open_graphs) + found
+    return None
 
 
-def _differences(a: Graph, b: Graph) -> Iterator[str]:
+@frozen
+class _Nested:
+    """Two nested graphs in the same place, which are compared next."""
+
+    what: str
+    first: Graph
+    second: Graph
+
+
+def _differences(a: Graph, b: Graph) -> Iterator[str | _Nested]:
     if a is b:
         return
     yield from _compare("the graph's name", a.name, b.name)
@@ -42,14 +61,14 @@ def _differences(a: Graph, b: Graph) -> Iterator[str]:
     yield from _compare("the signature", a.signature, b.signature)
 
 
-def _compare_inputs(a: list[Input], b: list[Input]) -> Iterator[str]:
+def _compare_inputs(a: list[Input], b: list[Input]) -> Iterator[str | _Nested]:
     yield from _compare("the names of the inputs", [i.name for i in a], [i.name for i in b])
     for one, other in zip(a, b, strict=True):
         yield from _compare(f"the type of input {one.name}", _type(one.value), _type(other.value))
         yield from _compare(f"the literal of input {one.name}", one.literal, other.literal)
 
 
-def _compare_constants(a: Mapping[str, Constant], b: Mapping[str, Constant]) -> Iterator[str]:
+def _compare_constants(a: Mapping[str, Constant], b: Mapping[str, Constant]) -> Iterator[str | _Nested]:
     yield from _only("constant", a, b)
     for name, one in a.items():
         other = b[name]
@@ -60,13 +79,13 @@ def _compare_constants(a: Mapping[str, Constant], b: Mapping[str, Constant]) -> 
             yield from _compare(f"the data of constant {name}", constant_digest(one), constant_digest(other))
 
 
-def _compare_nodes(position: int, a: Node, b: Node) -> Iterator[str]:
+def _compare_nodes(position: int, a: Node, b: Node) -> Iterator[str | _Nested]:
     where = f"node {position}"
     if a.name != b.name or a.op is not b.op:
         yield from _compare(where, f"{a.name} = {a.op.name}", f"{b.name} = {b.op.name}")
     where += f" ({a.name})"
     if len(a.results) != len(b.results) or any(
-        not _same(one.type, other.type) for one, other in zip(a.results, b.results, strict=True)
+        not _same(one.type, other.type, []) for one, other in zip(a.results, b.results, strict=True)
     ):
         yield from _compare(f"the types of {where}", [_type(r) for r in a.results], [_type(r) for r in b.results])
     yield from _compare_keyed(f"operand of {where}", a.operands, b.operands)
@@ -78,7 +97,7 @@ def _compare_nodes(position: int, a: Node, b: Node) -> Iterator[str]:
         yield f"the location of {where} is {a.location} in the first graph, {b.location} in the second"
 
 
-def _compare_outputs(a: list[Output], b: list[Output]) -> Iterator[str]:
+def _compare_outputs(a: list[Output], b: list[Output]) -> Iterator[str | _Nested]:
     for position, (one, other) in enumerate(zip_longest(a, b)):
         if one is None or other is None:
             yield f"the first graph has {len(a)} outputs, the second {len(b)}"
@@ -87,7 +106,7 @@ def _compare_outputs(a: list[Output], b: list[Output]) -> Iterator[str]:
             yield from _compare(f"{what!r} of output {position}", getattr(one, what), getattr(other, what))
 
 
-def _compare_keyed(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+def _compare_keyed(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str | _Nested]:
     if not a and not b:
         return
     yield from _only(what, a, b)
@@ -104,22 +123,26 @@ def _only(what: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str
                 yield f"only the {which} graph has {what} {key!r}"
 
 
-def _compare(what: str, a: Any, b: Any) -> Iterator[str]:
-    if isinstance(a, Graph) and isinstance(b, Graph):
-        inner = difference(a, b)
-        if inner is not None:
-            yield f"inside {what}: {inner}"
-    elif not _same(a, b):
+def _compare(what: str, a: Any, b: Any) -> Iterator[str | _Nested]:
+    graphs: list[tuple[Graph, Graph]] = []
+    if not _same(a, b, graphs):
         yield f"{what} is {_shown(a)} in the first graph, {_shown(b)} in the second"
+    for one, other in graphs:
+        yield _Nested(what, one, other)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, graphs: list[tuple[Graph, Graph]]) -> bool:
+    """Compare two values, but for the graphs in them; these are added to `graphs`, in pairs."""
     if a is b and not isinstance(a, list | tuple | dict):
         return True
     if isinstance(a, Value):
         return isinstance(b, Value) and _identity(a) == _identity(b)
     if isinstance(a, list | tuple):  # the IR does not distinguish lists from tuples
-        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_same, a, b))
+        return (
+            isinstance(b, list | tuple)
+            and len(a) == len(b)
+            and all(_same(one, other, graphs) for one, other in zip(a, b, strict=True))
+        )
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
@@ -129,11 +152,12 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, TensorType | str | int | Enum):
         return bool(a == b)
     if isinstance(a, dict):
-        return len(a) == len(b) and all(key in b and _same(value, b[key]) for key, value in a.items())
+        return len(a) == len(b) and all(key in b and _same(value, b[key], graphs) for key, value in a.items())
     if isinstance(a, Graph):
-        return difference(a, b) is None
+        graphs.append((a, b))
+        return True
     if attrs.has(type(a)):
-        return all(_same(getattr(a, f.name), getattr(b, f.name)) for f in attrs.fields(type(a)) if f.eq)
+        return all(_same(getattr(a, f.name), getattr(b, f.name), graphs) for f in attrs.fields(type(a)) if f.eq)
     return bool(a == b)
 
 

@@ -23,8 +23,9 @@ from graphpress.ir.errors import GraphpressError
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = resource = None  # type: ignore[assignment]
 
 _PARTIAL, _OLD = ".partial", ".old"  # of a temporary folder, and of what a target was
 _AT_FDCWD = -100
@@ -101,11 +102,14 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
 
 
 def check_space(path: Path, size: int) -> None:
-    """Raise if the file system of `path` has fewer than `size` free bytes.
+    """Raise if the file system of `path` has fewer than `size` free bytes, or files may not be that large.
 
     Raises:
-        FileError: with the bytes needed and free.
+        FileError: with the bytes needed, and free or allowed.
     """
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource is not None else -1
+    if 0 <= allowed < size:
+        raise FileError(path, f"{os.strerror(errno.EFBIG)}: {size:,} bytes are needed, {allowed:,} are allowed")
     folder = next((each for each in path.absolute().parents if each.is_dir()), None)
     if not size or folder is None:
         return

@@ -30,22 +30,32 @@ _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
 # from one pass to the next. The keys contain no values, so they keep no graph alive.
 _VERIFIED_STATES: set[tuple[Any, ...]] = set()
 _MOST_STATES = 100_000
+_MOST_SHOWN = 3  # nodes that a message names around the one at fault
 _PLAIN = frozenset({int, str, NoneType})
 
 
 def verify(graph: Graph) -> None:
-    """Check structure, use lists, schemas, types and constants of `graph` and its nested graphs.
+    """Check structure, use lists, schemas, types and constants of `graph`, then of its nested graphs.
 
     Raises:
         VerificationError: at the first violation.
     """
-    _Verifier(graph).verify()
+    pending = [_Verifier(graph)]  # no recursion: graphs may nest deeper than Python's stack
+    while pending:
+        verifier = pending.pop()
+        try:
+            verifier.verify()
+        except VerificationError as error:
+            raise verifier.located(error) from error.__cause__
+        pending += reversed(verifier.nested)
 
 
 class _Verifier:
-    def __init__(self, graph: Graph, with_types: bool = True):
+    def __init__(self, graph: Graph, with_types: bool = True, outer: _Verifier | None = None, node: Node | None = None):
         self._graph = graph
         self._with_types = with_types
+        self._outer, self._node = outer, node  # whose attribute the graph is
+        self.nested: list[_Verifier] = []
         self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
         self._context = with_types, tuple(self._hints.items())
         self._known: set[int] = set()  # ids of the values that may be read at this point
@@ -77,6 +87,19 @@ class _Verifier:
         if sum([len(value._uses) for value in self._values]) != self._reads:
             raise _unread_use(self._graph)
         check_signature(self._graph)
+
+    def located(self, error: VerificationError) -> VerificationError:
+        """Return `error` with the nodes whose bodies it is in: the outermost, and the innermost ones."""
+        around: list[_Verifier] = []
+        verifier = self
+        while verifier._outer is not None:
+            around.append(verifier)
+            verifier = verifier._outer
+        for depth, each in enumerate(around):
+            if depth < _MOST_SHOWN or each is around[-1]:
+                skipped = f"{depth - _MOST_SHOWN} bodies deeper, " if depth > _MOST_SHOWN else ""
+                error = fault(each._node, f"in its body {each._graph.name!r}: {skipped}{error}")
+        return error
 
     # Definitions.
 
@@ -196,10 +219,7 @@ class _Verifier:
         for body in bodies(node):
             # Under autocast, result types of torch ops do not follow from the operand types.
             with_types = self._with_types and "autocast" not in node.op.name
-            try:
-                _Verifier(body, with_types).verify()
-            except VerificationError as error:
-                raise fault(node, f"in its body {body.name!r}: {error}") from error
+            self.nested.append(_Verifier(body, with_types, self, node))
 
     def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
         place = id(value)

@@ -17,6 +17,7 @@ from graphpress.backends.coreai import ops
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
+from graphpress.ir.folders import FolderError, check_contents, read_whole
 
 PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"
 """The files of an asset: the program with its weights, the SHA-256 of that file, and the metadata."""
@@ -125,13 +126,12 @@ def read(path: str | PathLike[str]) -> AssetInfo:
         AssetError: if there is none, or it is damaged.
         MissingDependencyError: if `coreai-core` is not installed.
     """
-    asset = open_asset(path)
+    program = open_program(path)
     constants: list[ConstantInfo] = []
     functions: list[FunctionInfo] = []
     operations: Counter[str] = Counter()
     with program_errors_named(path):
         # The module's wrapper owns the context, and must outlive the traversed operations.
-        program = asset.program
         for operation in _walk(program._module._mlir_module.operation):
             name = operation.name.removeprefix("coreai.").removeprefix("decomposable.")
             if name == "graph":
@@ -160,6 +160,21 @@ def stored_bytes(path: str | PathLike[str]) -> int:
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
 
 
+def open_program(path: str | PathLike[str]) -> Any:
+    """Return the program of the asset at `path`, as an `AIProgram`, after checking its digest.
+
+    Raises:
+        AssetError: if there is none, or it is damaged.
+    """
+
+    def opened() -> Any:
+        asset = open_asset(path)
+        with program_errors_named(path):
+            return asset.program
+
+    return read_whole(Path(path), opened)
+
+
 def open_asset(path: str | PathLike[str]) -> Any:
     """Open the asset at `path` as an `AIModelAsset`, after checking its digest.
 
@@ -171,8 +186,11 @@ def open_asset(path: str | PathLike[str]) -> Any:
     module = ops.require("coreai.authoring.asset")
     directory = Path(path)
     try:
+        check_contents(directory)
         program = (directory / PROGRAM).read_bytes()
         digest = (directory / DIGEST).read_bytes()
+    except FolderError as error:
+        raise AssetError(str(error)) from error
     except OSError as error:
         missing = "does not exist" if not directory.exists() else f"is not a complete asset ({error})"
         raise AssetError(f"{directory} {missing}") from error

@@ -21,7 +21,7 @@ from graphpress.backends import exporting, saving
 from graphpress.backends.coreai import ops, packing, program
 from graphpress.backends.coreai.asset import AssetInfo, read
 from graphpress.backends.coreai.lowering import LowerToCoreai
-from graphpress.backends.coreai.reproducible import make_reproducible
+from graphpress.backends.coreai.reproducible import save_asset
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.ir.files import FileError, check_space
 from graphpress.ir.graph import Graph
@@ -86,12 +86,11 @@ def convert(
         with clock.timing("save"):
             try:
                 check_space(built, _SLACK_BYTES + constant_bytes(settled))
-                converted.save_asset(built)
-                make_reproducible(built, created)
-            except FileError as error:
-                raise AssetError(f"cannot save the asset for {target}: {error.reason}") from error
-            except (RuntimeError, OSError) as error:
-                raise AssetError(f"cannot save the asset for {target}: {error.__cause__ or error}") from error
+                save_asset(converted, built, created)
+            except OSError as error:
+                raise AssetError(f"cannot save the asset for {target}: {FileError.of(built, error).reason}") from error
+            except RuntimeError as error:
+                raise AssetError(f"cannot save the asset for {target}: {error}") from error
         with clock.timing("read back"):
             info = read(built)
     return attrs.evolve(info, path=target, seconds=clock.seconds)

@@ -1,4 +1,4 @@
-"""Saved assets that depend on the model alone: names of resources by their order, and a date only if asked for.
+"""Saving of assets that depend on the model alone: names of resources by their order, and a date only if asked for.
 
 The converter names the data of constants by hashes that are seeded per process, and stores the time of the save. The
 container of MLIR bytecode (version 6) is a magic number, the version, the producer, and sections: an identifier whose
@@ -8,30 +8,62 @@ strings: their number, their lengths from the last to the first, and their null-
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from graphpress.backends.coreai.asset import DIGEST, METADATA, PROGRAM
-from graphpress.ir.files import write_file
+from graphpress.backends.coreai.asset import METADATA, PROGRAM
+from graphpress.ir.files import FileError, write_file
 
 _STRINGS, _ALIGNED, _PADDING = 0, 0x80, b"\xcb"
 _NAME = re.compile(rb"resource_\d+\0")
 
 
-def make_reproducible(asset: Path, created: datetime | None) -> None:
-    """Rename the resources of the asset at `asset` by their order, and store `created` as its date, or none."""
-    program = renamed((asset / PROGRAM).read_bytes())
-    write_file(asset / PROGRAM, program)
-    write_file(asset / DIGEST, hashlib.sha256(program).digest())
-    metadata = json.loads((asset / METADATA).read_bytes())
+def save_asset(converted: Any, asset: Path, created: datetime | None) -> None:
+    """Save the converted program `converted` as an asset at `asset`, with `created` as its date, or none.
+
+    The converter's writer ends the process when the disk is full. It writes to memory, where the system has files in
+    memory; what it wrote is renamed there, and then written by ours.
+
+    Raises:
+        FileError: if a file cannot be written.
+        RuntimeError: from the converter.
+    """
+    write = converted._save_bytecode
+
+    def write_renamed(path: Path, **options: Any) -> None:
+        write_file(path, renamed(_written(lambda place: write(place, **options), path)))
+
+    converted._save_bytecode = write_renamed
+    try:
+        converted.save_asset(asset)
+    except RuntimeError as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, OSError) else error from None
+    finally:
+        del converted._save_bytecode
+    try:
+        metadata = json.loads((asset / METADATA).read_bytes())
+    except ValueError as error:  # the converter does not notice what the disk does not take
+        raise FileError(asset / METADATA, f"the converter wrote half of it ({error}); is the disk full?") from error
     metadata.pop("creationDate", None)
     if created is not None:
         metadata["creationDate"] = created.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
     write_file(asset / METADATA, json.dumps(metadata, indent=2, sort_keys=True))
+
+
+def _written(write: Callable[[Path], None], path: Path) -> bytes:
+    """Return what `write` writes: to a file in memory, or to `path` where the system has none."""
+    if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").is_dir():
+        write(path)
+        return path.read_bytes()
+    with open(os.memfd_create(PROGRAM), "rb") as file:
+        write(Path(f"/proc/self/fd/{file.fileno()}"))
+        return file.read()
 
 
 def renamed(program: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from graphpress.backends.coreml.package import PackageInfo, add_digests, read
 from graphpress.backends.coreml.widening import widened, with_wide_inputs
 from graphpress.backends.errors import AssetError, ConversionError, MissingDependencyError
 from graphpress.backends.norms import with_folded_norms
+from graphpress.ir.files import FileError
 from graphpress.ir.graph import Graph
 from graphpress.ir.torch.capture import from_exported_program
 
@@ -98,11 +100,18 @@ def convert(
             model.save(str(built))
             add_digests(built, model.get_spec())
         except Exception as error:
-            raise AssetError(f"cannot save the package for {path}: {error}") from error
+            raise AssetError(f"cannot save the package for {path}: {_reason(error)}") from error
         start = _lap(clock, "save", start)
         info = read(built)
         _lap(clock, "read back", start)
     return attrs.evolve(info, path=Path(path), seconds=clock)
+
+
+def _reason(error: Exception) -> object:
+    """The reason of a failed save; that of the first file that was not copied."""
+    if isinstance(error, shutil.Error) and error.args and error.args[0]:
+        return error.args[0][0][-1]
+    return FileError.of("", error).reason if isinstance(error, OSError) else error
 
 
 def converted(program: ExportedProgram, target: Target) -> Any:

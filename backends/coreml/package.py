@@ -21,6 +21,7 @@ from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
 from graphpress.ir.dtypes import DType
 from graphpress.ir.files import write_file
+from graphpress.ir.folders import FolderError, check_contents, read_whole
 from graphpress.ir.plain import parse_json
 
 MANIFEST = "Manifest.json"
@@ -183,9 +184,13 @@ def read(path: str | PathLike[str]) -> PackageInfo:
         MissingDependencyError: if coremltools is not installed.
     """
     directory = Path(path)
-    spec = _spec(directory)
-    with program_errors_named(directory):
-        return _described(spec, directory)
+
+    def described() -> PackageInfo:
+        spec = _spec(directory)
+        with program_errors_named(directory):
+            return _described(spec, directory)
+
+    return read_whole(directory, described)
 
 
 def load_program(path: str | PathLike[str]) -> Any:
@@ -195,10 +200,14 @@ def load_program(path: str | PathLike[str]) -> Any:
         AssetError: if there is no package, or it is damaged.
     """
     directory = Path(path)
-    spec = _spec(directory)
     loader = require("coremltools.converters.mil.frontend.milproto.load")
-    with program_errors_named(directory), quiet():
-        return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
+
+    def loaded() -> Any:
+        spec = _spec(directory)
+        with program_errors_named(directory), quiet():
+            return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
+
+    return read_whole(directory, loaded)
 
 
 def _spec(directory: Path) -> Any:
@@ -210,6 +219,10 @@ def _spec(directory: Path) -> Any:
     coremltools = require()
     if not directory.is_dir() or not (directory / MANIFEST).is_file():
         raise AssetError(f"{directory} is not a Core ML package: it has no {MANIFEST}")
+    try:
+        check_contents(directory)
+    except FolderError as error:
+        raise AssetError(str(error)) from error
     with program_errors_named(directory), quiet():
         # Not the package: coremltools writes the manifest of one that it opens, and follows it out of the folder.
         spec = coremltools.utils.load_spec(str(_program_file(directory)))

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -46,13 +46,20 @@ _DTYPES = {dtype.value: dtype for dtype in DType}
 _NO_CLASSES: Mapping[str, type] = {}
 
 Extra = Callable[[Any], str | None]
+T = TypeVar("T")
 
 
 class TextFormError(GraphpressError, TypeError):
     """A value that the text form cannot represent."""
 
 
-def format_value(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
+MOST_NESTED_VALUES = 64
+"""Levels of lists, dictionaries and objects that the text form holds."""
+
+
+def format_value(
+    value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES, depth: int = 0
+) -> str:
     """Write `value` in the text form.
 
     Args:
@@ -60,6 +67,7 @@ def format_value(value: Any, extra: Extra = lambda value: None, classes: Mapping
         extra: a function that writes values that are no plain data (SSA values, nested graphs), and returns None for
             others.
         classes: the classes and enums that the declared type allows.
+        depth: in how many values this one is.
 
     Raises:
         TextFormError: if no text reads back as the same value.
@@ -74,15 +82,26 @@ def format_value(value: Any, extra: Extra = lambda value: None, classes: Mapping
     if kind is DType:
         return value.value
     if isinstance(value, tuple | list):
-        return f"[{', '.join(format_value(item, extra, classes) for item in value)}]"
+        inner = _deeper(depth)
+        return f"[{', '.join([format_value(item, extra, classes, inner) for item in value])}]"
     if isinstance(value, dict):
-        pairs = (f"{format_value(k, extra, classes)}: {format_value(v, extra, classes)}" for k, v in value.items())
+        inner = _deeper(depth)
+        pairs = [
+            f"{format_value(k, extra, classes, inner)}: {format_value(v, extra, classes, inner)}"
+            for k, v in value.items()
+        ]
         return f"{{{', '.join(pairs)}}}"
     text = extra(value)
-    return text if text is not None else _format_rare(value, extra, classes)
+    return text if text is not None else _format_rare(value, extra, classes, depth)
 
 
-def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
+def _deeper(depth: int) -> int:
+    if depth == MOST_NESTED_VALUES:
+        raise TextFormError(f"a value is nested too deeply to be stored; accepted: {MOST_NESTED_VALUES} levels")
+    return depth + 1
+
+
+def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type], depth: int) -> str:
     match value:
         case complex():
             return f"complex({value.real!r}, {value.imag!r})"
@@ -92,7 +111,7 @@ def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
             return f"device({quote(str(value))})"
         case slice():
             bounds = (value.start, value.stop, value.step)
-            return f"slice({', '.join(format_value(bound, extra) for bound in bounds)})"
+            return f"slice({', '.join([format_value(bound, extra, depth=_deeper(depth)) for bound in bounds])})"
         case SymDim():
             return f"dim({quote(value.expression)})"
         case TensorType() | ScalarType() | OpaqueType():
@@ -102,13 +121,13 @@ def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type]) -> str:
         case Enum() if classes.get(type(value).__name__) is type(value):
             return f"{type(value).__name__}.{value.name}"
     if attrs.has(type(value)):
-        return format_object(value, extra, classes)
+        return _format_object(value, extra, classes, depth)
     raise TextFormError(f"the text form cannot represent {value!r} of type {type(value).__qualname__}")
 
 
-def format_object(value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES) -> str:
+def _format_object(value: Any, extra: Extra, classes: Mapping[str, type], depth: int) -> str:
     """Write an attrs object as the name of its class and its fields."""
-    cls = type(value)
+    cls, inner = type(value), _deeper(depth)
     name = class_name(cls)
     if not _is_registered(cls) and classes.get(name) is not cls:
         raise TextFormError(
@@ -118,7 +137,7 @@ def format_object(value: Any, extra: Extra = lambda value: None, classes: Mappin
     allowed, defaults = field_classes(cls), _default_texts(cls)  # type: ignore[arg-type]
     fields = []
     for field in constructor_fields(cls):
-        text = format_value(getattr(value, field.name), extra, allowed[field.alias])
+        text = format_value(getattr(value, field.name), extra, allowed[field.alias], inner)
         if text != defaults.get(field.alias):
             fields.append(f"{field.alias}={text}")
     return f"{name_text(name)}({', '.join(fields)})"
@@ -185,6 +204,7 @@ class ValueReader:
         self._scanner = scanner
         self._types = types
         self._read_extra = read_extra
+        self._depth = 0
 
     def read(self, classes: Mapping[str, type] = _NO_CLASSES) -> Any:
         """Read the next value; `classes` are those that its declared type allows."""
@@ -203,10 +223,10 @@ class ValueReader:
                 return _WORDS[token.text]
             case "punct" if token.text == "[":
                 scanner.take()
-                return tuple(scanner.separated("]", lambda: self.read(classes)))
+                return tuple(self._items("]", lambda: self.read(classes)))
             case "punct" if token.text == "{":
                 scanner.take()
-                return dict(scanner.separated("}", lambda: self._pair(classes)))
+                return dict(self._items("}", lambda: self._pair(classes)))
         found = self._read_extra(token)
         if found is not None:
             return found[0]
@@ -231,11 +251,21 @@ class ValueReader:
             fields[name] = self.read(allowed[name])
 
         scanner.expect("(")
-        scanner.separated(")", read_field)
+        self._items(")", read_field)
         try:
             return cls(**fields)
         except (TypeError, ValueError, GraphpressError) as error:
             raise scanner.error(f"bad {class_name(cls)}: {error}", start) from error
+
+    def _items(self, close: str, read: Callable[[], T]) -> list[T]:
+        """Read the items of a value, including the closing mark."""
+        if self._depth == MOST_NESTED_VALUES:
+            wanted = f"accepted: {MOST_NESTED_VALUES} levels"
+            raise self._scanner.error(f"values are nested too deeply; {wanted}", self._scanner.skip_blanks())
+        self._depth += 1
+        items = self._scanner.separated(close, read)
+        self._depth -= 1
+        return items
 
     def _number(self, token: Token) -> int | float:
         text = token.text
@@ -272,7 +302,7 @@ class ValueReader:
                     return {"device": self._device, "dim": self._dim, "op": self._op}[word](text, token)
                 case "slice":
                     scanner.take()
-                    bounds = scanner.separated(")", self.read)
+                    bounds = self._items(")", self.read)
                     if not 1 <= len(bounds) <= 3:
                         raise scanner.error("a slice has start, stop and step", token.start)
                     return slice(*bounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +14,14 @@ from graphpress.ir.ops import OpDef, OpError, lookup_op
 from graphpress.ir.tensors import tensor_digest
 from graphpress.ir.text.attributes import ValueReader
 from graphpress.ir.text.locations import read_location_table
-from graphpress.ir.text.printer import default_names
-from graphpress.ir.text.tokens import ParseError, Scanner, Token, name_text
+from graphpress.ir.text.printer import MOST_NESTED, default_names
+from graphpress.ir.text.tokens import STRING, ParseError, Scanner, Token, name_text
 from graphpress.ir.text.types import TypeReader
 from graphpress.ir.types import Symbol, TensorType, Type
 
 __all__ = ["ParseError", "parse_graph"]
 
+_BLOCK = re.compile(rf"{STRING}|//[^\n]*+|[{{}}]|(?<![\w.%@])graph(?=[ \t\r\n]++@)")
 _STATEMENTS = ("symbol", "input", "const", "return", "mutate", "signature")
 
 
@@ -51,9 +53,14 @@ class _Reader:
         self.constants = constants
         self.ops: dict[str, OpDef] = {}
         self.located: list[tuple[Node, list[tuple[int, int]]]] = []
+        self.nested: dict[int, tuple[Graph, int]] = {}  # nested graphs, and where they end, by where they start
 
     def module(self) -> Graph:
         scanner = self.scanner
+        for start in _nested_graphs(scanner):
+            scanner.jump(start + len("graph"))
+            self.nested[start] = _GraphReader(self).read(), scanner.skip_blanks()
+        scanner.jump(0)
         scanner.expect("graph")
         graph = _GraphReader(self).read()
         origins = read_location_table(scanner) if scanner.take_if("locations") else {}
@@ -82,6 +89,35 @@ class _Reader:
         return self.ops[name]
 
 
+def _nested_graphs(scanner: Scanner) -> list[int]:
+    """Return where nested graphs start, inner ones first: read in this order, they need no recursion.
+
+    Raises:
+        ParseError: if they nest too deeply.
+    """
+    if scanner.text.count("graph") < 2:
+        return []
+    found: list[int] = []
+    blocks: list[int | None] = []  # the open braces: where the graph starts, or None for a dictionary
+    depth, start = -1, None
+    for match in _BLOCK.finditer(scanner.text):
+        if match[0] == "graph":
+            start = match.start()
+        elif match[0] == "{":
+            blocks.append(start)
+            depth += start is not None
+            if start is not None and depth > MOST_NESTED:
+                raise scanner.error(f"graphs are nested too deeply; accepted: {MOST_NESTED} levels", start)
+            start = None
+        elif match[0] == "}" and blocks:
+            start = blocks.pop()
+            if start is not None and depth > 0:
+                found.append(start)
+            depth -= start is not None
+            start = None
+    return found
+
+
 class _GraphReader:
     """Parses one graph, from its name on."""
 
@@ -91,7 +127,7 @@ class _GraphReader:
         self._graph = Graph()
         self._values: dict[str, Value] = {}
         self._plain = ValueReader(shared.scanner, shared.types, self._no_reference)
-        self._operand = ValueReader(shared.scanner, shared.types, self._reference_or_graph)
+        self._operand = ValueReader(shared.scanner, shared.types, self._reference)
 
     def read(self) -> Graph:
         scanner = self._scanner
@@ -286,10 +322,12 @@ class _GraphReader:
                 raise self._scanner.unknown("value", token.text, self._values, token.start)
         return value
 
-    def _reference_or_graph(self, token: Token) -> tuple[Any] | None:
+    def _reference(self, token: Token) -> tuple[Any] | None:
         if token.kind == "ref":
             return (self._value(self._scanner.take()),)
-        return self._nested_graph(token)
+        if token.kind == "word" and token.text == "graph":
+            raise self._scanner.error("a graph can be an attribute, not an operand", token.start)
+        return None
 
     def _no_reference(self, token: Token) -> tuple[Any] | None:
         if token.kind == "ref":
@@ -299,6 +337,10 @@ class _GraphReader:
     def _nested_graph(self, token: Token) -> tuple[Graph] | None:
         if token.kind != "word" or token.text != "graph":
             return None
+        if token.start in self._shared.nested:
+            graph, end = self._shared.nested.pop(token.start)
+            self._scanner.jump(end)
+            return (graph,)
         self._scanner.take()
         return (_GraphReader(self._shared).read(),)
 

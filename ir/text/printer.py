@@ -16,6 +16,9 @@ from graphpress.ir.text.locations import LocationWriter
 from graphpress.ir.text.tokens import name_text, quote
 from graphpress.ir.text.types import format_type
 
+MOST_NESTED = 300
+"""Levels of nested graphs that the text form holds, so that its size stays in proportion to that of the graph."""
+
 
 def print_graph(graph: Graph, *, locations: bool = True) -> str:
     """Return the text form of `graph`, which `parse_graph` reads back to an equal graph.
@@ -25,7 +28,8 @@ def print_graph(graph: Graph, *, locations: bool = True) -> str:
         locations: whether to print source locations; without them the text does not change when the model's source
             moves.
 
-    Objects without a text form are printed as ``object("...")`` for human readers; such a text cannot be parsed.
+    Objects without a text form, and graphs below `MOST_NESTED` others, are printed as ``object("...")`` for human
+    readers; such a text cannot be parsed.
     """
     return _print(graph, LocationWriter() if locations else None, strict=False)
 
@@ -34,7 +38,8 @@ def exact_text(graph: Graph) -> str:
     """Return the text form for storage, which is always parseable.
 
     Raises:
-        TextFormError: if a node or the signature holds an object without a text form.
+        TextFormError: if a node or the signature holds an object without a text form, or graphs nest deeper than
+            `MOST_NESTED`.
     """
     return _print(graph, LocationWriter(), strict=True)
 
@@ -63,7 +68,9 @@ class _GraphPrinter:
         while True:
             current, parts, lines = open_graphs[-1]
             part = next(parts, None)
-            if isinstance(part, Graph):
+            if isinstance(part, Graph) and len(open_graphs) > MOST_NESTED:
+                self._bodies[id(part)] = self._too_deep(part)
+            elif isinstance(part, Graph):
                 self._indent += "  "
                 open_graphs.append((part, self._parts(part), [f"graph @{name_text(part.name)} {{"]))
             elif part is not None:
@@ -154,6 +161,13 @@ class _GraphPrinter:
             return None
         text = self._bodies.get(id(value))
         return self.graph(value, self._indent) if text is None else text
+
+    def _too_deep(self, graph: Graph) -> str:
+        if self._strict:
+            raise TextFormError(
+                f"graph {graph.name!r} is nested too deeply to be stored; accepted: {MOST_NESTED} levels"
+            )
+        return f"object({quote(repr(graph))})"
 
     def _outputs(self, outputs: list[Output]) -> list[str]:
         lines: list[str] = []

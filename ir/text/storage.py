@@ -172,6 +172,8 @@ class _TensorFile:
 
     @classmethod
     def open(cls, path: Path) -> _TensorFile:
+        if path.exists() and not path.is_file():  # a pipe would block, a device has no end
+            return cls(path, {}, "is no file")
         try:
             with safe_open(path, "pt") as file:
                 keys = parse_json((file.metadata() or {}).get(_DIGESTS, "null"))

@@ -54,10 +54,10 @@ PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 # Possessive quantifiers keep no positions to come back to, which would take a hundred bytes for each character.
 _TRIVIA = re.compile(r"(?:[ \t\r\n]++|//[^\n]*+)*+")
-_STRING = r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
+STRING = r'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
 _TOKEN = re.compile(
-    rf"(?P<ref>[%@](?:{PLAIN_NAME.pattern}|{_STRING})(?:#[0-9]+)?)"
-    rf"|(?P<string>{_STRING})"
+    rf"(?P<ref>[%@](?:{PLAIN_NAME.pattern}|{STRING})(?:#[0-9]+)?)"
+    rf"|(?P<string>{STRING})"
     r"|(?P<number>-?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|(?:inf|nan)(?![A-Za-z0-9_.])))"
     rf"|(?P<word>{PLAIN_NAME.pattern})"
     r"|(?P<punct>[{}()\[\],:=])"

@@ -7,10 +7,13 @@ modules that pytree specs name. An archive with any of these is refused, so that
 from __future__ import annotations
 
 import ast
+import io
 import json
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
 
 _SIZE_RATIO = 100
+_LONGEST_NAME = 1000
 _SYMBOL = re.compile(r"(?:s|u|zf|zuf|f|z|b|i|n)[0-9]+(?:_[0-9]+)?")
 _FLOAT = re.compile(r"-?[0-9]{0,20}\.?[0-9]{0,40}(?:e[-+]?[0-9]{1,3})?|-?inf|nan")
 _FUNCTION_NAMES = """
@@ -42,35 +46,73 @@ class ArchiveError(GraphpressError):
     """A `.pt2` archive that could run code when loaded, or is damaged."""
 
 
-def check_archive(path: str | os.PathLike[str]) -> None:
-    """Check that loading the `.pt2` archive at `path` runs no code.
+def check_archive(path: str | os.PathLike[str]) -> io.BytesIO:
+    """Check that loading the `.pt2` archive at `path` runs no code, and return a copy, which is safe to load.
+
+    The copy has the members that were checked and nothing else. Readers of archives differ in which directory of an
+    archive they find, and in whether a name is in upper case: torch's could find others in the file itself.
 
     Raises:
         ArchiveError: at the first part that could, with its place.
     """
     path = Path(path)
+    copy = io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:
+            check_sizes(path, archive)
+            names: set[str] = set()
             for entry in archive.infolist():
-                _check_entry(path, archive, entry)
+                _check_name(path, entry.filename, names)
+                content = archive.read(entry)
+                _check_content(path, entry.filename, content)
+                checked.writestr(zipfile.ZipInfo(entry.filename), content)
     except (OSError, zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, RuntimeError) as error:
         raise ArchiveError(f"{path} is not a loadable exported program: {str(error)[:200]}") from error
+    except (zlib.error, lzma.LZMAError, EOFError) as error:
+        raise ArchiveError(f"{path} is damaged: {error}") from error
+    copy.seek(0)
+    return copy
 
 
-def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    name = entry.filename
+def check_sizes(path: Path, archive: zipfile.ZipFile, slack: int = 2**20) -> None:
+    """Check that the members of an archive are not much larger than the archive, before any is read.
+
+    Args:
+        path: of the archive.
+        archive: the archive, open.
+        slack: bytes that a member may have in any case.
+
+    Raises:
+        ArchiveError: if one inflates more than deflated data does, or members share their bytes.
+    """
+    for entry in archive.infolist():
+        if entry.file_size > _SIZE_RATIO * max(entry.compress_size, 1) + slack:
+            inflation = f"inflates {entry.compress_size} bytes to {entry.file_size}"
+            raise ArchiveError(f"{path}: {entry.filename} {inflation}; accepted: stored data")
+    if sum(entry.compress_size for entry in archive.infolist()) > path.stat().st_size:
+        raise ArchiveError(f"{path} has members that overlap")
+
+
+def _check_name(path: Path, name: str, names: set[str]) -> None:
     where = f"{path}: {name}"
     if ".." in name.split("/") or name.startswith("/") or "\\" in name:
         raise ArchiveError(f"{where} has a name outside of the archive")
-    if entry.file_size > _SIZE_RATIO * max(entry.compress_size, 1) + 2**20:
-        raise ArchiveError(f"{where} inflates {entry.compress_size} bytes to {entry.file_size}; accepted: stored data")
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise ArchiveError(f"{where} has a name that torch does not write")
+    if name.lower() in names:
+        raise ArchiveError(f"{where} is there twice")
+    names.add(name.lower())
+
+
+def _check_content(path: Path, name: str, content: bytes) -> None:
+    where, name = f"{path}: {name}", name.lower()
     if name.endswith((".so", ".cubin", ".o", ".cpp", ".dylib", ".dll")) or "data/aotinductor/" in name:
         raise _refused(where, "holds compiled code")
     leaf = name.rsplit("/", 1)[-1]
     if leaf.startswith(("opaque_obj_", "custom_obj_")):
         raise _refused(where, "holds a pickled object")
     if name.endswith(".json"):
-        for key, value in _members(json.loads(archive.read(entry))):
+        for key, value in _members(json.loads(content)):
             _check_member(where, key, value)
 
 

@@ -12,7 +12,7 @@ import torch.utils._pytree as pytree
 from torch.fx import GraphModule
 from torch.fx import Node as FxNode
 
-from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
+from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC, check_depth
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Signature, Value
 from graphpress.ir.inference import TypeInferenceError, infer_types_at_hints
@@ -36,10 +36,13 @@ _ASSERT_METADATA = torch.ops.aten._assert_tensor_metadata.default
 
 
 class BodyReader:
-    """Reads the nodes of one fx graph into one `Graph`."""
+    """Reads the nodes of one fx graph, which is in `depth` others, into one `Graph`."""
 
-    def __init__(self, graph: Graph, module: GraphModule, cells: dict[FxNode, Cell], allow_writes: bool):
+    def __init__(
+        self, graph: Graph, module: GraphModule, cells: dict[FxNode, Cell], allow_writes: bool, depth: int = 0
+    ):
         self.graph = graph
+        self.depth = depth
         self.module = module
         self.cells = cells
         self.allow_writes = allow_writes
@@ -247,7 +250,8 @@ class BodyReader:
         for part in str(node.target).split("."):
             owner = getattr(owner, part)
         if isinstance(owner, GraphModule):
-            owner = _read_nested(str(node.target), owner, self.graph, self.allow_writes)
+            check_depth(str(node.target), self.depth + 1)
+            owner = _read_nested(str(node.target), owner, self)
         elif isinstance(owner, torch.Tensor):
             owner = self.graph.add_constant(str(node.target), owner, "literal").value
         self.bind(node, owner)
@@ -261,13 +265,13 @@ def add_output(graph: Graph, item: Any) -> None:
         graph.add_output(None, literal=item)
 
 
-def _read_nested(name: str, module: GraphModule, parent: Graph, allow_writes: bool) -> Graph:
+def _read_nested(name: str, module: GraphModule, outer: BodyReader) -> Graph:
     """Read the body of a higher-order op, which may use symbols of the enclosing graph."""
-    graph = Graph(name, symbols=parent.symbols)
-    cells = {} if allow_writes else plan_writes(module.graph.nodes)
+    graph = Graph(name, symbols=outer.graph.symbols)
+    cells = {} if outer.allow_writes else plan_writes(module.graph.nodes)
     if any(cell.outside and cell.is_written for cell in cells.values()):
         raise Entangled(f"{name} writes to its inputs")
-    reader = BodyReader(graph, module, cells, allow_writes)
+    reader = BodyReader(graph, module, cells, outer.allow_writes, outer.depth + 1)
     names = []
     for node in module.graph.nodes:
         if node.op == "placeholder":

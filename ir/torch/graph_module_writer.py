@@ -13,7 +13,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import fx, nn
 
-from graphpress.ir.calling import call_arguments, result_paths
+from graphpress.ir.calling import call_arguments, check_depth, result_paths
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
@@ -45,6 +45,9 @@ def to_graph_module(
         module_for: called with every node; to replace the node by a submodule, it returns the submodule's qualified
             name, the module, and the values to call it with.
         copy_constants: copy the tensors on the first write; otherwise the module shares them with `graph`.
+
+    Raises:
+        GraphError: if an op cannot be emitted, or graphs nest deeper than `graphpress.ir.calling.MOST_NESTED_CALLS`.
     """
     return _Emitter(graph, copy_constants).emit(module_for or (lambda node: None))
 
@@ -72,8 +75,10 @@ def _decoded(argument: Any) -> Any:
 
 
 class _Emitter:
-    def __init__(self, graph: Graph, copy_constants: bool, is_body: bool = False):
+    def __init__(self, graph: Graph, copy_constants: bool, is_body: bool = False, depth: int = 0):
+        check_depth(graph.name, depth)
         self._graph = graph
+        self._depth = depth  # the number of graphs that this one is in
         self._is_body = is_body  # the body of a higher-order op, called with flat operands
         self._copy = copy_constants
         self._root = EmittedModule(nn.Module(), fx.Graph())
@@ -155,7 +160,7 @@ class _Emitter:
         return self._fx.create_node("get_attr", path, name=self._free_name(path.replace(".", "_")))
 
     def _nested(self, graph: Graph) -> fx.Node:
-        module = _Emitter(graph, self._copy, is_body=True).emit(lambda node: None)
+        module = _Emitter(graph, self._copy, is_body=True, depth=self._depth + 1).emit(lambda node: None)
         return self._attribute(self._place_module(graph.name, module))
 
     def _object(self, argument: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -159,6 +160,22 @@ def test_a_manifest_cannot_send_readers_out_of_the_package(folder):
     path = copied(folder / "m.mlpackage", Damage("", Path("Manifest.json"), json.dumps(manifest).encode()))
     with pytest.raises(AssetError, match=r"m\.mlpackage"):
         coreml.read(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["a link out", "a pipe"])
+def test_links_out_of_an_artifact_and_pipes_in_it_are_not_read(folder, tmp_path, kind, what):
+    path = tmp_path / f"m.{kind}"
+    shutil.copytree(folder / f"m.{kind}", path)
+    (file,) = path.rglob("main.mlirb" if kind == "aimodel" else "weight.bin")
+    file.rename(tmp_path / "elsewhere")
+    if what == "a pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(tmp_path / "elsewhere")
+    for reader in (BACKENDS[kind].read, READERS[kind]):
+        with pytest.raises(AssetError, match=r"links out of|neither a file nor a folder"):
+            reader(path)
 
 
 def test_reading_a_package_writes_nothing(folder):

@@ -14,6 +14,7 @@ from attrs import frozen
 from torch import nn
 
 from graphpress.backends import coreai, coreml
+from graphpress.export_backend import ExportBackend
 from graphpress.ir import from_module, save_graph
 from graphpress.ir.equality import difference
 from graphpress.ir.graph import Graph
@@ -21,7 +22,7 @@ from graphpress.ir.text.parser import parse_graph
 from graphpress.ir.text.printer import exact_text
 from graphpress.ir.text.storage import load_graph
 from graphpress.ir.verifier import VerificationError, verify
-from graphpress.palettization import KMeansPalettizerConfig
+from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig
 from graphpress.passes.config import ModuleKMeansPalettizerConfig, PalettizationSpec
 from graphpress.passes.framework import Pipeline
 from graphpress.passes.framework.debugging.bundles import Bundle
@@ -188,19 +189,35 @@ def _check_sensitivities(folder: Path) -> None:
         raise PropertyError("measurements that were saved are loaded as others")
 
 
+class _Choice(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": torch.cond(x.shape[0] > 4, torch.sin, torch.cos, (x,)), "z": x.reshape(-1)[: x.shape[0] * 2] * 2.5}
+
+
 def _programs(folder: Path) -> None:
-    (folder / "static").mkdir()
-    torch.export.save(torch.export.export(_block(), IMAGE), folder / "static" / "m.pt2")
+    sizes = {"x": {0: torch.export.Dim("batch", min=2, max=64)}}
+    for name, program in {
+        "static": torch.export.export(_block(), IMAGE),
+        "dynamic": torch.export.export(_Choice(), (torch.zeros(5, 8),), dynamic_shapes=sizes),
+    }.items():
+        (folder / name).mkdir()
+        torch.export.save(program, folder / name / "m.pt2")
 
 
 def _packages(folder: Path) -> None:
     coreml.convert(_block(), folder / "signed" / "m.mlpackage", IMAGE, target="iOS18")
     shutil.copytree(folder / "signed", folder / "unsigned")
-    manifest = folder / "unsigned" / "m.mlpackage" / "Manifest.json"
-    data = json.loads(manifest.read_text())
-    for entry in data["itemInfoEntries"].values():
-        entry["description"] = entry["description"].partition(", sha256")[0]
-    manifest.write_text(json.dumps(data))
+    palettizer = KMeansPalettizer(nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), KMeansPalettizerConfig())
+    palettizer.prepare()
+    tables = palettizer.finalize(backend=ExportBackend.CoreML)
+    coreml.convert(tables, folder / "compressed" / "m.mlpackage", (torch.zeros(2, 64),), target="iOS18")
+    for name in ("unsigned", "compressed"):
+        package = folder / name / "m.mlpackage"
+        (package / "executorch_debug_handle_mapping.json").unlink()
+        manifest = json.loads((package / "Manifest.json").read_text())
+        for entry in manifest["itemInfoEntries"].values():
+            entry["description"] = entry["description"].partition(", sha256")[0]
+        (package / "Manifest.json").write_text(json.dumps(manifest))
 
 
 def _check_package(folder: Path) -> None:

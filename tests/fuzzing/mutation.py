@@ -1,4 +1,5 @@
-"""Mutations of valid files: by bytes, by tokens of text, by values of JSON, by parts of archives.
+"""Mutations of valid files: by bytes, by tokens of text, by values of JSON, by parts of archives and of protobuf
+messages.
 
 Every mutation is drawn from a `random.Random`, so that a case is reproduced from its seed.
 """
@@ -9,12 +10,16 @@ import io
 import json
 import re
 import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
 import yaml
+
+from tests.fuzzing.wire import EXTREMES, decode, encode, mutate_message
 
 NUMBERS = (
     *("0", "-1", "1", "3", "127", "128", "256", "65536", "2147483647", "2147483648", "-2147483649"),
@@ -141,14 +146,19 @@ def _mutate_lines(random: Random, text: str) -> str:
 
 
 def mutate_value(random: Random, value: Any) -> Any:
-    """Return plain data with one value retyped, removed, repeated, moved or renamed."""
+    """Return plain data with one value retyped, removed, repeated, moved, renamed, or replaced by one of its type."""
     places = list(_places(value))
     if not places:
         return random.choice(VALUES)
     owner, key = random.choice(places)
-    kind = random.choice(("retype", "retype", "remove", "repeat", "move", "wrap"))
+    kind = random.choice(("retype", "retype", "alike", "alike", "remove", "repeat", "move", "wrap"))
     if kind == "retype":
         owner[key] = random.choice(VALUES)
+    elif kind == "alike":
+        alike = [source[index] for source, index in places if type(source[index]) is type(owner[key])]
+        owner[key] = json.loads(json.dumps(random.choice(alike)))
+        if type(owner[key]) is int and random.random() < 0.5:
+            owner[key] += random.choice((-1, 1, 2**32, -(2**32)))
     elif kind == "remove":
         del owner[key]
     elif kind == "repeat" and isinstance(owner, list):
@@ -207,7 +217,7 @@ def mutate_zip(random: Random, data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, RuntimeError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, ValueError, RuntimeError, EOFError):
         return mutate_bytes(random, data)
     if not entries:
         return mutate_bytes(random, data)
@@ -219,13 +229,39 @@ def mutate_zip(random: Random, data: bytes) -> bytes:
         del entries[at]
     elif kind < 0.1:
         entries[at] = (f"{name}{random.choice(('x', '/../y', '/z'))}", content)
+    elif kind < 0.13:
+        entries[at] = (name, random.choice(entries)[1])
+    elif kind < 0.16:
+        entries.insert(random.randrange(len(entries)), (name, mutate_file(random, name, content)))
     else:
         entries[at] = (name, mutate_file(random, name, content))
+    way = zipfile.ZIP_DEFLATED if random.random() < 0.1 else zipfile.ZIP_STORED
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    with zipfile.ZipFile(made, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a name that is there twice
         for name, content in entries:
-            archive.writestr(zipfile.ZipInfo(name), content)
+            archive.writestr(zipfile.ZipInfo(name), content, way)
     return made.getvalue()
+
+
+def mutate_protobuf(random: Random, data: bytes) -> bytes:
+    """Mutate a field of a protobuf message."""
+    try:
+        fields = decode(data)
+        mutate_message(random, fields, tuple(text.encode(errors="surrogatepass") for text in STRINGS))
+        return encode(fields)
+    except (ValueError, RecursionError):
+        return mutate_bytes(random, data)
+
+
+def mutate_words(random: Random, data: bytes) -> bytes:
+    """Write an extreme number over an aligned word of binary data, which is likely to be an offset or a size."""
+    if len(data) < 8:
+        return mutate_bytes(random, data)
+    start = 64 * random.randrange(-(-len(data) // 64)) if random.random() < 0.8 else 0  # records start at such places
+    at = min(start + 8 * random.randrange(8), len(data) - 8)
+    number = random.choice((*EXTREMES, len(data), len(data) - at, start))
+    return data[:at] + struct.pack("<Q", number) + data[at + 8 :]
 
 
 Way = Callable[[Random, bytes], bytes]
@@ -236,5 +272,8 @@ WAYS: Mapping[str, tuple[Way, ...]] = {
     "json": (mutate_json, mutate_json, mutate_text),
     "safetensors": (mutate_safetensors, mutate_bytes),
     "pt2": (mutate_zip,),
+    "pt": (mutate_zip,),
+    "mlmodel": (mutate_protobuf,),
+    "bin": (mutate_words, mutate_bytes),
 }
 """Mutations by the suffix of a file; the bytes of any other file are mutated."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -21,7 +24,7 @@ from tests.fuzzing import guard
 from tests.fuzzing.campaign import Report, make_seeds, run_campaign
 from tests.fuzzing.formats import FORMATS, Format
 from tests.fuzzing.guard import run_case
-from tests.fuzzing.mutation import WAYS, mutate_bytes, mutate_files
+from tests.fuzzing.mutation import WAYS, mutate_bytes, mutate_files, mutate_zip
 
 
 @given(st.integers(0, 2**32), st.binary(max_size=200), st.sampled_from(sorted({*WAYS, "bin"})))
@@ -40,6 +43,17 @@ def test_most_mutations_change_a_file_and_differ(suffix, data):
     made = [mutate_files(Random(seed), {f"a.{suffix}": data})[f"a.{suffix}"] for seed in range(100)]
     assert sum(each != data for each in made) > 80
     assert len(set(made)) > 50
+
+
+def test_an_archive_that_does_not_inflate_is_mutated_as_bytes():
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(range(256)) * 9)
+    whole = bytearray(made.getvalue())
+    whole[31:40] = b"\xff" * 9
+    with pytest.raises(zlib.error), zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        archive.read("a")
+    assert mutate_zip(Random(0), bytes(whole)) == mutate_bytes(Random(0), bytes(whole))
 
 
 def test_every_byte_may_change():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from graphpress.ir.dtypes import DType, DTypeError
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Graph, Input
+from graphpress.ir.torch.archives import ArchiveError, check_sizes
 from graphpress.ir.types import ScalarType, SymDim, TensorType
 from graphpress.tools.passctl.console import InputDataError
 
@@ -36,13 +38,24 @@ def read_tensors(path: Path) -> Any:
         return reader(path)
     except InputDataError:
         raise
+    except ArchiveError as error:
+        raise InputDataError(str(error)) from error
     except (OSError, ValueError, EOFError, SafetensorError, RuntimeError, KeyError) as error:
         raise InputDataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     except Exception as error:  # zipfile and pickle have error classes of their own
         raise InputDataError(f"{path} cannot be read: {type(error).__name__}: {str(error)[:300]}") from error
 
 
+_SLACK = 2**28  # bytes that a member of an archive of tensors may inflate to in any case
+
+
+def _check_inflation(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        check_sizes(path, archive, _SLACK)
+
+
 def _npz(path: Path) -> Mapping[str, torch.Tensor]:
+    _check_inflation(path)
     with np.load(path, allow_pickle=False) as archive:
         return {name: _tensor(archive[name], f"{path}: {name}") for name in archive.files}
 
@@ -52,6 +65,8 @@ def _npy(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _pt(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        _check_inflation(path)
     return torch.load(path, weights_only=True, map_location="cpu")
 
 

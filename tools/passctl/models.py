@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import logging
 import os
 from abc import ABC, abstractmethod
@@ -205,17 +206,16 @@ class _GraphSubject(Subject):
 def _load_program(path: Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise ModelArgumentError(f"no file {str(path)!r}{_hint(path.name, path.parent)}")
-    if not is_trusted():
-        check_archive(path)
+    source = path if is_trusted() else check_archive(path)
     try:
         try:
-            return _loaded(path)
+            return _loaded(source)
         except Exception:
             # The operators of finalized models are registered by a package that is slow to import.
             from graphpress.backends import coreai
 
             coreai.register()
-            return _loaded(path)
+            return _loaded(source)
     except GraphpressError:
         raise
     except Exception as error:
@@ -223,12 +223,13 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
         raise ModelArgumentError(f"{path} is not a loadable exported program: {reason}") from error
 
 
-def _loaded(path: Path) -> torch.export.ExportedProgram:
+def _loaded(source: Path | io.BytesIO) -> torch.export.ExportedProgram:
     with _without_logs():
-        if is_trusted():
-            return torch.export.load(path)
+        if isinstance(source, Path):
+            return torch.export.load(source)
+        source.seek(0)
         with _without_code():
-            return torch.export.load(path)
+            return torch.export.load(source)
 
 
 @contextmanager

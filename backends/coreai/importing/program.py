@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from graphpress.backends.coreai.asset import open_asset, read
+from graphpress.backends.coreai.asset import open_program, read
 from graphpress.backends.coreai.importing import compressed, elementwise, layers, shapes
 from graphpress.backends.coreai.importing.reader import (
     AssetReader,
@@ -63,7 +63,7 @@ def from_asset(
         MissingDependencyError: if `coreai-core` is not installed.
     """
     # The program owns the context, and must outlive the traversed operations.
-    program = open_asset(path).program
+    program = open_program(path)
     with program_errors_named(path):
         return from_program(program, function, Path(path).stem, shapes=shapes)
 

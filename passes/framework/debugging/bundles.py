@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.files import FileError, replacing_folder
+from graphpress.ir.folders import FolderError, check_contents, read_whole
 from graphpress.ir.graph import Graph
 from graphpress.ir.plain import from_plain, parse_json, to_plain
 from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
@@ -116,10 +117,15 @@ class Bundle:
             BundleError: if there is none, or it is damaged.
             StorageError: if its graph is damaged.
         """
-        folder = Path(folder)
+        place = Path(folder)
+        return read_whole(place, lambda: cls._load(place))
+
+    @classmethod
+    def _load(cls, folder: Path) -> Bundle:
         if not _is_bundle(folder):
             raise BundleError(f"{folder} is not a reproducer: it has no bundle.json")
         try:
+            check_contents(folder)
             data = parse_json((folder / "bundle.json").read_bytes())
             if data["format"] != _FORMAT:
                 raise BundleError(f"{folder} has the format {data['format']!r}; this version reads {_FORMAT}")
@@ -136,6 +142,8 @@ class Bundle:
                 (folder / "error.txt").read_text(encoding="utf-8"),
                 contents.versions,
             )
+        except FolderError as error:
+            raise BundleError(str(error)) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             raise BundleError(f"the reproducer in {folder} is damaged: {type(error).__name__}: {error}") from error
 

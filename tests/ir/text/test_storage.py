@@ -251,3 +251,16 @@ def test_a_deep_copy_has_tensors_of_its_own() -> None:
     tensor += 1
     assert torch.equal(twin.constants["w0"].tensor, torch.zeros(2))
     assert twin.constants["w0"].tensor is twin.constants["w1"].tensor
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".safetensors.new"])
+def test_data_in_a_pipe_or_a_device_is_not_read(path: Path, suffix: str) -> None:
+    save_graph(graph_of(torch.ones(3)), path)
+    data = path.with_suffix(".safetensors")
+    data.unlink()
+    for make in (os.mkfifo, lambda place: place.symlink_to("/dev/zero"), Path.mkdir):
+        place = path.with_suffix(suffix)
+        make(place)
+        with pytest.raises(StorageError, match=r"is no file|is missing"):
+            load_graph(path)
+        place.rmdir() if place.is_dir() else place.unlink()

@@ -1,8 +1,10 @@
 """Archives of exported programs from strangers are loaded without running code, or refused."""
 
 import collections
+import io
 import json
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 
 from graphpress.ir.torch.archives import ArchiveError, check_archive
 from graphpress.tools.passctl.main import cli
+from graphpress.tools.passctl.models import resolve
 
 
 class _Model(torch.nn.Module):
@@ -176,3 +179,103 @@ def test_code_in_an_expression_runs_in_torch_and_not_in_passctl(saved, tmp_path)
     assert not canary.exists()
     CliRunner().invoke(cli, ["dump", str(path), "--trust"])
     assert canary.exists()  # the code of a file that the user trusts
+
+
+# What torch's reader of archives finds, and Python's does not.
+
+
+class _Times(torch.nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def _times(factor, path):
+    torch.export.save(torch.export.export(_Times(factor), (torch.ones(2),)), path)
+    return path
+
+
+def _parts(path):
+    """The members of an archive, its directory, and how many they are; with plain records."""
+    plain = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(plain, "w") as new:
+        for name in old.namelist():
+            new.writestr(zipfile.ZipInfo(f"m/{name.partition('/')[2]}"), old.read(name))
+    data = plain.getvalue()
+    _, _, _, _, count, size, offset, _ = struct.unpack("<4s4H2LH", data[-22:])
+    return data[:offset], data[offset : offset + size], count
+
+
+def test_what_is_loaded_is_what_was_checked_and_no_other_directory_of_the_archive(tmp_path):
+    three, hidden, count = _parts(_times(3, tmp_path / "three.pt2"))
+    two, shown, _ = _parts(_times(2, tmp_path / "two.pt2"))
+    assert len(hidden) == len(shown)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(shown), len(three), 0)
+    (tmp_path / "both.pt2").write_bytes(three + hidden + two + shown + end)
+    assert torch.export.load(tmp_path / "both.pt2").module()(torch.ones(2)).tolist() == [3, 3]
+    assert torch.export.load(check_archive(tmp_path / "both.pt2")).module()(torch.ones(2)).tolist() == [2, 2]
+    assert resolve(str(tmp_path / "both.pt2")).module()(torch.ones(2)).tolist() == [2, 2]
+
+
+def test_a_member_is_checked_whatever_the_case_of_its_name(tmp_path):
+    path = tmp_path / "upper.pt2"
+    with zipfile.ZipFile(_times(2, tmp_path / "lower.pt2")) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("models/model.json"):
+                name, content = name.upper(), content.replace(b"torch.ops.aten.mul.Tensor", b"torch.hub.load")
+            new.writestr(name, content)
+    with pytest.raises(ArchiveError, match=r"calls 'torch\.hub\.load'"):
+        check_archive(path)
+
+
+def test_a_member_that_is_there_twice_is_refused(saved, tmp_path):
+    with pytest.raises(ArchiveError, match="there twice"):
+        check_archive(_edited(saved, tmp_path / "twice.pt2", str, {"MODELS/MODEL.JSON": b"{}"}))
+
+
+@pytest.mark.parametrize("name", ["models/a\nb.json", "models/\u202egpj.so", "a" * 2000])
+def test_a_name_that_torch_does_not_write_is_refused(saved, tmp_path, name):
+    with pytest.raises(ArchiveError, match="a name that torch does not write"):
+        check_archive(_edited(saved, tmp_path / "odd.pt2", str, {name: b"{}"}))
+
+
+def test_an_archive_may_have_any_printable_name(tmp_path):
+    path = _times(2, tmp_path / "модель [1] é,+.pt2")
+    assert resolve(str(path)).module()(torch.ones(2)).tolist() == [2, 2]
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("m/data/weights/weight_0", bytes(2**16))
+    data = content.getvalue()
+    _, _, _, _, _, size, offset, _ = struct.unpack("<4s4H2LH", data[-22:])
+    directory = b"".join(
+        data[offset : offset + size].replace(b"weight_0", f"weight_{number:03}".encode()[:8]) for number in range(9)
+    )
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, len(directory), offset, 0)
+    (tmp_path / "overlap.pt2").write_bytes(data[:offset] + directory + end)
+    with pytest.raises(ArchiveError, match="overlap"):
+        check_archive(tmp_path / "overlap.pt2")
+
+
+def test_pickled_inputs_in_an_archive_run_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    inputs = io.BytesIO()
+    torch.save(((Evil(),), {}), inputs)
+    path = tmp_path / "evil.pt2"
+    with zipfile.ZipFile(_times(2, tmp_path / "good.pt2")) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, inputs.getvalue() if name.endswith("model.pt") else old.read(name))
+    result = CliRunner().invoke(cli, ["dump", str(path)])
+    assert result.exit_code == 2, result.output
+    assert not (tmp_path / "ran").exists()
+    CliRunner().invoke(cli, ["dump", str(path), "--trust"])
+    assert (tmp_path / "ran").exists()

@@ -128,6 +128,16 @@ def test_what_is_no_reproducer_or_damaged_is_told(tmp_path):
             Bundle.load(tmp_path / "b")
 
 
+@pytest.mark.parametrize("name", ["graph.gir", "graph.safetensors", "pipeline.txt", "error.txt"])
+def test_links_out_of_a_reproducer_are_not_followed(tmp_path, name):
+    fail(tmp_path / "b", signs(), SampleCrash())
+    place = tmp_path / "b" / name
+    place.unlink(missing_ok=True)
+    place.symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match=rf"{name} links out of"):
+        Bundle.load(tmp_path / "b")
+
+
 def test_a_pass_that_is_not_there_is_told_with_its_module(tmp_path):
     @register_pass
     @frozen
