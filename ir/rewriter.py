@@ -199,7 +199,7 @@ class Rewriter:
             if types is None:
                 raise GraphError(f"cannot infer the result types of {op.name}: pass them as `types`")
         self.rewrites.edit(f"insert {op.name}", anchor, is_preparation=True)
-        where = location if location is not None else anchor.location if anchor is not None else Location()
+        where = location if location is not None else anchor.location if anchor is not None else UNKNOWN
         node = self.graph.insert(op, operands, attributes, types, name=name, location=where, before=anchor)
         self.edits.added += 1
         self.made.append(node)
@@ -222,9 +222,9 @@ class Rewriter:
         Nodes inserted since the last `replace` get the locations of all of `old`; a value that existed before keeps its
         own.
         """
-        matched = [old] if isinstance(old, Node) else list(old)
+        matched = (old,) if isinstance(old, Node) else tuple(old)
         root = matched[-1]
-        values = [new] if isinstance(new, Value) else list(new)
+        values = (new,) if isinstance(new, Value) else tuple(new)
         if len(values) != len(root.results):
             raise GraphError(f"{root.name} has {len(root.results)} results, got {len(values)} replacements")
         self.rewrites.edit("replace", root)
@@ -338,16 +338,19 @@ class Rewriter:
         self.edits.constants += 1
 
     def _forget_made(self) -> None:
-        self.made.clear()
-        self._unplaced.clear()
+        if self.made:
+            self.made.clear()
+            self._unplaced.clear()
 
     def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> None:
         if old is new:
             return
-        for use in self.graph.replace_uses(old, new, where=where):
-            self.edits.changed += 1
-            if isinstance(use.user, Node):
-                self._touch(use.user)
+        keys = list(old._uses) if where is None else [use for use in old.uses if where(use)]
+        moved = self.graph._move_uses(keys, old, new)
+        self.edits.changed += len(moved)
+        for user in [moved[0][0]] if len(moved) == 1 else dict.fromkeys([user for user, _, _ in moved]):
+            if isinstance(user, Node):
+                self._touch(user)
 
     def _remove(self, node: Node) -> None:
         self.graph.erase(node)
@@ -366,7 +369,7 @@ def _parameter_like(parameter: torch.Tensor, data: torch.Tensor) -> torch.Tensor
 
 def drop_defaults(op: OpDef, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return `attributes` without schema defaults, and with lists converted to tuples."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in attributes.items():
         value = tuple(value) if isinstance(value, list) else value
         parameter = op.by_name.get(name)

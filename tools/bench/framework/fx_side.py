@@ -22,6 +22,8 @@ OPS = {
     "add": ATEN.add.Tensor,
     "mul": ATEN.mul.Tensor,
     "cat": ATEN.cat.default,
+    "conv": ATEN.conv2d.default,
+    "norm": ATEN.batch_norm.default,
 }
 
 

@@ -1,7 +1,8 @@
 """The graphs that every framework builds, and the names of what is measured on them.
 
 A program is a list of (op, operand numbers); number 0 is the input, number i the result of the i-th node. The last
-result is the output. Every tensor is f32[8, 16].
+result is the output. Every tensor is f32[8, 16], but for ``conv`` and ``norm``: these read and make f32[1, 4, 8, 8], and
+each has constants of its own, one weight f32[4, 4, 1, 1] or four tensors f32[4].
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ Program = list[tuple[str, tuple[int, ...]]]
 TITLES = {
     "always": "rule that always matches (relu of relu)",
     "kept": "the same, the inner node is kept",
+    "fold": "conv + bn, with checks",
     "never": "rule that never matches",
     "never50": "50 rules that never match",
     "commutative4": "commutative pattern, depth 4",
@@ -31,6 +33,13 @@ TITLES = {
 SMALLER = {"commutative4": 10, "commutative8": 10}
 """Workloads that take this many times fewer nodes, because some frameworks search exponentially."""
 
+MATRIX = (8, 16)
+IMAGES = (1, 4, 8, 8)
+CONV_WEIGHT = (4, 4, 1, 1)
+NORM_CONSTANTS = ("weight", "bias", "running_mean", "running_var")
+NORM_SHAPE = (4,)
+EPS = 1e-5
+
 INNER_OPS = ("sigmoid", "tanh", "exp", "sin", "cos")
 
 
@@ -39,6 +48,7 @@ def program_of(workload: str, nodes: int) -> Program:
     shape = {
         "always": _relus,
         "kept": _kept,
+        "fold": _convolutions,
         "never": _relus,
         "never50": _relus,
         "commutative4": _sums,
@@ -49,6 +59,11 @@ def program_of(workload: str, nodes: int) -> Program:
         "wide node": _wide_node,
     }
     return shape.get(workload, _mixed)(nodes)
+
+
+def reads_images(program: Program) -> bool:
+    """Return True if the tensors of a program are `IMAGES`, and not `MATRIX`."""
+    return any(name == "conv" for name, _ in program[:1])
 
 
 def _mixed(nodes: int) -> Program:
@@ -71,6 +86,10 @@ def _kept(nodes: int) -> Program:
         at = len(program)
         program += [("relu", (at,)), ("relu", (at + 1,)), ("add", (at + 1, at + 2))]
     return program
+
+
+def _convolutions(nodes: int) -> Program:
+    return [("norm" if index % 2 else "conv", (index,)) for index in range(nodes - nodes % 2)]
 
 
 def _sums(nodes: int) -> Program:
