@@ -89,7 +89,8 @@ class RewriteCounter:
             RewriteLimitReached: if this is the first edit of a rewrite beyond the limit.
         """
         if self._rule is not None:
-            self._open(*self._rule)
+            if not self._is_open:
+                self._open(*self._rule)
             return
         focus = self.focus()
         if focus is not None:

@@ -117,9 +117,7 @@ def _conv_norm() -> Any:
         return all(value.is_initializer() and value.const_value is not None for value in constants)
 
     return pattern.RewriteRule(
-        lambda op, x, weight, scale, bias, mean, var: op.BatchNormalization(
-            op.Conv(x, weight), scale, bias, mean, var
-        ),
+        lambda op, x, weight, scale, bias, mean, var: op.BatchNormalization(op.Conv(x, weight), scale, bias, mean, var),
         lambda op, x, weight, bias, **_: op.Conv(x, weight, bias),
         check,
     )
