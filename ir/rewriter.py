@@ -236,7 +236,8 @@ class Rewriter:
                     node.location = location
         self._forget_made()
         for result, value in zip(root.results, values, strict=True):
-            self._move_uses(result, value)
+            if result._uses:
+                self._move_uses(result, value)
         for node in reversed(matched):
             if node.graph is not None and node.is_dead:
                 self._remove(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from attrs import define, field
+from attrs import define
 
 from graphpress.ir.graph import Node, Value
 from graphpress.passes.framework.match import Path
@@ -31,13 +31,18 @@ class Attempt:
     """
 
     misfits: Misfits
-    captures: dict[str, Any] = field(factory=dict, init=False)
-    paths: dict[str, Path] = field(factory=dict, init=False)
-    nodes: dict[Node, None] = field(factory=dict, init=False)
-    bound: dict[int, Node] = field(factory=dict, init=False)
-    owned: list[Node | Value] = field(factory=list, init=False)
-    met: int = field(default=0, init=False)
-    _choices: list[list[int]] = field(factory=list, init=False)  # of each choice what is tried, and out of how many
+    captures: dict[str, Any]
+    paths: dict[str, Path]
+    nodes: dict[Node, None]
+    bound: dict[int, Node]
+    owned: list[Node | Value]
+    met: int
+    _choices: list[list[int]]  # of each choice what is tried, and out of how many
+
+    def __init__(self, misfits: Misfits):
+        self.misfits = misfits  # one is made for most nodes that are tried: factories would take twice the time
+        self.captures, self.paths, self.nodes, self.bound = {}, {}, {}, {}
+        self.owned, self.met, self._choices = [], 0, []
 
     def capture(self, name: str, subject: Any, path: Path) -> bool:
         """Capture `subject`, or compare it with what has that name."""

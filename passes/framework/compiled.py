@@ -73,23 +73,16 @@ class CompiledPattern:
                 continue
             for order in root.orders(node):
                 attempt = Attempt(misfits)
-                if root.fits(node, order, (None, node.op.short_name), attempt) and attempt.owns_all():
-                    return self._match(node, attempt)
-                if attempt.met:
+                is_met = _fits_all(root, node, order, attempt)
+                if not is_met and attempt.met:  # there were choices
                     attempt = Attempt(misfits)
-                    if attempt.settle(partial(self._fits, root, node, order, attempt)):
-                        return self._match(node, attempt)
+                    is_met = attempt.settle(partial(_fits_all, root, node, order, attempt))
+                if is_met:
+                    captures = attempt.captures
+                    if len(captures) < len(self._names):
+                        captures = dict.fromkeys(self._names) | captures
+                    return Match(node, tuple(attempt.nodes), captures, attempt.paths)
         return None
-
-    @staticmethod
-    def _fits(root: _Body, node: Node, order: _Order, attempt: Attempt) -> bool:
-        return root.fits(node, order, (None, node.op.short_name), attempt) and attempt.owns_all()
-
-    def _match(self, node: Node, attempt: Attempt) -> Match:
-        captures = attempt.captures
-        if len(captures) < len(self._names):
-            captures = dict.fromkeys(self._names) | captures
-        return Match(node, tuple(attempt.nodes), captures, attempt.paths)
 
 
 _Step: TypeAlias = Callable[[Any, Path, Attempt], bool]
@@ -364,6 +357,10 @@ def _attribute_step(pattern: p.Attr) -> _Step:
         return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
 
     return step
+
+
+def _fits_all(root: _Body, node: Node, order: _Order, attempt: Attempt) -> bool:
+    return root.fits(node, order, (None, node.op.short_name), attempt) and (not attempt.owned or attempt.owns_all())
 
 
 def _passes(tests: tuple[p.Test, ...], subject: Any) -> bool:

@@ -298,16 +298,18 @@ class _Driver:
         those operands of the matched nodes that have few readers left.
         """
         graph, queued, reach = self.graph, self.queued, self.index.reach
-        wave = [node for node in self.touched if node.graph is graph]
+        wave = {node: None for node in self.touched if node.graph is graph}
         for value in nearby:
             if len(value._uses) <= _FEW_READERS:
-                wave += [user for user, _, _ in value._uses if isinstance(user, Node)]
+                for user, _, _ in value._uses:
+                    if isinstance(user, Node):
+                        wave[user] = None
         if root.graph is graph:
-            wave.append(root)
+            wave[root] = None
         last = self.index.depth - 1
         for distance in range(last + 1):
-            following: list[Node] = []
-            for node in dict.fromkeys(wave):
+            following: dict[Node, None] = {}
+            for node in wave:
                 if node in queued:
                     if distance:  # what is near it was queued with it
                         continue
@@ -317,9 +319,9 @@ class _Driver:
                     self.seen[node] = None
                 if distance < last:
                     for result in node.results:
-                        following += [user for user, _, _ in result._uses if isinstance(user, Node)]
-            if not following:
-                break
+                        for user, _, _ in result._uses:
+                            if isinstance(user, Node):
+                                following[user] = None
             wave = following
 
     def complaint(self) -> str:

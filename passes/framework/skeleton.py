@@ -36,9 +36,6 @@ class Skeleton:
             orders = self._plans[node.op] = self._orders_of(node.op)
         if not orders:
             return False
-        key = id(self.op), id(node)
-        if key in misfits:
-            return False
         operands = node.operands
         for order in orders:
             for name, index, inner in order:
@@ -46,11 +43,13 @@ class Skeleton:
                 if not isinstance(value, Value) or value.index != index:
                     break
                 producer = value.producer
-                if not isinstance(producer, Node) or not inner.fits(producer, misfits):
+                if not isinstance(producer, Node) or (id(inner.op), id(producer)) in misfits:
+                    break
+                if not inner.fits(producer, misfits):
                     break
             else:
                 return True
-        misfits.add(key)
+        misfits.add((id(self.op), id(node)))
         return False
 
     def _orders_of(self, op: OpDef) -> tuple[_Operands, ...]:
