@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import onnx_ir as ir
 from onnx_ir.passes import PassManager, common
 from onnxscript.rewriter import pattern
@@ -82,12 +83,12 @@ def prepare(workload: str, nodes: int) -> Prepared | None:
         return lambda: _apply(rules, model)
     if workload == "commutative4":  # with commute, a set holds each order as a rule: 256 of them at depth 8
         return lambda: _apply([_sum_of(4)], model, commute=True)
-    if workload.startswith("wide"):
+    if workload in ("wide uses", "wide node"):
         tanh, source = model.graph.node(0).outputs[0], model.graph.inputs[0]
         return lambda: ir.convenience.replace_all_uses_with(tanh, source)
-    if workload == "parse":
+    if workload.startswith("parse"):
         text = ir.to_onnx_text(model)
-        return lambda: ir.from_onnx_text(text)
+        return lambda: ir.from_onnx_text(text) if workload == "parse" else onnx.parser.parse_model(text)
     unused, equal = common.RemoveUnusedNodesPass(), common.CommonSubexpressionEliminationPass()
     calls: dict[str, Prepared] = {
         "clone": model.clone,
@@ -95,6 +96,7 @@ def prepare(workload: str, nodes: int) -> Prepared | None:
         "verify": lambda: common.CheckerPass()(model),
         "dce": lambda: len(unused(model).model.graph),
         "cse": lambda: len(equal(model).model.graph),
+        "wide cse": lambda: len(equal(model).model.graph),
         "ten": lambda: len(PassManager([unused, equal] * 5)(model).model.graph),
     }
     return calls.get(workload)

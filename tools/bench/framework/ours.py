@@ -93,10 +93,10 @@ def prepare(workload: str, nodes: int) -> Prepared:
     if workload.startswith("commutative"):
         rules = [_sum_of(int(workload[-1]))]
         return lambda: _apply(rules, graph)
-    if workload.startswith("wide"):
+    if workload in ("wide uses", "wide node"):
         tanh = graph.nodes[0].result
         return lambda: graph.replace_uses(tanh, graph.inputs[0].value)  # type: ignore[arg-type]
-    if workload == "parse":
+    if workload.startswith("parse"):
         text = str(graph)
         return lambda: parse_graph(text)
     calls: dict[str, Prepared] = {
@@ -105,6 +105,7 @@ def prepare(workload: str, nodes: int) -> Prepared:
         "verify": lambda: verify(graph),
         "dce": lambda: _run("dce", graph, verified=False),
         "cse": lambda: _run("cse", graph, verified=False),
+        "wide cse": lambda: _run("cse", graph, verified=False),
         "ten": lambda: _run(",".join(["dce,cse"] * 5), graph, verified=True),
     }
     return calls[workload]

@@ -1,8 +1,8 @@
 """The graphs that every framework builds, and the names of what is measured on them.
 
 A program is a list of (op, operand numbers); number 0 is the input, number i the result of the i-th node. The last
-result is the output. Every tensor is f32[8, 16], but for ``conv`` and ``norm``: these read and make f32[1, 4, 8, 8], and
-each has constants of its own, one weight f32[4, 4, 1, 1] or four tensors f32[4].
+result is the output. Every tensor is f32[8, 16]. Only ``conv`` and ``norm`` read and make f32[1, 4, 8, 8]; each of them
+has constants of its own, one weight f32[4, 4, 1, 1] or four tensors f32[4].
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ TITLES = {
     "clone": "clone",
     "verify": "verify",
     "print": "print",
-    "parse": "parse",
+    "parse": "parse into a graph",
+    "parse message": "the same, beside a parser in C++ that makes a message",
     "ten": "ten passes",
     "wide uses": "replace a value that many nodes use",
     "wide node": "replace a value that one node uses many times",
+    "wide cse": "common subexpressions below a concat of equal branches",
 }
 SMALLER = {"commutative4": 10, "commutative8": 10}
 """Workloads that take this many times fewer nodes, because some frameworks search exponentially."""
@@ -57,6 +59,7 @@ def program_of(workload: str, nodes: int) -> Program:
         "cse": _twins,
         "wide uses": _fan_out,
         "wide node": _wide_node,
+        "wide cse": _branches,
     }
     return shape.get(workload, _mixed)(nodes)
 
@@ -120,6 +123,10 @@ def _fan_out(nodes: int) -> Program:
 
 def _wide_node(nodes: int) -> Program:
     return [("tanh", (0,)), ("cat", (1,) * nodes)]
+
+
+def _branches(nodes: int) -> Program:
+    return [*(("relu", (0,)) for _ in range(nodes - 1)), ("cat", tuple(range(1, nodes)))]
 
 
 Prepared = Callable[[], object]

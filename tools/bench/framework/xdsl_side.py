@@ -150,7 +150,7 @@ def prepare(workload: str, nodes: int) -> Prepared | None:
     if workload.startswith("commutative"):
         patterns_of_sums = [SumOf(int(workload[-1]))]
         return lambda: _apply(patterns_of_sums, module)
-    if workload.startswith("wide"):
+    if workload in ("wide uses", "wide node"):
         first, second = list(module.ops)[:2]
         return lambda: second.results[0].replace_all_uses_with(first.results[0])
     if workload == "parse":
@@ -165,6 +165,7 @@ def prepare(workload: str, nodes: int) -> Prepared | None:
         "verify": module.verify,
         "dce": lambda: region_dce(module.body),
         "cse": lambda: cse(module),
+        "wide cse": lambda: cse(module),
         "ten": lambda: [(region_dce(module.body), cse(module)) for _ in range(5)],
     }
     return calls.get(workload)
