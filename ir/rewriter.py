@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from graphpress.ir.annotations import annotation_name
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, Value
+from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, UseKey, Value
 from graphpress.ir.inference import infer_types
 from graphpress.ir.location import UNKNOWN, Location
 from graphpress.ir.ops import OpDef, lookup_op
@@ -173,7 +173,8 @@ class Rewriter:
         """All edits until the next `begin`, or `rewrites.end`, are one rewrite, called `title`, that starts from
         `node`. What was made before has nothing to do with it.
         """
-        self._forget_made()
+        if self.made:
+            self._forget_made()
         self.rewrites.begin(title, node)
 
     def insert_before(
@@ -234,12 +235,13 @@ class Rewriter:
             for node in self._unplaced:
                 if node.graph is not None:
                     node.location = location
-        self._forget_made()
+        if self.made:
+            self._forget_made()
         for result, value in zip(root.results, values, strict=True):
             if result._uses:
                 self._move_uses(result, value)
         for node in reversed(matched):
-            if node.graph is not None and node.is_dead:
+            if node.is_dead and node.graph is not None:
                 self._remove(node)
 
     def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> None:
@@ -340,19 +342,21 @@ class Rewriter:
         self.edits.constants += 1
 
     def _forget_made(self) -> None:
-        if self.made:
-            self.made.clear()
-            self._unplaced.clear()
+        self.made.clear()
+        self._unplaced.clear()
 
     def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> None:
         if old is new:
             return
-        keys = list(old._uses) if where is None else [use for use in old.uses if where(use)]
+        keys: list[UseKey] = list(old._uses) if where is None else [use for use in old.uses if where(use)]
         moved = self.graph._move_uses(keys, old, new)
         self.edits.changed += len(moved)
+        touched, listener = self.touched, self.listener
         for user in [moved[0][0]] if len(moved) == 1 else dict.fromkeys([user for user, _, _ in moved]):
             if isinstance(user, Node):
-                self._touch(user)
+                touched[user.name] = None
+                if listener is not None:
+                    listener(user)
 
     def _remove(self, node: Node) -> None:
         self.graph.erase(node)

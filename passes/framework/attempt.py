@@ -16,7 +16,7 @@ Misfits: TypeAlias = set[tuple[int, int]]
 Mark: TypeAlias = tuple[int, int, int, int, int]
 
 
-@define(eq=False)
+@define(eq=False, init=False)
 class Attempt:
     """What a pattern has matched so far, and the choices made on the way.
 
@@ -35,14 +35,14 @@ class Attempt:
     paths: dict[str, Path]
     nodes: dict[Node, None]
     bound: dict[int, Node]
-    owned: list[Node | Value]
+    owned: tuple[Node | Value, ...]
     met: int
     _choices: list[list[int]]  # of each choice what is tried, and out of how many
 
     def __init__(self, misfits: Misfits):
         self.misfits = misfits  # one is made for most nodes that are tried: factories would take twice the time
         self.captures, self.paths, self.nodes, self.bound = {}, {}, {}, {}
-        self.owned, self.met, self._choices = [], 0, []
+        self.owned, self.met, self._choices = (), 0, []
 
     def capture(self, name: str, subject: Any, path: Path) -> bool:
         """Capture `subject`, or compare it with what has that name."""
@@ -72,7 +72,7 @@ class Attempt:
         _shorten(self.paths, paths)
         _shorten(self.nodes, nodes)
         _shorten(self.bound, bound)
-        del self.owned[owned:]
+        self.owned = self.owned[:owned]
 
     # Choices. An attempt that fails is repeated with the next alternative of the last choice that has one.
 

@@ -71,9 +71,12 @@ class CompiledPattern:
         for root in self._roots:
             if root.skeleton is not None and not root.skeleton.fits(node, misfits):
                 continue
-            for order in root.orders(node):
+            orders = root.plans.get(node.op)
+            for order in root.orders(node) if orders is None or len(orders) > 1 else orders:
                 attempt = Attempt(misfits)
-                is_met = _fits_all(root, node, order, attempt)
+                is_met = root.fits(node, order, (None, node.op.short_name), attempt)
+                if is_met and attempt.owned:
+                    is_met = attempt.owns_all()
                 if not is_met and attempt.met:  # there were choices
                     attempt = Attempt(misfits)
                     is_met = attempt.settle(partial(_fits_all, root, node, order, attempt))
@@ -91,7 +94,7 @@ _Step: TypeAlias = Callable[[Any, Path, Attempt], bool]
 
 @frozen(eq=False)
 class _Order:
-    """The steps of the parameters, by name; `names` is None if others may be there."""
+    """The steps of the parameters, by name; `names` is None if others may be there, or there are no others."""
 
     steps: tuple[tuple[str, _Step], ...]
     names: frozenset[str] | None
@@ -108,6 +111,7 @@ class _Body:
         is_root: whether it is the root of the pattern, of which everything may be read elsewhere.
         is_repeated: whether the pattern has it several times, for the same node.
         skeleton: the ops that the index of the rules does not look at.
+        plans: the orders of the parameters of each op met, which `orders` fills.
     """
 
     op: p.Op
@@ -116,7 +120,7 @@ class _Body:
     is_root: bool = False
     is_repeated: bool = field(init=False)
     skeleton: Skeleton | None = field(init=False)
-    _plans: dict[OpDef, tuple[_Order, ...]] = field(factory=dict)
+    plans: dict[OpDef, tuple[_Order, ...]] = field(factory=dict)
 
     @is_repeated.default
     def _is_repeated(self) -> bool:
@@ -129,9 +133,9 @@ class _Body:
 
     def orders(self, node: Node) -> tuple[_Order, ...]:
         """The parameters in each order to try; none if the op of `node` does not fit."""
-        orders = self._plans.get(node.op)
+        orders = self.plans.get(node.op)
         if orders is None:
-            orders = self._plans[node.op] = self._orders_of(node.op)
+            orders = self.plans[node.op] = self._orders_of(node.op)
         return orders if len(orders) <= 1 or is_commutative(node) else orders[:1]
 
     def fits(self, node: Node, order: _Order, path: Path, attempt: Attempt) -> bool:
@@ -142,12 +146,15 @@ class _Body:
         if order.names is not None and not operands.keys() <= order.names:
             return False
         for name, step in order.steps:
-            if not step(operands[name] if name in operands else parameter(node, name), (path, name), attempt):
+            subject = operands[name] if name in operands else parameter(node, name)
+            if not step(subject, (path, name), attempt):
                 return False
         attempt.nodes[node] = None
         if op.single_use and not self.is_root:
-            attempt.owned.append(node)
-        return (op.name is None or attempt.capture(op.name, node, path)) and _passes(self.tests, node)
+            attempt.owned += (node,)
+        if op.name is not None and not attempt.capture(op.name, node, path):
+            return False
+        return not self.tests or _passes(self.tests, node)
 
     def _orders_of(self, op: OpDef) -> tuple[_Order, ...]:
         orders = operand_orders(self.op, op) if self.op.accepts(op) else None
@@ -157,7 +164,9 @@ class _Body:
         return tuple(
             _Order(
                 tuple((name, compiled(part)) for name, part in order.items()),
-                None if self.op.is_open else frozenset(order),
+                None
+                if self.op.is_open or (order.keys() >= op.by_name.keys() and not op.variadic)
+                else frozenset(order),
             )
             for order in orders
             if order is not None
@@ -237,7 +246,9 @@ class _Compiler:
                 return False
             if body.is_repeated and id(op) in attempt.bound:
                 return attempt.bound[id(op)] is node
-            orders = body.orders(node)
+            orders = body.plans.get(node.op)
+            if orders is None or len(orders) > 1:
+                orders = body.orders(node)
             if not orders:
                 return False
             if is_memoized and (id(op), id(node)) in attempt.misfits:
@@ -332,6 +343,10 @@ def _any_step(pattern: p.Any) -> _Step:
     name, tests = pattern.name, pattern.tests
     is_free = not pattern.dtype and pattern.rank is None and pattern.shape is None
     constant = pattern if isinstance(pattern, p.Constant) else None
+    if is_free and constant is None and not tests:
+        if name is None:
+            return lambda subject, path, attempt: isinstance(subject, Value)
+        return lambda subject, path, attempt: isinstance(subject, Value) and attempt.capture(name, subject, path)
 
     def step(subject: Any, path: Path, attempt: Attempt) -> bool:
         if not isinstance(subject, Value):
@@ -340,7 +355,7 @@ def _any_step(pattern: p.Any) -> _Step:
             if constant_complaint(constant, subject) is not None:
                 return False
             if constant.unshared:
-                attempt.owned.append(subject)
+                attempt.owned += (subject,)
         if not is_free and type_complaint(pattern, subject.type) is not None:
             return False
         return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
@@ -360,7 +375,7 @@ def _attribute_step(pattern: p.Attr) -> _Step:
 
 
 def _fits_all(root: _Body, node: Node, order: _Order, attempt: Attempt) -> bool:
-    return root.fits(node, order, (None, node.op.short_name), attempt) and (not attempt.owned or attempt.owns_all())
+    return root.fits(node, order, (None, node.op.short_name), attempt) and attempt.owns_all()
 
 
 def _passes(tests: tuple[p.Test, ...], subject: Any) -> bool:

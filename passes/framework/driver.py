@@ -93,9 +93,8 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
                 if isinstance(operand.producer, Node):
                     made_by.add(operand.producer.op)
             elif isinstance(operand, tuple):
-                made_by.update(
-                    [value.producer.op for value in operand if isinstance(value, Value) and value.node is not None]
-                )
+                makers = [value.producer for value in operand if isinstance(value, Value)]
+                made_by.update([maker.op for maker in makers if isinstance(maker, Node)])
         key = node.op, frozenset(made_by)
         found = self._by_producers.get(key)
         if found is None:
@@ -122,12 +121,18 @@ class Candidate:
         tests: predicates that the node must satisfy.
         literals: Python values that the node must have, each under one of the names.
         operands: ops, each of which must produce one of its operands.
+        is_conditional: whether there are tests or literals.
     """
 
     rule: Rule
     tests: tuple[Test, ...] = ()
     literals: tuple[tuple[tuple[str, ...], Any], ...] = ()
     operands: tuple[Op, ...] = ()
+    is_conditional: bool = field(init=False)
+
+    @is_conditional.default
+    def _is_conditional(self) -> bool:
+        return bool(self.tests or self.literals)
 
     @classmethod
     def of(cls, rule: Rule, op: OpDef) -> Candidate:
@@ -202,7 +207,7 @@ class _Driver:
             if node.graph is not graph:
                 continue
             for candidate in self.index.at(node):
-                if not candidate.may_match(node):
+                if candidate.is_conditional and not candidate.may_match(node):
                     continue
                 if node.is_dead:
                     break
@@ -263,7 +268,7 @@ class _Driver:
             )
         if not wrappers:
             first = values[0].producer if rewriter.made and values else None
-            is_new = any(first is node for node in rewriter.made)
+            is_new = first is not None and any(first is node for node in rewriter.made)
             rewriter.replace(match.nodes, values)
             if is_new and root.graph is None:
                 assert isinstance(first, Node)

@@ -20,7 +20,7 @@ TAIL = "  return %a\n}\n"
 
 def by_tokens(text: str) -> Graph | str:
     """The graph, or the error, without the regular expression."""
-    with mock.patch.object(NodeLines, "read", lambda self: None):
+    with mock.patch.object(NodeLines, "read", return_value=None):
         return by_lines(text)
 
 

@@ -1,8 +1,8 @@
 """Serve the workloads of one framework: `python -m graphpress.tools.bench.framework.worker SIDE`.
 
 A task has a `workload` and its `nodes`; a reply has the CPU `seconds` of one call, `None` where the framework has no
-counterpart, or `error`. A call that takes more CPU seconds than the task's `limit` ends the process by SIGPROF, whatever
-code it is in.
+counterpart, or `error`. A call that takes more CPU seconds than the task's `limit` ends the process by SIGPROF, in
+whatever code it is.
 """
 
 import gc
