@@ -158,19 +158,12 @@ class _Body:
 
     def _orders_of(self, op: OpDef) -> tuple[_Order, ...]:
         orders = operand_orders(self.op, op) if self.op.accepts(op) else None
-        if orders is None:
-            return ()
-        compiled = self.compiler.step
-        return tuple(
-            _Order(
-                tuple((name, compiled(part)) for name, part in order.items()),
-                None
-                if self.op.is_open or (order.keys() >= op.by_name.keys() and not op.variadic)
-                else frozenset(order),
-            )
-            for order in orders
-            if order is not None
-        )
+        return () if orders is None else tuple(self._order(op, order) for order in orders if order is not None)
+
+    def _order(self, op: OpDef, wanted: dict[str, p.Pattern]) -> _Order:
+        steps = tuple((name, self.compiler.step(part)) for name, part in wanted.items())
+        has_all = not op.variadic and wanted.keys() >= op.by_name.keys()
+        return _Order(steps, None if self.op.is_open or has_all else frozenset(wanted))
 
 
 @frozen(eq=False)
