@@ -487,13 +487,13 @@ class Graph:
         if value is not None:
             value._uses[output, "value", None] = None
 
-    def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> list[Use]:
-        """Redirect the uses of `old` that `where` accepts to `new`, and return the uses moved.
+    def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> int:
+        """Redirect the uses of `old` that `where` accepts to `new`, and return their number.
 
         Mutation targets are not changed.
         """
-        keys = list(old._uses) if where is None else [use for use in old.uses if where(use)]
-        return list(map(Use._make, self._move_uses(keys, old, new)))
+        keys: list[UseKey] = list(old._uses) if where is None else [use for use in old.uses if where(use)]
+        return len(self._move_uses(keys, old, new))
 
     def _move_uses(self, keys: Iterable[UseKey], old: Value, new: Value) -> list[UseKey]:
         """Redirect those of the uses `keys` of `old` that are no mutation targets to `new`, and return them."""
