@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from types import NoneType
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.types import Dim, DimError, ScalarType, Symbol, TensorType, Type, evaluate_dim
 
 _ANSWERS: dict[Any, tuple[Type, ...] | None] = {}
+_UNASKED: Any = object()
+_PLAIN = frozenset({int, str, NoneType})  # types of which equal values are the same
 _MOST_RESULTS = 2**16
 _REFUSALS = (
     RuntimeError,
@@ -104,20 +107,23 @@ def infer_types_at_hints(
     """
     if not _runs_on_meta_tensors(op):
         return None
-    hints = {name: symbol.hint for name, symbol in symbols.items()}
+    hints = {name: symbol.hint for name, symbol in symbols.items()} if symbols else {}
+    key: list[Any] = [op.name]  # then names and values in turn: pairs would be one more object for each
     try:
-        bound = {name: _example_type(operand, hints) for name, operand in operands.items()}
-        bound.update(attributes)
-        # Keys and values apart: a tuple of pairs would make one more object for each.
-        key = op.name, tuple(bound), exact(tuple(bound.values()))
-        is_known = key in _ANSWERS
+        for name, operand in operands.items():
+            key += name, exact(_example_type(operand, hints))
+        for name, value in attributes.items():
+            key += name, value if type(value) in _PLAIN else exact(value)
+        known = _ANSWERS.get(tuple(key), _UNASKED)
     except (_Unknown, TypeError):
         return None
     except DimError as error:
         raise TypeInferenceError(str(error)) from error
-    if not is_known:
-        _ANSWERS[key] = _ask_torch(op, bound)
-    return _ANSWERS[key]
+    if known is not _UNASKED:
+        return known
+    bound = {name: _example_type(operand, hints) for name, operand in operands.items()} | dict(attributes)
+    answer = _ANSWERS[tuple(key)] = _ask_torch(op, bound)
+    return answer
 
 
 @cache
@@ -230,13 +236,14 @@ def _is_static(operand: Any) -> bool:
 
 def _example_type(operand: Any, hints: Mapping[str, int]) -> Any:
     """Replace values in `operand` by their static types, or by numbers for symbolic scalars."""
-    if isinstance(operand, tuple):
+    if isinstance(operand, Value):
+        type = operand.type
+        if isinstance(type, TensorType):
+            return type if type.is_static else type.at(hints)
+    elif isinstance(operand, tuple):
         return tuple([_example_type(item, hints) for item in operand])
-    if not isinstance(operand, Value):
+    else:
         return operand
-    type = operand.type
-    if isinstance(type, TensorType):
-        return type if type.is_static else type.at(hints)
     if isinstance(type, ScalarType) and type.value is not None:
         return evaluate_dim(type.value, hints)
     raise _Unknown

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from graphpress.ir.annotations import annotation_name
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, Value
+from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, UseKey, Value
 from graphpress.ir.inference import infer_types
 from graphpress.ir.location import UNKNOWN, Location
 from graphpress.ir.ops import OpDef, lookup_op
@@ -89,7 +89,8 @@ class RewriteCounter:
             RewriteLimitReached: if this is the first edit of a rewrite beyond the limit.
         """
         if self._rule is not None:
-            self._open(*self._rule)
+            if not self._is_open:
+                self._open(*self._rule)
             return
         focus = self.focus()
         if focus is not None:
@@ -172,7 +173,8 @@ class Rewriter:
         """All edits until the next `begin`, or `rewrites.end`, are one rewrite, called `title`, that starts from
         `node`. What was made before has nothing to do with it.
         """
-        self._forget_made()
+        if self.made:
+            self._forget_made()
         self.rewrites.begin(title, node)
 
     def insert_before(
@@ -199,7 +201,7 @@ class Rewriter:
             if types is None:
                 raise GraphError(f"cannot infer the result types of {op.name}: pass them as `types`")
         self.rewrites.edit(f"insert {op.name}", anchor, is_preparation=True)
-        where = location if location is not None else anchor.location if anchor is not None else Location()
+        where = location if location is not None else anchor.location if anchor is not None else UNKNOWN
         node = self.graph.insert(op, operands, attributes, types, name=name, location=where, before=anchor)
         self.edits.added += 1
         self.made.append(node)
@@ -222,9 +224,9 @@ class Rewriter:
         Nodes inserted since the last `replace` get the locations of all of `old`; a value that existed before keeps its
         own.
         """
-        matched = [old] if isinstance(old, Node) else list(old)
+        matched = (old,) if isinstance(old, Node) else tuple(old)
         root = matched[-1]
-        values = [new] if isinstance(new, Value) else list(new)
+        values = (new,) if isinstance(new, Value) else tuple(new)
         if len(values) != len(root.results):
             raise GraphError(f"{root.name} has {len(root.results)} results, got {len(values)} replacements")
         self.rewrites.edit("replace", root)
@@ -233,11 +235,13 @@ class Rewriter:
             for node in self._unplaced:
                 if node.graph is not None:
                     node.location = location
-        self._forget_made()
+        if self.made:
+            self._forget_made()
         for result, value in zip(root.results, values, strict=True):
-            self._move_uses(result, value)
+            if result._uses:
+                self._move_uses(result, value)
         for node in reversed(matched):
-            if node.graph is not None and node.is_dead:
+            if node.is_dead and node.graph is not None:
                 self._remove(node)
 
     def replace_uses(self, old: Value, new: Value, *, where: Callable[[Use], bool] | None = None) -> None:
@@ -344,10 +348,15 @@ class Rewriter:
     def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> None:
         if old is new:
             return
-        for use in self.graph.replace_uses(old, new, where=where):
-            self.edits.changed += 1
-            if isinstance(use.user, Node):
-                self._touch(use.user)
+        keys: list[UseKey] = list(old._uses) if where is None else [use for use in old.uses if where(use)]
+        moved = self.graph._move_uses(keys, old, new)
+        self.edits.changed += len(moved)
+        touched, listener = self.touched, self.listener
+        for user in [moved[0][0]] if len(moved) == 1 else dict.fromkeys([user for user, _, _ in moved]):
+            if isinstance(user, Node):
+                touched[user.name] = None
+                if listener is not None:
+                    listener(user)
 
     def _remove(self, node: Node) -> None:
         self.graph.erase(node)
@@ -366,7 +375,7 @@ def _parameter_like(parameter: torch.Tensor, data: torch.Tensor) -> torch.Tensor
 
 def drop_defaults(op: OpDef, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return `attributes` without schema defaults, and with lists converted to tuples."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for name, value in attributes.items():
         value = tuple(value) if isinstance(value, list) else value
         parameter = op.by_name.get(name)

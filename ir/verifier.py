@@ -10,7 +10,7 @@ from typing import Any
 
 from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
 from graphpress.ir.errors import suggestion
-from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Use, Value, bodies
+from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value, bodies
 from graphpress.ir.inference import TypeInferenceError, exact, infer_types, infer_types_at_hints, result_count
 from graphpress.ir.types import DimError, TensorType, Type
 from graphpress.ir.verification import (
@@ -184,19 +184,18 @@ class _Verifier:
 
     def _read_operands(self, node: Node, state: list[Any]) -> None:
         """Check that each operand is defined and in the use list, and add names and types to `state`."""
-        known, user = self._known, id(node)
+        known = self._known
         for name, operand in node.operands.items():
             if isinstance(operand, Value):
-                use = operand._uses.get((user, name, None))
-                if id(operand) not in known or use is None or _refers_elsewhere(use, node, name):
-                    self._read(operand, node, name, None)  # raises with the reason
-                else:
-                    self._reads += 1
+                if id(operand) not in known or (node, name, None) not in operand._uses:
+                    self._check_read(operand, node, name, None)  # raises with the reason
+                self._reads += 1
                 state += name, operand.type
             else:
                 for index, value in enumerate(operand if isinstance(operand, tuple) else ()):
                     if isinstance(value, Value):
-                        self._read(value, node, name, index)
+                        self._check_read(value, node, name, index)
+                        self._reads += 1
                 state += name, exact(_type(operand))
 
     def _define_results(self, node: Node, state: list[Any]) -> None:
@@ -221,17 +220,13 @@ class _Verifier:
             with_types = self._with_types and "autocast" not in node.op.name
             self.nested.append(_Verifier(body, with_types, self, node))
 
-    def _read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
+    def _check_read(self, value: Value, user: Node | Output, operand: str, index: int | None) -> None:
         place = id(value)
         if place not in self._known:
             node = user if isinstance(user, Node) else None
             raise fault(node, f"{user.name} reads {value.name} as {operand!r}, {self._why_unknown(value)}")
-        use = value._uses.get((id(user), operand, index))
-        if use is None:
+        if (user, operand, index) not in value._uses:
             raise _wrong_use(user, f"reads {value.name} as {operand!r}, which its use list lacks")
-        if use.user is not user or use.operand != operand or use.index != index:
-            raise _wrong_use(use.user, f"a use of {value.name} is not at the position it refers to")
-        self._reads += 1
 
     def _why_unknown(self, value: Value) -> str:
         producer = value.producer
@@ -298,7 +293,8 @@ class _Verifier:
         if output.kind not in _OUTPUT_KINDS:
             raise VerificationError(f"output kind {output.kind!r}{suggestion(output.kind, _OUTPUT_KINDS)}")
         if output.value is not None:
-            self._read(output.value, output, "value", None)
+            self._check_read(output.value, output, "value", None)
+            self._reads += 1
         if output.kind == "user":
             if output.target is not None:
                 raise VerificationError(f"a user output has a target, {output.target.name}")
@@ -306,7 +302,8 @@ class _Verifier:
         target, value = output.target, output.value
         if target is None or value is None:
             raise VerificationError(f"a {output.name} needs a value and a target")
-        self._read(target, output, "target", None)
+        self._check_read(target, output, "target", None)
+        self._reads += 1
         wanted = Constant if output.kind == "buffer_mutation" else Input
         if not isinstance(target.producer, wanted):
             raise VerificationError(f"a {output.name} writes to {target.name}; expected: {wanted.__name__.lower()}")
@@ -320,23 +317,18 @@ class _Verifier:
 def _unread_use(graph: Graph) -> VerificationError:
     """Return the error for a use that does not match a read."""
     for value in graph.values():
-        for (_, operand, index), use in value._uses.items():
-            if not _is_read(use, operand, index, value):
-                return _wrong_use(use.user, f"is in the use list of {value.name} as {operand!r}, but does not read it")
+        for user, operand, index in value._uses:
+            if not _is_read(user, operand, index, value):
+                return _wrong_use(user, f"is in the use list of {value.name} as {operand!r}, but does not read it")
     return VerificationError(
         f"graph {graph.name!r}: a use list has a use twice, or one of a node that is not in the graph"
     )
 
 
-def _is_read(use: Use, operand: str, index: int | None, value: Value) -> bool:
-    user = use.user
+def _is_read(user: Node | Output, operand: str, index: int | None, value: Value) -> bool:
     held = getattr(user, operand) if isinstance(user, Output) else user.operands.get(operand)
     items = held if isinstance(held, tuple) else ()
     return held is value if index is None else index < len(items) and items[index] is value
-
-
-def _refers_elsewhere(use: Use, user: Node, operand: str) -> bool:
-    return use.user is not user or use.operand != operand or use.index is not None
 
 
 def _wrong_use(user: Node | Output, message: str) -> VerificationError:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Graph, Node, Signature, Value
 from graphpress.ir.location import Location, Origin
 from graphpress.ir.ops import OpDef, OpError, lookup_op
 from graphpress.ir.tensors import tensor_digest
 from graphpress.ir.text.attributes import ValueReader
 from graphpress.ir.text.locations import read_location_table
+from graphpress.ir.text.node_lines import Located, NodeLines
 from graphpress.ir.text.printer import MOST_NESTED, default_names
 from graphpress.ir.text.tokens import STRING, ParseError, Scanner, Token, name_text
 from graphpress.ir.text.types import TypeReader
@@ -25,6 +27,7 @@ _BLOCK = re.compile(rf"{STRING}|//[^\n]*+|[{{}}]|(?<![\w.%@])graph(?=[ \t\r\n]++
 _STATEMENTS = ("symbol", "input", "const", "return", "mutate", "signature")
 
 
+@holding_collector
 def parse_graph(text: str, constants: Mapping[str, torch.Tensor] | None = None) -> Graph:
     """Parse the text form of a graph.
 
@@ -52,7 +55,8 @@ class _Reader:
         self.types = TypeReader(self.scanner)
         self.constants = constants
         self.ops: dict[str, OpDef] = {}
-        self.located: list[tuple[Node, list[tuple[int, int]]]] = []
+        self.attributes: dict[tuple[OpDef, str], dict[str, Any]] = {}
+        self.located: Located = []
         self.nested: dict[int, tuple[Graph, int]] = {}  # nested graphs, and where they end, by where they start
 
     def module(self) -> Graph:
@@ -128,12 +132,23 @@ class _GraphReader:
         self._values: dict[str, Value] = {}
         self._plain = ValueReader(shared.scanner, shared.types, self._no_reference)
         self._operand = ValueReader(shared.scanner, shared.types, self._reference)
+        self._lines = NodeLines(
+            shared.scanner,
+            self._graph,
+            self._values,
+            shared.types.seen,
+            shared.ops,
+            shared.attributes,
+            lambda op: self._pairs(op, "}"),
+            shared.located,
+        )
 
     def read(self) -> Graph:
         scanner = self._scanner
         self._graph.name = self._defined("@", "the graph's name, such as @main")[1]
         scanner.expect("{")
         while True:
+            self._lines.read()
             token = scanner.peek()
             if token.kind == "ref":
                 self._node()

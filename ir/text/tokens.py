@@ -82,6 +82,11 @@ class Scanner:
         self._position = 0
         self._ahead: Token | None = None
 
+    @property
+    def position(self) -> int:
+        """The offset behind the last token that was consumed."""
+        return self._position
+
     def peek(self) -> Token:
         """Return the next token without consuming it."""
         if self._ahead is None:

@@ -64,27 +64,31 @@ def _is_closed(expression: str) -> bool:
 
 
 class TypeReader:
-    """Reads types, with a cache by text."""
+    """Reads types.
+
+    Attributes:
+        seen: the tensor types read so far, by text.
+    """
 
     def __init__(self, scanner: Scanner):
         self._scanner = scanner
-        self._seen: dict[str, Type] = {}
+        self.seen: dict[str, Type] = {}
 
     def read(self) -> Type:
         """Read the next type."""
         scanner = self._scanner
         start = scanner.skip_blanks()
         found = _TENSOR.match(scanner.text, start)
-        if found is not None and found[0] in self._seen:
+        if found is not None and found[0] in self.seen:
             scanner.jump(found.end())
-            return self._seen[found[0]]
+            return self.seen[found[0]]
         head = scanner.expect_kind("word", "a type such as f32[1, 3]")
         if scanner.text[head.end : head.end + 1] == "[":
             type: Type = self._tensor(head.text, start)
         else:
             type = self._other(head.text, start)
         if found is not None:
-            self._seen[found[0]] = type
+            self.seen[found[0]] = type
         return type
 
     def _tensor(self, dtype: str, start: int) -> TensorType:

@@ -1,16 +1,19 @@
-"""Patterns compiled to functions that decide a match without a search.
+"""Patterns compiled to functions.
 
 Each part of a pattern becomes a function of its subject. A choice (the operand order of a commutative op, an
 alternative of a `OneOf`) is final if nothing that follows depends on it: the part that holds it shares no capture and
-no op with the rest, and the pattern does not limit who reads what it matches. A choice at the root is tried to the end.
+no op with the rest, and the pattern does not limit who reads what it matches. The first alternative that fits is then
+kept. Other choices are recorded, and an attempt that fails is repeated with the next alternatives, in the order of the
+search in `matcher`, which also explains why a pattern does not match.
+
 A part that failed at a node is not tried there again, which makes nested commutative ops linear in their depth.
-Patterns with other choices are left to the search in `matcher`, which also explains why a pattern does not match.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 from attrs import define, field, frozen
@@ -18,6 +21,7 @@ from attrs import define, field, frozen
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.passes.framework import patterns as p
+from graphpress.passes.framework.attempt import Attempt, Misfits
 from graphpress.passes.framework.match import (
     ABSENT,
     Match,
@@ -30,9 +34,9 @@ from graphpress.passes.framework.match import (
     type_complaint,
 )
 from graphpress.passes.framework.matcher import match_pattern, operand_orders
+from graphpress.passes.framework.skeleton import Skeleton
 
-Misfits: TypeAlias = set[tuple[int, int]]
-"""Parts of patterns and nodes that do not fit, by identity; valid until the graph is edited."""
+_DEPTH_OF_INDEX = 2  # what the index of the rules knows of a pattern
 
 
 @define(eq=False)
@@ -40,96 +44,57 @@ class CompiledPattern:
     """A pattern prepared for `find`.
 
     Attributes:
-        needs_search: whether a choice was met that is not final.
+        needs_search: whether the pattern is left to the search, because what it captures in the items of a list occurs
+            elsewhere too.
     """
 
     pattern: p.Pattern
-    needs_search: bool = field(default=False, init=False)
+    needs_search: bool = field(init=False)
     _names: tuple[str, ...] = field(init=False)
-    _attempts: tuple[_Body, ...] = field(init=False)
+    _roots: tuple[_Body, ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         compiler = _Compiler.of(self.pattern)
-        self._names = tuple(self.pattern.names())
-        self._attempts = tuple(_Body(op, compiler, True, (*op.tests, *tests)) for op, tests in _roots(self.pattern))
+        lists = [part for part in _parts(self.pattern) if isinstance(part, p.Each)]
+        self.needs_search = not all(compiler.is_closed(each.pattern) for each in lists)
+        self._names = tuple(dict.fromkeys(self.pattern.names()))
+        self._roots = tuple(_Body(op, compiler, (*op.tests, *tests), True) for op, tests in _roots(self.pattern))
 
     def find(self, node: Node, misfits: Misfits) -> Match | None:
         """Match the pattern with its root at `node`; None if it does not match.
 
         `misfits` holds what earlier calls found not to fit, and is extended.
         """
-        if not self.needs_search:
-            try:
-                return self._decide(node, misfits)
-            except _NeedsSearch:
-                self.needs_search = True
-        found = match_pattern(self.pattern, node)
-        return found if isinstance(found, Match) else None
-
-    def _decide(self, node: Node, misfits: Misfits) -> Match | None:
-        for attempt in self._attempts:
-            for order in attempt.orders(node):
-                state = _State(misfits)
-                if attempt.fits(node, order, (None, node.op.short_name), state) and state.owns_all(node):
-                    captures = dict.fromkeys(self._names) | state.captures
-                    return Match(node, tuple(state.nodes), captures, state.paths)
+        if self.needs_search:
+            found = match_pattern(self.pattern, node)
+            return found if isinstance(found, Match) else None
+        for root in self._roots:
+            if root.skeleton is not None and not root.skeleton.fits(node, misfits):
+                continue
+            orders = root.plans.get(node.op)
+            for order in root.orders(node) if orders is None or len(orders) > 1 else orders:
+                attempt = Attempt(misfits)
+                is_met = root.fits(node, order, (None, node.op.short_name), attempt)
+                if is_met and attempt.owned:
+                    is_met = attempt.owns_all()
+                if not is_met and attempt.met:  # there were choices
+                    attempt = Attempt(misfits)
+                    is_met = attempt.settle(partial(_fits_all, root, node, order, attempt))
+                if is_met:
+                    captures = attempt.captures
+                    if len(captures) < len(self._names):
+                        captures = dict.fromkeys(self._names) | captures
+                    return Match(node, tuple(attempt.nodes), captures, attempt.paths)
         return None
 
 
-class _NeedsSearch(Exception):
-    """The pattern has a choice on which what follows may depend."""
-
-
-@define(eq=False)
-class _State:
-    misfits: Misfits
-    captures: dict[str, Any] = field(factory=dict)
-    paths: dict[str, Path] = field(factory=dict)
-    nodes: list[Node] = field(factory=list)
-    bound: dict[int, Node] = field(factory=dict)  # the node of each `Op` object that occurs several times
-    owned: list[Node | Value] = field(factory=list)  # what only the match may read
-
-    def mark(self) -> tuple[int, int, int, int]:
-        """What to `undo` to; nothing owned is undone, as no pattern with a choice below its root has that."""
-        return len(self.captures), len(self.paths), len(self.nodes), len(self.bound)
-
-    def undo(self, mark: tuple[int, int, int, int]) -> None:
-        """Drop what was added since `mark`."""
-        captures, paths, nodes, bound = mark
-        _shorten(self.captures, captures)
-        _shorten(self.paths, paths)
-        _shorten(self.bound, bound)
-        del self.nodes[nodes:]
-
-    def capture(self, name: str, subject: Any, path: Path) -> bool:
-        """Capture `subject`, or compare it with what has that name."""
-        captures = self.captures
-        if name in captures:
-            known = captures[name]
-            return known is subject or (not isinstance(subject, Value | Node) and bool(known == subject))
-        captures[name], self.paths[name] = subject, path
-        return True
-
-    def owns_all(self, root: Node) -> bool:
-        """True if only matched nodes read what is owned."""
-        if not self.owned:
-            return True
-        inside = set(map(id, self.nodes))
-        for owned in self.owned:
-            if owned is root:
-                continue
-            for value in owned.results if isinstance(owned, Node) else (owned,):
-                if any(id(use.user) not in inside for use in value.uses):
-                    return False
-        return True
-
-
-_Step: TypeAlias = Callable[[Any, Path, _State], bool]
+_Step: TypeAlias = Callable[[Any, Path, Attempt], bool]
+"""Matches a part of a pattern with its subject, which is at this path."""
 
 
 @frozen(eq=False)
 class _Order:
-    """The steps of the parameters, by name; `names` is None if others may be there."""
+    """The steps of the parameters, by name; `names` is None if others may be there, or there are no others."""
 
     steps: tuple[tuple[str, _Step], ...]
     names: frozenset[str] | None
@@ -142,62 +107,63 @@ class _Body:
     Attributes:
         op: the pattern.
         compiler: compiles the parameters when a node of another op is met.
-        is_final: whether the first order that fits may be kept.
         tests: predicates on the node.
+        is_root: whether it is the root of the pattern, of which everything may be read elsewhere.
         is_repeated: whether the pattern has it several times, for the same node.
+        skeleton: the ops that the index of the rules does not look at.
+        plans: the orders of the parameters of each op met, which `orders` fills.
     """
 
     op: p.Op
     compiler: _Compiler
-    is_final: bool
     tests: tuple[p.Test, ...]
+    is_root: bool = False
     is_repeated: bool = field(init=False)
-    _plans: dict[OpDef, tuple[_Order, ...]] = field(factory=dict)
+    skeleton: Skeleton | None = field(init=False)
+    plans: dict[OpDef, tuple[_Order, ...]] = field(factory=dict)
 
     @is_repeated.default
     def _is_repeated(self) -> bool:
         return self.compiler.uses[id(self.op)] > 1
 
+    @skeleton.default
+    def _skeleton(self) -> Skeleton | None:
+        skeleton = Skeleton(self.op)
+        return skeleton if self.is_root and skeleton.depth() > _DEPTH_OF_INDEX else None
+
     def orders(self, node: Node) -> tuple[_Order, ...]:
         """The parameters in each order to try; none if the op of `node` does not fit."""
-        orders = self._plans.get(node.op)
+        orders = self.plans.get(node.op)
         if orders is None:
-            orders = self._plans[node.op] = self._orders_of(node.op)
-        if len(orders) > 1 and not is_commutative(node):
-            return orders[:1]
-        return orders
+            orders = self.plans[node.op] = self._orders_of(node.op)
+        return orders if len(orders) <= 1 or is_commutative(node) else orders[:1]
 
-    def fits(self, node: Node, order: _Order, path: Path, state: _State) -> bool:
+    def fits(self, node: Node, order: _Order, path: Path, attempt: Attempt) -> bool:
         """Match the parameters of `node` in `order`, then capture and test the node."""
         op, operands = self.op, node.operands
         if self.is_repeated:
-            state.bound[id(op)] = node
+            attempt.bound[id(op)] = node
         if order.names is not None and not operands.keys() <= order.names:
             return False
         for name, step in order.steps:
-            if not step(operands[name] if name in operands else parameter(node, name), (path, name), state):
+            subject = operands[name] if name in operands else parameter(node, name)
+            if not step(subject, (path, name), attempt):
                 return False
-        if node not in state.nodes:
-            state.nodes.append(node)
-        if op.single_use:
-            state.owned.append(node)
-        return (op.name is None or state.capture(op.name, node, path)) and _passes(self.tests, node)
+        attempt.nodes[node] = None
+        if op.single_use and not self.is_root:
+            attempt.owned += (node,)
+        if op.name is not None and not attempt.capture(op.name, node, path):
+            return False
+        return not self.tests or _passes(self.tests, node)
 
     def _orders_of(self, op: OpDef) -> tuple[_Order, ...]:
         orders = operand_orders(self.op, op) if self.op.accepts(op) else None
-        if orders is None:
-            return ()
-        if orders[1] is not None and not self.is_final:
-            raise _NeedsSearch
-        compiled = self.compiler.step
-        return tuple(
-            _Order(
-                tuple((name, compiled(part)) for name, part in order.items()),
-                None if self.op.is_open else frozenset(order),
-            )
-            for order in orders
-            if order is not None
-        )
+        return () if orders is None else tuple(self._order(op, order) for order in orders if order is not None)
+
+    def _order(self, op: OpDef, wanted: dict[str, p.Pattern]) -> _Order:
+        steps = tuple((name, self.compiler.step(part)) for name, part in wanted.items())
+        has_all = not op.variadic and wanted.keys() >= op.by_name.keys()
+        return _Order(steps, None if self.op.is_open or has_all else frozenset(wanted))
 
 
 @frozen(eq=False)
@@ -252,40 +218,48 @@ class _Compiler:
             case p.Attr():
                 return _attribute_step(pattern)
             case p.Literal(value=value):
-                return self._tested(lambda subject, path, state: fits_literal(value, subject), pattern.tests)
+                return self._tested(lambda subject, path, attempt: fits_literal(value, subject), pattern.tests)
             case p.Optional():
                 return self._optional_step(pattern)
             case p.OneOf():
                 return self._choice_step(pattern)
             case p.Items():
                 return self._tested(self._items_step(pattern), pattern.tests)
-        raise _NeedsSearch
+            case p.Each():
+                return self._tested(self._each_step(pattern), pattern.tests)
+        raise TypeError(f"{pattern!r} is no pattern")
 
     def _op_step(self, op: p.Op, index: int) -> _Step:
-        body, is_memoized = _Body(op, self, self.is_final(op), op.tests), self.is_closed(op) and op.depth() > 1
+        body, is_final = _Body(op, self, op.tests), self.is_final(op)
+        is_memoized = self.is_closed(op) and op.depth() > 1
 
-        def step(subject: Any, path: Path, state: _State) -> bool:
+        def step(subject: Any, path: Path, attempt: Attempt) -> bool:
             node = subject.producer if isinstance(subject, Value) else None
             if not isinstance(node, Node) or subject.index != index:
                 return False
-            if body.is_repeated and id(op) in state.bound:
-                return state.bound[id(op)] is node
-            orders = body.orders(node)
+            if body.is_repeated and id(op) in attempt.bound:
+                return attempt.bound[id(op)] is node
+            orders = body.plans.get(node.op)
+            if orders is None or len(orders) > 1:
+                orders = body.orders(node)
             if not orders:
                 return False
-            if is_memoized and (id(op), id(node)) in state.misfits:
+            if is_memoized and (id(op), id(node)) in attempt.misfits:
                 return False
+            met = attempt.met
             if len(orders) == 1:
-                if body.fits(node, orders[0], path, state):
+                if body.fits(node, orders[0], path, attempt):
                     return True
-            else:
-                mark = state.mark()
+            elif is_final:
+                mark = attempt.mark()
                 for order in orders:
-                    if body.fits(node, order, path, state):
+                    if body.fits(node, order, path, attempt):
                         return True
-                    state.undo(mark)
-            if is_memoized:
-                state.misfits.add((id(op), id(node)))
+                    attempt.undo(mark)
+            elif body.fits(node, orders[attempt.choose(len(orders))], path, attempt):
+                return True
+            if is_memoized and attempt.met == met:
+                attempt.misfits.add((id(op), id(node)))
             return False
 
         return step
@@ -293,26 +267,27 @@ class _Compiler:
     def _optional_step(self, pattern: p.Optional) -> _Step:
         inner, names = self._tested(self.step(pattern.pattern), pattern.tests), tuple(pattern.names())
 
-        def step(subject: Any, path: Path, state: _State) -> bool:
+        def step(subject: Any, path: Path, attempt: Attempt) -> bool:
             if subject is not None and subject is not ABSENT:
-                return inner(subject, path, state)
+                return inner(subject, path, attempt)
             for name in names:
-                state.captures.setdefault(name)
+                attempt.captures.setdefault(name)
             return True
 
         return step
 
     def _choice_step(self, pattern: p.OneOf) -> _Step:
-        if not self.is_final(pattern):
-            raise _NeedsSearch
+        is_final = self.is_final(pattern)
         steps = [self._tested(self.step(one), pattern.tests) for one in pattern.alternatives]
 
-        def step(subject: Any, path: Path, state: _State) -> bool:
-            mark = state.mark()
+        def step(subject: Any, path: Path, attempt: Attempt) -> bool:
+            if not is_final:
+                return steps[attempt.choose(len(steps))](subject, path, attempt)
+            mark = attempt.mark()
             for one in steps:
-                if one(subject, path, state):
+                if one(subject, path, attempt):
                     return True
-                state.undo(mark)
+                attempt.undo(mark)
             return False
 
         return step
@@ -321,12 +296,32 @@ class _Compiler:
         steps = [(str(index), self.step(item)) for index, item in enumerate(pattern.items)]
         is_open = pattern.is_open
 
-        def step(subject: Any, path: Path, state: _State) -> bool:
+        def step(subject: Any, path: Path, attempt: Attempt) -> bool:
             if not isinstance(subject, tuple) or len(subject) < len(steps):
                 return False
             if len(subject) > len(steps) and not is_open:
                 return False
-            return all(item(found, (path, name), state) for (name, item), found in zip(steps, subject, strict=False))
+            return all(item(found, (path, name), attempt) for (name, item), found in zip(steps, subject, strict=False))
+
+        return step
+
+    def _each_step(self, pattern: p.Each) -> _Step:
+        item = self.step(pattern.pattern)
+        names, ops = tuple(set(pattern.pattern.names())), [id(op) for op in pattern.pattern.inner_ops()]
+
+        def step(subject: Any, path: Path, attempt: Attempt) -> bool:
+            if not isinstance(subject, tuple) or len(subject) < pattern.minimum:
+                return False
+            columns: dict[str, list[Any]] = {name: [] for name in names}
+            for index, found in enumerate(subject):
+                for op in ops:
+                    attempt.bound.pop(op, None)
+                if not attempt.settle(partial(item, found, (path, str(index)), attempt)):
+                    return False
+                for name, column in columns.items():
+                    column.append(attempt.captures.pop(name, None))
+            attempt.captures.update({name: tuple(column) for name, column in columns.items()})
+            return pattern.name is None or attempt.capture(pattern.name, subject, path)
 
         return step
 
@@ -334,25 +329,29 @@ class _Compiler:
     def _tested(step: _Step, tests: tuple[p.Test, ...]) -> _Step:
         if not tests:
             return step
-        return lambda subject, path, state: step(subject, path, state) and _passes(tests, subject)
+        return lambda subject, path, attempt: step(subject, path, attempt) and _passes(tests, subject)
 
 
 def _any_step(pattern: p.Any) -> _Step:
     name, tests = pattern.name, pattern.tests
     is_free = not pattern.dtype and pattern.rank is None and pattern.shape is None
     constant = pattern if isinstance(pattern, p.Constant) else None
+    if is_free and constant is None and not tests:
+        if name is None:
+            return lambda subject, path, attempt: isinstance(subject, Value)
+        return lambda subject, path, attempt: isinstance(subject, Value) and attempt.capture(name, subject, path)
 
-    def step(subject: Any, path: Path, state: _State) -> bool:
+    def step(subject: Any, path: Path, attempt: Attempt) -> bool:
         if not isinstance(subject, Value):
             return False
         if constant is not None:
             if constant_complaint(constant, subject) is not None:
                 return False
             if constant.unshared:
-                state.owned.append(subject)
+                attempt.owned += (subject,)
         if not is_free and type_complaint(pattern, subject.type) is not None:
             return False
-        return (name is None or state.capture(name, subject, path)) and _passes(tests, subject)
+        return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
 
     return step
 
@@ -360,17 +359,16 @@ def _any_step(pattern: p.Any) -> _Step:
 def _attribute_step(pattern: p.Attr) -> _Step:
     name, tests = pattern.name, pattern.tests
 
-    def step(subject: Any, path: Path, state: _State) -> bool:
+    def step(subject: Any, path: Path, attempt: Attempt) -> bool:
         if not is_python_value(subject):
             return False
-        return (name is None or state.capture(name, subject, path)) and _passes(tests, subject)
+        return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
 
     return step
 
 
-def _shorten(table: dict[Any, Any], length: int) -> None:
-    while len(table) > length:
-        table.popitem()
+def _fits_all(root: _Body, node: Node, order: _Order, attempt: Attempt) -> bool:
+    return root.fits(node, order, (None, node.op.short_name), attempt) and attempt.owns_all()
 
 
 def _passes(tests: tuple[p.Test, ...], subject: Any) -> bool:

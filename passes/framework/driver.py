@@ -8,11 +8,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from graphpress.ir.graph import Graph, Node, Use, Value
+from graphpress.ir.graph import Constant, Graph, Node, Output, UseKey, Value
 from graphpress.ir.location import Location
 from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.framework.compiled import Misfits
+from graphpress.passes.framework.attempt import Misfits
 from graphpress.passes.framework.errors import BudgetExceeded, PatternError
 from graphpress.passes.framework.match import Match, Miss, fits_literal, parameter
 from graphpress.passes.framework.passes import PassContext
@@ -64,19 +64,18 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
 
     Attributes:
         depth: depth of the deepest pattern, in nodes.
-        reach: for each op tested, the depth of the deepest of its patterns; 0 if there is none.
+        reach: for each op, the depth of the deepest of its patterns; 0 if there is none.
     """
 
     def __init__(self, rules: Sequence[Rule]):
         super().__init__()
         self.depth = max((rule.depth for rule in rules), default=1)
-        self.reach: dict[OpDef, int] = {}
+        self.reach = _Reach(self)
         self._rules = tuple(rules)
         self._by_producers: dict[tuple[OpDef, frozenset[OpDef]], tuple[Candidate, ...]] = {}
 
     def __missing__(self, op: OpDef) -> tuple[Candidate, ...]:
         found = self[op] = tuple(Candidate.of(rule, op) for rule in self._rules if rule.may_start_at(op))
-        self.reach[op] = max((candidate.rule.depth for candidate in found), default=0)
         return found
 
     def candidates(self, node: Node) -> list[Rule]:
@@ -89,14 +88,27 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
         if not candidates:
             return candidates
         made_by = set()
-        for value in _values_read(node):
-            producer = value.producer
-            if isinstance(producer, Node):
-                made_by.add(producer.op)
+        for operand in node.operands.values():
+            if isinstance(operand, Value):
+                if isinstance(operand.producer, Node):
+                    made_by.add(operand.producer.op)
+            elif isinstance(operand, tuple):
+                makers = [value.producer for value in operand if isinstance(value, Value)]
+                made_by.update([maker.op for maker in makers if isinstance(maker, Node)])
         key = node.op, frozenset(made_by)
         found = self._by_producers.get(key)
         if found is None:
             found = self._by_producers[key] = tuple(each for each in candidates if each.may_read(made_by))
+        return found
+
+
+class _Reach(dict[OpDef, int]):
+    def __init__(self, index: RuleIndex):
+        super().__init__()
+        self._index = index
+
+    def __missing__(self, op: OpDef) -> int:
+        found = self[op] = max((candidate.rule.depth for candidate in self._index[op]), default=0)
         return found
 
 
@@ -109,12 +121,18 @@ class Candidate:
         tests: predicates that the node must satisfy.
         literals: Python values that the node must have, each under one of the names.
         operands: ops, each of which must produce one of its operands.
+        is_conditional: whether there are tests or literals.
     """
 
     rule: Rule
     tests: tuple[Test, ...] = ()
     literals: tuple[tuple[tuple[str, ...], Any], ...] = ()
     operands: tuple[Op, ...] = ()
+    is_conditional: bool = field(init=False)
+
+    @is_conditional.default
+    def _is_conditional(self) -> bool:
+        return bool(self.tests or self.literals)
 
     @classmethod
     def of(cls, rule: Rule, op: OpDef) -> Candidate:
@@ -161,7 +179,7 @@ class _Driver:
     budget: int
     touched: list[Node] = field(factory=list)
     queue: deque[Node] = field(factory=deque)
-    queued: set[int] = field(factory=set)
+    queued: set[Node] = field(factory=set)
     misfits: Misfits = field(factory=set)
     seen: dict[Node, None] = field(factory=dict)  # all nodes ever queued, in order
     recent: deque[tuple[str, str, Location]] = field(factory=lambda: deque(maxlen=_RECENT))
@@ -182,42 +200,45 @@ class _Driver:
         return self.count
 
     def drain(self) -> None:
-        while self.queue:
-            node = self.queue.popleft()
-            self.queued.discard(id(node))
-            if node.graph is not self.graph:
+        queue, queued, graph, context = self.queue, self.queued, self.graph, self.context
+        while queue:
+            node = queue.popleft()
+            queued.discard(node)
+            if node.graph is not graph:
                 continue
             for candidate in self.index.at(node):
-                if not candidate.may_match(node):
+                if candidate.is_conditional and not candidate.may_match(node):
                     continue
                 if node.is_dead:
                     break
-                self.context.node = node
+                context.node = node
                 found = candidate.rule.find(node, self.misfits)
                 if found is not None and self.rewrite(candidate.rule, found):
                     break
-        self.context.node = None
+        context.node = None
 
     def rewrite(self, rule: Rule, match: Match) -> bool:
         """Apply `rule`; return False if it declined or changed nothing."""
-        root, edits = match.root, self.rewriter.edits.total
-        nearby = [value for node in match.nodes for value in _values_read(node)]
-        read_before = [result.uses for result in root.results]
+        root, rewriter = match.root, self.rewriter
+        edits = rewriter.edits.total
+        nearby = _values_read(match.nodes)
+        read_before = [list(result._uses) for result in root.results]
         place = (rule.name, root.name, root.location)
         self.touched.clear()
-        self.rewriter.begin(rule.name, root)
-        outcome = rule.rewrite(match, self.rewriter)
+        rewriter.begin(rule.name, root)
+        outcome = rule.rewrite(match, rewriter)
+        has_edited = rewriter.edits.total != edits
         if isinstance(outcome, Miss):
-            if self.rewriter.edits.total != edits:
+            if has_edited:
                 name, where, location = place
                 raise PatternError(
                     f"rule {name!r} declined at {where} ({location}) after it had edited the graph: {outcome}"
                 )
             return False
         if outcome is not None:
-            wrappers = set() if self.rewriter.edits.total == edits else _new_readers(root, read_before)
-            self.install(rule, match, outcome, wrappers)
-        if self.rewriter.edits.total == edits:
+            self.install(rule, match, outcome, _new_readers(root, read_before) if has_edited else set())
+            has_edited = has_edited or rewriter.edits.total != edits
+        if not has_edited:
             return False
         self.misfits.clear()
         self.erase_unread_constants(nearby)
@@ -226,67 +247,87 @@ class _Driver:
         self.recent.append(place)
         if self.count > self.budget:
             raise BudgetExceeded(self.complaint())
-        self.enqueue_around(match, nearby)
+        self.enqueue_around(root, nearby)
         return True
 
-    def install(self, rule: Rule, match: Match, outcome: Replacement, wrappers: set[int]) -> None:
+    def install(self, rule: Rule, match: Match, outcome: Replacement, wrappers: set[Node | Output]) -> None:
         """Replace the results of the root by `outcome`, but for its readers among `wrappers`; a new node gets the name
         of the root.
         """
-        root, made = match.root, tuple(self.rewriter.made)
+        root, rewriter = match.root, self.rewriter
         values = (
-            [outcome] if isinstance(outcome, Value) else list(outcome.results if isinstance(outcome, Node) else outcome)
+            (outcome,)
+            if isinstance(outcome, Value)
+            else outcome.results
+            if isinstance(outcome, Node)
+            else tuple(outcome)
         )
         if len(values) != len(root.results):
             raise PatternError(
                 f"rule {rule.name!r} returned {len(values)} values for the {len(root.results)} results of {root.name}"
             )
         if not wrappers:
-            self.rewriter.replace(match.nodes, values)
-            first = values[0].node if values else None
-            if root.graph is None and any(first is node for node in made):
-                assert first is not None
-                self.rewriter.rename(first, root.name)
+            first = values[0].producer if rewriter.made and values else None
+            is_new = first is not None and any(first is node for node in rewriter.made)
+            rewriter.replace(match.nodes, values)
+            if is_new and root.graph is None:
+                assert isinstance(first, Node)
+                rewriter.rename(first, root.name)
             return
         for result, value in zip(root.results, values, strict=True):
-            self.rewriter.replace_uses(result, value, where=lambda use: id(use.user) not in wrappers)
+            rewriter.replace_uses(result, value, where=lambda use: use.user not in wrappers)
 
-    def erase_unread_constants(self, nearby: list[Value]) -> None:
+    def erase_unread_constants(self, nearby: Iterable[Value]) -> None:
         """Erase constants that only the matched nodes read."""
         for value in nearby:
-            constant = value.constant
-            if constant is not None and not value.use_count and self.graph.constants.get(constant.name) is constant:
+            constant = value.producer
+            if (
+                isinstance(constant, Constant)
+                and not value._uses
+                and self.graph.constants.get(constant.name) is constant
+            ):
                 self.rewriter.erase_constant(constant)
 
-    def enqueue(self, nodes: Iterable[Node], distance: int = 0) -> None:
-        """Queue those of `nodes` that may be the root of a rule deeper than `distance`."""
-        index, reach, queued = self.index, self.index.reach, self.queued
+    def enqueue(self, nodes: Iterable[Node]) -> None:
+        """Queue those of `nodes` that may be the root of a rule."""
         for node in nodes:
-            if id(node) not in queued and index[node.op] and reach[node.op] > distance:
-                queued.add(id(node))
+            if node not in self.queued and self.index[node.op]:
+                self.queued.add(node)
                 self.queue.append(node)
                 self.seen[node] = None
 
-    def enqueue_around(self, match: Match, nearby: list[Value]) -> None:
-        """Queue the possible roots near a rewrite.
+    def enqueue_around(self, root: Node, nearby: Iterable[Value]) -> None:
+        """Queue the possible roots near a rewrite of `root`.
 
         These are the changed nodes, their readers up to the depth of the patterns, and the readers of
         those operands of the matched nodes that have few readers left.
         """
-        graph = self.graph
-        wave = [node for node in self.touched if node.graph is graph]
+        graph, queued, reach = self.graph, self.queued, self.index.reach
+        wave = {node: None for node in self.touched if node.graph is graph}
         for value in nearby:
-            if 0 < value.use_count <= _FEW_READERS:
-                wave += _readers(value)
-        if match.root.graph is graph:
-            wave.append(match.root)
-        self.enqueue(wave)
-        for distance in range(1, self.index.depth):
-            results = [result for node in dict.fromkeys(wave) for result in node.results]
-            wave = [user for result in results for user in _readers(result) if id(user) not in self.queued]
-            if not wave:
-                break
-            self.enqueue(wave, distance)
+            if len(value._uses) <= _FEW_READERS:
+                for user, _, _ in value._uses:
+                    if isinstance(user, Node):
+                        wave[user] = None
+        if root.graph is graph:
+            wave[root] = None
+        last = self.index.depth - 1
+        for distance in range(last + 1):
+            following: dict[Node, None] = {}
+            for node in wave:
+                if node in queued:
+                    if distance:  # what is near it was queued with it
+                        continue
+                elif reach[node.op] > distance:
+                    queued.add(node)
+                    self.queue.append(node)
+                    self.seen[node] = None
+                if distance < last:
+                    for result in node.results:
+                        for user, _, _ in result._uses:
+                            if isinstance(user, Node):
+                                following[user] = None
+            wave = following
 
     def complaint(self) -> str:
         names = Counter(name for name, _, _ in self.recent)
@@ -298,21 +339,18 @@ class _Driver:
         )
 
 
-def _values_read(node: Node) -> list[Value]:
-    values = []
-    for operand in node.operands.values():
-        if isinstance(operand, Value):
-            values.append(operand)
-        elif isinstance(operand, tuple):
-            values += [item for item in operand if isinstance(item, Value)]
+def _values_read(nodes: Iterable[Node]) -> dict[Value, None]:
+    values: dict[Value, None] = {}
+    for node in nodes:
+        for operand in node.operands.values():
+            if isinstance(operand, Value):
+                values[operand] = None
+            elif isinstance(operand, tuple):
+                values.update(dict.fromkeys([value for value in operand if isinstance(value, Value)]))
     return values
 
 
-def _readers(value: Value) -> list[Node]:
-    return [use.user for use in value.uses if isinstance(use.user, Node)]
-
-
-def _new_readers(root: Node, before: list[tuple[Use, ...]]) -> set[int]:
-    """The readers of the results of `root` that were none `before`, by identity: they wrap the root."""
-    known = {id(use.user) for uses in before for use in uses}
-    return {id(use.user) for result in root.results for use in result.uses} - known
+def _new_readers(root: Node, before: list[list[UseKey]]) -> set[Node | Output]:
+    """The readers of the results of `root` that were none `before`: they wrap the root."""
+    known = {user for uses in before for user, _, _ in uses}
+    return {user for result in root.results for user, _, _ in result._uses} - known

@@ -14,7 +14,8 @@ from attrs import field, frozen
 from graphpress.ir.graph import Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.framework.compiled import CompiledPattern, Misfits
+from graphpress.passes.framework.attempt import Misfits
+from graphpress.passes.framework.compiled import CompiledPattern
 from graphpress.passes.framework.errors import PatternError
 from graphpress.passes.framework.match import Match, Miss
 from graphpress.passes.framework.matcher import match_pattern

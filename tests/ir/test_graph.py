@@ -251,9 +251,10 @@ def test_uses_move_all_or_those_that_are_wanted_but_not_what_is_written_to():
     build.write(state, x)
     graph = build.outputs(state, cat.result, neg.result)
     moved = graph.replace_uses(state, x, where=lambda use: use.user is cat and use.index == 1)
-    assert [(use.user, use.index) for use in moved] == [(cat, 1)]
+    assert moved == 1
+    assert (cat, "tensors", 1) in x.uses
     assert cat.operands["tensors"] == (state, x)
-    assert len(graph.replace_uses(state, x)) == 3
+    assert graph.replace_uses(state, x) == 3
     assert cat.operands["tensors"] == (x, x)
     assert neg.operand("self") is x
     assert graph.user_outputs()[0].value is x

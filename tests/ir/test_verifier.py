@@ -5,7 +5,7 @@ import torch
 
 from graphpress.ir import VerificationError, from_module, verify
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Graph, Use
+from graphpress.ir.graph import Graph
 from graphpress.ir.location import Location, ModuleScope, Origin
 from graphpress.ir.ops import lookup_op
 from graphpress.ir.types import ScalarType, SymDim, TensorType
@@ -65,12 +65,13 @@ def forgets_a_use(graph):
 
 def invents_a_use(graph):
     linear, relu = graph.node("linear"), graph.node("relu")
-    linear.result._uses[id(relu), "other", None] = Use(relu, "other")
+    linear.result._uses[relu, "other", None] = None
 
 
 def records_a_wrong_use(graph):
     linear, relu = graph.node("linear"), graph.node("relu")
-    linear.result._uses[id(relu), "self", None] = Use(relu, "self", 3)
+    del linear.result._uses[relu, "self", None]
+    linear.result._uses[relu, "self", 3] = None
 
 
 def reads_without_telling(graph):
@@ -252,7 +253,7 @@ BROKEN = {
     reads_another_graph: "relu reads linear as 'self', which is in another graph",
     forgets_a_use: "reads linear as 'self', which its use list lacks",
     invents_a_use: "is in the use list of linear as 'other', but does not read it",
-    records_a_wrong_use: "a use of linear is not at the position it refers to",
+    records_a_wrong_use: "reads linear as 'self', which its use list lacks",
     reads_without_telling: "reads x as 'self', which its use list lacks",
     uses_a_name_twice: "the name 'linear' is used twice",
     takes_a_name_without_telling: "'unheard_of' is not reserved",

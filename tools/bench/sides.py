@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,10 @@ PEER_PYTHON = ROOT / ".venv-peer" / "bin" / "python"
 
 class BenchmarkError(GraphpressError):
     """A benchmark that cannot run: an environment is missing, or a worker died."""
+
+
+class OutOfTime(BenchmarkError):
+    """A worker that ended because a task took more CPU time than its limit."""
 
 
 @attrs.frozen
@@ -107,6 +112,8 @@ class Worker:
         return json.loads(reply)
 
     def _died(self, task: dict[str, Any]) -> BenchmarkError:
+        if self._process.wait() == -signal.SIGPROF:
+            return OutOfTime(f"{self.side.name} took longer than its limit in {task}")
         self._log.seek(0)
         last = self._log.read().strip()[-800:]
         return BenchmarkError(f"the worker of {self.side.name} died in {task}; the last it said:\n{last}")

@@ -123,7 +123,7 @@ def with_outputs(case: Case, places: Collection[int]) -> Case:
 def _remove_output(graph: Graph, output: Output) -> None:
     graph.set_output(output, None)
     if output.target is not None:
-        del output.target._uses[id(output), "target", None]
+        del output.target._uses[output, "target", None]
     graph.outputs.remove(output)
 
 

@@ -125,55 +125,72 @@ def test_search_and_compiled_pattern_find_one_of_all_ways_to_match(graph, patter
         assert found.root is found.nodes[-1] is node
 
 
-def test_a_commutative_pattern_that_misses_tries_each_node_once():
+@pytest.mark.parametrize(
+    "leaf",
+    [Op("aten.tanh", Any("x")), Op("aten.add.Tensor", Any("x"), Any("z")).where(lambda node: False, "never")],
+    ids=["an op that is not there", "a test that fails"],
+)
+def test_a_commutative_pattern_that_misses_tries_each_node_once(leaf):
     b = GraphBuilder()
     asked = []
     before, last = b.input("x"), b.input("y")
     for _ in range(40):
         before, last = last, b.aten.add.Tensor(last, before)
     b.outputs(last)
-    pattern = Op("aten.tanh", Any("x"))
+    pattern = leaf
     for level in range(15):
         test = (level, asked)
         pattern = Op("aten.add.Tensor", pattern, Any().where(lambda value, test=test: test[1].append(test[0]), "no"))
-    compiled = CompiledPattern(pattern)
-    assert compiled.find(last.node, set()) is None
-    assert not compiled.needs_search
+    assert CompiledPattern(pattern).find(last.node, set()) is None
     assert len(asked) < 2 * 15 * 16
 
 
-@pytest.mark.parametrize(
-    ("inner", "rest", "needs_search"),
-    [
-        (Op("aten.add.Tensor", Any("x"), Any("y")), Any("z"), False),
-        (Op("aten.add.Tensor", Any("x"), Any("y")), Any("x"), True),
-        (Op("aten.sub.Tensor", Any("x"), Any("y")), Any("x"), False),
-        (Op("aten.add.Tensor", Any("x"), Any("y"), single_use=True), Any("z"), True),
-        (OneOf(Op("aten.relu", Any("x")), Any("x")), Any("z"), False),
-        (OneOf(Op("aten.relu", Any("x")), Any("x")), Any("x"), True),
-    ],
-)
-def test_only_a_choice_that_what_follows_depends_on_needs_a_search(inner, rest, needs_search):
+def test_a_choice_is_taken_back_when_what_follows_does_not_fit():
     b = GraphBuilder()
     x, y = b.input("x"), b.input("y")
-    total = b.aten.sub.Tensor(b.aten.add.Tensor(x, y), y)
-    difference = b.aten.sub.Tensor(b.aten.sub.Tensor(x, y), x)
-    b.outputs(total, difference)
-    compiled = CompiledPattern(Op("aten.sub.Tensor", inner, rest))
-    for value in (total, difference):
-        compiled.find(value.node, set())
-    assert compiled.needs_search == needs_search
+    sums = [b.aten.sub.Tensor(b.aten.add.Tensor(x, y), read) for read in (y, x)]
+    b.outputs(*sums)
+    compiled = CompiledPattern(Op("aten.sub.Tensor", Op("aten.add.Tensor", Any("a"), Any("b")), Any("a")))
+    found = [compiled.find(value.node, set()) for value in sums]
+    assert [(match["a"], match["b"]) for match in found] == [(y, x), (x, y)]
 
 
-def test_a_pattern_of_each_item_needs_a_search():
+def test_an_operand_order_is_taken_back_when_another_node_reads_what_it_took():
     b = GraphBuilder()
     x = b.input("x")
-    joined = b.op("aten.cat", (x, x))
-    b.outputs(joined)
-    compiled = CompiledPattern(Op("aten.cat", Each(Any(), "parts")))
-    found = compiled.find(joined.node, set())
-    assert compiled.needs_search
-    assert found["parts"] == (x, x)
+    shared, own = b.aten.relu(x), b.aten.relu(x)
+    total = b.aten.tanh(b.aten.add.Tensor(shared, own))
+    b.outputs(total, shared)
+    relu = Op("aten.relu", Any("x"), name="relu", single_use=True)
+    found = CompiledPattern(Op("aten.tanh", Op("aten.add.Tensor", relu, Any("y")))).find(total.node, set())
+    assert (found["relu"], found["y"]) == (own.node, shared)
+
+
+@st.composite
+def concats(draw):
+    b = GraphBuilder()
+    x, y = b.input("x"), b.input("y")
+    values = [x, y, b.aten.relu(x), b.aten.add.Tensor(x, y), b.aten.add.Tensor(y, b.aten.relu(y))]
+    joined = b.op("aten.cat", tuple(draw(st.lists(st.sampled_from(values), min_size=1, max_size=4))))
+    return b.outputs(b.aten.tanh(joined)), joined.node
+
+
+@settings(max_examples=200, deadline=None)
+@given(concats(), inner_patterns(), anything())
+def test_search_and_compiled_pattern_agree_on_the_items_of_a_list(graph_and_concat, item, rest):
+    _, concat = graph_and_concat
+    pattern = Op("aten.tanh", Op("aten.cat", Each(item, "items", minimum=2), single_use=True) | rest)
+    reader = concat.result.users[0]
+    searched, found = match_pattern(pattern, reader), CompiledPattern(pattern).find(reader, set())
+    assert isinstance(searched, Match) == (found is not None)
+    if found is not None:
+        assert (found.nodes, found.captures, found.paths) == (searched.nodes, searched.captures, searched.paths)
+
+
+@pytest.mark.parametrize(("name", "needs_search"), [("b", False), ("a", True)])
+def test_only_a_capture_that_items_share_with_other_parts_needs_a_search(name, needs_search):
+    pattern = Op("aten.add.Tensor", Op("aten.cat", Each(Any("a"), "parts")), Any(name))
+    assert CompiledPattern(pattern).needs_search == needs_search
 
 
 def test_tests_of_a_result_and_of_a_list_count():

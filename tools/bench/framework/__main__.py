@@ -13,6 +13,7 @@ from graphpress.ir.errors import GraphpressError
 from graphpress.ir.files import write_file
 from graphpress.tools.bench.framework.suite import (
     LARGE,
+    LIMIT,
     NODES,
     PYTHON,
     as_data,
@@ -31,6 +32,9 @@ from graphpress.tools.bench.framework.workloads import TITLES
 )
 @click.option("--nodes", default=NODES, show_default=True, type=click.IntRange(min=60), help="Size of the graphs.")
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Runs per side.")
+@click.option(
+    "--limit", default=LIMIT, show_default=True, type=click.FloatRange(min=0.1), help="CPU seconds of one call."
+)
 @click.option("--alone", is_flag=True, help="Measure our side only.")
 @click.option("--growth", is_flag=True, help=f"Also measure our side at {LARGE:,} nodes.")
 @click.option("--python", type=click.Path(path_type=Path), default=PYTHON, help="The others' interpreter.")
@@ -39,6 +43,7 @@ def main(
     workloads: tuple[str, ...],
     nodes: int,
     repeats: int,
+    limit: float,
     alone: bool,
     growth: bool,
     python: Path,
@@ -54,11 +59,11 @@ def main(
         with ExitStack() as stack:
             sides = [ours()] if alone else [ours(), *stack.enter_context(others(python))]
             chosen = workloads or tuple(TITLES)
-            found, versions = measure(sides, chosen, nodes, repeats, say)
+            found, versions = measure(sides, chosen, nodes, repeats, say, limit)
             print_ratios(console, found, versions)
             results = as_data(found, versions)
             if growth:
-                large, _ = measure([ours()], chosen, LARGE, 1, say)
+                large, _ = measure([ours()], chosen, LARGE, repeats, say, 10 * limit)
                 print_growth(console, found, large)
                 results["growth"] = as_data(large, versions)["measurements"]
     except GraphpressError as error:

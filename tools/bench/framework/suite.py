@@ -15,23 +15,30 @@ from rich.console import Console
 from rich.table import Table
 
 from graphpress.tools.bench.framework.workloads import SMALLER, TITLES
-from graphpress.tools.bench.sides import ROOT, BenchmarkError, Side, Worker, importing_tools_only
+from graphpress.tools.bench.sides import ROOT, BenchmarkError, OutOfTime, Side, Worker, importing_tools_only
 
 PYTHON = ROOT / ".venv-frameworks" / "bin" / "python"
 WORKER = "graphpress.tools.bench.framework.worker"
 OTHERS = {"xDSL": "xdsl_side", "onnx-ir": "onnx_side", "torch.fx": "fx_side", "TVM": "tvm_side"}
 NODES = 20_000
 LARGE = 200_000
+LIMIT = 20.0
 
 
 @define
 class Measurement:
-    """CPU seconds of one workload per side, by node count; `missing` tells why a side has none."""
+    """CPU seconds of one workload per side, by node count.
+
+    Attributes:
+        missing: why a side has none.
+        limits: the CPU seconds that a side exceeded.
+    """
 
     workload: str
     nodes: int
     seconds: dict[str, list[float]] = field(factory=dict)
     missing: dict[str, str] = field(factory=dict)
+    limits: dict[str, float] = field(factory=dict)
 
     def median(self, side: str) -> float | None:
         """Return the median over runs, or None without one."""
@@ -63,22 +70,31 @@ def measure(
     nodes: int = NODES,
     repeats: int = 3,
     progress: Callable[[str], None] = lambda message: None,
+    limit: float = LIMIT,
 ) -> tuple[list[Measurement], dict[str, dict[str, str]]]:
-    """Run each workload `repeats` times on every side, A B A B, and return the seconds and the versions."""
+    """Run each workload `repeats` times on every side, A B A B, and return the seconds and the versions.
+
+    A side that takes more than `limit` CPU seconds for a call is not run again on that workload.
+    """
     found: list[Measurement] = []
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(side)) for side in sides]
-        versions = {worker.side.name: worker.run({"versions": True}).get("versions", {}) for worker in workers}
+        workers = {side.name: stack.enter_context(Worker(side)) for side in sides}
+        versions = {name: worker.run({"versions": True}).get("versions", {}) for name, worker in workers.items()}
         for workload in workloads:
             measurement = Measurement(workload, nodes // SMALLER.get(workload, 1))
             found.append(measurement)
             for _ in range(repeats):
-                for worker in workers:
-                    name = worker.side.name
+                for side in sides:
+                    name = side.name
                     if name in measurement.missing:
                         continue
                     progress(f"{TITLES[workload]}: {name}")
-                    reply = worker.run({"workload": workload, "nodes": measurement.nodes})
+                    try:
+                        reply = workers[name].run({"workload": workload, "nodes": measurement.nodes, "limit": limit})
+                    except OutOfTime as error:
+                        measurement.missing[name], measurement.limits[name] = str(error), limit
+                        workers[name] = stack.enter_context(Worker(side))
+                        continue
                     if reply.get("seconds") is None:
                         measurement.missing[name] = reply.get("error", "no counterpart")
                     else:
@@ -92,7 +108,7 @@ def print_ratios(console: Console, found: Sequence[Measurement], versions: dict[
     table = Table("", "nodes", "ours, s", *(f"ours / {name}" for name in names), title="CPU seconds")
     for measurement in found:
         mine = measurement.median("ours")
-        cells = [_ratio(mine, measurement.median(name)) for name in names]
+        cells = [_cell(mine, measurement, name) for name in names]
         seconds = "-" if mine is None else f"{mine:.4f}"
         table.add_row(TITLES[measurement.workload], f"{measurement.nodes:,}", seconds, *cells)
     console.print(table)
@@ -112,6 +128,13 @@ def print_growth(console: Console, small: Sequence[Measurement], large: Sequence
 def as_data(found: Sequence[Measurement], versions: dict[str, dict[str, str]]) -> dict[str, Any]:
     """Return every run as plain data, for a JSON file."""
     return json.loads(json.dumps({"versions": versions, "measurements": [asdict(each) for each in found]}))
+
+
+def _cell(mine: float | None, measurement: Measurement, name: str) -> str:
+    """Return our seconds over those of a side, or over the limit that it exceeded."""
+    if name in measurement.limits and mine is not None:
+        return f"< {mine / measurement.limits[name]:.3f}"
+    return _ratio(mine, measurement.median(name))
 
 
 def _ratio(a: float | None, b: float | None) -> str:

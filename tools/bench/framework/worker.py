@@ -1,7 +1,8 @@
 """Serve the workloads of one framework: `python -m graphpress.tools.bench.framework.worker SIDE`.
 
 A task has a `workload` and its `nodes`; a reply has the CPU `seconds` of one call, `None` where the framework has no
-counterpart, or `error`.
+counterpart, or `error`. A call that takes more CPU seconds than the task's `limit` ends the process by SIGPROF, in
+whatever code it is.
 """
 
 import gc
@@ -9,6 +10,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 import traceback
 from time import process_time
@@ -24,7 +26,7 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         try:
-            reply = versions_of(side) if "versions" in task else timed(side, task["workload"], task["nodes"])
+            reply = versions_of(side) if "versions" in task else timed(side, **task)
         except Exception as error:
             traceback.print_exc()
             reply = {"error": f"{type(error).__name__}: {error}"}
@@ -36,7 +38,7 @@ def versions_of(side: Any) -> dict[str, Any]:
     return {"versions": {name: importlib.metadata.version(name) for name in side.PACKAGES}}
 
 
-def timed(side: Any, workload: str, nodes: int) -> dict[str, Any]:
+def timed(side: Any, workload: str, nodes: int, limit: float) -> dict[str, Any]:
     """Time one call; what it needs is built before, and the first use of everything is not timed."""
     warm = side.prepare(workload, 60)
     if warm is None:
@@ -44,9 +46,12 @@ def timed(side: Any, workload: str, nodes: int) -> dict[str, Any]:
     warm()
     call = side.prepare(workload, nodes)
     gc.collect()
+    signal.setitimer(signal.ITIMER_PROF, limit)
     start = process_time()
     call()
-    return {"seconds": process_time() - start}
+    seconds = process_time() - start
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return {"seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The graphs that every framework builds, and the names of what is measured on them.
 
 A program is a list of (op, operand numbers); number 0 is the input, number i the result of the i-th node. The last
-result is the output. Every tensor is f32[8, 16].
+result is the output. Every tensor is f32[8, 16]. Only ``conv`` and ``norm`` read and make f32[1, 4, 8, 8]; each of them
+has constants of its own, one weight f32[4, 4, 1, 1] or four tensors f32[4].
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ Program = list[tuple[str, tuple[int, ...]]]
 TITLES = {
     "always": "rule that always matches (relu of relu)",
     "kept": "the same, the inner node is kept",
+    "fold": "conv + bn, with checks",
     "never": "rule that never matches",
     "never50": "50 rules that never match",
     "commutative4": "commutative pattern, depth 4",
@@ -23,13 +25,22 @@ TITLES = {
     "clone": "clone",
     "verify": "verify",
     "print": "print",
-    "parse": "parse",
+    "parse": "parse into a graph",
+    "parse message": "the same, beside a parser in C++ that makes a message",
     "ten": "ten passes",
     "wide uses": "replace a value that many nodes use",
     "wide node": "replace a value that one node uses many times",
+    "wide cse": "common subexpressions below a concat of equal branches",
 }
 SMALLER = {"commutative4": 10, "commutative8": 10}
 """Workloads that take this many times fewer nodes, because some frameworks search exponentially."""
+
+MATRIX = (8, 16)
+IMAGES = (1, 4, 8, 8)
+CONV_WEIGHT = (4, 4, 1, 1)
+NORM_CONSTANTS = ("weight", "bias", "running_mean", "running_var")
+NORM_SHAPE = (4,)
+EPS = 1e-5
 
 INNER_OPS = ("sigmoid", "tanh", "exp", "sin", "cos")
 
@@ -39,6 +50,7 @@ def program_of(workload: str, nodes: int) -> Program:
     shape = {
         "always": _relus,
         "kept": _kept,
+        "fold": _convolutions,
         "never": _relus,
         "never50": _relus,
         "commutative4": _sums,
@@ -47,8 +59,14 @@ def program_of(workload: str, nodes: int) -> Program:
         "cse": _twins,
         "wide uses": _fan_out,
         "wide node": _wide_node,
+        "wide cse": _branches,
     }
     return shape.get(workload, _mixed)(nodes)
+
+
+def reads_images(program: Program) -> bool:
+    """Return True if the tensors of a program are `IMAGES`, and not `MATRIX`."""
+    return any(name == "conv" for name, _ in program[:1])
 
 
 def _mixed(nodes: int) -> Program:
@@ -71,6 +89,10 @@ def _kept(nodes: int) -> Program:
         at = len(program)
         program += [("relu", (at,)), ("relu", (at + 1,)), ("add", (at + 1, at + 2))]
     return program
+
+
+def _convolutions(nodes: int) -> Program:
+    return [("norm" if index % 2 else "conv", (index,)) for index in range(nodes - nodes % 2)]
 
 
 def _sums(nodes: int) -> Program:
@@ -101,6 +123,10 @@ def _fan_out(nodes: int) -> Program:
 
 def _wide_node(nodes: int) -> Program:
     return [("tanh", (0,)), ("cat", (1,) * nodes)]
+
+
+def _branches(nodes: int) -> Program:
+    return [*(("relu", (0,)) for _ in range(nodes - 1)), ("cat", tuple(range(1, nodes)))]
 
 
 Prepared = Callable[[], object]

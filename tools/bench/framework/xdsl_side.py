@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import Builtin, ModuleOp, TensorType, f32
+from xdsl.dialects.arith import ConstantOp
+from xdsl.dialects.builtin import Builtin, DenseIntOrFPElementsAttr, ModuleOp, TensorType, f32
 from xdsl.dialects.test import TestOp
 from xdsl.ir import Dialect, Operation, SSAValue
-from xdsl.irdl import IRDLOperation, irdl_op_definition, operand_def, result_def, traits_def, var_operand_def
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
 from xdsl.parser import Parser
 from xdsl.pattern_rewriter import (
     GreedyRewritePatternApplier,
@@ -20,10 +29,20 @@ from xdsl.traits import Pure
 from xdsl.transforms.common_subexpression_elimination import cse
 from xdsl.transforms.dead_code_elimination import region_dce
 
-from graphpress.tools.bench.framework.workloads import INNER_OPS, Prepared, Program, program_of
+from graphpress.tools.bench.framework.workloads import (
+    CONV_WEIGHT,
+    IMAGES,
+    INNER_OPS,
+    MATRIX,
+    NORM_CONSTANTS,
+    NORM_SHAPE,
+    Prepared,
+    Program,
+    program_of,
+    reads_images,
+)
 
 PACKAGES = ("xdsl",)
-TYPE = TensorType(f32, [8, 16])
 
 
 class _Unary(IRDLOperation):
@@ -58,22 +77,62 @@ class Cat(IRDLOperation):
     traits = traits_def(Pure())
 
 
+@irdl_op_definition
+class Conv(IRDLOperation):
+    """A convolution."""
+
+    name = "bench.conv"
+    x = operand_def(TensorType)
+    weight = operand_def(TensorType)
+    bias = opt_operand_def(TensorType)
+    out = result_def(TensorType)
+    traits = traits_def(Pure())
+
+
+@irdl_op_definition
+class Norm(IRDLOperation):
+    """A batch norm in evaluation."""
+
+    name = "bench.norm"
+    x = operand_def(TensorType)
+    weight = operand_def(TensorType)
+    bias = operand_def(TensorType)
+    running_mean = operand_def(TensorType)
+    running_var = operand_def(TensorType)
+    out = result_def(TensorType)
+    traits = traits_def(Pure())
+
+
+_WEIGHT, _PER_CHANNEL = (
+    DenseIntOrFPElementsAttr.from_list(TensorType(f32, shape), [1.0]) for shape in (CONV_WEIGHT, NORM_SHAPE)
+)
+
+
 def build(program: Program) -> ModuleOp:
     """Build a program; result types are passed, because ops declared like this infer none."""
-    source = TestOp(result_types=[TYPE])
+    type = TensorType(f32, IMAGES if reads_images(program) else MATRIX)
+    source = TestOp(result_types=[type])
     ops: list[Operation] = [source]
     values: list[SSAValue] = [source.results[0]]
     for name, places in program:
-        read = [values[place] for place in places]
-        op = Cat.build(operands=[read], result_types=[TYPE]) if name == "cat" else _make(OPS[name], read)
+        read: list[Any] = [values[place] for place in places]
+        if name == "cat":
+            op: Operation = Cat.build(operands=[read], result_types=[type])
+        elif name in ("conv", "norm"):
+            constants = [ConstantOp(_WEIGHT)] if name == "conv" else [ConstantOp(_PER_CHANNEL) for _ in NORM_CONSTANTS]
+            ops += constants
+            read += [constant.result for constant in constants]
+            op = Conv.build(operands=[*read, None], result_types=[type]) if name == "conv" else _make(Norm, read, type)
+        else:
+            op = _make(OPS[name], read, type)
         ops.append(op)
         values.append(op.results[0])
     ops.append(TestOp(operands=[values[-1]]))
     return ModuleOp(ops)
 
 
-def _make(cls: Any, read: list[SSAValue]) -> Any:
-    return cls.build(operands=read, result_types=[TYPE])
+def _make(cls: Any, read: list[SSAValue], type: TensorType[Any]) -> Any:
+    return cls.build(operands=read, result_types=[type])
 
 
 def prepare(workload: str, nodes: int) -> Prepared | None:
@@ -86,10 +145,12 @@ def prepare(workload: str, nodes: int) -> Prepared | None:
         inner = {"never50": INNER_OPS * 10, "never": ("tanh",)}.get(workload, ("relu",))
         patterns = [ReluOf(OPS[name]) for name in inner]
         return lambda: _apply(patterns, module)
+    if workload == "fold":
+        return lambda: _apply([ConvNorm()], module)
     if workload.startswith("commutative"):
         patterns_of_sums = [SumOf(int(workload[-1]))]
         return lambda: _apply(patterns_of_sums, module)
-    if workload.startswith("wide"):
+    if workload in ("wide uses", "wide node"):
         first, second = list(module.ops)[:2]
         return lambda: second.results[0].replace_all_uses_with(first.results[0])
     if workload == "parse":
@@ -104,6 +165,7 @@ def prepare(workload: str, nodes: int) -> Prepared | None:
         "verify": module.verify,
         "dce": lambda: region_dce(module.body),
         "cse": lambda: cse(module),
+        "wide cse": lambda: cse(module),
         "ten": lambda: [(region_dce(module.body), cse(module)) for _ in range(5)],
     }
     return calls.get(workload)
@@ -118,7 +180,24 @@ class ReluOf(RewritePattern):
     def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter) -> None:
         """Rewrite `op` if it matches."""
         if isinstance(op, OPS["relu"]) and isinstance(op.operands[0].owner, self.inner):
-            rewriter.replace_op(op, [], [op.operands[0]])
+            rewriter.replace(op, [], [op.operands[0]])
+
+
+class ConvNorm(RewritePattern):
+    """Replace a norm of a convolution that nothing else reads by a convolution with the bias of the norm."""
+
+    def match_and_rewrite(self, op: Operation, rewriter: PatternRewriter) -> None:
+        """Rewrite `op` if it matches."""
+        if not isinstance(op, Norm):
+            return
+        conv = op.x.owner
+        if not isinstance(conv, Conv) or conv.bias is not None or not op.x.has_one_use():
+            return
+        constants = (conv.weight, op.weight, op.bias, op.running_mean, op.running_var)
+        if all(isinstance(value.owner, ConstantOp) for value in constants):
+            made = Conv.build(operands=[conv.x, conv.weight, op.bias], result_types=[op.out.type])
+            rewriter.replace(op, made)
+            rewriter.erase(conv)
 
 
 class SumOf(RewritePattern):
@@ -131,7 +210,7 @@ class SumOf(RewritePattern):
         """Rewrite `op` if it matches."""
         leaf = self._leaf(op, self.depth)
         if leaf is not None:
-            rewriter.replace_op(op, [], [leaf.results[0]])
+            rewriter.replace(op, [], [leaf.results[0]])
 
     def _leaf(self, op: Any, depth: int) -> Any:
         if depth == 0:
