@@ -60,7 +60,7 @@ class FakePruned(FakeCompressed):
     def scheduled(self, step: int) -> float:
         """Return the scheduled sparsity at a training step."""
         target = self.spec.target_sparsity
-        return target if self.schedule is None else self.schedule.sparsity(step, target)
+        return target if self.schedule is None else self.schedule.compute_sparsity(step, target)
 
     def prune_to(self, module: nn.Module, name: str, sparsity: float) -> None:
         """Choose the kept elements again by the current floats; tied modules share the mask.
