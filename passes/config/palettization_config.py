@@ -91,26 +91,27 @@ class KMeansPalettizerConfig(CompressionConfig):
 
 
 class PalettizerPresets(Presets[Made]):
-    """Presets of palettization."""
+    """Presets of palettization, for the same parameters as the default config."""
 
-    def w4(self) -> Made:
-        """4 bits, one lookup table (LUT) for every 16 output channels."""
-        return self._weights(_grouped(4))
+    def w4(self, *, axis: int = 0, group_size: int = 16) -> Made:
+        """4 bits, one lookup table (LUT) for every `group_size` channels: output channels, or input ones at axis 1."""
+        return self._weights(_grouped(4, axis, group_size))
 
-    def w6(self) -> Made:
-        """6 bits, one LUT for every 16 output channels."""
-        return self._weights(_grouped(6))
+    def w6(self, *, axis: int = 0, group_size: int = 16) -> Made:
+        """6 bits, one LUT for every `group_size` channels: output channels, or input ones at axis 1."""
+        return self._weights(_grouped(6, axis, group_size))
 
     def w8(self) -> Made:
         """8 bits, one LUT for the tensor."""
         return self._weights(PalettizationSpec(n_bits=8))
 
     def _weights(self, spec: PalettizationSpec) -> Made:
-        return self._finish(ModuleKMeansPalettizerConfig(op_state_spec={"weight": spec}))
+        return self._finish(ModuleKMeansPalettizerConfig(op_state_spec={"weight": spec, "in_proj_weight": spec}))
 
 
-def _grouped(n_bits: int) -> PalettizationSpec:
-    return PalettizationSpec(n_bits=n_bits, granularity=PerGroupedChannelGranularity(axis=0, group_size=16))
+def _grouped(n_bits: int, axis: int, group_size: int) -> PalettizationSpec:
+    groups = PerGroupedChannelGranularity(axis=axis, group_size=group_size)
+    return PalettizationSpec(n_bits=n_bits, granularity=groups)
 
 
 ModuleKMeansPalettizerConfig.presets = PalettizerPresets(as_module)

@@ -18,6 +18,7 @@ from graphpress.passes.config.arguments import (
     strict_arguments,
     tagged,
 )
+from graphpress.passes.config.compression import CompressionSpec, CompressionType
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.granularity import (
     Granularity,
@@ -25,7 +26,6 @@ from graphpress.passes.config.granularity import (
     PerGroupedChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.plain import PlainForm
 from graphpress.passes.config.quantization_spec import QuantizationSpec
 
 _LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -93,7 +93,7 @@ def _lut_qspec(value: Any) -> QuantizationSpec | None:
 
 @strict_arguments
 @attrs.frozen
-class PalettizationSpec(PlainForm):
+class PalettizationSpec(CompressionSpec):
     """Palettization of one weight.
 
     Attributes:
@@ -111,6 +111,7 @@ class PalettizationSpec(PlainForm):
         SpecError: for an invalid value; the message names the accepted ones.
     """
 
+    compression_type: ClassVar[CompressionType] = CompressionType.PALETTIZATION
     argument_hints: ClassVar[Mapping[str, str]] = {
         "dtype": "n_bits sets the size of an index, lut_qspec the dtype of table entries",
         "group_size": "it belongs to the granularity, for example PerGroupedChannelGranularity(group_size=16)",

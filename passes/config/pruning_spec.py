@@ -8,7 +8,7 @@ import attrs
 
 from graphpress.passes.config.arguments import Tagged, checked, integer, number, strict_arguments, tagged
 from graphpress.passes.config.components import PRUNING_ALGORITHMS
-from graphpress.passes.config.plain import PlainForm
+from graphpress.passes.config.compression import CompressionSpec, CompressionType
 
 
 class PruningScheme(Tagged):
@@ -66,7 +66,7 @@ _SCHEMES = (Unstructured, ChannelStructured, BlockStructured, NMStructured)
 
 @strict_arguments
 @attrs.frozen
-class PruningSpec(PlainForm):
+class PruningSpec(CompressionSpec):
     """Pruning of one weight.
 
     Attributes:
@@ -78,6 +78,8 @@ class PruningSpec(PlainForm):
     Raises:
         SpecError: for an invalid value; the message names the accepted ones.
     """
+
+    compression_type: ClassVar[CompressionType] = CompressionType.PRUNING
 
     target_sparsity: float = attrs.field(default=0.5, converter=checked(number(0, 1)))
     pruning_scheme: PruningScheme = attrs.field(

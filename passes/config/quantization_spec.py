@@ -21,6 +21,7 @@ from graphpress.passes.config.arguments import (
     tagged,
 )
 from graphpress.passes.config.components import FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS
+from graphpress.passes.config.compression import CompressionSpec, CompressionType
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.granularity import (
     Granularity,
@@ -28,7 +29,6 @@ from graphpress.passes.config.granularity import (
     PerChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.plain import PlainForm
 
 
 class WeightRounding(Tagged):
@@ -144,6 +144,7 @@ def _quantized_dtype(value: Any) -> torch.dtype:
     return _torch_dtype(dtype)
 
 
+_OTHER_NAMES = {"float8_e8m0": DType.FLOAT8_E8M0FNU}
 _SCALE_DTYPES = "None, float8_e8m0fnu for float8 and float4, float16 for integers of up to 4 bits"
 
 
@@ -151,7 +152,7 @@ def _scale_dtype(value: Any) -> torch.dtype | None:
     if value is None:
         return None
     try:
-        dtype = DType.of(value)
+        dtype = DType.of(_OTHER_NAMES.get(value, value))
     except DTypeError as error:
         raise SpecError(f"{error}; accepted: {_SCALE_DTYPES}") from None
     if dtype not in (DType.FLOAT8_E8M0FNU, DType.FLOAT16):
@@ -177,7 +178,7 @@ def _float_range(value: Any) -> tuple[float | None, float | None]:
 
 @strict_arguments
 @attrs.frozen
-class QuantizationSpec(PlainForm):
+class QuantizationSpec(CompressionSpec):
     """Quantization of one tensor.
 
     Attributes:
@@ -201,6 +202,7 @@ class QuantizationSpec(PlainForm):
         SpecError: for an invalid value or combination; the message names the accepted ones.
     """
 
+    compression_type: ClassVar[CompressionType] = CompressionType.QUANTIZATION
     argument_hints: ClassVar[Mapping[str, str]] = {
         "n_bits": "dtype decides it, for example dtype='int4'",
         "target_dtype": "dtype decides it",

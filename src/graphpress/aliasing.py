@@ -33,6 +33,7 @@ _ELSEWHERE = {
 }
 
 MOVED = {
+    "inspection.summary": "inspection.types",
     "ir.generalize": "ir.torch.generalization",
     "passes.configs": "passes.config",
     "passes.facts": "passes.analysis.facts",

@@ -82,7 +82,7 @@ class Compressor(ABC, Generic[C]):
         self._config = cast(C, self.config_class()) if config is None else copy.deepcopy(config)
         self._prepared: nn.Module | None = None
         self._mark = uuid.uuid4().hex
-        self._open: list[str] = []
+        self._open: dict[str, nn.Module] = {}
         self._skipped: tuple[SkippedWeight, ...] = ()
 
     @property
@@ -163,16 +163,21 @@ class Compressor(ABC, Generic[C]):
         )
 
     @contextmanager
-    def _entered(self, mode: str) -> Iterator[nn.Module]:
-        """Enter the context `mode` of the prepared model, which cannot be nested."""
-        prepared = self.prepared_model
+    def _entered(self, mode: str, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Enter the context `mode` of the prepared model or of `model`, a copy of it; it cannot be nested."""
+        prepared = self._prepared_or(model)
         if mode in self._open:
             raise LifeCycleError(f"{mode} of this {type(self).__name__} is already open; leave it first")
-        self._open.append(mode)
+        self._open[mode] = prepared
         try:
             yield prepared
         finally:
-            self._open.remove(mode)
+            del self._open[mode]
+
+    @property
+    def _in_training(self) -> nn.Module:
+        """The model that `training_mode` was entered for, or the prepared model outside."""
+        return self._open.get("training_mode", self.prepared_model)
 
 
 def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -> nn.Module:

@@ -45,6 +45,15 @@ class ExportBackend(Enum, metaclass=_OldNames):
     recovers the codes."""
 
     @classmethod
+    def _missing_(cls, value: object) -> ExportBackend | None:
+        """Resolve the former values ``"mlir"`` and ``"mil"``, with a deprecation warning."""
+        new = _OLD_NAMES.get(value.upper()) if isinstance(value, str) and value.islower() else None
+        if new is None:
+            return None
+        warnings.warn(f"{cls.__name__}({value!r}) is now {new}", DeprecationWarning, stacklevel=2)
+        return cls.__members__[new]
+
+    @classmethod
     def of(cls, backend: ExportBackend | str) -> ExportBackend:
         """Return the backend for a member or for a name in any case.
 

@@ -24,3 +24,12 @@ def test_other_names_are_errors_with_near_ones():
         ExportBackend.of("core_ai")
     with pytest.raises(AttributeError, match="CoreAI"):
         ExportBackend.CoreIA  # noqa: B018
+
+
+def test_older_values_still_work_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="is now CoreAI"):
+        assert ExportBackend("mlir") is ExportBackend.CoreAI
+    with pytest.warns(DeprecationWarning, match="is now CoreML"):
+        assert ExportBackend("mil") is ExportBackend.CoreML
+    with pytest.raises(ValueError, match="MIL"):
+        ExportBackend("MIL")

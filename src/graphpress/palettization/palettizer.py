@@ -164,17 +164,25 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
     @overload
     def calibration_mode(
-        self, loss_fn: Callable[[Any, Any], Tensor], sensitivity_path: str | PathLike[str] | None = None
+        self,
+        model: nn.Module | None = None,
+        *,
+        loss_fn: Callable[[Any, Any], Tensor],
+        sensitivity_path: str | PathLike[str] | None = None,
     ) -> AbstractContextManager[SensitivityCalibration]: ...
 
     @overload
     def calibration_mode(
-        self, loss_fn: None = None, sensitivity_path: str | PathLike[str] | None = None
+        self,
+        model: nn.Module | None = None,
+        loss_fn: None = None,
+        sensitivity_path: str | PathLike[str] | None = None,
     ) -> AbstractContextManager[ActivationCalibration]: ...
 
     @contextmanager
     def calibration_mode(
         self,
+        model: nn.Module | None = None,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         sensitivity_path: str | PathLike[str] | None = None,
     ) -> Iterator[Any]:
@@ -187,13 +195,14 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         equally important. On exit without an exception, weighted k-means finds new LUTs.
 
         Args:
+            model: the prepared model or a copy of it; None is the prepared model.
             loss_fn: maps output and target to a scalar loss; None measures second moments of inputs.
             sensitivity_path: a file in which to save the importances on exit, for `prepare`.
 
         Raises:
             LifeCycleError: before `prepare`, if nested, and without a loss if no spec is `activation_aware`.
         """
-        with self._entered("calibration_mode") as prepared, mode_restored(prepared):
+        with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
             calibration: SensitivityCalibration | ActivationCalibration
             if loss_fn is not None:
@@ -238,8 +247,10 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         self._sensitivities.save(path)
 
     @contextmanager
-    def training_mode(self) -> Iterator[PalettizationTraining]:
+    def training_mode(self, model: nn.Module | None = None) -> Iterator[PalettizationTraining]:
         """Train with palettized weights, each from the start step of its schedule.
+
+        `model` is the prepared model or a copy of it; None is the prepared model.
 
         `training_strategy_spec` selects what is trained besides the rest of the model: nothing of the palettized
         weights (`DefaultTrainingSpec`), the float weights with indices that follow them
@@ -252,7 +263,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         Raises:
             LifeCycleError: before `prepare`, and if nested.
         """
-        with self._entered("training_mode") as prepared:
+        with self._entered("training_mode", model) as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
             self._training = PalettizationTraining(prepared, self._cluster_again)

@@ -117,8 +117,10 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         return finalized
 
     @contextmanager
-    def training_mode(self) -> Iterator[PruningTraining]:
+    def training_mode(self, model: nn.Module | None = None) -> Iterator[PruningTraining]:
         """Train with pruned weights, whose sparsities follow their schedules; zeros get no gradient.
+
+        `model` is the prepared model or a copy of it; None is the prepared model.
 
         Call ``step()`` on the yielded object or on the pruner after each optimizer step or each epoch, in the unit of
         the schedules. On exit, also after an exception, the model is in eval mode and every weight has its target
@@ -127,7 +129,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         Raises:
             LifeCycleError: before `prepare`, and if nested.
         """
-        with self._entered("training_mode") as prepared:
+        with self._entered("training_mode", model) as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
             self._training = PruningTraining(prepared)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
 from graphpress.passes.config import FAKE_QUANTIZERS, QPARAM_CALCULATORS, QATSchedule, QuantizationSpec
 from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization import histograms as histograms  # imported to register calculators
@@ -143,6 +144,11 @@ class FakeQuantize(FakeQuantizeImplBase):
             result: Tensor = _StraightThrough.apply(data, *qparams, self.code_offset, how)
             return result
         return reference.fake_quantize(data, *qparams, self.code_offset, **how)
+
+
+def fp4_forward(tensor: Tensor) -> Tensor:
+    """Round to the nearest values of float4 e2m1, ties to even, without a scale; larger magnitudes become 6."""
+    return reference.fake_quantize(tensor, torch.ones((), device=tensor.device), dtype=DType.FLOAT4_E2M1FN)
 
 
 def codes_of(spec: QuantizationSpec) -> dict[str, Any]:

@@ -38,10 +38,12 @@ from graphpress.quantization.execution import (
     UncalibratedWarning,
     warn_about_calibration,
 )
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.graph_mode import GraphExecution
 from graphpress.quantization.switches import (
     advance_switches,
     parts_for,
+    quantizers_by_module,
     quantizers_of,
     set_switches,
     switched,
@@ -129,8 +131,8 @@ class Quantizer(Compressor[QuantizerConfig]):
     # modes
 
     @contextmanager
-    def calibration_mode(self) -> Iterator[nn.Module]:
-        """Observe the data on which the prepared model is run.
+    def calibration_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Observe the data on which the prepared model, or `model`, a copy of it, is run.
 
         Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
         stop observing and fake-quantize; inside `training_mode` they resume their former state. The modes of all
@@ -139,7 +141,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
         exit, codes are chosen and biases corrected with them, layer by layer.
         """
-        with self._entered("calibration_mode") as prepared, mode_restored(prepared):
+        with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
             after = None if "training_mode" in self._open else (False, True)
             assert self._execution is not None
@@ -151,8 +153,8 @@ class Quantizer(Compressor[QuantizerConfig]):
                 yield prepared
 
     @contextmanager
-    def training_mode(self) -> Iterator[nn.Module]:
-        """Train the prepared model, with quantizers that observe and fake-quantize by their schedules.
+    def training_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Train the prepared model, or `model`, a copy of it, with quantizers that observe and fake-quantize by their schedules.
 
         Without a schedule (`QATSchedule`), a quantizer does both. On exit, also after an exception, the model is in
         eval mode and every quantizer fake-quantizes without observing.
@@ -162,7 +164,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         if "calibration_mode" in self._open:
             raise LifeCycleError("calibration_mode is open and records no gradients; leave it before training")
-        with self._entered("training_mode") as prepared:
+        with self._entered("training_mode", model) as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
             keep_frozen(prepared)
@@ -180,7 +182,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         The count is in the `state_dict` of the prepared model, so training can be resumed. Call it once per batch or
         once per epoch, in the unit of the schedules. Switches set by the user remain until a schedule changes them.
         """
-        prepared = self.prepared_model
+        prepared = self._in_training
         steps = count_step(prepared)
         if "training_mode" in self._open and "calibration_mode" not in self._open:
             advance_switches(quantizers_of(prepared), steps)
@@ -222,6 +224,15 @@ class Quantizer(Compressor[QuantizerConfig]):
         for switch in parts_for(self.prepared_model, module, switches_of, "quantizers"):
             switch.observer_enabled = switch.observer_enabled if observer is None else observer
             switch.fake_quant_enabled = switch.fake_quant_enabled if fake_quant is None else fake_quant
+
+    @property
+    def _execution_mode(self) -> ExecutionMode:
+        """The config's execution mode, under the name that clients of coreai-opt read."""
+        return self._config.execution_mode
+
+    def _get_fake_quantize_modules(self) -> dict[str, list[FakeQuantizeImplBase]]:
+        """Return the fake-quantizers of the prepared model, by the path of each module that they belong to."""
+        return quantizers_by_module(self.prepared_model)
 
     def freeze_batch_norm(self, module: nn.Module | None = None) -> None:
         """Train batch norms with fixed running statistics.

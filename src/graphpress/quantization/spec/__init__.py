@@ -4,6 +4,7 @@ from graphpress.passes.config import (
     AdaptiveRounding,
     BiasCorrection,
     GPTQRounding,
+    Granularity,
     NearestRounding,
     PerBlockGranularity,
     PerChannelGranularity,
@@ -13,6 +14,7 @@ from graphpress.passes.config import (
     QuantizationSpec,
     default_activation_quantization_spec,
     default_weight_quantization_spec,
+    resolve_block_sizes,
 )
 from graphpress.quantization.calculators import (
     DynamicQParamsCalculator,
@@ -27,13 +29,16 @@ from graphpress.quantization.calculators import (
     StatelessQParamsCalculatorBase,
     StaticQParamsCalculator,
 )
-from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
+from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase, fp4_forward
 from graphpress.quantization.histograms import (
     HistogramCalculatorBase,
     HistogramQParamsCalculator,
     MseQParamsCalculator,
     PercentileQParamsCalculator,
 )
+
+QuantizationGranularity = Granularity
+"""The base of granularities, under the name of this technique."""
 
 __all__ = [
     "AdaptiveRounding",
@@ -56,6 +61,7 @@ __all__ = [
     "PercentileQParamsCalculator",
     "QParamsCalculatorBase",
     "QuantizationFormulation",
+    "QuantizationGranularity",
     "QuantizationScheme",
     "QuantizationSpec",
     "RangeCalculatorBase",
@@ -65,4 +71,6 @@ __all__ = [
     "StaticQParamsCalculator",
     "default_activation_quantization_spec",
     "default_weight_quantization_spec",
+    "fp4_forward",
+    "resolve_block_sizes",
 ]
