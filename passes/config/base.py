@@ -26,7 +26,6 @@ from graphpress.passes.config.entries import (
 from graphpress.passes.config.errors import ArgumentError, SpecError
 from graphpress.passes.config.plain import PlainForm, plain
 
-
 Target = type | str
 """A module class, or the name of a module."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Self

@@ -9,7 +9,7 @@ from graphpress.passes.weights.errors import (
 )
 from graphpress.passes.weights.layout import Layout, layout_of
 from graphpress.passes.weights.learned_tables import LearnedTables
-from graphpress.passes.weights.palettize import assign, palettize
+from graphpress.passes.weights.palettize import assign, palettize, unfilled
 from graphpress.passes.weights.palettized_weight import PalettizedWeight
 from graphpress.passes.weights.prune import (
     MagnitudePruning,
@@ -41,4 +41,5 @@ __all__ = [
     "palettize",
     "pruning_mask",
     "quantize_weight",
+    "unfilled",
 ]

@@ -56,14 +56,8 @@ def palettize(
         TooSmallError: if there are fewer values than table entries.
         AxisError, BlockSizeError: if the spec does not fit the shape.
     """
-    _check(tensor, name)
-    layout = layout_of(tuple(tensor.shape), spec, op_type, name)
-    if layout.per_table < spec.n_clusters:
-        raise TooSmallError(
-            name,
-            f"of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it is it "
-            "takes less space",
-        )
+    layout = _checked_layout(tensor, spec, op_type, name)
+    _check_finite(tensor, name)
     if mask is not None:
         _check_zero(spec, name)
         kept = mask.detach().cpu().float()
@@ -73,6 +67,34 @@ def palettize(
     found = find(
         _clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype
     )
+    return _on_device(evolve(found, mask=mask), tensor.device)
+
+
+def unfilled(
+    tensor: Tensor, spec: PalettizationSpec, op_type: str, *, name: str = "weight", mask: Tensor | None = None
+) -> PalettizedWeight:
+    """Return a weight with the structure that `palettize` gives it, to be filled; nothing is clustered.
+
+    The arguments are those of `palettize`; the elements of `tensor` are not read.
+
+    Raises:
+        PalettizationError, TooSmallError, AxisError, BlockSizeError: as by `palettize`, for the same shapes.
+    """
+    layout = _checked_layout(tensor, spec, op_type, name)
+    entries = torch.linspace(-1, 1, spec.n_clusters)[None, :, None]
+    tables = entries.expand(layout.tables, spec.n_clusters, layout.width)
+    indices = torch.zeros(layout.index_shape, dtype=torch.uint8)
+    channel_scale = None
+    if spec.enable_per_channel_scale:
+        axes = range(len(layout.shape))
+        channel_scale = torch.ones(
+            [n if axis == layout.channel_axis else 1 for axis, n in zip(axes, layout.shape, strict=True)]
+        )
+    if spec.lut_qspec is None:
+        found = plain_weight(indices, tables, channel_scale, spec, layout, tensor.dtype)
+    else:
+        quantized = entry_grid(spec, tensor.dtype).plain(tables)
+        found = quantized_weight(indices, quantized, channel_scale, spec, layout, tensor.dtype)
     return _on_device(evolve(found, mask=mask), tensor.device)
 
 
@@ -190,11 +212,27 @@ def _check_zero(spec: PalettizationSpec, name: str) -> None:
         )
 
 
-def _check(tensor: Tensor, name: str) -> None:
+def _checked_layout(tensor: Tensor, spec: PalettizationSpec, op_type: str, name: str) -> Layout:
+    """Return the layout of a weight.
+
+    Raises:
+        PalettizationError, TooSmallError, AxisError, BlockSizeError: see `palettize`.
+    """
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         raise PalettizationError(f"{name} has dtype {tensor.dtype}; floating weights of 16 bits or more are palettized")
     if not tensor.numel():
         raise TooSmallError(name, f"of shape {tuple(tensor.shape)} has no elements")
+    layout = layout_of(tuple(tensor.shape), spec, op_type, name)
+    if layout.per_table < spec.n_clusters:
+        raise TooSmallError(
+            name,
+            f"of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it is it "
+            "takes less space",
+        )
+    return layout
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
     low, high = tensor.detach().aminmax()  # the ends show it: NaN wins over every number
     if not math.isfinite(low) or not math.isfinite(high):
         bad = tensor.numel() - int(torch.isfinite(tensor.detach()).sum())

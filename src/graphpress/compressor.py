@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
@@ -52,6 +52,10 @@ _MARK = "_graphpress_preparation"
 
 class LifeCycleError(GraphpressError, RuntimeError):
     """Methods of a compressor were called in the wrong order."""
+
+
+class StateDictError(GraphpressError, RuntimeError):
+    """A state dict has other entries than the prepared model."""
 
 
 class ArgumentTypeError(GraphpressError, TypeError):
@@ -178,6 +182,26 @@ class Compressor(ABC, Generic[C]):
     def _in_training(self) -> nn.Module:
         """The model that `training_mode` was entered for, or the prepared model outside."""
         return self._open.get("training_mode", self.prepared_model)
+
+
+def load_prepared(prepared: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load the numbers of a prepared model into `prepared`, which has its structure.
+
+    Raises:
+        StateDictError: naming the entries that are missing, superfluous, or of another shape.
+    """
+    problems = []
+    try:
+        missing, unexpected = prepared.load_state_dict(state_dict, strict=False)
+        problems += [f"missing: {', '.join(missing)}"] if missing else []
+        problems += [f"superfluous: {', '.join(unexpected)}"] if unexpected else []
+    except (RuntimeError, TypeError, AttributeError) as error:
+        problems += [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+    if problems:
+        raise StateDictError(
+            f"State dict does not match the prepared model; it must be of a model that a compressor with the same "
+            f"config has prepared. {'; '.join(problems)}"
+        )
 
 
 def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -> nn.Module:

@@ -44,6 +44,9 @@ class ExportBackend(Enum, metaclass=_OldNames):
     """The metadata form: float parameters, and buffers ``_COREML_/<parameter>/<key>`` from which `coremltools.convert`
     recovers the codes."""
 
+    Torch = "torch"
+    """A plain torch model: weights are the dense values of the compressed ones, activations are fake-quantized."""
+
     @classmethod
     def _missing_(cls, value: object) -> ExportBackend | None:
         """Resolve the former values ``"mlir"`` and ``"mil"``, with a deprecation warning."""

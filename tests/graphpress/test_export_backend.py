@@ -9,7 +9,7 @@ def test_backends_are_given_as_members_or_by_name():
     assert ExportBackend.of(ExportBackend.CoreML) is ExportBackend.CoreML
     assert ExportBackend.of("coreai") is ExportBackend.CoreAI
     assert pickle.loads(pickle.dumps(ExportBackend.CoreAI)) is ExportBackend.CoreAI
-    assert [*ExportBackend] == [ExportBackend.CoreAI, ExportBackend.CoreML]
+    assert [*ExportBackend] == [ExportBackend.CoreAI, ExportBackend.CoreML, ExportBackend.Torch]
 
 
 @pytest.mark.parametrize(("old", "new"), [("MLIR", ExportBackend.CoreAI), ("MIL", ExportBackend.CoreML)])

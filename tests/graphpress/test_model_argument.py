@@ -68,5 +68,5 @@ def test_clients_find_mode_and_fake_quantizers_by_module(mode):
     found = quantizer._get_fake_quantize_modules()
     assert {"0", "2"} <= set(found)
     modules = {id(module) for module in prepared.modules()}
-    assert all(id(each) in modules for each in sum(found.values(), []))
+    assert all(id(each) in modules for group in found.values() for each in group)
     assert [each.is_state for each in found["0"]].count(True) == 1

@@ -32,6 +32,7 @@ from graphpress.passes.weights import (
     PalettizedWeight,
     TooSmallError,
     palettize,
+    unfilled,
 )
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
@@ -129,6 +130,13 @@ class Job(_Portable):
                 importance=self.importance,
                 mask=self.mask,
             )
+        except (TooSmallError, BlockSizeError) as error:
+            return error
+
+    def unfilled(self) -> Found:
+        """Return the structure of the result of `run`, to be filled."""
+        try:
+            return unfilled(self.tensor, self.spec, self.op_type, name=self.name, mask=self.mask)
         except (TooSmallError, BlockSizeError) as error:
             return error
 

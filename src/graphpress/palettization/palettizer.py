@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
@@ -19,12 +19,14 @@ from graphpress.compressor import (
     copy_of,
     count_from_zero,
     count_step,
+    load_prepared,
     mode_restored,
     steps_of,
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
+from graphpress.modules.dense_form import stored_dense
 from graphpress.modules.masks import mask_beside
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import PlannedWeight, plan_by_modules
@@ -33,7 +35,7 @@ from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.modules.surgery import Placed, copied, once, placed
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.forms import FakePalettized, install_palettized
-from graphpress.palettization.jobs import Job, clustered, sorted_out
+from graphpress.palettization.jobs import Found, Job, clustered, sorted_out
 from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.training import PalettizationTraining
 from graphpress.passes.config import KMeansPalettizerConfig, TableTrainingSpec
@@ -72,6 +74,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         seed: int = 0,
         copy: bool = True,
         leave_indivisible: bool | None = None,
+        *,
+        state_dict: Mapping[str, Tensor] | None = None,
     ) -> nn.Module:
         """Cluster the weights and return a model that computes with the palettized ones.
 
@@ -89,6 +93,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             leave_indivisible: how to treat weights that do not divide into groups or vectors. True skips them with a
                 warning; False raises an error; None raises an error only if the config selects them in particular, or
                 if nothing else is palettized.
+            state_dict: of a model that was prepared with the same config. Its numbers are loaded, and nothing is
+                clustered; None starts afresh.
 
         Returns:
             the prepared model.
@@ -98,6 +104,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             UnmatchedConfigError: if entries of the config match nothing.
             PalettizationError: for weights that cannot be palettized, and for a model that cannot run.
             WorkerError: if workers are lost repeatedly.
+            StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_unprepared()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
@@ -116,12 +123,18 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, _mask_of(each))
             for each in plan.weights
         )
-        found = sorted_out(plan.weights, [*clustered(jobs, num_workers, executor)], leave_indivisible)
+        if state_dict is None:
+            results: list[Found] = [*clustered(jobs, num_workers, executor)]
+        else:
+            results = [job.unfilled() for job in jobs]
+        found = sorted_out(plan.weights, results, leave_indivisible)
         for weight, palettized in found.palettized:
             install_palettized(weight, palettized)
         self._report_skipped((*plan.skipped, *found.skipped), PalettizationWarning)
         self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
         count_from_zero(model)
+        if state_dict is not None:
+            load_prepared(model, state_dict)
         return self._finish_preparing(model)
 
     def finalize(
@@ -136,7 +149,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         Args:
             model: the prepared model or a copy of it; None is the prepared model.
             backend: for Core AI, weights become indices and LUTs that `torch.export` and the converter preserve; for
-                Core ML, floats with the metadata buffers that coremltools reads.
+                Core ML, floats with the metadata buffers that coremltools reads; for torch, floats.
             mmap_dir: a folder for memory-mapped files of indices and LUTs; None keeps them in memory.
 
         Raises:
@@ -151,8 +164,11 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 PalettizationWarning,
                 stacklevel=2,
             )
-        if ExportBackend.of(backend) is ExportBackend.CoreAI:
+        backend = ExportBackend.of(backend)
+        if backend is ExportBackend.CoreAI:
             return stored_for_coreai(prepared, FakePalettized, mmap_dir)
+        if backend is ExportBackend.Torch:
+            return stored_dense(prepared, FakePalettized, mmap_dir)
         finalized, places = copied(prepared, FakePalettized)
         refused = store_described(finalized, places, mmap_dir)
         if refused:

@@ -79,13 +79,18 @@ class FakePruned(FakeCompressed):
             module.get_buffer(f"{self.name}_{SPARSITY}").fill_(sparsity)
 
 
-def install_pruned(weight: PlannedWeight) -> None:
+def install_pruned(weight: PlannedWeight, mask: Tensor | None = None) -> None:
     """Make every module with this parameter read it through one mask.
+
+    Args:
+        weight: the parameter.
+        mask: the mask; None chooses the elements of largest magnitude.
 
     Raises:
         PruningError: for weights that cannot be pruned, and if a module already uses the name of a buffer.
     """
-    mask = pruning_mask(weight.parameter, weight.spec, name=weight.name)
+    if mask is None:
+        mask = pruning_mask(weight.parameter, weight.spec, name=weight.name)
     sparsity = torch.tensor(weight.spec.target_sparsity, dtype=torch.float64)
     schedule = getattr(weight.module_config, "sparsity_schedule", None)
     for site in weight.places:

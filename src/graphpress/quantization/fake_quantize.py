@@ -181,6 +181,35 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0] * inside, None, None, None, None, None
 
 
+class FixedFakeQuantize(nn.Module):
+    """A fake-quantizer with fixed parameters, in plain torch ops.
+
+    Buffers: `scale`, and optionally `zero_point` and `minval`, as of `ir.reference`.
+    """
+
+    def __init__(self, name: str, spec: QuantizationSpec, qparams: QParams):
+        super().__init__()
+        self.name = name
+        self.spec = spec
+        for part, tensor in zip(("scale", "zero_point", "minval"), qparams, strict=True):
+            self.register_buffer(part, None if tensor is None else tensor.detach().clone())
+
+    @classmethod
+    def of(cls, quantizer: FakeQuantizeImplBase, qparams: QParams) -> FixedFakeQuantize:
+        """Build the module for a calibrated fake-quantizer."""
+        return cls(quantizer.name, quantizer.spec, qparams)
+
+    def forward(self, data: Tensor, same_batch: bool = False) -> Tensor:
+        """Return `data` fake-quantized; `same_batch` is an argument of `FakeQuantizeImplBase` and has no effect."""
+        scale, zero_point, minval = (self._buffers[name] for name in ("scale", "zero_point", "minval"))
+        assert scale is not None
+        return reference.fake_quantize(data, scale, zero_point, minval, **codes_of(self.spec))
+
+    def extra_repr(self) -> str:
+        """Return name and spec."""
+        return f"{self.name!r}, {self.spec.element_type.long_name}"
+
+
 def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:
     """Create the calculator that a spec names, for a weight (`is_state`) or an activation.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphpress.compressor import (
     Compressor,
@@ -16,6 +16,7 @@ from graphpress.compressor import (
     UnusedScheduleWarning,
     count_from_zero,
     count_step,
+    load_prepared,
     mode_restored,
     steps_of,
     stop_counting,
@@ -32,6 +33,7 @@ from graphpress.passes.config import (
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
 from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
 from graphpress.quantization.eager import EagerExecution
+from graphpress.quantization.eager.quantized_module import refuse_waiting
 from graphpress.quantization.execution import (
     Execution,
     NonFiniteCalibrationWarning,
@@ -84,6 +86,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         dynamic_shapes: Any = None,
         export_with_no_grad: bool = True,
         *,
+        state_dict: Mapping[str, Tensor] | None = None,
         copy: bool = True,
         leave_indivisible: bool = False,
     ) -> nn.Module:
@@ -94,6 +97,8 @@ class Quantizer(Compressor[QuantizerConfig]):
             dynamic_shapes: as for `torch.export.export`. Without them the graph is captured at the shapes of the
                 example, with a dynamic batch if it would otherwise depend on the batch size of the example.
             export_with_no_grad: capture under ``torch.no_grad()``.
+            state_dict: of a model that was prepared with the same config. Its numbers are loaded, and nothing is
+                observed; None starts afresh.
             copy: False shares the parameters of the prepared model with the user's model, to save memory.
             leave_indivisible: how to treat weights that do not divide into blocks. True skips them with a
                 `WholeWeightsWarning`; False raises an error.
@@ -105,6 +110,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             LifeCycleError: if this quantizer has already prepared its model.
             ExportError: if the model cannot be captured with these inputs.
             QuantizationError, UnmatchedConfigError: if the config does not fit the model.
+            StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_unprepared()
         execution = _execution(self._config)
@@ -119,13 +125,19 @@ class Quantizer(Compressor[QuantizerConfig]):
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         self._report_skipped(execution.skipped_weights, WholeWeightsWarning)
         count_from_zero(prepared)
-        self._start_ranges(prepared, example_inputs)
+        if state_dict is None:
+            self._run_example(prepared, example_inputs, observer=True)
+        else:
+            if self._config.execution_mode is ExecutionMode.EAGER:  # which places quantizers in the first run
+                self._run_example(prepared, example_inputs, observer=False)
+            load_prepared(prepared, state_dict)
+            refuse_waiting(prepared)
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    def _start_ranges(self, prepared: nn.Module, example_inputs: Any) -> None:
-        """Observe the example once; all other state is restored."""
-        with switched(prepared, observer=True, fake_quant=False), buffers_restored(prepared), torch.no_grad():
+    def _run_example(self, prepared: nn.Module, example_inputs: Any, *, observer: bool) -> None:
+        """Run the example once, which is observed if `observer`; all other state is restored."""
+        with switched(prepared, observer=observer, fake_quant=False), buffers_restored(prepared), torch.no_grad():
             prepared(*flat_arguments(example_inputs))
 
     # modes
@@ -154,7 +166,9 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     @contextmanager
     def training_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
-        """Train the prepared model, or `model`, a copy of it, with quantizers that observe and fake-quantize by their schedules.
+        """Train the prepared model, with quantizers that observe and fake-quantize by their schedules.
+
+        `model` is the prepared model or a copy of it; None is the prepared model.
 
         Without a schedule (`QATSchedule`), a quantizer does both. On exit, also after an exception, the model is in
         eval mode and every quantizer fake-quantizes without observing.

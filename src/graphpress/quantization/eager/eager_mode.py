@@ -14,6 +14,7 @@ from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import store
+from graphpress.modules.dense_form import store_dense
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.surgery import copied
@@ -24,7 +25,7 @@ from graphpress.passes.config import (
 )
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.capture import flat_arguments
-from graphpress.quantization.eager.activations import settle_for_coreai, settle_for_coreml
+from graphpress.quantization.eager.activations import settle_for_coreai, settle_for_coreml, settle_for_torch
 from graphpress.quantization.eager.forms import FakeQuantized, install_quantized
 from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, quantizes_activations, site_of
 from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
@@ -76,6 +77,9 @@ class EagerExecution(Execution):
             register()
             store(places, mmap_dir)
             settle_for_coreai(model)
+        elif backend is ExportBackend.Torch:
+            store_dense(places, mmap_dir)
+            settle_for_torch(model)
         else:
             refused = store_described(model, places, mmap_dir) | settle_for_coreml(model)
             if refused:
