@@ -27,3 +27,7 @@ class ExecutionError(GraphpressError, RuntimeError):
 
 class LoweringError(GraphpressError):
     """A compressed value without a stored form in the backend; the message names the node and what is accepted."""
+
+
+class CoreMLExportError(LoweringError, ValueError):
+    """Compression that the metadata of coremltools cannot describe."""

@@ -33,6 +33,7 @@ from graphpress.passes.config.palettization_config import (
     ModuleKMeansPalettizerConfig,
     OpKMeansPalettizerConfig,
     PATSchedule,
+    VectorKMeansConfig,
 )
 from graphpress.passes.config.palettization_spec import (
     DefaultTrainingSpec,
@@ -173,6 +174,7 @@ __all__ = [
     "UnmatchedConfigWarning",
     "UnmatchedEntry",
     "Unstructured",
+    "VectorKMeansConfig",
     "WeightDecision",
     "WeightResolver",
     "WeightRounding",

@@ -144,9 +144,9 @@ class CompressionConfig(PlainForm):
         self.module_type_configs = _with_entry(self.module_type_configs, key or module_type, config)
         return self
 
-    def set_module_name(self, name: str, config: Any) -> Self:
+    def set_module_name(self, module_name: str, config: Any) -> Self:
         """Set the config of modules by name or regular expression, as the last and so the winning entry."""
-        self.module_name_configs = _with_entry(self.module_name_configs, name, config)
+        self.module_name_configs = _with_entry(self.module_name_configs, module_name, config)
         return self
 
     def only_for(self, *types_or_names: Target | Iterable[Target]) -> Self:
@@ -196,13 +196,13 @@ class CompressionConfig(PlainForm):
         return {self.top_keys[0]: plain(self)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read the config under its top key. Other top keys are ignored, and `data` is not changed.
+    def from_dict(cls, config_dict: Mapping[str, Any]) -> Self:
+        """Read the config under its top key. Other top keys are ignored, and `config_dict` is not changed.
 
         Raises:
             SpecError: when the key is missing, or naming the path of a wrong entry, its value and what is accepted.
         """
-        body = documents.section(data, cls.top_keys)
+        body = documents.section(config_dict, cls.top_keys)
         return cls(**arguments(body, cls.__name__))
 
     def to_yaml(self, path: str | Path | None = None) -> str:
@@ -210,12 +210,12 @@ class CompressionConfig(PlainForm):
         return documents.write(self.to_dict(), path)
 
     @classmethod
-    def from_yaml(cls, source: documents.Source) -> Self:
+    def from_yaml(cls, yml: documents.Source) -> Self:
         """Read the config from YAML text, a file or an open stream. Other top keys may hold anchors.
 
         Raises as `from_dict`.
         """
-        with documents.reading(source) as data:
+        with documents.reading(yml) as data:
             return cls.from_dict(data)
 
 

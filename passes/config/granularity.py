@@ -40,9 +40,11 @@ class Granularity(Tagged):
 @strict_arguments
 @attrs.frozen
 class PerTensorGranularity(Granularity):
-    """One box: the whole tensor."""
+    """One box: the whole tensor; there is no `axis`."""
 
     type_name: ClassVar[str] = "per_tensor"
+    empty_arguments: ClassVar[frozenset[str]] = frozenset({"axis"})
+    axis: ClassVar[None] = None
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
         """Return `shape`."""

@@ -14,6 +14,7 @@ from graphpress.passes.config.arguments import (
     checked,
     instance,
     integer,
+    number,
     one_of,
     strict_arguments,
     tagged,
@@ -26,7 +27,7 @@ from graphpress.passes.config.granularity import (
     PerGroupedChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.quantization_spec import QuantizationSpec
+from graphpress.passes.config.quantization_spec import QuantizationFormulation, QuantizationSpec
 
 _LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -91,6 +92,10 @@ def _lut_qspec(value: Any) -> QuantizationSpec | None:
     return spec
 
 
+def _fraction(value: Any) -> float | None:
+    return None if value is None else number(0, 1)(value)
+
+
 @strict_arguments
 @attrs.frozen
 class PalettizationSpec(CompressionSpec):
@@ -106,6 +111,9 @@ class PalettizationSpec(CompressionSpec):
         training_strategy_spec: how the weight is trained.
         activation_aware: in a calibration without a loss, weight the squared error of each element by the second
             moment of the input that it multiplies; False weights all equally.
+        sparsity_detection_threshold: a weight with a larger fraction of zeros (0 to 1) is stored like a pruned one: its
+            zeros stay exact, only the other elements are clustered, and a mask tells them apart where that takes less
+            space. None treats zeros like other values. Vectors have no such form.
 
     Raises:
         SpecError: for an invalid value; the message names the accepted ones.
@@ -133,6 +141,23 @@ class PalettizationSpec(CompressionSpec):
         ),
     )
     activation_aware: bool = attrs.field(default=False, converter=checked(boolean))
+    sparsity_detection_threshold: float | None = attrs.field(default=None, converter=checked(_fraction))
+
+    def __attrs_post_init__(self) -> None:
+        if self.sparsity_detection_threshold is None:
+            return
+        if self.cluster_dim > 1:
+            raise SpecError(
+                f"{self.sparsity_detection_threshold} is for scalars, whose zeros are single elements, and cluster_dim "
+                f"is {self.cluster_dim}; accepted: None",
+                "sparsity_detection_threshold",
+            )
+        if self.lut_qspec is not None and self.lut_qspec.qformulation is QuantizationFormulation.MINVAL:
+            raise SpecError(
+                f"{self.sparsity_detection_threshold} needs a code for zero, which 'minval' of lut_qspec does not "
+                "have; accepted: None",
+                "sparsity_detection_threshold",
+            )
 
     @property
     def n_clusters(self) -> int:

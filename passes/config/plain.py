@@ -26,15 +26,15 @@ class PlainForm:
         return plain(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, config_dict: Mapping[str, Any]) -> Self:
         """Read the plain form that `to_dict` writes; omitted fields have their defaults.
 
         Raises:
             SpecError: naming the path of the wrong entry, its value and what is accepted.
         """
-        if not isinstance(data, Mapping):
-            raise SpecError(f"{data!r} is not a dictionary of the arguments of {cls.__name__}")
-        return cls(**arguments(data, cls.__name__))
+        if not isinstance(config_dict, Mapping):
+            raise SpecError(f"{config_dict!r} is not a dictionary of the arguments of {cls.__name__}")
+        return cls(**arguments(config_dict, cls.__name__))
 
     def model_dump(self) -> dict[str, Any]:
         """The fields as plain data, which `model_validate` reads."""

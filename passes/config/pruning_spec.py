@@ -20,9 +20,11 @@ class PruningScheme(Tagged):
 @strict_arguments
 @attrs.frozen
 class Unstructured(PruningScheme):
-    """Zeros at the elements of least magnitude, anywhere."""
+    """Zeros at the elements of least magnitude, anywhere; there is no `axis`."""
 
     type_name: ClassVar[str] = "unstructured"
+    empty_arguments: ClassVar[frozenset[str]] = frozenset({"axis"})
+    axis: ClassVar[None] = None
 
 
 @strict_arguments
@@ -99,8 +101,8 @@ class SparsitySchedule(Tagged):
 
     __slots__ = ()
 
-    def compute_sparsity(self, step: int, target_sparsity: float) -> float:
-        """The sparsity at `step` (from 0) of a weight with the final sparsity `target_sparsity`."""
+    def compute_sparsity(self, step_count: int, target_sparsity: float) -> float:
+        """The sparsity at `step_count` (from 0) of a weight with the final sparsity `target_sparsity`."""
         raise TypeError(f"{type(self).__name__} does not define `compute_sparsity`")
 
 
@@ -113,9 +115,9 @@ class ConstantSparsitySchedule(SparsitySchedule):
 
     begin_step: int = attrs.field(default=0, converter=checked(integer(0)))
 
-    def compute_sparsity(self, step: int, target_sparsity: float) -> float:
+    def compute_sparsity(self, step_count: int, target_sparsity: float) -> float:
         """0 before `begin_step`, `target_sparsity` from then on."""
-        return target_sparsity if step >= self.begin_step else 0.0
+        return target_sparsity if step_count >= self.begin_step else 0.0
 
 
 @strict_arguments
@@ -137,9 +139,9 @@ class PolynomialDecaySchedule(SparsitySchedule):
     initial_sparsity: float = attrs.field(default=0.0, converter=checked(number(0, 1)))
     update_frequency: int = attrs.field(default=1, converter=checked(integer(1)))
 
-    def compute_sparsity(self, step: int, target_sparsity: float) -> float:
+    def compute_sparsity(self, step_count: int, target_sparsity: float) -> float:
         """`initial_sparsity` up to `begin_step`, then along the polynomial, `target_sparsity` at its end."""
-        elapsed = max(step - self.begin_step, 0)
+        elapsed = max(step_count - self.begin_step, 0)
         last = -(-self.total_iters // self.update_frequency) - 1
         update = elapsed // self.update_frequency
         if elapsed >= self.total_iters or update >= last > 0:

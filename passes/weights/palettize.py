@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from graphpress.passes.clustering import OrderedVectors, cluster_groups, padded
-from graphpress.passes.config import PalettizationSpec, QuantizationFormulation
+from graphpress.passes.clustering import Effort, OrderedVectors, cluster_groups, padded
+from graphpress.passes.config import PalettizationSpec, QuantizationFormulation, VectorKMeansConfig
 from graphpress.passes.weights.errors import PalettizationError, TooSmallError
 from graphpress.passes.weights.layout import Layout, channel_magnitudes, layout_of
 from graphpress.passes.weights.palettized_weight import (
@@ -33,6 +34,7 @@ def palettize(
     seed: int = 0,
     importance: Tensor | None = None,
     mask: Tensor | None = None,
+    vectors: VectorKMeansConfig | None = None,
 ) -> PalettizedWeight:
     """Palettize a weight by clustering.
 
@@ -49,6 +51,7 @@ def palettize(
         importance: the non-negative weight of each element's squared error, of a shape that expands to the weight's.
         mask: True for the elements that a pruned weight keeps, of its shape. The others are zeros, which stay exact:
             one entry of each table is zero, and the others are fitted to the kept elements.
+        vectors: the effort of vector clustering; None depends on the weight.
 
     Raises:
         PalettizationError: if values are not finite, the tensor is empty or not floating, or the weight is pruned and
@@ -62,11 +65,9 @@ def palettize(
         _check_zero(spec, name)
         kept = mask.detach().cpu().float()
         importance = kept if importance is None else importance.detach().cpu().float() * kept
-    find = _scalars if layout.width == 1 else _vectors
+    find = _scalars if layout.width == 1 else partial(_vectors, seed=seed, effort=_effort(vectors))
     # Held by no name here: what is clustered is given up as soon as it has been copied.
-    found = find(
-        _clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype
-    )
+    found = find(_clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, tensor.dtype)
     return _on_device(evolve(found, mask=mask), tensor.device)
 
 
@@ -148,9 +149,9 @@ def _clustering_input(
 
 
 def _scalars(
-    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
 ) -> PalettizedWeight:
-    """Palettize by scalar clustering, which does not use the seed."""
+    """Palettize by scalar clustering."""
     entries = spec.n_clusters - prepared.has_zeros
     if spec.lut_qspec is None:
         clusters = cluster_groups(prepared.rows, entries, prepared.counts, _snap_to(dtype))
@@ -169,7 +170,13 @@ def _scalars(
 
 
 def _vectors(
-    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+    prepared: _ClusteringInput,
+    spec: PalettizationSpec,
+    layout: Layout,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    effort: Effort | None,
 ) -> PalettizedWeight:
     """Palettize by vector clustering, with the same seed for each table."""
     counts = [None] * len(prepared.rows) if prepared.counts is None else prepared.counts
@@ -178,7 +185,7 @@ def _vectors(
     prepared = evolve(prepared, rows=rows[:0].clone(), counts=None)
     vectors = [OrderedVectors.of(row, count) for row, count in zip(rows, counts, strict=True)]
     del rows
-    found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
+    found = [padded(each.centroids(spec.n_clusters, seed, effort), spec.n_clusters) for each in vectors]
     tables = torch.from_numpy(np.stack(found))
 
     def indices(values: Tensor) -> Tensor:
@@ -190,6 +197,26 @@ def _vectors(
         return plain_weight(indices(tables.float()), tables, prepared.channel_scale, spec, layout, dtype)
     quantized = vector_tables(vectors, tables, entry_grid(spec, dtype))
     return quantized_weight(indices(quantized.values), quantized, prepared.channel_scale, spec, layout, dtype)
+
+
+def _effort(vectors: VectorKMeansConfig | None) -> Effort | None:
+    if vectors is None:
+        return None
+    trials = {} if vectors.n_local_trials is None else {"candidates": vectors.n_local_trials}
+    return Effort(attempts=vectors.n_init, steps=vectors.max_iter, least_gain=vectors.tol, **trials)
+
+
+def detected_mask(tensor: Tensor, spec: PalettizationSpec) -> Tensor | None:
+    """Return True for the elements of a weight that are not zero, if more are zero than its spec tolerates, else None.
+
+    Weights of other dtypes than floats, and those with nothing but zeros, have none.
+    """
+    threshold = spec.sparsity_detection_threshold
+    if threshold is None or not tensor.is_floating_point() or not tensor.numel():
+        return None
+    mask = tensor.detach() != 0
+    kept = int(mask.sum())
+    return mask if kept and 1 - kept / tensor.numel() > threshold else None
 
 
 def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:

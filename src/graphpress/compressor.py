@@ -54,6 +54,23 @@ class LifeCycleError(GraphpressError, RuntimeError):
     """Methods of a compressor were called in the wrong order."""
 
 
+_in_place = False
+
+
+def set_in_place_by_default(in_place: bool) -> None:
+    """Set whether ``prepare(copy=None)`` compresses the user's model itself, in this process.
+
+    For scripts that go on with the model that they passed. Graph mode creates a new model in any case.
+    """
+    global _in_place
+    _in_place = in_place
+
+
+def copies(copy: bool | None) -> bool:
+    """Return whether to copy the user's model: `copy`, or the default of the process for None."""
+    return not _in_place if copy is None else copy
+
+
 class StateDictError(GraphpressError, RuntimeError):
     """A state dict has other entries than the prepared model."""
 

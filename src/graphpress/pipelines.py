@@ -90,7 +90,8 @@ def lowering(backend: ExportBackend | Backend | str) -> tuple[Pass, ...]:
     Args:
         backend: a form of finalized models, `ExportBackend.CoreAI` for the program that both backends convert,
             `ExportBackend.CoreML` for the metadata form, or `ExportBackend.Torch` for dense weights; or a registered
-            backend or its name. The name ``"coreml"`` is rejected as ambiguous: it could mean the metadata form or the backend, which converts the program.
+            backend or its name. The name ``"coreml"`` is rejected as ambiguous: it could mean the metadata form or the
+            backend, which converts the program.
 
     Raises:
         ExportBackendError: if `backend` is none of these, or ambiguous.

@@ -79,7 +79,7 @@ def parameters_of(function: Any) -> list[str] | None:
         found = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return None
-    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    marks: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     return [
         f"{marks.get(each.kind, '')}{each.name}{'' if each.default is each.empty else '='}"
         for each in found

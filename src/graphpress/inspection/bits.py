@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import log2
+from math import log2, prod
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.torch.capture import from_module
 from graphpress.ir.torch.emitted_module import CAPTURED_TYPE
 from graphpress.ir.types import TensorType
+from graphpress.modules.coreai_form import StoredParameter
+from graphpress.modules.forms import forms_of
+from graphpress.palettization.forms import FakePalettized
 from graphpress.palettization.learning import TRAINED
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.weights import is_compressed, is_sparse, is_weight
@@ -27,9 +30,9 @@ from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.eager.quantized_module import held_by
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
-_PARTS = ("scale", "zero_point", "minval")
 _COREML, _PRUNED = "_COREML_/", 1
-_KEPT = "_nonzero_data"
+_MASK = "mask"
+_PARTS = ("scale", "zero_point", "minval")
 
 
 class NoWeightsError(GraphpressError, ValueError):
@@ -129,19 +132,33 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> BitsPerWeig
 
 def _count_modules(model: nn.Module, count: _Count) -> None:
     for path, module in model.named_modules():
-        names = {name.removesuffix("_lut") for name in module._buffers if name.endswith("_lut")}
-        tables = [name for name in names if module._buffers.get(f"{name}_indices") is not None]
-        for name in tables:
-            _count_table(module, name, path, count)
+        tables = set()
+        for name, form in forms_of(module).items():
+            if isinstance(form, StoredParameter):
+                _count_parts(module, form, path, count)
+            elif isinstance(form, FakePalettized):
+                weight = form.stored(module)
+                count.add(prod(weight.shape), weight.stored_bits, weight.indices, path)
+                tables.add(name)
+        if not forms_of(module):
+            tables |= _count_buffers(module, path, count)
         trained = {f"{name}_{part}" for name in tables for part in TRAINED}
-        for name in [name.removesuffix(_KEPT) for name in module._parameters if name.endswith(_KEPT)]:
-            values, mask = module._parameters[f"{name}{_KEPT}"], module._buffers.get(f"{name}_mask")
-            if values is not None and mask is not None:
-                count.add(mask.numel(), mask.numel() + values.numel() * _width(values), values, path)
         for name, parameter in module._parameters.items():
             if parameter is None or name in tables or name in trained or not _is_weight(parameter):
                 continue
             count.add(parameter.numel(), _parameter_bits(module, name, parameter), parameter, path)
+
+
+def _count_parts(module: nn.Module, form: StoredParameter, path: str, count: _Count) -> None:
+    """Count a stored parameter by its parts; a mask has one bit for each element."""
+    with torch.no_grad():
+        dense = form.value(module)
+    if not _is_weight(dense):
+        return
+    tensors = dict(zip(form.parts, form.tensors(module), strict=True))
+    bits = sum(tensor.numel() * (1 if role == _MASK else form.bits[role]) for role, tensor in tensors.items())
+    largest = max(tensors.values(), key=Tensor.numel)
+    count.add(dense.numel(), bits, largest, path)
 
 
 def _parameter_bits(module: nn.Module, name: str, parameter: Tensor) -> float:
@@ -158,17 +175,22 @@ def _parameter_bits(module: nn.Module, name: str, parameter: Tensor) -> float:
     return _sparse_bits(parameter != 0, _width(parameter)) if is_pruned else parameter.numel() * _width(parameter)
 
 
-def _count_table(module: nn.Module, name: str, path: str, count: _Count) -> None:
-    indices, table = module._buffers[f"{name}_indices"], module._buffers[f"{name}_lut"]
-    assert indices is not None
-    assert table is not None
-    parts = (module._buffers.get(f"{name}_{part}") for part in _PARTS)
-    bits = indices.numel() * _index_bits(table) + _bits_of([table, *parts])
-    mask = module._buffers.get(f"{name}_mask")
-    if mask is not None and indices.ndim == 1:  # of kept elements
-        count.add(mask.numel(), mask.numel() + bits, indices, path)
-    else:
-        count.add(indices.numel() * table.shape[-1], bits, indices, path)
+def _count_buffers(module: nn.Module, path: str, count: _Count) -> set[str]:
+    """Count the tables and codes among the buffers of a module of a captured model, and return their names."""
+    found = set()
+    for buffer, tensor in module._buffers.items():
+        name, _, role = buffer.rpartition("_")
+        table = module._buffers.get(f"{name}_lut")
+        if tensor is None or role not in ("indices", "codes") or (role == "indices" and table is None):
+            continue
+        parts = _bits_of([table, *(module._buffers.get(f"{name}_{part}") for part in _PARTS)])
+        width = _width(tensor) if table is None else _index_bits(table)
+        mask = module._buffers.get(f"{name}_mask")
+        elements = tensor.numel() * (1 if table is None else table.shape[-1])
+        kept = 0 if mask is None or tensor.ndim != 1 else mask.numel()
+        count.add(kept or elements, tensor.numel() * width + parts + kept, tensor, path)
+        found.add(name)
+    return found
 
 
 def _sparse_bits(mask: Tensor, width: float) -> float:

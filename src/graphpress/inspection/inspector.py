@@ -117,13 +117,13 @@ class ModelInspector:
         wanted = canonical_op_type(op_type)
         return tuple(op for op in self._summary.ops if canonical_op_type(op.op_type or "") == wanted)
 
-    def get_matched_ops_for_op_name(self, op_name: str) -> tuple[OpInfo, ...]:
-        """Return the ops that an entry `op_name` of an ``op_name_config`` matches.
+    def get_matched_ops_for_op_name(self, pattern: str) -> tuple[OpInfo, ...]:
+        """Return the ops that an entry `pattern` of an ``op_name_config`` matches.
 
         The entry is a name, or a regular expression that must match a whole name.
         """
-        pattern = NamePattern(op_name)
-        return tuple(op for op in self._summary.ops if pattern.matches(op.op_name))
+        matched = NamePattern(pattern)
+        return tuple(op for op in self._summary.ops if matched.matches(op.op_name))
 
     def get_matched_ops_for_module_name(self, module_name: str) -> tuple[OpInfo, ...]:
         """Return the ops that an entry `module_name` of ``module_name_configs`` matches.

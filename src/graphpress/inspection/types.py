@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from attrs import define, field, frozen
 
@@ -99,10 +98,35 @@ class InputEdge:
     op: OpInfo
     output_idx: int | None
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.op, name)
+    @property
+    def op_name(self) -> str:
+        """See `OpInfo`."""
+        return self.op.op_name
+
+    @property
+    def op_type(self) -> str | None:
+        """See `OpInfo`."""
+        return self.op.op_type
+
+    @property
+    def module_stack(self) -> tuple[ModuleContext, ...]:
+        """See `OpInfo`."""
+        return self.op.module_stack
+
+    @property
+    def inputs(self) -> tuple[InputEdge, ...]:
+        """See `OpInfo`."""
+        return self.op.inputs
+
+    @property
+    def outputs(self) -> dict[int, tuple[OpInfo, ...]]:
+        """See `OpInfo`."""
+        return self.op.outputs
+
+    @property
+    def is_state(self) -> bool:
+        """See `OpInfo`."""
+        return self.op.is_state
 
 
 @frozen
@@ -162,19 +186,19 @@ class ModuleInfo:
         for module in self.modules():
             yield module.module_name, module
 
-    def get_submodule(self, target: str) -> ModuleInfo:
-        """Return the module at the path `target`, relative to this one or in the model; ``""`` is this one.
+    def get_submodule(self, module_name: str) -> ModuleInfo:
+        """Return the module at the path `module_name`, relative to this one or in the model; ``""`` is this one.
 
         Raises:
             NoSuchModuleError: if there is none; the message suggests similar paths.
         """
         by_path = dict(self.named_modules())
         start = f"{self.module_name}." if self.module_name else ""
-        found = self if not target else by_path.get(f"{start}{target}") or by_path.get(target)
+        found = self if not module_name else by_path.get(f"{start}{module_name}") or by_path.get(module_name)
         if found is None:
             paths = [name.removeprefix(start) for name in by_path]
             where = f"in {self.module_name!r}" if self.module_name else "in the model"
-            raise NoSuchModuleError(f"there is no module {target!r} {where}{suggestion(target, paths)}")
+            raise NoSuchModuleError(f"there is no module {module_name!r} {where}{suggestion(module_name, paths)}")
         return found
 
 

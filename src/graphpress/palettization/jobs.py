@@ -23,6 +23,7 @@ from graphpress.passes.config import (
     PalettizationSpec,
     SkippedWeight,
     SkipReason,
+    VectorKMeansConfig,
     cannot_be_cut,
     indivisible,
 )
@@ -93,6 +94,7 @@ class Job(_Portable):
     seed: int
     importance: Tensor | None
     mask: Tensor | None = None
+    vectors: VectorKMeansConfig | None = None
 
     @classmethod
     def of(
@@ -104,6 +106,7 @@ class Job(_Portable):
         seed: int,
         sensitivities: Sensitivities | None,
         mask: Tensor | None = None,
+        vectors: VectorKMeansConfig | None = None,
     ) -> Job:
         """Build the job of a parameter, with element weights by `sensitivities` and a `mask` of kept elements.
 
@@ -112,7 +115,7 @@ class Job(_Portable):
         """
         assert parameter is not None
         importance = None if sensitivities is None else sensitivities.of(name, tuple(parameter.shape))
-        return cls(parameter.detach(), spec, op_type, name, seed, importance, mask)
+        return cls(parameter.detach(), spec, op_type, name, seed, importance, mask, vectors)
 
     def run(self) -> Found:
         """Cluster the weight in this process.
@@ -129,6 +132,7 @@ class Job(_Portable):
                 seed=self.seed,
                 importance=self.importance,
                 mask=self.mask,
+                vectors=self.vectors,
             )
         except (TooSmallError, BlockSizeError) as error:
             return error

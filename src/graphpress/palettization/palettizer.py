@@ -11,11 +11,13 @@ from typing import Any, ClassVar, overload
 
 from torch import Tensor, nn
 
+from graphpress.backends.errors import CoreMLExportError
 from graphpress.compressor import (
     ArgumentTypeError,
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
+    copies,
     copy_of,
     count_from_zero,
     count_step,
@@ -27,7 +29,7 @@ from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
 from graphpress.modules.dense_form import stored_dense
-from graphpress.modules.masks import mask_beside
+from graphpress.modules.masks import MASK, mask_beside, remember_pruned
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import PlannedWeight, plan_by_modules
 from graphpress.modules.restoring import with_masked_floats
@@ -39,7 +41,7 @@ from graphpress.palettization.jobs import Found, Job, clustered, sorted_out
 from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.training import PalettizationTraining
 from graphpress.passes.config import KMeansPalettizerConfig, TableTrainingSpec
-from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight
+from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight, detected_mask
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
@@ -72,7 +74,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         num_workers: int = 1,
         executor: Executor | None = None,
         seed: int = 0,
-        copy: bool = True,
+        copy: bool | None = None,
         leave_indivisible: bool | None = None,
         *,
         state_dict: Mapping[str, Tensor] | None = None,
@@ -89,7 +91,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             executor: any `concurrent.futures.Executor`, of processes or of a cluster, to use instead of threads. Jobs
                 of lost workers are retried with a warning.
             seed: random seed of vector clustering.
-            copy: False palettizes the model itself, which saves the memory of a copy.
+            copy: False palettizes the model itself, which saves the memory of a copy; None copies it.
             leave_indivisible: how to treat weights that do not divide into groups or vectors. True skips them with a
                 warning; False raises an error; None raises an error only if the config selects them in particular, or
                 if nothing else is palettized.
@@ -115,12 +117,23 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         instead = "prepare(copy=False) palettizes the model itself"
-        model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copy else self.model)
+        model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copies(copy) else self.model)
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
         plan = plan_by_modules(model, self.config, run)
         _check_pruned(plan.weights)
+        for weight in plan.weights:
+            _detect_zeros(weight, state_dict)
         jobs = (
-            Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, _mask_of(each))
+            Job.of(
+                each.name,
+                each.parameter,
+                each.spec,
+                each.op_type,
+                seed,
+                sensitivities,
+                _mask_of(each),
+                getattr(each.module_config, "vector_kmeans_config", None),
+            )
             for each in plan.weights
         )
         if state_dict is None:
@@ -154,7 +167,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this palettizer did not prepare.
-            PalettizationError: for weights that the backend cannot store.
+            LoweringError: for weights that the backend cannot store; for Core ML, a `CoreMLExportError`.
         """
         prepared = self._prepared_or(model)
         if self._sensitivities is None and self.calibrates_on_data:
@@ -173,9 +186,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         refused = store_described(finalized, places, mmap_dir)
         if refused:
             lines = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
-            raise PalettizationError(
-                f"coremltools' compression metadata cannot describe {len(refused)} weights:{lines}"
-            )
+            raise CoreMLExportError(f"coremltools' compression metadata cannot describe {len(refused)} weights:{lines}")
         return finalized
 
     @overload
@@ -347,12 +358,27 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 self._seed,
                 self._sensitivities,
                 each.form.mask(each.module),
+                each.form.vectors,
             )
             for each in first
         )
         for each, found in zip(first, clustered(jobs, self._num_workers, None), strict=True):
             assert isinstance(found, PalettizedWeight)
             each.form.replace(each.module, found)
+
+
+def _detect_zeros(weight: PlannedWeight, state_dict: Mapping[str, Tensor] | None) -> None:
+    """Treat a weight with many zeros as pruned, if its spec says so; a state dict tells whether it was."""
+    if weight.spec.sparsity_detection_threshold is None or _mask_of(weight) is not None:
+        return
+    if state_dict is None:
+        mask = detected_mask(weight.parameter, weight.spec)
+    else:
+        mask = state_dict.get(f"{weight.name}_{MASK}")
+        mask = None if mask is None else mask.detach().clone()
+    for site in weight.places if mask is not None else ():
+        site.module.register_buffer(f"{site.name}_{MASK}", mask)
+        remember_pruned(site.module, site.name)
 
 
 def _mask_of(weight: PlannedWeight) -> Tensor | None:

@@ -16,6 +16,7 @@ from graphpress.compressor import (
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
+    copies,
     copy_of,
     count_from_zero,
     count_step,
@@ -59,7 +60,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
     def prepare(
         self,
         example_inputs: Inputs = None,
-        copy: bool = True,
+        copy: bool | None = None,
         *,
         state_dict: Mapping[str, Tensor] | None = None,
     ) -> nn.Module:
@@ -68,7 +69,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         Args:
             example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on them
                 in eval mode, to record which ops read its parameters; None infers the ops from the module types.
-            copy: False prunes the model itself, which saves the memory of a copy.
+            copy: False prunes the model itself, which saves the memory of a copy; None copies it.
             state_dict: of a model that was prepared with the same config. Its numbers are loaded, and no masks are
                 chosen; None starts afresh.
 
@@ -84,7 +85,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
                 "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"
             )
         instead = "prepare(copy=False) prunes the model itself"
-        model = copy_of(self.model, PruningError, instead) if copy else self.model
+        model = copy_of(self.model, PruningError, instead) if copies(copy) else self.model
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
         plan = plan_by_modules(model, self.config, run)
         for weight in plan.weights:

@@ -112,6 +112,22 @@ class FakeQuantizeImplBase(nn.Module):
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
         """Round `data` to the values that codes with these parameters represent, in the dtype of `data`."""
 
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Observe the data from now on, or stop."""
+        self.observer_enabled = enabled
+
+    def disable_observer(self) -> None:
+        """Keep the range from now on."""
+        self.enable_observer(False)
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Round from now on, or pass data through."""
+        self.fake_quant_enabled = enabled
+
+    def disable_fake_quant(self) -> None:
+        """Pass data through from now on."""
+        self.enable_fake_quant(False)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}code_offset")  # present only with optimized rounding
         self.code_offset = None if saved is None else torch.zeros_like(saved, device=self._device())

@@ -52,7 +52,7 @@ class GraphExecution(Execution):
         dynamic_shapes: Any,
         *,
         no_grad: bool,
-        copy: bool,
+        copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class."""
@@ -65,7 +65,7 @@ class GraphExecution(Execution):
             self.result = Runner().run(graph, pipeline, in_place=True)
             self.graph = self.result.graph
             self.skipped_weights = tuple(self.result.remarks(SkippedWeight))
-            prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
+            prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy is not False)
         prepared.eval()
         if self.config.bias_correction is BiasCorrection.ANALYTIC:
             with torch.no_grad():

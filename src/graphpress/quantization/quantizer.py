@@ -23,6 +23,7 @@ from graphpress.compressor import (
 )
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.restoring import with_stored_parameters
+from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.passes.config import (
     BiasCorrection,
     ExecutionMode,
@@ -78,6 +79,11 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._execution: Execution | None = None
         self._trained = False
 
+    @staticmethod
+    def supported_modules() -> tuple[type[nn.Module], ...]:
+        """Return the module classes whose weights are quantized by default; configs can name other parameters."""
+        return SUPPORTED_MODULES
+
     # preparing
 
     def prepare(
@@ -87,7 +93,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         export_with_no_grad: bool = True,
         *,
         state_dict: Mapping[str, Tensor] | None = None,
-        copy: bool = True,
+        copy: bool | None = None,
         leave_indivisible: bool = False,
     ) -> nn.Module:
         """Insert fake-quantizers as the config requests, with initial ranges from the example.
@@ -99,7 +105,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             export_with_no_grad: capture under ``torch.no_grad()``.
             state_dict: of a model that was prepared with the same config. Its numbers are loaded, and nothing is
                 observed; None starts afresh.
-            copy: False shares the parameters of the prepared model with the user's model, to save memory.
+            copy: False shares the parameters of the prepared model with the user's model, to save memory; None copies.
             leave_indivisible: how to treat weights that do not divide into blocks. True skips them with a
                 `WholeWeightsWarning`; False raises an error.
 

@@ -101,7 +101,7 @@ WRONG = [
     (QuantizationSpec, {"dtype": "float8_e5m2", "qscheme": "asymmetric"}, "qscheme: .*takes 'symmetric'"),
     (QuantizationSpec, {"dtype": "float8_e5m2", "qscheme": "symmetric_with_clipping"}, "qscheme: "),
     (QuantizationSpec, {"dtype": "float8_e5m2", "qformulation": "minval"}, "qformulation: .*takes 'zp'"),
-    (QuantizationSpec, {"scale_dtype": "float8_e8m0fnu"}, "scale_dtype: .*accepted: None"),
+    (QuantizationSpec, {"dtype": "uint8", "scale_dtype": "float8_e8m0fnu"}, "scale_dtype: .*accepted: None"),
     (QuantizationSpec, {"dtype": "float8_e5m2", "scale_dtype": "float16"}, "scale_dtype: .*float8_e8m0fnu"),
     (QuantizationSpec, {"float_range": (0.5, 1.0)}, "float_range: .*min <= 0 <= max"),
     (QuantizationSpec, {"float_range": (None, -1)}, "float_range: "),

@@ -9,6 +9,8 @@ import attrs
 from torch import nn
 
 from graphpress.backends.coreai import register
+from graphpress.backends.errors import CoreMLExportError
+from graphpress.compressor import copies
 from graphpress.eager import CallObserver, OpCall, detached, module_scopes
 from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
@@ -49,11 +51,12 @@ class EagerExecution(Execution):
         dynamic_shapes: Any,
         *,
         no_grad: bool,
-        copy: bool,
+        copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class; `dynamic_shapes` and `no_grad` concern capturing and have no effect."""
-        prepared = with_masked_floats(_copied(model, share=not copy)).eval()
+        in_place = copy is None and not copies(copy)
+        prepared = with_masked_floats(model if in_place else _copied(model, share=copy is False)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, flat_arguments(example_inputs))
         states = plan_weights(prepared, recording, resolver, leave_indivisible=leave_indivisible)
@@ -84,7 +87,7 @@ class EagerExecution(Execution):
             refused = store_described(model, places, mmap_dir) | settle_for_coreml(model)
             if refused:
                 lines = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
-                raise QuantizationError(
+                raise CoreMLExportError(
                     f"coremltools' compression metadata cannot describe {len(refused)} tensors:{lines}"
                 )
         return model.requires_grad_(False)
