@@ -157,9 +157,13 @@ class CompressionConfig(PlainForm):
         """
         targets = _targets(types_or_names)
         if self.global_config is None:
-            raise SpecError("only_for applies global_config to modules, but global_config is None", "global_config")
+            raise SpecError(
+                "only_for requires a non-disabled global_config, which it gives to modules, but it is None; pass all "
+                "targets in one call",
+                "global_config",
+            )
         if not targets:
-            raise SpecError("only_for needs a module class or name")
+            raise SpecError("only_for requires at least one target: a module class or a name")
         for target in targets:
             self._set(target, copy.deepcopy(self.global_config))
         return self.set_global(None)
@@ -229,8 +233,10 @@ def _targets(types_or_names: Iterable[Any]) -> list[Any]:
     for target in types_or_names:
         found += [target] if isinstance(target, type | str) or not isinstance(target, Iterable) else target
     for target in found:
-        if not isinstance(target, str) and not (isinstance(target, type) and issubclass(target, nn.Module)):
-            raise ArgumentError(f"{target!r} is no target; accepted: module classes, names, and lists of them")
+        if not isinstance(target, type | str):
+            raise ArgumentError(f"targets must be module types or name strings, or lists of them; got {target!r}")
+        if isinstance(target, type) and not issubclass(target, nn.Module):
+            raise ArgumentError(f"targets must be nn.Module subclasses or name strings, or lists of them; got {target}")
     return found
 
 

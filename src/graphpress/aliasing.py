@@ -173,15 +173,19 @@ class _OtherPackage(_AliasFinder):
     """Resolves ``coreai_opt.x`` to ``graphpress.x``."""
 
     def real_names(self, fullname: str) -> tuple[str, ...]:
-        """Return the module of the same name in this package, or its replacements."""
+        """Return the module of the same name in this package, or its replacements.
+
+        For ``from coreai_opt import x`` the import system asks for ``graphpress.x``, by the name of the real package.
+        """
         top, _, rest = fullname.partition(".")
-        if top != ALIAS:
-            return ()
-        if not rest:
+        if fullname == ALIAS:
             return (PACKAGE,)
+        if top not in (ALIAS, PACKAGE):
+            return ()
         above, _, last = rest.rpartition(".")
         below = tuple(f"{name}.{last}" for name in _ELSEWHERE.get(above, ())[:1])
-        return tuple(f"{PACKAGE}.{name}" for name in _ELSEWHERE.get(rest) or below or (rest,))
+        names = _ELSEWHERE.get(rest) or (() if top == PACKAGE else below or (rest,))
+        return tuple(f"{PACKAGE}.{name}" for name in names)
 
     def has_submodules(self, fullname: str) -> bool:
         """Return True if the table names modules below it."""

@@ -1,6 +1,6 @@
 """Compare the public surface of graphpress with a recorded one of coreai-opt.
 
-``python -m graphpress.tools.maintenance.surface`` rewrites the table in `docs/coming-from-coreai-opt.md`. The record,
+``python -m graphpress.tools.maintenance.surface`` rewrites the generated parts of `docs/coming-from-coreai-opt.md`. The record,
 `tests/graphpress/peer_surface.json`, is made by `record_surface.py` in an environment that has coreai-opt.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,12 +19,52 @@ from typing import Any
 
 from attrs import frozen
 
+from graphpress.tools.maintenance import clients
 from graphpress.tools.maintenance.record_surface import parameters_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "coming-from-coreai-opt.md"
 RECORD = ROOT / "tests" / "graphpress" / "peer_surface.json"
-BEGIN, END = "<!-- surface: begin -->", "<!-- surface: end -->"
+
+
+# Why graphpress lacks a name, parameter or attribute: the first pattern that matches all of "name item".
+REASONS: tuple[tuple[str, str], ...] = (
+    (r".*Warning \w+", "graphpress does not warn about versions of its dependencies."),
+    (r"inspection\.bits_per_weight .*", "A module of that name would hide the function; import it from `inspection`."),
+    (
+        r".*(ValidationMixin|SimulatorBase|FactoryBase|ComponentFactory|TrainingStrategy)( .*)?",
+        "A base of coreai-opt's own classes, or a factory of them; here a spec names components by key or class.",
+    ),
+    (
+        r".* \.(REGISTRY|get_class|list_registry_keys|list_registry_values|register|resolve|maybe_build_from_dict)",
+        "Components are registered in one registry for each role (`graphpress.passes.config.components`); "
+        "granularities, schemes and schedules are closed sets.",
+    ),
+    (
+        r".* \.(apply_defaults|get_default_\w+|validate_\w+|convert_\w+|build_module_config_dict|quant_input_idx|"
+        r"get_extra_args|get_n_bits_from_dtype|get_quant_range|get_target_dtype|resolve_scale_dtype|SUPPORTED_DTYPES|"
+        r"get_op_type_resolver|validate)",
+        "A step of coreai-opt's own validation and resolution of configs; here constructors validate.",
+    ),
+    (r"config\.compression_config\.(Module|Op)CompressionConfig .*", "Abstract here: the configs have the fields."),
+    (
+        r".*(QParamsCalculator\w*|RunningRangeMixin|RangeCalculator\w*|FakeQuantizeImplBase|PruneImplBase)( .*)?",
+        "Custom components follow graphpress's interface: a calculator takes the spec and the size of a block, see "
+        "`docs/extending.md`.",
+    ),
+    (
+        r".*Granularity (\.get_block_size|\.get_blocks_to_cluster|\.num_blocks_to_cluster|\.axis|axis)",
+        "`block_shape` and `scale_shape` tell the blocks of a granularity; the base has no axis.",
+    ),
+    (r".*PruningScheme (\.axis|axis)", "The base of schemes has no axis."),
+    (r".*Spec \.build_strategy", "A training strategy is a spec only; graphpress trains by it."),
+    (r".*CoreMLExportError .*", "The error says what Core ML cannot hold; there is nothing to build it from."),
+    (r".*InvalidExecutionModeError .*", "The error is one of configs, with a path."),
+    (
+        r".*MagnitudePruner \.calibration_mode",
+        "Pruning by magnitude has nothing to calibrate; coreai-opt refuses, too.",
+    ),
+)
 
 
 @frozen
@@ -47,7 +88,15 @@ class Row:
     def __str__(self) -> str:
         cells = [f"`{self.name}`", self.kind, f"`{self.signature}`" if self.signature else ""]
         cells += [", ".join(f"`{each}`" for each in part) for part in (self.lacking, self.more)]
-        return f"| {' | '.join(cells)} |"
+        numbers = sorted({reason_for(self.name, item) for item in self.lacking} - {0})
+        return f"| {' | '.join([*cells, ', '.join(map(str, numbers))])} |"
+
+
+def reason_for(name: str, lacking: str) -> int:
+    """Return the number of the reason why `lacking` is not in graphpress, from 1; 0 if there is none."""
+    subject = f"{name} {lacking}"
+    found = (number for number, (pattern, _) in enumerate(REASONS, 1) if re.fullmatch(pattern, subject))
+    return next(found, 0)
 
 
 def rows(record: Mapping[str, Any]) -> Iterator[Row]:
@@ -79,7 +128,7 @@ def _row(qualified: str, name: str, module: ModuleType, entry: Mapping[str, Any]
     if kind == "enum":
         values = {member.name: member.value for member in ours} if issubclass(ours, Enum) else {}
         return Row(qualified, kind, signature, tuple(each for each in entry["values"] if each not in values))
-    lacking, more = _difference(theirs, parameters_of(ours) or [])
+    lacking, more = _difference(theirs, parameters_of(ours) or [], getattr(ours, "empty_arguments", frozenset()))
     found = [f"{each}" for each in lacking]
     for member, parameters in entry.get("members", {}).items():
         attribute = getattr(ours, member, None)
@@ -97,13 +146,14 @@ def _fields(cls: Any) -> set[str]:
     return annotated | {each.alias or each.name for each in getattr(cls, "__attrs_attrs__", ())}
 
 
-def _difference(theirs: list[str], ours: list[str]) -> tuple[list[str], list[str]]:
-    """Return the parameters that only they have, and those that only we have."""
+def _difference(theirs: list[str], ours: list[str], empty: frozenset[str] = frozenset()) -> tuple[list[str], list[str]]:
+    """Return the parameters that only they have, and those that only we have; `empty` ones are accepted, too."""
 
     def plain(parameter: str) -> str:
         return parameter.rstrip("=")
 
     named = {plain(parameter) for parameter in ours}
+    named |= empty
     catches_all = any(parameter.startswith("**") for parameter in ours)
     missing = [plain(each) for each in theirs if plain(each) not in named and not each.startswith("*")]
     known = {plain(each) for each in theirs}
@@ -115,7 +165,10 @@ def table(found: list[Row], version: str) -> str:
     """Return the generated part of the page."""
     differing = [row for row in found if row.lacking]
     same = sum(not row.lacking for row in found)
-    head = ["| name in coreai-opt | kind | there | not in graphpress | more in graphpress |", "|---|---|---|---|---|"]
+    head = [
+        "| name in coreai-opt | kind | there | not in graphpress | more in graphpress | why |",
+        "|---|---|---|---|---|---|",
+    ]
     return "\n".join(
         [
             f"Of {len(found)} public names and modules of coreai-opt {version}, {same} are found under the alias with "
@@ -123,6 +176,10 @@ def table(found: list[Row], version: str) -> str:
             "",
             *head,
             *map(str, differing),
+            "",
+            "Why:",
+            "",
+            *(f"{number}. {reason}" for number, (_, reason) in enumerate(REASONS, 1)),
             "",
             "The others:",
             "",
@@ -150,10 +207,14 @@ def main_of_process() -> None:
 
 
 def page_with(generated: str) -> str:
-    """Return the page with `generated` between its marks."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{generated}\n{END}{after}"
+    """Return the page with `generated` and the list of client tests between their marks."""
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in (("surface", generated), ("clients", clients.section())):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n{text}\n{end}{after}"
+    return page
 
 
 if __name__ == "__main__":
