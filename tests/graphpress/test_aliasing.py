@@ -9,7 +9,7 @@ import pytest
 
 import graphpress
 from graphpress.aliasing import MOVED, find_moved
-from tests.documents import ROOT, SEEDS
+from tests.documents import SEEDS, page
 
 # What a user of the document has at hand, before and around its code.
 BEFORE = """
@@ -185,8 +185,7 @@ def test_plugins_of_the_other_package_are_called_once_and_broken_ones_skipped(tm
 
 
 def test_what_the_page_about_the_other_package_says_works(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "coming-from-coreai-opt.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    blocks = [block.code for block in page("docs/coming-from-coreai-opt.md").blocks()]
     assert any("assert" in block for block in blocks)
     run(tmp_path, "\n".join(blocks))
 

@@ -1,7 +1,7 @@
 """Compare the public surface of graphpress with a recorded one of coreai-opt.
 
-``python -m graphpress.tools.maintenance.surface`` rewrites the generated parts of `docs/coming-from-coreai-opt.md`. The record,
-`tests/graphpress/peer_surface.json`, is made by `record_surface.py` in an environment that has coreai-opt.
+``python -m graphpress.tools.maintenance.surface`` rewrites the generated parts of `docs/coming-from-coreai-opt.md`. The
+record, `tests/graphpress/peer_surface.json`, is made by `record_surface.py` in an environment that has coreai-opt.
 """
 
 from __future__ import annotations

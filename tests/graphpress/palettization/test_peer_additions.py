@@ -1,5 +1,7 @@
 """What palettization in coreai-opt 0.4.0 added: detected zeros, the effort for vectors, and codes without tables."""
 
+import zipfile
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from graphpress.palettization import (
     KMeansPalettizer,
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
+    PalettizationError,
     PalettizationSpec,
 )
 from graphpress.palettization.config import OpKMeansPalettizerConfig, VectorKMeansConfig
@@ -150,3 +153,38 @@ def test_full_tables_of_eight_bits_are_stored_as_codes_with_a_scale(dtype):
     zero = 8 if "zero_point" in names else 0
     assert bits_per_weight(finalized).total_bits == 8 * 32 * 64 + 32 + zero
     assert bits_per_weight(made.prepared_model) == bits_per_weight(finalized)
+
+
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors", ""])
+def test_sensitivities_are_read_in_the_form_of_either_package(suffix, tmp_path):
+    path = tmp_path / f"sensitivities{suffix}"
+    first = KMeansPalettizer(small())
+    prepared = first.prepare(X[:, :16])
+    with first.calibration_mode(loss_fn=nn.functional.mse_loss, sensitivity_path=path) as calibration:
+        calibration.step(prepared(X[:, :16]), torch.zeros(2, 4))
+    assert zipfile.is_zipfile(path) is (suffix in (".pt", ".pth"))
+    if zipfile.is_zipfile(path):  # as coreai-opt 0.4.0 names them, which loads this file
+        expected = {"0.parametrizations.weight.original", "2.parametrizations.weight.original"}
+        assert set(torch.load(path, weights_only=True)) == expected
+    again = KMeansPalettizer(small()).prepare(X[:, :16], sensitivity_path=path)
+    assert all(torch.equal(a, b) for a, b in zip(again.buffers(), prepared.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("content", [{"0.weight": 3}, [torch.zeros(2)], {"a": {"b": torch.zeros(2)}}])
+def test_other_files_of_torch_are_no_sensitivities(content, tmp_path):
+    path = tmp_path / "other.pt"
+    torch.save(content, path)
+    with pytest.raises(PalettizationError, match="holds no sensitivities"):
+        KMeansPalettizer(small()).prepare(X[:, :16], sensitivity_path=path)
+
+
+def test_sensitivities_run_no_code(tmp_path):
+    path = tmp_path / "evil.pt"
+    torch.save({"0.weight": nn.Linear(2, 2)}, path)
+    with pytest.raises(PalettizationError, match="cannot read sensitivities"):
+        KMeansPalettizer(small()).prepare(X[:, :16], sensitivity_path=path)
