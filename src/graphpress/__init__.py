@@ -26,6 +26,9 @@ register_vocabulary("graphpress.vocabulary")
 # Attributes that are imported on first access, which keeps `import graphpress` cheap.
 _LATER = {
     "CoreMLExportError": "graphpress.backends.errors",
+    "DependencyVersionWarning": "graphpress.aliasing",
+    "TorchaoTorchIncompatibilityWarning": "graphpress.aliasing",
+    "UntestedTorchVersionWarning": "graphpress.aliasing",
     "compile": "graphpress.compiling",
     "install_as_coreai_opt": "graphpress.aliasing",
 }

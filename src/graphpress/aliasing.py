@@ -26,7 +26,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "_plugins": ("plugins",),
     "base_model_compressor": ("compressor", "export_backend", "config"),
     "casting.casting": ("casting",),
-    "common": ("export_backend", "backends.errors", "config"),
+    "common": ("export_backend", "backends.errors", "config", "aliasing"),
     "config.compression_config": ("config",),
     **{f"config.spec{part}": ("config",) for part in ("", ".base", ".compression_simulator", ".factory")},
     "coreai_utils.common": ("coreai_utils.pipelines",),
@@ -57,7 +57,6 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
         f"quantization.spec.{part}": ("quantization.spec",)
         for part in (
             "errors",
-            "factory",
             "granularity",
             "qformulation",
             "qparams_calculator",
@@ -79,6 +78,18 @@ MOVED = {
     "tools.mixed_precision": "tools.bench.mixed_precision",
 }
 """Maps former module names to present ones, both relative to the package."""
+
+
+class DependencyVersionWarning(UserWarning):
+    """A warning of the other package about versions, which scripts filter; graphpress does not issue it."""
+
+
+class UntestedTorchVersionWarning(DependencyVersionWarning):
+    """See `DependencyVersionWarning`."""
+
+
+class TorchaoTorchIncompatibilityWarning(DependencyVersionWarning):
+    """See `DependencyVersionWarning`."""
 
 
 class AliasError(GraphpressError, ImportError):

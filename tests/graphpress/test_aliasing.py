@@ -99,7 +99,8 @@ import torch
 from coreai_opt.palettization import KMeansPalettizer
 from coreai_opt.palettization.config.palettization_config import PATSchedule, default_weight_palettization_spec
 from coreai_opt.base_model_compressor import CompressionConfig, ExportBackend
-from coreai_opt.common import CompressionType, CoreMLExportError
+from coreai_opt.common import CompressionType, CoreMLExportError, UntestedTorchVersionWarning
+assert issubclass(UntestedTorchVersionWarning, graphpress.DependencyVersionWarning)
 from coreai_opt.palettization import kmeans
 from coreai_opt.pruning.magnitude_pruner import MagnitudePruner
 from coreai_opt.quantization.config.quantization_config import ExecutionMode, QuantizerConfig

@@ -29,10 +29,9 @@ RECORD = ROOT / "tests" / "graphpress" / "peer_surface.json"
 
 # Why graphpress lacks a name, parameter or attribute: the first pattern that matches all of "name item".
 REASONS: tuple[tuple[str, str], ...] = (
-    (r".*Warning \w+", "graphpress does not warn about versions of its dependencies."),
     (r"inspection\.bits_per_weight .*", "A module of that name would hide the function; import it from `inspection`."),
     (
-        r".*(ValidationMixin|SimulatorBase|FactoryBase|ComponentFactory|TrainingStrategy)( .*)?",
+        r".*(ValidationMixin|SimulatorBase|FactoryBase|TrainingStrategy)( .*)?",
         "A base of coreai-opt's own classes, or a factory of them; here a spec names components by key or class.",
     ),
     (
@@ -43,7 +42,8 @@ REASONS: tuple[tuple[str, str], ...] = (
     (
         r".* \.(apply_defaults|get_default_\w+|validate_\w+|convert_\w+|build_module_config_dict|quant_input_idx|"
         r"get_extra_args|get_n_bits_from_dtype|get_quant_range|get_target_dtype|resolve_scale_dtype|SUPPORTED_DTYPES|"
-        r"get_op_type_resolver|validate)",
+        r"get_op_type_resolver|validate|construct_partial|create_fake_quantizer_partial|"
+        r"reconstruct_partial_qparams_calculator)",
         "A step of coreai-opt's own validation and resolution of configs; here constructors validate.",
     ),
     (r"config\.compression_config\.(Module|Op)CompressionConfig .*", "Abstract here: the configs have the fields."),

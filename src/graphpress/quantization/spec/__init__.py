@@ -36,6 +36,7 @@ from graphpress.quantization.histograms import (
     MseQParamsCalculator,
     PercentileQParamsCalculator,
 )
+from graphpress.quantization.spec.factory import QuantizationComponentFactory
 
 QuantizationGranularity = Granularity
 """The base of granularities, under the name of this technique."""
@@ -60,6 +61,7 @@ __all__ = [
     "PerTensorGranularity",
     "PercentileQParamsCalculator",
     "QParamsCalculatorBase",
+    "QuantizationComponentFactory",
     "QuantizationFormulation",
     "QuantizationGranularity",
     "QuantizationScheme",
