@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 # Every command that a test starts would compile the whole package again without its bytecode on disk.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup browser demo test test-slow test-matrix fuzz mutation lint bench zoo zoo-quick clean
+.PHONY: setup browser demo test test-slow test-matrix test-clients fuzz mutation lint bench zoo zoo-quick clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ test-slow: $(READY)
 # Every way of compressing, on every backend and target that holds it.
 test-matrix: $(READY)
 	$(PYTEST) -m matrix --dist load
+
+# The test files of coreai-opt's source distribution as clients, under the alias: downloads them to build/.
+test-clients: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m graphpress.tools.maintenance.clients
 
 # Mutated files of every format: a fixed set of cases in a minute, or new ones with MINUTES=n. See docs/testing.md.
 fuzz: $(READY)

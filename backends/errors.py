@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.passes.weights.errors import PalettizationError, QuantizationError
 
 
 class MissingDependencyError(GraphpressError, ImportError):
@@ -27,3 +28,7 @@ class ExecutionError(GraphpressError, RuntimeError):
 
 class LoweringError(GraphpressError):
     """A compressed value without a stored form in the backend; the message names the node and what is accepted."""
+
+
+class CoreMLExportError(LoweringError, PalettizationError, QuantizationError):
+    """Weights, palettized or quantized, that the metadata of coremltools cannot describe."""

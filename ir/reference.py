@@ -261,7 +261,7 @@ def qparams_from_range(
     low = low.float().clamp(max=0.0)
     high = high.float().clamp(min=0.0)
     magnitude = torch.maximum(-low, high)
-    if dtype.is_floating and scale_dtype is DType.FLOAT8_E8M0FNU:
+    if scale_dtype is DType.FLOAT8_E8M0FNU:
         return power_of_two_scale(magnitude, dtype), None, None
     if dtype.is_floating:
         return scale_in(data_dtype, round_scale_up(positive(magnitude / dtype.maximum))), None, None

@@ -79,6 +79,8 @@ class FloatCaster:
     graph: Graph
     rewriter: Rewriter
     context: PassContext
+    kept: frozenset[str] = frozenset()
+    beyond: frozenset[str] | None = None
     _wide: dict[int, Wide] = field(factory=dict, init=False)
     _casts: Casts = field(init=False)
 
@@ -126,7 +128,8 @@ class FloatCaster:
             return
         if makes_float:
             width |= width_of_numbers(node)
-        if width or node.op.has(Trait.OPAQUE) or not self._narrow(node):
+            width |= Wide.LARGE if self.beyond is not None and node.name in self.beyond else Wide.NONE
+        if width or node.name in self.kept or node.op.has(Trait.OPAQUE) or not self._narrow(node):
             self._keep(node, width)
 
     def _narrow(self, node: Node) -> bool:
@@ -175,6 +178,8 @@ class FloatCaster:
         }
         self._casts.cast_operands(node, up)
         after = width_after(node, width)
+        if self.beyond is not None and node.name not in self.beyond:
+            after &= ~Wide.LARGE  # as seen on data
         for result in node.results:
             if not is_float32(result):
                 continue
@@ -316,16 +321,22 @@ class Cast16Bit(Pass):
     Attributes:
         floats: cast float32.
         integers: cast int32 and int64.
+        kept: names of nodes that stay float32.
+        beyond: names of nodes whose values exceed the range of float16 on data. They and the nodes that read them stay
+            float32, and the results of other nodes are taken to be in range. None infers ranges from the graph alone.
     """
 
     effect = LOSSY(against="the same ops on values rounded to 16 bits")
 
     floats: bool = True
     integers: bool = True
+    kept: tuple[str, ...] = ()
+    beyond: tuple[str, ...] | None = None
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Cast floats, then integers."""
         if self.floats:
-            FloatCaster(graph, rewriter, context).run()
+            beyond = None if self.beyond is None else frozenset(self.beyond)
+            FloatCaster(graph, rewriter, context, frozenset(self.kept), beyond).run()
         if self.integers:
             IntegerCaster(graph, rewriter, context).run()

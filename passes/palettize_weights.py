@@ -13,15 +13,17 @@ from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.analysis.weight_readers import ReadWeight, read_weights, replace_weight
 from graphpress.passes.config import (
     BlockSizeError,
+    ConfigResolver,
     KMeansPalettizerConfig,
     SkippedWeight,
     SkipReason,
+    VectorKMeansConfig,
     cannot_be_cut,
 )
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights import PalettizationError, TooSmallError, palettize
+from graphpress.passes.weights import PalettizationError, TooSmallError, detected_mask, palettize
 
 
 def _as_config(value: KMeansPalettizerConfig | Mapping[str, Any]) -> KMeansPalettizerConfig:
@@ -62,17 +64,26 @@ class PalettizeWeights(Pass):
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
         """Collect the weights, then cluster each once."""
         refused: list[SkippedWeight] = []
+        resolver = ConfigResolver(self.config)
         for weight in read_weights(graph, self.config, context, self.weight_num_threshold):
             if weight.spec is not None:
-                self._palettize(weight, rewriter, context, refused)
+                module = resolver.governing(weight.chosen.site.op.module_stack).config
+                vectors = getattr(module, "vector_kmeans_config", None)
+                self._palettize(weight, vectors, rewriter, context, refused)
         if refused:
             raise PalettizationError(cannot_be_cut(refused))
 
     def _palettize(
-        self, weight: ReadWeight, rewriter: Rewriter, context: PassContext, refused: list[SkippedWeight]
+        self,
+        weight: ReadWeight,
+        vectors: VectorKMeansConfig | None,
+        rewriter: Rewriter,
+        context: PassContext,
+        refused: list[SkippedWeight],
     ) -> None:
         node = context.node = weight.chosen.node
         name, spec, mask = weight.constant.name, weight.spec, weight.mask
+        kept = detected_mask(weight.tensor, spec) if mask is None else mask.tensor.bool()
         try:
             palettized = palettize(
                 weight.tensor,
@@ -80,7 +91,8 @@ class PalettizeWeights(Pass):
                 weight.op_type,
                 name=name,
                 seed=self.seed,
-                mask=None if mask is None else mask.tensor.bool(),
+                mask=kept,
+                vectors=vectors,
             )
         except TooSmallError as error:
             too_small = SkippedWeight(weight.decision.name, SkipReason.TOO_SMALL, error.explanation, node.location)

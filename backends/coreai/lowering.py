@@ -59,6 +59,11 @@ def _lower_blockwise_shift_scale(node: Node, rewriter: Rewriter) -> Value:
     data, dtype = node.operands["input"], node.attribute("dtype")
     if dtype.value not in _WEIGHTS:
         raise _refused(node, f"weights of {dtype.long_name}", _WEIGHTS)
+    if dtype.is_integer and node.operands["scale"].tensor_type.dtype is DType.FLOAT8_E8M0FNU:
+        raise LoweringError(
+            f"{node.name} ({node.location}): Core AI stores no integers with scales of float8_e8m0fnu; accepted: a "
+            "scale_dtype of None, or ExportBackend.Torch"
+        )
     operands: dict[str, Any] = {
         "input": _packed_float4(node, rewriter) if dtype is DType.FLOAT4_E2M1FN else data,
         "scale": _ranked(node.operands["scale"], data, "scale", rewriter),

@@ -70,7 +70,7 @@ def why_not_described(weight: StoredWeight) -> str:
     if isinstance(weight, PalettizedWeight):
         return why_not_palettized(weight)
     if isinstance(weight, QuantizedWeight):
-        return why_not_quantized(weight.dtype, weight.minval is not None)
+        return why_not_quantized(weight.dtype, weight.minval is not None, DType.of(weight.scale.dtype))
     if isinstance(weight, PrunedWeight) and weight.is_sparse and not entries_of(weight):
         return f"zeros are made of kept elements up to {PRUNING_THRESHOLD:.2g}"
     return ""
@@ -162,8 +162,10 @@ def palettized_entries(weight: PalettizedWeight) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in found.items()}
 
 
-def why_not_quantized(dtype: DType, has_minval: bool) -> str:
+def why_not_quantized(dtype: DType, has_minval: bool, scale_dtype: DType) -> str:
     """What in a quantized weight the metadata has no words for; empty when nothing."""
+    if dtype.is_integer and scale_dtype is DType.FLOAT8_E8M0FNU:
+        return "integers with scales of float8_e8m0fnu are not there in Core ML; accepted: a scale_dtype of None"
     if dtype not in WEIGHTS:
         names = ", ".join(sorted(each.long_name for each in WEIGHTS))
         return f"{dtype.long_name} is not there in Core ML; accepted: {names}"

@@ -22,7 +22,7 @@ from graphpress.backends.coreml.metadata import (
     why_not_quantized,
     with_pruning,
 )
-from graphpress.backends.errors import LoweringError
+from graphpress.backends.errors import CoreMLExportError, LoweringError
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
@@ -78,7 +78,7 @@ class LowerToCoremlMetadata(Pass):
         context.node = None
         if refused:
             lines = "".join(f"\n  {line}" for line in refused)
-            raise LoweringError(f"coremltools' compression metadata cannot describe {len(refused)} tensors:{lines}")
+            raise CoreMLExportError(f"coremltools' compression metadata cannot describe {len(refused)} tensors:{lines}")
         for node in reversed(graph.nodes):
             if node.op.dialect == "quant" and node.is_dead:
                 rewriter.erase(node)
@@ -112,7 +112,8 @@ def _weight(node: Node, rewriter: Rewriter) -> Value:
         reason, entries, bits = "", {}, node.result.tensor_type.dtype.bits
     else:
         dtype, type = node.attribute("dtype"), node.result.tensor_type
-        reason, bits = why_not_quantized(dtype, node.operand("minval") is not None), dtype.bits
+        scale = node.operands["scale"].tensor_type.dtype
+        reason, bits = why_not_quantized(dtype, node.operand("minval") is not None, scale), dtype.bits
         entries = (
             {}
             if reason

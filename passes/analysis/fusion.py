@@ -89,6 +89,7 @@ _PATTERNS: dict[str, FusionPattern] = {
         FusionPattern("layer-norm-activation", (LAYERS, {"batch_norm"}, _ACTIVATION)),
         FusionPattern("layer-norm", (LAYERS, {"batch_norm"})),
         FusionPattern("layer-activation", (LAYERS, _ACTIVATION)),
+        FusionPattern("layer-softmax", (LAYERS, {"softmax"})),
         FusionPattern("layer", (LAYERS,)),
         FusionPattern("product-activation", (PRODUCTS, _ACTIVATION)),
         FusionPattern("binary-activation", (_BINARY, _ACTIVATION)),

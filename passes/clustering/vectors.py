@@ -40,6 +40,23 @@ MOST_STEPS = 60
 LEAST_GAIN, LEAST_LAST_GAIN = 5e-3, 1e-7
 
 
+@frozen
+class Effort:
+    """The effort of a search for centroids.
+
+    Attributes:
+        attempts: tables that are seeded; None depends on the number of vectors.
+        candidates: candidates that greedy k-means++ compares for each centroid.
+        steps: Lloyd steps of a refinement, at most.
+        least_gain: a step of the last refinement that gains less than this fraction of the error ends it.
+    """
+
+    attempts: int | None = None
+    candidates: int = CANDIDATES
+    steps: int = MOST_STEPS
+    least_gain: float = LEAST_LAST_GAIN
+
+
 @frozen(eq=False)
 class OrderedVectors:
     """Weighted vectors, reordered into blocks of neighbours.
@@ -70,7 +87,7 @@ class OrderedVectors:
             importance = importance[order]
         return cls(vector_kernels.blocks_of(vectors, importance, order, tuple(range(vectors.shape[1]))), order)
 
-    def centroids(self, k: int, seed: int) -> np.ndarray:
+    def centroids(self, k: int, seed: int, effort: Effort | None = None) -> np.ndarray:
         """Return centroids of small squared error, float64 [k, d]; fewer if fewer vectors are distinct.
 
         A few attempts, each by greedy k-means++ on a weighted sample followed by Lloyd steps, are spliced, and
@@ -84,17 +101,18 @@ class OrderedVectors:
             raise ClusteringError(f"seed is {seed!r}; it must be an integer that is not negative")
         generator = np.random.default_rng(seed)
         sample, masses = self._sample(k, generator)
+        effort = effort or Effort()
         part = self._part(k, sample)
-        count = min(max(WORK_OF_ATTEMPTS // part._work(k), LEAST_ATTEMPTS), MOST_ATTEMPTS)
-        attempts = self._seeded(k, count, sample, masses, generator)
+        count = effort.attempts or min(max(WORK_OF_ATTEMPTS // part._work(k), LEAST_ATTEMPTS), MOST_ATTEMPTS)
+        attempts = self._seeded(k, count, effort.candidates, sample, masses, generator)
         for centroids in attempts:
-            part._settle(centroids, MOST_STEPS, LEAST_GAIN)
+            part._settle(centroids, effort.steps, LEAST_GAIN)
         centroids = part._searched(attempts, generator)
-        part._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
+        part._settle(centroids, effort.steps, effort.least_gain)
         if part is not self:
-            self._settle(centroids, MOST_STEPS, LEAST_GAIN)
+            self._settle(centroids, effort.steps, LEAST_GAIN)
             centroids = self._searched(centroids[None], generator)
-            self._settle(centroids, MOST_STEPS, LEAST_LAST_GAIN)
+            self._settle(centroids, effort.steps, effort.least_gain)
         return centroids
 
     def sums(self, table: np.ndarray) -> tuple[float, np.ndarray]:
@@ -196,7 +214,13 @@ class OrderedVectors:
             vector_kernels.lower_errors(self.blocks, centroids[cluster], errors)
 
     def _seeded(
-        self, k: int, attempts: int, sample: np.ndarray, masses: np.ndarray, generator: np.random.Generator
+        self,
+        k: int,
+        attempts: int,
+        candidates: int,
+        sample: np.ndarray,
+        masses: np.ndarray,
+        generator: np.random.Generator,
     ) -> np.ndarray:
         """Return seeds, float64 [attempts, k, d]; fewer than k only if fewer vectors are distinct."""
         from graphpress.passes.clustering import search_kernels, vector_kernels
@@ -205,7 +229,7 @@ class OrderedVectors:
         columns = np.ascontiguousarray(vector_kernels.vectors_at(blocks, sample).T, dtype=np.float64)
         tables = []
         for _ in range(attempts):
-            chosen = [*search_kernels.seed_centroids(columns, masses, k, generator.random((k, CANDIDATES)))]
+            chosen = [*search_kernels.seed_centroids(columns, masses, k, generator.random((k, candidates)))]
             if len(chosen) < k:
                 errors = vector_kernels.nearest_errors(blocks, np.array(chosen))
                 while len(chosen) < k and errors.any():

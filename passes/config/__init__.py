@@ -17,6 +17,7 @@ from graphpress.passes.config.components import (
     RANGE_CALCULATORS,
     ComponentRegistry,
 )
+from graphpress.passes.config.compression import CompressionSpec, CompressionTargetTensor, CompressionType
 from graphpress.passes.config.entries import ModuleScope, ModuleStack, OpSite
 from graphpress.passes.config.errors import ArgumentError, AxisError, BlockSizeError, SpecError
 from graphpress.passes.config.granularity import (
@@ -25,12 +26,14 @@ from graphpress.passes.config.granularity import (
     PerChannelGranularity,
     PerGroupedChannelGranularity,
     PerTensorGranularity,
+    resolve_block_sizes,
 )
 from graphpress.passes.config.palettization_config import (
     KMeansPalettizerConfig,
     ModuleKMeansPalettizerConfig,
     OpKMeansPalettizerConfig,
     PATSchedule,
+    VectorKMeansConfig,
 )
 from graphpress.passes.config.palettization_spec import (
     DefaultTrainingSpec,
@@ -112,6 +115,9 @@ __all__ = [
     "ChannelStructured",
     "ComponentRegistry",
     "CompressionConfig",
+    "CompressionSpec",
+    "CompressionTargetTensor",
+    "CompressionType",
     "ConfigResolver",
     "ConstantSparsitySchedule",
     "Decision",
@@ -168,6 +174,7 @@ __all__ = [
     "UnmatchedConfigWarning",
     "UnmatchedEntry",
     "Unstructured",
+    "VectorKMeansConfig",
     "WeightDecision",
     "WeightResolver",
     "WeightRounding",
@@ -185,6 +192,7 @@ __all__ = [
     "indivisible",
     "plain",
     "report_unmatched",
+    "resolve_block_sizes",
     "unmatched_entries",
     "warn_of_skipped",
     "weight_axis",

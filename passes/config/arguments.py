@@ -26,17 +26,20 @@ V = TypeVar("V")
 def strict_arguments(cls: C) -> C:
     """Class decorator that raises `ArgumentError` for unknown, missing and surplus arguments.
 
-    A class may list likely wrong arguments in `argument_hints`, each with the advice for its error.
+    A class may list likely wrong arguments in `argument_hints`, each with the advice for its error, and in
+    `empty_arguments` those that it accepts as long as they request nothing: None, ``{}`` or ``{"*": None}``.
     """
     fields = [field for field in attrs.fields(cls) if field.init]
     names = [field.alias or field.name for field in fields]
     required = [name for name, field in zip(names, fields, strict=True) if field.default is attrs.NOTHING]
     positional = [name for name, field in zip(names, fields, strict=True) if not field.kw_only]
     hints: Mapping[str, str] = getattr(cls, "argument_hints", {})
+    empty: frozenset[str] = getattr(cls, "empty_arguments", frozenset())
     generated = cls.__init__
 
     @functools.wraps(generated)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs = {name: value for name, value in kwargs.items() if name not in empty or not _is_empty(value)}
         for name, value in kwargs.items():
             if name not in names:
                 advice = hints.get(name) or suggestion(name, names).removeprefix("; ")
@@ -57,6 +60,11 @@ def strict_arguments(cls: C) -> C:
 
     cls.__init__ = __init__
     return cls
+
+
+def _is_empty(value: Any) -> bool:
+    """True if a dictionary of specs requests nothing."""
+    return value is None or (isinstance(value, Mapping) and value in ({}, {"*": None}))
 
 
 def checked(convert: Callable[[Any], V]) -> Any:
@@ -126,6 +134,10 @@ def member(enumeration: type[E]) -> Callable[[Any], E]:
             return value
         if isinstance(value, str) and value in by_name:
             return by_name[value]
+        try:
+            return enumeration(value)  # a former value
+        except ValueError:
+            pass
         accepted = [str(item.value) for item in enumeration]
         near = suggestion(value, accepted) if isinstance(value, str) else ""
         raise SpecError(f"{value!r} is no {enumeration.__name__}{near}; accepted: {', '.join(map(repr, accepted))}")

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import attrs
+from torch import nn
 
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.passes.config import documents
 from graphpress.passes.config.arguments import arguments, checked, instance, one_of
-from graphpress.passes.config.entries import Table, entries, module_type_key, name_key
-from graphpress.passes.config.errors import SpecError
+from graphpress.passes.config.entries import (
+    NamePattern,
+    Table,
+    TypePattern,
+    entries,
+    module_type_key,
+    name_key,
+    qualified_name,
+)
+from graphpress.passes.config.errors import ArgumentError, SpecError
 from graphpress.passes.config.plain import PlainForm, plain
+
+Target = type | str
+"""A module class, or the name of a module."""
 
 
 class OpCompressionConfig(PlainForm):
@@ -132,30 +144,50 @@ class CompressionConfig(PlainForm):
         self.module_type_configs = _with_entry(self.module_type_configs, key or module_type, config)
         return self
 
-    def set_module_name(self, name: str, config: Any) -> Self:
+    def set_module_name(self, module_name: str, config: Any) -> Self:
         """Set the config of modules by name or regular expression, as the last and so the winning entry."""
-        self.module_name_configs = _with_entry(self.module_name_configs, name, config)
+        self.module_name_configs = _with_entry(self.module_name_configs, module_name, config)
         return self
 
-    def only_for(self, *types_or_names: type | str) -> Self:
-        """Apply the global config to these module classes and names, and skip the rest.
+    def only_for(self, *types_or_names: Target | Iterable[Target]) -> Self:
+        """Apply the global config to these module classes and names, or lists of them, and skip the rest.
 
         Raises:
-            SpecError: when there is no global config, or no class or name.
+            SpecError: when there is no global config, or no class or name. The config is unchanged then.
         """
+        targets = _targets(types_or_names)
         if self.global_config is None:
-            raise SpecError("only_for applies global_config to modules, but global_config is None", "global_config")
-        if not types_or_names:
-            raise SpecError("only_for needs a module class or name")
-        for target in types_or_names:
+            raise SpecError(
+                "only_for requires a non-disabled global_config, which it gives to modules, but it is None; pass all "
+                "targets in one call",
+                "global_config",
+            )
+        if not targets:
+            raise SpecError("only_for requires at least one target: a module class or a name")
+        for target in targets:
             self._set(target, copy.deepcopy(self.global_config))
         return self.set_global(None)
 
-    def without(self, *types_or_names: type | str) -> Self:
-        """Skip these module classes and names."""
-        for target in types_or_names:
+    def without(self, *types_or_names: Target | Iterable[Target]) -> Self:
+        """Skip these module classes and names, or lists of them. Raises as `only_for`, but an empty list skips none."""
+        for target in _targets(types_or_names):
             self._set(target, None)
         return self
+
+    def get_module_config(self, name: str, module: nn.Module | None = None) -> Any:
+        """The config of the module called `name`: the last entry that matches its name, else its class, else global.
+
+        Args:
+            name: its path in the model.
+            module: the module, for entries by type; None considers none of these.
+
+        Returns:
+            the module config, or None if the module is skipped. Entries for modules around it are not considered.
+        """
+        by_name = [item for key, item in self.module_name_configs.items() if NamePattern(key).matches(name)]
+        types = () if module is None else (qualified_name(type(module)),)
+        by_type = [item for key, item in self.module_type_configs.items() if TypePattern(key).matches(types)]
+        return [self.global_config, *by_type[-1:], *by_name[-1:]][-1]
 
     def _set(self, target: type | str, config: Any) -> None:
         if isinstance(target, type):
@@ -168,13 +200,13 @@ class CompressionConfig(PlainForm):
         return {self.top_keys[0]: plain(self)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read the config under its top key. Other top keys are ignored, and `data` is not changed.
+    def from_dict(cls, config_dict: Mapping[str, Any]) -> Self:
+        """Read the config under its top key. Other top keys are ignored, and `config_dict` is not changed.
 
         Raises:
             SpecError: when the key is missing, or naming the path of a wrong entry, its value and what is accepted.
         """
-        body = documents.section(data, cls.top_keys)
+        body = documents.section(config_dict, cls.top_keys)
         return cls(**arguments(body, cls.__name__))
 
     def to_yaml(self, path: str | Path | None = None) -> str:
@@ -182,10 +214,30 @@ class CompressionConfig(PlainForm):
         return documents.write(self.to_dict(), path)
 
     @classmethod
-    def from_yaml(cls, source: str | Path) -> Self:
-        """Read the config from YAML text or a file. Other top keys may hold anchors. Raises as `from_dict`."""
-        with documents.reading(source) as data:
+    def from_yaml(cls, yml: documents.Source) -> Self:
+        """Read the config from YAML text, a file or an open stream. Other top keys may hold anchors.
+
+        Raises as `from_dict`.
+        """
+        with documents.reading(yml) as data:
             return cls.from_dict(data)
+
+
+def _targets(types_or_names: Iterable[Any]) -> list[Any]:
+    """The module classes and names, with lists of them flattened.
+
+    Raises:
+        ArgumentError: for anything else.
+    """
+    found: list[Any] = []
+    for target in types_or_names:
+        found += [target] if isinstance(target, type | str) or not isinstance(target, Iterable) else target
+    for target in found:
+        if not isinstance(target, type | str):
+            raise ArgumentError(f"targets must be module types or name strings, or lists of them; got {target!r}")
+        if isinstance(target, type) and not issubclass(target, nn.Module):
+            raise ArgumentError(f"targets must be nn.Module subclasses or name strings, or lists of them; got {target}")
+    return found
 
 
 def _with_entry(table: Table, key: Any, config: Any) -> Table:
@@ -232,6 +284,7 @@ class WeightOnlyOpConfig(OpCompressionConfig):
     __slots__ = ()
 
     argument_hints: ClassVar[Mapping[str, str]] = {"op_input_spec": _ADVICE, "op_output_spec": _ADVICE}
+    empty_arguments: ClassVar[frozenset[str]] = frozenset(argument_hints)
     op_input_spec: ClassVar[None] = None
     op_output_spec: ClassVar[None] = None
 
@@ -244,6 +297,7 @@ class WeightOnlyModuleConfig(ModuleCompressionConfig):
     argument_hints: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("op_input_spec", "op_output_spec", "module_input_spec", "module_output_spec"), _ADVICE
     )
+    empty_arguments: ClassVar[frozenset[str]] = frozenset(argument_hints)
     op_input_spec: ClassVar[None] = None
     op_output_spec: ClassVar[None] = None
     module_input_spec: ClassVar[None] = None

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from graphpress.ir.files import FileError, write_file
 from graphpress.passes.config.errors import ArgumentError, SpecError
 
+Source = str | Path | IO[str] | IO[bytes]
+"""A YAML document: text (anything with a line break or a colon and a space), a path, or an open stream."""
+
 _MOST_NODES = 10_000
 _INTEGER = "tag:yaml.org,2002:int"
 _MOST_DIGITS = 4300  # as Python reads at most
 
 
-def read(source: str | Path) -> Mapping[str, Any]:
-    """Read the top level of a YAML document: a path, or text (anything with a line break or a colon and a space).
+def read(source: Source) -> Mapping[str, Any]:
+    """Read the top level of a YAML document.
 
     Raises:
         SpecError: when the file is missing, the text is no YAML, has a key twice, or is no dictionary at its top.
@@ -51,7 +54,7 @@ def parse(text: str, where: str = "the text") -> Any:
 
 
 @contextmanager
-def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
+def reading(source: Source) -> Iterator[Mapping[str, Any]]:
     """Yield the result of `read`; errors in the body name the file."""
     data = read(source)
     try:
@@ -59,7 +62,7 @@ def reading(source: str | Path) -> Iterator[Mapping[str, Any]]:
     except SpecError as error:
         if _is_text(source):
             raise
-        raise error.in_file(str(source)) from None
+        raise error.in_file(_name_of(source)) from None
 
 
 def write(data: Mapping[str, Any], path: str | Path | None = None) -> str:
@@ -98,19 +101,25 @@ def section(data: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]
     return body or {}
 
 
-def _text(source: str | Path) -> tuple[str, str]:
-    if _is_text(source):
-        return str(source), "the text"
-    path = Path(source)
+def _text(source: Source) -> tuple[str, str]:
+    if isinstance(source, str) and _is_text(source):
+        return source, "the text"
+    path = _name_of(source)
     try:
-        return path.read_text(encoding="utf-8"), str(path)
+        content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
+        return content if isinstance(content, str) else content.decode("utf-8"), path
     except UnicodeDecodeError as error:
-        raise SpecError(f"{str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise SpecError(f"{path!r} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
-        raise SpecError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise SpecError(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _is_text(source: str | Path) -> bool:
+def _name_of(source: Source) -> str:
+    """The path of a document, or the name of a stream."""
+    return str(source if isinstance(source, str | Path) else getattr(source, "name", "the stream"))
+
+
+def _is_text(source: Source) -> bool:
     return isinstance(source, str) and ("\n" in source or ": " in source or source.rstrip().endswith(":"))
 
 

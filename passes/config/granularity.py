@@ -6,6 +6,7 @@ shape is the tensor's shape divided by the box, axis by axis.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -39,9 +40,11 @@ class Granularity(Tagged):
 @strict_arguments
 @attrs.frozen
 class PerTensorGranularity(Granularity):
-    """One box: the whole tensor."""
+    """One box: the whole tensor; there is no `axis`."""
 
     type_name: ClassVar[str] = "per_tensor"
+    empty_arguments: ClassVar[frozenset[str]] = frozenset({"axis"})
+    axis: ClassVar[None] = None
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
         """Return `shape`."""
@@ -101,21 +104,14 @@ class PerBlockGranularity(Granularity):
 
     With an int, the box has size 1 along the other channel axis (0 or 1) and full size along kernel axes:
     ``[C_out, C_in, KH, KW]`` with ``axis=1, block_size=32`` gives ``[1, 32, KH, KW]``. Blocks along an axis
-    past 1 have size 1 along every other axis. An axis of None is the input channels of the weight's op.
+    past 1 have size 1 along every other axis. An axis of None is the input channels of the weight's op. With a tuple,
+    `axis` has no meaning.
     """
 
     type_name: ClassVar[str] = "per_block"
 
     axis: int | None = attrs.field(default=None, converter=checked(integer(optional=True)))
     block_size: int | tuple[int, ...] = attrs.field(converter=checked(_block_size), kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        if isinstance(self.block_size, tuple) and self.axis is not None:
-            raise SpecError(
-                f"{self.axis!r} given with block_size {self.block_size}, which has a size for every axis;"
-                " accepted: axis=None, or an integer block_size",
-                "axis",
-            )
 
     def block_shape(self, shape: Shape, name: str = "tensor") -> Shape:
         """The box, with -1 replaced by the size of its axis. Raises as the base class."""
@@ -134,6 +130,16 @@ class PerBlockGranularity(Granularity):
         sizes = [1 if other < whole_from else -1 for other in range(len(shape))]
         sizes[axis] = self.block_size
         return tuple(sizes)
+
+
+def resolve_block_sizes(tensor_shape: Sequence[int], block_sizes: Sequence[int]) -> list[int]:
+    """Return `block_sizes` with -1 replaced by the size of its axis.
+
+    Raises:
+        AxisError: if there is not one size for each axis.
+        BlockSizeError: when a size does not divide its axis.
+    """
+    return [*PerBlockGranularity(block_size=tuple(block_sizes)).block_shape(tuple(tensor_shape))]
 
 
 def _checked_axis(granularity: Granularity, axis: int | None, shape: Shape, name: str) -> int:

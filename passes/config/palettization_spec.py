@@ -14,10 +14,12 @@ from graphpress.passes.config.arguments import (
     checked,
     instance,
     integer,
+    number,
     one_of,
     strict_arguments,
     tagged,
 )
+from graphpress.passes.config.compression import CompressionSpec, CompressionType
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.granularity import (
     Granularity,
@@ -25,8 +27,7 @@ from graphpress.passes.config.granularity import (
     PerGroupedChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.plain import PlainForm
-from graphpress.passes.config.quantization_spec import QuantizationSpec
+from graphpress.passes.config.quantization_spec import QuantizationFormulation, QuantizationSpec
 
 _LUT_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -91,9 +92,13 @@ def _lut_qspec(value: Any) -> QuantizationSpec | None:
     return spec
 
 
+def _fraction(value: Any) -> float | None:
+    return None if value is None else number(0, 1)(value)
+
+
 @strict_arguments
 @attrs.frozen
-class PalettizationSpec(PlainForm):
+class PalettizationSpec(CompressionSpec):
     """Palettization of one weight.
 
     Attributes:
@@ -106,11 +111,15 @@ class PalettizationSpec(PlainForm):
         training_strategy_spec: how the weight is trained.
         activation_aware: in a calibration without a loss, weight the squared error of each element by the second
             moment of the input that it multiplies; False weights all equally.
+        sparsity_detection_threshold: a weight with a larger fraction of zeros (0 to 1) is stored like a pruned one: its
+            zeros stay exact, only the other elements are clustered, and a mask tells them apart where that takes less
+            space. None treats zeros like other values. Vectors have no such form.
 
     Raises:
         SpecError: for an invalid value; the message names the accepted ones.
     """
 
+    compression_type: ClassVar[CompressionType] = CompressionType.PALETTIZATION
     argument_hints: ClassVar[Mapping[str, str]] = {
         "dtype": "n_bits sets the size of an index, lut_qspec the dtype of table entries",
         "group_size": "it belongs to the granularity, for example PerGroupedChannelGranularity(group_size=16)",
@@ -132,6 +141,23 @@ class PalettizationSpec(PlainForm):
         ),
     )
     activation_aware: bool = attrs.field(default=False, converter=checked(boolean))
+    sparsity_detection_threshold: float | None = attrs.field(default=None, converter=checked(_fraction))
+
+    def __attrs_post_init__(self) -> None:
+        if self.sparsity_detection_threshold is None:
+            return
+        if self.cluster_dim > 1:
+            raise SpecError(
+                f"{self.sparsity_detection_threshold} is for scalars, whose zeros are single elements, and cluster_dim "
+                f"is {self.cluster_dim}; accepted: None",
+                "sparsity_detection_threshold",
+            )
+        if self.lut_qspec is not None and self.lut_qspec.qformulation is QuantizationFormulation.MINVAL:
+            raise SpecError(
+                f"{self.sparsity_detection_threshold} needs a code for zero, which 'minval' of lut_qspec does not "
+                "have; accepted: None",
+                "sparsity_detection_threshold",
+            )
 
     @property
     def n_clusters(self) -> int:

@@ -8,7 +8,7 @@ import attrs
 
 from graphpress.passes.config.arguments import Tagged, checked, integer, number, strict_arguments, tagged
 from graphpress.passes.config.components import PRUNING_ALGORITHMS
-from graphpress.passes.config.plain import PlainForm
+from graphpress.passes.config.compression import CompressionSpec, CompressionType
 
 
 class PruningScheme(Tagged):
@@ -20,9 +20,11 @@ class PruningScheme(Tagged):
 @strict_arguments
 @attrs.frozen
 class Unstructured(PruningScheme):
-    """Zeros at the elements of least magnitude, anywhere."""
+    """Zeros at the elements of least magnitude, anywhere; there is no `axis`."""
 
     type_name: ClassVar[str] = "unstructured"
+    empty_arguments: ClassVar[frozenset[str]] = frozenset({"axis"})
+    axis: ClassVar[None] = None
 
 
 @strict_arguments
@@ -66,7 +68,7 @@ _SCHEMES = (Unstructured, ChannelStructured, BlockStructured, NMStructured)
 
 @strict_arguments
 @attrs.frozen
-class PruningSpec(PlainForm):
+class PruningSpec(CompressionSpec):
     """Pruning of one weight.
 
     Attributes:
@@ -78,6 +80,8 @@ class PruningSpec(PlainForm):
     Raises:
         SpecError: for an invalid value; the message names the accepted ones.
     """
+
+    compression_type: ClassVar[CompressionType] = CompressionType.PRUNING
 
     target_sparsity: float = attrs.field(default=0.5, converter=checked(number(0, 1)))
     pruning_scheme: PruningScheme = attrs.field(
@@ -97,9 +101,9 @@ class SparsitySchedule(Tagged):
 
     __slots__ = ()
 
-    def sparsity(self, step: int, target: float) -> float:
-        """The sparsity at `step` (from 0) of a weight with the final sparsity `target`."""
-        raise TypeError(f"{type(self).__name__} does not define `sparsity`")
+    def compute_sparsity(self, step_count: int, target_sparsity: float) -> float:
+        """The sparsity at `step_count` (from 0) of a weight with the final sparsity `target_sparsity`."""
+        raise TypeError(f"{type(self).__name__} does not define `compute_sparsity`")
 
 
 @strict_arguments
@@ -111,35 +115,36 @@ class ConstantSparsitySchedule(SparsitySchedule):
 
     begin_step: int = attrs.field(default=0, converter=checked(integer(0)))
 
-    def sparsity(self, step: int, target: float) -> float:
-        """0 before `begin_step`, `target` from then on."""
-        return target if step >= self.begin_step else 0.0
+    def compute_sparsity(self, step_count: int, target_sparsity: float) -> float:
+        """0 before `begin_step`, `target_sparsity` from then on."""
+        return target_sparsity if step_count >= self.begin_step else 0.0
 
 
 @strict_arguments
 @attrs.frozen(kw_only=True)
 class PolynomialDecaySchedule(SparsitySchedule):
-    """Polynomial growth from `initial_sparsity` to the target in `total_iters` steps from `begin_step`.
+    """Polynomial growth from `initial_sparsity` to the target in `total_iters` steps, the first of them `begin_step`.
 
-    ``target + (initial - target) * (1 - t / total_iters) ** power`` at the t-th step, changing every
-    `update_frequency` steps. Zhu and Gupta, "To prune, or not to prune" (2017), equation 1.
+    The sparsity changes every `update_frequency` steps, in ``n = ceil(total_iters / update_frequency)`` updates. It is
+    ``target + (initial - target) * (1 - t / (n - 1)) ** power`` at update ``t = 0 ... n - 1``, so the last one has the
+    target; a single update has `initial_sparsity`, and the target follows it. Zhu and Gupta, "To prune, or not to
+    prune" (2017), equation 1.
     """
 
     type_name: ClassVar[str] = "polynomial_decay"
 
     begin_step: int = attrs.field(default=0, converter=checked(integer(0)))
     total_iters: int = attrs.field(converter=checked(integer(1)))
-    power: float = attrs.field(default=3.0, converter=checked(number(0, 1e6)))
+    power: float = attrs.field(default=3.0, converter=checked(number(1e-6, 1e6)))
     initial_sparsity: float = attrs.field(default=0.0, converter=checked(number(0, 1)))
     update_frequency: int = attrs.field(default=1, converter=checked(integer(1)))
 
-    def sparsity(self, step: int, target: float) -> float:
-        """0 before `begin_step`, then along the polynomial, `target` once `total_iters` steps have passed."""
-        if step < self.begin_step:
-            return 0.0
-        elapsed = step - self.begin_step
-        if elapsed >= self.total_iters:
-            return target
-        elapsed -= elapsed % self.update_frequency
-        remaining = 1.0 - elapsed / self.total_iters
-        return float(target + (self.initial_sparsity - target) * remaining**self.power)
+    def compute_sparsity(self, step_count: int, target_sparsity: float) -> float:
+        """`initial_sparsity` up to `begin_step`, then along the polynomial, `target_sparsity` at its end."""
+        elapsed = max(step_count - self.begin_step, 0)
+        last = -(-self.total_iters // self.update_frequency) - 1
+        update = elapsed // self.update_frequency
+        if elapsed >= self.total_iters or update >= last > 0:
+            return target_sparsity
+        remaining = 1.0 - update / last if last else 1.0
+        return float(target_sparsity + (self.initial_sparsity - target_sparsity) * remaining**self.power)

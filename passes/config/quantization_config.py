@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -40,6 +41,14 @@ class ExecutionMode(StrEnum):
     """`torch.export`, then passes over the whole graph."""
     EAGER = "eager"
     """Calls of torch functions are intercepted as the model runs; nothing is captured."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> ExecutionMode | None:
+        """Resolve the former value ``"pt2e"``, with a deprecation warning."""
+        if value != "pt2e":
+            return None
+        warnings.warn("ExecutionMode('pt2e') is now ExecutionMode('graph')", DeprecationWarning, stacklevel=2)
+        return cls.GRAPH
 
 
 class InvalidExecutionModeError(SpecError):
@@ -232,20 +241,33 @@ class QuantizerConfig(CompressionConfig):
 
 
 class QuantizerPresets(Presets[Made]):
-    """Presets of quantization; the first three are weight-only."""
+    """Presets of quantization; the first three are weight-only.
 
-    def w8(self) -> Made:
-        """Weights int8, symmetric, per output channel."""
-        return self._weights(default_weight_quantization_spec())
+    An `execution_mode` is for a whole model; the presets of a module's config refuse it.
+    """
 
-    def w4(self) -> Made:
-        """Weights int4, symmetric, per output channel."""
-        return self._weights(_weight("int4"))
+    def w8(self, *, axis: int | None = None, execution_mode: ExecutionMode | str | None = None) -> Made:
+        """Weights int8, symmetric, per channel along `axis`, by default per output channel."""
+        return self._weights(_weight("int8", granularity=PerChannelGranularity(axis=axis)), execution_mode)
 
-    def w4_per_block(self, scale_dtype: Any = None) -> Made:
-        """Weights int4, symmetric, in blocks of 32 along the input channels; see `QuantizationSpec.scale_dtype`."""
-        block = PerBlockGranularity(block_size=32)
-        return self._weights(_weight("int4", granularity=block, scale_dtype=scale_dtype))
+    def w4(self, *, axis: int | None = None, execution_mode: ExecutionMode | str | None = None) -> Made:
+        """Weights int4, symmetric, per channel along `axis`, by default per output channel."""
+        return self._weights(_weight("int4", granularity=PerChannelGranularity(axis=axis)), execution_mode)
+
+    def w4_per_block(
+        self,
+        *,
+        block_size: int = 32,
+        axis: int | None = None,
+        scale_dtype: Any = None,
+        execution_mode: ExecutionMode | str | None = None,
+    ) -> Made:
+        """Weights int4, symmetric, in blocks along `axis`, by default along the input channels.
+
+        Scales are stored in `scale_dtype`; see `QuantizationSpec.scale_dtype`.
+        """
+        block = PerBlockGranularity(axis=axis, block_size=block_size)
+        return self._weights(_weight("int4", granularity=block, scale_dtype=scale_dtype), execution_mode)
 
     def mxfp4(self) -> Made:
         """Weights float4 in blocks of 32 with power-of-two scales (OCP Microscaling formats, v1.0)."""
@@ -278,10 +300,17 @@ class QuantizerPresets(Presets[Made]):
             made.bias_correction = BiasCorrection.EMPIRICAL
         return made
 
-    def _weights(self, weight: QuantizationSpec) -> Made:
-        return self._finish(
+    def _weights(self, weight: QuantizationSpec, execution_mode: ExecutionMode | str | None = None) -> Made:
+        made = self._finish(
             ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec={"weight": weight})
         )
+        if execution_mode is None:
+            return made
+        if not isinstance(made, QuantizerConfig):
+            raise SpecError(
+                f"{execution_mode!r} is for a whole model; QuantizerConfig.presets take it", "execution_mode"
+            )
+        return made.set_execution_mode(execution_mode)
 
     def _both(self, weight: QuantizationSpec, activation: QuantizationSpec) -> Made:
         every: Mapping[str, QuantizationSpec] = {ALL: activation}

@@ -21,6 +21,7 @@ from graphpress.passes.config.arguments import (
     tagged,
 )
 from graphpress.passes.config.components import FAKE_QUANTIZERS, QPARAM_CALCULATORS, RANGE_CALCULATORS
+from graphpress.passes.config.compression import CompressionSpec, CompressionType
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.granularity import (
     Granularity,
@@ -28,7 +29,6 @@ from graphpress.passes.config.granularity import (
     PerChannelGranularity,
     PerTensorGranularity,
 )
-from graphpress.passes.config.plain import PlainForm
 
 
 class WeightRounding(Tagged):
@@ -144,14 +144,15 @@ def _quantized_dtype(value: Any) -> torch.dtype:
     return _torch_dtype(dtype)
 
 
-_SCALE_DTYPES = "None, float8_e8m0fnu for float8 and float4, float16 for integers of up to 4 bits"
+_OTHER_NAMES = {"float8_e8m0": DType.FLOAT8_E8M0FNU}
+_SCALE_DTYPES = "None, float8_e8m0fnu for float8, float4 and int8, float16 for integers of up to 4 bits"
 
 
 def _scale_dtype(value: Any) -> torch.dtype | None:
     if value is None:
         return None
     try:
-        dtype = DType.of(value)
+        dtype = DType.of(_OTHER_NAMES.get(value, value))
     except DTypeError as error:
         raise SpecError(f"{error}; accepted: {_SCALE_DTYPES}") from None
     if dtype not in (DType.FLOAT8_E8M0FNU, DType.FLOAT16):
@@ -177,7 +178,7 @@ def _float_range(value: Any) -> tuple[float | None, float | None]:
 
 @strict_arguments
 @attrs.frozen
-class QuantizationSpec(PlainForm):
+class QuantizationSpec(CompressionSpec):
     """Quantization of one tensor.
 
     Attributes:
@@ -193,14 +194,16 @@ class QuantizationSpec(PlainForm):
         range_calculator_cls: a registered key, or a class.
         float_range: fixed bounds of the values to represent; the data determines a bound of None.
         scale_dtype: the dtype that scales of weights are stored in. None means that of 16-bit weights, else float32.
-            float8_e8m0fnu, for float8 and float4, holds powers of two; float4 always uses it. float16, for integers of
-            up to 4 bits with a zero point, halves the size of scales: they are rounded up so that products with codes
-            are exact in float16, and a weight whose scales exceed its range keeps float32.
+            float8_e8m0fnu, for float8, float4 and int8, holds powers of two; float4 always uses it. With int8 it is the
+            MXINT8 of the OCP Microscaling formats, symmetric, which only `ExportBackend.Torch` stores. float16, for
+            integers of up to 4 bits with a zero point, halves the size of scales: they are rounded up so that products
+            with codes are exact in float16, and a weight whose scales exceed its range keeps float32.
 
     Raises:
         SpecError: for an invalid value or combination; the message names the accepted ones.
     """
 
+    compression_type: ClassVar[CompressionType] = CompressionType.QUANTIZATION
     argument_hints: ClassVar[Mapping[str, str]] = {
         "n_bits": "dtype decides it, for example dtype='int4'",
         "target_dtype": "dtype decides it",
@@ -233,11 +236,8 @@ class QuantizationSpec(PlainForm):
         scale_dtype = None if self.scale_dtype is None else DType.of(self.scale_dtype)
         if self.element_type.is_integer:
             if scale_dtype is DType.FLOAT8_E8M0FNU:
-                raise SpecError(
-                    f"{self.scale_dtype} is for float8 and float4 only, dtype is {self.dtype}; accepted: "
-                    f"{'None, float16' if self.n_bits <= 4 else 'None'}",
-                    "scale_dtype",
-                )
+                self._check_microscaled()
+                return
             if scale_dtype is not None and self.n_bits > 4:
                 raise SpecError(
                     f"{self.scale_dtype} is for integers of up to 4 bits, dtype is {self.dtype}; accepted: None",
@@ -260,6 +260,19 @@ class QuantizationSpec(PlainForm):
             raise SpecError(f"{self.qformulation.value!r} is for integers; {self.dtype} takes 'zp'", "qformulation")
         if self.element_type is DType.FLOAT4_E2M1FN and self.scale_dtype is None:
             object.__setattr__(self, "scale_dtype", torch.float8_e8m0fnu)
+
+    def _check_microscaled(self) -> None:
+        """Raise unless the spec is that of MXINT8."""
+        if self.element_type is not DType.INT8:
+            raise SpecError(
+                f"{self.scale_dtype} is for float8, float4 and int8 only, dtype is {self.dtype}; accepted: "
+                f"{'None, float16' if self.n_bits <= 4 else 'None'}",
+                "scale_dtype",
+            )
+        if self.qscheme is QuantizationScheme.ASYMMETRIC or self.qformulation is QuantizationFormulation.MINVAL:
+            raise SpecError(
+                f"{self.scale_dtype} goes with a symmetric qscheme and 'zp' only; accepted: None", "scale_dtype"
+            )
 
     @property
     def element_type(self) -> DType:

@@ -9,7 +9,7 @@ from graphpress.passes.weights.errors import (
 )
 from graphpress.passes.weights.layout import Layout, layout_of
 from graphpress.passes.weights.learned_tables import LearnedTables
-from graphpress.passes.weights.palettize import assign, palettize
+from graphpress.passes.weights.palettize import assign, detected_mask, palettize, unfilled
 from graphpress.passes.weights.palettized_weight import PalettizedWeight
 from graphpress.passes.weights.prune import (
     MagnitudePruning,
@@ -36,9 +36,11 @@ __all__ = [
     "StoredWeight",
     "TooSmallError",
     "assign",
+    "detected_mask",
     "is_smaller_sparse",
     "layout_of",
     "palettize",
     "pruning_mask",
     "quantize_weight",
+    "unfilled",
 ]

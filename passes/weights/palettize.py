@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from graphpress.passes.clustering import OrderedVectors, cluster_groups, padded
-from graphpress.passes.config import PalettizationSpec, QuantizationFormulation
+from graphpress.passes.clustering import Effort, OrderedVectors, cluster_groups, padded
+from graphpress.passes.config import PalettizationSpec, QuantizationFormulation, VectorKMeansConfig
 from graphpress.passes.weights.errors import PalettizationError, TooSmallError
 from graphpress.passes.weights.layout import Layout, channel_magnitudes, layout_of
 from graphpress.passes.weights.palettized_weight import (
@@ -33,6 +34,7 @@ def palettize(
     seed: int = 0,
     importance: Tensor | None = None,
     mask: Tensor | None = None,
+    vectors: VectorKMeansConfig | None = None,
 ) -> PalettizedWeight:
     """Palettize a weight by clustering.
 
@@ -49,6 +51,7 @@ def palettize(
         importance: the non-negative weight of each element's squared error, of a shape that expands to the weight's.
         mask: True for the elements that a pruned weight keeps, of its shape. The others are zeros, which stay exact:
             one entry of each table is zero, and the others are fitted to the kept elements.
+        vectors: the effort of vector clustering; None depends on the weight.
 
     Raises:
         PalettizationError: if values are not finite, the tensor is empty or not floating, or the weight is pruned and
@@ -56,23 +59,43 @@ def palettize(
         TooSmallError: if there are fewer values than table entries.
         AxisError, BlockSizeError: if the spec does not fit the shape.
     """
-    _check(tensor, name)
-    layout = layout_of(tuple(tensor.shape), spec, op_type, name)
-    if layout.per_table < spec.n_clusters:
-        raise TooSmallError(
-            name,
-            f"of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it is it "
-            "takes less space",
-        )
+    layout = _checked_layout(tensor, spec, op_type, name)
+    _check_finite(tensor, name)
     if mask is not None:
         _check_zero(spec, name)
         kept = mask.detach().cpu().float()
         importance = kept if importance is None else importance.detach().cpu().float() * kept
-    find = _scalars if layout.width == 1 else _vectors
+    find = _scalars if layout.width == 1 else partial(_vectors, seed=seed, effort=_effort(vectors))
     # Held by no name here: what is clustered is given up as soon as it has been copied.
-    found = find(
-        _clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, seed, tensor.dtype
-    )
+    found = find(_clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, tensor.dtype)
+    return _on_device(evolve(found, mask=mask), tensor.device)
+
+
+def unfilled(
+    tensor: Tensor, spec: PalettizationSpec, op_type: str, *, name: str = "weight", mask: Tensor | None = None
+) -> PalettizedWeight:
+    """Return a weight with the structure that `palettize` gives it, to be filled; nothing is clustered.
+
+    The arguments are those of `palettize`; the elements of `tensor` are not read.
+
+    Raises:
+        PalettizationError, TooSmallError, AxisError, BlockSizeError: as by `palettize`, for the same shapes.
+    """
+    layout = _checked_layout(tensor, spec, op_type, name)
+    entries = torch.linspace(-1, 1, spec.n_clusters)[None, :, None]
+    tables = entries.expand(layout.tables, spec.n_clusters, layout.width)
+    indices = torch.zeros(layout.index_shape, dtype=torch.uint8)
+    channel_scale = None
+    if spec.enable_per_channel_scale:
+        axes = range(len(layout.shape))
+        channel_scale = torch.ones(
+            [n if axis == layout.channel_axis else 1 for axis, n in zip(axes, layout.shape, strict=True)]
+        )
+    if spec.lut_qspec is None:
+        found = plain_weight(indices, tables, channel_scale, spec, layout, tensor.dtype)
+    else:
+        quantized = entry_grid(spec, tensor.dtype).plain(tables)
+        found = quantized_weight(indices, quantized, channel_scale, spec, layout, tensor.dtype)
     return _on_device(evolve(found, mask=mask), tensor.device)
 
 
@@ -126,9 +149,9 @@ def _clustering_input(
 
 
 def _scalars(
-    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, dtype: torch.dtype
 ) -> PalettizedWeight:
-    """Palettize by scalar clustering, which does not use the seed."""
+    """Palettize by scalar clustering."""
     entries = spec.n_clusters - prepared.has_zeros
     if spec.lut_qspec is None:
         clusters = cluster_groups(prepared.rows, entries, prepared.counts, _snap_to(dtype))
@@ -147,7 +170,13 @@ def _scalars(
 
 
 def _vectors(
-    prepared: _ClusteringInput, spec: PalettizationSpec, layout: Layout, seed: int, dtype: torch.dtype
+    prepared: _ClusteringInput,
+    spec: PalettizationSpec,
+    layout: Layout,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    effort: Effort | None,
 ) -> PalettizedWeight:
     """Palettize by vector clustering, with the same seed for each table."""
     counts = [None] * len(prepared.rows) if prepared.counts is None else prepared.counts
@@ -156,7 +185,7 @@ def _vectors(
     prepared = evolve(prepared, rows=rows[:0].clone(), counts=None)
     vectors = [OrderedVectors.of(row, count) for row, count in zip(rows, counts, strict=True)]
     del rows
-    found = [padded(each.centroids(spec.n_clusters, seed), spec.n_clusters) for each in vectors]
+    found = [padded(each.centroids(spec.n_clusters, seed, effort), spec.n_clusters) for each in vectors]
     tables = torch.from_numpy(np.stack(found))
 
     def indices(values: Tensor) -> Tensor:
@@ -168,6 +197,26 @@ def _vectors(
         return plain_weight(indices(tables.float()), tables, prepared.channel_scale, spec, layout, dtype)
     quantized = vector_tables(vectors, tables, entry_grid(spec, dtype))
     return quantized_weight(indices(quantized.values), quantized, prepared.channel_scale, spec, layout, dtype)
+
+
+def _effort(vectors: VectorKMeansConfig | None) -> Effort | None:
+    if vectors is None:
+        return None
+    trials = {} if vectors.n_local_trials is None else {"candidates": vectors.n_local_trials}
+    return Effort(attempts=vectors.n_init, steps=vectors.max_iter, least_gain=vectors.tol, **trials)
+
+
+def detected_mask(tensor: Tensor, spec: PalettizationSpec) -> Tensor | None:
+    """Return True for the elements of a weight that are not zero, if more are zero than its spec tolerates, else None.
+
+    Weights of other dtypes than floats, and those with nothing but zeros, have none.
+    """
+    threshold = spec.sparsity_detection_threshold
+    if threshold is None or not tensor.is_floating_point() or not tensor.numel():
+        return None
+    mask = tensor.detach() != 0
+    kept = int(mask.sum())
+    return mask if kept and 1 - kept / tensor.numel() > threshold else None
 
 
 def _snap_to(dtype: torch.dtype) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -190,11 +239,27 @@ def _check_zero(spec: PalettizationSpec, name: str) -> None:
         )
 
 
-def _check(tensor: Tensor, name: str) -> None:
+def _checked_layout(tensor: Tensor, spec: PalettizationSpec, op_type: str, name: str) -> Layout:
+    """Return the layout of a weight.
+
+    Raises:
+        PalettizationError, TooSmallError, AxisError, BlockSizeError: see `palettize`.
+    """
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         raise PalettizationError(f"{name} has dtype {tensor.dtype}; floating weights of 16 bits or more are palettized")
     if not tensor.numel():
         raise TooSmallError(name, f"of shape {tuple(tensor.shape)} has no elements")
+    layout = layout_of(tuple(tensor.shape), spec, op_type, name)
+    if layout.per_table < spec.n_clusters:
+        raise TooSmallError(
+            name,
+            f"of shape {layout.shape} has {layout.per_table} entries for each table of {spec.n_clusters}: as it is it "
+            "takes less space",
+        )
+    return layout
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
     low, high = tensor.detach().aminmax()  # the ends show it: NaN wins over every number
     if not math.isfinite(low) or not math.isfinite(high):
         bad = tensor.numel() - int(torch.isfinite(tensor.detach()).sum())

@@ -67,6 +67,11 @@ class PalettizedWeight(StoredWeight):
         return DType.of(self.lut.dtype)
 
     @property
+    def stores_codes(self) -> bool:
+        """True if codes take the place of indices and tables: both have 8 bits, and codes need no lookup."""
+        return self.scale is not None and self.n_bits == 8 and self.lut_type.bits == 8 and self.lut.shape[-1] == 1
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight."""
         width = self.lut.shape[-1]
@@ -74,10 +79,15 @@ class PalettizedWeight(StoredWeight):
 
     @property
     def stored_bits(self) -> int:
-        """Total bits of indices, tables and scales."""
+        """Total bits of indices, or kept ones and their mask, of tables and scales."""
         parameters = sum(8 * p.nbytes for p in (self._stored_scale, self.minval) if p is not None)
         zeros = 0 if self.zero_point is None else self.zero_point.numel() * self.lut_type.bits
-        return self.indices.numel() * self.n_bits + self.lut.numel() * self.lut_type.bits + parameters + zeros
+        kept = self.kept_indices()
+        indices = self.indices.numel() * self.n_bits
+        if kept is not None and self.mask is not None:
+            indices = kept[0].numel() * self.n_bits + self.mask.numel()
+        tables = 0 if self.stores_codes else self.lut.numel() * self.lut_type.bits
+        return indices + tables + parameters + zeros
 
     @property
     def _stored_scale(self) -> Tensor | None:
@@ -105,14 +115,18 @@ class PalettizedWeight(StoredWeight):
         """See the base class."""
         kept = self.kept_indices()
         indices, table = (self.indices, self.lut) if kept is None else kept
-        operands = {
-            "indices": rewriter.add_constant(
-                f"{base}_indices", indices, type=TensorType(self.index_type, indices.shape)
-            ),
-            "lut": rewriter.add_constant(f"{base}_lut", table),
-        }
-        axis, name = self.axis if kept is None else 0, node_name(base, "dense")
-        dense = rewriter.insert_before(before, "quant.lut_to_dense", operands, {"axis": axis}, name=name).result
+        axis = self.axis if kept is None else 0
+        if self.stores_codes:
+            dense = rewriter.add_constant(f"{base}_codes", reference.lut_to_dense(indices, table, axis))
+        else:
+            operands = {
+                "indices": rewriter.add_constant(
+                    f"{base}_indices", indices, type=TensorType(self.index_type, indices.shape)
+                ),
+                "lut": rewriter.add_constant(f"{base}_lut", table),
+            }
+            name = node_name(base, "dense")
+            dense = rewriter.insert_before(before, "quant.lut_to_dense", operands, {"axis": axis}, name=name).result
         if kept is not None:
             assert self.mask is not None
             places = {"values": dense, "mask": mask or rewriter.add_constant(f"{base}_mask", self.mask)}

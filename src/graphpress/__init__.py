@@ -14,16 +14,24 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
     from graphpress.aliasing import install_as_coreai_opt as install_as_coreai_opt
+    from graphpress.backends.errors import CoreMLExportError as CoreMLExportError
     from graphpress.compiling import compile as compile
 
 __version__ = "0.1.0"
 
-__all__ = ["ExportBackend", "GraphpressError", "__version__", "compile", "install_as_coreai_opt"]
+__all__ = ["CoreMLExportError", "ExportBackend", "GraphpressError", "__version__", "compile", "install_as_coreai_opt"]
 
 register_vocabulary("graphpress.vocabulary")
 
 # Attributes that are imported on first access, which keeps `import graphpress` cheap.
-_LATER = {"compile": "graphpress.compiling", "install_as_coreai_opt": "graphpress.aliasing"}
+_LATER = {
+    "CoreMLExportError": "graphpress.backends.errors",
+    "DependencyVersionWarning": "graphpress.aliasing",
+    "TorchaoTorchIncompatibilityWarning": "graphpress.aliasing",
+    "UntestedTorchVersionWarning": "graphpress.aliasing",
+    "compile": "graphpress.compiling",
+    "install_as_coreai_opt": "graphpress.aliasing",
+}
 
 
 class _LastFinder:

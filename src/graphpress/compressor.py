@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
@@ -54,6 +54,27 @@ class LifeCycleError(GraphpressError, RuntimeError):
     """Methods of a compressor were called in the wrong order."""
 
 
+_in_place = False
+
+
+def set_in_place_by_default(in_place: bool) -> None:
+    """Set whether ``prepare(copy=None)`` compresses the user's model itself, in this process.
+
+    For scripts that go on with the model that they passed. Graph mode creates a new model in any case.
+    """
+    global _in_place
+    _in_place = in_place
+
+
+def copies(copy: bool | None) -> bool:
+    """Return whether to copy the user's model: `copy`, or the default of the process for None."""
+    return not _in_place if copy is None else copy
+
+
+class StateDictError(GraphpressError, RuntimeError):
+    """A state dict has other entries than the prepared model."""
+
+
 class ArgumentTypeError(GraphpressError, TypeError):
     """A model, config or other argument has the wrong type."""
 
@@ -82,7 +103,7 @@ class Compressor(ABC, Generic[C]):
         self._config = cast(C, self.config_class()) if config is None else copy.deepcopy(config)
         self._prepared: nn.Module | None = None
         self._mark = uuid.uuid4().hex
-        self._open: list[str] = []
+        self._open: dict[str, nn.Module] = {}
         self._skipped: tuple[SkippedWeight, ...] = ()
 
     @property
@@ -163,16 +184,41 @@ class Compressor(ABC, Generic[C]):
         )
 
     @contextmanager
-    def _entered(self, mode: str) -> Iterator[nn.Module]:
-        """Enter the context `mode` of the prepared model, which cannot be nested."""
-        prepared = self.prepared_model
+    def _entered(self, mode: str, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Enter the context `mode` of the prepared model or of `model`, a copy of it; it cannot be nested."""
+        prepared = self._prepared_or(model)
         if mode in self._open:
             raise LifeCycleError(f"{mode} of this {type(self).__name__} is already open; leave it first")
-        self._open.append(mode)
+        self._open[mode] = prepared
         try:
             yield prepared
         finally:
-            self._open.remove(mode)
+            del self._open[mode]
+
+    @property
+    def _in_training(self) -> nn.Module:
+        """The model that `training_mode` was entered for, or the prepared model outside."""
+        return self._open.get("training_mode", self.prepared_model)
+
+
+def load_prepared(prepared: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load the numbers of a prepared model into `prepared`, which has its structure.
+
+    Raises:
+        StateDictError: naming the entries that are missing, superfluous, or of another shape.
+    """
+    problems = []
+    try:
+        missing, unexpected = prepared.load_state_dict(state_dict, strict=False)
+        problems += [f"missing: {', '.join(missing)}"] if missing else []
+        problems += [f"superfluous: {', '.join(unexpected)}"] if unexpected else []
+    except (RuntimeError, TypeError, AttributeError) as error:
+        problems += [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+    if problems:
+        raise StateDictError(
+            f"State dict does not match the prepared model; it must be of a model that a compressor with the same "
+            f"config has prepared. {'; '.join(problems)}"
+        )
 
 
 def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -> nn.Module:

@@ -3,6 +3,9 @@
 from graphpress.passes.config import (
     ArgumentError,
     CompressionConfig,
+    CompressionSpec,
+    CompressionTargetTensor,
+    CompressionType,
     ModuleCompressionConfig,
     OpCompressionConfig,
     SpecError,
@@ -13,6 +16,9 @@ from graphpress.passes.config import (
 __all__ = [
     "ArgumentError",
     "CompressionConfig",
+    "CompressionSpec",
+    "CompressionTargetTensor",
+    "CompressionType",
     "ModuleCompressionConfig",
     "OpCompressionConfig",
     "SpecError",

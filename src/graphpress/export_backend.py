@@ -44,6 +44,18 @@ class ExportBackend(Enum, metaclass=_OldNames):
     """The metadata form: float parameters, and buffers ``_COREML_/<parameter>/<key>`` from which `coremltools.convert`
     recovers the codes."""
 
+    Torch = "torch"
+    """A plain torch model: weights are the dense values of the compressed ones, activations are fake-quantized."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> ExportBackend | None:
+        """Resolve the former values ``"mlir"`` and ``"mil"``, with a deprecation warning."""
+        new = _OLD_NAMES.get(value.upper()) if isinstance(value, str) and value.islower() else None
+        if new is None:
+            return None
+        warnings.warn(f"{cls.__name__}({value!r}) is now {new}", DeprecationWarning, stacklevel=2)
+        return cls.__members__[new]
+
     @classmethod
     def of(cls, backend: ExportBackend | str) -> ExportBackend:
         """Return the backend for a member or for a name in any case.

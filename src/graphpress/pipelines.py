@@ -28,10 +28,12 @@ from graphpress.passes.remove_dropout import RemoveDropout
 from graphpress.passes.share_quantizers import ShareQuantizers
 from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 from graphpress.passes.store_caches import StoreCaches
+from graphpress.passes.store_dense import StoreDense
 
 _FORMS: dict[ExportBackend, type[Pass]] = {
     ExportBackend.CoreAI: LowerToCoreai,
     ExportBackend.CoreML: LowerToCoremlMetadata,
+    ExportBackend.Torch: StoreDense,
 }
 # Ambiguous: `ExportBackend.of` takes it as the metadata form, a reader may mean the backend `coreml`.
 _AMBIGUOUS = frozenset({"coreml", "mil"})
@@ -68,15 +70,16 @@ def finalize(backend: ExportBackend | Backend | str = ExportBackend.CoreAI) -> P
 
     Arguments and errors are those of `lowering`.
     """
+    has_codes = backend is not ExportBackend.Torch
     return Pipeline(
         FoldConstants(),
         RemoveDropout(),
-        ConvertFakeQuant(),
-        StoreCaches(),
+        *((ConvertFakeQuant(), StoreCaches()) if has_codes else ()),
         SpellOutBatchNorm(),
         Cse(),
         Dce(),
         *lowering(backend),
+        *(() if has_codes else (FoldConstants(), Dce())),
         assume=[QUANTIZERS_INSERTED],
     )
 
@@ -85,9 +88,10 @@ def lowering(backend: ExportBackend | Backend | str) -> tuple[Pass, ...]:
     """Return the passes that lower compressed values to the ops of `backend`.
 
     Args:
-        backend: a form of finalized models, `ExportBackend.CoreAI` for the program that both backends convert, or
-            `ExportBackend.CoreML` for the metadata form; or a registered backend or its name. The name ``"coreml"`` is
-            rejected as ambiguous: it could mean the metadata form or the backend, which converts the program.
+        backend: a form of finalized models, `ExportBackend.CoreAI` for the program that both backends convert,
+            `ExportBackend.CoreML` for the metadata form, or `ExportBackend.Torch` for dense weights; or a registered
+            backend or its name. The name ``"coreml"`` is rejected as ambiguous: it could mean the metadata form or the
+            backend, which converts the program.
 
     Raises:
         ExportBackendError: if `backend` is none of these, or ambiguous.

@@ -111,4 +111,4 @@ def test_every_registered_backend_can_be_lowered_to(toy):
 
 def test_every_form_of_finalized_models_has_a_lowering_of_its_own():
     names = [[step.name for step in pipelines.lowering(form)] for form in ExportBackend]
-    assert names == [["lower-to-coreai"], ["lower-to-coreml-metadata"]]
+    assert names == [["lower-to-coreai"], ["lower-to-coreml-metadata"], ["store-dense"]]

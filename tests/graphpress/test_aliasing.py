@@ -9,7 +9,7 @@ import pytest
 
 import graphpress
 from graphpress.aliasing import MOVED, find_moved
-from tests.documents import SEEDS
+from tests.documents import SEEDS, page
 
 # What a user of the document has at hand, before and around its code.
 BEFORE = """
@@ -91,6 +91,74 @@ assert coreai_opt is not graphpress
 """
 
 
+IN_PLACE = """
+import copy
+import graphpress
+graphpress.install_as_coreai_opt()
+import torch
+from coreai_opt.palettization import KMeansPalettizer
+from coreai_opt.palettization.config.palettization_config import PATSchedule, default_weight_palettization_spec
+from coreai_opt.base_model_compressor import CompressionConfig, ExportBackend
+from coreai_opt.common import CompressionType, CoreMLExportError, UntestedTorchVersionWarning
+assert issubclass(UntestedTorchVersionWarning, graphpress.DependencyVersionWarning)
+from coreai_opt.palettization import kmeans
+from coreai_opt.pruning.magnitude_pruner import MagnitudePruner
+from coreai_opt.quantization.config.quantization_config import ExecutionMode, QuantizerConfig
+from coreai_opt.quantization.quantizer import Quantizer
+
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)).eval()
+
+x = torch.randn(2, 16)
+eager = lambda model: Quantizer(model, QuantizerConfig(execution_mode=ExecutionMode.EAGER))
+for make in (KMeansPalettizer, MagnitudePruner, eager):
+    model = network()
+    before = model(x)
+    prepared = make(model).prepare((x,))
+    assert prepared is model, make
+    assert not torch.equal(model(x), before)
+    other = network()
+    assert make(other).prepare((x,), copy=True) is not other
+    assert torch.equal(other(x), before)
+model = network()
+assert Quantizer(model).prepare((x,)) is not model
+assert torch.equal(model(x), before)
+
+assert kmeans.KMeansPalettizer is KMeansPalettizer
+import coreai_opt.quantization.config.quantization_config as composed
+try:
+    composed.no_such_name
+except AttributeError as error:
+    assert "coreai_opt.quantization.config.quantization_config" in str(error)
+else:
+    raise AssertionError
+print("done")
+"""
+
+PLUGINS = """
+import warnings
+import graphpress.plugins
+
+class Point:
+    def __init__(self, name, load):
+        self.name, self.value, self.load = name, name + ":register", load
+
+called = []
+def broken():
+    raise ValueError("boom")
+working = Point("working", lambda: lambda: called.append(1))
+points = [Point("failing", lambda: broken), Point("missing", broken), working]
+graphpress.plugins.entry_points = lambda *, group: points if group == "coreai_opt.plugins" else []
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    graphpress.install_as_coreai_opt()
+    graphpress.install_as_coreai_opt()
+assert called == [1], called
+print(*(f"{warning.category.__name__}: {warning.message}" for warning in caught), sep="\\n")
+"""
+
+
 def run(folder: Path, script: str) -> str:
     file = folder / "script.py"
     file.write_text(script, encoding="utf-8")
@@ -104,6 +172,23 @@ def test_a_script_for_the_other_package_runs_unchanged(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", document, flags=re.DOTALL | re.MULTILINE)
     assert any("import coreai_opt as opt" in block for block in blocks)
     assert "done" in run(tmp_path, "\n".join([BEFORE, *blocks, AFTER]))
+
+
+def test_scripts_go_on_with_the_model_that_they_passed(tmp_path: Path) -> None:
+    assert "done" in run(tmp_path, IN_PLACE)
+
+
+def test_plugins_of_the_other_package_are_called_once_and_broken_ones_skipped(tmp_path: Path) -> None:
+    lines = run(tmp_path, PLUGINS).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["RuntimeWarning", "RuntimeWarning"]
+    assert "'failing' (failing:register)" in lines[0]
+    assert "ValueError: boom" in lines[1]
+
+
+def test_what_the_page_about_the_other_package_says_works(tmp_path: Path) -> None:
+    blocks = [block.code for block in page("docs/coming-from-coreai-opt.md").blocks()]
+    assert any("assert" in block for block in blocks)
+    run(tmp_path, "\n".join(blocks))
 
 
 def test_the_alias_is_refused_when_the_other_package_is_in_use(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ def test_backends_are_given_as_members_or_by_name():
     assert ExportBackend.of(ExportBackend.CoreML) is ExportBackend.CoreML
     assert ExportBackend.of("coreai") is ExportBackend.CoreAI
     assert pickle.loads(pickle.dumps(ExportBackend.CoreAI)) is ExportBackend.CoreAI
-    assert [*ExportBackend] == [ExportBackend.CoreAI, ExportBackend.CoreML]
+    assert [*ExportBackend] == [ExportBackend.CoreAI, ExportBackend.CoreML, ExportBackend.Torch]
 
 
 @pytest.mark.parametrize(("old", "new"), [("MLIR", ExportBackend.CoreAI), ("MIL", ExportBackend.CoreML)])
@@ -24,3 +24,12 @@ def test_other_names_are_errors_with_near_ones():
         ExportBackend.of("core_ai")
     with pytest.raises(AttributeError, match="CoreAI"):
         ExportBackend.CoreIA  # noqa: B018
+
+
+def test_older_values_still_work_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="is now CoreAI"):
+        assert ExportBackend("mlir") is ExportBackend.CoreAI
+    with pytest.warns(DeprecationWarning, match="is now CoreML"):
+        assert ExportBackend("mil") is ExportBackend.CoreML
+    with pytest.raises(ValueError, match="MIL"):
+        ExportBackend("MIL")

@@ -91,7 +91,7 @@ def _measure_gradients(palettizer: KMeansPalettizer, prepared: nn.Module, batche
     generator = torch.Generator().manual_seed(0)
     is_classifier = prepared(batches[0][:1]).ndim == 2
     loss_fn: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy if is_classifier else functional.mse_loss
-    with palettizer.calibration_mode(loss_fn) as calibration:
+    with palettizer.calibration_mode(loss_fn=loss_fn) as calibration:
         for batch in batches:
             for each in batch.split(1):  # yields the mean of squares, not the square of the mean
                 output = prepared(each)

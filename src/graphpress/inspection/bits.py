@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import log2
+from collections.abc import Iterable, Mapping
+from math import log2, prod
 from typing import Any
 
 import torch
@@ -17,6 +17,9 @@ from graphpress.ir.graph import Constant, Graph, Node, Value
 from graphpress.ir.torch.capture import from_module
 from graphpress.ir.torch.emitted_module import CAPTURED_TYPE
 from graphpress.ir.types import TensorType
+from graphpress.modules.coreai_form import StoredParameter
+from graphpress.modules.forms import forms_of
+from graphpress.palettization.forms import FakePalettized
 from graphpress.palettization.learning import TRAINED
 from graphpress.passes.analysis.constants import constant_values
 from graphpress.passes.analysis.weights import is_compressed, is_sparse, is_weight
@@ -25,32 +28,77 @@ from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.weights import is_smaller_sparse
 from graphpress.passes.weights.quantize import stored_scale
 from graphpress.quantization.capture import flat_arguments
+from graphpress.quantization.eager.quantized_module import held_by
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
-_PARTS = ("scale", "zero_point", "minval")
 _COREML, _PRUNED = "_COREML_/", 1
-_KEPT = "_nonzero_data"
+_MASK = "mask"
+_PARTS = ("scale", "zero_point", "minval")
 
 
 class NoWeightsError(GraphpressError, ValueError):
     """The model has no weights to count."""
 
 
+class BitsPerWeightResult(float):
+    """The bits per weight of a model, as a number and with the counts behind it.
+
+    Attributes:
+        bpw: the number.
+        per_module_map: bits per weight of each module with weights of its own, by path.
+        total_bits: the bits of all weights.
+        total_weights: the number of weights.
+    """
+
+    def __new__(
+        cls, bpw: float, per_module_map: Mapping[str, float], total_bits: int, total_weights: int
+    ) -> BitsPerWeightResult:
+        """Return the number with its counts."""
+        self = super().__new__(cls, bpw)
+        self.bpw, self.per_module_map = bpw, dict(per_module_map)
+        self.total_bits, self.total_weights = total_bits, total_weights
+        return self
+
+    bpw: float
+    per_module_map: dict[str, float]
+    total_bits: int
+    total_weights: int
+
+    def __reduce__(self) -> Any:
+        """Pickle with the counts."""
+        return type(self), (self.bpw, self.per_module_map, self.total_bits, self.total_weights)
+
+
 @define
-class _Count:
+class _Sum:
     bits: float = 0
     elements: int = 0
+
+
+@define
+class _Count:
+    """Bits and elements of weights, by path of the module that has them."""
+
+    by_module: dict[str, _Sum] = field(factory=dict)
     counted: set[int] = field(factory=set)
 
-    def add(self, elements: int, bits: float, key: object) -> None:
+    def add(self, elements: int, bits: float, key: object, path: str) -> None:
         """Count a weight once per key, since tied weights are stored once."""
         if id(key) not in self.counted:
             self.counted.add(id(key))
-            self.elements += elements
-            self.bits += bits
+            module = self.by_module.setdefault(path, _Sum())
+            module.elements += elements
+            module.bits += bits
+
+    def result(self) -> BitsPerWeightResult:
+        """Return the totals."""
+        bits = sum(module.bits for module in self.by_module.values())
+        elements = sum(module.elements for module in self.by_module.values())
+        each = {path: module.bits / module.elements for path, module in self.by_module.items() if module.elements}
+        return BitsPerWeightResult(bits / elements, each, round(bits), elements)
 
 
-def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> float:
+def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> BitsPerWeightResult:
     """Return the stored bits of the weights of `model`, divided by the number of weights.
 
     Weights are the floating parameters of two or more axes, compressed or not. Codes, indices, lookup tables, scales,
@@ -58,8 +106,8 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> float:
 
     Args:
         model: an original, prepared or finalized model.
-        example_inputs: a tuple of the model's positional arguments, required for a model with fake-quantizers in eager
-            mode; captured graphs contain the shapes of their inputs.
+        example_inputs: a tuple of the model's positional arguments, for a graph module that another program captured;
+            those of graphpress contain the shapes of their inputs.
 
     Raises:
         ArgumentTypeError: if `model` is not a module, or `example_inputs` is required.
@@ -68,33 +116,50 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> float:
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"bits_per_weight takes a torch.nn.Module, not a {type(model).__name__}")
     count = _Count()
-    observed = [m for m in model.modules() if isinstance(m, FakeQuantizeImplBase)]
-    if observed:
-        _count_prepared(model, _inputs(model, example_inputs), count)
+    if any(isinstance(module, FakeQuantizeImplBase) for module in model.modules()):
+        if any(held_by(module) is not None for module in model.modules()):
+            _count_held(model, count)
+        else:
+            _count_prepared(model, _inputs(model, example_inputs), count)
+        _count_rest(model, count)
     elif isinstance(model, fx.GraphModule) and _captured_inputs(model) is not None:
         _count_graph(from_module(model, _inputs(model, example_inputs)), count)
     else:
         _count_modules(model, count)
-    if not count.elements:
+    if not any(module.elements for module in count.by_module.values()):
         raise NoWeightsError(f"{type(model).__name__} has no floating parameters of two or more axes")
-    return count.bits / count.elements
+    return count.result()
 
 
 def _count_modules(model: nn.Module, count: _Count) -> None:
-    for module in model.modules():
-        names = {name.removesuffix("_lut") for name in module._buffers if name.endswith("_lut")}
-        tables = [name for name in names if module._buffers.get(f"{name}_indices") is not None]
-        for name in tables:
-            _count_table(module, name, count)
+    for path, module in model.named_modules():
+        tables = set()
+        for name, form in forms_of(module).items():
+            if isinstance(form, StoredParameter):
+                _count_parts(module, form, path, count)
+            elif isinstance(form, FakePalettized):
+                weight = form.stored(module)
+                count.add(prod(weight.shape), weight.stored_bits, weight.indices, path)
+                tables.add(name)
+        if not forms_of(module):
+            tables |= _count_buffers(module, path, count)
         trained = {f"{name}_{part}" for name in tables for part in TRAINED}
-        for name in [name.removesuffix(_KEPT) for name in module._parameters if name.endswith(_KEPT)]:
-            values, mask = module._parameters[f"{name}{_KEPT}"], module._buffers.get(f"{name}_mask")
-            if values is not None and mask is not None:
-                count.add(mask.numel(), mask.numel() + values.numel() * _width(values), values)
         for name, parameter in module._parameters.items():
             if parameter is None or name in tables or name in trained or not _is_weight(parameter):
                 continue
-            count.add(parameter.numel(), _parameter_bits(module, name, parameter), parameter)
+            count.add(parameter.numel(), _parameter_bits(module, name, parameter), parameter, path)
+
+
+def _count_parts(module: nn.Module, form: StoredParameter, path: str, count: _Count) -> None:
+    """Count a stored parameter by its parts; a mask has one bit for each element."""
+    with torch.no_grad():
+        dense = form.value(module)
+    if not _is_weight(dense):
+        return
+    tensors = dict(zip(form.parts, form.tensors(module), strict=True))
+    bits = sum(tensor.numel() * (1 if role == _MASK else form.bits[role]) for role, tensor in tensors.items())
+    largest = max(tensors.values(), key=Tensor.numel)
+    count.add(dense.numel(), bits, largest, path)
 
 
 def _parameter_bits(module: nn.Module, name: str, parameter: Tensor) -> float:
@@ -111,17 +176,22 @@ def _parameter_bits(module: nn.Module, name: str, parameter: Tensor) -> float:
     return _sparse_bits(parameter != 0, _width(parameter)) if is_pruned else parameter.numel() * _width(parameter)
 
 
-def _count_table(module: nn.Module, name: str, count: _Count) -> None:
-    indices, table = module._buffers[f"{name}_indices"], module._buffers[f"{name}_lut"]
-    assert indices is not None
-    assert table is not None
-    parts = (module._buffers.get(f"{name}_{part}") for part in _PARTS)
-    bits = indices.numel() * _index_bits(table) + _bits_of([table, *parts])
-    mask = module._buffers.get(f"{name}_mask")
-    if mask is not None and indices.ndim == 1:  # of kept elements
-        count.add(mask.numel(), mask.numel() + bits, indices)
-    else:
-        count.add(indices.numel() * table.shape[-1], bits, indices)
+def _count_buffers(module: nn.Module, path: str, count: _Count) -> set[str]:
+    """Count the tables and codes among the buffers of a module of a captured model, and return their names."""
+    found = set()
+    for buffer, tensor in module._buffers.items():
+        name, _, role = buffer.rpartition("_")
+        table = module._buffers.get(f"{name}_lut")
+        if tensor is None or role not in ("indices", "codes") or (role == "indices" and table is None):
+            continue
+        parts = _bits_of([table, *(module._buffers.get(f"{name}_{part}") for part in _PARTS)])
+        width = _width(tensor) if table is None else _index_bits(table)
+        mask = module._buffers.get(f"{name}_mask")
+        elements = tensor.numel() * (1 if table is None else table.shape[-1])
+        kept = 0 if mask is None or tensor.ndim != 1 else mask.numel()
+        count.add(kept or elements, tensor.numel() * width + parts + kept, tensor, path)
+        found.add(name)
+    return found
 
 
 def _sparse_bits(mask: Tensor, width: float) -> float:
@@ -140,21 +210,22 @@ def _coreml_bits(module: nn.Module, name: str, parameter: Tensor, table: Tensor)
     return parameter.numel() / table.shape[-1] * _index_bits(table) + entries + _bits_of(scales)
 
 
+def _count_held(model: nn.Module, count: _Count) -> None:
+    """Count the codes and parameters of the quantized weights of a model prepared in eager mode."""
+    for path, module in model.named_modules():
+        held = held_by(module)
+        for name, quantizer in held.named_children() if held is not None else ():
+            if isinstance(quantizer, FakeQuantizeImplBase) and quantizer.is_state:
+                with torch.no_grad():
+                    _count_quantizer(quantizer, getattr(module, name).detach(), path, count)
+
+
 def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count) -> None:
     """Run the model once, and count the codes and parameters of every fake-quantizer of a weight."""
-    quantized: dict[torch.dtype, int] = {}
 
     def note(module: Any, args: tuple[Any, ...]) -> None:
-        data = args[0]
-        if not module.is_state or id(module) in count.counted:
-            return
-        quantized[data.dtype] = quantized.get(data.dtype, 0) + data.numel()
-        parameters = module.qparams(data.detach()) or (None, None, None)
-        scale, zero_point, minval = parameters
-        scale = None if scale is None else stored_scale(scale, module.spec, data.dtype)
-        bits = data.numel() * module.spec.n_bits + _bits_of([scale, minval])
-        bits += 0 if zero_point is None else zero_point.numel() * module.spec.n_bits
-        count.add(data.numel(), bits, module)
+        if module.is_state:
+            _count_quantizer(module, args[0].detach(), next(iter(module.module_paths), ""), count)
 
     modules = [module for module in model.modules() if isinstance(module, FakeQuantizeImplBase)]
     handles = [module.register_forward_pre_hook(note) for module in modules]
@@ -165,13 +236,26 @@ def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count)
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _count_quantizer(quantizer: FakeQuantizeImplBase, data: Tensor, path: str, count: _Count) -> None:
+    scale, zero_point, minval = quantizer.qparams(data) or (None, None, None)
+    scale = None if scale is None else stored_scale(scale, quantizer.spec, data.dtype)
+    bits = data.numel() * quantizer.spec.n_bits + _bits_of([scale, minval])
+    bits += 0 if zero_point is None else zero_point.numel() * quantizer.spec.n_bits
+    count.add(data.numel(), bits, quantizer, path)
+
+
+def _count_rest(model: nn.Module, count: _Count) -> None:
+    """Count the weights without a quantizer, which keep their dtype."""
     whole = _Count()
     _count_modules(model, whole)
-    # Weights without a quantizer keep their dtype.
-    rest = whole.elements - count.elements
-    if rest > 0:
-        left = whole.bits - sum(elements * _width(torch.empty((), dtype=d)) for d, elements in quantized.items())
-        count.add(rest, left, whole)
+    for path, module in whole.by_module.items():
+        quantized = count.by_module.setdefault(path, _Sum())
+        rest = module.elements - quantized.elements
+        if rest > 0:
+            quantized.bits += module.bits * rest / module.elements
+            quantized.elements += rest
 
 
 def _count_graph(graph: Graph, count: _Count) -> None:
@@ -186,17 +270,18 @@ def _count_graph(graph: Graph, count: _Count) -> None:
             if id(value) not in constant:
                 continue
             if is_weight(node, operand, value) and not is_sparse(value):
-                count.add(_elements(value), _elements(value) * value.tensor_type.dtype.bits, value)
+                bits = _elements(value) * value.tensor_type.dtype.bits
+                count.add(_elements(value), bits, value, node.location.module_path)
             elif _is_stored_weight(value):
-                _count_stored(value, count)
+                _count_stored(value, node.location.module_path, count)
 
 
-def _count_stored(value: Value, count: _Count) -> None:
+def _count_stored(value: Value, path: str, count: _Count) -> None:
     parts = _parts(value)
     largest = max(parts, key=_elements)
     if id(largest) not in count.counted:
         new = (_elements(part) * width for part, width in parts.items() if id(part) not in count.counted)
-        count.add(_elements(value), sum(new), largest)
+        count.add(_elements(value), sum(new), largest, path)
         count.counted.update(map(id, parts))
 
 
@@ -270,8 +355,8 @@ def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     made = _captured_inputs(model)
     if made is None:
         raise ArgumentTypeError(
-            f"{type(model).__name__} has fake-quantizers and was not captured as a graph: pass example_inputs, a tuple "
-            "of its positional arguments"
+            f"{type(model).__name__} has fake-quantizers, and its graph does not tell its inputs: pass example_inputs, "
+            "a tuple of its positional arguments"
         )
     return made
 

@@ -11,7 +11,8 @@ from torch import nn
 from graphpress.compressor import ArgumentTypeError, Compressor, mode_restored
 from graphpress.eager import OpCall, module_scopes
 from graphpress.inspection.ops import eager_ops, graph_ops
-from graphpress.inspection.summary import ModelSummary, ModuleInfo, OpInfo, summary_of
+from graphpress.inspection.tree import FoundOps, summary_of
+from graphpress.inspection.types import ModelSummary, ModuleInfo, OpInfo
 from graphpress.ir.graph import Node
 from graphpress.passes.analysis.fusion import FusionGroup, fusion_patterns
 from graphpress.passes.analysis.value_preserving import only_moves_values
@@ -33,8 +34,9 @@ def format_tree(summary: ModelSummary, colorize: bool) -> str:
         return f"{style}{text}{_PLAIN}" if colorize and text else text
 
     def op_line(op: OpInfo) -> str:
-        type_ = "" if op.op_name.rpartition(".")[2] == op.op_type else f" {paint(op.op_type, _CYAN)}"
-        reads = paint(f"({', '.join(op.inputs)})", _DIM)
+        kind = op.op_type or ""
+        type_ = "" if op.op_name.rpartition(".")[2] == kind else f" {paint(kind, _CYAN)}"
+        reads = paint(f"({', '.join(edge.op.op_name for edge in op.inputs)})", _DIM)
         source = f"  {paint(op.source, _DIM)}" if op.source else ""
         return f"{paint(op.op_name, _GREEN)}{type_}{reads}{source}"
 
@@ -64,6 +66,8 @@ class ModelInspector:
             torch functions in a run, such as ``head.linear_1``.
         compressor: a compressor or its class; only ops that it can compress are listed. Palettizers and pruners address
             ops as in eager mode, and are listed as such in either mode.
+        dynamic_shapes: as for `torch.export.export`, in graph mode.
+        export_with_no_grad: capture under ``torch.no_grad()``, in graph mode.
 
     Raises:
         ArgumentTypeError: if `model` is not a module, or `compressor` not a compressor.
@@ -77,22 +81,27 @@ class ModelInspector:
         example_inputs: Any,
         execution_mode: ExecutionMode | str = ExecutionMode.GRAPH,
         compressor: Compressor[Any] | type[Compressor[Any]] | None = None,
+        dynamic_shapes: Any = None,
+        export_with_no_grad: bool = True,
     ):
         if not isinstance(model, nn.Module):
             raise ArgumentTypeError(f"ModelInspector takes a torch.nn.Module, not a {type(model).__name__}")
-        if execution_mode not in tuple(ExecutionMode):
+        try:
+            mode = ExecutionMode(execution_mode)
+        except ValueError:
             accepted = ", ".join(repr(mode.value) for mode in ExecutionMode)
-            raise InvalidExecutionModeError(f"execution_mode is {execution_mode!r}; accepted: {accepted}")
+            raise InvalidExecutionModeError(f"execution_mode is {execution_mode!r}; accepted: {accepted}") from None
         kind = compressor if isinstance(compressor, type) else None if compressor is None else type(compressor)
         if kind is not None and not issubclass(kind, Compressor):
             raise ArgumentTypeError(f"compressor is a {kind.__name__}; accepted: a compressor, its class, or None")
         is_of_weights = kind is not None and not issubclass(kind, Quantizer)
         arguments = flat_arguments(example_inputs)
-        if execution_mode == ExecutionMode.GRAPH and not is_of_weights:
-            ops = _captured(model, arguments, kind is not None)
+        if mode is ExecutionMode.GRAPH and not is_of_weights:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not export_with_no_grad):
+                found = _captured(model, arguments, dynamic_shapes, kind is not None)
         else:
-            ops = _run(model, arguments, kind)
-        self._summary = summary_of(ops, module_scopes(model))
+            mode, found = ExecutionMode.EAGER, _run(model, arguments, kind)
+        self._summary = summary_of(found, module_scopes(model), mode)
 
     @property
     def summary(self) -> ModelSummary:
@@ -106,15 +115,15 @@ class ModelInspector:
     def get_matched_ops_for_op_type(self, op_type: str) -> tuple[OpInfo, ...]:
         """Return the ops that an entry `op_type` of an ``op_type_config`` matches."""
         wanted = canonical_op_type(op_type)
-        return tuple(op for op in self._summary.ops if canonical_op_type(op.op_type) == wanted)
+        return tuple(op for op in self._summary.ops if canonical_op_type(op.op_type or "") == wanted)
 
-    def get_matched_ops_for_op_name(self, op_name: str) -> tuple[OpInfo, ...]:
-        """Return the ops that an entry `op_name` of an ``op_name_config`` matches.
+    def get_matched_ops_for_op_name(self, pattern: str) -> tuple[OpInfo, ...]:
+        """Return the ops that an entry `pattern` of an ``op_name_config`` matches.
 
         The entry is a name, or a regular expression that must match a whole name.
         """
-        pattern = NamePattern(op_name)
-        return tuple(op for op in self._summary.ops if pattern.matches(op.op_name))
+        matched = NamePattern(pattern)
+        return tuple(op for op in self._summary.ops if matched.matches(op.op_name))
 
     def get_matched_ops_for_module_name(self, module_name: str) -> tuple[OpInfo, ...]:
         """Return the ops that an entry `module_name` of ``module_name_configs`` matches.
@@ -123,7 +132,9 @@ class ModelInspector:
         submodules.
         """
         pattern = NamePattern(module_name)
-        return tuple(op for op in self._summary.ops if any(pattern.matches(scope.path) for scope in op.module_stack))
+        return tuple(
+            op for op in self._summary.ops if any(pattern.matches(scope.module_name) for scope in op.module_stack)
+        )
 
     def get_matched_ops_for_module_type(self, module_type: type[nn.Module] | str) -> tuple[OpInfo, ...]:
         """Return the ops that an entry `module_type` of ``module_type_configs`` matches.
@@ -135,9 +146,9 @@ class ModelInspector:
         return tuple(op for op, stack in stacks if any(pattern.matches(scope.type_names) for scope in stack))
 
 
-def _captured(model: nn.Module, arguments: tuple[Any, ...], is_for_quantizer: bool) -> list[OpInfo]:
+def _captured(model: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any, is_for_quantizer: bool) -> FoundOps:
     pipeline = Pipeline(Canonicalize(), *([AnnotateFusion()] if is_for_quantizer else []))
-    graph = Runner().run(capture(model, arguments), pipeline, in_place=True).graph
+    graph = Runner().run(capture(model, arguments, dynamic_shapes), pipeline, in_place=True).graph
 
     def wanted(node: Node) -> bool:
         return not is_for_quantizer or node.annotation(FusionGroup) is not None or only_moves_values(node)
@@ -145,7 +156,7 @@ def _captured(model: nn.Module, arguments: tuple[Any, ...], is_for_quantizer: bo
     return graph_ops(graph, wanted)
 
 
-def _run(model: nn.Module, arguments: tuple[Any, ...], kind: type[Compressor[Any]] | None) -> list[OpInfo]:
+def _run(model: nn.Module, arguments: tuple[Any, ...], kind: type[Compressor[Any]] | None) -> FoundOps:
     fused = {family for pattern in fusion_patterns() for families in pattern.chain for family in families}
 
     def wanted(call: OpCall) -> bool:

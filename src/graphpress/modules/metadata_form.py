@@ -11,7 +11,7 @@ from os import PathLike
 from torch import nn
 
 from graphpress.backends.coreml.metadata import describe, entries_of, why_not_described
-from graphpress.modules.mapping import Mapped
+from graphpress.modules.dense_form import store_dense
 from graphpress.modules.masks import remember_pruned
 from graphpress.modules.surgery import F, Placed
 from graphpress.passes.weights import PalettizedWeight, PrunedWeight
@@ -29,18 +29,9 @@ def store_described(
     Returns:
         the reasons why parameters could not be described, by their names in the model.
     """
-    mapped = Mapped(mmap_dir)
-    dense: dict[int, nn.Parameter] = {}
     refused: dict[str, str] = {}
-    for place in places:
-        name, module, floats = place.form.name, place.module, place.parameter
-        weight = place.form.stored(module)
-        place.form.take_out(module)
-        if id(floats) not in dense:
-            values = floats.detach().clone() if weight is None else weight.dense()
-            learns = floats.requires_grad and (weight is None or isinstance(weight, PrunedWeight))
-            dense[id(floats)] = nn.Parameter(mapped(place.name, values), requires_grad=learns)
-        module._parameters[name] = dense[id(floats)]
+    for place, weight in store_dense(places, mmap_dir):
+        name, module = place.form.name, place.module
         if weight is None:
             continue
         if reason := why_not_described(weight):

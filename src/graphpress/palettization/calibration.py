@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -17,11 +21,21 @@ from torch import Tensor, nn
 
 from graphpress.eager import CallObserver, Operator, observed_by
 from graphpress.ir.errors import GraphpressError, suggestion
+from graphpress.ir.files import write_file
 from graphpress.ir.tensors import write_archive
 from graphpress.layer_inputs import LayerMatrix
 from graphpress.modules.surgery import Placed, once, placed
 from graphpress.palettization.forms import FakePalettized
 from graphpress.passes.weights import PalettizationError, PalettizationWarning
+
+_TORCH_SUFFIXES = (".pt", ".pth")
+_PARAMETRIZED = re.compile(r"parametrizations\.([^.]+)\.original$")
+
+
+def _parametrized(name: str) -> str:
+    """Return the name that a parameter has in coreai-opt, where a parametrization computes the palettized one."""
+    path, dot, parameter = name.rpartition(".")
+    return f"{path}{dot}parametrizations.{parameter}.original"
 
 
 @frozen(eq=False)
@@ -51,24 +65,35 @@ class Sensitivities:
         return (found.double() / mean).float() if mean > 0 and found.numel() > 1 else None
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file atomically.
+        """Write a file atomically: as coreai-opt does for torch's suffixes, ``.pt`` and ``.pth``, else safetensors.
 
         Raises:
             FileError: if it cannot be written.
         """
-        write_archive(path, self.by_name)
+        if Path(path).suffix not in _TORCH_SUFFIXES:
+            write_archive(path, self.by_name)
+            return
+        content = io.BytesIO()
+        torch.save({_parametrized(name): tensor for name, tensor in self.by_name.items()}, content)
+        write_file(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Sensitivities:
-        """Read what `save` wrote.
+        """Read what `save` or coreai-opt wrote, by its content. Nothing that a file of torch names is run.
 
         Raises:
             PalettizationError: if there is no such file, or its content is not sensitivities.
         """
         try:
-            return cls(safetensors.torch.load_file(Path(path)))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise PalettizationError(f"cannot read sensitivities from {str(path)!r}: {error}") from error
+            if not zipfile.is_zipfile(path):
+                return cls(safetensors.torch.load_file(Path(path)))
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = str(error).partition("\n")[0]
+            raise PalettizationError(f"cannot read sensitivities from {str(path)!r}: {reason}") from error
+        if not isinstance(found, dict) or not all(isinstance(each, Tensor) for each in found.values()):
+            raise PalettizationError(f"{str(path)!r} holds no sensitivities, which are tensors by parameter name")
+        return cls({_PARAMETRIZED.sub(r"\1", str(name)): tensor for name, tensor in found.items()})
 
 
 class CalibrationError(GraphpressError, RuntimeError):

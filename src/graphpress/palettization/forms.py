@@ -15,7 +15,12 @@ from graphpress.modules.planning import PlannedWeight
 from graphpress.modules.remembering import Remembered, outside_inference
 from graphpress.modules.surgery import FakeCompressed, install
 from graphpress.palettization.learning import held_parts, learned_tables, parts_of, with_gradients
-from graphpress.passes.config import PalettizationSpec, StraightThroughTrainingSpec, TableTrainingSpec
+from graphpress.passes.config import (
+    PalettizationSpec,
+    StraightThroughTrainingSpec,
+    TableTrainingSpec,
+    VectorKMeansConfig,
+)
 from graphpress.passes.weights import Layout, LearnedTables, PalettizationError, PalettizedWeight, assign, layout_of
 from graphpress.passes.weights.palettized_weight import dense_of_parts
 
@@ -34,6 +39,7 @@ class FakePalettized(FakeCompressed):
         axis, dtype: those of the `PalettizedWeight`.
         start: the first training step with palettization.
         enabled: False uses the float parameter.
+        vectors: the effort of vector clustering, for a repeated clustering.
     """
 
     spec: PalettizationSpec
@@ -42,6 +48,7 @@ class FakePalettized(FakeCompressed):
     dtype: torch.dtype
     start: int = 0
     enabled: bool = True
+    vectors: VectorKMeansConfig | None = None
     _dense: Remembered[Tensor] = attrs.field(factory=Remembered, init=False, repr=False)
     _made: Remembered[bool] = attrs.field(factory=Remembered, init=False, repr=False)
     _assigned: Remembered[bool] = attrs.field(factory=Remembered, init=False, repr=False)
@@ -191,5 +198,6 @@ def install_palettized(weight: PlannedWeight, palettized: PalettizedWeight) -> N
     parts: dict[str, Tensor] = {}
     for site in weight.places:
         form = FakePalettized(site.name, weight.spec, weight.op_type, palettized.axis, palettized.dtype, start=start)
+        form.vectors = getattr(weight.module_config, "vector_kmeans_config", None)
         parts = parts or {**tensors_of(palettized), **form.trained_parts(site.module, palettized)}
         install(site, form, {f"{site.name}_{part}": tensor for part, tensor in parts.items()}, PalettizationError)

@@ -23,6 +23,7 @@ from graphpress.passes.config import (
     PalettizationSpec,
     SkippedWeight,
     SkipReason,
+    VectorKMeansConfig,
     cannot_be_cut,
     indivisible,
 )
@@ -32,6 +33,7 @@ from graphpress.passes.weights import (
     PalettizedWeight,
     TooSmallError,
     palettize,
+    unfilled,
 )
 
 Found: TypeAlias = PalettizedWeight | TooSmallError | BlockSizeError
@@ -92,6 +94,7 @@ class Job(_Portable):
     seed: int
     importance: Tensor | None
     mask: Tensor | None = None
+    vectors: VectorKMeansConfig | None = None
 
     @classmethod
     def of(
@@ -103,6 +106,7 @@ class Job(_Portable):
         seed: int,
         sensitivities: Sensitivities | None,
         mask: Tensor | None = None,
+        vectors: VectorKMeansConfig | None = None,
     ) -> Job:
         """Build the job of a parameter, with element weights by `sensitivities` and a `mask` of kept elements.
 
@@ -111,7 +115,7 @@ class Job(_Portable):
         """
         assert parameter is not None
         importance = None if sensitivities is None else sensitivities.of(name, tuple(parameter.shape))
-        return cls(parameter.detach(), spec, op_type, name, seed, importance, mask)
+        return cls(parameter.detach(), spec, op_type, name, seed, importance, mask, vectors)
 
     def run(self) -> Found:
         """Cluster the weight in this process.
@@ -128,7 +132,15 @@ class Job(_Portable):
                 seed=self.seed,
                 importance=self.importance,
                 mask=self.mask,
+                vectors=self.vectors,
             )
+        except (TooSmallError, BlockSizeError) as error:
+            return error
+
+    def unfilled(self) -> Found:
+        """Return the structure of the result of `run`, to be filled."""
+        try:
+            return unfilled(self.tensor, self.spec, self.op_type, name=self.name, mask=self.mask)
         except (TooSmallError, BlockSizeError) as error:
             return error
 

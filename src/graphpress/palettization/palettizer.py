@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
@@ -11,21 +11,25 @@ from typing import Any, ClassVar, overload
 
 from torch import Tensor, nn
 
+from graphpress.backends.errors import CoreMLExportError
 from graphpress.compressor import (
     ArgumentTypeError,
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
+    copies,
     copy_of,
     count_from_zero,
     count_step,
+    load_prepared,
     mode_restored,
     steps_of,
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
-from graphpress.modules.masks import mask_beside
+from graphpress.modules.dense_form import stored_dense
+from graphpress.modules.masks import MASK, mask_beside, remember_pruned
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import PlannedWeight, plan_by_modules
 from graphpress.modules.restoring import with_masked_floats
@@ -33,11 +37,11 @@ from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.modules.surgery import Placed, copied, once, placed
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.forms import FakePalettized, install_palettized
-from graphpress.palettization.jobs import Job, clustered, sorted_out
+from graphpress.palettization.jobs import Found, Job, clustered, sorted_out
 from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.training import PalettizationTraining
 from graphpress.passes.config import KMeansPalettizerConfig, TableTrainingSpec
-from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight
+from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight, detected_mask
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
@@ -70,8 +74,10 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         num_workers: int = 1,
         executor: Executor | None = None,
         seed: int = 0,
-        copy: bool = True,
+        copy: bool | None = None,
         leave_indivisible: bool | None = None,
+        *,
+        state_dict: Mapping[str, Tensor] | None = None,
     ) -> nn.Module:
         """Cluster the weights and return a model that computes with the palettized ones.
 
@@ -85,10 +91,12 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             executor: any `concurrent.futures.Executor`, of processes or of a cluster, to use instead of threads. Jobs
                 of lost workers are retried with a warning.
             seed: random seed of vector clustering.
-            copy: False palettizes the model itself, which saves the memory of a copy.
+            copy: False palettizes the model itself, which saves the memory of a copy; None copies it.
             leave_indivisible: how to treat weights that do not divide into groups or vectors. True skips them with a
                 warning; False raises an error; None raises an error only if the config selects them in particular, or
                 if nothing else is palettized.
+            state_dict: of a model that was prepared with the same config. Its numbers are loaded, and nothing is
+                clustered; None starts afresh.
 
         Returns:
             the prepared model.
@@ -98,6 +106,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             UnmatchedConfigError: if entries of the config match nothing.
             PalettizationError: for weights that cannot be palettized, and for a model that cannot run.
             WorkerError: if workers are lost repeatedly.
+            StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_unprepared()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
@@ -108,20 +117,37 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         instead = "prepare(copy=False) palettizes the model itself"
-        model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copy else self.model)
+        model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copies(copy) else self.model)
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
         plan = plan_by_modules(model, self.config, run)
         _check_pruned(plan.weights)
+        for weight in plan.weights:
+            _detect_zeros(weight, state_dict)
         jobs = (
-            Job.of(each.name, each.parameter, each.spec, each.op_type, seed, sensitivities, _mask_of(each))
+            Job.of(
+                each.name,
+                each.parameter,
+                each.spec,
+                each.op_type,
+                seed,
+                sensitivities,
+                _mask_of(each),
+                getattr(each.module_config, "vector_kmeans_config", None),
+            )
             for each in plan.weights
         )
-        found = sorted_out(plan.weights, [*clustered(jobs, num_workers, executor)], leave_indivisible)
+        if state_dict is None:
+            results: list[Found] = [*clustered(jobs, num_workers, executor)]
+        else:
+            results = [job.unfilled() for job in jobs]
+        found = sorted_out(plan.weights, results, leave_indivisible)
         for weight, palettized in found.palettized:
             install_palettized(weight, palettized)
         self._report_skipped((*plan.skipped, *found.skipped), PalettizationWarning)
         self._seed, self._num_workers, self._sensitivities = seed, num_workers, sensitivities
         count_from_zero(model)
+        if state_dict is not None:
+            load_prepared(model, state_dict)
         return self._finish_preparing(model)
 
     def finalize(
@@ -136,12 +162,12 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         Args:
             model: the prepared model or a copy of it; None is the prepared model.
             backend: for Core AI, weights become indices and LUTs that `torch.export` and the converter preserve; for
-                Core ML, floats with the metadata buffers that coremltools reads.
+                Core ML, floats with the metadata buffers that coremltools reads; for torch, floats.
             mmap_dir: a folder for memory-mapped files of indices and LUTs; None keeps them in memory.
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this palettizer did not prepare.
-            PalettizationError: for weights that the backend cannot store.
+            LoweringError: for weights that the backend cannot store; for Core ML, a `CoreMLExportError`.
         """
         prepared = self._prepared_or(model)
         if self._sensitivities is None and self.calibrates_on_data:
@@ -151,30 +177,39 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 PalettizationWarning,
                 stacklevel=2,
             )
-        if ExportBackend.of(backend) is ExportBackend.CoreAI:
+        backend = ExportBackend.of(backend)
+        if backend is ExportBackend.CoreAI:
             return stored_for_coreai(prepared, FakePalettized, mmap_dir)
+        if backend is ExportBackend.Torch:
+            return stored_dense(prepared, FakePalettized, mmap_dir)
         finalized, places = copied(prepared, FakePalettized)
         refused = store_described(finalized, places, mmap_dir)
         if refused:
             lines = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
-            raise PalettizationError(
-                f"coremltools' compression metadata cannot describe {len(refused)} weights:{lines}"
-            )
+            raise CoreMLExportError(f"coremltools' compression metadata cannot describe {len(refused)} weights:{lines}")
         return finalized
 
     @overload
     def calibration_mode(
-        self, loss_fn: Callable[[Any, Any], Tensor], sensitivity_path: str | PathLike[str] | None = None
+        self,
+        model: nn.Module | None = None,
+        *,
+        loss_fn: Callable[[Any, Any], Tensor],
+        sensitivity_path: str | PathLike[str] | None = None,
     ) -> AbstractContextManager[SensitivityCalibration]: ...
 
     @overload
     def calibration_mode(
-        self, loss_fn: None = None, sensitivity_path: str | PathLike[str] | None = None
+        self,
+        model: nn.Module | None = None,
+        loss_fn: None = None,
+        sensitivity_path: str | PathLike[str] | None = None,
     ) -> AbstractContextManager[ActivationCalibration]: ...
 
     @contextmanager
     def calibration_mode(
         self,
+        model: nn.Module | None = None,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         sensitivity_path: str | PathLike[str] | None = None,
     ) -> Iterator[Any]:
@@ -187,13 +222,14 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         equally important. On exit without an exception, weighted k-means finds new LUTs.
 
         Args:
+            model: the prepared model or a copy of it; None is the prepared model.
             loss_fn: maps output and target to a scalar loss; None measures second moments of inputs.
             sensitivity_path: a file in which to save the importances on exit, for `prepare`.
 
         Raises:
             LifeCycleError: before `prepare`, if nested, and without a loss if no spec is `activation_aware`.
         """
-        with self._entered("calibration_mode") as prepared, mode_restored(prepared):
+        with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
             calibration: SensitivityCalibration | ActivationCalibration
             if loss_fn is not None:
@@ -238,8 +274,10 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         self._sensitivities.save(path)
 
     @contextmanager
-    def training_mode(self) -> Iterator[PalettizationTraining]:
+    def training_mode(self, model: nn.Module | None = None) -> Iterator[PalettizationTraining]:
         """Train with palettized weights, each from the start step of its schedule.
+
+        `model` is the prepared model or a copy of it; None is the prepared model.
 
         `training_strategy_spec` selects what is trained besides the rest of the model: nothing of the palettized
         weights (`DefaultTrainingSpec`), the float weights with indices that follow them
@@ -252,7 +290,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         Raises:
             LifeCycleError: before `prepare`, and if nested.
         """
-        with self._entered("training_mode") as prepared:
+        with self._entered("training_mode", model) as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
             self._training = PalettizationTraining(prepared, self._cluster_again)
@@ -320,12 +358,27 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 self._seed,
                 self._sensitivities,
                 each.form.mask(each.module),
+                each.form.vectors,
             )
             for each in first
         )
         for each, found in zip(first, clustered(jobs, self._num_workers, None), strict=True):
             assert isinstance(found, PalettizedWeight)
             each.form.replace(each.module, found)
+
+
+def _detect_zeros(weight: PlannedWeight, state_dict: Mapping[str, Tensor] | None) -> None:
+    """Treat a weight with many zeros as pruned, if its spec says so; a state dict tells whether it was."""
+    if weight.spec.sparsity_detection_threshold is None or _mask_of(weight) is not None:
+        return
+    if state_dict is None:
+        mask = detected_mask(weight.parameter, weight.spec)
+    else:
+        mask = state_dict.get(f"{weight.name}_{MASK}")
+        mask = None if mask is None else mask.detach().clone()
+    for site in weight.places if mask is not None else ():
+        site.module.register_buffer(f"{site.name}_{MASK}", mask)
+        remember_pruned(site.module, site.name)
 
 
 def _mask_of(weight: PlannedWeight) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from graphpress.passes.config import (
     DefaultTrainingSpec,
+    Granularity,
     PalettizationSpec,
     PerGroupedChannelGranularity,
     PerTensorGranularity,
@@ -11,8 +12,12 @@ from graphpress.passes.config import (
     default_weight_palettization_spec,
 )
 
+PalettizationGranularity = Granularity
+"""The base of granularities, under the name of this technique."""
+
 __all__ = [
     "DefaultTrainingSpec",
+    "PalettizationGranularity",
     "PalettizationSpec",
     "PerGroupedChannelGranularity",
     "PerTensorGranularity",

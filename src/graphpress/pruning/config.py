@@ -6,7 +6,11 @@ from graphpress.passes.config import (
     ModuleMagnitudePrunerConfig,
     OpMagnitudePrunerConfig,
     PolynomialDecaySchedule,
+    SparsitySchedule,
 )
+
+SparsityScheduleBase = SparsitySchedule
+"""The base of sparsity schedules."""
 
 __all__ = [
     "ConstantSparsitySchedule",
@@ -14,4 +18,5 @@ __all__ = [
     "ModuleMagnitudePrunerConfig",
     "OpMagnitudePrunerConfig",
     "PolynomialDecaySchedule",
+    "SparsityScheduleBase",
 ]

@@ -60,7 +60,7 @@ class FakePruned(FakeCompressed):
     def scheduled(self, step: int) -> float:
         """Return the scheduled sparsity at a training step."""
         target = self.spec.target_sparsity
-        return target if self.schedule is None else self.schedule.sparsity(step, target)
+        return target if self.schedule is None else self.schedule.compute_sparsity(step, target)
 
     def prune_to(self, module: nn.Module, name: str, sparsity: float) -> None:
         """Choose the kept elements again by the current floats; tied modules share the mask.
@@ -79,13 +79,18 @@ class FakePruned(FakeCompressed):
             module.get_buffer(f"{self.name}_{SPARSITY}").fill_(sparsity)
 
 
-def install_pruned(weight: PlannedWeight) -> None:
+def install_pruned(weight: PlannedWeight, mask: Tensor | None = None) -> None:
     """Make every module with this parameter read it through one mask.
+
+    Args:
+        weight: the parameter.
+        mask: the mask; None chooses the elements of largest magnitude.
 
     Raises:
         PruningError: for weights that cannot be pruned, and if a module already uses the name of a buffer.
     """
-    mask = pruning_mask(weight.parameter, weight.spec, name=weight.name)
+    if mask is None:
+        mask = pruning_mask(weight.parameter, weight.spec, name=weight.name)
     sparsity = torch.tensor(weight.spec.target_sparsity, dtype=torch.float64)
     schedule = getattr(weight.module_config, "sparsity_schedule", None)
     for site in weight.places:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from typing import ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from graphpress.backends.coreml.metadata import PRUNING_THRESHOLD
 from graphpress.compressor import (
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
+    copies,
     copy_of,
     count_from_zero,
     count_step,
+    load_prepared,
     steps_of,
 )
 from graphpress.eager.observing import Inputs, run_model
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
+from graphpress.modules.dense_form import stored_dense
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import plan_by_modules
 from graphpress.modules.sites import SUPPORTED_MODULES
@@ -53,18 +57,27 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         """Return the module classes whose weights are pruned by default; configs can name other parameters."""
         return SUPPORTED_MODULES
 
-    def prepare(self, example_inputs: Inputs = None, copy: bool = True) -> nn.Module:
+    def prepare(
+        self,
+        example_inputs: Inputs = None,
+        copy: bool | None = None,
+        *,
+        state_dict: Mapping[str, Tensor] | None = None,
+    ) -> nn.Module:
         """Choose the kept elements of each weight and return a model with the pruned weights, at target sparsity.
 
         Args:
             example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on them
                 in eval mode, to record which ops read its parameters; None infers the ops from the module types.
-            copy: False prunes the model itself, which saves the memory of a copy.
+            copy: False prunes the model itself, which saves the memory of a copy; None copies it.
+            state_dict: of a model that was prepared with the same config. Its numbers are loaded, and no masks are
+                chosen; None starts afresh.
 
         Raises:
             LifeCycleError: if this pruner, or another one, has already prepared the model.
             UnmatchedConfigError: if entries of the config match nothing.
             PruningError: for weights that cannot be pruned, and for a model that cannot run.
+            StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_unprepared()
         if placed(self.model, FakePruned):
@@ -72,13 +85,15 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
                 "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"
             )
         instead = "prepare(copy=False) prunes the model itself"
-        model = copy_of(self.model, PruningError, instead) if copy else self.model
+        model = copy_of(self.model, PruningError, instead) if copies(copy) else self.model
         run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
         plan = plan_by_modules(model, self.config, run)
         for weight in plan.weights:
-            install_pruned(weight)
+            install_pruned(weight, None if state_dict is None else torch.ones_like(weight.parameter, dtype=torch.bool))
         self._report_skipped(plan.skipped, PruningWarning)
         count_from_zero(model)
+        if state_dict is not None:
+            load_prepared(model, state_dict)
         return self._finish_preparing(model)
 
     def finalize(
@@ -95,15 +110,18 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         Args:
             model: the prepared model or a copy of it; None is the prepared model.
             backend: for Core AI, weights become kept elements and masks that `torch.export` and the converter preserve;
-                for Core ML, floats with the metadata buffers that coremltools reads.
+                for Core ML, floats with the metadata buffers that coremltools reads; for torch, floats with zeros.
             mmap_dir: a folder for memory-mapped files of these tensors; None keeps them in memory.
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this pruner did not prepare.
         """
         prepared = self._prepared_or(model)
-        if ExportBackend.of(backend) is ExportBackend.CoreAI:
+        backend = ExportBackend.of(backend)
+        if backend is ExportBackend.CoreAI:
             return stored_for_coreai(prepared, FakePruned, mmap_dir)
+        if backend is ExportBackend.Torch:
+            return stored_dense(prepared, FakePruned, mmap_dir)
         finalized, places = copied(prepared, FakePruned)
         left = store_described(finalized, places, mmap_dir)
         if left:
@@ -117,8 +135,10 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         return finalized
 
     @contextmanager
-    def training_mode(self) -> Iterator[PruningTraining]:
+    def training_mode(self, model: nn.Module | None = None) -> Iterator[PruningTraining]:
         """Train with pruned weights, whose sparsities follow their schedules; zeros get no gradient.
+
+        `model` is the prepared model or a copy of it; None is the prepared model.
 
         Call ``step()`` on the yielded object or on the pruner after each optimizer step or each epoch, in the unit of
         the schedules. On exit, also after an exception, the model is in eval mode and every weight has its target
@@ -127,7 +147,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
         Raises:
             LifeCycleError: before `prepare`, and if nested.
         """
-        with self._entered("training_mode") as prepared:
+        with self._entered("training_mode", model) as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
             self._training = PruningTraining(prepared)

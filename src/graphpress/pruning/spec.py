@@ -12,6 +12,10 @@ from graphpress.passes.config import (
     Unstructured,
     default_weight_pruning_spec,
 )
+from graphpress.passes.weights import PruningAlgorithm
+
+PruneImplBase = PruningAlgorithm
+"""The base of pruning algorithms."""
 
 __all__ = [
     "BlockStructured",
@@ -19,6 +23,7 @@ __all__ = [
     "ConstantSparsitySchedule",
     "NMStructured",
     "PolynomialDecaySchedule",
+    "PruneImplBase",
     "PruningScheme",
     "PruningSpec",
     "SparsitySchedule",

@@ -100,7 +100,7 @@ class Execution(ABC):
         dynamic_shapes: Any,
         *,
         no_grad: bool,
-        copy: bool,
+        copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """Return the prepared model in eval mode, with uncalibrated quantizers as submodules.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphpress.ir import reference
+from graphpress.ir.dtypes import DType
 from graphpress.passes.config import FAKE_QUANTIZERS, QPARAM_CALCULATORS, QATSchedule, QuantizationSpec
 from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization import histograms as histograms  # imported to register calculators
@@ -111,6 +112,22 @@ class FakeQuantizeImplBase(nn.Module):
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:
         """Round `data` to the values that codes with these parameters represent, in the dtype of `data`."""
 
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Observe the data from now on, or stop."""
+        self.observer_enabled = enabled
+
+    def disable_observer(self) -> None:
+        """Keep the range from now on."""
+        self.enable_observer(False)
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Round from now on, or pass data through."""
+        self.fake_quant_enabled = enabled
+
+    def disable_fake_quant(self) -> None:
+        """Pass data through from now on."""
+        self.enable_fake_quant(False)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}code_offset")  # present only with optimized rounding
         self.code_offset = None if saved is None else torch.zeros_like(saved, device=self._device())
@@ -151,6 +168,11 @@ class FakeQuantize(FakeQuantizeImplBase):
         return reference.fake_quantize(data, *qparams, self.code_offset, **how)
 
 
+def fp4_forward(tensor: Tensor) -> Tensor:
+    """Round to the nearest values of float4 e2m1, ties to even, without a scale; larger magnitudes become 6."""
+    return reference.fake_quantize(tensor, torch.ones((), device=tensor.device), dtype=DType.FLOAT4_E2M1FN)
+
+
 def codes_of(spec: QuantizationSpec) -> dict[str, Any]:
     """Return type and limits of the codes of `spec`, as arguments for the formulas of `ir.reference`."""
     if spec.element_type.is_floating:
@@ -179,6 +201,35 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (inside,) = ctx.saved_tensors
         return gradients[0] * inside, None, None, None, None, None
+
+
+class FixedFakeQuantize(nn.Module):
+    """A fake-quantizer with fixed parameters, in plain torch ops.
+
+    Buffers: `scale`, and optionally `zero_point` and `minval`, as of `ir.reference`.
+    """
+
+    def __init__(self, name: str, spec: QuantizationSpec, qparams: QParams):
+        super().__init__()
+        self.name = name
+        self.spec = spec
+        for part, tensor in zip(("scale", "zero_point", "minval"), qparams, strict=True):
+            self.register_buffer(part, None if tensor is None else tensor.detach().clone())
+
+    @classmethod
+    def of(cls, quantizer: FakeQuantizeImplBase, qparams: QParams) -> FixedFakeQuantize:
+        """Build the module for a calibrated fake-quantizer."""
+        return cls(quantizer.name, quantizer.spec, qparams)
+
+    def forward(self, data: Tensor, same_batch: bool = False) -> Tensor:
+        """Return `data` fake-quantized; `same_batch` is an argument of `FakeQuantizeImplBase` and has no effect."""
+        scale, zero_point, minval = (self._buffers[name] for name in ("scale", "zero_point", "minval"))
+        assert scale is not None
+        return reference.fake_quantize(data, scale, zero_point, minval, **codes_of(self.spec))
+
+    def extra_repr(self) -> str:
+        """Return name and spec."""
+        return f"{self.name!r}, {self.spec.element_type.long_name}"
 
 
 def calculator_for(spec: QuantizationSpec, block_size: Sequence[int], *, is_state: bool) -> QParamsCalculatorBase:

@@ -23,7 +23,7 @@ from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution, refuse_dynamic
 from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
-from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, emit_prepared
+from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, emit_for_torch, emit_prepared
 from graphpress.quantization.parameters import AttachParameters, read_back
 from graphpress.quantization.refinement.calibration import refined_after, uncorrected_inside, warn_when_unrefined
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
@@ -52,7 +52,7 @@ class GraphExecution(Execution):
         dynamic_shapes: Any,
         *,
         no_grad: bool,
-        copy: bool,
+        copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class."""
@@ -65,7 +65,7 @@ class GraphExecution(Execution):
             self.result = Runner().run(graph, pipeline, in_place=True)
             self.graph = self.result.graph
             self.skipped_weights = tuple(self.result.remarks(SkippedWeight))
-            prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy)
+            prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy is not False)
         prepared.eval()
         if self.config.bias_correction is BiasCorrection.ANALYTIC:
             with torch.no_grad():
@@ -100,6 +100,8 @@ class GraphExecution(Execution):
         graph = Runner().run(graph, pipelines.finalize(backend), in_place=True).graph
         if backend is ExportBackend.CoreML:
             return emit_for_coreml(graph, mmap_dir)
+        if backend is ExportBackend.Torch:
+            return emit_for_torch(graph, quantizers, mmap_dir)
         return emit_finalized(graph, mmap_dir=mmap_dir)
 
 

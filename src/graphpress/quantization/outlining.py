@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from attrs import define, field
 from torch import nn
 
@@ -25,8 +26,12 @@ from graphpress.passes.analysis.layers import layer_of
 from graphpress.passes.analysis.value_preserving import preserves_values
 from graphpress.quantization.batch_norm import BatchNormLayer, FoldedNorm
 from graphpress.quantization.expressions import ConstantExpression, QuantizedStep
-from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
-from graphpress.quantization.finalized_ops import IntegerConvolution, QuantizeExactly, TorchQuantizeDequantize
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, FixedFakeQuantize
+from graphpress.quantization.finalized_ops import (
+    IntegerConvolution,
+    QuantizeExactly,
+    TorchQuantizeDequantize,
+)
 from graphpress.quantization.mode_ops import mode_op
 
 # Represents a submodule call during emission; it is not in the op tables.
@@ -79,10 +84,29 @@ def emit_finalized(graph: Graph, *, mmap_dir: str | None = None) -> EmittedModul
     return module.eval()
 
 
+@holding_collector
+def emit_for_torch(
+    graph: Graph, quantizers: Mapping[str, FakeQuantizeImplBase], mmap_dir: str | None = None
+) -> EmittedModule:
+    """Emit the finalized model of a graph with dense weights, and fake-quantizers with fixed parameters."""
+    Mapped(mmap_dir).map_constants(graph)
+    fixed: dict[str, FixedFakeQuantize] = {}
+    for node in graph.nodes_of(lambda op: op.name == "quant.fake_quantize"):
+        quantizer = quantizers[node.attribute("quantizer")]
+        with torch.no_grad():
+            qparams = quantizer.qparams()
+        assert qparams is not None
+        fixed.setdefault(quantizer.name, FixedFakeQuantize.of(quantizer, qparams))
+    outlined = graph.clone()
+    module = _emit(outlined, _Outliner(outlined, fixed, follows_mode=False), copy_constants=False)
+    module.requires_grad_(False)
+    return module.eval()
+
+
 @define(eq=False)
 class _Outliner:
     graph: Graph
-    quantizers: Mapping[str, FakeQuantizeImplBase]
+    quantizers: Mapping[str, FakeQuantizeImplBase] | Mapping[str, FixedFakeQuantize]
     follows_mode: bool  # whether ops that differ in training become modules
     modules: dict[str, nn.Module] = field(factory=dict)
     _constant: set[int] = field(init=False)
@@ -234,7 +258,9 @@ class _Outliner:
             node, quantizer = made.node, None
             assert node is not None
             if node.op.name == "quant.fake_quantize":
-                quantizer = place_in(quantizers, self.quantizers[node.attribute("quantizer")])
+                module = self.quantizers[node.attribute("quantizer")]
+                assert isinstance(module, FakeQuantizeImplBase)
+                quantizer = place_in(quantizers, module)
             return QuantizedStep(node.op, operands, tuple(node.attributes.items()), path_of(made), quantizer)
 
         return ConstantExpression(steps_to(value, arguments, step), quantizers)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphpress.compressor import (
     Compressor,
@@ -16,12 +16,14 @@ from graphpress.compressor import (
     UnusedScheduleWarning,
     count_from_zero,
     count_step,
+    load_prepared,
     mode_restored,
     steps_of,
     stop_counting,
 )
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.restoring import with_stored_parameters
+from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.passes.config import (
     BiasCorrection,
     ExecutionMode,
@@ -32,16 +34,19 @@ from graphpress.passes.config import (
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
 from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
 from graphpress.quantization.eager import EagerExecution
+from graphpress.quantization.eager.quantized_module import refuse_waiting
 from graphpress.quantization.execution import (
     Execution,
     NonFiniteCalibrationWarning,
     UncalibratedWarning,
     warn_about_calibration,
 )
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.graph_mode import GraphExecution
 from graphpress.quantization.switches import (
     advance_switches,
     parts_for,
+    quantizers_by_module,
     quantizers_of,
     set_switches,
     switched,
@@ -74,6 +79,11 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._execution: Execution | None = None
         self._trained = False
 
+    @staticmethod
+    def supported_modules() -> tuple[type[nn.Module], ...]:
+        """Return the module classes whose weights are quantized by default; configs can name other parameters."""
+        return SUPPORTED_MODULES
+
     # preparing
 
     def prepare(
@@ -82,7 +92,8 @@ class Quantizer(Compressor[QuantizerConfig]):
         dynamic_shapes: Any = None,
         export_with_no_grad: bool = True,
         *,
-        copy: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        copy: bool | None = None,
         leave_indivisible: bool = False,
     ) -> nn.Module:
         """Insert fake-quantizers as the config requests, with initial ranges from the example.
@@ -92,7 +103,9 @@ class Quantizer(Compressor[QuantizerConfig]):
             dynamic_shapes: as for `torch.export.export`. Without them the graph is captured at the shapes of the
                 example, with a dynamic batch if it would otherwise depend on the batch size of the example.
             export_with_no_grad: capture under ``torch.no_grad()``.
-            copy: False shares the parameters of the prepared model with the user's model, to save memory.
+            state_dict: of a model that was prepared with the same config. Its numbers are loaded, and nothing is
+                observed; None starts afresh.
+            copy: False shares the parameters of the prepared model with the user's model, to save memory; None copies.
             leave_indivisible: how to treat weights that do not divide into blocks. True skips them with a
                 `WholeWeightsWarning`; False raises an error.
 
@@ -103,6 +116,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             LifeCycleError: if this quantizer has already prepared its model.
             ExportError: if the model cannot be captured with these inputs.
             QuantizationError, UnmatchedConfigError: if the config does not fit the model.
+            StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_unprepared()
         execution = _execution(self._config)
@@ -117,20 +131,26 @@ class Quantizer(Compressor[QuantizerConfig]):
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         self._report_skipped(execution.skipped_weights, WholeWeightsWarning)
         count_from_zero(prepared)
-        self._start_ranges(prepared, example_inputs)
+        if state_dict is None:
+            self._run_example(prepared, example_inputs, observer=True)
+        else:
+            if self._config.execution_mode is ExecutionMode.EAGER:  # which places quantizers in the first run
+                self._run_example(prepared, example_inputs, observer=False)
+            load_prepared(prepared, state_dict)
+            refuse_waiting(prepared)
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    def _start_ranges(self, prepared: nn.Module, example_inputs: Any) -> None:
-        """Observe the example once; all other state is restored."""
-        with switched(prepared, observer=True, fake_quant=False), buffers_restored(prepared), torch.no_grad():
+    def _run_example(self, prepared: nn.Module, example_inputs: Any, *, observer: bool) -> None:
+        """Run the example once, which is observed if `observer`; all other state is restored."""
+        with switched(prepared, observer=observer, fake_quant=False), buffers_restored(prepared), torch.no_grad():
             prepared(*flat_arguments(example_inputs))
 
     # modes
 
     @contextmanager
-    def calibration_mode(self) -> Iterator[nn.Module]:
-        """Observe the data on which the prepared model is run.
+    def calibration_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+        """Observe the data on which the prepared model, or `model`, a copy of it, is run.
 
         Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
         stop observing and fake-quantize; inside `training_mode` they resume their former state. The modes of all
@@ -140,7 +160,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
         exit, codes are chosen and biases corrected with them, layer by layer.
         """
-        with self._entered("calibration_mode") as prepared, mode_restored(prepared):
+        with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
             after = None if "training_mode" in self._open else (False, True)
             assert self._execution is not None
@@ -153,8 +173,10 @@ class Quantizer(Compressor[QuantizerConfig]):
                 yield prepared
 
     @contextmanager
-    def training_mode(self) -> Iterator[nn.Module]:
+    def training_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
         """Train the prepared model, with quantizers that observe and fake-quantize by their schedules.
+
+        `model` is the prepared model or a copy of it; None is the prepared model.
 
         Without a schedule (`QATSchedule`), a quantizer does both. On exit, also after an exception, the model is in
         eval mode and every quantizer fake-quantizes without observing.
@@ -164,7 +186,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         if "calibration_mode" in self._open:
             raise LifeCycleError("calibration_mode is open and records no gradients; leave it before training")
-        with self._entered("training_mode") as prepared:
+        with self._entered("training_mode", model) as prepared:
             self._warn_about_schedules(prepared)
             prepared.train()
             keep_frozen(prepared)
@@ -182,7 +204,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         The count is in the `state_dict` of the prepared model, so training can be resumed. Call it once per batch or
         once per epoch, in the unit of the schedules. Switches set by the user remain until a schedule changes them.
         """
-        prepared = self.prepared_model
+        prepared = self._in_training
         steps = count_step(prepared)
         if "training_mode" in self._open and "calibration_mode" not in self._open:
             advance_switches(quantizers_of(prepared), steps)
@@ -224,6 +246,15 @@ class Quantizer(Compressor[QuantizerConfig]):
         for switch in parts_for(self.prepared_model, module, switches_of, "quantizers"):
             switch.observer_enabled = switch.observer_enabled if observer is None else observer
             switch.fake_quant_enabled = switch.fake_quant_enabled if fake_quant is None else fake_quant
+
+    @property
+    def _execution_mode(self) -> ExecutionMode:
+        """The config's execution mode, under the name that clients of coreai-opt read."""
+        return self._config.execution_mode
+
+    def _get_fake_quantize_modules(self) -> dict[str, list[FakeQuantizeImplBase]]:
+        """Return the fake-quantizers of the prepared model, by the path of each module that they belong to."""
+        return quantizers_by_module(self.prepared_model)
 
     def freeze_batch_norm(self, module: nn.Module | None = None) -> None:
         """Train batch norms with fixed running statistics.

@@ -61,6 +61,19 @@ def quantizers_of(module: nn.Module) -> Sequence[FakeQuantizeImplBase]:
     return [m for m in module.modules() if isinstance(m, FakeQuantizeImplBase)]
 
 
+def quantizers_by_module(prepared: nn.Module) -> dict[str, list[FakeQuantizeImplBase]]:
+    """Return the fake-quantizers of a prepared model by the paths of the user's modules that they belong to.
+
+    In a prepared graph these are their `module_paths`; in eager mode, that of the module whose collection holds them.
+    """
+    found: dict[str, list[FakeQuantizeImplBase]] = {}
+    for path, module in prepared.named_modules():
+        if isinstance(module, FakeQuantizeImplBase):
+            for owner in module.module_paths or (".".join(path.split(".")[:-2]),):
+                found.setdefault(owner, []).append(module)
+    return found
+
+
 def switches_of(module: nn.Module) -> Sequence[FakeQuantizeImplBase | Switched]:
     """Return all objects in `module` with the switches: fake-quantizers, and holders that create more of them."""
     return [m for m in module.modules() if isinstance(m, FakeQuantizeImplBase | Switched)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from graphpress.palettization import (
     PalettizationSpec,
 )
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
+from graphpress.quantization.spec import PerChannelGranularity
 
 IMAGE = torch.randn(1, 3, 8, 8)
 CONV, LINEAR = 16 * 3 * 3 * 3, 32 * 16
@@ -154,3 +157,24 @@ def test_what_has_no_weights_is_told():
         bits_per_weight(nn.ReLU())
     with pytest.raises(ArgumentTypeError, match=r"takes a torch\.nn\.Module"):
         bits_per_weight({"weight": IMAGE})
+
+
+def test_the_result_is_a_number_with_its_counts():
+    quantizer, prepared = quantizer_of(QuantizerConfig(module_name_configs={"5": None}))
+    for model in (prepared, quantizer.finalize()):
+        found = bits_per_weight(model)
+        assert found == found.bpw == found.total_bits / found.total_weights
+        assert found.total_weights == CONV + LINEAR
+        assert found.total_bits == CONV * 8 + 16 * 32 + LINEAR * 32
+        assert found.per_module_map == pytest.approx({"0": 8 + 16 * 32 / CONV, "5": 32})
+    assert pickle.loads(pickle.dumps(found)).per_module_map == found.per_module_map
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int6", "uint6", "int4"])
+def test_weights_prepared_in_eager_mode_are_counted_without_inputs(dtype):
+    spec = QuantizationSpec(dtype=dtype, granularity=PerChannelGranularity())
+    config = ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec={"weight": spec})
+    _, prepared = quantizer_of(QuantizerConfig(global_config=config, execution_mode="eager"))
+    channels = 16 + 32
+    zero_points = channels * spec.n_bits if dtype.startswith("u") else 0
+    assert bits_per_weight(prepared).total_bits == spec.n_bits * (CONV + LINEAR) + 32 * channels + zero_points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from torch import nn
 
 from graphpress.compressor import ArgumentTypeError
-from graphpress.inspection import ModelInspector, OpInfo
-from graphpress.inspection.summary import NoSuchModuleError
+from graphpress.inspection import BoundaryEdge, ModelInspector, OpInfo
+from graphpress.inspection.types import NoSuchModuleError
 from graphpress.palettization import KMeansPalettizer
 from graphpress.passes.config import InvalidExecutionModeError
 from graphpress.quantization import ModuleQuantizerConfig, Quantizer, QuantizerConfig
@@ -47,7 +48,7 @@ def is_eager(inspector: ModelInspector) -> bool:
     return "." in inspector.get_matched_ops_for_op_type("linear")[0].op_name
 
 
-def names(ops: tuple[OpInfo, ...]) -> list[str]:
+def names(ops: Iterable[OpInfo]) -> list[str]:
     return [op.op_name for op in ops]
 
 
@@ -70,10 +71,11 @@ def test_the_tree_is_walked_as_modules_are(inspector):
     model = inspector.summary.model
     assert [name for name, _ in model.named_children()] == ["first", "second", "head", "unused"]
     assert [child.type_name for child in model.children()] == ["Block", "Block", "Linear", "Identity"]
-    assert [module.name for module in model.modules()] == [name for name, _ in Net().named_modules()]
+    assert [module.module_name for module in model.modules()] == [name for name, _ in Net().named_modules()]
     first = model.get_submodule("first")
     assert first.get_submodule("conv") is model.get_submodule("first.conv")
     assert first.get_submodule("") is first
+    assert first.get_submodule("first.conv") is first.get_submodule("conv") is first.child_modules["first.conv"]
     assert [op.op_type for op in first.all_ops()] == ["add", "conv2d", "relu"]
     with pytest.raises(NoSuchModuleError, match=r"no module 'first.cnv' in the model; did you mean 'first.conv'"):
         model.get_submodule("first.cnv")
@@ -84,16 +86,79 @@ def test_an_op_tells_what_it_reads_who_reads_it_and_where_it_is_called(inspector
     add, _ = inspector.get_matched_ops_for_op_type("add")
     relu, _ = inspector.get_matched_ops_for_op_type("relu")
     (linear,) = inspector.get_matched_ops_for_op_type("linear")
-    assert conv.inputs[1:] == ("first.conv.weight", "first.conv.bias")
-    assert conv.outputs == (relu.op_name,)
-    assert add.inputs[0] == relu.op_name
-    assert linear.outputs == ("output",)
-    assert [scope.path for scope in conv.module_stack] == ["", "first", "first.conv"]
+    assert [(edge.op_name, edge.is_state) for edge in conv.inputs[1:]] == [
+        ("first.conv.weight", True),
+        ("first.conv.bias", True),
+    ]
+    assert not conv.inputs[0].is_state
+    assert conv.inputs[0].op.outputs[0][0] is conv
+    assert conv.outputs == {0: (relu,)}
+    assert add.inputs[0].op is relu
+    (end,) = linear.outputs[0]
+    assert (end.op_name.partition("_")[0], end.op_type, end.module_stack, end.outputs) == ("output", None, (), {})
+    assert [scope.module_name for scope in conv.module_stack] == ["", "first", "first.conv"]
     assert conv.module_name == "first.conv"
     lines = Path(__file__).read_text(encoding="utf-8").splitlines()
     file, _, line = conv.source.rpartition(":")
     assert file == __file__
     assert "self.relu(self.conv(x)) + x" in lines[int(line) - 1]
+    assert conv.source_frames[-1].code_context == "return self.relu(self.conv(x)) + x"
+    assert {frame.function_name for frame in conv.source_frames} == {"forward"}
+    assert len(conv.source_frames) == (2 if is_eager(inspector) else 1)
+
+
+def test_a_module_tells_which_ops_its_inputs_and_outputs_are(inspector):
+    model = inspector.summary.model
+    first, second = model.get_submodule("first"), model.get_submodule("second")
+    conv, other = inspector.get_matched_ops_for_op_type("conv2d")
+    add, last = inspector.get_matched_ops_for_op_type("add")
+    (linear,) = inspector.get_matched_ops_for_op_type("linear")
+    assert {(edge.op.op_name, edge.index) for edge in first.input_ops[0]} == {(conv.op_name, 0), (add.op_name, 1)}
+    assert {(edge.op.op_name, edge.index) for edge in second.input_ops[0]} == {(other.op_name, 0), (last.op_name, 1)}
+    assert first.output_ops == {0: BoundaryEdge(add, 0)}
+    assert model.output_ops == {0: BoundaryEdge(linear, 0)}
+    assert [edge.op for edge in model.input_ops[0]] == [conv, add]
+    assert inspector.summary.mode == ("eager" if is_eager(inspector) else "graph")
+
+
+def test_boundaries_and_edges_go_through_ops_that_are_not_listed():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            return torch.cumsum(self.a(x), 1) * self.b(y)
+
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair()
+
+        def forward(self, x):
+            return self.pair(*torch.chunk(x, 2, -1))
+
+    for mode in ("graph", "eager"):
+        found = ModelInspector(Halves(), torch.randn(1, 8), mode, Quantizer)
+        a, b = found.get_matched_ops_for_op_type("linear")
+        pair = found.summary.model.child_modules["pair"]
+        assert {index: [edge.op for edge in edges] for index, edges in pair.input_ops.items()} == {0: [a], 1: [b]}
+        (mul,) = found.get_matched_ops_for_op_type("mul")
+        assert mul.inputs[0].op_type == "cumsum"
+        assert mul.inputs[0].inputs[0].op is a
+        assert [edge.output_idx for edge in (a.inputs[0], b.inputs[0])] == [0, 1]
+
+
+def test_tensors_that_are_no_state_are_untracked_in_eager_mode():
+    bias = torch.ones(8)
+
+    class Shifted(nn.Module):
+        def forward(self, x):
+            return x + bias
+
+    (add,) = ModelInspector(Shifted(), torch.randn(2, 8), "eager").summary.ops
+    assert [edge.op_name for edge in add.inputs] == ["input_0", "untracked_0"]
+    assert not any(edge.is_state for edge in add.inputs)
 
 
 def test_names_are_those_of_the_mode():

@@ -392,7 +392,7 @@ def test_sensitivities_draw_the_tables_to_what_matters(tmp_path):
     original = pictures()
     before = {name: getattr(model, name).weight.detach() for name in ("conv", "up", "head")}
     gradients = [parameter.grad for parameter in model.parameters()]
-    with palettizer.calibration_mode(functional.mse_loss, path) as calibration:
+    with palettizer.calibration_mode(loss_fn=functional.mse_loss, sensitivity_path=path) as calibration:
         assert torch.equal(model(IMAGE), original(IMAGE))
         output = model(IMAGE)
         calibration.step(output, output.detach() + torch.arange(10))
@@ -408,11 +408,11 @@ def test_sensitivities_draw_the_tables_to_what_matters(tmp_path):
 
 def test_calibration_without_steps_or_gradients_is_told():
     palettizer, model = prepared(pictures())
-    with pytest.warns(PalettizationWarning, match="no step"), palettizer.calibration_mode(functional.mse_loss):
+    with pytest.warns(PalettizationWarning, match="no step"), palettizer.calibration_mode(loss_fn=functional.mse_loss):
         pass
     with (
         pytest.raises(graphpress.GraphpressError, match="no_grad"),
-        palettizer.calibration_mode(functional.mse_loss) as calibration,
+        palettizer.calibration_mode(loss_fn=functional.mse_loss) as calibration,
         torch.no_grad(),
     ):
         calibration.step(model(IMAGE), torch.zeros(2, 10))

@@ -119,8 +119,8 @@ def test_sparsity_follows_the_polynomial_and_reaches_its_target():
     pruner = MagnitudePruner(network(), config(schedule, target_sparsity=0.75))
     pruner.prepare((X,))
     seen = train(pruner, 7)
-    curve = [0.75 - 0.5 * (1 - t / 4) ** 3 for t in range(4)]
-    expected = [0, *(round(s * 128) / 128 for s in curve), 0.75, 0.75]
+    curve = [0.75 - 0.5 * (1 - t / 3) ** 3 for t in range(4)]
+    expected = [0.25, *(round(s * 128) / 128 for s in curve), 0.75, 0.75]
     assert seen == expected
 
 

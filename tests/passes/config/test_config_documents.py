@@ -18,15 +18,17 @@ def test_palettization_to_four_bits_and_linear_to_eight():
 kmeans_palettization_config:
   global_config:
     op_state_spec:
-      weight:
+      weight: &four
         n_bits: 4
         granularity: { type: per_grouped_channel, axis: 0, group_size: 16 }
+      in_proj_weight: *four
   module_type_configs:
     torch.nn.modules.linear.Linear:
       op_state_spec:
-        weight:
+        weight: &eight
           n_bits: 8
           granularity: { type: per_tensor }
+        in_proj_weight: *eight
 """)
     assert config == KMeansPalettizerConfig.presets.w4().set_module_type(
         nn.Linear, ModuleKMeansPalettizerConfig.presets.w8()

@@ -101,7 +101,7 @@ WRONG = [
     (QuantizationSpec, {"dtype": "float8_e5m2", "qscheme": "asymmetric"}, "qscheme: .*takes 'symmetric'"),
     (QuantizationSpec, {"dtype": "float8_e5m2", "qscheme": "symmetric_with_clipping"}, "qscheme: "),
     (QuantizationSpec, {"dtype": "float8_e5m2", "qformulation": "minval"}, "qformulation: .*takes 'zp'"),
-    (QuantizationSpec, {"scale_dtype": "float8_e8m0fnu"}, "scale_dtype: .*accepted: None"),
+    (QuantizationSpec, {"dtype": "uint8", "scale_dtype": "float8_e8m0fnu"}, "scale_dtype: .*accepted: None"),
     (QuantizationSpec, {"dtype": "float8_e5m2", "scale_dtype": "float16"}, "scale_dtype: .*float8_e8m0fnu"),
     (QuantizationSpec, {"float_range": (0.5, 1.0)}, "float_range: .*min <= 0 <= max"),
     (QuantizationSpec, {"float_range": (None, -1)}, "float_range: "),
@@ -241,9 +241,32 @@ def test_errors_survive_a_process_boundary():
 
 def test_sparsity_starts_at_once_or_grows_along_the_polynomial():
     constant = ConstantSparsitySchedule(begin_step=3)
-    assert [constant.sparsity(step, 0.8) for step in (0, 2, 3, 9)] == [0, 0, 0.8, 0.8]
+    assert [constant.compute_sparsity(step, 0.8) for step in (0, 2, 3, 9)] == [0, 0, 0.8, 0.8]
     growing = PolynomialDecaySchedule(begin_step=2, total_iters=4, power=1.0, initial_sparsity=0.2)
-    assert [growing.sparsity(step, 0.8) for step in (1, 2, 4, 6, 9)] == pytest.approx([0, 0.2, 0.5, 0.8, 0.8])
-    seldom = PolynomialDecaySchedule(total_iters=4, power=1.0, update_frequency=2)
-    assert seldom.sparsity(1, 0.8) == 0
-    assert seldom.sparsity(3, 0.8) == seldom.sparsity(2, 0.8)
+    assert [growing.compute_sparsity(step, 0.8) for step in (1, 2, 3, 5, 9)] == pytest.approx([0.2, 0.2, 0.4, 0.8, 0.8])
+
+
+# What coreai-opt 0.4.0 gives for these arguments, for a target of 0.75.
+PEER_SPARSITIES = [
+    ({"total_iters": 4}, [0.0, 0.5278, 0.7222, 0.75, 0.75]),
+    ({"total_iters": 4, "update_frequency": 2}, [0.0, 0.0, 0.75, 0.75]),
+    ({"total_iters": 4, "begin_step": 2, "initial_sparsity": 0.1}, [0.1, 0.1, 0.1, 0.5574, 0.7259, 0.75]),
+    ({"total_iters": 1}, [0.0, 0.75, 0.75]),
+    ({"total_iters": 1, "update_frequency": 3}, [0.0, 0.75, 0.75]),
+    ({"total_iters": 1, "begin_step": 2, "initial_sparsity": 0.2}, [0.2, 0.2, 0.2, 0.75]),
+    ({"total_iters": 5, "update_frequency": 2, "begin_step": 1}, [0.0, 0.0, 0.0, 0.6562, 0.6562, 0.75]),
+    ({"total_iters": 7, "update_frequency": 3}, [0.0, 0.0, 0.0, 0.6562, 0.6562, 0.6562, 0.75]),
+    ({"total_iters": 4, "power": 0.5}, [0.0, 0.1376, 0.317, 0.75]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), PEER_SPARSITIES)
+def test_sparsity_grows_as_in_the_peer(arguments, expected):
+    schedule = PolynomialDecaySchedule(**arguments)
+    found = [schedule.compute_sparsity(step, 0.75) for step in range(len(expected))]
+    assert found == pytest.approx(expected, abs=5e-5)
+
+
+def test_a_polynomial_without_a_power_is_refused():
+    with pytest.raises(SpecError, match="power"):
+        PolynomialDecaySchedule(total_iters=4, power=0)

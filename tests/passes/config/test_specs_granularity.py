@@ -88,9 +88,9 @@ def test_block_sizes_are_positive_or_minus_one(block_size):
         PerBlockGranularity(block_size=block_size)
 
 
-def test_a_tuple_of_sizes_leaves_no_room_for_an_axis():
-    with pytest.raises(SpecError, match="axis"):
-        PerBlockGranularity(axis=0, block_size=(1, 2))
+def test_an_axis_beside_a_tuple_of_sizes_has_no_meaning():
+    for axis in (None, 0, 5):
+        assert PerBlockGranularity(axis=axis, block_size=(1, 2)).block_shape((4, 8)) == (1, 2)
 
 
 def test_a_tuple_needs_one_size_for_each_axis():

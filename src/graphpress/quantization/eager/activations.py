@@ -18,7 +18,7 @@ from graphpress.ir.dtypes import DType
 from graphpress.passes.weights.quantize import QParams, stored_scale
 from graphpress.quantization.eager.quantized_module import HeldQuantizers
 from graphpress.quantization.eager.quantizing import QuantizingObserver
-from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, FixedFakeQuantize
 from graphpress.quantization.finalized_ops import TorchQuantizeDequantize
 
 ACTIVATION_DTYPES = frozenset(
@@ -33,6 +33,11 @@ def settle_for_coreai(model: nn.Module) -> None:
         LoweringError: for quantization that Core AI cannot store.
     """
     _settle(model, QuantizeDequantize.of)
+
+
+def settle_for_torch(model: nn.Module) -> None:
+    """Replace the activation quantizers of a finalized `model` by fake-quantizers with fixed parameters."""
+    _settle(model, FixedFakeQuantize.of)
 
 
 def settle_for_coreml(model: nn.Module) -> dict[str, str]:

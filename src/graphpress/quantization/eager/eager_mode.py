@@ -9,11 +9,14 @@ import attrs
 from torch import nn
 
 from graphpress.backends.coreai import register
+from graphpress.backends.errors import CoreMLExportError
+from graphpress.compressor import copies
 from graphpress.eager import CallObserver, OpCall, detached, module_scopes
 from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import store
+from graphpress.modules.dense_form import store_dense
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.surgery import copied
@@ -24,7 +27,7 @@ from graphpress.passes.config import (
 )
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.capture import flat_arguments
-from graphpress.quantization.eager.activations import settle_for_coreai, settle_for_coreml
+from graphpress.quantization.eager.activations import settle_for_coreai, settle_for_coreml, settle_for_torch
 from graphpress.quantization.eager.forms import FakeQuantized, install_quantized
 from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, quantizes_activations, site_of
 from graphpress.quantization.eager.quantized_module import HeldQuantizers, behaviour_for, holder_in
@@ -48,11 +51,12 @@ class EagerExecution(Execution):
         dynamic_shapes: Any,
         *,
         no_grad: bool,
-        copy: bool,
+        copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class; `dynamic_shapes` and `no_grad` concern capturing and have no effect."""
-        prepared = with_masked_floats(_copied(model, share=not copy)).eval()
+        in_place = copy is None and not copies(copy)
+        prepared = with_masked_floats(model if in_place else _copied(model, share=copy is False)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, flat_arguments(example_inputs))
         states = plan_weights(prepared, recording, resolver, leave_indivisible=leave_indivisible)
@@ -76,11 +80,14 @@ class EagerExecution(Execution):
             register()
             store(places, mmap_dir)
             settle_for_coreai(model)
+        elif backend is ExportBackend.Torch:
+            store_dense(places, mmap_dir)
+            settle_for_torch(model)
         else:
             refused = store_described(model, places, mmap_dir) | settle_for_coreml(model)
             if refused:
                 lines = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
-                raise QuantizationError(
+                raise CoreMLExportError(
                     f"coremltools' compression metadata cannot describe {len(refused)} tensors:{lines}"
                 )
         return model.requires_grad_(False)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from graphpress.compressor import StateDictError
 from graphpress.eager.observing import Observed
 from graphpress.modules.forms import add_behaviour, behaviours_of
 from graphpress.passes.weights.errors import QuantizationError
@@ -68,6 +69,22 @@ class HeldQuantizers(Switched, nn.Module):
             key, _, rest = name.removeprefix(prefix).partition(".")
             if key not in self._modules:
                 self._waiting.setdefault(key, {})[rest] = state_dict[name].detach().clone()
+
+
+def refuse_waiting(model: nn.Module) -> None:
+    """Reject loaded state of quantizers that `model` does not have.
+
+    Raises:
+        StateDictError: naming them.
+    """
+    found = [
+        f"{path}.{key}"
+        for path, module in model.named_modules()
+        if isinstance(module, HeldQuantizers)
+        for key in module._waiting
+    ]
+    if found:
+        raise StateDictError(f"State dict does not match the prepared model: superfluous: {', '.join(found)}")
 
 
 class QuantizedModule(Observed):

@@ -4,6 +4,7 @@ from graphpress.passes.config import (
     AdaptiveRounding,
     BiasCorrection,
     GPTQRounding,
+    Granularity,
     NearestRounding,
     PerBlockGranularity,
     PerChannelGranularity,
@@ -13,6 +14,7 @@ from graphpress.passes.config import (
     QuantizationSpec,
     default_activation_quantization_spec,
     default_weight_quantization_spec,
+    resolve_block_sizes,
 )
 from graphpress.quantization.calculators import (
     DynamicQParamsCalculator,
@@ -27,13 +29,17 @@ from graphpress.quantization.calculators import (
     StatelessQParamsCalculatorBase,
     StaticQParamsCalculator,
 )
-from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
+from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase, fp4_forward
 from graphpress.quantization.histograms import (
     HistogramCalculatorBase,
     HistogramQParamsCalculator,
     MseQParamsCalculator,
     PercentileQParamsCalculator,
 )
+from graphpress.quantization.spec.factory import QuantizationComponentFactory
+
+QuantizationGranularity = Granularity
+"""The base of granularities, under the name of this technique."""
 
 __all__ = [
     "AdaptiveRounding",
@@ -55,7 +61,9 @@ __all__ = [
     "PerTensorGranularity",
     "PercentileQParamsCalculator",
     "QParamsCalculatorBase",
+    "QuantizationComponentFactory",
     "QuantizationFormulation",
+    "QuantizationGranularity",
     "QuantizationScheme",
     "QuantizationSpec",
     "RangeCalculatorBase",
@@ -65,4 +73,6 @@ __all__ = [
     "StaticQParamsCalculator",
     "default_activation_quantization_spec",
     "default_weight_quantization_spec",
+    "fp4_forward",
+    "resolve_block_sizes",
 ]

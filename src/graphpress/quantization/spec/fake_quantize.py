@@ -1,5 +1,5 @@
 """The fake-quantizers that a spec names."""
 
-from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
+from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase, fp4_forward
 
-__all__ = ["FakeQuantize", "FakeQuantizeImplBase"]
+__all__ = ["FakeQuantize", "FakeQuantizeImplBase", "fp4_forward"]
