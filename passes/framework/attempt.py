@@ -9,9 +9,10 @@ from attrs import define
 
 from graphpress.ir.graph import Node, Value
 from graphpress.passes.framework.match import Path
+from graphpress.passes.framework.patterns import Op
 
-Misfits: TypeAlias = set[tuple[int, int]]
-"""Parts of patterns and nodes that do not fit, by identity; valid until the graph is edited."""
+Misfits: TypeAlias = set[tuple[Op, Node]]
+"""Parts of patterns and nodes that do not fit; valid until the graph is edited."""
 
 Mark: TypeAlias = tuple[int, int, int, int, int]
 

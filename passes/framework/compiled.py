@@ -244,7 +244,7 @@ class _Compiler:
                 orders = body.orders(node)
             if not orders:
                 return False
-            if is_memoized and (id(op), id(node)) in attempt.misfits:
+            if is_memoized and (op, node) in attempt.misfits:
                 return False
             met = attempt.met
             if len(orders) == 1:
@@ -259,7 +259,7 @@ class _Compiler:
             elif body.fits(node, orders[attempt.choose(len(orders))], path, attempt):
                 return True
             if is_memoized and attempt.met == met:
-                attempt.misfits.add((id(op), id(node)))
+                attempt.misfits.add((op, node))
             return False
 
         return step

@@ -43,13 +43,13 @@ class Skeleton:
                 if not isinstance(value, Value) or value.index != index:
                     break
                 producer = value.producer
-                if not isinstance(producer, Node) or (id(inner.op), id(producer)) in misfits:
+                if not isinstance(producer, Node) or (inner.op, producer) in misfits:
                     break
                 if not inner.fits(producer, misfits):
                     break
             else:
                 return True
-        misfits.add((id(self.op), id(node)))
+        misfits.add((self.op, node))
         return False
 
     def _orders_of(self, op: OpDef) -> tuple[_Operands, ...]:
