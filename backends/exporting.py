@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.promotion import with_promotions
+from graphpress.ir.torch.cached_results import fake_results_dropped
 
 
 def export(
@@ -38,7 +39,7 @@ def export(
         )
     args, kwargs = arguments(example_inputs)
     try:
-        with in_eval_mode(model), torch.no_grad(), quiet():
+        with in_eval_mode(model), fake_results_dropped(model), torch.no_grad(), quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         raise ConversionError(

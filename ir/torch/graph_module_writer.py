@@ -285,6 +285,14 @@ def _values_of(arguments: Iterable[Any]) -> Iterable[Value]:
             yield from _values_of(argument)
 
 
+def place_containers(root: nn.Module, paths: Iterable[str]) -> None:
+    """Add an empty module at each path that has none and that a module can have."""
+    for path in filter(None, paths):
+        owner, leaf = _descend(root, path)
+        if owner is not None and not hasattr(owner, leaf):
+            owner.add_module(leaf, nn.Module())
+
+
 def _owned(constant: Constant, copy: bool) -> torch.Tensor:
     tensor = constant.tensor
     if constant.kind != "parameter":

@@ -14,6 +14,7 @@ from graphpress.compressor import ArgumentTypeError, mode_restored
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.capture import from_module
 from graphpress.ir.torch.emitted_module import CAPTURED_TYPE
 from graphpress.ir.types import TensorType
@@ -23,7 +24,6 @@ from graphpress.passes.analysis.weights import is_compressed, is_sparse, is_weig
 from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.weights import is_smaller_sparse
-from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 _PARTS = ("scale", "zero_point", "minval")
@@ -57,8 +57,8 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> float:
 
     Args:
         model: an original, prepared or finalized model.
-        example_inputs: a tuple of the model's positional arguments, required for a model with fake-quantizers in eager
-            mode; captured graphs contain the shapes of their inputs.
+        example_inputs: the model's arguments as for `Quantizer.prepare`, required for a model with fake-quantizers in
+            eager mode; captured graphs contain the shapes of their inputs.
 
     Raises:
         ArgumentTypeError: if `model` is not a module, or `example_inputs` is required.
@@ -71,7 +71,8 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> float:
     if observed:
         _count_prepared(model, _inputs(model, example_inputs), count)
     elif isinstance(model, fx.GraphModule) and _captured_inputs(model) is not None:
-        _count_graph(from_module(model, _inputs(model, example_inputs)), count)
+        arguments = _inputs(model, example_inputs)
+        _count_graph(from_module(model, arguments.positional, arguments.named), count)
     else:
         _count_modules(model, count)
     if not count.elements:
@@ -139,7 +140,7 @@ def _coreml_bits(module: nn.Module, name: str, parameter: Tensor, table: Tensor)
     return parameter.numel() / table.shape[-1] * _index_bits(table) + entries + _bits_of(scales)
 
 
-def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count) -> None:
+def _count_prepared(model: nn.Module, arguments: Arguments, count: _Count) -> None:
     """Run the model once, and count the codes and parameters of every fake-quantizer of a weight."""
     quantized: dict[torch.dtype, int] = {}
 
@@ -159,7 +160,7 @@ def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count)
     try:
         with mode_restored(model), torch.no_grad():
             model.eval()
-            model(*arguments)
+            arguments.call(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -262,16 +263,16 @@ def _bits_of(tensors: Iterable[Tensor | None]) -> int:
     return sum(tensor.numel() * _width(tensor) for tensor in tensors if tensor is not None)
 
 
-def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+def _inputs(model: nn.Module, example_inputs: Any) -> Arguments:
     if example_inputs is not None:
-        return flat_arguments(example_inputs)
+        return Arguments.of(example_inputs)
     made = _captured_inputs(model)
     if made is None:
         raise ArgumentTypeError(
             f"{type(model).__name__} has fake-quantizers and was not captured as a graph: pass example_inputs, a tuple "
             "of its positional arguments"
         )
-    return made
+    return Arguments(made)
 
 
 def _captured_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:

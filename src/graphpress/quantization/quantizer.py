@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from graphpress.compressor import (
     Compressor,
@@ -21,6 +22,7 @@ from graphpress.compressor import (
     stop_counting,
 )
 from graphpress.export_backend import ExportBackend
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.modules.restoring import with_stored_parameters
 from graphpress.passes.config import (
     BiasCorrection,
@@ -29,8 +31,9 @@ from graphpress.passes.config import (
     QuantizerConfig,
     WholeWeightsWarning,
 )
+from graphpress.programs import Model
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
-from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
+from graphpress.quantization.capture import buffers_restored, preserve_attributes
 from graphpress.quantization.eager import EagerExecution
 from graphpress.quantization.execution import (
     Execution,
@@ -63,13 +66,13 @@ class Quantizer(Compressor[QuantizerConfig]):
     determine their parameters from data; ``finalize`` returns the model for a backend.
 
     Args:
-        model: the model; it is not changed.
+        model: a module, or an exported program; it is not changed.
         config: the config; None is int8 weights per channel and int8 activations per tensor.
     """
 
     config_class = QuantizerConfig
 
-    def __init__(self, model: nn.Module, config: QuantizerConfig | None = None):
+    def __init__(self, model: Model, config: QuantizerConfig | None = None):
         super().__init__(model, config)
         self._execution: Execution | None = None
         self._trained = False
@@ -78,20 +81,24 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     def prepare(
         self,
-        example_inputs: Any,
+        example_inputs: Any = None,
         dynamic_shapes: Any = None,
         export_with_no_grad: bool = True,
         *,
+        strict: bool = False,
         copy: bool = True,
         leave_indivisible: bool = False,
     ) -> nn.Module:
         """Insert fake-quantizers as the config requests, with initial ranges from the example.
 
         Args:
-            example_inputs: a tuple of the positional arguments, or a single tensor, representative of real data.
+            example_inputs: a tuple of the positional arguments, a single tensor, or a dict of the arguments by name,
+                representative of real data. An exported program has its own by default.
             dynamic_shapes: as for `torch.export.export`. Without them the graph is captured at the shapes of the
-                example, with a dynamic batch if it would otherwise depend on the batch size of the example.
+                example, with a dynamic batch if it would otherwise depend on the batch size of the example. An exported
+                program keeps its own shapes.
             export_with_no_grad: capture under ``torch.no_grad()``.
+            strict: capture the byte code of the model (`torch.export`'s strict mode) instead of a run of it.
             copy: False shares the parameters of the prepared model with the user's model, to save memory.
             leave_indivisible: how to treat weights that do not divide into blocks. True skips them with a
                 `WholeWeightsWarning`; False raises an error.
@@ -106,25 +113,27 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         self._check_unprepared()
         execution = _execution(self._config)
+        arguments = self._arguments(example_inputs)
         prepared = execution.prepare(
-            with_stored_parameters(self._model),
-            example_inputs,
+            self._model if isinstance(self._model, ExportedProgram) else with_stored_parameters(self._model),
+            arguments,
             dynamic_shapes,
             no_grad=export_with_no_grad,
+            strict=strict,
             copy=copy,
             leave_indivisible=leave_indivisible,
         )
         preserve_attributes(self._config.preserved_attributes, self._model, prepared)
         self._report_skipped(execution.skipped_weights, WholeWeightsWarning)
         count_from_zero(prepared)
-        self._start_ranges(prepared, example_inputs)
+        self._start_ranges(prepared, arguments)
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    def _start_ranges(self, prepared: nn.Module, example_inputs: Any) -> None:
+    def _start_ranges(self, prepared: nn.Module, arguments: Arguments) -> None:
         """Observe the example once; all other state is restored."""
         with switched(prepared, observer=True, fake_quant=False), buffers_restored(prepared), torch.no_grad():
-            prepared(*flat_arguments(example_inputs))
+            arguments.call(prepared)
 
     # modes
 
