@@ -47,6 +47,28 @@ def export(
         ) from error
 
 
+class InitialStateWarning(UserWarning):
+    """The states of a model start from other values in a saved file, where they are zero."""
+
+
+def warn_of_initial_states(states: Mapping[str, torch.Tensor]) -> None:
+    """Warn, two frames up, about states that do not start at zero, as they do in a saved file."""
+    lost = [name for name, initial in states.items() if bool(initial.any())]
+    if lost:
+        warnings.warn(
+            f"states are zero at the first call of a saved file, but these start at other values in the model: "
+            f"{', '.join(lost)}; write their values to the states of the loaded file first",
+            InitialStateWarning,
+            stacklevel=3,
+        )
+
+
+def states_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Return the initial values of the states of a functional program, by name."""
+    tensors = {**program.state_dict, **program.constants}
+    return {name: tensors[name] for name in program.graph_signature.buffers_to_mutate.values()}
+
+
 def arguments(inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Split example inputs into positional and named arguments."""
     if isinstance(inputs, torch.Tensor):

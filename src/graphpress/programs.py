@@ -12,13 +12,11 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from graphpress.ir.graph import Graph
-from graphpress.ir.location import ModuleScope
 from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.capture import from_exported_program
 from graphpress.ir.torch.export_errors import ExportError
-from graphpress.ir.torch.graph_module_writer import place_containers, to_graph_module
+from graphpress.ir.torch.graph_module_writer import place_captured_modules, to_graph_module
 from graphpress.ir.torch.program_writer import example_arguments
-from graphpress.modules.forms import remember_class
 
 Model = nn.Module | ExportedProgram
 """A model that a compressor prepares."""
@@ -47,17 +45,8 @@ def module_of(program: ExportedProgram, *, copy: bool = True) -> nn.Module:
     """
     graph = graph_of(program)
     module = to_graph_module(graph, copy_constants=copy)
-    scopes = scopes_of(graph)
-    place_containers(module, scopes)
-    for path, submodule in module.named_modules(remove_duplicate=False):
-        if path in scopes:
-            remember_class(submodule, scopes[path].type_name)
+    place_captured_modules(module, graph)
     return module.eval()
-
-
-def scopes_of(graph: Graph) -> dict[str, ModuleScope]:
-    """Return the modules that run an op of `graph`, by path."""
-    return {scope.path: scope for node in graph.nodes for origin in node.location.origins for scope in origin.scopes}
 
 
 def arguments_of(program: ExportedProgram, example_inputs: Any) -> Arguments:

@@ -21,6 +21,7 @@ from graphpress.ir.errors import GraphpressError
 from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.export_errors import ExportError
 from graphpress.modules.forms import add_behaviour, behaviours_of, drop_behaviour, watching
+from graphpress.modules.states import states_restored
 from graphpress.programs import Model, arguments_of
 
 _LINK = "_graphpress_observed"
@@ -194,18 +195,11 @@ def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run in eval mode without gradients; restore modes, buffers and torch's random state on exit."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        with mode_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for module in model.modules():
-                module.training = False
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in kept:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+    """Run in eval mode without gradients; restore modes, states and torch's random state on exit."""
+    with mode_restored(model), states_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for module in model.modules():
+            module.training = False
+        yield
 
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any] | None

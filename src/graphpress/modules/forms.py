@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 _FORMS = "_graphpress_forms"
-_CLASS = "_graphpress_class"
 
 
 class ParameterForm(ABC):
@@ -74,17 +73,6 @@ def _recast(module: nn.Module, forms: Mapping[str, ParameterForm], behaviours: t
         module.__dict__[_FORMS] = forms
     else:
         module.__dict__.pop(_FORMS, None)
-
-
-def remember_class(module: nn.Module, name: str) -> None:
-    """Address `module` in configs as an instance of the class of this qualified name, whatever its own class."""
-    module.__dict__[_CLASS] = name
-
-
-def remembered_class(module: nn.Module) -> str | None:
-    """Return the name given to `remember_class`, or None."""
-    name: str | None = module.__dict__.get(_CLASS)
-    return name
 
 
 def plain_type(module: nn.Module) -> type:

@@ -29,6 +29,7 @@ from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import PlannedWeight, plan_by_modules
 from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.sites import SUPPORTED_MODULES
+from graphpress.modules.states import states_restored
 from graphpress.modules.surgery import Placed, copied, once, placed
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.forms import FakePalettized, install_palettized
@@ -206,7 +207,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                     "calibration_mode has nothing to measure: pass loss_fn to measure gradients, or set "
                     "activation_aware=True in a PalettizationSpec to measure inputs"
                 )
-            with calibration.float_weights():
+            with calibration.float_weights(), states_restored(prepared):
                 yield calibration
         if not calibration.steps:
             wanted = "step(output, target)" if loss_fn is not None else "run of the prepared model"

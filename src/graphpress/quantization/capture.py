@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.capture import from_module
 from graphpress.ir.torch.export_errors import ExportError
 from graphpress.ir.torch.generalization import NotProven, prove
+from graphpress.modules.states import states_restored
 from graphpress.passes.config import SpecError
 from graphpress.programs import Model, graph_of
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
@@ -156,15 +157,7 @@ def preserve_attributes(names: Iterable[str] | None, source: Model, target: nn.M
         setattr(target, name, types.MethodType(value.__func__, target) if is_method else copy.deepcopy(value))
 
 
-@contextmanager
-def buffers_restored(module: nn.Module) -> Iterator[None]:
-    """Restore the buffers of the model, such as caches, on exit; quantizers keep their state."""
-    ours = {id(b) for m in module.modules() if isinstance(m, FakeQuantizeImplBase) for b in m.buffers()}
-    kept = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers() if id(buffer) not in ours]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, version, values in kept:
-                if buffer._version != version:
-                    buffer.copy_(values)
+def states_restored_in(prepared: nn.Module) -> AbstractContextManager[None]:
+    """Restore the states of the user's model on exit; quantizers keep what they observe."""
+    quantizers = (module for module in prepared.modules() if isinstance(module, FakeQuantizeImplBase))
+    return states_restored(prepared, {id(buffer) for module in quantizers for buffer in module.buffers()})

@@ -15,19 +15,20 @@ from graphpress.ir.collector import collector_held, holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.locations import captured_scopes
 from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
 from graphpress.passes.analysis.quantization_points import QuantizerNote
 from graphpress.passes.config import BiasCorrection, QuantizerConfig, SkippedWeight
 from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
-from graphpress.programs import Model, scopes_of
+from graphpress.programs import Model
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution, refuse_dynamic
 from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, emit_prepared
-from graphpress.quantization.parameters import AttachParameters, read_back
+from graphpress.quantization.parameters import AttachParameters, keep_states, read_back
 from graphpress.quantization.refinement.calibration import refined_after, uncorrected_inside, warn_when_unrefined
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
 from graphpress.quantization.switches import quantizers_of
@@ -62,6 +63,7 @@ class GraphExecution(Execution):
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
             graph = capture(model, arguments, dynamic_shapes, strict=strict)
+        keep_states(graph)
         with collector_held():
             pipeline = pipelines.prepare(
                 self.config, leave_indivisible=leave_indivisible, silent_modules=_silent_modules(model, graph)
@@ -117,7 +119,7 @@ def _silent_modules(model: Model, graph: Graph) -> dict[str, str]:
         for scope in origin.scopes
     }
     if isinstance(model, ExportedProgram):
-        modules = {path: scope.type_name for path, scope in scopes_of(graph).items()}
+        modules = {path: scope.type_name for path, scope in captured_scopes(graph).items()}
     else:
         modules = {path: qualified_name(type(module)) for path, module in model.named_modules()}
     return {path: type_name for path, type_name in modules.items() if path and path not in running}

@@ -33,7 +33,7 @@ from graphpress.passes.config import (
 )
 from graphpress.programs import Model
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
-from graphpress.quantization.capture import buffers_restored, preserve_attributes
+from graphpress.quantization.capture import preserve_attributes, states_restored_in
 from graphpress.quantization.eager import EagerExecution
 from graphpress.quantization.execution import (
     Execution,
@@ -132,7 +132,7 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     def _start_ranges(self, prepared: nn.Module, arguments: Arguments) -> None:
         """Observe the example once; all other state is restored."""
-        with switched(prepared, observer=True, fake_quant=False), buffers_restored(prepared), torch.no_grad():
+        with switched(prepared, observer=True, fake_quant=False), states_restored_in(prepared), torch.no_grad():
             arguments.call(prepared)
 
     # modes
@@ -146,7 +146,8 @@ class Quantizer(Compressor[QuantizerConfig]):
         modules are restored, also after an exception.
 
         If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
-        exit, codes are chosen and biases corrected with them, layer by layer.
+        exit, codes are chosen and biases corrected with them, layer by layer. States, buffers that the model changes as
+        it runs, pass from run to run and are restored on exit.
         """
         with self._entered("calibration_mode") as prepared, mode_restored(prepared):
             prepared.eval()
@@ -155,6 +156,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             with (
                 self._execution.calibrating(prepared),
                 switched(prepared, observer=True, fake_quant=False, after=after),
+                states_restored_in(prepared),
                 torch.no_grad(),
             ):
                 yield prepared
@@ -265,6 +267,8 @@ class Quantizer(Compressor[QuantizerConfig]):
         mmap_dir: str | None = None,
     ) -> nn.Module:
         """Return the quantized model in the form that `backend` converts; the prepared model remains usable.
+
+        States have the values that they had in `prepare`.
 
         Args:
             model: the prepared model or a copy of it; None is the prepared model.
