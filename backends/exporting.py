@@ -13,6 +13,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from graphpress.backends.errors import ConversionError
+from graphpress.backends.experts import experts_table
 from graphpress.backends.promotion import with_promotions
 from graphpress.ir.torch.cached_results import fake_results_dropped
 
@@ -144,7 +145,7 @@ def decompose(
     Raises:
         ConversionError: if an unsupported operator is left; names its source locations.
     """
-    known = dict(table)
+    known = {**experts_table(), **table}
     try:
         with quiet():
             program = program.run_decompositions(with_promotions(known))

@@ -37,6 +37,11 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     return exporting.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
 
 
+def _scatter_value(x: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> Any:
+    """Scatter a tensor of the dtype of `x`, since coremltools makes an integer tensor of an integer value."""
+    return aten.scatter.src(x, dim, index, torch.full_like(index, value, dtype=x.dtype))
+
+
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
     """Expand the tanh approximation, which coremltools ignores in exported programs."""
     if approximate == "none":
@@ -236,6 +241,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.nan_to_num.default: _nan_to_num,
     aten.pad.default: _pad,
     aten.trunc.default: _trunc,
+    aten.scatter.value: _scatter_value,
     aten.where.ScalarSelf: lambda choice, x, other: torch.where(choice, _number(x, other), other),
     aten.where.ScalarOther: lambda choice, x, other: torch.where(choice, x, _number(other, x)),
     aten.triu.default: _triangle(torch.ge),

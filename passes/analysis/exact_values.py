@@ -1,11 +1,14 @@
-"""Values that a quantizer only harms: arguments of sine and cosine, and numbers made from integers.
+"""Values that a quantizer only harms: arguments of sine and cosine, scores of choices, and numbers made from integers.
 
 An error of half a step in an angle of hundreds of radians is a different angle, and a position or a time step that is
-rounded to one of 256 codes is another position. No backend gains from their codes either: what reads them is computed
-in floats. Both kinds are found by dataflow:
+rounded to one of 256 codes is another position. Scores that become equal codes are chosen from by chance, differently in
+torch and in a runtime. No backend gains from their codes either: what reads them is computed in floats. They are found
+by dataflow:
 
 - *angles*: values of which every use ends in sine, cosine or a cast to integers, through elementwise ops, ops that move
   values, and products without a parameter. A layer on the way ends the search: its own input is an activation.
+- *scores*: values of which every use ends in a choice, such as the experts of a mixture, found likewise, and through
+  softmax, which keeps the order.
 - *numbers*: values computed from integers and constants only, through elementwise ops and ops that move values, unless
   a layer or a product computes on them. Integer images of which a convolution reads the normalized pixels are
   therefore activations. Truth values are no integers: two levels are exact in any codes.
@@ -27,6 +30,8 @@ from graphpress.passes.analysis.fusion import LAYERS, PRODUCTS
 from graphpress.passes.analysis.value_preserving import only_moves_values
 
 _PERIODIC = frozenset({"sin", "cos"})
+_CHOOSING = frozenset({"topk", "sort", "argsort", "argmax", "argmin"})
+_ORDERED = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
 _COUNTING = frozenset({"arange", "linspace"})
 _LOOKUPS = frozenset({"index", "index_select", "gather"})
 
@@ -53,24 +58,24 @@ class ExactValues:
 
 
 def exact_values(graph: Graph, constant: Collection[int]) -> ExactValues:
-    """Find the angles and numbers of `graph`.
+    """Find the angles, scores and numbers of `graph`.
 
     Args:
         graph: the model.
         constant: the ``id`` of every value that depends on constants only.
     """
-    angles, readers = _angles(graph)
-    return ExactValues(frozenset(angles | _numbers(graph, constant)), frozenset(readers))
+    ending, readers = _ending(graph)
+    return ExactValues(frozenset(ending | _numbers(graph, constant)), frozenset(readers))
 
 
-def _angles(graph: Graph) -> tuple[set[int], set[int]]:
+def _ending(graph: Graph) -> tuple[set[int], set[int]]:
     values: set[int] = set()
     readers: set[int] = set()
     for node in reversed(list(graph.nodes)):
         used = [result for result in node.results if result.uses]
         exact = [result for result in used if _all_uses_in(result, readers)]
         values.update(id(result) for result in exact if is_float(result))
-        if _ends_exactness(node) or (used and len(exact) == len(used) and _passes_angles(node)):
+        if _ends_exactness(node) or (used and len(exact) == len(used) and _passes_on(node)):
             readers.add(id(node))
     for entry in graph.inputs:
         if entry.value is not None and entry.value.uses and _all_uses_in(entry.value, readers):
@@ -83,18 +88,18 @@ def _all_uses_in(value: Value, readers: set[int]) -> bool:
 
 
 def _ends_exactness(node: Node) -> bool:
-    """Return True for sine, cosine, casts to integers, and ops that read sizes only."""
+    """Return True for sine, cosine, choices, casts to integers, and ops that read sizes only."""
     if not any(isinstance(result.type, TensorType) for result in node.results):
         return bool(node.results)
     is_cast = node.op.family in ("to", "_to_copy") and _is_integer(node.results[0])
-    return node.op.dialect == "aten" and (node.op.family in _PERIODIC or is_cast)
+    return node.op.dialect == "aten" and (node.op.family in _PERIODIC | _CHOOSING or is_cast)
 
 
-def _passes_angles(node: Node) -> bool:
+def _passes_on(node: Node) -> bool:
     if node.op.family in PRODUCTS:
         roots = [root_constant(value) for _, _, value in node.operand_values()]
         return not any(root is not None and root.kind == "parameter" for root in roots)
-    return node.op.has(Trait.ELEMENTWISE) or only_moves_values(node)
+    return node.op.has(Trait.ELEMENTWISE) or node.op.family in _ORDERED or only_moves_values(node)
 
 
 def _numbers(graph: Graph, constant: Collection[int]) -> set[int]:

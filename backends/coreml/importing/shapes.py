@@ -214,10 +214,37 @@ def _gather_nd(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
     """Gather the elements at the coordinates in the last axis of the indices."""
     if number(getattr(op, "batch_dims", None), 0):
         return reader.opaque(op)
+    return reader.emit("aten.index.Tensor", self=reader.value(op.x), indices=_coordinates(reader, op))
+
+
+@translates("scatter_nd")
+def _scatter_nd(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    """Write or add the updates at the coordinates in the last axis of the indices."""
+    mode = number(op.mode, "add")
+    if mode not in ("add", "update"):
+        return reader.opaque(op)
+    data, values = reader.value(op.data), reader.value(op.updates)
+    accumulate = {"accumulate": True} if mode == "add" else {}
+    return reader.emit("aten.index_put", accumulate, self=data, indices=_coordinates(reader, op), values=values)
+
+
+@translates("scatter_along_axis")
+def _scatter_along_axis(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
+    mode, dims = number(op.mode, "add"), {"dim": number(op.axis, 0)}
+    if mode not in ("add", "update"):
+        return reader.opaque(op)
+    indices = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
+    data, updates = reader.value(op.data), reader.value(op.updates)
+    return reader.emit(
+        "aten.scatter_add" if mode == "add" else "aten.scatter.src", dims, self=data, index=indices, src=updates
+    )
+
+
+def _coordinates(reader: MilReader, op: Any) -> list[Value]:
+    """Return the last axis of the indices of an op as one tensor of indices for each axis of the data."""
     indices = reader.emit("aten._to_copy", {"dtype": DType.INT64}, self=reader.value(op.indices))
     axes = range(int(op.indices.shape[-1]))
-    coordinates = [reader.emit("aten.select.int", {"dim": -1, "index": axis}, self=indices) for axis in axes]
-    return reader.emit("aten.index.Tensor", self=reader.value(op.x), indices=coordinates)
+    return [reader.emit("aten.select.int", {"dim": -1, "index": axis}, self=indices) for axis in axes]
 
 
 @translates("pixel_shuffle", "pixel_unshuffle")
