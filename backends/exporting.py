@@ -13,7 +13,9 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from graphpress.backends.errors import ConversionError
+from graphpress.backends.experts import experts_table
 from graphpress.backends.promotion import with_promotions
+from graphpress.ir.torch.cached_results import fake_results_dropped
 
 
 def export(
@@ -38,12 +40,34 @@ def export(
         )
     args, kwargs = arguments(example_inputs)
     try:
-        with in_eval_mode(model), torch.no_grad(), quiet():
+        with in_eval_mode(model), fake_results_dropped(model), torch.no_grad(), quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         raise ConversionError(
             f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {head(error)}"
         ) from error
+
+
+class InitialStateWarning(UserWarning):
+    """The states of a model start from other values in a saved file, where they are zero."""
+
+
+def warn_of_initial_states(states: Mapping[str, torch.Tensor]) -> None:
+    """Warn, two frames up, about states that do not start at zero, as they do in a saved file."""
+    lost = [name for name, initial in states.items() if bool(initial.any())]
+    if lost:
+        warnings.warn(
+            f"states are zero at the first call of a saved file, but these start at other values in the model: "
+            f"{', '.join(lost)}; write their values to the states of the loaded file first",
+            InitialStateWarning,
+            stacklevel=3,
+        )
+
+
+def states_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Return the initial values of the states of a functional program, by name."""
+    tensors = {**program.state_dict, **program.constants}
+    return {name: tensors[name] for name in program.graph_signature.buffers_to_mutate.values()}
 
 
 def arguments(inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -123,7 +147,8 @@ def decompose(
     """
     try:
         with quiet():
-            program = program.run_decompositions(with_promotions({**_torch_decompositions(takes), **table}))
+            known = {**_torch_decompositions(takes), **experts_table(), **table}
+            program = program.run_decompositions(with_promotions(known))
             _erase_aliases(program)
     except Exception as error:
         raise ConversionError(f"torch cannot decompose the program: {head(error)}") from error

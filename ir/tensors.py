@@ -1,10 +1,11 @@
-"""The data of tensors: digests, copies that share memory until written to, safetensors archives and mapped files."""
+"""The data of tensors: digests, identity, copies that share memory until written to, archives and mapped files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -75,6 +76,7 @@ def _can_share(tensor: torch.Tensor) -> bool:
         and tensor.layout is torch.strided
         and not tensor.is_inference()
         and not tensor.is_shared()
+        and tensor.untyped_storage().resizable()  # not borrowed, as by `torch.export.load`: torch crashes on writes
         and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size() > 0
     )
 
@@ -134,3 +136,14 @@ def mapped_tensor(tensor: torch.Tensor, path: str | os.PathLike[str]) -> torch.T
     write_file(path, data)
     mapped = torch.from_file(os.fspath(path), shared=False, size=data.nbytes, dtype=torch.uint8)
     return mapped.view(tensor.dtype).reshape(tensor.shape)
+
+
+def tensor_identity(tensor: torch.Tensor) -> Any:
+    """Return a key that is equal for tensors with the same elements of the same memory."""
+    if tensor.numel() == 0 or tensor.layout is not torch.strided or tensor.device.type == "meta":
+        return id(tensor)
+    try:
+        storage = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # a tensor subclass with inner tensors
+        return id(tensor)
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype

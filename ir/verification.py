@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 
 from graphpress.ir.errors import GraphpressError, suggestion
 from graphpress.ir.graph import Constant, Graph, Node
@@ -90,8 +91,9 @@ def check_signature(graph: Graph) -> None:
         return
     where = f"graph {graph.name!r}"
     names, specs = signature.argument_names, (signature.in_spec, signature.out_spec)
-    if not isinstance(names, tuple) or not all(isinstance(text, str) for text in (*names, *specs)):
-        raise VerificationError(f"{where} has {signature}; accepted: names and two pytree specs, all strings")
+    are_names = isinstance(names, tuple) and all(isinstance(name, str) for name in names)
+    if not are_names or not all(isinstance(spec, str | pytree.TreeSpec) for spec in specs):
+        raise VerificationError(f"{where} has {signature}; accepted: names, and two pytree specs or their texts")
     for what, spec, count in (
         ("inputs", signature.in_spec, len(graph.inputs)),
         ("user outputs", signature.out_spec, len(graph.user_outputs())),

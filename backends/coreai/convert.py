@@ -62,6 +62,9 @@ def convert(
         dynamic_shapes: as for `torch.export.export`, for a module.
         created: the date stored in the asset; by default none is, so that equal models give equal files.
 
+    States, buffers that the model writes to, are zero at the first call of the asset; other initial values cause an
+    `InitialStateWarning`.
+
     Returns:
         The description of the saved asset; `AssetInfo.seconds` has the duration of each stage.
 
@@ -79,6 +82,7 @@ def convert(
             exported = program.exported(model_or_exported_program, example_inputs, dynamic_shapes)
         with clock.timing("decompose"):
             decomposed = program.decompose(program.prepared(exported))
+        exporting.warn_of_initial_states(exporting.states_of(decomposed))
         with clock.timing("make_packable"):
             settled = packing.make_packable(decomposed)
         with clock.timing("convert"):

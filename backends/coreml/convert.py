@@ -92,7 +92,11 @@ def convert(
         if wanted >= Target.iOS18:  # the first to have a scale beside a table
             program = with_folded_norms(program)
         start = _lap(clock, "export", start)
-        require_legal(from_exported_program(program), wanted)
+        graph = from_exported_program(program)
+        require_legal(graph, wanted)
+        targets = (output.target for output in graph.outputs if output.kind == "buffer_mutation")
+        states = (target.constant for target in targets if target is not None)
+        exporting.warn_of_initial_states({state.name: state.tensor for state in states if state is not None})
         start = _lap(clock, "check", start)
         model = converted(program, wanted)
         start = _lap(clock, "convert", start)

@@ -5,9 +5,6 @@ The module is not changed: the mode of every submodule is restored, also after a
 
 from __future__ import annotations
 
-import os
-import re
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,19 +12,12 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph
-from graphpress.ir.torch.locations import NOT_USER_CODE
+from graphpress.ir.torch.cached_results import fake_results_dropped
+from graphpress.ir.torch.export_errors import ExportError, export_error
 from graphpress.ir.torch.program_reader import from_exported_program
 
-_ADVICE = re.compile(r"\s*For more information\b.*?(?:https?://\S+|\.(?=\s|$)|$)|\s*Suggested fixes:.*")
-_PYTHON_LIBRARY = os.path.dirname(os.__file__) + os.sep
-
 __all__ = ["ExportError", "from_exported_program", "from_module"]
-
-
-class ExportError(GraphpressError):
-    """A module that torch.export cannot capture, or example inputs that do not fit it."""
 
 
 def from_module(
@@ -35,6 +25,8 @@ def from_module(
     args: Any,
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
+    *,
+    strict: bool = False,
 ) -> Graph:
     """Capture `module` in eval mode with `torch.export.export`, and import the result.
 
@@ -43,11 +35,12 @@ def from_module(
         args: example positional inputs, a tuple (a single tensor counts as one input).
         kwargs: example keyword inputs.
         dynamic_shapes: as for `torch.export.export`.
+        strict: capture by TorchDynamo, which interprets the byte code of the model, instead of a run of it.
 
     Raises:
         ExportError: if the module cannot be captured; the message names the user's line, the cause is torch's error.
     """
-    return from_exported_program(export_module(module, args, kwargs, dynamic_shapes))
+    return from_exported_program(export_module(module, args, kwargs, dynamic_shapes, strict=strict))
 
 
 def export_module(
@@ -55,6 +48,8 @@ def export_module(
     args: Any,
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
+    *,
+    strict: bool = False,
 ) -> ExportedProgram:
     """Run `torch.export.export` in eval mode, with the guarantees and errors of `from_module`."""
     if not isinstance(module, torch.nn.Module):
@@ -63,18 +58,19 @@ def export_module(
         args = (args,)
     if not isinstance(args, list | tuple):
         raise ExportError(f"example inputs: expected a tuple of positional inputs, got {type(args).__name__}")
+    named = dict(kwargs or {})
     with state_restored(module):
         try:
-            return torch.export.export(
-                module, tuple(args), dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False
-            )
+            return torch.export.export(module, tuple(args), named, dynamic_shapes=dynamic_shapes, strict=strict)
         except Exception as error:
-            raise ExportError(_explain(module, error)) from error
+            raise export_error(module, args, named, dynamic_shapes, error) from error
 
 
 @contextmanager
 def state_restored(module: torch.nn.Module) -> Iterator[None]:
     """Switch to eval mode, and restore every submodule on exit, including attributes that `forward` sets.
+
+    Caches of functions are cleared if the run leaves fake tensors in them.
 
     The mode flag is set directly: `train()` of exported modules raises, and that of user modules may change weights.
     """
@@ -82,7 +78,8 @@ def state_restored(module: torch.nn.Module) -> Iterator[None]:
     try:
         for submodule, _ in saved:
             submodule.training = False
-        yield
+        with fake_results_dropped(module):
+            yield
     finally:
         for submodule, state in saved:
             _restore(submodule, state)
@@ -115,23 +112,3 @@ def _restore(module: torch.nn.Module, state: _State) -> None:
 
 def _same_items(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
     return len(a) == len(b) and all(key in a and a[key] is item for key, item in b.items())
-
-
-def _explain(module: torch.nn.Module, error: Exception) -> str:
-    """Describe an export failure in one line: module, user's line, and torch's message without logging advice."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("For more", "The error above", "from user code"))]
-    message = _ADVICE.sub("", " ".join(said[:3])) or type(error).__name__
-    frame = _user_frame(error)
-    where = f" at {frame.filename}:{frame.lineno}: `{frame.line}`" if frame is not None else ""
-    return f"cannot export {type(module).__qualname__}{where}: {message}"
-
-
-def _user_frame(error: BaseException | None) -> traceback.FrameSummary | None:
-    """Return the innermost frame of the user's code in the error or its causes."""
-    while error is not None:
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if not frame.filename.startswith((*NOT_USER_CODE, _PYTHON_LIBRARY)) and frame.filename != __file__:
-                return frame
-        error = error.__cause__ or error.__context__
-    return None

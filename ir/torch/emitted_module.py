@@ -22,6 +22,20 @@ CAPTURED_TYPE = "captured_type"
 """Key in a placeholder's `meta` for the `TensorType` of its graph input."""
 
 
+_CAPTURED_CLASS = "_graphpress_captured_class"
+
+
+def captured_class(module: nn.Module) -> str | None:
+    """Return the qualified class name of the module that a module of an emitted one stands for, or None."""
+    name: str | None = module.__dict__.get(_CAPTURED_CLASS)
+    return name
+
+
+def set_captured_class(module: nn.Module, name: str) -> None:
+    """Set the name that `captured_class` returns."""
+    module.__dict__[_CAPTURED_CLASS] = name
+
+
 class CallError(GraphpressError, RuntimeError, TypeError):
     """A failed call with inputs that differ from the captured ones; the cause is torch's error.
 

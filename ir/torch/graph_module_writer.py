@@ -20,8 +20,8 @@ from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
 from graphpress.ir.ops import Trait, lookup_op
 from graphpress.ir.tensors import lazy_copy
 from graphpress.ir.text.pytrees import load_spec
-from graphpress.ir.torch.emitted_module import CAPTURED_TYPE, EmittedModule, pytree_codegen
-from graphpress.ir.torch.locations import location_meta
+from graphpress.ir.torch.emitted_module import CAPTURED_TYPE, EmittedModule, pytree_codegen, set_captured_class
+from graphpress.ir.torch.locations import captured_scopes, location_meta
 from graphpress.ir.types import TensorType
 
 # (qualified name, module, call arguments)
@@ -288,6 +288,18 @@ def _values_of(arguments: Iterable[Any]) -> Iterable[Value]:
             yield argument
         elif isinstance(argument, tuple | list):
             yield from _values_of(argument)
+
+
+def place_captured_modules(root: nn.Module, graph: Graph) -> None:
+    """Add an empty module at the path of each module that runs an op of `graph`, and name the captured classes."""
+    scopes = captured_scopes(graph)
+    for path in filter(None, scopes):
+        owner, leaf = _descend(root, path)
+        if owner is not None and not hasattr(owner, leaf):
+            owner.add_module(leaf, nn.Module())
+    for path, module in root.named_modules(remove_duplicate=False):
+        if path in scopes:
+            set_captured_class(module, scopes[path].type_name)
 
 
 def _owned(constant: Constant, copy: bool) -> torch.Tensor:

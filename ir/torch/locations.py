@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from graphpress.ir.graph import Graph
 from graphpress.ir.location import UNKNOWN, Location, ModuleScope, Origin
 
 TORCH_FOLDER = os.path.dirname(torch.__file__) + os.sep
@@ -65,6 +66,11 @@ def location_meta(location: Location) -> dict[str, Any]:
         origin = location.origins[0]
         meta["stack_trace"] = f'File "{origin.file}", line {origin.line}, in forward\n'
     return meta
+
+
+def captured_scopes(graph: Graph) -> dict[str, ModuleScope]:
+    """Return the modules that run an op of `graph`, by path."""
+    return {scope.path: scope for node in graph.nodes for origin in node.location.origins for scope in origin.scopes}
 
 
 def user_frame(trace: str) -> tuple[str, int]:

@@ -12,9 +12,12 @@ from torch.fx import Node as FxNode
 
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Constant, Graph, Signature, Value
+from graphpress.ir.tensors import tensor_identity
 from graphpress.ir.text.pytrees import dump_spec, spec_children
 from graphpress.ir.torch.body_reader import BodyReader, add_output
+from graphpress.ir.torch.export_errors import functionalization_error
 from graphpress.ir.torch.functionalization import Entangled, explicit_copies, plan_writes
+from graphpress.ir.torch.lifted_states import with_states_as_buffers
 from graphpress.ir.torch.types import symbols_of, type_of
 
 
@@ -60,34 +63,34 @@ class ProgramTensors:
         return self._constants[key]
 
 
-def tensor_identity(tensor: torch.Tensor) -> Any:
-    """Return a key that is equal for tensors with the same elements of the same memory."""
-    if tensor.numel() == 0 or tensor.layout is not torch.strided or tensor.device.type == "meta":
-        return id(tensor)
-    try:
-        storage = tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # a tensor subclass with inner tensors
-        return id(tensor)
-    return storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-
-
 @holding_collector
 def from_exported_program(program: ExportedProgram) -> Graph:
     """Import an exported program; the graph shares its tensors.
 
     Unused parameters are dropped. Writes to buffers and inputs become mutation outputs. Programs that write through
     views are functionalized by torch first, which traces them again.
+
+    Raises:
+        ExportError: if torch cannot functionalize the writes.
     """
+    program = with_states_as_buffers(program)
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:
-        with warnings.catch_warnings(), explicit_copies(program):
-            warnings.simplefilter("ignore", FutureWarning)  # torch uses its own deprecated names
-            program = program.run_decompositions({})
+        program = _functionalized(program)
     try:
         return _read_program(program, allow_writes=False)
     except Entangled:  # torch failed too: the writes stay, and passes skip them
         return _read_program(program, allow_writes=True)
+
+
+def _functionalized(program: ExportedProgram) -> ExportedProgram:
+    with warnings.catch_warnings(), explicit_copies(program):
+        warnings.simplefilter("ignore", FutureWarning)  # torch uses its own deprecated names
+        try:
+            return program.run_decompositions({})
+        except Exception as error:
+            raise functionalization_error(error) from error
 
 
 def _read_program(program: ExportedProgram, allow_writes: bool) -> Graph:

@@ -11,7 +11,9 @@ from torch.export import Dim, ExportedProgram
 
 from graphpress.ir.graph import Graph, Input
 from graphpress.ir.text.pytrees import load_spec
-from graphpress.ir.torch.capture import ExportError, export_module
+from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.capture import export_module
+from graphpress.ir.torch.export_errors import ExportError
 from graphpress.ir.torch.graph_module_writer import to_graph_module
 from graphpress.ir.types import ScalarType, SymDim, TensorType
 
@@ -28,19 +30,33 @@ def to_exported_program(graph: Graph, example_inputs: Sequence[Any] | None = Non
         ExportError: if torch.export fails, or an input needs an example.
     """
     module = to_graph_module(graph)
-    flat = list(example_inputs) if example_inputs is not None else [_example(i, graph) for i in graph.inputs]
+    arguments = example_arguments(graph, example_inputs)
+    return export_module(module, arguments.positional, arguments.named, dynamic_shapes_of(graph))
+
+
+def dynamic_shapes_of(graph: Graph) -> Any:
+    """Return the symbols of the inputs of `graph` as `dynamic_shapes` for `torch.export.export`, or None."""
     dynamic_shapes = _DynamicShapes(graph)
-    dims = [dynamic_shapes.of(i) for i in graph.inputs]
+    dims = [dynamic_shapes.of(graph_input) for graph_input in graph.inputs]
+    if all(dim is None for dim in dims):
+        return None
     if graph.signature is None:
-        args, kwargs, shapes = tuple(flat), {}, tuple(dims)
-    else:
-        spec = load_spec(graph.signature.in_spec)
-        args, kwargs = pytree.tree_unflatten(flat, spec)
-        positional, named = pytree.tree_unflatten(dims, spec)
-        names = graph.signature.argument_names
-        shapes = dict(zip(names, positional, strict=False)) | named
-    dynamic = shapes if any(dim is not None for dim in dims) else None
-    return export_module(module, tuple(args), kwargs, dynamic)
+        return tuple(dims)
+    positional, named = pytree.tree_unflatten(dims, load_spec(graph.signature.in_spec))
+    return dict(zip(graph.signature.argument_names, positional, strict=False)) | named
+
+
+def example_arguments(graph: Graph, flat: Sequence[Any] | None = None) -> Arguments:
+    """Return arguments for the signature of `graph` from flat inputs, by default zeros of the inputs' types.
+
+    Raises:
+        ExportError: if an input that is not given is no tensor or number.
+    """
+    leaves = [_example(graph_input, graph) for graph_input in graph.inputs] if flat is None else list(flat)
+    if graph.signature is None:
+        return Arguments(tuple(leaves))
+    args, kwargs = pytree.tree_unflatten(leaves, load_spec(graph.signature.in_spec))
+    return Arguments(tuple(args), kwargs)
 
 
 def _example(graph_input: Input, graph: Graph) -> Any:

@@ -1,15 +1,19 @@
-"""Values that a quantizer only harms: arguments of sine and cosine, divisors, scores, and numbers made from integers.
+"""Values that a quantizer only harms: angles, divisors, scores, and numbers made from integers.
 
 An error of half a step in an angle of hundreds of radians is a different angle, a position or a time step that is
-rounded to one of 256 codes is another position, and a small divisor that is rounded to zero makes its quotient infinite.
-No backend gains from their codes either: what reads them is computed in floats. All are found by dataflow:
+rounded to one of 256 codes is another position, and a small divisor that is rounded to zero makes infinity. Scores that
+become equal codes are chosen from by chance, differently in torch and in a runtime. No backend gains from their codes
+either: what reads them is computed in floats. All are found by dataflow:
 
 - *angles*: values of which every use ends in sine, cosine or a cast to integers, through elementwise ops, ops that move
   values, and products without a parameter. A layer on the way ends the search: its own input is an activation.
-- *divisors*: values of which every use ends in a divisor, a reciprocal, a reciprocal square root or a logarithm, through
-  elementwise ops and ops that move values. The variance of a norm that is spelled out is one.
-- *scores*: values of which every use ends in a softmax, through the same ops. Masks in them have values far from all
-  others, whatever their edge. The result of a layer or product is an activation, and keeps its quantizer.
+- *divisors*: values of which every use ends in a divisor, a reciprocal, a reciprocal square root or a logarithm,
+  through elementwise ops and ops that move values. The variance of a norm that is spelled out is one.
+- *choices*: values of which every use ends in a choice, such as the experts of a mixture, through what angles pass, and
+  softmax, which keeps the order.
+- *scores*: values of which every use ends in a softmax, through elementwise ops and ops that move values. Masks in them
+  have values far from all others, whatever their edge. The result of a layer or product is an activation, and keeps its
+  quantizer.
 - *numbers*: values computed from integers and constants only, through elementwise ops and ops that move values, unless
   a layer or a product computes on them. Integer images of which a convolution reads the normalized pixels are
   therefore activations. Truth values are no integers: two levels are exact in any codes.
@@ -31,6 +35,7 @@ from graphpress.passes.analysis.fusion import LAYERS, PRODUCTS, FusionGroup, Rol
 from graphpress.passes.analysis.value_preserving import only_moves_values
 
 _PERIODIC = frozenset({"sin", "cos"})
+_CHOOSING = frozenset({"topk", "sort", "argsort", "argmax", "argmin"})
 _RELATIVE = frozenset({"reciprocal", "rsqrt", "log", "log2", "log10"})  # the relative error of the operand decides
 _SOFTMAX = frozenset({"softmax", "_softmax", "log_softmax", "_log_softmax"})
 _COUNTING = frozenset({"arange", "linspace"})
@@ -59,7 +64,7 @@ class ExactValues:
 
 
 def exact_values(graph: Graph, constant: Collection[int]) -> ExactValues:
-    """Find the angles, divisors, scores and numbers of `graph`.
+    """Find the angles, divisors, choices, scores and numbers of `graph`.
 
     Args:
         graph: the model.
@@ -89,7 +94,7 @@ class _Sought:
 
 
 def _leading_to(sought: _Sought, graph: Graph) -> tuple[list[Value], set[int]]:
-    """Return the float values of which every use is a sought one, and the ids of the nodes that read only such values."""
+    """Return the float values of which every use is a sought one, and the ids of nodes that read only such values."""
     values: list[Value] = []
     readers: set[int] = set()
 
@@ -117,6 +122,10 @@ def _ends_angles(node: Node, operand: str) -> bool:
     """Return True for sine, cosine and casts to integers."""
     is_cast = node.op.family in ("to", "_to_copy") and _is_integer(node.results[0])
     return node.op.dialect == "aten" and (node.op.family in _PERIODIC or is_cast)
+
+
+def _ends_choices(node: Node, operand: str) -> bool:
+    return node.op.dialect == "aten" and node.op.family in _CHOOSING
 
 
 def _ends_divisors(node: Node, operand: str) -> bool:
@@ -149,12 +158,17 @@ def _passes_angles(node: Node) -> bool:
     return _passes(node)
 
 
+def _passes_choices(node: Node) -> bool:
+    return node.op.family in _SOFTMAX or _passes_angles(node)
+
+
 def _passes(node: Node) -> bool:
     return node.op.has(Trait.ELEMENTWISE) or only_moves_values(node)
 
 
 _SOUGHT = (
     _Sought(_ends_angles, _passes_angles),
+    _Sought(_ends_choices, _passes_choices),
     _Sought(_ends_divisors, _passes),
     _Sought(_ends_scores, _passes, keeps_activations=True),
 )

@@ -27,6 +27,8 @@ _AXES |= {("baddbmm", "batch2"): (-1, -2), ("baddbmm", "batch1"): (-2, -1), ("bi
 _AXES |= {(family, "params"): (-2, -1) for family in _RECURRENT}
 _AXES |= {(f"{family}_cell", name): (-2, -1) for family in _RECURRENT for name in ("w_ih", "w_hh")}
 
+_AXES |= {("grouped_mm_fallback", "weight"): (-1, -2), ("_grouped_mm", "mat2"): (-1, -2)}  # matrices of experts
+
 # Operands of these ops that are added or carried, whatever their shape.
 _NO_WEIGHTS = frozenset({"bias", "hx", "hidden", "b_ih", "b_hh"}) | {("addmm", "self"), ("baddbmm", "self")}
 
@@ -152,5 +154,6 @@ _FAMILIES = frozenset(
     """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear bilinear embedding embedding_bag
     matmul mm bmm addmm baddbmm einsum lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+    grouped_mm_fallback _grouped_mm
     """.split()  # noqa: SIM905
 )

@@ -7,14 +7,17 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.passes.config import CompressionConfig, SkippedWeight, warn_of_skipped
+from graphpress.programs import Model, arguments_of, module_of
 
 _STEPS = "_training_steps"
 
@@ -83,18 +86,20 @@ class Compressor(ABC, Generic[C]):
     """Base of compressors: call ``prepare`` once, then calibrate or train, then ``finalize``, repeatedly if needed.
 
     Args:
-        model: the model. It is not changed, and several compressors may prepare it.
+        model: a module, or an exported program. It is not changed, and several compressors may prepare it.
         config: the config, which is copied; None is the technique's default.
 
     Raises:
-        ArgumentTypeError: if `model` is not a module or `config` not a config of this technique.
+        ArgumentTypeError: if `model` is neither or `config` not a config of this technique.
     """
 
     config_class: ClassVar[type[CompressionConfig]]
 
-    def __init__(self, model: nn.Module, config: C | None = None):
-        if not isinstance(model, nn.Module):
-            raise ArgumentTypeError(f"{type(self).__name__} takes a torch.nn.Module, not a {type(model).__name__}")
+    def __init__(self, model: Model, config: C | None = None):
+        if not isinstance(model, nn.Module | ExportedProgram):
+            raise ArgumentTypeError(
+                f"{type(self).__name__} takes a torch.nn.Module or an ExportedProgram, not a {type(model).__name__}"
+            )
         if config is not None and not isinstance(config, self.config_class):
             raise ArgumentTypeError(
                 f"{type(self).__name__} takes a {self.config_class.__name__} or None, not a {type(config).__name__}"
@@ -107,7 +112,7 @@ class Compressor(ABC, Generic[C]):
         self._skipped: tuple[SkippedWeight, ...] = ()
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Model:
         """The original model."""
         return self._model
 
@@ -141,6 +146,22 @@ class Compressor(ABC, Generic[C]):
         if self._prepared is None:
             raise LifeCycleError(f"this {type(self).__name__} has not prepared a model yet: call prepare(...) first")
         return self._prepared
+
+    def _arguments(self, example_inputs: Any) -> Arguments:
+        """Return the example arguments, those of an exported program by default."""
+        if isinstance(self._model, ExportedProgram):
+            return arguments_of(self._model, example_inputs)
+        return Arguments.of(example_inputs)
+
+    def _working_module(self, error: type[GraphpressError], instead: str, *, copy: bool) -> nn.Module:
+        """Return the module to compress: a copy of the model, the model itself, or a program as a module.
+
+        Raises:
+            GraphpressError: of the class `error`, if the model cannot be copied; the message ends with `instead`.
+        """
+        if isinstance(self._model, ExportedProgram):
+            return module_of(self._model, copy=copy)
+        return copy_of(self._model, error, instead) if copy else self._model
 
     @abstractmethod
     def finalize(

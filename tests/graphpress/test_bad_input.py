@@ -116,8 +116,8 @@ BAD_EXAMPLES = {
     "none": ((), "missing a required argument: 'x'"),
     "no tensor": (("image.png",), "invalid combination of arguments"),
     "a list": (([image()],), "invalid combination of arguments"),
-    "a dictionary": ({"x": image()}, "example_inputs is a dict; accepted: a tuple"),
-    "a number": (3, "example_inputs is a int; accepted: a tuple"),
+    "a name": ({"y": image()}, "missing a required argument: .x.; forward takes \\(x\\), got y by name"),
+    "a number": (3, "example_inputs is a int; accepted: a tensor, a tuple of .*, or a dict"),
 }
 
 

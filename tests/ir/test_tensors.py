@@ -74,3 +74,14 @@ def test_a_model_that_is_trained_on_leaves_its_prepared_model_as_it_was():
     with torch.no_grad():
         model[0].weight.mul_(2)
     assert torch.equal(prepared(data), expected)
+
+
+def test_a_lazy_copy_of_a_loaded_program_can_be_read_and_written(tmp_path):
+    exported = torch.export.export(torch.nn.Linear(4, 4), (torch.ones(1, 4),))
+    torch.export.save(exported, tmp_path / "linear.pt2")
+    weight = torch.export.load(tmp_path / "linear.pt2").state_dict["weight"]
+    expected = weight.detach().clone()
+    copy = lazy_copy(weight)
+    copy.add_(1)
+    assert torch.equal(weight, expected)
+    assert torch.equal(copy, expected + 1)

@@ -192,7 +192,7 @@ class Destination(Protocol):
     def suffix(self) -> str:
         """The suffix of its files."""
 
-    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: Any, dynamic_shapes: Any = None) -> Saved:
         """Convert and save a finalized model, or a graph, which needs no inputs."""
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
@@ -205,9 +205,9 @@ class CoreaiAsset:
 
     suffix: str = ".aimodel"
 
-    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: Any, dynamic_shapes: Any = None) -> Saved:
         """Convert and save; see `graphpress.backends.coreai.convert`."""
-        return coreai.convert(model, path, example_inputs)
+        return coreai.convert(model, path, example_inputs, dynamic_shapes)
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
         """Compare; see `graphpress.backends.coreai.check`."""
@@ -221,9 +221,9 @@ class CoremlPackage:
     target: Target
     suffix: str = ".mlpackage"
 
-    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: tuple[Any, ...] | None) -> Saved:
+    def convert(self, model: nn.Module | Graph, path: Path, example_inputs: Any, dynamic_shapes: Any = None) -> Saved:
         """Convert and save; see `graphpress.backends.coreml.convert`."""
-        return coreml.convert(model, path, example_inputs, target=self.target)
+        return coreml.convert(model, path, example_inputs, dynamic_shapes, target=self.target)
 
     def check(self, path: Path, model: nn.Module, example_inputs: tuple[Any, ...]) -> CheckReport:
         """Compare; see `graphpress.backends.coreml.check`."""

@@ -120,10 +120,10 @@ def _compress(
             () if calibration_path is None else CalibrationData.open(calibration_path, subject.input_names, example)
         )
     module = subject.module()
-    compressed = run_recipe(module, example, recipe, ExportBackend.CoreAI, batches, stages)
+    compressed = run_recipe(subject, example, recipe, ExportBackend.CoreAI, batches, stages)
     finalized = compressed.model
     with stages.stage("convert"):
-        info = saved_as.convert(finalized, built, example)
+        info = saved_as.convert(finalized, built, example, subject.dynamic_shapes())
     with stages.stage("check"):
         check = saved_as.check(built, finalized, example)
         drift = relative_error(module, finalized, example)

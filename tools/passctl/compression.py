@@ -11,6 +11,7 @@ import torch
 import torch.utils._pytree as pytree
 from attrs import frozen
 from torch import nn
+from torch.export import ExportedProgram
 
 from graphpress.backends.comparison import CheckReport
 from graphpress.compressor import mode_restored
@@ -29,6 +30,7 @@ from graphpress.passes.config.base import CompressionConfig
 from graphpress.pruning import MagnitudePruner
 from graphpress.quantization import Quantizer
 from graphpress.tools.passctl.console import InputDataError, PassctlError, Stages
+from graphpress.tools.passctl.models import Subject
 
 _CONFIGS: dict[str, type[CompressionConfig]] = {
     "pruning": MagnitudePrunerConfig,
@@ -88,20 +90,21 @@ class Compressed:
 
 
 def run_recipe(
-    model: nn.Module,
+    subject: Subject,
     example_inputs: tuple[Any, ...],
     recipe: Recipe,
     backend: ExportBackend,
     batches: Iterable[tuple[torch.Tensor, ...]],
     stages: Stages,
 ) -> Compressed:
-    """Prune weights, palettize what is kept of them, then quantize what is left, as the recipe says.
+    """Prune weights of a model, palettize what is kept of them, then quantize what is left, as the recipe says.
 
     Raises:
         GraphpressError: from the compressors.
         InputDataError: if the model does not run on a batch.
     """
     skipped: list[SkippedWeight] = []
+    model = subject.model()
     if recipe.pruning is not None:
         with stages.stage("prune"):
             pruner = MagnitudePruner(model, recipe.pruning)
@@ -121,12 +124,14 @@ def run_recipe(
     if recipe.quantization is not None:
         quantizer = Quantizer(model, recipe.quantization)
         with stages.stage("prepare quantizers"):
-            prepared = quantizer.prepare(example_inputs)
+            shapes = None if isinstance(model, ExportedProgram) else subject.dynamic_shapes()
+            prepared = quantizer.prepare(example_inputs, shapes)
             skipped += quantizer.skipped_weights
         with stages.stage("calibrate"), quantizer.calibration_mode():
             _run(prepared, batches, stages)
         with stages.stage("finalize"):
             model = quantizer.finalize(backend=backend)
+    assert isinstance(model, nn.Module)
     return Compressed(model, tuple(skipped))
 
 

@@ -23,6 +23,7 @@ from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
 from graphpress.ir.torch.archives import check_archive
 from graphpress.ir.torch.capture import from_exported_program, from_module
+from graphpress.ir.torch.program_writer import dynamic_shapes_of
 from graphpress.ir.verifier import verify
 from graphpress.tools.models import MODELS
 from graphpress.tools.passctl.arguments import is_trusted
@@ -47,6 +48,14 @@ class Subject(ABC):
     @abstractmethod
     def module(self) -> torch.nn.Module:
         """Return the model as a module."""
+
+    def model(self) -> torch.nn.Module | torch.export.ExportedProgram:
+        """Return the model as compressors take it: an exported program itself, anything else as a module."""
+        return self.module()
+
+    def dynamic_shapes(self) -> Any:
+        """Return the dynamic shapes of an exported program, as `torch.export.export` takes them, or None."""
+        return None
 
     @property
     @abstractmethod
@@ -152,6 +161,12 @@ class _ProgramSubject(Subject):
 
     def module(self) -> torch.nn.Module:
         return self._program.module()
+
+    def model(self) -> torch.export.ExportedProgram:
+        return self._program
+
+    def dynamic_shapes(self) -> Any:
+        return dynamic_shapes_of(self.graph())
 
     @property
     def input_names(self) -> list[str]:

@@ -83,10 +83,10 @@ def starting_graph(subject: Subject, pipeline: str | None, config_file: Path | N
     if pipeline != "finalize" or any(node.op.name == "quant.fake_quantize" for node in graph.nodes):
         return graph
     config = None if config_file is None else Recipe.read(config_file).quantization
-    module, example = subject.module(), subject.example_inputs
-    prepared = Quantizer(module, config).prepare(example)
+    model, example = subject.model(), subject.example_inputs
+    prepared = Quantizer(model, config).prepare(example)
     quantizers = {each.name: each for each in prepared.modules() if isinstance(each, FakeQuantizeImplBase)}
     # Preparing is deterministic, so the quantizers of the prepared module match this graph.
-    result = Runner().run(capture(module, example), pipelines.prepare(config), in_place=True)
+    result = Runner().run(capture(model, example), pipelines.prepare(config), in_place=True)
     attach = Pipeline(FoldConstants(), AttachParameters(quantizers), assume=[QUANTIZERS_INSERTED])
     return Runner().run(result.graph, attach, in_place=True).graph

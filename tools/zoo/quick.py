@@ -18,10 +18,7 @@ MODELS = (
     *("lstm tagger", "wavenet", "super resolution", "cross attention", "squeeze excite", "graph convolution"),
     "cached attention",
 )
-KNOWN_FAILURES: Mapping[tuple[str, str], str] = {
-    **{("olmoe", f"coreai:{kind}"): "no lowering for aten.empty_permuted" for kind in ("w8a8", "w4", "p4")},
-    **{("olmoe", f"coreml:{kind}"): "grouped_mm_fallback" for kind in ("w8a8", "w4")},
-}
+KNOWN_FAILURES: Mapping[tuple[str, str], str] = {}
 """Failed stages by architecture and stage, with a part of the error; one that works again is taken from here."""
 CALIBRATION_SETS = 1
 AT_ONCE = 2

@@ -12,6 +12,7 @@ from attrs import define, field
 
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import Trait, lookup_op
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.generalization.affine import Affine, Clash, NotProven, Samples
 from graphpress.ir.torch.generalization.matching import Match, match
 from graphpress.ir.torch.generalization.tracing import trace_at
@@ -64,7 +65,7 @@ class Generalization:
                 self.graph.set_operand(node, name, numbers.with_values(argument))
 
 
-def prove(graph: Graph, module: torch.nn.Module, arguments: tuple[Any, ...]) -> Generalization:
+def prove(graph: Graph, module: torch.nn.Module, arguments: Arguments | tuple[Any, ...]) -> Generalization:
     """Prove that `graph`, captured from `module` in eval mode with `arguments`, is valid at every batch size.
 
     The batch is the first dim of every tensor argument. Several arguments share one symbol if the model requires equal
@@ -74,7 +75,8 @@ def prove(graph: Graph, module: torch.nn.Module, arguments: tuple[Any, ...]) -> 
         NotProven: if the proof fails. The graph is unchanged.
     """
     _check_graph(graph)
-    leaves = pytree.tree_leaves(arguments)
+    arguments = Arguments.of(arguments)
+    leaves = arguments.leaves
     if len(leaves) != len(graph.inputs):
         raise NotProven("the inputs of the graph differ from those of the model")
     with_batch = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and leaf.ndim]

@@ -16,10 +16,10 @@ from attrs import define, field
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.ops import OpDef, op_of_target
+from graphpress.ir.tensors import tensor_identity
 from graphpress.ir.torch.functionalization import SCATTERS, functional_form, needs_own_memory
 from graphpress.ir.torch.generalization.affine import Affine, NotProven, Samples
 from graphpress.ir.torch.generalization.tracing import Call, Trace
-from graphpress.ir.torch.program_reader import tensor_identity
 from graphpress.ir.types import TensorType
 
 # Identity calls, which graphs may omit.

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.ir.ops import OpDef, OpError, op_of_target
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.capture import state_restored
 from graphpress.ir.torch.generalization.affine import NotProven, Samples
 from graphpress.ir.torch.generalization.dims import BatchDim, Run, SymbolicSizes
@@ -53,13 +54,13 @@ class Trace:
 
 
 def trace_at(
-    module: torch.nn.Module, arguments: tuple[Any, ...], symbols: Sequence[str | None], samples: Samples, nodes: int
+    module: torch.nn.Module, arguments: Arguments, symbols: Sequence[str | None], samples: Samples, nodes: int
 ) -> Trace:
     """Run `module` with the first dims of its arguments at sample batch sizes.
 
     Args:
         module: the model; it runs in eval mode and is restored.
-        arguments: its positional arguments.
+        arguments: its arguments.
         symbols: the symbol of the first dim of each argument leaf, if any.
         samples: the sample batch size of each symbol.
         nodes: the number of nodes in the graph of the model.
@@ -73,13 +74,14 @@ def trace_at(
     run = Run(samples)
     recorder = _Recorder(run, _CALLS_PER_NODE * nodes + 100)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
-    flat, structure = pytree.tree_flatten(arguments)
     with state_restored(module), torch.inference_mode(), _failures_silenced(), torch.compiler.set_stance("force_eager"):
         with fake_mode:
-            leaves = [_sample_tensor(leaf, symbol, samples) for leaf, symbol in zip(flat, symbols, strict=True)]
+            leaves = [
+                _sample_tensor(leaf, symbol, samples) for leaf, symbol in zip(arguments.leaves, symbols, strict=True)
+            ]
         with fake_mode, recorder, SymbolicSizes(run), _as_in_export():
             try:
-                returned = module(*pytree.tree_unflatten(leaves, structure))
+                returned = arguments.with_leaves(leaves).call(module)
             except Exception as error:
                 raise run.failure or NotProven(
                     f"the model fails at another batch size: {error}", reads_batch=run.reads_batch

@@ -8,6 +8,7 @@ from attrs import define, field
 from torch import nn
 
 from graphpress.eager.call_sites import CallSite
+from graphpress.ir.torch.emitted_module import captured_class
 from graphpress.modules.forms import plain_type
 from graphpress.passes.config import ModuleScope, ModuleStack
 from graphpress.passes.config.entries import qualified_name
@@ -70,6 +71,9 @@ def module_scopes(model: nn.Module) -> list[ModuleScope]:
 
 def module_scope(path: str, module: nn.Module) -> ModuleScope:
     """Return the path and class of a module, as configs address it; private torch subclasses get their public class."""
+    known = captured_class(module)
+    if known is not None:
+        return ModuleScope(path, (known,))
     cls = plain_type(module)
     names = [qualified_name(cls)]
     if cls.__module__.startswith("torch.nn."):  # torch has private subclasses of public layers

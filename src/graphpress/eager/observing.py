@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from attrs import define, field
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from graphpress.compressor import mode_restored
@@ -17,7 +18,11 @@ from graphpress.eager.call_sites import CallSite, call_site
 from graphpress.eager.naming import ModuleCalls, module_calls
 from graphpress.eager.operators import Operator, operator_of
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.export_errors import ExportError
 from graphpress.modules.forms import add_behaviour, behaviours_of, drop_behaviour, watching
+from graphpress.modules.states import states_restored
+from graphpress.programs import Model, arguments_of
 
 _LINK = "_graphpress_observed"
 
@@ -190,37 +195,46 @@ def observed_by(model: nn.Module, observer: CallObserver) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run in eval mode without gradients; restore modes, buffers and torch's random state on exit."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        with mode_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for module in model.modules():
-                module.training = False
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in kept:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+    """Run in eval mode without gradients; restore modes, states and torch's random state on exit."""
+    with mode_restored(model), states_restored(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for module in model.modules():
+            module.training = False
+        yield
 
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any] | None
 """A tensor, the positional arguments, or the arguments by name."""
 
 
-def run_model(model: nn.Module, inputs: Inputs, error_class: type[GraphpressError]) -> None:
+def example_run(
+    model: Model, module: nn.Module, inputs: Inputs, error_class: type[GraphpressError]
+) -> Callable[[], None] | None:
+    """Return a run of `module`, made from `model`, on example inputs, or None if there are none.
+
+    Those of an exported program are its own by default.
+    """
+    if isinstance(model, ExportedProgram):
+        arguments: Any = arguments_of(model, inputs)
+    elif inputs is None:
+        return None
+    else:
+        arguments = inputs
+    return lambda: run_model(module, arguments, error_class)
+
+
+def run_model(model: nn.Module, inputs: Any, error_class: type[GraphpressError]) -> None:
     """Run `model` once in eval mode, and restore its buffers and modes and torch's random state.
 
     Raises:
         GraphpressError: of the class `error_class`, if the run fails.
     """
-    named = dict(inputs) if isinstance(inputs, Mapping) else {}
-    args = () if isinstance(inputs, Mapping) else (inputs,) if isinstance(inputs, Tensor) else inputs
-    if not isinstance(args, tuple | list):
-        args = (args,)
+    try:
+        arguments = Arguments.of(inputs)
+    except ExportError:  # one argument that is no tensor
+        arguments = Arguments((inputs,))
     try:
         with undisturbed(model):
-            model(*args, **named)
+            arguments.call(model)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise error_class(

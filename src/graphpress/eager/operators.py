@@ -96,6 +96,8 @@ _OPERANDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("embedding", "embedding_bag"), ("input", "weight")),
     **dict.fromkeys(("add", "sub", "mul", "div", "matmul", "pow", "maximum", "minimum"), ("input", "other")),
     **dict.fromkeys(("mm", "bmm"), ("input", "mat2")),
+    "grouped_mm_fallback": ("input", "weight", "offs"),
+    "_grouped_mm": ("input", "mat2", "offs"),
     "addmm": ("input", "mat1", "mat2"),
     "baddbmm": ("input", "batch1", "batch2"),
     "bilinear": ("input1", "input2", "weight", "bias"),

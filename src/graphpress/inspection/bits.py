@@ -14,6 +14,7 @@ from graphpress.compressor import ArgumentTypeError, mode_restored
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.capture import from_module
 from graphpress.ir.torch.emitted_module import CAPTURED_TYPE
 from graphpress.ir.types import TensorType
@@ -27,7 +28,6 @@ from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.weights import is_smaller_sparse
 from graphpress.passes.weights.quantize import stored_scale
-from graphpress.quantization.capture import flat_arguments
 from graphpress.quantization.eager.quantized_module import held_by
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
@@ -106,8 +106,8 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> BitsPerWeig
 
     Args:
         model: an original, prepared or finalized model.
-        example_inputs: a tuple of the model's positional arguments, for a graph module that another program captured;
-            those of graphpress contain the shapes of their inputs.
+        example_inputs: the model's arguments as for `Quantizer.prepare`, for a graph module that another program
+            captured; those of graphpress contain the shapes of their inputs.
 
     Raises:
         ArgumentTypeError: if `model` is not a module, or `example_inputs` is required.
@@ -123,7 +123,8 @@ def bits_per_weight(model: nn.Module, example_inputs: Any = None) -> BitsPerWeig
             _count_prepared(model, _inputs(model, example_inputs), count)
         _count_rest(model, count)
     elif isinstance(model, fx.GraphModule) and _captured_inputs(model) is not None:
-        _count_graph(from_module(model, _inputs(model, example_inputs)), count)
+        arguments = _inputs(model, example_inputs)
+        _count_graph(from_module(model, arguments.positional, arguments.named), count)
     else:
         _count_modules(model, count)
     if not any(module.elements for module in count.by_module.values()):
@@ -220,7 +221,7 @@ def _count_held(model: nn.Module, count: _Count) -> None:
                     _count_quantizer(quantizer, getattr(module, name).detach(), path, count)
 
 
-def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count) -> None:
+def _count_prepared(model: nn.Module, arguments: Arguments, count: _Count) -> None:
     """Run the model once, and count the codes and parameters of every fake-quantizer of a weight."""
 
     def note(module: Any, args: tuple[Any, ...]) -> None:
@@ -232,7 +233,7 @@ def _count_prepared(model: nn.Module, arguments: tuple[Any, ...], count: _Count)
     try:
         with mode_restored(model), torch.no_grad():
             model.eval()
-            model(*arguments)
+            arguments.call(model)
     finally:
         for handle in handles:
             handle.remove()
@@ -349,16 +350,16 @@ def _bits_of(tensors: Iterable[Tensor | None]) -> int:
     return sum(tensor.numel() * _width(tensor) for tensor in tensors if tensor is not None)
 
 
-def _inputs(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+def _inputs(model: nn.Module, example_inputs: Any) -> Arguments:
     if example_inputs is not None:
-        return flat_arguments(example_inputs)
+        return Arguments.of(example_inputs)
     made = _captured_inputs(model)
     if made is None:
         raise ArgumentTypeError(
             f"{type(model).__name__} has fake-quantizers, and its graph does not tell its inputs: pass example_inputs, "
             "a tuple of its positional arguments"
         )
-    return made
+    return Arguments(made)
 
 
 def _captured_inputs(model: nn.Module) -> tuple[Tensor, ...] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from graphpress.compressor import ArgumentTypeError, Compressor, mode_restored
 from graphpress.eager import OpCall, module_scopes
@@ -14,6 +15,7 @@ from graphpress.inspection.ops import eager_ops, graph_ops
 from graphpress.inspection.tree import FoundOps, summary_of
 from graphpress.inspection.types import ModelSummary, ModuleInfo, OpInfo
 from graphpress.ir.graph import Node
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.passes.analysis.fusion import FusionGroup, fusion_patterns
 from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.annotate_fusion import AnnotateFusion
@@ -21,8 +23,9 @@ from graphpress.passes.canonicalize import Canonicalize
 from graphpress.passes.config import ExecutionMode, InvalidExecutionModeError
 from graphpress.passes.config.entries import NamePattern, TypePattern, canonical_op_type, qualified_name
 from graphpress.passes.framework import Pipeline, Runner
+from graphpress.programs import Model, arguments_of, module_of
 from graphpress.quantization import Quantizer
-from graphpress.quantization.capture import capture, flat_arguments
+from graphpress.quantization.capture import capture
 
 _BOLD, _DIM, _CYAN, _GREEN, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[36m", "\x1b[32m", "\x1b[0m"
 
@@ -60,8 +63,9 @@ class ModelInspector:
     """Lists the modules and ops of a model by the names that configs use.
 
     Args:
-        model: any module; it is not changed.
-        example_inputs: a tuple of its positional arguments, with which it is captured or run in eval mode.
+        model: a module, or an exported program; it is not changed.
+        example_inputs: its arguments as for `Quantizer.prepare`, with which it is captured or run in eval mode. An
+            exported program has its own by default.
         execution_mode: ``"graph"`` lists nodes of the captured graph, such as ``linear_1``; ``"eager"`` lists calls of
             torch functions in a run, such as ``head.linear_1``.
         compressor: a compressor or its class; only ops that it can compress are listed. Palettizers and pruners address
@@ -70,22 +74,24 @@ class ModelInspector:
         export_with_no_grad: capture under ``torch.no_grad()``, in graph mode.
 
     Raises:
-        ArgumentTypeError: if `model` is not a module, or `compressor` not a compressor.
+        ArgumentTypeError: if `model` is neither, or `compressor` not a compressor.
         InvalidExecutionModeError: for an unknown mode.
         ExportError: if torch cannot capture the model in graph mode.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        example_inputs: Any,
+        model: Model,
+        example_inputs: Any = None,
         execution_mode: ExecutionMode | str = ExecutionMode.GRAPH,
         compressor: Compressor[Any] | type[Compressor[Any]] | None = None,
         dynamic_shapes: Any = None,
         export_with_no_grad: bool = True,
     ):
-        if not isinstance(model, nn.Module):
-            raise ArgumentTypeError(f"ModelInspector takes a torch.nn.Module, not a {type(model).__name__}")
+        if not isinstance(model, nn.Module | ExportedProgram):
+            raise ArgumentTypeError(
+                f"ModelInspector takes a torch.nn.Module or an ExportedProgram, not a {type(model).__name__}"
+            )
         try:
             mode = ExecutionMode(execution_mode)
         except ValueError:
@@ -95,13 +101,15 @@ class ModelInspector:
         if kind is not None and not issubclass(kind, Compressor):
             raise ArgumentTypeError(f"compressor is a {kind.__name__}; accepted: a compressor, its class, or None")
         is_of_weights = kind is not None and not issubclass(kind, Quantizer)
-        arguments = flat_arguments(example_inputs)
+        module = module_of(model) if isinstance(model, ExportedProgram) else model
         if mode is ExecutionMode.GRAPH and not is_of_weights:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not export_with_no_grad):
-                found = _captured(model, arguments, dynamic_shapes, kind is not None)
+                found = _captured(model, example_inputs, dynamic_shapes, kind is not None)
+        elif isinstance(model, ExportedProgram):
+            mode, found = ExecutionMode.EAGER, _run(module, arguments_of(model, example_inputs), kind)
         else:
-            mode, found = ExecutionMode.EAGER, _run(model, arguments, kind)
-        self._summary = summary_of(found, module_scopes(model), mode)
+            mode, found = ExecutionMode.EAGER, _run(module, Arguments.of(example_inputs), kind)
+        self._summary = summary_of(found, module_scopes(module), mode)
 
     @property
     def summary(self) -> ModelSummary:
@@ -146,9 +154,9 @@ class ModelInspector:
         return tuple(op for op, stack in stacks if any(pattern.matches(scope.type_names) for scope in stack))
 
 
-def _captured(model: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any, is_for_quantizer: bool) -> FoundOps:
+def _captured(model: Model, example_inputs: Any, dynamic_shapes: Any, is_for_quantizer: bool) -> FoundOps:
     pipeline = Pipeline(Canonicalize(), *([AnnotateFusion()] if is_for_quantizer else []))
-    graph = Runner().run(capture(model, arguments, dynamic_shapes), pipeline, in_place=True).graph
+    graph = Runner().run(capture(model, example_inputs, dynamic_shapes), pipeline, in_place=True).graph
 
     def wanted(node: Node) -> bool:
         return not is_for_quantizer or node.annotation(FusionGroup) is not None or only_moves_values(node)
@@ -156,7 +164,7 @@ def _captured(model: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any,
     return graph_ops(graph, wanted)
 
 
-def _run(model: nn.Module, arguments: tuple[Any, ...], kind: type[Compressor[Any]] | None) -> FoundOps:
+def _run(model: nn.Module, arguments: Arguments, kind: type[Compressor[Any]] | None) -> FoundOps:
     fused = {family for pattern in fusion_patterns() for families in pattern.chain for family in families}
 
     def wanted(call: OpCall) -> bool:
@@ -170,6 +178,6 @@ def _run(model: nn.Module, arguments: tuple[Any, ...], kind: type[Compressor[Any
     def run() -> None:
         with mode_restored(model), torch.no_grad():
             model.eval()
-            model(*arguments)
+            arguments.call(model)
 
     return eager_ops(model, run, wanted)

@@ -23,6 +23,7 @@ from graphpress.ir.errors import GraphpressError
 from graphpress.modules.forms import ParameterForm, drop_form, forms_of, set_form
 from graphpress.modules.masks import mask_beside
 from graphpress.modules.sites import StateSite
+from graphpress.modules.states import set_initial_states
 from graphpress.passes.weights import StoredWeight
 
 
@@ -129,12 +130,16 @@ def put(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def copied(prepared: nn.Module, kind: type[F]) -> tuple[nn.Module, list[Placed[F]]]:
-    """Copy `prepared` in eval mode without the floats of compressed parameters, and return these parameters, too."""
+    """Copy `prepared` in eval mode without the floats of compressed parameters, and return these parameters, too.
+
+    States have their initial values.
+    """
     floats = {}
     for each in placed(prepared, kind):
         each.form.settle(each.module)
         floats[id(each.parameter)] = each.parameter
     model = copy.deepcopy(prepared, dict(floats))
+    set_initial_states(model)
     stop_counting(model)
     for parameter in model.parameters():
         if id(parameter) not in floats:

@@ -18,14 +18,13 @@ from graphpress.compressor import (
     LifeCycleError,
     UnusedScheduleWarning,
     copies,
-    copy_of,
     count_from_zero,
     count_step,
     load_prepared,
     mode_restored,
     steps_of,
 )
-from graphpress.eager.observing import Inputs, run_model
+from graphpress.eager.observing import Inputs, example_run
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
 from graphpress.modules.dense_form import stored_dense
@@ -34,6 +33,7 @@ from graphpress.modules.metadata_form import store_described
 from graphpress.modules.planning import PlannedWeight, plan_by_modules
 from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.sites import SUPPORTED_MODULES
+from graphpress.modules.states import states_restored
 from graphpress.modules.surgery import Placed, copied, once, placed
 from graphpress.palettization.calibration import ActivationCalibration, Sensitivities, SensitivityCalibration
 from graphpress.palettization.forms import FakePalettized, install_palettized
@@ -42,19 +42,20 @@ from graphpress.palettization.learning import trained_parameters
 from graphpress.palettization.training import PalettizationTraining
 from graphpress.passes.config import KMeansPalettizerConfig, TableTrainingSpec
 from graphpress.passes.weights import PalettizationError, PalettizationWarning, PalettizedWeight, detected_mask
+from graphpress.programs import Model
 
 
 class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
     """Palettizes the weights of a model: ``prepare`` clusters them, ``finalize`` stores indices and LUTs.
 
     Args:
-        model: any module; it is not changed unless ``prepare(copy=False)`` is called.
+        model: a module, or an exported program; it is not changed unless ``prepare(copy=False)`` is called.
         config: the config; None is 4 bits with one LUT per weight, for every weight.
     """
 
     config_class: ClassVar[type[KMeansPalettizerConfig]] = KMeansPalettizerConfig
 
-    def __init__(self, model: nn.Module, config: KMeansPalettizerConfig | None = None):
+    def __init__(self, model: Model, config: KMeansPalettizerConfig | None = None):
         super().__init__(model, config)
         self._seed = 0
         self._num_workers = 1
@@ -85,7 +86,8 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
         Args:
             example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on them
-                in eval mode, to record which ops read its parameters; None infers the ops from the module types.
+                in eval mode, to record which ops read its parameters; None infers the ops from the module types. An
+                exported program has its own by default.
             sensitivity_path: a file that `save_sensitivities` wrote, with the importance of each element.
             num_workers: number of threads that cluster weights.
             executor: any `concurrent.futures.Executor`, of processes or of a cluster, to use instead of threads. Jobs
@@ -111,14 +113,14 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         self._check_unprepared()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
             raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
-        if placed(self.model, FakePalettized):
+        if isinstance(self.model, nn.Module) and placed(self.model, FakePalettized):
             raise LifeCycleError(
                 "the model was prepared by a KMeansPalettizer; pass its finalized model, or the original"
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         instead = "prepare(copy=False) palettizes the model itself"
-        model = with_masked_floats(copy_of(self.model, PalettizationError, instead) if copies(copy) else self.model)
-        run = None if example_inputs is None else lambda: run_model(model, example_inputs, PalettizationError)
+        model = with_masked_floats(self._working_module(PalettizationError, instead, copy=copies(copy)))
+        run = example_run(self.model, model, example_inputs, PalettizationError)
         plan = plan_by_modules(model, self.config, run)
         _check_pruned(plan.weights)
         for weight in plan.weights:
@@ -241,7 +243,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                     "calibration_mode has nothing to measure: pass loss_fn to measure gradients, or set "
                     "activation_aware=True in a PalettizationSpec to measure inputs"
                 )
-            with calibration.float_weights():
+            with calibration.float_weights(), states_restored(prepared):
                 yield calibration
         if not calibration.steps:
             wanted = "step(output, target)" if loss_fn is not None else "run of the prepared model"

@@ -17,13 +17,12 @@ from graphpress.compressor import (
     LifeCycleError,
     UnusedScheduleWarning,
     copies,
-    copy_of,
     count_from_zero,
     count_step,
     load_prepared,
     steps_of,
 )
-from graphpress.eager.observing import Inputs, run_model
+from graphpress.eager.observing import Inputs, example_run
 from graphpress.export_backend import ExportBackend
 from graphpress.modules.coreai_form import stored_for_coreai
 from graphpress.modules.dense_form import stored_dense
@@ -33,6 +32,7 @@ from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.modules.surgery import copied, placed
 from graphpress.passes.config import MagnitudePrunerConfig
 from graphpress.passes.weights import PruningError, PruningWarning
+from graphpress.programs import Model
 from graphpress.pruning.forms import FakePruned, install_pruned
 from graphpress.pruning.training import PruningTraining
 
@@ -41,13 +41,13 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
     """Prunes the weights of a model: ``prepare`` adds masks, ``finalize`` stores the kept elements.
 
     Args:
-        model: any module; it is not changed unless ``prepare(copy=False)`` is called.
+        model: a module, or an exported program; it is not changed unless ``prepare(copy=False)`` is called.
         config: the config; None prunes half of the elements of every weight.
     """
 
     config_class: ClassVar[type[MagnitudePrunerConfig]] = MagnitudePrunerConfig
 
-    def __init__(self, model: nn.Module, config: MagnitudePrunerConfig | None = None):
+    def __init__(self, model: Model, config: MagnitudePrunerConfig | None = None):
         super().__init__(model, config)
         self._training: PruningTraining | None = None
         self._trained = False
@@ -68,7 +68,8 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
 
         Args:
             example_inputs: a tensor, a tuple of arguments, or a dictionary of them by name. The model runs once on them
-                in eval mode, to record which ops read its parameters; None infers the ops from the module types.
+                in eval mode, to record which ops read its parameters; None infers the ops from the module types. An
+                exported program has its own by default.
             copy: False prunes the model itself, which saves the memory of a copy; None copies it.
             state_dict: of a model that was prepared with the same config. Its numbers are loaded, and no masks are
                 chosen; None starts afresh.
@@ -80,13 +81,13 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
             StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_unprepared()
-        if placed(self.model, FakePruned):
+        if isinstance(self.model, nn.Module) and placed(self.model, FakePruned):
             raise LifeCycleError(
                 "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"
             )
         instead = "prepare(copy=False) prunes the model itself"
-        model = copy_of(self.model, PruningError, instead) if copies(copy) else self.model
-        run = None if example_inputs is None else lambda: run_model(model, example_inputs, PruningError)
+        model = self._working_module(PruningError, instead, copy=copies(copy))
+        run = example_run(self.model, model, example_inputs, PruningError)
         plan = plan_by_modules(model, self.config, run)
         for weight in plan.weights:
             install_pruned(weight, None if state_dict is None else torch.ones_like(weight.parameter, dtype=torch.bool))

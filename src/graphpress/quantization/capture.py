@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Graph, Node
-from graphpress.ir.torch.capture import ExportError, from_module
+from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.capture import from_module
+from graphpress.ir.torch.export_errors import ExportError
 from graphpress.ir.torch.generalization import NotProven, prove
+from graphpress.modules.states import states_restored
 from graphpress.passes.config import SpecError
+from graphpress.programs import Model, graph_of
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 # Ops whose attributes contain dims of the result.
@@ -49,18 +54,25 @@ _NUMBERED = frozenset(
 )
 
 
-def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> Graph:
+def capture(model: Model, example_inputs: Any, dynamic_shapes: Any = None, *, strict: bool = False) -> Graph:
     """Capture `model` in eval mode as a graph.
 
     Without dynamic shapes, if the graph contains constants that may be the batch size of the example, they are made
     symbolic: by proof (`graphpress.ir.torch.generalization`), if need be of a capture at twice the batch of an example
-    of one, or else by a capture with a dynamic batch, if torch supports it.
+    of one, or else by a capture with a dynamic batch, if torch supports it. An exported program is imported as it is.
 
     Raises:
-        ExportError: if torch cannot capture the model.
+        ExportError: if torch cannot capture the model, and for options of a capture beside an exported program.
     """
-    arguments = flat_arguments(example_inputs)
-    graph = from_module(model, arguments, dynamic_shapes=dynamic_shapes)
+    if isinstance(model, ExportedProgram):
+        if dynamic_shapes is not None or strict:
+            raise ExportError(
+                "dynamic_shapes and strict are options of torch.export; the model is an exported program already, and "
+                "keeps the shapes of its export"
+            )
+        return graph_of(model)
+    arguments = Arguments.of(example_inputs).bound_to(model.forward)
+    graph = _export(model, arguments, dynamic_shapes, strict=strict)
     spells_out_batch = any(map(_spells_out_batch, graph.nodes))
     if dynamic_shapes is not None or not (spells_out_batch or any(map(_has_numbers, graph.nodes))):
         return graph
@@ -69,37 +81,30 @@ def capture(model: nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -
     except NotProven as reason:
         if not spells_out_batch and not reason.reads_batch:
             return graph
-        return _captured_otherwise(model, arguments, reason) or graph
+        return _captured_otherwise(model, arguments, reason, strict=strict) or graph
     if spells_out_batch or found.is_needed:
         found.apply()
     return graph
 
 
-def _captured_otherwise(model: nn.Module, arguments: tuple[Any, ...], reason: NotProven) -> Graph | None:
+def _export(model: nn.Module, arguments: Arguments, dynamic_shapes: Any = None, *, strict: bool) -> Graph:
+    return from_module(model, arguments.positional, arguments.named, dynamic_shapes, strict=strict)
+
+
+def _captured_otherwise(model: nn.Module, arguments: Arguments, reason: NotProven, *, strict: bool) -> Graph | None:
     """Capture at a batch of two, if the example has one, or with a dynamic batch."""
     doubled = _with_batch_of_two(arguments)
     try:
         if reason.at_one:
-            graph = from_module(model, doubled)
+            graph = _export(model, doubled, strict=strict)
             prove(graph, model, doubled).apply()
             return graph
     except (ExportError, NotProven, RuntimeError):
         pass
     try:
-        return from_module(model, doubled, dynamic_shapes=_dynamic_batch(arguments))
+        return _export(model, doubled, _dynamic_batch(arguments), strict=strict)
     except (ExportError, RuntimeError):
         return None
-
-
-def flat_arguments(example_inputs: Any) -> tuple[Any, ...]:
-    """Return example inputs as a tuple of positional arguments."""
-    if isinstance(example_inputs, torch.Tensor):
-        return (example_inputs,)
-    if isinstance(example_inputs, list | tuple):
-        return tuple(example_inputs)
-    raise ExportError(
-        f"example_inputs is a {type(example_inputs).__name__}; accepted: a tuple of the model's positional arguments"
-    )
 
 
 def _spells_out_batch(node: Node) -> bool:
@@ -118,7 +123,7 @@ def _has_numbers(node: Node) -> bool:
     )
 
 
-def _dynamic_batch(arguments: tuple[Any, ...]) -> Any:
+def _dynamic_batch(arguments: Arguments) -> Any:
     def shape(argument: Any) -> Any:
         if isinstance(argument, torch.Tensor):
             return {0: torch.export.Dim.AUTO} if argument.ndim else None
@@ -126,23 +131,20 @@ def _dynamic_batch(arguments: tuple[Any, ...]) -> Any:
             return type(argument)([shape(item) for item in argument])
         return {key: shape(item) for key, item in argument.items()} if isinstance(argument, dict) else None
 
-    return tuple(shape(argument) for argument in arguments)
+    return tuple(shape(argument) for argument in (*arguments.positional, *arguments.named.values()))
 
 
-def _with_batch_of_two(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_batch_of_two(arguments: Arguments) -> Arguments:
     """Double a batch of one, since `torch.export` specializes dims of size 1."""
 
-    def doubled(argument: Any) -> Any:
-        if isinstance(argument, torch.Tensor):
-            return torch.cat([argument, argument]) if argument.ndim and argument.shape[0] == 1 else argument
-        if isinstance(argument, list | tuple):
-            return type(argument)([doubled(item) for item in argument])
-        return {key: doubled(item) for key, item in argument.items()} if isinstance(argument, dict) else argument
+    def doubled(leaf: Any) -> Any:
+        is_one = isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == 1
+        return torch.cat([leaf, leaf]) if is_one else leaf
 
-    return tuple(doubled(argument) for argument in arguments)
+    return arguments.with_leaves([doubled(leaf) for leaf in arguments.leaves])
 
 
-def preserve_attributes(names: Iterable[str] | None, source: nn.Module, target: nn.Module) -> None:
+def preserve_attributes(names: Iterable[str] | None, source: Model, target: nn.Module) -> None:
     """Copy attributes of `source` to `target`; methods are bound to `target`.
 
     Raises:
@@ -164,15 +166,7 @@ def preserve_attributes(names: Iterable[str] | None, source: nn.Module, target: 
         setattr(target, name, types.MethodType(value.__func__, target) if is_method else copy.deepcopy(value))
 
 
-@contextmanager
-def buffers_restored(module: nn.Module) -> Iterator[None]:
-    """Restore the buffers of the model, such as caches, on exit; quantizers keep their state."""
-    ours = {id(b) for m in module.modules() if isinstance(m, FakeQuantizeImplBase) for b in m.buffers()}
-    kept = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers() if id(buffer) not in ours]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, version, values in kept:
-                if buffer._version != version:
-                    buffer.copy_(values)
+def states_restored_in(prepared: nn.Module) -> AbstractContextManager[None]:
+    """Restore the states of the user's model on exit; quantizers keep what they observe."""
+    quantizers = (module for module in prepared.modules() if isinstance(module, FakeQuantizeImplBase))
+    return states_restored(prepared, {id(buffer) for module in quantizers for buffer in module.buffers()})

@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 
 from graphpress.export_backend import ExportBackend
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.passes.config import QuantizerConfig, SkippedWeight
 from graphpress.passes.weights.errors import QuantizationError
+from graphpress.programs import Model
 from graphpress.quantization.calculators import StatefulQParamsCalculatorBase, StatelessQParamsCalculatorBase
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
@@ -95,17 +97,18 @@ class Execution(ABC):
     @abstractmethod
     def prepare(
         self,
-        model: nn.Module,
-        example_inputs: Any,
+        model: Model,
+        arguments: Arguments,
         dynamic_shapes: Any,
         *,
         no_grad: bool,
+        strict: bool,
         copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """Return the prepared model in eval mode, with uncalibrated quantizers as submodules.
 
-        The arguments are those of `Quantizer.prepare`.
+        The options are those of `Quantizer.prepare`.
         """
 
     def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:

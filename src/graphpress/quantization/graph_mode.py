@@ -7,24 +7,28 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.export import ExportedProgram
 
 from graphpress import pipelines
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.collector import collector_held, holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
+from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.locations import captured_scopes
 from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
 from graphpress.passes.analysis.quantization_points import QuantizerNote
 from graphpress.passes.config import BiasCorrection, QuantizerConfig, SkippedWeight
 from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
+from graphpress.programs import Model
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution, refuse_dynamic
 from graphpress.quantization.expressions import forget_results
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase, fake_quantizer
 from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, emit_for_torch, emit_prepared
-from graphpress.quantization.parameters import AttachParameters, read_back
+from graphpress.quantization.parameters import AttachParameters, keep_states, read_back
 from graphpress.quantization.refinement.calibration import refined_after, uncorrected_inside, warn_when_unrefined
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
 from graphpress.quantization.switches import quantizers_of
@@ -47,17 +51,19 @@ class GraphExecution(Execution):
 
     def prepare(
         self,
-        model: nn.Module,
-        example_inputs: Any,
+        model: Model,
+        arguments: Arguments,
         dynamic_shapes: Any,
         *,
         no_grad: bool,
+        strict: bool,
         copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
-            graph = capture(model, example_inputs, dynamic_shapes)
+            graph = capture(model, arguments, dynamic_shapes, strict=strict)
+        keep_states(graph)
         with collector_held():
             pipeline = pipelines.prepare(
                 self.config, leave_indivisible=leave_indivisible, silent_modules=_silent_modules(model, graph)
@@ -105,7 +111,7 @@ class GraphExecution(Execution):
         return emit_finalized(graph, mmap_dir=mmap_dir)
 
 
-def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:
+def _silent_modules(model: Model, graph: Graph) -> dict[str, str]:
     """Return paths and classes of modules that run only ops which canonicalization may remove, such as dropout."""
     running = {
         scope.path
@@ -114,9 +120,11 @@ def _silent_modules(model: nn.Module, graph: Graph) -> dict[str, str]:
         for origin in node.location.origins
         for scope in origin.scopes
     }
-    return {
-        path: qualified_name(type(module)) for path, module in model.named_modules() if path and path not in running
-    }
+    if isinstance(model, ExportedProgram):
+        modules = {path: scope.type_name for path, scope in captured_scopes(graph).items()}
+    else:
+        modules = {path: qualified_name(type(module)) for path, module in model.named_modules()}
+    return {path: type_name for path, type_name in modules.items() if path and path not in running}
 
 
 def _fake_quantizers(graph: Graph) -> dict[str, FakeQuantizeImplBase]:

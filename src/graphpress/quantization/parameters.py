@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node
 from graphpress.ir.rewriter import Rewriter
+from graphpress.ir.tensors import lazy_copy
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.facts import CONSTANTS_FOLDED, QUANTIZERS_INSERTED
 from graphpress.passes.analysis.weights import dense_weight
@@ -20,18 +21,27 @@ from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 
 def read_back(graph: Graph, module: nn.Module) -> None:
-    """Set every constant of `graph` to the current tensor of `module`, which was emitted from it.
+    """Set the constants of `graph` to the current tensors of `module`, which was emitted from it.
 
-    Buffers that the model writes are copied: what one of both remembers is none of the other's.
+    States, buffers that the graph writes to, get copies of their initial values.
     """
+    keep_states(graph)
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     for constant in graph.constants.values():
-        tensor = _tensor_of(constant, tensors)
+        is_state = constant.is_mutated and constant.kind != "parameter"
+        tensor = None if is_state else _tensor_of(constant, tensors)
         if tensor is not None:
             tensor = tensor.detach().clone() if constant.is_mutated else tensor.detach()
             constant._tensor, constant.digest = tensor, None
             if tensor.dtype != constant.type.dtype.torch_dtype:
                 constant.value.type = TensorType.of(tensor)
+
+
+def keep_states(graph: Graph) -> None:
+    """Copy the initial values of the states of `graph`, which other models may share and change."""
+    for constant in graph.constants.values():
+        if constant.is_mutated and constant.kind != "parameter":
+            constant._tensor = lazy_copy(constant.tensor)
 
 
 def _tensor_of(constant: Constant, tensors: Mapping[str, Tensor]) -> Tensor | None:

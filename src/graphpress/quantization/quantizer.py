@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from graphpress.compressor import (
     Compressor,
@@ -22,6 +23,7 @@ from graphpress.compressor import (
     stop_counting,
 )
 from graphpress.export_backend import ExportBackend
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.modules.restoring import with_stored_parameters
 from graphpress.modules.sites import SUPPORTED_MODULES
 from graphpress.passes.config import (
@@ -31,8 +33,9 @@ from graphpress.passes.config import (
     QuantizerConfig,
     WholeWeightsWarning,
 )
+from graphpress.programs import Model
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
-from graphpress.quantization.capture import buffers_restored, flat_arguments, preserve_attributes
+from graphpress.quantization.capture import preserve_attributes, states_restored_in
 from graphpress.quantization.eager import EagerExecution
 from graphpress.quantization.eager.quantized_module import refuse_waiting
 from graphpress.quantization.execution import (
@@ -68,13 +71,13 @@ class Quantizer(Compressor[QuantizerConfig]):
     determine their parameters from data; ``finalize`` returns the model for a backend.
 
     Args:
-        model: the model; it is not changed.
+        model: a module, or an exported program; it is not changed.
         config: the config; None is int8 weights per channel and int8 activations per tensor.
     """
 
     config_class = QuantizerConfig
 
-    def __init__(self, model: nn.Module, config: QuantizerConfig | None = None):
+    def __init__(self, model: Model, config: QuantizerConfig | None = None):
         super().__init__(model, config)
         self._execution: Execution | None = None
         self._trained = False
@@ -88,10 +91,11 @@ class Quantizer(Compressor[QuantizerConfig]):
 
     def prepare(
         self,
-        example_inputs: Any,
+        example_inputs: Any = None,
         dynamic_shapes: Any = None,
         export_with_no_grad: bool = True,
         *,
+        strict: bool = False,
         state_dict: Mapping[str, Tensor] | None = None,
         copy: bool | None = None,
         leave_indivisible: bool = False,
@@ -99,10 +103,13 @@ class Quantizer(Compressor[QuantizerConfig]):
         """Insert fake-quantizers as the config requests, with initial ranges from the example.
 
         Args:
-            example_inputs: a tuple of the positional arguments, or a single tensor, representative of real data.
+            example_inputs: a tuple of the positional arguments, a single tensor, or a dict of the arguments by name,
+                representative of real data. An exported program has its own by default.
             dynamic_shapes: as for `torch.export.export`. Without them the graph is captured at the shapes of the
-                example, with a dynamic batch if it would otherwise depend on the batch size of the example.
+                example, with a dynamic batch if it would otherwise depend on the batch size of the example. An exported
+                program keeps its own shapes.
             export_with_no_grad: capture under ``torch.no_grad()``.
+            strict: capture the byte code of the model (`torch.export`'s strict mode) instead of a run of it.
             state_dict: of a model that was prepared with the same config. Its numbers are loaded, and nothing is
                 observed; None starts afresh.
             copy: False shares the parameters of the prepared model with the user's model, to save memory; None copies.
@@ -120,11 +127,13 @@ class Quantizer(Compressor[QuantizerConfig]):
         """
         self._check_unprepared()
         execution = _execution(self._config)
+        arguments = self._arguments(example_inputs)
         prepared = execution.prepare(
-            with_stored_parameters(self._model),
-            example_inputs,
+            self._model if isinstance(self._model, ExportedProgram) else with_stored_parameters(self._model),
+            arguments,
             dynamic_shapes,
             no_grad=export_with_no_grad,
+            strict=strict,
             copy=copy,
             leave_indivisible=leave_indivisible,
         )
@@ -132,19 +141,19 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._report_skipped(execution.skipped_weights, WholeWeightsWarning)
         count_from_zero(prepared)
         if state_dict is None:
-            self._run_example(prepared, example_inputs, observer=True)
+            self._run_example(prepared, arguments, observer=True)
         else:
             if self._config.execution_mode is ExecutionMode.EAGER:  # which places quantizers in the first run
-                self._run_example(prepared, example_inputs, observer=False)
+                self._run_example(prepared, arguments, observer=False)
             load_prepared(prepared, state_dict)
             refuse_waiting(prepared)
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    def _run_example(self, prepared: nn.Module, example_inputs: Any, *, observer: bool) -> None:
+    def _run_example(self, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
         """Run the example once, which is observed if `observer`; all other state is restored."""
-        with switched(prepared, observer=observer, fake_quant=False), buffers_restored(prepared), torch.no_grad():
-            prepared(*flat_arguments(example_inputs))
+        with switched(prepared, observer=observer, fake_quant=False), states_restored_in(prepared), torch.no_grad():
+            arguments.call(prepared)
 
     # modes
 
@@ -154,8 +163,8 @@ class Quantizer(Compressor[QuantizerConfig]):
 
         Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
         stop observing and fake-quantize; inside `training_mode` they resume their former state. The modes of all
-        modules are restored, also after an exception, and so are buffers that the model writes, such as key-value
-        caches: they persist from one batch to the next, and not from calibration to inference.
+        modules are restored, also after an exception, and so are states, buffers that the model writes, such as
+        key-value caches: they persist from one batch to the next, and not from calibration to inference.
 
         If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
         exit, codes are chosen and biases corrected with them, layer by layer.
@@ -167,8 +176,8 @@ class Quantizer(Compressor[QuantizerConfig]):
             with (
                 self._execution.calibrating(prepared),
                 switched(prepared, observer=True, fake_quant=False, after=after),
+                states_restored_in(prepared),
                 torch.no_grad(),
-                buffers_restored(prepared),
             ):
                 yield prepared
 
@@ -289,6 +298,8 @@ class Quantizer(Compressor[QuantizerConfig]):
         mmap_dir: str | None = None,
     ) -> nn.Module:
         """Return the quantized model in the form that `backend` converts; the prepared model remains usable.
+
+        States have the values that they had in `prepare`.
 
         Args:
             model: the prepared model or a copy of it; None is the prepared model.

@@ -199,3 +199,17 @@ def test_ops_that_coremltools_lacks_or_computes_otherwise_are_spelled_out(functi
     model = Lambda(function)
     coreml.convert(model, tmp_path / "m.mlpackage", (IMAGE,), target="iOS18")
     assert coreml.check(tmp_path / "m.mlpackage", model, (IMAGE,)).ok
+
+
+class MasksGroups(nn.Module):
+    """The mask of the chosen groups of experts, as DeepSeek-V3 makes it from a number."""
+
+    def forward(self, scores):
+        chosen = scores.topk(2, dim=-1)[1]
+        return torch.zeros_like(scores).scatter_(1, chosen, 1)
+
+
+def test_a_number_is_scattered_in_the_dtype_of_its_target(tmp_path):
+    scores = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    coreml.convert(MasksGroups(), tmp_path / "mask.mlpackage", scores)
+    assert coreml.check(tmp_path / "mask.mlpackage", MasksGroups(), scores).ok

@@ -238,7 +238,7 @@ def test_the_model_stays_as_it_is():
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ArgumentTypeError, match=r"takes a torch\.nn\.Module, not a int"):
+    with pytest.raises(ArgumentTypeError, match=r"takes a torch\.nn\.Module or an ExportedProgram, not a int"):
         ModelInspector(3, (IMAGE,))
     with pytest.raises(InvalidExecutionModeError, match="'graf'; accepted: 'graph', 'eager'"):
         ModelInspector(Net(), (IMAGE,), "graf")

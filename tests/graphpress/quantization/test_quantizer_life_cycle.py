@@ -138,7 +138,7 @@ def test_a_model_that_this_quantizer_did_not_prepare_is_refused():
 
 
 def test_what_is_no_model_or_no_config_is_refused():
-    with pytest.raises(ArgumentTypeError, match=r"takes a torch\.nn\.Module, not a dict"):
+    with pytest.raises(ArgumentTypeError, match=r"takes a torch\.nn\.Module or an ExportedProgram, not a dict"):
         Quantizer({})
     with pytest.raises(ArgumentTypeError, match="takes a QuantizerConfig or None, not a dict"):
         Quantizer(small(), {})

@@ -250,3 +250,36 @@ def test_an_entry_for_the_op_or_its_type_quantizes_an_angle(table):
     config = {table: {"mul": OpQuantizerConfig(op_input_spec=INT8, op_output_spec=INT8)}}
     wanted = [("mul", "output"), ("mul", "self")]
     assert [place for place in found(TimeSteps(), torch.rand(3), **config) if place[0] == "mul"] == wanted
+
+
+class Routed(nn.Module):
+    """Scores that choose rows, as a router does, and a softmax that does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.router = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        hidden = self.body(x).softmax(-1)
+        values, chosen = (self.router(hidden) * 2).softmax(-1).topk(2)
+        return hidden[:, :2] * values, chosen
+
+
+def test_scores_of_a_choice_have_no_quantizer_through_softmax_and_elementwise_ops():
+    points = set(found(Routed(), torch.randn(3, 8)))
+    assert {("softmax", "output"), ("linear_1", "input"), ("mul_1", "self"), ("mul_1", "other")} <= points
+    assert ("linear_1", "output") not in points
+    assert not {"mul", "softmax_1", "topk"} & {node for node, _ in points}
+
+
+@pytest.mark.parametrize("choose", [torch.argmax, torch.argsort, torch.sort, lambda x: torch.topk(x, 2)], ids=str)
+def test_a_layer_whose_result_is_only_chosen_from_has_a_quantizer_at_its_input_alone(choose):
+    class Chooses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return choose(self.layer(x))
+
+    assert found(Chooses(), torch.randn(2, 8)) == [("linear", "input")]

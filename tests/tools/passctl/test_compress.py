@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from torch import nn
 
 from graphpress.backends import coreai, coreml
 from graphpress.tools.passctl.console import InputDataError
@@ -88,6 +89,18 @@ def test_joint_compression_ends_in_a_checked_asset():
     with coreai.load("out.aimodel") as model:
         assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 6, 6)
     assert left_behind() == {*GIVEN, "out.aimodel"}
+
+
+def test_a_saved_program_keeps_its_dynamic_shapes_in_the_asset():
+    dims = {2: torch.export.Dim("height", min=4, max=32), 3: torch.export.Dim("width", min=4, max=32)}
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    exported = torch.export.export(module, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=(dims,))
+    torch.export.save(exported, "net.pt2")
+    options = ("--config", "joint.yaml", "-o", "out.aimodel", "--calibration", "data.npz", "--json")
+    assert json.loads(compress(*options, model="net.pt2").stdout)["check"]["ok"]
+    with coreai.load("out.aimodel") as model:
+        for height, width in ((8, 8), (11, 5)):
+            assert model(torch.zeros(2, 3, height, width)).shape == (2, 4, height - 2, width - 2)
 
 
 @pytest.mark.parametrize(

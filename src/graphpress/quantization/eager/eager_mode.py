@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 from torch import nn
+from torch.export import ExportedProgram
 
 from graphpress.backends.coreai import register
 from graphpress.backends.errors import CoreMLExportError
@@ -15,6 +16,7 @@ from graphpress.eager import CallObserver, OpCall, detached, module_scopes
 from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
 from graphpress.export_backend import ExportBackend
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.modules.coreai_form import store
 from graphpress.modules.dense_form import store_dense
 from graphpress.modules.metadata_form import store_described
@@ -22,11 +24,12 @@ from graphpress.modules.restoring import with_masked_floats
 from graphpress.modules.surgery import copied
 from graphpress.passes.config import (
     ConfigResolver,
+    InvalidExecutionModeError,
     OpSite,
     report_unmatched,
 )
 from graphpress.passes.weights.errors import QuantizationError
-from graphpress.quantization.capture import flat_arguments
+from graphpress.programs import Model
 from graphpress.quantization.eager.activations import settle_for_coreai, settle_for_coreml, settle_for_torch
 from graphpress.quantization.eager.forms import FakeQuantized, install_quantized
 from graphpress.quantization.eager.placing import overridden, place_boundary, place_op, quantizes_activations, site_of
@@ -46,19 +49,25 @@ class EagerExecution(Execution):
 
     def prepare(
         self,
-        model: nn.Module,
-        example_inputs: Any,
+        model: Model,
+        arguments: Arguments,
         dynamic_shapes: Any,
         *,
         no_grad: bool,
+        strict: bool,
         copy: bool | None,
         leave_indivisible: bool,
     ) -> nn.Module:
-        """See the base class; `dynamic_shapes` and `no_grad` concern capturing and have no effect."""
+        """See the base class; `dynamic_shapes`, `no_grad` and `strict` concern capturing and have no effect."""
+        if isinstance(model, ExportedProgram):
+            raise InvalidExecutionModeError(
+                "execution_mode 'eager' runs the model's Python code, which an exported program no longer has; "
+                "accepted: 'graph'"
+            )
         in_place = copy is None and not copies(copy)
         prepared = with_masked_floats(model if in_place else _copied(model, share=copy is False)).eval()
         resolver = ConfigResolver(self.config)
-        recording = _record(prepared, flat_arguments(example_inputs))
+        recording = _record(prepared, arguments)
         states = plan_weights(prepared, recording, resolver, leave_indivisible=leave_indivisible)
         self._report(prepared, recording, states)
         if quantizes_activations(self.config):
@@ -118,13 +127,13 @@ def _copied(model: nn.Module, *, share: bool) -> nn.Module:
     return copied
 
 
-def _record(model: nn.Module, arguments: tuple[Any, ...]) -> Recording:
+def _record(model: nn.Module, arguments: Arguments) -> Recording:
     """Record one run of the model, which remains observed so that ops keep their names."""
     recorder = Recorder(model)
     observe(model, recorder, behaviour_for)
     try:
         with undisturbed(model):
-            model(*arguments)
+            arguments.call(model)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise QuantizationError(
