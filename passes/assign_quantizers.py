@@ -61,11 +61,11 @@ def _config(value: QuantizerConfig | Mapping[str, Any]) -> QuantizerConfig:
 class AssignQuantizers(Pass):
     """Annotate nodes with quantization points for their operands, results and weights.
 
-    A fusion group is treated as one op: its anchor is configured and reads the inputs, its last op produces
-    the result. Value-preserving ops get passive points, which follow their neighbours, and so do operands of ops that
-    no backend computes on codes (`COMPUTED_IN_FLOATS`), and results of clamps, unless an entry of the config names the
-    op, its type or its module. Of ops outside of every group, such as recurrent ones, only the weights are quantized. Each
-    use of a weight has its own point, so layers may quantize a tied weight differently; a weight that is computed from
+    A fusion group is treated as one op: its anchor is configured and reads the inputs, its last op produces the result.
+    Value-preserving ops get passive points, which follow their neighbours, and so do operands of ops that no backend
+    computes on codes (`COMPUTED_IN_FLOATS`), and results of clamps, unless an entry of the config names the op, its
+    type or its module. Of ops outside of every group, such as recurrent ones, only the weights are quantized. Each use
+    of a weight has its own point, so layers may quantize a tied weight differently; a weight that is computed from
     constants is quantized where it is read. Angles, divisors, scores and numbers made from integers
     (`analysis.exact_values`) have points only where an entry of the config names the op or its type. Only annotations
     are added, so the numbers cannot change.
