@@ -172,7 +172,12 @@ def test_the_default_config_is_four_bits_per_tensor_for_weights_and_leaves_biase
 def test_the_preset_with_an_override_is_the_chain_and_the_yaml(history: list[list[tuple[str, Any]]]) -> None:
     ((_, stepwise),) = history[4]
     ((_, chained),) = history[5]
-    assert stepwise == chained == from_yaml(0)
+    assert stepwise == chained
+    written = from_yaml(0)
+    for module in (written.global_config, *written.module_type_configs.values()):
+        # As of coreai-opt 0.4.0, presets cover the in-projections of attention, which the document does not mention.
+        module.op_state_spec["in_proj_weight"] = module.op_state_spec["weight"]
+    assert chained == written
     assert KMeansPalettizerConfig.from_yaml(stepwise.to_yaml()) == stepwise
     assert KMeansPalettizerConfig.from_dict(stepwise.to_dict()) == stepwise
 
