@@ -62,7 +62,7 @@ class AssignQuantizers(Pass):
     """Annotate nodes with quantization points for their operands, results and weights.
 
     A fusion group is treated as one op: its anchor is configured and reads the inputs, its last op produces
-    the result. Value-preserving ops get passive points, which follow their neighbours, and so do operands of ops that no
+    the result. Value-preserving ops get passive points, which follow their neighbours, as do operands of ops that no
     backend computes on codes (`COMPUTED_IN_FLOATS`), and results of clamps, unless an entry of the config names the op,
     its type or its module. Of ops outside of every group, such as recurrent ones, only the weights are quantized. Each
     use of a weight has its own point, so layers may quantize a tied weight differently; a weight that is computed from

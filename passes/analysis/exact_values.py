@@ -1,12 +1,12 @@
 """Values that a quantizer only harms: arguments of sine and cosine, divisors, scores, and numbers made from integers.
 
 An error of half a step in an angle of hundreds of radians is a different angle, a position or a time step that is
-rounded to one of 256 codes is another position, and a small divisor that is rounded to zero makes its quotient infinite.
+rounded to one of 256 codes is another position, and a small divisor that is rounded to zero makes a quotient infinite.
 No backend gains from their codes either: what reads them is computed in floats. All are found by dataflow:
 
 - *angles*: values of which every use ends in sine, cosine or a cast to integers, through elementwise ops, ops that move
   values, and products without a parameter. A layer on the way ends the search: its own input is an activation.
-- *divisors*: values of which every use ends in a divisor, a reciprocal, a reciprocal square root or a logarithm, through
+- *divisors*: values of which every use ends in a divisor, a reciprocal, an inverse square root or a logarithm, through
   elementwise ops and ops that move values. The variance of a norm that is spelled out is one.
 - *scores*: values of which every use ends in a softmax, through the same ops. Masks in them have values far from all
   others, whatever their edge. The result of a layer or product is an activation, and keeps its quantizer.
@@ -89,7 +89,7 @@ class _Sought:
 
 
 def _leading_to(sought: _Sought, graph: Graph) -> tuple[list[Value], set[int]]:
-    """Return the float values of which every use is a sought one, and the ids of the nodes that read only such values."""
+    """Return the float values of which every use is sought, and the ids of the nodes that read only such values."""
     values: list[Value] = []
     readers: set[int] = set()
 

@@ -274,8 +274,8 @@ class _Explainer:
         is_exact = self.exact.at_output(value) if side is Side.OUTPUT else self.exact.at_input(node, value)
         if is_exact and decision.spec is not None:
             return (
-                "angles, divisors, scores of a softmax and numbers made from integers are quantized only by an entry for "
-                "the op or its type"
+                "angles, divisors, scores of a softmax and numbers made from integers are quantized only by an entry "
+                "for the op or its type"
             )
         if any(_is_at(point, side, operand, index) for point in _points(self.assigned.node(node.name))):
             return f"{node.op.name} is computed in floats, and what makes and what reads its operands is not quantized"
