@@ -122,10 +122,10 @@ _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (
 def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
     """Adapt `spec` to what is known of the results of `node`.
 
-    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric; the upper end
-    is observed, since data may stay far below the bound of the op. The range of a sigmoid is fixed, and that of a tanh
-    behind a layer: any other often caps values softly, far from its bounds. Float specs, and specs with an
-    explicit range or scheme, are returned unchanged.
+    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric, as it does
+    where both ends are known; they are observed, since data may stay far below the bounds of the op. The range of a
+    sigmoid is fixed, and that of a tanh behind a layer: any other often caps values softly, far from its bounds. Float
+    specs, and specs with an explicit range or scheme, are returned unchanged.
     """
     if spec.element_type.is_floating or spec.float_range != (None, None):
         return spec
@@ -134,7 +134,7 @@ def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
         steps = int(spec.quant_max) - int(spec.quant_min)
         fixed = low, low + width * steps / (steps + 1)
         return evolve(spec, qscheme=QuantizationScheme.ASYMMETRIC, float_range=fixed)
-    return evolve(spec, qscheme=QuantizationScheme.ASYMMETRIC) if _is_non_negative(node) else spec
+    return evolve(spec, qscheme=QuantizationScheme.ASYMMETRIC) if _has_known_bounds(node) else spec
 
 
 def _has_fixed_range(node: Node) -> bool:
@@ -144,15 +144,16 @@ def _has_fixed_range(node: Node) -> bool:
     return source is not None and source.op.family in LAYERS | {"batch_norm"}
 
 
-def _is_non_negative(node: Node) -> bool:
+def _has_known_bounds(node: Node) -> bool:
+    """Return True if no result is negative, or both ends are known."""
     match node.op.family:
         case "hardtanh":
-            low = node.attribute("min_val")
+            low, high = node.attribute("min_val"), node.attribute("max_val")
         case "clamp" | "clamp_min":
-            low = node.attributes.get("min")
+            low, high = node.attributes.get("min"), node.attributes.get("max")
         case family:
             return family in _NON_NEGATIVE
-    return _is_bound(low) and low >= 0
+    return _is_bound(low) and (low >= 0 or (_is_bound(high) and high >= 0))
 
 
 def _is_bound(given: object) -> TypeGuard[float]:
