@@ -222,7 +222,7 @@ def with_dequantized_weights(model: nn.Module, bits: int, block: int | None) -> 
             continue
         else:
             parts = w.unflatten(1, (-1, block))
-            scale = parts.abs().amax((2,), keepdim=True) / most
+            scale = parts.abs().amax(tuple(range(2, parts.ndim)), keepdim=True) / most
             scale = scale.expand_as(parts).flatten(1, 2)
         rounded = torch.where(scale > 0, (w / scale).round().clamp(-most, most) * scale, 0.0)
         found[f"{path}.weight"] = (rounded.transpose(0, 1) if transposed else rounded).to(weight.dtype)
@@ -359,7 +359,8 @@ def _check_compressed(case: Case, model: nn.Module, made: Compressed, inputs: In
             with named(f"the formula on the {name}"):
                 weights = with_dequantized_weights(model, WEIGHT_BITS[flow], 4 if "blocks" in flow else None)
                 error = worst(finalized, by_functional_call(model, weights, values))
-                assert error <= 1e-3, f"off by {error:.2g}"
+                # Scales are rounded up, by at most 2**-15, so that weights near a tie may have the next code.
+                assert error <= {8: 4e-3, 4: 0.03}[WEIGHT_BITS[flow]], f"off by {error:.2g}"
         if flow in PALETTIZERS or flow in PRUNERS:
             with named(f"the prepared weights in the original's forward on the {name}"):
                 weights = {n: _read(made.prepared, n) for n, _ in model.named_parameters() if n.endswith("weight")}
