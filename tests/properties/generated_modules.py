@@ -279,6 +279,11 @@ class Plan:
     seed: int = 0
 
     @property
+    def has_conditions(self) -> bool:
+        """Return True if there is a `torch.cond`, which the converters do not all take: see docs/backends.md."""
+        return "how='cond'" in repr(self.body)
+
+    @property
     def computes_weights(self) -> bool:
         """Return True if a layer reads a weight that is not a parameter of that name, or one with a norm of its groups.
 
