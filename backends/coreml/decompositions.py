@@ -243,8 +243,10 @@ def _product(x: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: torch.d
 def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Slice for negative padding, and concatenate for circular padding, since coremltools lacks both.
 
-    Constants are concatenated in 16 bits, which coremltools would pad in 32.
+    In 16 bits, constants are concatenated and edges gathered, both of which coremltools would pad in 32.
     """
+    if mode in ("reflect", "replicate") and x.dtype is torch.float16:
+        return _gathered_edges(x, pad, mode)
     is_narrow = mode == "constant" and x.dtype is torch.float16
     if mode != "circular" and min(pad, default=0) >= 0 and not is_narrow:
         return NotImplemented
@@ -261,6 +263,16 @@ def _pad(x: torch.Tensor, pad: Sequence[int], mode: str = "constant", value: flo
     if mode == "circular" or is_narrow:
         return x
     return aten.pad.default(x, [max(0, each) for each in pad], mode, value)
+
+
+def _gathered_edges(x: torch.Tensor, pad: Sequence[int], mode: str) -> torch.Tensor:
+    for at in range(0, len(pad), 2):
+        axis = x.dim() - 1 - at // 2
+        last = x.shape[axis] - 1
+        places = torch.arange(-pad[at], last + 1 + pad[at + 1])
+        places = last - (last - places.abs()).abs() if mode == "reflect" else places.clamp(0, last)
+        x = x.index_select(axis, places)
+    return x
 
 
 def _filled(x: torch.Tensor, axis: int, size: int, value: float | None) -> list[torch.Tensor]:

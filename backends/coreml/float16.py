@@ -58,6 +58,10 @@ def _threshold(x: torch.Tensor, threshold: float, value: float) -> Any:
     return aten.where.self(x > threshold, x, _narrow(value)) if _is_narrow(x) else NotImplemented
 
 
+def _zeros(size: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    return aten.full.default(size, 0.0, dtype=dtype) if dtype is torch.float16 else NotImplemented
+
+
 def _layer_norm(
     x: torch.Tensor,
     shape: Any,
@@ -100,6 +104,7 @@ NARROW: Mapping[Any, Callable[..., Any]] = {
     aten.hardtanh.default: lambda x, low=-1, high=1: _clamp(x, low, high),
     aten.layer_norm.default: _layer_norm,
     aten.threshold.default: _threshold,
+    aten.zeros.default: _zeros,
 }
 """By operator; a decomposition returns NotImplemented without a float16 operand."""
 

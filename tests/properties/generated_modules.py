@@ -279,9 +279,17 @@ class Plan:
     seed: int = 0
 
     @property
+    def has_conditions(self) -> bool:
+        """Return True if there is a `torch.cond`, which the converters do not all take: see docs/backends.md."""
+        return "how='cond'" in repr(self.body)
+
+    @property
     def computes_weights(self) -> bool:
-        """Return True if a layer reads a weight that is not a parameter of that name."""
-        return any(part in repr(self.body) for part in ("'computed_", "'product_"))
+        """Return True if a layer reads a weight that is not a parameter of that name, or one with a norm of its groups.
+
+        A grouped transposed convolution has one scale for the channels of all groups, which a norm scales differently.
+        """
+        return any(part in repr(self.body) for part in ("'computed_", "'product_", "'transposed_grouped'"))
 
     def build(self) -> nn.Module:
         """Return the module, in eval mode, with the state of the seed."""

@@ -22,29 +22,29 @@ CONVERTED = st.builds(
 THOROUGH = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def run(case: Case) -> None:
+def assert_kept(case: Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
         check(case, Path(folder))
 
 
 @given(CASES)
-@settings(THOROUGH, max_examples=10)
+@settings(THOROUGH, max_examples=8)
 def test_flows_of_generated_modules_keep_their_properties(case):
-    run(case)
+    assert_kept(case)
 
 
 @pytest.mark.slow
 @given(CASES)
 @settings(THOROUGH, max_examples=120)
 def test_many_flows_of_generated_modules_keep_their_properties(case):
-    run(case)
+    assert_kept(case)
 
 
 @pytest.mark.matrix
 @given(CONVERTED)
 @settings(THOROUGH, max_examples=40)
 def test_files_of_generated_modules_compute_what_the_modules_do(case):
-    run(case)
+    assert_kept(case)
 
 
 PICTURE = Chain((Layer("conv_norm_relu"), Skip(Layer("squeeze_excite")), Join("cat", Layer("halves"), Layer("up"))))
@@ -60,7 +60,7 @@ FIXED = [
 
 @pytest.mark.parametrize("case", FIXED, ids=lambda case: f"{case.flow} to {case.backend}")
 def test_some_files_compute_what_their_modules_do(case):
-    run(case)
+    assert_kept(case)
 
 
 SMALL = Plan("tokens", Layer("linear"))
@@ -109,7 +109,7 @@ def finalizes_another(flow, model, inputs, data):
 def test_a_wrong_flow_is_found(wrong, said, monkeypatch):
     monkeypatch.setattr(flows, "compress", wrong)
     with pytest.raises(AssertionError, match=said):
-        run(Case(SMALL, "w4"))
+        assert_kept(Case(SMALL, "w4"))
 
 
 def test_errors_that_are_not_ours_are_faults(monkeypatch):
@@ -118,5 +118,5 @@ def test_errors_that_are_not_ours_are_faults(monkeypatch):
 
     monkeypatch.setattr(flows, "compress", fails)
     with pytest.raises(KeyError):
-        run(Case(SMALL, "w8"))
+        assert_kept(Case(SMALL, "w8"))
     assert not issubclass(KeyError, GraphpressError)

@@ -83,13 +83,13 @@ class Observed(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module and report the call to the observer."""
+        link: Link | None = self.__dict__.get(_LINK)
+        if link is None:
+            return super().__call__(*args, **kwargs)
         if torch.compiler.is_dynamo_compiling():
             if watching.observers:  # a branch of `torch.cond`, which torch compiles
                 return super().__call__(*args, **kwargs)
             return _call_uncompiled(self, args, kwargs)
-        link: Link | None = self.__dict__.get(_LINK)
-        if link is None:
-            return super().__call__(*args, **kwargs)
         entered = Entered(self, link)
         _running.stack.append(entered)
         try:

@@ -283,3 +283,20 @@ def test_a_graph_prepared_model_is_none_of_an_eager_quantizer():
     with pytest.raises(QuantizationError, match="prepared or finalized by a Quantizer in eager mode"):
         Quantizer(module, eager()).prepare((random(2, 8),))
     del quantizer
+
+
+class Condition(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.yes, self.no = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, self.yes, self.no, (x,))
+
+
+def test_a_model_whose_ops_are_all_in_the_branches_of_a_condition_runs_when_finalized():
+    quantizer = Quantizer(seeded(Condition), eager())
+    module = quantizer.prepare((torch.ones(2, 8),))
+    finalized = quantizer.finalize()
+    for x in (torch.ones(2, 8), -torch.ones(2, 8)):
+        assert torch.equal(finalized(x), module(x))
