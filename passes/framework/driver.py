@@ -72,7 +72,7 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
         self.depth = max((rule.depth for rule in rules), default=1)
         self.reach = _Reach(self)
         self._rules = tuple(rules)
-        self._by_producers: dict[tuple[OpDef, frozenset[OpDef]], tuple[Candidate, ...]] = {}
+        self._by_producers: dict[tuple[OpDef, ...], tuple[Candidate, ...]] = {}
 
     def __missing__(self, op: OpDef) -> tuple[Candidate, ...]:
         found = self[op] = tuple(Candidate.of(rule, op) for rule in self._rules if rule.may_start_at(op))
@@ -87,15 +87,16 @@ class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
         candidates = self[node.op]
         if not candidates:
             return candidates
-        made_by = set()
+        made_by: list[OpDef] = []
         for operand in node.operands.values():
             if isinstance(operand, Value):
-                if isinstance(operand.producer, Node):
-                    made_by.add(operand.producer.op)
+                producer = operand.producer
+                if isinstance(producer, Node):
+                    made_by.append(producer.op)
             elif isinstance(operand, tuple):
                 makers = [value.producer for value in operand if isinstance(value, Value)]
-                made_by.update([maker.op for maker in makers if isinstance(maker, Node)])
-        key = node.op, frozenset(made_by)
+                made_by += dict.fromkeys([maker.op for maker in makers if isinstance(maker, Node)])
+        key = node.op, *made_by
         found = self._by_producers.get(key)
         if found is None:
             found = self._by_producers[key] = tuple(each for each in candidates if each.may_read(made_by))
