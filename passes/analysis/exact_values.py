@@ -1,8 +1,8 @@
 """Values that a quantizer only harms: arguments of sine and cosine, scores of choices, and numbers made from integers.
 
 An error of half a step in an angle of hundreds of radians is a different angle, and a position or a time step that is
-rounded to one of 256 codes is another position. Scores that become equal codes are chosen from by chance, differently in
-torch and in a runtime. No backend gains from their codes either: what reads them is computed in floats. They are found
+rounded to one of 256 codes is another position. Scores that become equal codes are chosen from by chance, and not alike
+by torch and a runtime. No backend gains from their codes either: what reads them is computed in floats. They are found
 by dataflow:
 
 - *angles*: values of which every use ends in sine, cosine or a cast to integers, through elementwise ops, ops that move

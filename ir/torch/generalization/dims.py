@@ -42,8 +42,9 @@ class Run:
         if self.failure is not None:
             raise self.failure from error
         symbols: dict[str, None] = {}
-        for tensor in pytree.tree_leaves(arguments):
-            for size in tensor.shape if isinstance(tensor, torch.Tensor) else ():
+        for leaf in pytree.tree_leaves(arguments):
+            sizes = leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,) if type(leaf) is int else ()
+            for size in sizes:
                 form = self.samples.read(size)
                 symbols |= dict.fromkeys(form.factors if form is not None else ())
         said = str(error).splitlines()[0] if str(error) else repr(error)

@@ -36,6 +36,7 @@ _ON_ANY_AXIS = _names(
     new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like
     """
 )
+_OPERATORS = _names("__and__ __or__ __xor__ __lshift__ __rshift__")
 # Only the first axis may depend on the batch.
 _ON_FIRST_AXIS = _names(
     """
@@ -50,7 +51,7 @@ _ON_FIRST_AXIS = _names(
     """
 )
 # The axis named in the call must not depend on the batch.
-_ON_OTHER_AXES = _names("split chunk unbind tensor_split unfold glu squeeze slice")
+_ON_OTHER_AXES = _names("split chunk unbind tensor_split unfold glu squeeze slice diff")
 # Result sizes are those in the call or of another tensor. An inferred size and that of merged axes depend on the batch
 # as the operand's, if no other axis of either does.
 _RESHAPING = _names("view reshape _unsafe_view view_as reshape_as flatten unflatten")
@@ -68,7 +69,7 @@ def follows(op: OpDef, bound: Mapping[str, Any], results: tuple[torch.Tensor, ..
         axes: returns the axes of a tensor that depend on the batch.
     """
     name = op.short_name.rstrip("_") or op.short_name
-    if name in _ON_ANY_AXIS or op.has(Trait.ELEMENTWISE) or _is_pointwise(op):
+    if name in _ON_ANY_AXIS or op.short_name in _OPERATORS or op.has(Trait.ELEMENTWISE) or _is_pointwise(op):
         return True
     operands = [tensor for argument in bound.values() for tensor in _tensors(argument)]
     if name in _ON_FIRST_AXIS:

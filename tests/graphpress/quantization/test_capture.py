@@ -107,6 +107,44 @@ def test_several_inputs_of_one_batch_are_quantized_at_another(example):
         assert (finalized(x, padding) - model(x, padding)).abs().median() < 0.05
 
 
+class CrossAttention(nn.Module):
+    """Keys of one input in the batch of the other, a boolean operator on masks, and differences along another axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        batch = x.shape[0]
+        query = self.query(x).view(batch, -1, 2, 4).transpose(1, 2)
+        key = self.key(memory).view(batch, -1, 2, 4).transpose(1, 2)
+        mask = (x.mean(-1) > -9.0).expand(batch, -1) & (x.mean(-1).diff(prepend=x[:, :1, 0]) > -9.0)
+        hidden = (~mask).view(batch, 1, -1, 1) * -1e4
+        return (query @ key.mT + hidden).softmax(-1).reshape(batch, -1)
+
+
+def test_two_inputs_whose_sizes_meet_in_a_view_are_quantized_at_another_batch():
+    model = CrossAttention().eval()
+    quantizer = Quantizer(model)
+    quantizer.prepare((noise(2, 3, 8), noise(2, 5, 8)))
+    with quantizer.calibration_mode() as prepared:
+        prepared(noise(4, 3, 8), noise(4, 5, 8))
+    finalized = quantizer.finalize()
+    with torch.no_grad():
+        x, memory = noise(3, 3, 8, seed=1), noise(3, 5, 8, seed=2)
+        assert (finalized(x, memory) - model(x, memory)).abs().median() < 0.02
+
+
+def test_arguments_of_a_forward_with_any_number_are_captured_with_a_dynamic_batch():
+    class AnyNumber(nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return sum(x.view(x.shape[0], -1)[:: max(1, min(2, x.shape[0]))].sum() for x in inputs)
+
+    graph = capture(AnyNumber().eval(), (noise(2, 3, 4), noise(2, 3, 4)))
+    assert all(not entry.value.tensor_type.is_static for entry in graph.inputs)
+
+
 def test_a_model_prepared_at_one_batch_runs_in_core_ai_at_others(tmp_path):
     pytest.importorskip("coreai_torch")
     entry = MODELS["small_transformer"]
