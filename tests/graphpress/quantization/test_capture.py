@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphpress.backends import coreai
 from graphpress.ir.interpreter import run
-from graphpress.quantization import Quantizer
+from graphpress.quantization import Quantizer, QuantizerConfig
 from graphpress.quantization.capture import capture
 from graphpress.tools.models import MODELS
 
@@ -105,6 +105,30 @@ def test_several_inputs_of_one_batch_are_quantized_at_another(example):
     x, padding = noise(5, 3, 8), torch.zeros(5, 3, dtype=torch.bool)
     with torch.no_grad():
         assert (finalized(x, padding) - model(x, padding)).abs().median() < 0.05
+
+
+class Translator(nn.Module):
+    """`nn.Transformer` with a mask, which torch compares with a causal one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.transformer = nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.transformer(source, target, tgt_mask=mask)
+
+
+def test_a_transformer_with_a_mask_is_captured_and_masks_what_torch_masks():
+    model = Translator().eval()
+    prepared = Quantizer(model, QuantizerConfig.presets.w8()).prepare((noise(2, 5, 16), noise(2, 4, 16)))
+    source, target = noise(3, 5, 16, seed=1), noise(3, 4, 16, seed=2)
+    with torch.no_grad():
+        got, expected = prepared(source, target), model(source, target)
+        assert (got - expected).abs().max() < 0.05
+        later = torch.cat([target[:, :2], noise(3, 2, 16, seed=3)], 1)
+        assert torch.equal(prepared(source, later)[:, :2], got[:, :2]), "a position sees those after it"
 
 
 class CrossAttention(nn.Module):
