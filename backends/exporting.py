@@ -16,6 +16,7 @@ from graphpress.backends.errors import ConversionError
 from graphpress.backends.experts import experts_table
 from graphpress.backends.promotion import with_promotions
 from graphpress.ir.torch.cached_results import fake_results_dropped
+from graphpress.ir.torch.capture import masks_unread
 
 
 def export(
@@ -40,7 +41,7 @@ def export(
         )
     args, kwargs = arguments(example_inputs)
     try:
-        with in_eval_mode(model), fake_results_dropped(model), torch.no_grad(), quiet():
+        with in_eval_mode(model), fake_results_dropped(model), masks_unread(), torch.no_grad(), quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         raise ConversionError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.nn.modules import transformer
 
 from graphpress.ir.graph import Graph
 from graphpress.ir.torch.cached_results import fake_results_dropped
@@ -78,11 +79,25 @@ def state_restored(module: torch.nn.Module) -> Iterator[None]:
     try:
         for submodule, _ in saved:
             submodule.training = False
-        with fake_results_dropped(module):
+        with fake_results_dropped(module), masks_unread():
             yield
     finally:
         for submodule, state in saved:
             _restore(submodule, state)
+
+
+@contextmanager
+def masks_unread() -> Iterator[None]:
+    """Keep `nn.Transformer` from comparing its masks with a causal one, which fails without data.
+
+    The comparison sets a hint only: without it, attention applies the mask that it is given.
+    """
+    compared = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: is_causal is True
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = compared
 
 
 _State = dict[str, tuple[Any, Any]]

@@ -34,7 +34,7 @@ _ON_ANY_AXIS = _names(
     layer_norm group_norm batch_norm instance_norm rms_norm softmax log_softmax logsumexp cumsum cumprod
     sum mean amax amin max min argmax argmin var std var_mean std_mean prod norm linalg_vector_norm any all
     embedding index_select index gather scatter scatter_add masked_fill where sort argsort topk
-    index_put scatter_reduce floor_divide __and__ __or__ __xor__
+    index_put scatter_reduce floor_divide __and__ __or__ __xor__ __lshift__ __rshift__
     tril triu flip roll lstm gru rnn_tanh rnn_relu meshgrid
     zeros ones full empty rand randn eye linspace
     new_zeros new_ones new_full new_empty zeros_like ones_like full_like empty_like rand_like randn_like
@@ -54,7 +54,7 @@ _ON_FIRST_AXIS = _names(
     """
 )
 # The axis named in the call must not depend on the batch.
-_ON_OTHER_AXES = _names("split chunk unbind tensor_split unfold glu squeeze slice")
+_ON_OTHER_AXES = _names("split chunk unbind tensor_split unfold glu squeeze slice diff")
 # Result sizes are those in the call or of another tensor. An inferred size and that of merged axes depend on the batch
 # as the operand's, if no other axis of either does.
 _RESHAPING = _names("view reshape _unsafe_view view_as reshape_as flatten unflatten")

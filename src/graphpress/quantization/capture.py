@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import types
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -102,7 +103,7 @@ def _captured_otherwise(model: nn.Module, arguments: Arguments, reason: NotProve
     except (ExportError, NotProven, RuntimeError):
         pass
     try:
-        return _export(model, doubled, _dynamic_batch(arguments), strict=strict)
+        return _export(model, doubled, _dynamic_batch(model, arguments), strict=strict)
     except (ExportError, RuntimeError):
         return None
 
@@ -123,7 +124,7 @@ def _has_numbers(node: Node) -> bool:
     )
 
 
-def _dynamic_batch(arguments: Arguments) -> Any:
+def _dynamic_batch(model: nn.Module, arguments: Arguments) -> Any:
     def shape(argument: Any) -> Any:
         if isinstance(argument, torch.Tensor):
             return {0: torch.export.Dim.AUTO} if argument.ndim else None
@@ -131,7 +132,13 @@ def _dynamic_batch(arguments: Arguments) -> Any:
             return type(argument)([shape(item) for item in argument])
         return {key: shape(item) for key, item in argument.items()} if isinstance(argument, dict) else None
 
-    return tuple(shape(argument) for argument in (*arguments.positional, *arguments.named.values()))
+    shapes = tuple(shape(argument) for argument in (*arguments.positional, *arguments.named.values()))
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return shapes
+    place = kinds.index(inspect.Parameter.VAR_POSITIONAL)  # its arguments are one tuple for torch
+    listed = len(arguments.positional)
+    return (*shapes[:place], shapes[place:listed], *shapes[listed:])
 
 
 def _with_batch_of_two(arguments: Arguments) -> Arguments:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graphpress.backends import coreai
 from graphpress.ir.interpreter import run
-from graphpress.quantization import Quantizer
+from graphpress.quantization import Quantizer, QuantizerConfig
 from graphpress.quantization.capture import capture
 from graphpress.tools.models import MODELS
 
@@ -189,6 +189,68 @@ def test_several_inputs_of_one_batch_are_quantized_at_another(example):
     x, padding = noise(5, 3, 8), torch.zeros(5, 3, dtype=torch.bool)
     with torch.no_grad():
         assert (finalized(x, padding) - model(x, padding)).abs().median() < 0.05
+
+
+class Translator(nn.Module):
+    """`nn.Transformer` with a mask, which torch compares with a causal one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.transformer = nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.transformer(source, target, tgt_mask=mask)
+
+
+def test_a_transformer_with_a_mask_is_captured_and_masks_what_torch_masks():
+    model = Translator().eval()
+    prepared = Quantizer(model, QuantizerConfig.presets.w8()).prepare((noise(2, 5, 16), noise(2, 4, 16)))
+    source, target = noise(3, 5, 16, seed=1), noise(3, 4, 16, seed=2)
+    with torch.no_grad():
+        got, expected = prepared(source, target), model(source, target)
+        assert (got - expected).abs().max() < 0.05
+        later = torch.cat([target[:, :2], noise(3, 2, 16, seed=3)], 1)
+        assert torch.equal(prepared(source, later)[:, :2], got[:, :2]), "a position sees those after it"
+
+
+class CrossAttention(nn.Module):
+    """Keys of one input in the batch of the other, a boolean operator on masks, and differences along another axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        batch = x.shape[0]
+        query = self.query(x).view(batch, -1, 2, 4).transpose(1, 2)
+        key = self.key(memory).view(batch, -1, 2, 4).transpose(1, 2)
+        mask = (x.mean(-1) > -9.0).expand(batch, -1) & (x.mean(-1).diff(prepend=x[:, :1, 0]) > -9.0)
+        hidden = (~mask).view(batch, 1, -1, 1) * -1e4
+        return (query @ key.mT + hidden).softmax(-1).reshape(batch, -1)
+
+
+def test_two_inputs_whose_sizes_meet_in_a_view_are_quantized_at_another_batch():
+    model = CrossAttention().eval()
+    quantizer = Quantizer(model)
+    quantizer.prepare((noise(2, 3, 8), noise(2, 5, 8)))
+    with quantizer.calibration_mode() as prepared:
+        prepared(noise(4, 3, 8), noise(4, 5, 8))
+    finalized = quantizer.finalize()
+    with torch.no_grad():
+        x, memory = noise(3, 3, 8, seed=1), noise(3, 5, 8, seed=2)
+        assert (finalized(x, memory) - model(x, memory)).abs().median() < 0.02
+
+
+def test_arguments_of_a_forward_with_any_number_are_captured_with_a_dynamic_batch():
+    class AnyNumber(nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return sum(x.view(x.shape[0], -1)[:: max(1, min(2, x.shape[0]))].sum() for x in inputs)
+
+    graph = capture(AnyNumber().eval(), (noise(2, 3, 4), noise(2, 3, 4)))
+    assert all(not entry.value.tensor_type.is_static for entry in graph.inputs)
 
 
 def test_a_model_prepared_at_one_batch_runs_in_core_ai_at_others(tmp_path):
