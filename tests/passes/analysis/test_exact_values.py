@@ -272,7 +272,11 @@ def test_scores_of_a_choice_have_no_quantizer_through_softmax_and_elementwise_op
     assert not {"mul", "softmax_1", "topk"} & {node for node, _ in points}
 
 
-@pytest.mark.parametrize("choose", [torch.argmax, torch.argsort, torch.sort, lambda x: torch.topk(x, 2)], ids=str)
+@pytest.mark.parametrize(
+    "choose",
+    [torch.argmax, torch.argsort, torch.sort, lambda x: torch.topk(x, 2)],
+    ids=["argmax", "argsort", "sort", "topk"],
+)
 def test_a_layer_whose_result_is_only_chosen_from_has_a_quantizer_at_its_input_alone(choose):
     class Chooses(nn.Module):
         def __init__(self):
