@@ -29,6 +29,8 @@ _NAMES = """
     positions_of_the_batch repeat row_more rows_against_rows spell_out_the_batch times_the_batch twice_along_the_batch
 """
 HOLD_AT_EVERY_BATCH = _NAMES.split()
+HOLD_FROM_TWO_ON = ["branch_at_one", "but_the_first"]
+"""Steps that are other ones at a batch of one, which torch.export also takes for a case of its own."""
 
 
 def rows(batch: int) -> torch.Tensor:
@@ -68,7 +70,7 @@ def captured(module: nn.Module, batch: int) -> Graph:
 @example(Steps(["merge_by_minus_one"]), 2)
 @example(Steps(["row_more", "spell_out_the_batch", "twice_along_the_batch", "elements"]), 1)
 @settings(max_examples=80, deadline=None)
-def test_a_graph_that_was_proven_does_what_the_module_does_at_every_batch(module, batch):
+def test_a_graph_that_was_proven_does_what_the_module_does_at_every_batch_from_two_on(module, batch):
     assume(result(module, rows(batch)) is not None)
     graph = captured(module, batch)
     before = graph.clone()
@@ -78,10 +80,10 @@ def test_a_graph_that_was_proven_does_what_the_module_does_at_every_batch(module
         assert graph == before
         return
     if not found.is_needed:
-        assert wrong_batches(module, graph) == []
+        assert wrong_batches(module, graph) in ([], [1])
     found.apply()
     verify(graph)
-    assert wrong_batches(module, graph) == []
+    assert wrong_batches(module, graph) in ([], [1])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
@@ -95,13 +97,23 @@ def test_what_holds_at_every_batch_is_proven(name, batch):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
-@pytest.mark.parametrize("name", sorted(set(STEPS) - set(HOLD_AT_EVERY_BATCH)))
+@pytest.mark.parametrize("name", sorted(set(STEPS) - {*HOLD_AT_EVERY_BATCH, *HOLD_FROM_TWO_ON}))
 def test_nothing_is_proven_of_what_may_not(name, batch):
     module = Steps([name])
     if result(module, rows(batch)) is None:
         pytest.skip("the module does not run at this batch")
     with pytest.raises(NotProven):
         prove(captured(module, batch), module, (rows(batch),))
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+@pytest.mark.parametrize("name", HOLD_FROM_TWO_ON)
+def test_what_is_another_step_at_one_is_proven_from_two_on(name, batch):
+    module = Steps([name])
+    graph = captured(module, batch)
+    prove(graph, module, (rows(batch),)).apply()
+    assert {symbol.minimum for symbol in graph.symbols.values()} == {2}
+    assert wrong_batches(module, graph) in ([], [1])
 
 
 def with_every_equal_number_replaced(graph: Graph, batch: int) -> Graph:
@@ -183,7 +195,7 @@ OPERATIONS: dict[str, Callable[[Any, int], Any]] = {
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(-3, 5)), min_size=1, max_size=5))
-def test_arithmetic_on_a_size_is_that_of_numbers_at_every_batch_or_refused(operations):
+def test_arithmetic_on_a_size_is_that_of_numbers_from_two_on_or_refused(operations):
     samples = Samples.choose({"s0": 2}, 50)
 
     def compute(number: Any) -> Any:
@@ -199,6 +211,6 @@ def test_arithmetic_on_a_size_is_that_of_numbers_at_every_batch_or_refused(opera
         return
     except (TypeError, ZeroDivisionError):
         return
-    for batch in BATCHES:
+    for batch in BATCHES[1:]:  # at one, comparisons may be answered otherwise
         wanted = compute(batch)
         assert (found.form.at({"s0": batch}) if isinstance(found, BatchDim) else found) == wanted

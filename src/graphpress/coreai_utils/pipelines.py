@@ -93,8 +93,13 @@ def quantization(
         CompressionGranularity.PER_BLOCK: lambda: PerBlockGranularity(block_size=block_size),
     }
     scales = _optional(scale_dtype, "scale_dtype", (DType.FP8_E8M0FNU,))
+    codes = _member(DType, dtype, "dtype", _CODES)
+    if scales is not None and not codes.value.startswith("fp"):
+        raise WeightCompressionError(
+            f"scale_dtype {scales.value} is for float8 and float4 only, dtype is {codes.value}; accepted: None"
+        )
     spec = QuantizationSpec(
-        dtype=_long_name(_member(DType, dtype, "dtype", _CODES)),
+        dtype=_long_name(codes),
         qscheme=_member(QScheme, qscheme, "qscheme").value,
         granularity=granularities[_member(CompressionGranularity, granularity, "granularity", tuple(granularities))](),
         scale_dtype=None if scales is None else _long_name(scales),

@@ -22,6 +22,7 @@ from graphpress.ir.torch.generalization import NotProven, prove
 from graphpress.modules.states import states_restored
 from graphpress.passes.config import SpecError
 from graphpress.programs import Model, graph_of
+from graphpress.quantization.batch_of_one import settled_at_one
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 
 # Ops whose attributes contain dims of the result.
@@ -60,7 +61,8 @@ def capture(model: Model, example_inputs: Any, dynamic_shapes: Any = None, *, st
 
     Without dynamic shapes, if the graph contains constants that may be the batch size of the example, they are made
     symbolic: by proof (`graphpress.ir.torch.generalization`), if need be of a capture at twice the batch of an example
-    of one, or else by a capture with a dynamic batch, if torch supports it. An exported program is imported as it is.
+    of one, or else by a capture with a dynamic batch, if torch supports it. A model that computes something else at a
+    batch of one causes a `BatchOfOneWarning`. An exported program is imported as it is.
 
     Raises:
         ExportError: if torch cannot capture the model, and for options of a capture beside an exported program.
@@ -82,10 +84,11 @@ def capture(model: Model, example_inputs: Any, dynamic_shapes: Any = None, *, st
     except NotProven as reason:
         if not spells_out_batch and not reason.reads_batch:
             return graph
-        return _captured_otherwise(model, arguments, reason, strict=strict) or graph
+        otherwise = _captured_otherwise(model, arguments, reason, strict=strict)
+        return graph if otherwise is None else settled_at_one(otherwise, graph, model, arguments)
     if spells_out_batch or found.is_needed:
         found.apply()
-    return graph
+    return settled_at_one(graph, graph, model, arguments)
 
 
 def _export(model: nn.Module, arguments: Arguments, dynamic_shapes: Any = None, *, strict: bool) -> Graph:

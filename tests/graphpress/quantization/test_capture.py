@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from graphpress.backends import coreai
 from graphpress.ir.interpreter import run
 from graphpress.quantization import Quantizer, QuantizerConfig
+from graphpress.quantization.batch_of_one import BatchOfOneWarning
 from graphpress.quantization.capture import capture
 from graphpress.tools.models import MODELS
 
@@ -61,6 +62,7 @@ def test_what_cannot_be_proven_is_captured_with_a_dynamic_batch(exports):
     assert torch.equal(run(graph, [noise(6, 3, 4)])[0], model(noise(6, 3, 4)))
 
 
+@pytest.mark.filterwarnings("ignore::graphpress.quantization.batch_of_one.BatchOfOneWarning")
 def test_a_model_that_decides_by_a_batch_of_one_is_exported_once(exports):
     model = Branching(1)
     graph = capture(model, (noise(2, 3, 4),))
@@ -100,8 +102,17 @@ def test_the_work_of_preparing_grows_with_the_layers(exports, monkeypatch):
         exports.clear()
         Quantizer(Layers(layers)).prepare((noise(2, 3, 4),))
         found.append((len(exports), len(traces), len(calls)))
-    # The export runs each layer once, and the proof for every batch once.
-    assert found == [(1, 0, 4), (1, 0, 16)]
+    # The export runs each layer once, the proof for every batch once, and the comparison at a batch of one once.
+    assert found == [(1, 0, 6), (1, 0, 24)]
+
+
+@pytest.mark.parametrize(("example", "held"), [(1, [1]), (2, [2, 3, 5])])
+def test_a_model_that_computes_something_else_at_one_holds_at_the_batch_of_the_example(example, held):
+    model = Branching(1)
+    with pytest.warns(BatchOfOneWarning, match="Branching computes something else at a batch of one"):
+        graph = capture(model, (noise(example, 3, 4),))
+    for batch in held:
+        assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], model(noise(batch, 3, 4)))
 
 
 class ExpandsPositions(nn.Module):

@@ -280,10 +280,13 @@ def illegal():
         elif formulation != "zp":
             yield how, r"qformulation: .* takes 'zp'"
     for dtype in ALL_INTEGERS:
-        yield (
-            {"dtype": dtype, "scale_dtype": "float8_e8m0fnu"},
-            r"scale_dtype: .*float8 and float4 only.*accepted: None",
-        )
+        if dtype != "int8":
+            yield (
+                {"dtype": dtype, "scale_dtype": "float8_e8m0fnu"},
+                r"scale_dtype: .*float8, float4 and int8 only.*accepted: None",
+            )
+    for how in ({"qscheme": "asymmetric"}, {"qformulation": "minval"}):
+        yield {"dtype": "int8", "scale_dtype": "float8_e8m0fnu", **how}, r"scale_dtype: .*symmetric qscheme and 'zp'"
     for dtype in ("int6", "uint6", "int8", "uint8", *FLOATS):
         yield (
             {"dtype": dtype, "scale_dtype": "float16"},

@@ -316,14 +316,16 @@ def test_state_of_ops_that_were_met_later_waits_until_they_are_met():
     assert quantizer_named(other, "down.linear_output").calculator.has_observed
 
 
-def test_casts_keep_the_ranges_in_float32():
+def test_casts_round_the_scales_up_to_the_dtype_of_the_model():
     _, module = calibrated(seeded(ConvNet), IMAGE)
     before = {q.name: q.qparams() for q in fakes(module) if not q.is_state}
     module.half()
     assert module.fc._parameters["weight"].dtype is torch.float16
     for fake in fakes(module):
         if not fake.is_state:
-            assert torch.equal(fake.qparams()[0], before[fake.name][0])
+            scale, whole = fake.qparams()[0], before[fake.name][0]
+            assert torch.equal(scale, scale.half().float())
+            assert ((scale >= whole) & (scale <= whole * (1 + 2**-9))).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
