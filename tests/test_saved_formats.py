@@ -145,8 +145,9 @@ def _models() -> dict[int, Any]:
 def packages(patch: pytest.MonkeyPatch, folder: Path) -> Form:
     pytest.importorskip("coremltools")
     made, module = _models(), sys.modules["graphpress.backends.coreml.convert"]
-    for name in ("exported", "widened", "without_norms", "from_exported_program", "require_legal"):
+    for name in ("exported", "widened", "with_wide_inputs", "with_folded_norms", "require_legal"):
         patch.setattr(module, name, lambda given, *rest: given)
+    patch.setattr(module, "from_exported_program", lambda given: Graph())
     patch.setattr(module, "converted", lambda value, target: made[value])
     return Form(
         lambda folder, value: coreml.convert(value, folder / "m.mlpackage"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -65,9 +64,20 @@ def palettize(
         _check_zero(spec, name)
         kept = mask.detach().cpu().float()
         importance = kept if importance is None else importance.detach().cpu().float() * kept
-    find = _scalars if layout.width == 1 else partial(_vectors, seed=seed, effort=_effort(vectors))
-    # Held by no name here: what is clustered is given up as soon as it has been copied.
-    found = find(_clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, tensor.dtype)
+    # Held by no name here, nor by a partial: what is clustered is given up as soon as it has been copied.
+    if layout.width == 1:
+        found = _scalars(
+            _clustering_input(tensor, importance, spec, layout, mask is not None), spec, layout, tensor.dtype
+        )
+    else:
+        found = _vectors(
+            _clustering_input(tensor, importance, spec, layout, mask is not None),
+            spec,
+            layout,
+            tensor.dtype,
+            seed=seed,
+            effort=_effort(vectors),
+        )
     return _on_device(evolve(found, mask=mask), tensor.device)
 
 
