@@ -9,6 +9,8 @@ from torch.nn.utils import parametrizations
 
 from graphpress.backends import coreai
 
+pytestmark = pytest.mark.slow
+
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 

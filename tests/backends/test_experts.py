@@ -11,6 +11,8 @@ from graphpress.backends import coreai, coreml
 from graphpress.backends.experts import expert_products
 from graphpress.quantization import Quantizer, QuantizerConfig
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 BACKENDS = {"coreai": (coreai, "mixture.aimodel"), "coreml": (coreml, "mixture.mlpackage")}
 

@@ -58,6 +58,7 @@ FIXED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FIXED, ids=lambda case: f"{case.flow} to {case.backend}")
 def test_some_files_compute_what_their_modules_do(case):
     assert_kept(case)

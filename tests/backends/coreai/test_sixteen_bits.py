@@ -17,6 +17,8 @@ from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig, M
 from graphpress.palettization.spec import PalettizationSpec
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 
+pytestmark = pytest.mark.slow
+
 HALVES = [torch.float16, torch.bfloat16]
 ops.register()
 

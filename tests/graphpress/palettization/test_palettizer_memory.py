@@ -56,18 +56,10 @@ def peaks(specs, dtype):
     return json.loads(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    ("specs", "dtype"),
-    [
-        (SCALARS, "float32"),
-        pytest.param(SCALARS, "float16", marks=pytest.mark.slow),
-        pytest.param(SCALARS, "bfloat16", marks=pytest.mark.slow),
-        pytest.param(VECTORS, "float32", marks=pytest.mark.slow),
-        pytest.param(VECTORS, "float16", marks=pytest.mark.slow),
-        pytest.param(VECTORS, "bfloat16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("specs", [SCALARS, VECTORS], ids=["scalars", "vectors"])
 def test_clustering_takes_at_most_twelve_bytes_for_each_element_of_the_weight(specs, dtype):
     found = peaks(specs, dtype)
     assert len(found) == len(specs)

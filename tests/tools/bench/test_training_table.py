@@ -15,6 +15,7 @@ from graphpress.tools.bench.training_table import calibrated, four_bits, gains, 
 from graphpress.tools.digits import Distillation, accuracy, digits, load_trained, train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))])
 def test_two_distilled_epochs_regain_nine_tenths_of_what_four_bits_lose(seed):
     found = gains("conv_net", "distilled", seed)

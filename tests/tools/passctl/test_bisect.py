@@ -163,6 +163,7 @@ def test_a_command_is_run_only_when_it_is_given_again(tmp_path):
     assert (data["nodes"], data["pipeline"]) == (2, "sample-wrong-sign")
 
 
+@pytest.mark.slow
 def test_passes_of_modules_that_no_entry_point_names_are_imported(tmp_path, saved):
     (saved / "my_passes.py").write_text(MY_PASSES)
     bisect = [PASSCTL, "bisect", "small.gir", "-p", "sample-tanh", "--save", str(tmp_path / "bad")]
