@@ -125,22 +125,38 @@ def converted(program: ExportedProgram, target: Target) -> Any:
         ConversionError: if coremltools rejects it.
     """
     coremltools = require()
-    try:
+
+    def attempt(pipeline: Any) -> Any:
         with quiet(), exporting.quiet():
             return coremltools.convert(
-                decompose(program),
+                decomposed,
                 minimum_deployment_target=getattr(coremltools.target, target.name),
                 compute_precision=coremltools.precision.FLOAT32,
                 convert_to="mlprogram",
                 skip_model_load=True,
-                pass_pipeline=_pipeline(coremltools),
+                pass_pipeline=pipeline,
             )
+
+    pipeline = _pipeline(coremltools)
+    try:
+        decomposed = decompose(program)
+        return attempt(pipeline)
     except ConversionError:
         raise
     except Exception as error:
+        with suppress(Exception):
+            pipeline.remove_passes({_FAILING_PASS})
+            return attempt(pipeline)
         raise ConversionError(
             f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
         ) from error
+
+
+_FAILING_PASS = "common::reduce_transposes"
+"""A pass of coremltools that only saves transposes, and fails for some programs with quantized activations.
+
+It moves the transpose of one operand of a matrix product across quantize and dequantize, and not the other's.
+"""
 
 
 _CARELESS_PASSES = {

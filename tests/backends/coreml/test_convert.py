@@ -143,6 +143,26 @@ def test_a_value_may_have_the_name_of_a_rounding_mode(tmp_path):
         assert torch.equal(output, expected)
 
 
+class AttentionOverPositions(nn.Module):
+    """Attention between the positions of an image, without weights, beside a skip."""
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2)
+        mixed = torch.softmax(tokens @ tokens.transpose(-1, -2) * 8**-0.5, -1) @ tokens
+        return x + mixed.transpose(1, 2).reshape(x.shape)
+
+
+def test_a_product_of_a_quantized_value_with_its_transpose_converts(tmp_path):
+    x = torch.randn(2, 8, 4, 4)
+    quantizer = Quantizer(AttentionOverPositions(), QuantizerConfig())
+    prepared = quantizer.prepare((x,))
+    with quantizer.calibration_mode(), torch.no_grad():
+        prepared(x)
+    finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
+    coreml.convert(finalized, tmp_path / "m.mlpackage", (x,))
+    assert coreml.check(tmp_path / "m.mlpackage", finalized, (x,)).ok
+
+
 def test_an_unknown_target_brings_the_near_one(tmp_path):
     with pytest.raises(TargetError, match="iOS18"):
         coreml.convert(network(), tmp_path / "m.mlpackage", (IMAGE,), target="ios18")
