@@ -42,9 +42,12 @@ def _squeeze(reader: MilReader, op: Any) -> Value:
 
 @translates("concat")
 def _concat(reader: MilReader, op: Any) -> Value | tuple[Value, ...]:
-    if number(op.interleave, False):
-        return reader.opaque(op)
-    return reader.emit("aten.cat", {"dim": number(op.axis)}, tensors=tuple(reader.value(v) for v in op.values))
+    axis, values = number(op.axis), tuple(reader.value(v) for v in op.values)
+    if number(op.interleave, False):  # of values of one shape: their slices in turns
+        behind = axis % values[0].tensor_type.rank + 1
+        turns = reader.emit("aten.stack", {"dim": behind}, tensors=values)
+        return reader.emit("aten.flatten.using_ints", {"start_dim": behind - 1, "end_dim": behind}, self=turns)
+    return reader.emit("aten.cat", {"dim": axis}, tensors=values)
 
 
 @translates("stack")

@@ -143,6 +143,19 @@ def test_a_value_may_have_the_name_of_a_rounding_mode(tmp_path):
         assert torch.equal(output, expected)
 
 
+def test_values_that_alternate_along_an_axis_are_read_back(tmp_path):
+    def alternating(x):
+        return torch.stack((x.sin(), x.cos()), 2).flatten(1, 2), torch.stack((x.sin(), x.cos()), -1).flatten(-2)
+
+    x = torch.randn(2, 3, 4)
+    info = coreml.convert(Lambda(alternating), tmp_path / "m.mlpackage", (x,))
+    _, found = coreml.evaluate(tmp_path / "m.mlpackage", (x,))
+
+    assert "concat" in info.operations
+    for output, expected in zip(found, alternating(x), strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-6, atol=1e-6)
+
+
 class AttentionOverPositions(nn.Module):
     """Attention between the positions of an image, without weights, beside a skip."""
 
