@@ -115,6 +115,18 @@ def test_a_model_that_computes_something_else_at_one_holds_at_the_batch_of_the_e
         assert torch.equal(run(graph, [noise(batch, 3, 4)])[0], model(noise(batch, 3, 4)))
 
 
+class Noisy(nn.Module):
+    """Adds noise to rows that it has reshaped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], -1) + torch.rand_like(x).view(x.shape[0], -1)
+
+
+def test_noise_is_no_difference_at_a_batch_of_one(recwarn):
+    capture(Noisy(), (noise(2, 3, 4),))
+    assert not [each for each in recwarn if each.category is BatchOfOneWarning]
+
+
 class ExpandsPositions(nn.Module):
     """Expands its positions to the batch, unless that is one, as transformers do in their masks."""
 
