@@ -40,6 +40,7 @@ from tests.writers import (
     check_kills,
     check_two_writers,
     graph_of,
+    small_file_system,
     versions_in,
 )
 
@@ -200,15 +201,8 @@ def test_a_limit_on_the_size_of_files_leaves_the_old_version(form, tmp_path):
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("file systems can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "small", "4m") as folder:
+        yield folder
 
 
 def _fill(folder: Path, left: int) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,17 @@ from graphpress.ir.graph import Graph
 
 NEEDS_FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="writers are forked")
 SIZE = 20_000
+
+
+@contextmanager
+def small_file_system(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of `size`, such as 4m, at a new folder; the test is skipped where that is not allowed."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("file systems can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 @frozen

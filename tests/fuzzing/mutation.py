@@ -93,9 +93,7 @@ def mutate_text(random: Random, data: bytes) -> bytes:
         return mutate_bytes(random, data)
     solid = [index for index, token in enumerate(tokens) if not token.isspace()] or [0]
     at, other = random.choice(solid), random.choice(solid)
-    kind = random.choice(
-        ("remove", "span", "repeat", "exchange", "copy", "same kind", "extreme", "lines", "nest", "cut")
-    )
+    kind = random.choice(TOKEN_MUTATIONS)
     if kind == "remove":
         tokens[at] = ""
     elif kind == "span":

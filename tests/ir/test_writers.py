@@ -27,6 +27,7 @@ from tests.writers import (
     save_folder,
     save_gir,
     save_text,
+    small_file_system,
 )
 
 pytestmark = NEEDS_FORKS
@@ -92,15 +93,8 @@ def fill_folder(target: Path) -> None:
 @pytest.fixture
 def small(tmp_path) -> Iterator[Path]:
     """A file system of 256 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("file systems can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "small", "256k") as folder:
+        yield folder
 
 
 def test_a_full_disk_leaves_the_old_version_of_every_form(small):

@@ -70,31 +70,31 @@ def prepared_and_finalized(model, batches, mode="graph", **spec):
     return prepared, quantizer.finalize()
 
 
+def converted_alike(prepared, finalized, x, folder):
+    """Convert, and hold the prepared, finalized and converted model to the same bits; what is stored is returned."""
+    info = coreai.convert(finalized, folder / "m.aimodel", (x,))
+    with load(folder / "m.aimodel") as model:
+        converted = model(x)
+    assert torch.equal(finalized(x), prepared(x))
+    assert torch.equal(converted, finalized(x))
+    return info
+
+
 @pytest.mark.parametrize("qscheme", ["symmetric_with_clipping", "asymmetric"])
 @pytest.mark.parametrize("mode", ["graph", "eager"])
 @pytest.mark.parametrize("dtype", HALVES)
 def test_prepared_finalized_and_converted_are_equal_at_every_value(dtype, mode, qscheme, tmp_path):
     x = every_finite(dtype)
     x = x[x.abs() < 6].reshape(1, -1)
-    prepared, finalized = prepared_and_finalized(nn.ReLU(), [x], mode, qscheme=qscheme)
-    info = coreai.convert(finalized, tmp_path / "m.aimodel", (x,))
+    info = converted_alike(*prepared_and_finalized(nn.ReLU(), [x], mode, qscheme=qscheme), x, tmp_path)
     assert "cast" not in info.operations
-    with load(tmp_path / "m.aimodel") as model:
-        converted = model(x)
-    assert torch.equal(finalized(x), prepared(x))
-    assert torch.equal(converted, finalized(x))
 
 
 def test_a_range_too_small_for_float16_has_float32_scales_and_the_same_values(tmp_path):
     x = every_finite(torch.float16)
     x = x[x.abs() < 1e-3].reshape(1, -1)
-    prepared, finalized = prepared_and_finalized(nn.ReLU(), [x])
-    info = coreai.convert(finalized, tmp_path / "m.aimodel", (x,))
+    info = converted_alike(*prepared_and_finalized(nn.ReLU(), [x]), x, tmp_path)
     assert info.operations["cast"] > 0
-    with load(tmp_path / "m.aimodel") as model:
-        converted = model(x)
-    assert torch.equal(finalized(x), prepared(x))
-    assert torch.equal(converted, finalized(x))
 
 
 def test_core_ml_quantizes_in_float16_with_a_scale_of_float16(tmp_path):
