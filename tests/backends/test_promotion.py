@@ -83,6 +83,8 @@ ONE = {
                 "new_zeros": lambda a, dtype: a.new_zeros((2, 3), dtype=dtype),
                 "zeros": lambda a, dtype: torch.zeros(2, 3, dtype=dtype) / 2 + a,
                 "ones": lambda a, dtype: torch.ones(2, 3, dtype=dtype) // 2 + a,
+                "no bits": lambda a, dtype: (~torch.zeros(2, 3, dtype=dtype)).float() + a,
+                "sum of ones": lambda a, dtype: (torch.ones(2, 3, dtype=dtype) + torch.ones(2, 3, dtype=dtype)) + a,
                 "full": lambda a, dtype: torch.full((2, 3), 2.0, dtype=dtype),
                 "to": lambda a, dtype: a.to(dtype),
                 "masked zeros": lambda a, dtype: torch.zeros_like(a, dtype=dtype).masked_fill(a > 0, 1),
