@@ -124,7 +124,7 @@ def converted(program: ExportedProgram, target: Target) -> Any:
     Raises:
         ConversionError: if coremltools rejects it.
     """
-    coremltools = require()
+    coremltools, decomposed = require(), decompose(program)
 
     def attempt(pipeline: Any) -> Any:
         with quiet(), exporting.quiet():
@@ -139,7 +139,6 @@ def converted(program: ExportedProgram, target: Target) -> Any:
 
     pipeline = _pipeline(coremltools)
     try:
-        decomposed = decompose(program)
         return attempt(pipeline)
     except ConversionError:
         raise

@@ -59,11 +59,6 @@ def _rename_like_texts(program: ExportedProgram) -> None:
             specs[at] = dataclasses.replace(spec, arg=TensorArgument(renamed[spec.arg.name]))
 
 
-def _scatter_value(x: torch.Tensor, dim: int, index: torch.Tensor, value: float) -> Any:
-    """Scatter a tensor of the dtype of `x`, since coremltools makes an integer tensor of an integer value."""
-    return aten.scatter.src(x, dim, index, torch.full_like(index, value, dtype=x.dtype))
-
-
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
     """Expand the tanh approximation, which coremltools ignores in exported programs."""
     if approximate == "none":

@@ -153,15 +153,15 @@ class Compressor(ABC, Generic[C]):
             return arguments_of(self._model, example_inputs)
         return Arguments.of(example_inputs)
 
-    def _working_module(self, error: type[GraphpressError], instead: str, *, copy: bool) -> nn.Module:
-        """Return the module to compress: a copy of the model, the model itself, or a program as a module.
+    def _working_module(self, error: type[GraphpressError], instead: str, *, copy: bool | None) -> nn.Module:
+        """Return the module to compress: a copy of the model, the model itself, or a program as a module; see `copies`.
 
         Raises:
             GraphpressError: of the class `error`, if the model cannot be copied; the message ends with `instead`.
         """
         if isinstance(self._model, ExportedProgram):
-            return module_of(self._model, copy=copy)
-        return copy_of(self._model, error, instead) if copy else self._model
+            return module_of(self._model, copy=copies(copy))
+        return copy_of(self._model, error, instead) if copies(copy) else self._model
 
     @abstractmethod
     def finalize(

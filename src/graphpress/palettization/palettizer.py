@@ -17,7 +17,6 @@ from graphpress.compressor import (
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
-    copies,
     count_from_zero,
     count_step,
     load_prepared,
@@ -119,7 +118,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             )
         sensitivities = None if sensitivity_path is None else Sensitivities.load(sensitivity_path)
         instead = "prepare(copy=False) palettizes the model itself"
-        model = with_masked_floats(self._working_module(PalettizationError, instead, copy=copies(copy)))
+        model = with_masked_floats(self._working_module(PalettizationError, instead, copy=copy))
         run = example_run(self.model, model, example_inputs, PalettizationError)
         plan = plan_by_modules(model, self.config, run)
         _check_pruned(plan.weights)

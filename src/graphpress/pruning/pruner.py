@@ -16,7 +16,6 @@ from graphpress.compressor import (
     Compressor,
     LifeCycleError,
     UnusedScheduleWarning,
-    copies,
     count_from_zero,
     count_step,
     load_prepared,
@@ -86,7 +85,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
                 "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"
             )
         instead = "prepare(copy=False) prunes the model itself"
-        model = self._working_module(PruningError, instead, copy=copies(copy))
+        model = self._working_module(PruningError, instead, copy=copy)
         run = example_run(self.model, model, example_inputs, PruningError)
         plan = plan_by_modules(model, self.config, run)
         for weight in plan.weights:
