@@ -124,7 +124,9 @@ def converted(program: ExportedProgram, target: Target) -> Any:
     Raises:
         ConversionError: if coremltools rejects it.
     """
-    coremltools, decomposed = require(), decompose(program)
+    coremltools = require()
+    with quiet():
+        decomposed = decompose(program)
 
     def attempt(pipeline: Any) -> Any:
         with quiet(), exporting.quiet():
