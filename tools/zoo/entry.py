@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 Inputs = tuple[Any, ...]
+_LEARNED_ROWS = re.compile("token|pos_embed|position_embeddings|rel_pos|relative_position|attention_biases|sinks")
+_LAYER_SCALES = re.compile("gamma|lambda|layer_scale|^scale$")
 
 
 @attrs.frozen
@@ -36,12 +39,13 @@ class ZooModel:
     states: bool = False
     batch: int = 2
 
-    def build(self) -> nn.Module:
-        """Create the module in eval mode, the same one in every process."""
+    def build(self, seed: int = 0) -> nn.Module:
+        """Create the module in eval mode, with weights that are a function of the seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             module = self.create().eval()
             _spread_norms(module)
+            _spread_parameters(module)
         return module
 
     def example(self, seed: int = 0, batch: int | None = None) -> Inputs:
@@ -65,3 +69,20 @@ def _spread_norms(module: nn.Module) -> None:
             weight = getattr(each, "weight", None)
             if "norm" in type(each).__name__.lower() and isinstance(weight, nn.Parameter) and weight.dim() == 1:
                 weight.add_(torch.empty_like(weight).uniform_(-0.2, 0.2))
+
+
+def _spread_parameters(module: nn.Module) -> None:
+    """Give tokens, positions and layer scales the size that training gives them.
+
+    They start at zero or close to it: a class token vanishes beside the patches, a position bias adds nothing, a
+    layer scale of 1e-6 removes its layer, and what a compiler does to them would not be seen.
+    """
+    with torch.no_grad():
+        for each in module.modules():
+            if isinstance(each, nn.Embedding):
+                continue
+            for name, parameter in each.named_parameters(recurse=False):
+                if _LEARNED_ROWS.search(name):
+                    parameter.normal_(0.0, 0.5)
+                elif _LAYER_SCALES.search(name) and parameter.abs().max() < 0.2:
+                    parameter.uniform_(0.1, 0.5)

@@ -129,21 +129,17 @@ def text(subject: Subject, run: StageRun) -> None:
 def w8a8(subject: Subject, run: StageRun) -> None:
     """The default config: prepare, calibrate, finalize."""
     model = subject.model
-    quantizer = Quantizer(subject.module, QuantizerConfig())
+
+    def prepare(module: nn.Module) -> tuple[Quantizer, nn.Module]:
+        quantizer = Quantizer(module, QuantizerConfig())
+        return quantizer, quantizer.prepare(model.example())
+
     with run.timing("prepare"):
-        prepared = quantizer.prepare(model.example())
+        _, prepared = prepare(subject.module)
     run.figures["quantizers"] = sum("fakequant" in type(each).__name__.lower() for each in prepared.modules())
-    pristine: Any = (quantizer, prepared)
-    made: list[Any] = []
-
-    def fresh() -> Any:
-        made[:] = [copy.deepcopy(pristine)]
-        return made[0]
-
     with run.timing("calibrate"):
-        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh, subject.calibration_sets)
+        run.figures["decibels"], quantizer, prepared = pooled_decibels(model, prepare, subject.calibration_sets)
     run.figures["calibration sets"] = subject.calibration_sets
-    quantizer, prepared = made[0]
     with run.timing("finalize"):
         finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
     subject.prepared, subject.finalized["w8a8"] = prepared, finalized

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
@@ -36,27 +34,18 @@ class Subject:
 def peer(subject: Subject, run: StageRun) -> None:
     """The default config: prepare, calibrate, finalize."""
     model = subject.model
-    made: list[Any] = []
 
-    def prepared() -> Any:
-        quantizer = Quantizer(copy.deepcopy(subject.module), QuantizerConfig())
+    def prepare(module: nn.Module) -> tuple[Quantizer, nn.Module]:
+        quantizer = Quantizer(module, QuantizerConfig())
         return quantizer, quantizer.prepare(model.example())
 
     with run.timing("prepare"):
-        pristine = prepared()
-
-    def fresh() -> Any:
-        try:
-            made[:] = [copy.deepcopy(pristine)]
-        except Exception:
-            made[:] = [prepared()]
-        return made[0]
-
+        prepare(subject.module)
     with run.timing("calibrate"):
-        run.figures["decibels"] = pooled_decibels(model, subject.module, fresh, subject.calibration_sets)
+        run.figures["decibels"], quantizer, _ = pooled_decibels(model, prepare, subject.calibration_sets)
     run.figures["calibration sets"] = subject.calibration_sets
     with run.timing("finalize"):
-        subject.finalized = made[0][0].finalize(backend=ExportBackend.CoreAI)
+        subject.finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
 
 
 def peer_coreai(subject: Subject, run: StageRun) -> None:

@@ -88,25 +88,32 @@ class Decibels:
 
 
 def pooled_decibels(
-    model: ZooModel,
-    floating: nn.Module,
-    fresh: Callable[[], tuple[Any, nn.Module]],
-    sets: int,
-) -> float | None:
-    """Calibrate on `sets` sets of batches, each time from `fresh` quantizers, and pool the outputs' decibels.
+    model: ZooModel, prepare: Callable[[nn.Module], tuple[Any, nn.Module]], sets: int
+) -> tuple[float | None, Any, nn.Module]:
+    """Pool the decibels of the outputs over sets of weights, each prepared and calibrated on batches of its own.
 
-    `fresh` returns a quantizer and its prepared model. The last one returned stays calibrated.
+    With one draw of the weights, chance decides between two compilers: a class token rounds well or badly everywhere.
+
+    Args:
+        model: the architecture.
+        prepare: returns a quantizer and its prepared model for a float one, which it may change.
+        sets: how many sets of weights and batches.
+
+    Returns:
+        the decibels, and the quantizer and the calibrated model of the first set, whose weights are those of `build()`.
     """
     decibels = Decibels()
     evaluations = [model.example(900 + number) for number in range(EVALUATIONS)]
-    references = [float_outputs(copy.deepcopy(floating) if model.states else floating, each) for each in evaluations]
+    first: list[tuple[Any, nn.Module]] = []
     for number in range(sets):
-        quantizer, prepared = fresh()
+        floating = model.build(number)
+        quantizer, prepared = prepare(model.build(number))
         calibrate(model, quantizer, prepared, number)
-        for inputs, reference in zip(evaluations, references, strict=True):
-            module = copy.deepcopy(prepared) if model.states else prepared
-            decibels.add(reference, float_outputs(module, inputs))
-    return decibels.value
+        for inputs in evaluations:
+            sides = (copy.deepcopy(each) if model.states else each for each in (floating, prepared))
+            decibels.add(*(float_outputs(each, inputs) for each in sides))
+        first = first or [(quantizer, prepared)]
+    return decibels.value, *first[0]
 
 
 def calibrate(model: ZooModel, quantizer: Any, prepared: nn.Module, number: int) -> None:
