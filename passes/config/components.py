@@ -176,6 +176,7 @@ def _join(key: str, options: Mapping[str, Any]) -> str:
 
 
 AVERAGING_CONSTANT = Option(0.01, number(1e-9, 1.0))
+MIN_VALUES = Option(10_000, integer(1))
 BINS_PER_OCTAVE = Option(128, one_of([2**bits for bits in range(3, 11)]))
 PERCENTILE = Option(99.99, number(50.0, 100.0))
 
@@ -185,7 +186,7 @@ QPARAM_CALCULATORS = ComponentRegistry(
     {
         "default": {},
         "static": {},
-        "moving_average": {"averaging_constant": AVERAGING_CONSTANT},
+        "moving_average": {"averaging_constant": AVERAGING_CONSTANT, "min_values": MIN_VALUES},
         "global_minmax": {},
         "dynamic": {},
         "histogram": {"bins_per_octave": BINS_PER_OCTAVE},

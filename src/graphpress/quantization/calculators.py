@@ -265,13 +265,17 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
     is computed from the state before the batch, which is kept but not saved.
 
     Additional buffers: `batch_min`, `batch_max` (the range of the batch so far, empty before any observation),
-    `before_min`, `before_max`, `before_edges` (the state before the batch).
+    `batch_values` (how many values of the batch the range of a block is of, at the point that has most), `before_min`,
+    `before_max`, `before_edges` (the state before the batch).
     """
 
     is_traceable = True
+    state: ClassVar[tuple[str, ...]] = ("running_min", "running_max", "batch_min", "batch_max", "batch_values")
+    """Buffers that an observation changes, unless it is skipped."""
 
     batch_min: Tensor
     batch_max: Tensor
+    batch_values: Tensor
     before_min: Tensor
     before_max: Tensor
     before_edges: Tensor
@@ -280,7 +284,8 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
         super().__init__(spec, block_size)
         for name, value in (("batch_min", torch.inf), ("batch_max", -torch.inf), ("before_min", 0), ("before_max", 0)):
             self.register_buffer(name, torch.full((), float(value)), persistent=False)
-        self.register_buffer("before_edges", torch.zeros((), dtype=torch.long), persistent=False)
+        for name in ("batch_values", "before_edges"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.long), persistent=False)
 
     def observe(self, data: Tensor) -> None:
         """See the base class."""
@@ -290,6 +295,7 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
     def _begin_batch(self) -> None:
         self.batch_min = torch.full_like(self.running_min, torch.inf)
         self.batch_max = torch.full_like(self.running_max, -torch.inf)
+        self.batch_values = torch.zeros_like(self.batch_values)
         self.before_min, self.before_max, self.before_edges = self.running_min, self.running_max, self.edges.clone()
 
     def observe_more(self, data: Tensor) -> None:
@@ -316,24 +322,32 @@ class RunningRangeMixin(StatefulQParamsCalculatorBase):
         self.skipped += is_skipped
         self.edges = torch.maximum(self.edges, self.before_edges + ~(is_good | is_skipped))
         self.observations += ~is_skipped & (self.batch_min > self.batch_max).all()
-        old = self.running_min, self.running_max, self.batch_min, self.batch_max
-        self.batch_min, self.batch_max = torch.minimum(self.batch_min, low), torch.maximum(self.batch_max, high)
+        old = [getattr(self, name) for name in self.state]
+        self._widen_batch(data, low, high)
         self.running_min, self.running_max = self.before_min, self.before_max
         updated = self.update_running_range(self.batch_min, self.batch_max)
         first = self.batch_min, self.batch_max
-        new = *(torch.where(self.observations == 1, *both) for both in zip(first, updated, strict=True)), *first
-        names = ("running_min", "running_max", "batch_min", "batch_max")
-        for name, kept, later in zip(names, old, new, strict=True):
+        self.running_min, self.running_max = (
+            torch.where(self.observations == 1, *both) for both in zip(first, updated, strict=True)
+        )
+        for name, kept in zip(self.state, old, strict=True):
+            later = getattr(self, name)
             setattr(self, name, torch.where(is_skipped, kept.expand_as(later), later))
+
+    def _widen_batch(self, data: Tensor, low: Tensor, high: Tensor) -> None:
+        self.batch_min, self.batch_max = torch.minimum(self.batch_min, low), torch.maximum(self.batch_max, high)
+        self.batch_values = self.batch_values.clamp(min=data.numel() // low.numel())
 
     def remember(self, data: Tensor, low: Tensor, high: Tensor) -> None:
         """Store the range of the first batch, and update it by the rule for later ones."""
-        self.batch_min, self.batch_max = torch.minimum(self.batch_min, low), torch.maximum(self.batch_max, high)
-        if self.observations == 1:
-            self.running_min, self.running_max = self.batch_min.clone(), self.batch_max.clone()
-        else:
-            self.running_min, self.running_max = self.before_min, self.before_max
-            self.running_min, self.running_max = self.update_running_range(self.batch_min, self.batch_max)
+        self._widen_batch(data, low, high)
+        self.running_min, self.running_max = self.before_min, self.before_max
+        rule = self.first_running_range if self.observations == 1 else self.update_running_range
+        self.running_min, self.running_max = rule(self.batch_min, self.batch_max)
+
+    def first_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `running_min` and `running_max` after the first batch, which has this range: the range itself."""
+        return low.clone(), high.clone()
 
     @abstractmethod
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -355,27 +369,87 @@ class LastRangeQParamsCalculator(RunningRangeMixin):
 class MovingAverageQParamsCalculator(RunningRangeMixin):
     """The bias-corrected moving average of the observed ranges, the default for activations.
 
+    A range is of at least `min_values` values: batches with fewer are joined until they have as many, so that the
+    result does not depend on how the data is cut into batches. The range of a few values is narrower than the one with
+    the least squared error, which in 8 bits ends at 3.9 standard deviations of a normal distribution and at 9.9 times
+    the scale of a Laplace distribution (arXiv 1810.05723): one value of 11,000 and one of 20,000 are outside.
+
     With averaging constant c the n-th range has weight ``c / (1 - (1 - c)^n)``, which falls from 1 to c (the bias
     correction of Adam, arXiv 1412.6980, section 3).
+
+    Additional buffers: `joined` (how many ranges were averaged), `open_min`, `open_max`, `open_values` (the batches
+    since then, which have too few values), and the same with `before_` (before the last batch).
     """
 
+    growing: ClassVar[tuple[str, ...]] = (*RunningRangeMixin.growing, "open_min", "open_max")
+    state: ClassVar[tuple[str, ...]] = (*RunningRangeMixin.state, "joined", "open_min", "open_max", "open_values")
+
+    joined: Tensor
+    open_min: Tensor
+    open_max: Tensor
+    open_values: Tensor
+    before_joined: Tensor
+    before_open_min: Tensor
+    before_open_max: Tensor
+    before_open_values: Tensor
+
     def __init__(
-        self, spec: QuantizationSpec, block_size: Sequence[int] = (), *, averaging_constant: float = 0.01
+        self,
+        spec: QuantizationSpec,
+        block_size: Sequence[int] = (),
+        *,
+        averaging_constant: float = 0.01,
+        min_values: int = 10_000,
     ) -> None:
         super().__init__(spec, block_size)
         self.averaging_constant = averaging_constant
+        self.min_values = min_values
+        for prefix, is_saved in (("", True), ("before_", False)):
+            for name in ("joined", "open_values"):
+                self.register_buffer(prefix + name, torch.zeros((), dtype=torch.long), persistent=is_saved)
+            for name in ("open_min", "open_max"):
+                self.register_buffer(prefix + name, torch.zeros(()), persistent=is_saved)
+
+    def _begin_batch(self) -> None:
+        super()._begin_batch()
+        self.before_joined, self.before_open_values = self.joined, self.open_values
+        self.before_open_min, self.before_open_max = self.open_min, self.open_max
+
+    def first_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        return self.update_running_range(low, high)
 
     def update_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        constant, count = self.averaging_constant, self.observations
-        weight: Any = constant / (
-            1 - (1 - constant) ** (count.double() if torch.compiler.is_compiling() else int(count))
-        )
         if torch.compiler.is_compiling():
-            weight = weight.float()
-        return self.running_min + weight * (low - self.running_min), self.running_max + weight * (
-            high - self.running_max
-        )
+            return self._update_traced(low, high)
+        if self.before_open_values.item():
+            low, high = torch.minimum(self.before_open_min, low), torch.maximum(self.before_open_max, high)
+        values = int(self.before_open_values) + int(self.batch_values)
+        joined, is_whole = int(self.before_joined), values >= self.min_values
+        self.joined = self.before_joined + is_whole
+        self.open_min, self.open_max = low, high
+        self.open_values = torch.full_like(self.open_values, 0 if is_whole else values)
+        if joined == 0:
+            return low.clone(), high.clone()
+        if not is_whole:
+            return self.running_min, self.running_max
+        weight = self.averaging_constant / (1 - (1 - self.averaging_constant) ** (joined + 1))
+        return torch.lerp(self.running_min, low, weight), torch.lerp(self.running_max, high, weight)
+
+    def _update_traced(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Update without branches on values."""
+        is_open = self.before_open_values > 0
+        low = torch.where(is_open, torch.minimum(self.before_open_min, low), low)
+        high = torch.where(is_open, torch.maximum(self.before_open_max, high), high)
+        values = self.before_open_values + self.batch_values
+        is_whole = values >= self.min_values
+        self.joined = self.before_joined + is_whole
+        self.open_min, self.open_max = low, high
+        self.open_values = torch.where(is_whole, 0, values)
+        weight = self.averaging_constant / (1 - (1 - self.averaging_constant) ** (self.before_joined + 1).double())
+        weight = torch.where(self.before_joined == 0, 1.0, torch.where(is_whole, weight, 0.0)).float()
+        return torch.lerp(self.running_min, low, weight), torch.lerp(self.running_max, high, weight)
 
 
 @QParamsCalculatorBase.register("global_minmax")

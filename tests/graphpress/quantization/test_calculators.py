@@ -98,9 +98,54 @@ def test_a_rule_of_a_user_sees_the_union_of_a_batch():
 
 def test_the_averaging_constant_of_the_moving_average_can_be_set():
     batches = [torch.tensor([-1.0, 1.0]), torch.tensor([-3.0, 5.0])]
-    slow, fast = observed("moving_average", batches), observed("moving_average{averaging_constant=1.0}", batches)
+    slow = observed("moving_average{min_values=1}", batches)
+    fast = observed("moving_average{averaging_constant=1.0, min_values=1}", batches)
     assert fast.running_max == 5
     assert slow.running_max == pytest.approx(1 + 4 * 0.01 / (1 - 0.99**2))
+
+
+def averaged(batches, min_values, constant=0.01):
+    """The ends of the moving average, from its definition."""
+    whole, opened = [], torch.empty(0)
+    for batch in batches:
+        opened = torch.cat([opened, batch])
+        if opened.numel() >= min_values:
+            whole, opened = [*whole, opened], torch.empty(0)
+    if not whole:
+        return float(opened.min()), float(opened.max())
+    weights = [constant * (1 - constant) ** (len(whole) - 1 - index) for index in range(len(whole))]
+    ends = [
+        sum(weight * float(end(each)) for weight, each in zip(weights, whole, strict=True)) / sum(weights)
+        for end in (torch.min, torch.max)
+    ]
+    return tuple(ends)
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+@pytest.mark.parametrize("min_values", [1, 50, 300, 10_000])
+def test_small_batches_are_joined_before_they_are_averaged(min_values, is_saved):
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.randint(1, 120, (40,), generator=generator).tolist()
+    batches = [torch.randn(size, generator=generator) for size in sizes]
+    calculator = made(f"moving_average{{min_values={min_values}}}")
+    for batch in batches:
+        calculator.observe(batch[: len(batch) // 2 + 1])
+        calculator.observe_more(batch)  # a second point of the same batch, whose values are not counted again
+        if is_saved:
+            state, calculator = calculator.state_dict(), made(f"moving_average{{min_values={min_values}}}")
+            calculator.load_state_dict(state)
+    expected = averaged(batches, min_values)
+    assert (float(calculator.running_min), float(calculator.running_max)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_range_of_few_values_does_not_depend_on_the_size_of_batches():
+    values = torch.randn(6_000, generator=torch.Generator().manual_seed(0))
+    ranges = {
+        size: (calculator.running_min, calculator.running_max)
+        for size in (10, 600, 6_000)
+        for calculator in [observed("moving_average", values.split(size))]
+    }
+    assert ranges[10] == ranges[600] == ranges[6_000]
 
 
 def test_static_is_the_tensor_itself_for_weights_and_the_last_one_seen_for_activations():

@@ -209,7 +209,10 @@ SEEN = [
 ]
 
 
-@pytest.mark.parametrize("key", ["moving_average", "global_minmax", "static"])
+AVERAGES = [f"moving_average{{min_values={values}}}" for values in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("key", [*AVERAGES, "moving_average", "global_minmax", "static"])
 @pytest.mark.parametrize("block", [(), (1, -1)])
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("values_in_a_batch", [1, 2, 3])

@@ -22,6 +22,8 @@ Report = dict[str, Any]
 Work = Callable[[str, Sequence[str], Callable[[Report], None]], None]
 """Runs stages of an architecture and reports each one that has ended."""
 
+_WAITING = 4
+
 
 @attrs.frozen
 class Order:
@@ -32,7 +34,8 @@ class Order:
         tasks: the stages of each architecture, in their order.
         at_once: how many children run at once.
         calibration_sets: how many sets of batches decibels are pooled over.
-        stage_seconds: wall-clock seconds after which a stage has failed.
+        stage_seconds: CPU seconds after which a stage has failed, and a quarter of the wall-clock seconds, so that a
+            busy machine gives the same results and a stage that waits for ever ends.
         megabytes: memory of a child.
     """
 
@@ -84,8 +87,9 @@ class _Child:
             if len(found) < len(self.stages):
                 self.log.seek(0)
                 last = (self.log.read().strip().splitlines() or [""])[-1][:300]
-                timed_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
-                problem = f"took more than {seconds} seconds" if timed_out else "ended the process"
+                limits = {signal.SIGPROF: f"{seconds} CPU seconds", signal.SIGALRM: f"{_WAITING * seconds} seconds"}
+                passed = limits.get(signal.Signals(os.WTERMSIG(status))) if os.WIFSIGNALED(status) else None
+                problem = f"took more than {passed}" if passed else "ended the process"
                 stage = self.stages[len(found)]
                 yield {"stage": stage, "status": "failed", "error": f"{problem}: {last}", "figures": {}}
 
@@ -108,12 +112,18 @@ def _be_child(model: str, stages: list[str], order: Order, work: Work, reports: 
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
         def report(record: Report) -> None:
-            signal.alarm(order.stage_seconds)
+            _limit_time(order.stage_seconds)
             reports.write(json.dumps(record) + "\n")
             reports.flush()
 
-        signal.alarm(order.stage_seconds)
+        _limit_time(order.stage_seconds)
         work(model, stages, report)
         code = 0
     finally:
         os._exit(code)
+
+
+def _limit_time(seconds: int) -> None:
+    """End the process after so many CPU seconds from now, or a multiple of wall-clock seconds."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(_WAITING * seconds)
