@@ -35,6 +35,7 @@ def main() -> None:
     module = importlib.import_module(f"graphpress.tools.zoo.worker.{order.side}")
     every = models.every()
     _warm(module.IMPORTS)
+    module.prepared(nn.Linear(1, 1), (torch.ones(2, 1),))
 
     def work(name: str, stages: Sequence[str], report: Callable[[Report], None]) -> None:
         subject = module.Subject(every[name], order.calibration_sets)

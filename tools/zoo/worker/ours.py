@@ -29,7 +29,7 @@ from graphpress.palettization.spec import PalettizationSpec
 from graphpress.passes.framework import EXACT
 from graphpress.passes.framework.numerics import compare, execute
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
-from graphpress.tools.zoo.entry import ZooModel
+from graphpress.tools.zoo.entry import Inputs, ZooModel
 from graphpress.tools.zoo.worker.stage import (
     Fault,
     Skipped,
@@ -126,24 +126,26 @@ def text(subject: Subject, run: StageRun) -> None:
         raise Fault(f"printed and parsed again, {found}")
 
 
+def prepared(module: nn.Module, example: Inputs) -> tuple[Quantizer, nn.Module]:
+    """Return a quantizer with the default config, and its prepared model."""
+    quantizer = Quantizer(module, QuantizerConfig())
+    return quantizer, quantizer.prepare(example)
+
+
 def w8a8(subject: Subject, run: StageRun) -> None:
     """The default config: prepare, calibrate, finalize."""
     model = subject.model
 
-    def prepare(module: nn.Module) -> tuple[Quantizer, nn.Module]:
-        quantizer = Quantizer(module, QuantizerConfig())
-        return quantizer, quantizer.prepare(model.example())
-
     with run.timing("prepare"):
-        _, prepared = prepare(subject.module)
-    run.figures["quantizers"] = sum("fakequant" in type(each).__name__.lower() for each in prepared.modules())
+        _, made = prepared(subject.module, model.example())
+    run.figures["quantizers"] = sum("fakequant" in type(each).__name__.lower() for each in made.modules())
     with run.timing("calibrate"):
-        run.figures["decibels"], quantizer, prepared = pooled_decibels(model, prepare, subject.calibration_sets)
+        run.figures["decibels"], quantizer, made = pooled_decibels(model, prepared, subject.calibration_sets)
     run.figures["calibration sets"] = subject.calibration_sets
     with run.timing("finalize"):
         finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
-    subject.prepared, subject.finalized["w8a8"] = prepared, finalized
-    run.figures["finalized"] = weight_decibels(model, prepared, finalized)
+    subject.prepared, subject.finalized["w8a8"] = made, finalized
+    run.figures["finalized"] = weight_decibels(model, made, finalized)
 
 
 def _quantized(subject: Subject, config: QuantizerConfig, module: nn.Module | None = None) -> nn.Module:

@@ -12,7 +12,7 @@ from coreai_opt import ExportBackend
 from coreai_opt.quantization import Quantizer, QuantizerConfig
 from torch import nn
 
-from graphpress.tools.zoo.entry import ZooModel
+from graphpress.tools.zoo.entry import Inputs, ZooModel
 from graphpress.tools.zoo.worker.stage import Skipped, StageRun, pooled_decibels
 
 IMPORTS = ("coreai_torch",)
@@ -31,18 +31,19 @@ class Subject:
         self.module = self.model.build()
 
 
+def prepared(module: nn.Module, example: Inputs) -> tuple[Quantizer, nn.Module]:
+    """Return a quantizer with the default config, and its prepared model."""
+    quantizer = Quantizer(module, QuantizerConfig())
+    return quantizer, quantizer.prepare(example)
+
+
 def peer(subject: Subject, run: StageRun) -> None:
     """The default config: prepare, calibrate, finalize."""
     model = subject.model
-
-    def prepare(module: nn.Module) -> tuple[Quantizer, nn.Module]:
-        quantizer = Quantizer(module, QuantizerConfig())
-        return quantizer, quantizer.prepare(model.example())
-
     with run.timing("prepare"):
-        prepare(subject.module)
+        prepared(subject.module, model.example())
     with run.timing("calibrate"):
-        run.figures["decibels"], quantizer, _ = pooled_decibels(model, prepare, subject.calibration_sets)
+        run.figures["decibels"], quantizer, _ = pooled_decibels(model, prepared, subject.calibration_sets)
     run.figures["calibration sets"] = subject.calibration_sets
     with run.timing("finalize"):
         subject.finalized = quantizer.finalize(backend=ExportBackend.CoreAI)

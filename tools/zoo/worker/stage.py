@@ -88,7 +88,7 @@ class Decibels:
 
 
 def pooled_decibels(
-    model: ZooModel, prepare: Callable[[nn.Module], tuple[Any, nn.Module]], sets: int
+    model: ZooModel, prepare: Callable[[nn.Module, Inputs], tuple[Any, nn.Module]], sets: int
 ) -> tuple[float | None, Any, nn.Module]:
     """Pool the decibels of the outputs over sets of weights, each prepared and calibrated on batches of its own.
 
@@ -96,7 +96,7 @@ def pooled_decibels(
 
     Args:
         model: the architecture.
-        prepare: returns a quantizer and its prepared model for a float one, which it may change.
+        prepare: returns a quantizer and its prepared model for an example and a float model, which it may change.
         sets: how many sets of weights and batches.
 
     Returns:
@@ -107,7 +107,7 @@ def pooled_decibels(
     first: list[tuple[Any, nn.Module]] = []
     for number in range(sets):
         floating = model.build(number)
-        quantizer, prepared = prepare(model.build(number))
+        quantizer, prepared = prepare(model.build(number), model.example())
         calibrate(model, quantizer, prepared, number)
         for inputs in evaluations:
             sides = (copy.deepcopy(each) if model.states else each for each in (floating, prepared))
