@@ -35,9 +35,11 @@ _INTRODUCTION = (
     "",
     "- *torch*, *Core AI*, *Core ML*: whether every stage of that side that has run works. Core AI assets run in the",
     "  real runtime, Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
-    "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over sets of six",
-    "  calibration batches and four batches of outputs; the peer, coreai-opt 0.4.0, has the same data.",
-    "- *ops*: operations of the Core AI program. *s*: CPU seconds of `prepare`.",
+    "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over sets, each",
+    "  with weights, six calibration batches and four batches of outputs of its own; the peer, coreai-opt 0.4.0, has",
+    "  the same. Class tokens, position biases and layer scales, which start at zero, have the size that training",
+    "  gives them.",
+    "- *ops*: operations of the Core AI program. *s*: CPU seconds of `prepare`, in a process that has prepared before.",
     "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's. Where the",
     "  converter has not run alone on the float model, it is either's.",
     "",
@@ -60,6 +62,37 @@ def _summary(count: int, results: Mapping[str, Records]) -> Iterator[str]:
         ran = [each[stage]["status"] == "ok" for each in results.values() if stage in each]
         if ran:
             yield f"| {label} | {sum(ran)} | {len(ran)} | {sum(ran) / len(ran):.0%} |"
+    yield ""
+    yield from _beside_peer(results)
+    hours = sum(record.get("cpu") or 0.0 for records in results.values() for record in records.values()) / 3600
+    yield f"All stages of this page took {hours:.1f} CPU hours."
+
+
+def _beside_peer(results: Mapping[str, Records]) -> Iterator[str]:
+    """Compare the figures of the architectures for which both sides have them."""
+    pairs = {
+        figure: {
+            name: (ours, peer)
+            for name, records in results.items()
+            for ours, peer in [tuple(_value(records, stage, figure) for stage in stages)]
+            if ours is not None and peer is not None
+        }
+        for figure, stages in _FIGURES
+    }
+    if not pairs["decibels"]:
+        return
+    decibels, operations, seconds = (pairs[figure] for figure in ("decibels", "ops", "prepare"))
+    mine, theirs = (sum(side) / len(decibels) for side in zip(*decibels.values(), strict=True))
+    below = [name for name, (ours, peer) in decibels.items() if ours < peer - _OUTLIER]
+    yield f"Decibels of the {len(decibels)} that both sides quantize: {mine:.1f} on the mean, the peer {theirs:.1f};"
+    yield f"more than {_OUTLIER} below the peer: {', '.join(below) or 'none'}."
+    if operations:
+        mine, theirs = (sum(side) for side in zip(*operations.values(), strict=True))
+        more = [name for name, (ours, peer) in operations.items() if ours > peer]
+        yield f"Operations of the {len(operations)} that both sides convert: {mine:,.0f}, the peer {theirs:,.0f};"
+        yield f"more than the peer: {', '.join(more) or 'none'}."
+    mine, theirs = (sum(side) for side in zip(*seconds.values(), strict=True))
+    yield f"CPU seconds of `prepare`, {len(seconds)} architectures: {mine:.0f}, the peer {theirs:.0f}."
 
 
 def _stages(results: Mapping[str, Records]) -> list[str]:
@@ -95,8 +128,13 @@ _FIGURES = (
 
 
 def _figure(records: Records, stage: str, figure: str) -> str:
-    value = records.get(stage, {}).get("figures", {}).get(figure)
+    value = _value(records, stage, figure)
     return "" if value is None else f"{value:g}" if isinstance(value, int) else f"{value:.1f}"
+
+
+def _value(records: Records, stage: str, figure: str) -> float | None:
+    found: float | None = records.get(stage, {}).get("figures", {}).get(figure)
+    return found
 
 
 def failure_report(results: Mapping[str, Records]) -> str:

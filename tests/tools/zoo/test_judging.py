@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from graphpress.tools.zoo.judging import Failure, Whose, failures, grouped, works
+from graphpress.tools.zoo.models import every
+from graphpress.tools.zoo.table import page
 
 
 def record(status: str, error: str | None = None) -> dict[str, Any]:
@@ -41,3 +43,22 @@ def test_failures_that_differ_in_names_and_numbers_are_one_group() -> None:
         Failure("c", "w8a8", "another", Whose.OURS),
     ]
     assert [[each.model for each in group] for _, group in grouped(found)] == [["a", "b"], ["c"]]
+
+
+def test_the_page_compares_what_both_sides_have() -> None:
+    def figures(stage: str, **found: float) -> dict[str, Any]:
+        return {stage: {**record("ok"), "figures": found, "cpu": 1800.0}}
+
+    names = list(every())[:3]
+    results = {
+        names[0]: figures("w8a8", decibels=30.0, prepare=1.0) | figures("peer", decibels=29.0, prepare=4.0),
+        names[1]: figures("w8a8", decibels=20.0, prepare=1.0) | figures("peer", decibels=21.0, prepare=4.0),
+        names[2]: figures("w8a8", decibels=9.0, prepare=1.0),
+    }
+    results[names[0]] |= figures("coreai:w8a8", ops=100) | figures("peer:coreai", ops=90)
+    text = page(every(), results)
+    assert "Decibels of the 2 that both sides quantize: 25.0 on the mean, the peer 25.0;" in text
+    assert f"more than 0.2 below the peer: {names[1]}." in text
+    assert f"more than the peer: {names[0]}." in text
+    assert "CPU seconds of `prepare`, 2 architectures: 2, the peer 8." in text
+    assert "All stages of this page took 3.5 CPU hours." in text
