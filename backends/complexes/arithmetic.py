@@ -6,6 +6,8 @@ with zeros are made.
 
 from __future__ import annotations
 
+import cmath
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -122,6 +124,38 @@ def _log(a: Parts) -> Parts:
     return 0.5 * torch.log(a[0] * a[0] + a[1] * a[1]), torch.atan2(a[1], a[0])
 
 
+def _of_log(factor: float, offset: float) -> Callable[[Parts], Parts]:
+    """Return ``factor * log(offset + z)``."""
+
+    def formula(a: Parts) -> Parts:
+        re, im = _log((a[0] + offset, a[1]))
+        return re * factor, im * factor
+
+    return formula
+
+
+elementwise(aten.log1p.default)(_of_log(1.0, 1.0))
+elementwise(aten.log2.default)(_of_log(1 / math.log(2), 0.0))
+elementwise(aten.log10.default)(_of_log(1 / math.log(10), 0.0))
+
+
+@elementwise(aten.exp2.default)
+def _exp2(a: Parts) -> Parts:
+    return _exp((a[0] * math.log(2), a[1] * math.log(2)))
+
+
+@elementwise(aten.expm1.default)
+def _expm1(a: Parts) -> Parts:
+    re, im = _exp(a)
+    return re - 1, im
+
+
+@elementwise(aten.sigmoid.default)
+def _sigmoid(a: Parts) -> Parts:
+    re, im = _exp((-a[0], -a[1]))
+    return _inverse((re + 1, im))
+
+
 @elementwise(aten.sin.default)
 def _sin(a: Parts) -> Parts:
     return torch.sin(a[0]) * torch.cosh(a[1]), torch.cos(a[0]) * torch.sinh(a[1])
@@ -142,12 +176,17 @@ def _cosh(a: Parts) -> Parts:
     return torch.cosh(a[0]) * torch.cos(a[1]), torch.sinh(a[0]) * torch.sin(a[1])
 
 
+@elementwise(aten.tan.default)
+def _tan(a: Parts) -> Parts:
+    re, im = _tanh((-a[1], a[0]))  # tan z = -i tanh iz
+    return im, -re
+
+
 @elementwise(aten.tanh.default)
 def _tanh(a: Parts) -> Parts:
-    """Divide ``sinh 2x + i sin 2y`` by ``cosh 2x + cos 2y``, with the real part by its own function, which is bounded.
+    """Compute ``(t + i s c (1 - t^2)) / (c^2 + t^2 s^2)``, with ``t = tanh x``, ``s = sin y``, ``c = cos y``.
 
-    With ``t = tanh x``: ``t (1 + tan(y)^2) / (1 + t^2 tan(y)^2)`` and ``tan y (1 - t^2) / (1 + t^2 tan(y)^2)``, whose
-    tangents are quotients of sines and cosines.
+    No part of it overflows, unlike those of the quotient of sinh and cosh.
     """
     t, sin, cos = torch.tanh(a[0]), torch.sin(a[1]), torch.cos(a[1])
     norm = cos * cos + t * t * sin * sin
@@ -168,6 +207,15 @@ def _pow(x: Any, exponent: Any) -> Any:
     if not isinstance(x, Pair) or isinstance(exponent, complex) or exponent == 0:
         return NotImplemented
     return _joined(*_power((x.re, x.im), exponent))
+
+
+@elementwise(aten.pow.Tensor_Tensor, aten.pow.Scalar)
+def _raised(a: Parts, b: Parts) -> Parts:
+    """Compute ``exp(b log a)``."""
+    if not isinstance(a[0], Tensor):
+        log = cmath.log(complex(a[0], a[1] or 0.0))
+        return _exp(_times((log.real, log.imag or None), b))
+    return _exp(_times(_log((a[0], torch.zeros_like(a[0]) if a[1] is None else a[1])), b))
 
 
 @elementwise(aten.sqrt.default)
@@ -200,6 +248,17 @@ def _angle(x: Pair) -> Tensor:
 @rules(aten.linalg_vector_norm.default)
 def _norm(x: Pair, *args: Any, **kwargs: Any) -> Any:
     return torch.linalg.vector_norm(_abs(x), *args, **kwargs)
+
+
+@rules(aten.var.default, aten.var.dim, aten.var.correction)
+def _var(x: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    """Add the variances of both parts, as real numbers."""
+    return torch.var(x.re, *args, **kwargs) + torch.var(x.im, *args, **kwargs)
+
+
+@rules(aten.std.default, aten.std.dim, aten.std.correction)
+def _std(x: Pair, *args: Any, **kwargs: Any) -> Tensor:
+    return _var(x, *args, **kwargs).sqrt()
 
 
 @rules(aten.isnan.default)

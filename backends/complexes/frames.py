@@ -31,10 +31,13 @@ def _stft(
     return_complex: bool | None = None,
     align_to_window: bool | None = None,
 ) -> Any:
-    """Decompose ``aten.stft`` of real signals with real windows; its frames are the last axis of the result."""
-    if isinstance(x, Pair) or isinstance(window, Pair) or align_to_window:
+    """Decompose ``aten.stft`` with real windows; its frames are the last axis of the result."""
+    if isinstance(window, Pair) or align_to_window:
         return NotImplemented
-    onesided = onesided is None or onesided
+    if isinstance(x, Pair):
+        re, im = (_stft(each, n_fft, hop_length, win_length, window, normalized, False, True) for each in (x.re, x.im))
+        return Pair(re.re - im.im, re.im + im.re)
+    window, onesided = _explicit(window, win_length, x), onesided is None or onesided
     step, kept = hop_length or n_fft // 4, n_fft // 2 + 1 if onesided else n_fft
     signals = x.unsqueeze(0) if x.dim() == 1 else x
     if is_one_product(n_fft):
@@ -48,6 +51,11 @@ def _stft(
         spectrum = fft_r2c(frames, [2], int(normalized), onesided).transpose(1, 2)
     result = spectrum.squeeze(0) if x.dim() == 1 else spectrum
     return result if return_complex else torch.view_as_real(result)
+
+
+def _explicit(window: Tensor | None, win_length: int | None, x: Tensor) -> Tensor | None:
+    """Return the window, of ones if only its length is given."""
+    return x.new_ones([win_length]) if window is None and win_length is not None else window
 
 
 def _windowed(frames: Tensor, window: Tensor | None, length: int) -> Tensor:
@@ -77,7 +85,7 @@ def _istft(
     """Decompose ``aten.istft`` of one-sided spectra: overlapping frames over the sum of their squared windows."""
     if isinstance(window, Pair) or return_complex or onesided is False:
         return NotImplemented
-    step, dtype = hop_length or n_fft // 4, x.re.dtype
+    step, dtype, window = hop_length or n_fft // 4, x.re.dtype, _explicit(window, win_length, x.re)
     re, im = (part.unsqueeze(0) if x.dim() == 2 else part for part in (x.re, x.im))
     mode, count = 1 if normalized else 2, re.shape[-1]
     if is_one_product(n_fft):

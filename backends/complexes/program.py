@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from graphpress.backends.complexes.pairs import Pair, PairedArithmetic, UnsupportedComplexOp, apply, touches_complex
 from graphpress.backends.errors import ConversionError
-from graphpress.backends.exporting import head, place
+from graphpress.backends.exporting import head, place, quiet
 
 _ACCEPTED = (
     "arithmetic, elementary functions, products of matrices, transforms by torch.fft, stft and istft, and what moves "
@@ -34,6 +34,12 @@ def with_real_tensors(program: ExportedProgram) -> ExportedProgram:
     """
     if not any(_is_complex_node(node) for node in program.graph.nodes):
         return program
+    if any(
+        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        for node in program.graph.nodes
+    ):
+        with quiet():
+            program = program.run_decompositions({})  # writes to parts of tensors become values
     return _Rewriting(program).result()
 
 
@@ -60,6 +66,7 @@ class _Rewriting:
         self._made: dict[fx.Node, Any] = {}
         self._inputs: list[InputSpec] = []
         self._matrices: dict[int, fx.Node] = {}
+        self._fake: Any = detect_fake_mode([node.meta.get("val") for node in program.graph.nodes])
 
     def result(self) -> ExportedProgram:
         """Return the program."""
@@ -153,6 +160,7 @@ class _Rewriting:
 
     def _unsupported(self, node: fx.Node, error: UnsupportedComplexOp) -> ConversionError:
         what, name = error.what or "complex values", str(error.operator)
+        name = str(node.target) if name.startswith("prims.") else name
         through = "" if name == str(node.target) else f" (a part of {node.target})"
         return ConversionError(
             f"no backend takes {what} in {name}{through} {place(node)}; accepted: {error.accepted or _ACCEPTED}, or "
@@ -163,7 +171,7 @@ class _Rewriting:
         """Trace the operator on the parts of its complex operands, and copy the graph."""
         sources = {each: self._made[each] for each in node.all_input_nodes}
         flat = [part for source in sources.values() for part in _flattened(source)]
-        traced, result = _traced(target, node, sources, [part.meta["val"] for part in flat])
+        traced, result = _traced(target, node, sources, [part.meta["val"] for part in flat], self._fake)
         given = iter(flat)
         here: dict[fx.Node, Any] = {}
         for each in traced.graph.nodes:
@@ -185,12 +193,10 @@ class _Rewriting:
         """Return the placeholder of a matrix that a rule multiplies by, one for each."""
         if id(tensor) in self._matrices:
             return self._matrices[id(tensor)]
-        fake = detect_fake_mode([each.meta.get("val") for each in self._program.graph.nodes])
-        assert fake is not None
         name = f"complex_factor_{len(self._matrices)}"
         with self._graph.inserting_before(next(iter(self._graph.nodes))):
             placeholder = self._graph.placeholder(name)
-        placeholder.meta["val"] = fake.from_tensor(tensor, static_shapes=True)
+        placeholder.meta["val"] = self._fake.from_tensor(tensor, static_shapes=True)
         self._inputs.insert(0, InputSpec(InputKind.BUFFER, TensorArgument(placeholder.name), name, persistent=True))
         self._state_dict[name] = tensor
         self._matrices[id(tensor)] = placeholder
@@ -223,7 +229,7 @@ class _Result:
 
 
 def _traced(
-    target: Any, node: fx.Node, sources: dict[fx.Node, Any], values: list[Any]
+    target: Any, node: fx.Node, sources: dict[fx.Node, Any], values: list[Any], fake: Any
 ) -> tuple[fx.GraphModule, _Result]:
     """Trace an operator of the program as one of real tensors, with the parts of its operands as inputs.
 
@@ -232,6 +238,7 @@ def _traced(
         node: its node, with its arguments.
         sources: what stands for each of its operands.
         values: the value of each part of them.
+        fake: the mode of the program's values.
     """
     found: list[_Result] = []
 
@@ -249,8 +256,6 @@ def _traced(
             raise UnsupportedComplexOp(target)
         return [part for leaf in leaves for part in ((leaf.re, leaf.im) if isinstance(leaf, Pair) else (leaf,))]
 
-    fake = detect_fake_mode(values)
-    assert fake is not None
     allowed, fake.allow_non_fake_inputs = fake.allow_non_fake_inputs, True  # constant matrices are real tensors
     try:
         with fake, torch.no_grad():

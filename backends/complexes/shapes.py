@@ -178,6 +178,19 @@ for _name, _value in (("zeros", 0), ("ones", 1), ("empty", 0), ("full", None)):
     rules(getattr(aten, f"new_{_name}").default)(_filled(_value, reads=True, has_size=True))
 
 
+@rules(aten.eye.default, aten.eye.m)
+def _eye(*size: int, dtype: torch.dtype, **_: Any) -> Pair:
+    return paired(torch.eye(*size, dtype=real_dtype(dtype)), real_dtype(dtype))
+
+
+@rules(aten.fill.Tensor, aten.fill.Scalar)
+def _fill(x: Tensor, value: Any) -> Any:
+    if not isinstance(x, Pair):
+        return NotImplemented
+    number = value if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype)
+    return aten.copy.default(x, number.expand(x.shape))
+
+
 @rules(aten.scalar_tensor.default)
 def _scalar_tensor(value: Any, **settings: Any) -> Any:
     return _filled(None, reads=False, has_size=True)((), value, **settings)
