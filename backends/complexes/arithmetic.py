@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as KIND
 from torch._prims_common import elementwise_dtypes
 
-from graphpress.backends.complexes.pairs import Pair, real_dtype, rules
+from graphpress.backends.complexes.pairs import Pair, matmul, real_dtype, rules
 
 aten = torch.ops.aten
 
@@ -266,6 +266,19 @@ def _isnan(x: Pair) -> Tensor:
     return torch.logical_or(torch.isnan(x.re), torch.isnan(x.im))
 
 
+@rules(aten.isfinite.default)
+def _isfinite(x: Pair) -> Tensor:
+    return torch.logical_and(torch.isfinite(x.re), torch.isfinite(x.im))
+
+
+@rules(aten.isclose.default)
+def _isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    if equal_nan:
+        return NotImplemented
+    is_close = torch.le(torch.abs(a - b), atol + rtol * torch.abs(b))
+    return torch.logical_or(torch.eq(a, b), torch.logical_and(is_close, torch.isfinite(torch.abs(a - b))))
+
+
 @rules(aten.eq.Tensor, aten.eq.Scalar)
 def _eq(a: Any, b: Any) -> Tensor:
     dtype = real_dtype(elementwise_dtypes(a, b, type_promotion_kind=KIND.DEFAULT)[1])
@@ -294,14 +307,14 @@ def _polar(size: Tensor, angle: Tensor) -> Pair:
     return _joined(size * torch.cos(angle), size * torch.sin(angle))
 
 
-def bilinear(operator: Any, *operators: Any) -> None:
-    """Register the rule of operators that are linear in each of their first two operands."""
+def bilinear(operator: Any, real: Any = None) -> Callable[[Any, Any], Pair]:
+    """Register the rule of an operator that is linear in each of two operands, by `real`, or itself, on their parts."""
 
     def rule(a: Any, b: Any, *settings: Any) -> Pair:
         dtype = real_dtype(torch.promote_types(a.dtype, b.dtype))
-        return _joined(*_multiplied(operator, _parts(a, dtype), _parts(b, dtype), *settings))
+        return _joined(*_multiplied(real or operator, _parts(a, dtype), _parts(b, dtype), *settings))
 
-    rules(operator, *operators)(rule)
+    return rules(operator)(rule)
 
 
 def _multiplied(operator: Any, a: Parts, b: Parts, *settings: Any) -> Parts:
@@ -313,7 +326,7 @@ def _multiplied(operator: Any, a: Parts, b: Parts, *settings: Any) -> Parts:
 
 bilinear(aten.mm.default)
 bilinear(aten.bmm.default)
-bilinear(aten.matmul.default)
+_matmul = bilinear(aten.matmul.default, matmul)
 bilinear(aten.mv.default)
 bilinear(aten.dot.default)
 
@@ -331,7 +344,7 @@ def _addmm(bias: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Any:
 
 @rules(aten.linear.default)
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    product = torch.matmul(x, weight.transpose(0, 1))
+    product = _matmul(x, weight.transpose(0, 1))
     return product if bias is None else product + bias
 
 

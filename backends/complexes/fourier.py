@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
-from graphpress.backends.complexes.pairs import Pair, UnsupportedComplexOp, rules
+from graphpress.backends.complexes.pairs import Pair, UnsupportedComplexOp, matmul, rules
 
 aten = torch.ops.aten
 
@@ -81,7 +81,7 @@ def _transformed(re: Tensor, im: Tensor | None, sign: int, scale: float) -> tupl
     """Multiply the last axis by the matrix of ``scale * exp(sign * 2 pi i k m / n)``."""
     length = re.shape[-1]
     if is_one_product(length):
-        return _turned(re, im, *waves(length, length, length, sign, scale, re.dtype), torch.matmul)
+        return _turned(re, im, *waves(length, length, length, sign, scale, re.dtype), matmul)
     return _split(re, im, sign, scale)
 
 
@@ -125,7 +125,7 @@ def fft_r2c(x: Tensor, dim: list[int], normalization: int, onesided: bool) -> Pa
     kept = length // 2 + 1 if onesided else length
     scale, rows = scale_of(normalization, length), x.movedim(last, -1)
     if is_one_product(length):
-        re, im = _turned(rows, None, *waves(length, kept, length, -1, scale, x.dtype), torch.matmul)
+        re, im = _turned(rows, None, *waves(length, kept, length, -1, scale, x.dtype), matmul)
     else:
         re, im = (part.narrow(-1, 0, kept) for part in _transformed(rows, None, -1, scale))
     spectrum = Pair(re.movedim(-1, last), im.movedim(-1, last))
@@ -141,7 +141,7 @@ def fft_c2r(x: Pair, dim: list[int], normalization: int, last_dim_size: int) -> 
     re, im, scale = x.re.movedim(last, -1), x.im.movedim(last, -1), scale_of(normalization, length)
     if is_one_product(length):
         cos, sin = synthesis(length, scale, re.dtype)
-        signal = re @ cos + im @ sin
+        signal = matmul(re, cos) + matmul(im, sin)
     else:
         counts = _counts(length, scale, re.dtype)
         missing = [0, length - length // 2 - 1]

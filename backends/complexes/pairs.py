@@ -92,6 +92,13 @@ def apply(operator: Any, args: Any, kwargs: Any) -> Any:
         return decomposition(*args, **kwargs)
 
 
+_LIBRARY = torch.library.Library("graphpress_complexes", "DEF")
+_LIBRARY.define("matmul(Tensor a, Tensor b) -> Tensor")
+_LIBRARY.impl("matmul", torch.matmul, "CompositeExplicitAutograd")
+
+matmul: Any = torch.ops.graphpress_complexes.matmul.default
+"""``torch.matmul`` of real tensors as one operator of a trace; a trace expands torch's own."""
+
 RULES: dict[Any, Rule] = {}
 """The rules by operator; a rule returns NotImplemented for arguments that it does not cover."""
 

@@ -16,7 +16,14 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputSpec, Tenso
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from graphpress.backends.complexes.pairs import Pair, PairedArithmetic, UnsupportedComplexOp, apply, touches_complex
+from graphpress.backends.complexes.pairs import (
+    Pair,
+    PairedArithmetic,
+    UnsupportedComplexOp,
+    apply,
+    matmul,
+    touches_complex,
+)
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import head, place, quiet
 
@@ -182,6 +189,8 @@ class _Rewriting:
             elif each.op != "output":
                 here[each] = self._graph.node_copy(each, here.__getitem__)
                 here[each].meta = _metadata(each, node)
+                if each.target is matmul:
+                    here[each].target = torch.ops.aten.matmul.default
         (output,) = traced.graph.find_nodes(op="output")
         made = iter([here[value] for value in output.args[0]])
         leaves = [_Parts(next(made), next(made)) if is_pair else next(made) for is_pair in result.are_pairs]

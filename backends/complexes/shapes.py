@@ -118,6 +118,13 @@ def _pad(x: Pair, pad: Any, value: Any = 0) -> Pair:
 def _pad_by_mode(x: Pair, pad: Any, mode: str = "constant", value: Any = None) -> Any:
     if mode == "constant":
         return _pad(x, pad, value or 0)
+    if mode == "circular":  # torch's decomposition writes to a new tensor
+        for at, (before, behind) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+            axis = x.dim() - 1 - at
+            ends = x.narrow(axis, x.shape[axis] - before, before), x.narrow(axis, 0, behind)
+            joined: Any = torch.cat([ends[0], x, ends[1]], axis)
+            x = joined
+        return x
     return Pair(aten.pad.default(x.re, pad, mode), aten.pad.default(x.im, pad, mode))
 
 
