@@ -124,12 +124,14 @@ class FloatCaster:
             self.rewriter.erase(node)  # it asserts the former element type
             return
         width = self._width(values)
+        is_complex = any(map(_is_complex, (*values, *node.results)))
         if not (is_cast or makes_float or width):
             return
         if makes_float:
             width |= width_of_numbers(node)
             width |= Wide.LARGE if self.beyond is not None and node.name in self.beyond else Wide.NONE
-        if width or node.name in self.kept or node.op.has(Trait.OPAQUE) or not self._narrow(node):
+        is_kept = is_complex or node.name in self.kept or node.op.has(Trait.OPAQUE)
+        if width or is_kept or not self._narrow(node):
             self._keep(node, width)
 
     def _narrow(self, node: Node) -> bool:
@@ -210,6 +212,11 @@ class FloatCaster:
         for value in values:
             width |= self._wide.get(id(value), Wide.NONE)
         return width
+
+
+def _is_complex(value: Value) -> bool:
+    """Return True for complex tensors, whose parts are not cast: torch has no kernels for most of them in 16 bits."""
+    return isinstance(value.type, TensorType) and value.type.dtype in (DType.COMPLEX64, DType.COMPLEX128)
 
 
 def _types_in(operand: object) -> object:

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.blame import BlameReport
+from graphpress.backends.complexes import with_real_tensors
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
@@ -48,7 +49,7 @@ def blame(
     ops.register()
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = prepared(exported)
+    exported = prepared(with_real_tensors(exported))
     names = blaming.origins(decompose(exported))
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "probed.aimodel"

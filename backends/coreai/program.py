@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
 from graphpress.backends import exporting
+from graphpress.backends.complexes import with_real_tensors
 from graphpress.backends.constant_folding import fold_constants
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.ops import require
@@ -35,7 +36,7 @@ from graphpress.passes.framework import Pipeline, Runner
 
 
 def exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
-    """Return the exported program of a model; a graph is lowered first, in a copy.
+    """Return the exported program of a model, in real tensors; a graph is lowered first, in a copy.
 
     Args:
         model: a module, which is exported in eval mode, a program, or a graph.
@@ -46,6 +47,10 @@ def exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedPr
         FactError: for a graph with fake-quantizers.
         LoweringError: for a graph with compressed values that no backend can store.
     """
+    return with_real_tensors(_exported(model, example_inputs, dynamic_shapes))
+
+
+def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
     if isinstance(model, torch.nn.Module):
         return export(model, example_inputs, dynamic_shapes)
     if dynamic_shapes is not None:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.blame import BlameReport
+from graphpress.backends.complexes import with_real_tensors
 from graphpress.backends.coreml.check import evaluate
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.norms import with_folded_norms
@@ -42,7 +43,7 @@ def blame(
     """
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = with_folded_norms(exported)
+    exported = with_folded_norms(with_real_tensors(exported))
     names = blaming.origins(decompose(exported))
     stored: dict[str, torch.Tensor] = {}
 

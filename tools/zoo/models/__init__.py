@@ -16,6 +16,7 @@ _MODULES = (
     "vision",
     "detection",
     "audio",
+    "spectral",
     "convolutional",
     "recurrent",
     "generative",
