@@ -95,17 +95,21 @@ def _units(check: OutputCheck) -> str:
     )
 
 
-def origins(decomposed: ExportedProgram) -> dict[str, str]:
-    """Return, for each node of a decomposed program that ends an operator of the exported one, that operator's name."""
+def origins(exported: ExportedProgram, decomposed: ExportedProgram) -> dict[str, str]:
+    """Return the operator of `exported` that each node of its decomposition ends, by the names of both.
+
+    A node that torch derives from another records its source: the name in that graph, and the source of the source, back
+    to graphs that are older than the exported one and name their nodes otherwise.
+    """
     last: dict[str, str] = {}
     for node in decomposed.graph.nodes:
-        sources = node.meta.get("from_node")
-        if node.op != "call_function" or not sources:
-            continue
-        source = sources[0]
-        while source.from_node:
-            source = source.from_node[0]
-        last[source.name] = node.name
+        pending = list(node.meta.get("from_node") or ()) if node.op == "call_function" else []
+        while pending:
+            source = pending.pop()
+            if source.graph_id == id(exported.graph):
+                last[source.name] = node.name
+            else:
+                pending.extend(source.from_node)
     return {node: origin for origin, node in last.items()}
 
 

@@ -49,7 +49,7 @@ def blame(
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
     exported = prepared(exported)
-    names = blaming.origins(decompose(exported))
+    names = blaming.origins(exported, decompose(exported))
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "probed.aimodel"
         sources = _save_probed(path, probed, names)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -18,6 +20,8 @@ from graphpress.backends.coreml.check import evaluate
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.graph import Node
+
+_SCALE = re.compile(r"(.+)_scale_\d+")
 
 
 def blame(
@@ -43,14 +47,35 @@ def blame(
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
     exported = with_folded_norms(exported)
-    names = blaming.origins(decompose(exported))
+    decomposed = decompose(exported)
+    names = blaming.origins(exported, decomposed)
+    dtypes = {node.name: node.meta["val"].dtype for node in decomposed.graph.nodes if _is_tensor(node)}
     stored: dict[str, torch.Tensor] = {}
 
     def note(node: Node, results: Sequence[Any]) -> None:
         for value, result in zip(node.results, results, strict=True):
-            if value.name in names and isinstance(result, torch.Tensor):
-                stored[names[value.name]] = result.detach().clone()
+            name = _converted_name(node, value.name)
+            if name not in names or not isinstance(result, torch.Tensor):
+                continue
+            if result.dtype is torch.uint8 and dtypes[name] is torch.int8:  # with a zero point that is 128 higher
+                result = (result.to(torch.int16) - 128).to(torch.int8)
+            stored[names[name]] = result.detach().clone()
 
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     evaluate(path, leaves, note)
     return blaming.compare(Path(path), exported, (args, kwargs), stored)
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _converted_name(node: Node, name: str) -> str:
+    """Return the name that a value of a package had at first.
+
+    coremltools makes codes with the zero point -128 unsigned, and then numbers their quantizers anew, from names that
+    others have. The scale keeps the name of the quantizer that it was created for.
+    """
+    scale = node.operands.get("scale") if node.op.name in ("quant.quantize", "quant.dequantize") else None
+    found = _SCALE.fullmatch(scale.constant.name) if scale is not None and scale.constant is not None else None
+    return name if found is None else found[1]
