@@ -14,13 +14,12 @@ from torch.export import ExportedProgram
 
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
-from graphpress.backends.blame import BlameReport
+from graphpress.backends.comparison import BlameReport
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
-from graphpress.backends.coreai.check import run_flat
 from graphpress.backends.coreai.program import decompose, prepared
-from graphpress.backends.coreai.runtime import load
+from graphpress.backends.coreai.runtime import load, run_flat
 from graphpress.backends.errors import AssetError
 
 _SOURCE = re.compile(r'identifiers = \["([^"]+)"\], name = "torch"')
@@ -55,11 +54,12 @@ def blame(
         sources = _save_probed(path, probed, names)
         with load(probed) as loaded:
             outputs = run_flat(loaded, args, kwargs)
-    stored = dict(zip(sources, outputs[len(outputs) - len(sources) :], strict=True))
-    return blaming.compare(Path(path), exported, (args, kwargs), stored, RuntimeArithmetic)
+    count = len(outputs) - len(sources)
+    stored = dict(zip(sources, outputs[count:], strict=True))
+    return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs[:count], RuntimeArithmetic)
 
 
-def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[str, str]) -> list[str]:
+def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[tuple[str, int], str]) -> list[str]:
     """Save the asset with the results of its operators as further outputs.
 
     Returns:
@@ -78,9 +78,11 @@ def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[str, st
     values: dict[str, Any] = {}
     for operation in block.operations:
         found = _SOURCE.search(str(operation.location))
-        results = [each for each in operation.results if str(each.type).startswith("tensor<")]
-        if found and found[1] in names and results and operation.name != "coreai.constant":
-            values[names[found[1]]] = results[0]
+        if not found or operation.name == "coreai.constant":
+            continue
+        for at, result in enumerate(operation.results):
+            if (found[1], at) in names and str(result.type).startswith("tensor<"):
+                values[names[found[1], at]] = result
     returned = [*block.operations][-1]
     with module.context, ir.Location.unknown():
         kind = main.attributes["function_type"].value

@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
-from graphpress.backends.blame import BlameReport
-from graphpress.backends.coreml.check import evaluate
+from graphpress.backends.comparison import BlameReport
 from graphpress.backends.coreml.decompositions import decompose
+from graphpress.backends.coreml.evaluation import evaluate
 from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.graph import Node
 
@@ -48,8 +48,11 @@ def blame(
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
     exported = with_folded_norms(exported)
     decomposed = decompose(exported)
-    names = blaming.origins(exported, decomposed)
-    dtypes = {node.name: node.meta["val"].dtype for node in decomposed.graph.nodes if _is_tensor(node)}
+    operators = {node.name: node for node in decomposed.graph.nodes if node.op == "call_function"}
+    names = {
+        name if _is_tensor(operators[name]) else f"{name}_{at}": origin
+        for (name, at), origin in blaming.origins(exported, decomposed).items()
+    }
     stored: dict[str, torch.Tensor] = {}
 
     def note(node: Node, results: Sequence[Any]) -> None:
@@ -57,13 +60,15 @@ def blame(
             name = _converted_name(node, value.name)
             if name not in names or not isinstance(result, torch.Tensor):
                 continue
-            if result.dtype is torch.uint8 and dtypes[name] is torch.int8:  # with a zero point that is 128 higher
+            if (
+                result.dtype is torch.uint8 and operators[name].meta["val"].dtype is torch.int8
+            ):  # with a zero point that is 128 higher
                 result = (result.to(torch.int16) - 128).to(torch.int8)
             stored[names[name]] = result.detach().clone()
 
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    evaluate(path, leaves, note)
-    return blaming.compare(Path(path), exported, (args, kwargs), stored)
+    _, outputs = evaluate(path, leaves, note)
+    return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs)
 
 
 def _is_tensor(node: fx.Node) -> bool:
