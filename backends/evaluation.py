@@ -26,6 +26,7 @@ _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 _CASTS = {"to", "_to_copy"}
 _ROUNDING = {"quantize", "round", "floor", "ceil", "trunc", "sign", "floor_divide", "remainder", "fmod"}
 _SELECTING = {"topk", "sort", "argsort", "argmax", "argmin", "bucketize", "searchsorted"}
+_UNINITIALIZED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"}
 _DISCONTINUOUS = _COMPARISONS | _ROUNDING | _SELECTING
 
 
@@ -71,6 +72,8 @@ class Evaluation(fx.Interpreter):
         result = self._run_discontinuous(n) if is_discontinuous(n) else super().run_node(n)
         if n.op != "call_function" or not isinstance(result, torch.Tensor):
             return result
+        if _family(n) in _UNINITIALIZED:  # files have zeros
+            result.zero_()
         self.computed[n.name] = result.detach().clone()
         given = self.given.get(n.name)
         return result if given is None or given.shape != result.shape else given.to(result.dtype)
@@ -108,7 +111,7 @@ class Ties:
 
 def is_discontinuous(node: fx.Node) -> bool:
     """Return True for operators whose results jump where their first operand moves by a rounding error."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.args or not _is_tensor(node.args[0]):
+    if not node.args or not _is_tensor(node.args[0]):
         return False
     return _family(node) in _DISCONTINUOUS or (_family(node) in _CASTS and not node.meta["val"].is_floating_point())
 
@@ -119,8 +122,8 @@ def _is_tensor(value: Any) -> bool:
 
 def _family(node: fx.Node) -> str:
     target: Any = node.target
-    name: str = target.name().partition("::")[2].partition(".")[0]
-    return name
+    name = target.name() if isinstance(target, torch._ops.OpOverload) else ""
+    return name.partition("::")[2].partition(".")[0]
 
 
 def draws(

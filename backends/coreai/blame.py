@@ -22,6 +22,7 @@ from graphpress.backends.coreai.program import decompose, prepared
 from graphpress.backends.coreai.runtime import load, run_flat
 from graphpress.backends.errors import AssetError
 
+_TENSOR = re.compile(r"tensor<(?:[\d?]+x)*(\w+)[^x]*>")
 _SOURCE = re.compile(r'identifiers = \["([^"]+)"\], name = "torch"')
 
 
@@ -48,10 +49,11 @@ def blame(
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
     exported = prepared(exported)
-    names = blaming.origins(exported, decompose(exported))
+    decomposed = decompose(exported)
+    names = blaming.origins(exported, decomposed)
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "probed.aimodel"
-        sources = _save_probed(path, probed, names)
+        sources = _save_probed(path, probed, names, decomposed)
         with load(probed) as loaded:
             outputs = run_flat(loaded, args, kwargs)
     count = len(outputs) - len(sources)
@@ -59,7 +61,9 @@ def blame(
     return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs[:count], RuntimeArithmetic)
 
 
-def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[tuple[str, int], str]) -> list[str]:
+def _save_probed(
+    path: str | PathLike[str], target: Path, names: Mapping[tuple[str, int], str], decomposed: ExportedProgram
+) -> list[str]:
     """Save the asset with the results of its operators as further outputs.
 
     Returns:
@@ -75,14 +79,16 @@ def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[tuple[s
     if main is None:
         raise AssetError(f"{path} has no function 'main'")
     block = main.regions[0].blocks[0]
-    values: dict[str, Any] = {}
+    results: dict[str, list[Any]] = {}
     for operation in block.operations:
         found = _SOURCE.search(str(operation.location))
-        if not found or operation.name == "coreai.constant":
-            continue
-        for at, result in enumerate(operation.results):
-            if (found[1], at) in names and str(result.type).startswith("tensor<"):
-                values[names[found[1], at]] = result
+        if found and operation.name != "coreai.constant":
+            results.setdefault(found[1], []).extend(operation.results)
+    values: dict[str, Any] = {}
+    for node in decomposed.graph.nodes:
+        for at, result in _last_of_each(node.meta.get("val"), results.get(node.name, [])).items():
+            if (node.name, at) in names:
+                values[names[node.name, at]] = result
     returned = [*block.operations][-1]
     with module.context, ir.Location.unknown():
         kind = main.attributes["function_type"].value
@@ -96,3 +102,26 @@ def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[tuple[s
         returned.erase()
     program.save_asset(target)
     return list(values)
+
+
+def _last_of_each(meant: Any, results: Sequence[Any]) -> dict[int, Any]:
+    """Return the results of an operator by index, out of those of all operations that it became.
+
+    A top-k is a sort, an argsort and a slice of each; the last results of a result's kind, float or not, are the
+    operator's.
+    """
+    kinds = [each.is_floating_point() for each in meant] if isinstance(meant, tuple | list) else []
+    kinds = [meant.is_floating_point()] if isinstance(meant, torch.Tensor) else kinds
+    found: dict[int, Any] = {}
+    for kind in (True, False):
+        places = [at for at, each in enumerate(kinds) if each is kind]
+        alike = [each for each in results if (_is_float(str(each.type)) is kind)]
+        if len(alike) >= len(places):
+            found |= dict(zip(places, alike[len(alike) - len(places) :], strict=True))
+    return found
+
+
+def _is_float(kind: str) -> bool | None:
+    """Return True if a type is a tensor of floats, False for another tensor, None for other types."""
+    found = _TENSOR.fullmatch(kind)
+    return None if found is None else found[1].startswith(("f", "bf"))
