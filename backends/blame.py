@@ -2,118 +2,71 @@
 
 The file is run with its intermediate values as outputs. The exported program of the model is then evaluated operator by
 operator on the *file's* values: each operator gets the inputs that it has in the file, so that a difference arises in
-the operator itself and is not inherited. What rounding explains of it is measured as for whole models (see `rounding`).
+the operator itself and is not inherited. What rounding explains of it is measured (see `rounding`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve
 from torch import fx
 from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends import exporting
-from graphpress.backends.comparison import FLOAT_TOLERANCE, OutputCheck, compare_outputs
-from graphpress.backends.rounding import DRAWS, PerturbedRounding, allowance_of
+from graphpress.backends.comparison import FLOAT_TOLERANCE, BlameReport, OperatorCheck, OutputCheck, compare_outputs
+from graphpress.backends.evaluation import Arguments, Evaluation, Tensors, draws
+from graphpress.backends.rounding import allowance_of
 
 
-@frozen
-class OperatorCheck:
-    """The difference of one operator's output in the file from torch's.
+def origins(exported: ExportedProgram, decomposed: ExportedProgram) -> dict[tuple[str, int], str]:
+    """Return the operator of `exported` that each value of its decomposition is the result of.
 
-    Attributes:
-        operator: the ATen operator.
-        name: its name in the exported program.
-        place: its module path and the user's source line.
-        output: the difference of its output from torch's on the file's inputs, with what rounding explains.
-        inputs: the difference of each of its inputs in the file from the model's, by the name of their operator.
+    A node that torch derives from another records its source: the name in that graph, and the source of that, back to
+    graphs that are older than the exported one and name their nodes otherwise.
+
+    Returns:
+        The names, by the name of a decomposed node and the index of its result.
     """
-
-    operator: str
-    name: str
-    place: str
-    output: OutputCheck
-    inputs: tuple[OutputCheck, ...]
-
-    @property
-    def ok(self) -> bool:
-        """True if rounding explains the difference."""
-        return self.output.within(None)
-
-    def __str__(self) -> str:
-        lines = [f"{self.operator} ({self.name}) {self.place}", f"  its output: {_units(self.output)}"]
-        if self.output.allowed is not None:
-            lines[-1] += f"; rounding explains {self.output.allowed.max_error:.2g} of the range"
-        return "\n".join([*lines, *(f"  its input {each.name}: {_units(each)}" for each in self.inputs)])
-
-
-@frozen
-class BlameReport:
-    """The operators that were compared, in order; `str` of it tells the first that differs.
-
-    Attributes:
-        path: the saved model.
-        operators: one entry for each operator whose value the file has.
-    """
-
-    path: Path
-    operators: tuple[OperatorCheck, ...]
-
-    @property
-    def first(self) -> OperatorCheck | None:
-        """The first operator whose output differs by more than rounding explains; None if there is none."""
-        return next((each for each in self.operators if not each.ok), None)
-
-    def data(self) -> dict[str, Any]:
-        """Return the first operator that differs as plain data, with errors in units of the value's range."""
-        first = self.first
-        if first is None:
-            return {"compared": len(self.operators), "first": None}
-        what = {"operator": first.operator, "name": first.name, "place": first.place}
-        errors = {"max_error": first.output.max_error, "rms_error": first.output.rms_error, "steps": first.output.steps}
-        inputs = {each.name: each.max_error for each in first.inputs}
-        return {"compared": len(self.operators), "first": what | errors | {"inputs": inputs}}
-
-    def __str__(self) -> str:
-        first = self.first
-        compared = f"{len(self.operators)} operators compared"
-        if first is None:
-            return f"{self.path}: no operator differs by more than rounding explains ({compared})"
-        return f"{self.path}: the first operator that differs ({compared}):\n{first}"
-
-
-def _units(check: OutputCheck) -> str:
-    return (
-        f"max error {check.max_error:.2g} of the range, {check.decibels:.1f} dB, {check.steps:.3g} steps of the dtype"
-    )
-
-
-def origins(decomposed: ExportedProgram) -> dict[str, str]:
-    """Return, for each node of a decomposed program that ends an operator of the exported one, that operator's name."""
-    last: dict[str, str] = {}
+    nodes = {node.name: node for node in exported.graph.nodes}
+    last: dict[str, tuple[str, int]] = {}
     for node in decomposed.graph.nodes:
-        sources = node.meta.get("from_node")
-        if node.op != "call_function" or not sources:
-            continue
-        source = sources[0]
-        while source.from_node:
-            source = source.from_node[0]
-        last[source.name] = node.name
-    return {node: origin for origin, node in last.items()}
+        place = (node.args[0].name, node.args[1]) if node.target is operator.getitem else (node.name, 0)
+        for source in _sources(node, exported):
+            parts = [each for each in nodes[source].users if each.target is operator.getitem]
+            if not parts:
+                last[source] = place
+            elif node.target is operator.getitem:
+                last |= {each.name: place for each in parts if each.args[1] == node.args[1]}
+    return {place: origin for origin, place in last.items()}
+
+
+def _sources(node: fx.Node, exported: ExportedProgram) -> list[str]:
+    """Return the names of the nodes of `exported` that a node of its decomposition comes from."""
+    found = list[str]()
+    pending = list(node.meta.get("from_node") or ()) if node.op == "call_function" else []
+    while pending:
+        source = pending.pop()
+        if source.graph_id == id(exported.graph):
+            found.append(source.name)
+        else:
+            pending.extend(source.from_node)
+    return found
 
 
 def compare(
     path: Path,
     exported: ExportedProgram,
-    arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
-    stored: Mapping[str, torch.Tensor],
+    arguments: Arguments,
+    stored: Tensors,
+    outputs: Sequence[torch.Tensor],
     kernels: type[TorchDispatchMode] | None = None,
 ) -> BlameReport:
     """Compare the values of a file with those of the program it was made from.
@@ -123,54 +76,82 @@ def compare(
         exported: the program, before decomposition.
         arguments: positional and named inputs.
         stored: the values of the file, by the name of the node of `exported`.
+        outputs: the outputs of the file.
         kernels: the mode that computes operators for which torch has no kernel, such as those on 4-bit codes.
     """
     module = exported.module()
+    returned = _returned(exported)
+    if len(returned) == len(outputs):
+        stored = {**stored, **{name: value for name, value in zip(returned, outputs, strict=True) if name}}
     found = _operators(module, arguments, stored, kernels)
     reused = _reused(module, arguments, stored, found, kernels) if not all(each.ok for each in found) else set()
     if reused:
-        kept = {name: value for name, value in stored.items() if name not in reused}
-        found = _operators(module, arguments, kept, kernels)
-    return BlameReport(path, tuple(found))
+        stored = {name: value for name, value in stored.items() if name not in reused}
+        found = _operators(module, arguments, stored, kernels)
+    return BlameReport(path, tuple(found), tuple(returned))
+
+
+def _returned(exported: ExportedProgram) -> list[str]:
+    """Return the names of the operators whose tensors a program returns; "" for one that no operator computes."""
+    nodes = {node.name: node for node in exported.graph.nodes}
+    names = [name for name in exported.graph_signature.user_outputs if isinstance(name, str)]
+    names = [name for name in names if isinstance(nodes[name].meta.get("val"), torch.Tensor)]
+    return [name if nodes[name].op == "call_function" else "" for name in names]
 
 
 def _operators(
-    module: fx.GraphModule,
-    arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
-    stored: Mapping[str, torch.Tensor],
-    kernels: type[TorchDispatchMode] | None,
+    module: fx.GraphModule, arguments: Arguments, stored: Tensors, kernels: type[TorchDispatchMode] | None
 ) -> list[OperatorCheck]:
     """Compare each operator that has a value in the file, evaluated on the file's values."""
-    args, kwargs = arguments
-    plain, local = _Values(module, {}, kernels), _Values(module, stored, kernels)
-    with torch.no_grad():
-        plain.evaluate(args, kwargs)
-        local.evaluate(args, kwargs)
-        draws = []
-        for seed in range(DRAWS):
-            again = _Values(module, stored, kernels)
-            with PerturbedRounding(seed):
-                again.evaluate(args, kwargs)
-            draws.append(again.computed)
-    found = []
+    plain, local = Evaluation(module, {}, kernels), Evaluation(module, stored, kernels)
+    plain.evaluate(arguments)
+    local.evaluate(arguments)
+    compared: list[tuple[fx.Node, OutputCheck]] = []
     for node in module.graph.nodes:
-        expected = local.computed.get(node.name)
-        output = None if expected is None else _compared(node.name, stored, expected)
-        if output is None or expected is None:
-            continue
-        if output.max_error > FLOAT_TOLERANCE:
-            spread = [compare_outputs("", draw[node.name], expected) for draw in draws]
-            output = evolve(output, allowed=allowance_of(spread))
+        check = _compared(node.name, stored, local.computed.get(node.name))
+        if check is not None:
+            compared.append((node, _of_selected(node, stored[node.name], local) or check))
+    differing = [node for node, check in compared if check.max_error > FLOAT_TOLERANCE]
+    spread: dict[str, list[OutputCheck]] = {node.name: [] for node in differing}
+    for draw in draws(module, arguments, stored, local, kernels) if differing else ():
+        for node in differing:
+            value = draw[node.name]
+            deviation = _of_selected(node, value, local) or compare_outputs("", value, local.computed[node.name])
+            spread[node.name].append(deviation)
+    found = []
+    for node, check in compared:
+        output = evolve(check, allowed=allowance_of(spread[node.name])) if node.name in spread else check
         inputs = [_compared(each.name, stored, plain.computed.get(each.name)) for each in node.all_input_nodes]
         read = tuple(each for each in inputs if each is not None)
         found.append(OperatorCheck(str(node.target), node.name, exporting.place(node), output, read))
     return found
 
 
+_UNORDERED = (torch.ops.aten.topk.default, torch.ops.aten.sort.default)
+
+
+def _of_selected(node: fx.Node, indices: torch.Tensor, local: Evaluation) -> OutputCheck | None:
+    """Compare the elements that the indices of a top-k or a sort select; None for other nodes.
+
+    The order of equal elements is unspecified, so that the indices themselves may differ.
+    """
+    source = node.args[0] if node.target is operator.getitem and node.args[1] == 1 else None
+    if not isinstance(source, fx.Node) or source.target not in _UNORDERED:
+        return None
+    scores, (found, expected) = local.read[source.name], (indices.long(), local.computed[node.name])
+    at = 2 if source.target is torch.ops.aten.topk.default else 1
+    dim: Any = source.args[at] if len(source.args) > at else -1
+    ordered = found.sort(dim).values
+    repeated = ordered.diff(dim=dim) == 0 if found.dim() else torch.zeros(())
+    if bool(repeated.any()) or bool((found < 0).any()) or bool((found >= scores.shape[dim]).any()):
+        return OutputCheck(node.name, tuple(expected.shape), math.inf, math.inf, 1.0, math.inf, math.inf)
+    return compare_outputs(node.name, scores.gather(dim, found), scores.gather(dim, expected))
+
+
 def _reused(
     module: fx.GraphModule,
-    arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
-    stored: Mapping[str, torch.Tensor],
+    arguments: Arguments,
+    stored: Tensors,
     found: list[OperatorCheck],
     kernels: type[TorchDispatchMode] | None,
 ) -> set[str]:
@@ -180,11 +161,9 @@ def _reused(
     value differs from the operator's, but the operators that read it give the file's results when they are evaluated on
     torch's value, and do not on the file's. If the two are equal up to the order of their dims, the latter is enough.
     """
-    args, kwargs = arguments
     checks = {each.name: each for each in found}
     torchs = _Differences(module, stored, checks, kernels)
-    with torch.no_grad():
-        torchs.evaluate(args, kwargs)
+    torchs.evaluate(arguments)
     reused = set[str]()
     for node in reversed(module.graph.nodes):
         if node.name in torchs.differing and _is_unread(node, reused, torchs.differing, checks):
@@ -220,7 +199,7 @@ def _is_unread(
     return contradicted
 
 
-def _compared(name: str, stored: Mapping[str, torch.Tensor], expected: torch.Tensor | None) -> OutputCheck | None:
+def _compared(name: str, stored: Tensors, expected: torch.Tensor | None) -> OutputCheck | None:
     """Compare a value of the file with torch's; None if the file has none, or another one by that name.
 
     A truth value where torch has a number, or a number where it has a truth value, differs without limit.
@@ -233,44 +212,7 @@ def _compared(name: str, stored: Mapping[str, torch.Tensor], expected: torch.Ten
     return compare_outputs(name, value, expected)
 
 
-class _Values(fx.Interpreter):
-    """Evaluates a program with given values in place of the results of some of its operators.
-
-    Attributes:
-        computed: the tensor that each operator gave, before it was replaced, by name.
-    """
-
-    def __init__(self, module: fx.GraphModule, given: Mapping[str, torch.Tensor], kernels: Any) -> None:
-        super().__init__(module)
-        self.given, self._kernels = given, kernels
-        self.computed: dict[str, torch.Tensor] = {}
-
-    def evaluate(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Run the program on the user's inputs."""
-        graph: Any = self.module.graph
-        self.run(*graph._codegen.process_inputs(*args, **kwargs), enable_io_processing=False)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Run one operator; those that torch cannot run, in the mode given for them."""
-        try:
-            return super().call_function(target, args, kwargs)
-        except NotImplementedError:
-            if self._kernels is None:
-                raise
-            with self._kernels():
-                return super().call_function(target, args, kwargs)
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node, note its result, and return what the file has instead."""
-        result = super().run_node(n)
-        if n.op != "call_function" or not isinstance(result, torch.Tensor):
-            return result
-        self.computed[n.name] = result.detach().clone()
-        given = self.given.get(n.name)
-        return result if given is None or given.shape != result.shape else given.to(result.dtype)
-
-
-class _Differences(_Values):
+class _Differences(Evaluation):
     """Evaluates a program with the values of a file, except for those that differ from torch's.
 
     Attributes:
@@ -280,7 +222,7 @@ class _Differences(_Values):
     def __init__(
         self,
         module: fx.GraphModule,
-        given: Mapping[str, torch.Tensor],
+        given: Tensors,
         checks: Mapping[str, OperatorCheck],
         kernels: type[TorchDispatchMode] | None,
     ) -> None:

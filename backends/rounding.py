@@ -20,48 +20,16 @@ may deviate by `MARGIN` times the largest deviation of a draw, both at its worst
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import attrs
 import torch
-from torch.export import ExportedProgram
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphpress.backends import exporting
-from graphpress.backends.comparison import Allowance, OutputCheck, compare_outputs, tensors_in
+from graphpress.backends.comparison import Allowance, OutputCheck
 from graphpress.ir.aten_traits import Trait, families_with
 
 DRAWS, GAIN, MARGIN = 4, 2.0, 2.5
-
-
-def explained(
-    outputs: Sequence[OutputCheck],
-    expected: Sequence[torch.Tensor],
-    model: torch.nn.Module | ExportedProgram,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> list[OutputCheck]:
-    """Add to `outputs` what rounding explains of them, unless all are equal up to `FLOAT_TOLERANCE`.
-
-    Args:
-        outputs: the comparisons of a saved model's outputs with `expected`.
-        expected: the outputs of `model`.
-        model, args, kwargs: the module, or its exported program, and its inputs.
-    """
-    if all(output.within(None) for output in outputs):
-        return list(outputs)
-    module = model.module() if isinstance(model, ExportedProgram) else model
-    draws: list[list[OutputCheck]] = []
-    for seed in range(DRAWS):
-        with torch.no_grad(), exporting.unchanged(module), PerturbedRounding(seed):
-            try:
-                perturbed = tensors_in(module(*args, **kwargs))
-            except NotImplementedError:  # torch has no kernels for codes of less than 8 bits
-                return list(outputs)
-        draws.append([compare_outputs("", *pair) for pair in zip(perturbed, expected, strict=True)])
-    allowed = map(allowance_of, zip(*draws, strict=True))
-    return [attrs.evolve(output, allowed=each) for output, each in zip(outputs, allowed, strict=True)]
 
 
 def allowance_of(draws: Sequence[OutputCheck]) -> Allowance:
@@ -108,7 +76,7 @@ _SELECTING = """
     threshold is_same_size item _local_scalar_dense resize set_ bernoulli rand randn nan_to_num select_scatter
     slice_scatter
 """
-_EXACT = families_with(Trait.VALUE_PRESERVING) | families_with(Trait.VIEW) | set(_SELECTING.split())
+_EXACT = families_with(Trait.VALUE_PRESERVING) | families_with(Trait.VIEW) | set(_SELECTING.split()) | {"quantize"}
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"}
 _NORMALIZING = {
     "native_layer_norm",

@@ -14,16 +14,16 @@ from torch.export import ExportedProgram
 
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
-from graphpress.backends.blame import BlameReport
+from graphpress.backends.comparison import BlameReport
 from graphpress.backends.complexes import with_real_tensors
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
-from graphpress.backends.coreai.check import run_flat
 from graphpress.backends.coreai.program import decompose, prepared
-from graphpress.backends.coreai.runtime import load
+from graphpress.backends.coreai.runtime import load, run_flat
 from graphpress.backends.errors import AssetError
 
+_TENSOR = re.compile(r"tensor<(?:[\d?]+x)*(\w+)[^x]*>")
 _SOURCE = re.compile(r'identifiers = \["([^"]+)"\], name = "torch"')
 
 
@@ -50,17 +50,21 @@ def blame(
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
     exported = prepared(with_real_tensors(exported))
-    names = blaming.origins(decompose(exported))
+    decomposed = decompose(exported)
+    names = blaming.origins(exported, decomposed)
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "probed.aimodel"
-        sources = _save_probed(path, probed, names)
+        sources = _save_probed(path, probed, names, decomposed)
         with load(probed) as loaded:
             outputs = run_flat(loaded, args, kwargs)
-    stored = dict(zip(sources, outputs[len(outputs) - len(sources) :], strict=True))
-    return blaming.compare(Path(path), exported, (args, kwargs), stored, RuntimeArithmetic)
+    count = len(outputs) - len(sources)
+    stored = dict(zip(sources, outputs[count:], strict=True))
+    return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs[:count], RuntimeArithmetic)
 
 
-def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[str, str]) -> list[str]:
+def _save_probed(
+    path: str | PathLike[str], target: Path, names: Mapping[tuple[str, int], str], decomposed: ExportedProgram
+) -> list[str]:
     """Save the asset with the results of its operators as further outputs.
 
     Returns:
@@ -76,12 +80,16 @@ def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[str, st
     if main is None:
         raise AssetError(f"{path} has no function 'main'")
     block = main.regions[0].blocks[0]
-    values: dict[str, Any] = {}
+    results: dict[str, list[Any]] = {}
     for operation in block.operations:
         found = _SOURCE.search(str(operation.location))
-        results = [each for each in operation.results if str(each.type).startswith("tensor<")]
-        if found and found[1] in names and results and operation.name != "coreai.constant":
-            values[names[found[1]]] = results[0]
+        if found and operation.name != "coreai.constant":
+            results.setdefault(found[1], []).extend(operation.results)
+    values: dict[str, Any] = {}
+    for node in decomposed.graph.nodes:
+        for at, result in _last_of_each(node.meta.get("val"), results.get(node.name, [])).items():
+            if (node.name, at) in names:
+                values[names[node.name, at]] = result
     returned = [*block.operations][-1]
     with module.context, ir.Location.unknown():
         kind = main.attributes["function_type"].value
@@ -95,3 +103,26 @@ def _save_probed(path: str | PathLike[str], target: Path, names: Mapping[str, st
         returned.erase()
     program.save_asset(target)
     return list(values)
+
+
+def _last_of_each(meant: Any, results: Sequence[Any]) -> dict[int, Any]:
+    """Return the results of an operator by index, out of those of all operations that it became.
+
+    A top-k is a sort, an argsort and a slice of each; the last results of a result's kind, float or not, are the
+    operator's.
+    """
+    kinds = [each.is_floating_point() for each in meant] if isinstance(meant, tuple | list) else []
+    kinds = [meant.is_floating_point()] if isinstance(meant, torch.Tensor) else kinds
+    found: dict[int, Any] = {}
+    for kind in (True, False):
+        places = [at for at, each in enumerate(kinds) if each is kind]
+        alike = [each for each in results if (_is_float(str(each.type)) is kind)]
+        if len(alike) >= len(places):
+            found |= dict(zip(places, alike[len(alike) - len(places) :], strict=True))
+    return found
+
+
+def _is_float(kind: str) -> bool | None:
+    """Return True if a type is a tensor of floats, False for another tensor, None for other types."""
+    found = _TENSOR.fullmatch(kind)
+    return None if found is None else found[1].startswith(("f", "bf"))

@@ -11,13 +11,13 @@ from typing import Any
 import attrs
 import torch
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
-from graphpress.backends import exporting, rounding
+from graphpress.backends import exporting
 from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
-from graphpress.backends.coreai.runtime import LoadedModel, load
+from graphpress.backends.coreai.blame import blame
+from graphpress.backends.coreai.runtime import load, run_flat
 
 
 def check(
@@ -30,8 +30,8 @@ def check(
 
     Models with quantized activations differ from their assets where sums in another order round to another code. If
     torch is not within the tolerance, the model is therefore exported and evaluated in the runtime's arithmetic (see
-    `arithmetic`), in which such differences do not occur. If these differ too, the deviation that rounding explains is
-    measured (see `graphpress.backends.rounding`), unless a tolerance is given.
+    `arithmetic`), in which such differences do not occur. If these differ too, every operator is compared on the values
+    that it reads in the asset (see `blame` and `graphpress.backends.rounding`), unless a tolerance is given.
 
     Args:
         path: a saved asset.
@@ -67,19 +67,8 @@ def check(
             attrs.evolve(output, max_error_in_runtime_arithmetic=compare_outputs(output.name, value, ours).max_error)
             for output, value, ours in zip(outputs, stored, again, strict=True)
         ]
-    if tolerance is None:
-        outputs = rounding.explained(outputs, expected, model, args, kwargs)
-    return CheckReport(Path(path), tolerance, tuple(outputs))
-
-
-def run_flat(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """Run a loaded asset on the arguments of its model, and return its outputs."""
-    names = {each.name for each in loaded.signature.inputs}
-    if set(kwargs) - names:  # the export flattens nested arguments
-        args, kwargs = (*args, *kwargs.values()), {}
-    leaves = [leaf for leaf in pytree.tree_leaves(args) if leaf is not None]
-    result = loaded(*leaves, **kwargs)
-    return list(result) if isinstance(result, tuple) else [result]
+    report = CheckReport(Path(path), tolerance, tuple(outputs))
+    return report if report.ok or tolerance is not None else attrs.evolve(report, layers=blame(path, model, inputs))
 
 
 def _in_runtime_arithmetic(

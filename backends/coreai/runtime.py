@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.asset import FunctionInfo, TensorInfo, open_asset, read
@@ -211,6 +212,16 @@ class LoadedModel:
         if missing := [name for name in names if name not in given]:
             raise ModelInputError(f"{self.path} also needs {', '.join(missing)}; it takes {', '.join(names)}")
         return given
+
+
+def run_flat(loaded: LoadedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Run a loaded asset on the arguments of its model, and return its outputs."""
+    names = {each.name for each in loaded.signature.inputs}
+    if set(kwargs) - names:  # the export flattens nested arguments
+        args, kwargs = (*args, *kwargs.values()), {}
+    leaves = [leaf for leaf in pytree.tree_leaves(args) if leaf is not None]
+    result = loaded(*leaves, **kwargs)
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 _open: weakref.WeakSet[LoadedModel] = weakref.WeakSet()

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
-from graphpress.backends.blame import BlameReport
+from graphpress.backends.comparison import BlameReport
 from graphpress.backends.complexes import with_real_tensors
-from graphpress.backends.coreml.check import evaluate
 from graphpress.backends.coreml.decompositions import decompose
+from graphpress.backends.coreml.evaluation import evaluate
 from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.graph import Node
+
+_SCALE = re.compile(r"(.+)_scale_\d+")
 
 
 def blame(
@@ -44,14 +48,40 @@ def blame(
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
     exported = with_folded_norms(with_real_tensors(exported))
-    names = blaming.origins(decompose(exported))
+    decomposed = decompose(exported)
+    operators = {node.name: node for node in decomposed.graph.nodes if node.op == "call_function"}
+    names = {
+        name if _is_tensor(operators[name]) else f"{name}_{at}": origin
+        for (name, at), origin in blaming.origins(exported, decomposed).items()
+    }
     stored: dict[str, torch.Tensor] = {}
 
     def note(node: Node, results: Sequence[Any]) -> None:
         for value, result in zip(node.results, results, strict=True):
-            if value.name in names and isinstance(result, torch.Tensor):
-                stored[names[value.name]] = result.detach().clone()
+            name = _converted_name(node, value.name)
+            if name not in names or not isinstance(result, torch.Tensor):
+                continue
+            if (
+                result.dtype is torch.uint8 and operators[name].meta["val"].dtype is torch.int8
+            ):  # with a zero point that is 128 higher
+                result = (result.to(torch.int16) - 128).to(torch.int8)
+            stored[names[name]] = result.detach().clone()
 
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    evaluate(path, leaves, note)
-    return blaming.compare(Path(path), exported, (args, kwargs), stored)
+    _, outputs = evaluate(path, leaves, note)
+    return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs)
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _converted_name(node: Node, name: str) -> str:
+    """Return the name that a value of a package had at first.
+
+    coremltools makes codes with the zero point -128 unsigned, and then numbers their quantizers anew, from names that
+    others have. The scale keeps the name of the quantizer that it was created for.
+    """
+    scale = node.operands.get("scale") if node.op.name in ("quant.quantize", "quant.dequantize") else None
+    found = _SCALE.fullmatch(scale.constant.name) if scale is not None and scale.constant is not None else None
+    return name if found is None else found[1]

@@ -16,16 +16,10 @@ from attrs import evolve
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphpress.backends import exporting, rounding
+from graphpress.backends import exporting
 from graphpress.backends.comparison import CheckReport, ExactConvolutions, compare_outputs, tensors_in
-from graphpress.backends.coreml.importing import from_mil
-from graphpress.backends.coreml.importing.reader import is_state
-from graphpress.backends.coreml.package import load_program
-from graphpress.backends.errors import AssetError
-from graphpress.backends.importing.reader import program_errors_named
-from graphpress.ir.graph import Graph
-from graphpress.ir.interpreter import Interpreter, Observer
-from graphpress.ir.types import TensorType
+from graphpress.backends.coreml.blame import blame
+from graphpress.backends.coreml.evaluation import evaluate
 
 
 def check(
@@ -37,7 +31,9 @@ def check(
     """Evaluate the package at `path` and `model` on the same inputs, and compare their outputs.
 
     If torch is not within the tolerance, the model is exported and evaluated with exactly summed convolutions, as the
-    package is, since sums in another order may round to another code.
+    package is, since sums in another order may round to another code. If these differ too, every operator is compared
+    on the values that it reads in the package (see `blame` and `graphpress.backends.rounding`), unless a tolerance is
+    given.
 
     Args:
         path: a saved package.
@@ -66,9 +62,8 @@ def check(
             evolve(output, max_error_in_runtime_arithmetic=compare_outputs(output.name, value, ours).max_error)
             for output, value, ours in zip(outputs, stored, again, strict=True)
         ]
-    if tolerance is None:
-        outputs = rounding.explained(outputs, expected, model, args, kwargs)
-    return CheckReport(Path(path), tolerance, tuple(outputs))
+    report = CheckReport(Path(path), tolerance, tuple(outputs))
+    return report if report.ok or tolerance is not None else evolve(report, layers=blame(path, model, inputs))
 
 
 def _summed_exactly(
@@ -78,39 +73,3 @@ def _summed_exactly(
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
     with ExactConvolutions(), torch.no_grad():
         return tensors_in(exported.module()(*args, **kwargs))
-
-
-def evaluate(
-    path: str | PathLike[str], inputs: Sequence[torch.Tensor], observe: Observer | None = None
-) -> tuple[Graph, list[Any]]:
-    """Import the package's program, and evaluate it on flat `inputs`, cast to the declared types.
-
-    States are zero before the run, and their values after it are not among the returned outputs.
-
-    Args:
-        path: a saved package.
-        inputs: one tensor for each input, in order.
-        observe: called after every node, with its results.
-
-    Raises:
-        AssetError: if there is no package, it is damaged, or it has another number of inputs.
-        InterpreterError: if it has an op that the IR cannot translate.
-    """
-    program = load_program(path)
-    with program_errors_named(path):
-        states = {name: var for name, var in program.functions["main"].inputs.items() if is_state(var)}
-        names = [name for name in program.functions["main"].inputs if name not in states]
-    if len(names) != len(inputs):
-        raise AssetError(f"{path} takes {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
-    shapes = {name: tuple(value.shape) for name, value in zip(names, inputs, strict=True)}
-    with program_errors_named(path):
-        graph = from_mil(program, name=Path(path).stem, shapes=shapes)
-    zeros = [torch.zeros(tuple(var.shape)) for var in states.values()]
-    fed = [value.to(_dtype(each.value)) for value, each in zip([*inputs, *zeros], graph.inputs, strict=True)]
-    with ExactConvolutions():
-        return graph, Interpreter(graph, observe).run(fed)[: len(program.functions["main"].outputs)]
-
-
-def _dtype(value: Any) -> torch.dtype:
-    assert isinstance(value.type, TensorType)
-    return value.type.dtype.torch_dtype

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from graphpress.backends import coreai, coreml, promotion
+from graphpress.quantization import Quantizer, QuantizerConfig
 
 from .test_tolerance import Block, inputs
 
@@ -116,3 +119,34 @@ def test_values_that_a_package_has_without_their_transposes_are_not_blamed(tmp_p
     coreml.convert(Turned().eval(), path, given)
     first = coreml.blame(path, Turned(wrong).eval(), given).first
     assert (None if first is None else first.name) == name
+
+
+def quantized_network(inputs):
+    """Return a finalized W8A8 network of three layers; capturing names its nodes otherwise than exporting it again."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)
+    )
+    quantizer = Quantizer(network.eval(), QuantizerConfig())
+    prepared = quantizer.prepare(inputs)
+    with quantizer.calibration_mode():
+        prepared(*inputs)
+    return quantizer.finalize()
+
+
+@pytest.mark.parametrize("suffix", BACKENDS)
+def test_every_quantizer_of_a_finalized_model_is_compared_and_named_if_wrong(tmp_path, suffix):
+    given = (torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)),)
+    backend, path, model = BACKENDS[suffix], tmp_path / f"m.{suffix}", quantized_network(given)
+    backend.convert(model, path, given)
+    report = backend.blame(path, model, given)
+    assert report.first is None
+    compared = [each.operator for each in report.operators]
+    program = torch.export.export(model, given)
+    assert compared.count("coreai.quantize.default") == str(program.graph).count("coreai.quantize.default") == 4
+    wrong = copy.deepcopy(model)
+    scales = [buffer for buffer in wrong.buffers() if buffer.numel() == 1 and buffer.is_floating_point()]
+    scales[2].mul_(1.01)  # of the second ReLU
+    first = backend.blame(path, wrong, given).first
+    assert first is not None
+    assert first.operator == "coreai.quantize.default"

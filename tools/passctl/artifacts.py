@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import attrs
 import click
 from attrs import frozen
 from torch import nn
 
 from graphpress.backends import coreai, coreml
-from graphpress.backends.blame import BlameReport
-from graphpress.backends.comparison import CheckReport
+from graphpress.backends.comparison import BlameReport, CheckReport
 from graphpress.backends.coreml import Target
 from graphpress.backends.verification import WeightCheck, compare_weights, compressing_ops, constant_bytes, reference
 from graphpress.ir.files import check_writable
@@ -106,11 +104,11 @@ class ArtifactVerdict:
                     "decibels": each.decibels if math.isfinite(each.decibels) else None,
                     "steps": each.steps,
                     "max_error_in_runtime_arithmetic": each.max_error_in_runtime_arithmetic,
-                    "allowed": None if each.allowed is None else attrs.asdict(each.allowed),
                     "ok": each.within(self.outputs.tolerance),
                 }
                 for each in self.outputs.outputs
             ],
+            "layers": None if self.outputs.layers is None else self.outputs.layers.data(),
             "weights": [{"name": each.name, "shape": list(each.shape), "same": each.same} for each in self.weights],
             "operations": dict(self.operations),
             "compressing": {"artifact": dict(self.compressing[0]), "model": dict(self.compressing[1])},
