@@ -12,11 +12,14 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from graphpress.backends.errors import ConversionError
+from graphpress.backends.comparison import tensors_in
+from graphpress.backends.errors import ConversionError, ModelInputError
 from graphpress.backends.experts import experts_table
 from graphpress.backends.promotion import with_promotions
+from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.cached_results import fake_results_dropped
 from graphpress.ir.torch.capture import masks_unread
+from graphpress.ir.torch.model_checks import ModelError, check_model
 
 
 def export(
@@ -33,6 +36,7 @@ def export(
 
     Raises:
         ConversionError: if inputs are missing or torch cannot trace the model.
+        ModelError: for TorchScript, and for a model without data.
     """
     if example_inputs is None:
         raise ConversionError(
@@ -40,6 +44,7 @@ def export(
             "arguments, or a dict of them by name (an ExportedProgram needs none)"
         )
     args, kwargs = arguments(example_inputs)
+    check_model(model)
     try:
         with in_eval_mode(model), fake_results_dropped(model), masks_unread(), torch.no_grad(), quiet():
             return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
@@ -72,12 +77,37 @@ def states_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
 
 
 def arguments(inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split example inputs into positional and named arguments."""
-    if isinstance(inputs, torch.Tensor):
-        return (inputs,), {}
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return tuple(inputs), {}
+    """Split example inputs into positional and named arguments.
+
+    Raises:
+        ExportError: for another type.
+    """
+    found = Arguments.of(inputs)
+    return found.positional, dict(found.named)
+
+
+def outputs_of(
+    model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[torch.Tensor]:
+    """Run `model` in eval mode without gradients, restore its buffers, and return the tensors of its outputs.
+
+    Raises:
+        ModelError: for another type.
+        ModelInputError: if it fails on these arguments.
+        NotImplementedError: if torch has no kernel for an op, as for codes of less than 8 bits.
+    """
+    if not isinstance(model, torch.nn.Module | ExportedProgram):
+        raise ModelError(f"expected a module or an ExportedProgram to compare with, got a {type(model).__name__}")
+    module = model.module() if isinstance(model, ExportedProgram) else model
+    try:
+        with torch.no_grad(), unchanged(module):
+            return tensors_in(module(*args, **kwargs))
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise ModelInputError(
+            f"{type(model).__name__} does not run on these inputs: {type(error).__name__}: {head(error)}"
+        ) from error
 
 
 def place(node: fx.Node) -> str:

@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import head
+from graphpress.ir.errors import GraphpressError
 from graphpress.ir.torch import to_exported_program
 from graphpress.ir.torch.capture import from_exported_program
 from graphpress.passes.analysis.facts import CANONICAL, QUANTIZERS_CONVERTED
@@ -25,6 +26,7 @@ def with_folded_norms(program: ExportedProgram) -> ExportedProgram:
 
     Raises:
         ConversionError: if torch cannot trace the result.
+        LoweringError: for compressed weights that Core AI cannot store.
     """
     return _rewritten(program, f"{_FOLDING},dce,lower-to-coreai")
 
@@ -34,6 +36,7 @@ def without_norms(program: ExportedProgram) -> ExportedProgram:
 
     Raises:
         ConversionError: if torch cannot trace the result.
+        LoweringError: for compressed weights that Core AI cannot store.
     """
     return _rewritten(program, f"{_FOLDING},spell-out-batch-norm,dce,lower-to-coreai")
 
@@ -45,5 +48,7 @@ def _rewritten(program: ExportedProgram, passes: str) -> ExportedProgram:
     pipeline = Pipeline.parse(passes, assume=[CANONICAL, QUANTIZERS_CONVERTED])
     try:
         return to_exported_program(Runner().run(from_exported_program(program), pipeline).graph)
+    except GraphpressError:
+        raise
     except Exception as error:
         raise ConversionError(f"torch cannot trace the program without its batch norms: {head(error)}") from error

@@ -6,12 +6,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from graphpress.backends.errors import AssetError
 from graphpress.ir.files import FileError, replacing_folder
 
 MARKS = {".aimodel": "metadata.json", ".mlpackage": "Manifest.json"}
 """The directories that are replaced, by suffix, and the file that each kind has."""
+
+
+def path_of(path: Any) -> Path:
+    """Return where an asset is, or will be.
+
+    Raises:
+        AssetError: for something that is no path, such as the example inputs in its place.
+    """
+    try:
+        return Path(path)
+    except TypeError:
+        raise AssetError(f"the path of an asset is a str or a pathlib.Path, not a {type(path).__name__}") from None
 
 
 @contextmanager

@@ -67,8 +67,8 @@ class AssignQuantizers(Pass):
     type or its module. Of ops outside of every group, such as recurrent ones, only the weights are quantized. Each use
     of a weight has its own point, so layers may quantize a tied weight differently; a weight that is computed from
     constants is quantized where it is read. Angles, divisors, scores and numbers made from integers
-    (`analysis.exact_values`) have points only where an entry of the config names the op or its type. Only annotations
-    are added, so the numbers cannot change.
+    (`analysis.exact_values`) have points only where an entry of the config names the op or its type; 0-d tensors, which
+    no backend quantizes, have none. Only annotations are added, so the numbers cannot change.
 
     Attributes:
         config: the quantization config.
@@ -210,7 +210,7 @@ class _Assignment:
         self, node: Node, site: OpSite, *, passive: bool = False, group: FusionGroup | None = None
     ) -> Iterator[Point]:
         for position, (name, index, value) in enumerate(tensor_operands(node)):
-            if id(value) in self._constant or not is_float(value) or _is_inside(value, group):
+            if id(value) in self._constant or not _may_have_codes(value) or _is_inside(value, group):
                 continue
             decision = self._resolver.explain_input(site, position, name)
             if decision.spec is not None and (decision.names_op or not self._exact.at_input(node, value)):
@@ -221,7 +221,7 @@ class _Assignment:
 
     def _outputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
         for index, result in enumerate(node.results):
-            if id(result) in self._constant or not is_float(result):
+            if id(result) in self._constant or not _may_have_codes(result):
                 continue
             decision = self._resolver.explain_output(site, index)
             if decision.spec is None or (self._exact.at_output(result) and not decision.names_op):
@@ -313,6 +313,11 @@ def _activation(name: str, decision: Decision, value: Value) -> Quantizer:
 
 def _scheduled(point: Point, schedule: QATSchedule) -> Point:
     return point.with_quantizer(evolve(point.quantizer, schedule=schedule))
+
+
+def _may_have_codes(value: Value) -> bool:
+    """True for floats of at least one axis: backends quantize no numbers, such as a temperature or a mean of all."""
+    return is_float(value) and value.tensor_type.rank > 0
 
 
 def _is_inside(value: Value, group: FusionGroup | None) -> bool:

@@ -16,6 +16,7 @@ import attrs
 from graphpress.backends.coreai import ops
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
+from graphpress.backends.saving import path_of
 from graphpress.ir.dtypes import DType
 from graphpress.ir.folders import FolderError, check_contents, read_whole
 
@@ -172,7 +173,7 @@ def open_program(path: str | PathLike[str]) -> Any:
         with program_errors_named(path):
             return asset.program
 
-    return read_whole(Path(path), opened)
+    return read_whole(path_of(path), opened)
 
 
 def open_asset(path: str | PathLike[str]) -> Any:
@@ -184,7 +185,7 @@ def open_asset(path: str | PathLike[str]) -> Any:
         AssetError: if there is none, or it is damaged.
     """
     module = ops.require("coreai.authoring.asset")
-    directory = Path(path)
+    directory = path_of(path)
     try:
         check_contents(directory)
         program = (directory / PROGRAM).read_bytes()

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -75,7 +74,7 @@ def convert(
         FactError, LoweringError: for a graph with fake-quantizers, or compressed values that Core AI cannot store.
     """
     ops.register()
-    target = Path(path)
+    target = saving.path_of(path)
     clock = _Clock()
     with saving.replacing(target) as built:
         with clock.timing("export"):

@@ -110,6 +110,8 @@ def _lower_lut_to_dense(node: Node, rewriter: Rewriter) -> Value:
         raise LoweringError(
             f"{node.name} ({node.location}): Core AI stores tables of {_listed(_TABLE_SIZES)} entries, not {entries}"
         )
+    if lut.tensor_type.dtype.value not in _WEIGHTS:
+        raise _refused(node, f"tables of {lut.tensor_type.dtype.long_name}", _WEIGHTS)
     base = _base_name(node)
     operands = {
         "indices": _renamed(indices, f"{base}_indices", rewriter),
@@ -176,6 +178,8 @@ def _lower_dequantize(node: Node, rewriter: Rewriter) -> Value:
 def _lower_sparse_to_dense(node: Node, rewriter: Rewriter) -> Value:
     values, mask = node.operands["values"], node.operands["mask"]
     base, dtype = _base_name(node), values.tensor_type.dtype
+    if dtype.is_floating and dtype.value not in _WEIGHTS:
+        raise _refused(node, f"kept elements of {dtype.long_name}", _WEIGHTS)
     if values.constant is not None and dtype.is_integer and dtype.bits < 8:
         return _small_sparse(node, values.constant, _constant(mask), rewriter)
     operands = {

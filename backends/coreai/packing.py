@@ -40,6 +40,7 @@ def make_packable(program: ExportedProgram) -> ExportedProgram:
     constants = _Constants(program)
     for count, (node, name) in enumerate(_compressed(program.graph)):
         node.args, node.kwargs = _positional(node), {}
+        _refuse_float64(node, constants)
         if name == _LUT:
             _settle_table(node, constants, count)
         elif name == _SHIFT_SCALE:
@@ -52,6 +53,15 @@ def make_packable(program: ExportedProgram) -> ExportedProgram:
             constants.persist(node.args[1])
     program.graph_module.recompile()
     return program
+
+
+def _refuse_float64(node: fx.Node, constants: _Constants) -> None:
+    for each in node.all_input_nodes:
+        if each.op == "placeholder" and each.meta["val"].dtype is torch.float64:
+            raise ConversionError(
+                f"{constants.name(each)!r} {place(node)} is float64; Core AI stores tables, scales and kept elements "
+                "in float32, float16 and bfloat16: cast the model with model.float()"
+            )
 
 
 def _settle_table(node: fx.Node, constants: _Constants, count: int) -> None:

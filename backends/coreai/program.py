@@ -28,6 +28,7 @@ from graphpress.backends.decompositions import (
 from graphpress.backends.errors import ConversionError
 from graphpress.backends.exporting import export, head
 from graphpress.backends.norms import without_norms
+from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.ir.torch import to_exported_program
@@ -76,6 +77,8 @@ def _exported_graph(graph: Graph) -> ExportedProgram:
     lowered = Runner().run(graph, Pipeline(LowerToCoreai(), assume=[QUANTIZERS_CONVERTED])).graph
     try:
         return to_exported_program(lowered)
+    except GraphpressError:
+        raise
     except Exception as error:
         raise ConversionError(
             f"torch.export cannot trace the graph {graph.name}: {type(error).__name__}: {head(error)}"

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch.utils import _pytree as pytree
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.asset import FunctionInfo, TensorInfo, open_asset, read
 from graphpress.backends.errors import ExecutionError, ModelInputError
+from graphpress.backends.saving import path_of
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import suggestion
 
@@ -140,7 +140,7 @@ class LoadedModel:
     """
 
     def __init__(self, path: str | PathLike[str], function: str = "main") -> None:
-        self.path = Path(path)
+        self.path = path_of(path)
         self.signature: FunctionInfo = read(path).function(function)
         self.states: dict[str, torch.Tensor] = {
             state.name: torch.zeros([size or 1 for size in state.shape], dtype=state.dtype.torch_dtype)

@@ -44,12 +44,11 @@ def check(
 
     Raises:
         AssetError: if there is no package, or it is damaged.
+        ModelInputError: if the model does not run on the inputs.
         InterpreterError: if it has an op that the IR cannot translate.
     """
     args, kwargs = exporting.arguments(inputs)
-    module = model.module() if isinstance(model, ExportedProgram) else model
-    with torch.no_grad(), exporting.unchanged(module):
-        expected = tensors_in(module(*args, **kwargs))
+    expected = exporting.outputs_of(model, args, kwargs)
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     graph, stored = evaluate(path, leaves)
     if len(expected) != len(stored):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -80,14 +79,14 @@ def convert(
         AssetError: if `path` cannot be written.
         ConversionError: if torch cannot export the model or coremltools rejects it.
     """
-    wanted = Target.of(target)
+    wanted, package = Target.of(target), saving.path_of(path)
     require()
     with suppress(MissingDependencyError):  # without the ops' package, no program uses them
         coreai_ops.register()
     translations.register()
     clock: dict[str, float] = {}
     start = time.perf_counter()
-    with saving.replacing(Path(path), SUFFIX) as built:
+    with saving.replacing(package, SUFFIX) as built:
         program = with_wide_inputs(widened(exported(model_or_program, example_inputs, dynamic_shapes)))
         if wanted >= Target.iOS18:  # the first to have a scale beside a table
             program = with_folded_norms(program)
@@ -108,7 +107,7 @@ def convert(
         start = _lap(clock, "save", start)
         info = read(built)
         _lap(clock, "read back", start)
-    return attrs.evolve(info, path=Path(path), seconds=clock)
+    return attrs.evolve(info, path=package, seconds=clock)
 
 
 def _reason(error: Exception) -> object:

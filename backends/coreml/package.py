@@ -19,6 +19,7 @@ import numpy as np
 from graphpress.backends.coreml.dependency import quiet, require
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
+from graphpress.backends.saving import path_of
 from graphpress.ir.dtypes import DType
 from graphpress.ir.files import write_file
 from graphpress.ir.folders import FolderError, check_contents, read_whole
@@ -183,7 +184,7 @@ def read(path: str | PathLike[str]) -> PackageInfo:
         AssetError: if there is none, or it is damaged.
         MissingDependencyError: if coremltools is not installed.
     """
-    directory = Path(path)
+    directory = path_of(path)
 
     def described() -> PackageInfo:
         spec = _spec(directory)
@@ -199,7 +200,7 @@ def load_program(path: str | PathLike[str]) -> Any:
     Raises:
         AssetError: if there is no package, or it is damaged.
     """
-    directory = Path(path)
+    directory = path_of(path)
     loader = require("coremltools.converters.mil.frontend.milproto.load")
 
     def loaded() -> Any:

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.model_checks import check_model
 from graphpress.passes.config import CompressionConfig, SkippedWeight, warn_of_skipped
 from graphpress.programs import Model, arguments_of, module_of
 
@@ -173,12 +174,14 @@ class Compressor(ABC, Generic[C]):
             LifeCycleError: before `prepare`, or for a `model` that this compressor did not prepare.
         """
 
-    def _check_unprepared(self) -> None:
+    def _check_may_prepare(self) -> None:
+        """Check that nothing is prepared yet, and that the model has code and data."""
         if self._prepared is not None:
             raise LifeCycleError(
                 f"this {type(self).__name__} has already prepared its model; create another {type(self).__name__} to "
                 "prepare it again (the model itself is unchanged)"
             )
+        check_model(self._model)
 
     def _report_skipped(self, skipped: Iterable[SkippedWeight], category: type[Warning]) -> None:
         """Store the records of skipped weights, and warn the caller of `prepare` about them."""

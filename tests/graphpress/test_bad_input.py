@@ -11,19 +11,22 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from graphpress import GraphpressError
-from graphpress.backends import coreai
+from graphpress.backends import coreai, coreml
 from graphpress.backends.coreai import AssetError, ConversionError
-from graphpress.backends.errors import LoweringError
+from graphpress.backends.errors import LoweringError, ModelInputError
 from graphpress.compressor import ArgumentTypeError, LifeCycleError
 from graphpress.config import ArgumentError, SpecError, UnmatchedConfigError, UnmatchedConfigWarning
 from graphpress.export_backend import ExportBackendError
 from graphpress.ir import ExportError, ParseError, StorageError, from_module, load_graph, save_graph
 from graphpress.ir.torch.emitted_module import CallError
+from graphpress.ir.torch.model_checks import ModelError
 from graphpress.modules.mapping import MappingError
 from graphpress.palettization import KMeansPalettizer, KMeansPalettizerConfig, PalettizationSpec
 from graphpress.passes.weights.errors import PalettizationError
+from graphpress.pruning import MagnitudePruner
 from graphpress.quantization import (
     ModuleQuantizerConfig,
     QuantizationSpec,
@@ -138,6 +141,65 @@ def test_a_palettizer_says_that_the_model_does_not_run_on_its_example_and_may_be
         palettizer.prepare((image(2, 4, 8, 8),))
     palettizer.prepare((image(),))
     assert palettizer.finalize()(image()).shape == (2, 5)
+
+
+WITHOUT_CODE_OR_DATA = {
+    "scripted": (lambda: torch.jit.script(small()), "the model is a TorchScript module .*scripted or traced from"),
+    "traced": (lambda: torch.jit.trace(small(), (image(),)), "the model is a TorchScript module"),
+    "partly scripted": (lambda: with_head(torch.jit.script(nn.Linear(4, 5))), "head is a TorchScript module"),
+    "meta": (lambda: small().to("meta"), "conv.weight of Small is on the meta device, without data; .*to_empty"),
+    "lazy": (lambda: with_head(nn.LazyLinear(5)), "head.weight of Small has no shape yet; accepted: .* called once"),
+    "fake": (lambda: fake(), "conv.weight of Small is a fake tensor, without data"),
+    "fake program": (lambda: torch.export.export(small().to("meta"), (image().to("meta"),)), "on the meta device"),
+}
+
+
+def with_head(head: nn.Module) -> nn.Module:
+    model = small()
+    model.head = head
+    return model
+
+
+def fake() -> nn.Module:
+    with FakeTensorMode():
+        return Small().eval()
+
+
+@pytest.mark.parametrize("kind", [Quantizer, KMeansPalettizer, MagnitudePruner])
+@pytest.mark.parametrize("case", WITHOUT_CODE_OR_DATA)
+def test_a_model_without_code_or_data_is_refused_with_what_is_accepted(case, kind):
+    make, message = WITHOUT_CODE_OR_DATA[case]
+    with pytest.raises(ModelError, match=message):
+        kind(make()).prepare((image(),))
+
+
+@pytest.mark.parametrize("case", ["scripted", "meta"])
+def test_the_converters_refuse_models_without_code_or_data(case, tmp_path):
+    make, message = WITHOUT_CODE_OR_DATA[case]
+    for backend, name in ((coreai, "a.aimodel"), (coreml, "a.mlpackage")):
+        with pytest.raises(ModelError, match=message):
+            backend.convert(make(), tmp_path / name, (image(),))
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("backend", [coreai, coreml])
+def test_example_inputs_in_place_of_a_path_are_named(backend):
+    for call in (backend.convert, backend.check):
+        with pytest.raises(AssetError, match=r"the path of an asset is a str or a pathlib\.Path, not a tuple"):
+            call(small(), (image(),), (image(),)) if call is backend.convert else call((image(),), small(), image())
+
+
+@pytest.mark.parametrize(("backend", "name"), [(coreai, "a.aimodel"), (coreml, "a.mlpackage")])
+def test_a_check_with_inputs_or_a_model_that_do_not_fit_says_so(backend, name, tmp_path):
+    backend.convert(small(), tmp_path / name, (image(),))
+    with pytest.raises(ModelInputError):
+        backend.check(tmp_path / name, small(), (image(2, 4, 8, 8),))
+    with pytest.raises(ModelInputError, match="Linear does not run on these inputs"):
+        backend.check(tmp_path / name, nn.Linear(3, 5), (image(),))
+    with pytest.raises(ExportError, match="example_inputs is a int"):
+        backend.check(tmp_path / name, small(), 3)
+    with pytest.raises(ModelError, match="expected a module or an ExportedProgram to compare with, got a dict"):
+        backend.check(tmp_path / name, dict(small().state_dict()), (image(),))
 
 
 # configs

@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class Remembered(Generic[R]):
-    """Cache of one result, valid for the same tensor objects at the same versions.
+    """Cache of one result, valid for the same tensor objects with the same data at the same versions.
 
     Nothing is cached during tracing, and the cache is not pickled or copied.
     """
@@ -26,7 +26,7 @@ class Remembered(Generic[R]):
         """Return the result for `tensors` and `key`, calling `compute` if they changed since the last call."""
         if torch.compiler.is_compiling():
             return compute()
-        full_key = (key, *(_version(tensor) for tensor in tensors))
+        full_key = (key, *(_state(tensor) for tensor in tensors))
         same = len(tensors) == len(self._tensors) and all(map(_is, tensors, self._tensors))
         if not same or full_key != self._key:
             self._result = compute()
@@ -45,8 +45,13 @@ def _is(a: Tensor, b: Tensor) -> bool:
     return a is b
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+def _state(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what changes with the data: the version in place, the rest by an assignment to `data`, as in `half()`."""
+    try:
+        storage = tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # tensors of function transforms have none
+        storage = 0
+    return -1 if tensor.is_inference() else tensor._version, tensor.dtype, storage
 
 
 def outside_inference(compute: Callable[[], R]) -> R:

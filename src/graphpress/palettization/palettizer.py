@@ -109,7 +109,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
             WorkerError: if workers are lost repeatedly.
             StateDictError: if `state_dict` has other entries than the prepared model.
         """
-        self._check_unprepared()
+        self._check_may_prepare()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
             raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
         if isinstance(self.model, nn.Module) and placed(self.model, FakePalettized):

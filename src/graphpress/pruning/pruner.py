@@ -79,7 +79,7 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
             PruningError: for weights that cannot be pruned, and for a model that cannot run.
             StateDictError: if `state_dict` has other entries than the prepared model.
         """
-        self._check_unprepared()
+        self._check_may_prepare()
         if isinstance(self.model, nn.Module) and placed(self.model, FakePruned):
             raise LifeCycleError(
                 "the model was prepared by a MagnitudePruner; pass its finalized model, or the original"

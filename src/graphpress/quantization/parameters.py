@@ -18,14 +18,20 @@ from graphpress.passes.analysis.weights import dense_weight
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.weights.quantize import stored_scale
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.retyping import retype
 
 
 def read_back(graph: Graph, module: nn.Module) -> None:
     """Set the constants of `graph` to the current tensors of `module`, which was emitted from it.
 
-    States, buffers that the graph writes to, get copies of their initial values.
+    States, buffers that the graph writes to, get copies of their initial values. Types follow a cast of `module`, which
+    is one to a floating dtype.
+
+    Raises:
+        CastError: if the ops of the graph do not take the dtype that `module` was cast to.
     """
     keep_states(graph)
+    cast: dict[DType, DType] = {}
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     for constant in graph.constants.values():
         is_state = constant.is_mutated and constant.kind != "parameter"
@@ -34,7 +40,10 @@ def read_back(graph: Graph, module: nn.Module) -> None:
             tensor = tensor.detach().clone() if constant.is_mutated else tensor.detach()
             constant._tensor, constant.digest = tensor, None
             if tensor.dtype != constant.type.dtype.torch_dtype:
+                cast[constant.type.dtype] = DType.of(tensor.dtype)
                 constant.value.type = TensorType.of(tensor)
+    if cast:
+        retype(graph, cast)
 
 
 def keep_states(graph: Graph) -> None:

@@ -125,7 +125,7 @@ class Quantizer(Compressor[QuantizerConfig]):
             QuantizationError, UnmatchedConfigError: if the config does not fit the model.
             StateDictError: if `state_dict` has other entries than the prepared model.
         """
-        self._check_unprepared()
+        self._check_may_prepare()
         execution = _execution(self._config)
         arguments = self._arguments(example_inputs)
         prepared = execution.prepare(
