@@ -80,6 +80,18 @@ def with_default_axis(granularity: G, op_type: str) -> G:
     return granularity
 
 
+def with_axis_of_block(granularity: G, block: Shape) -> G:
+    """A quantization granularity with the axis that blocks of this shape run along, unchanged if it needs none.
+
+    The inverse of `weight_block_shape` for a granularity without an axis, which then is that of a weight's channels.
+    """
+    if isinstance(granularity, PerChannelGranularity) and granularity.axis is None and 1 in block:
+        return attrs.evolve(granularity, axis=block.index(1))
+    if isinstance(granularity, PerBlockGranularity) and granularity.axis is None and block:
+        return granularity if isinstance(granularity.block_size, tuple) else attrs.evolve(granularity, axis=int(block[0] == 1))
+    return granularity
+
+
 def default_channel_axis(op_type: str) -> int:
     """Axis of the output channels in the weight of an op such as ``conv2d`` or ``aten.linear.default``.
 

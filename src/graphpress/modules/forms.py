@@ -27,6 +27,10 @@ class ParameterForm(ABC):
     def value(self, module: nn.Module) -> Tensor:
         """Return the parameter as the module's forward reads it."""
 
+    def parametrization(self, module: nn.Module) -> nn.Module | None:
+        """Return a module that maps the stored parameter to the computed one and tells how, or None without one."""
+        return None
+
 
 def forms_of(module: nn.Module) -> Mapping[str, ParameterForm]:
     """Return the forms of the computed parameters of `module` itself, by name."""
@@ -88,6 +92,7 @@ def _base_class(cls: type) -> type:
 @cache
 def _made_class(base: type, names: tuple[str, ...], behaviours: tuple[type, ...]) -> type:
     namespace: dict[str, Any] = {name: _computed(name) for name in names}
+    namespace |= {"parametrizations": property(_parametrizations)} if names else {}
     if issubclass(base, nn.RNNBase):
         namespace["_flat_weights"] = property(_flat_weights, _ignore)
     namespace |= {
@@ -107,6 +112,21 @@ def _computed(name: str) -> property:
         return computed_parameter(form.value, self)
 
     return property(value)
+
+
+def _parametrizations(module: nn.Module) -> nn.ModuleDict:
+    """Return the parametrizations of the forms where torch has those of a module, but not among its children.
+
+    Scripts for coreai-opt read there how a parameter is compressed. Names that a `nn.ModuleDict` refuses are left out.
+    """
+    own = module._modules.get("parametrizations")
+    if isinstance(own, nn.ModuleDict):
+        return own
+    made = {name: form.parametrization(module) for name, form in forms_of(module).items()}
+    found = {name: each for name, each in made.items() if each is not None and not hasattr(nn.ModuleDict, name)}
+    if not found:
+        raise AttributeError("parametrizations")
+    return nn.ModuleDict({name: nn.ModuleList([each]) for name, each in found.items()})
 
 
 def _flat_weights(module: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -21,6 +22,7 @@ from graphpress.passes.config import (
     TableTrainingSpec,
     VectorKMeansConfig,
 )
+from graphpress.passes.config.axes import weight_axis
 from graphpress.passes.weights import Layout, LearnedTables, PalettizationError, PalettizedWeight, assign, layout_of
 from graphpress.passes.weights.palettized_weight import dense_of_parts
 
@@ -102,6 +104,10 @@ class FakePalettized(FakeCompressed):
             return passed
         return dense
 
+    def parametrization(self, module: nn.Module) -> nn.Module:
+        """See the base class."""
+        return Palettization(self, module)
+
     def settle(self, module: nn.Module) -> None:
         """Store the trained lookup tables, and assign each element to its nearest entry."""
         parameter = self.parameter(module)
@@ -154,6 +160,26 @@ class FakePalettized(FakeCompressed):
         indices = assign(parameter, self.stored(module), self.spec, self.op_type)
         _overwrite(module._buffers, self._named({"indices": indices}))
         return True
+
+
+class Palettization(nn.Module):
+    """The palettization of one parameter as a module: the fields of its spec, which clients of coreai-opt read."""
+
+    def __init__(self, form: FakePalettized, module: nn.Module):
+        super().__init__()
+        spec = form.spec
+        self.n_bits = spec.n_bits
+        self.lut_qspec = spec.lut_qspec
+        self.cluster_dim = spec.cluster_dim
+        self.enable_per_channel_scale = spec.enable_per_channel_scale
+        self.sparsity_detection_threshold = spec.sparsity_detection_threshold
+        axis = weight_axis(spec.granularity, form.op_type)
+        self.granularity = spec.granularity if axis is None else attrs.evolve(spec.granularity, axis=axis)
+        self._value = partial(form.value, module)
+
+    def forward(self, parameter: Tensor) -> Tensor:
+        """Return the palettized parameter; `parameter` is the stored one."""
+        return self._value()
 
 
 class _PassGradient(torch.autograd.Function):

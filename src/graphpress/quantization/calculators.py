@@ -14,8 +14,12 @@ from graphpress.modules.remembering import Remembered
 from graphpress.passes.config import (
     QPARAM_CALCULATORS,
     RANGE_CALCULATORS,
+    Granularity,
+    QuantizationFormulation,
+    QuantizationScheme,
     QuantizationSpec,
 )
+from graphpress.passes.config.axes import with_axis_of_block
 from graphpress.passes.weights.quantize import QParams, qparams_for
 
 C = TypeVar("C", bound=type)
@@ -56,7 +60,48 @@ class MinMaxRangeCalculator(RangeCalculatorBase):
     __hash__ = object.__hash__
 
 
-class QParamsCalculatorBase(nn.Module):
+class SpecFields:
+    """The fields of a component's spec as its own attributes, which clients of coreai-opt read."""
+
+    spec: QuantizationSpec
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the codes."""
+        return self.spec.dtype
+
+    @property
+    def n_bits(self) -> int:
+        """The bits of a code."""
+        return self.spec.n_bits
+
+    @property
+    def qscheme(self) -> QuantizationScheme:
+        """The scheme of the spec."""
+        return self.spec.qscheme
+
+    @property
+    def qformulation(self) -> QuantizationFormulation:
+        """The formulation of the spec."""
+        return self.spec.qformulation
+
+    @property
+    def target_dtype(self) -> torch.dtype:
+        """The dtype that holds the codes."""
+        return self.spec.target_dtype
+
+    @property
+    def quant_min(self) -> float:
+        """The least code."""
+        return self.spec.quant_min
+
+    @property
+    def quant_max(self) -> float:
+        """The greatest code."""
+        return self.spec.quant_max
+
+
+class QParamsCalculatorBase(nn.Module, SpecFields):
     """Base of calculators of scale, zero point and minimum value.
 
     ``@QParamsCalculatorBase.register("key")`` makes one available to specs. A calculator belongs to one quantizer;
@@ -112,6 +157,11 @@ class QParamsCalculatorBase(nn.Module):
             if buffer is not None and kept is not None and buffer.dtype is not kept.dtype:
                 self._buffers[name] = kept.to(buffer.device)
         return self
+
+    @property
+    def granularity(self) -> Granularity:
+        """The granularity of the spec, with the axis that the blocks run along."""
+        return with_axis_of_block(self.spec.granularity, self.block_size)
 
     @property
     def has_observed(self) -> bool:

@@ -11,11 +11,18 @@ from torch import Tensor, nn
 
 from graphpress.ir import reference
 from graphpress.ir.dtypes import DType
-from graphpress.passes.config import FAKE_QUANTIZERS, QPARAM_CALCULATORS, QATSchedule, QuantizationSpec
+from graphpress.passes.config import (
+    FAKE_QUANTIZERS,
+    QPARAM_CALCULATORS,
+    CompressionTargetTensor,
+    Granularity,
+    QATSchedule,
+    QuantizationSpec,
+)
 from graphpress.passes.weights.quantize import QParams
 from graphpress.quantization import histograms as histograms  # imported to register calculators
 from graphpress.quantization import squared_error as squared_error
-from graphpress.quantization.calculators import QParamsCalculatorBase
+from graphpress.quantization.calculators import QParamsCalculatorBase, SpecFields
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined] # `torch.compiler.disable` would import the compiler at once
@@ -27,7 +34,7 @@ def uncompiled(function: Callable[..., Any], *arguments: Any) -> Any:
 C = TypeVar("C", bound=type)
 
 
-class FakeQuantizeImplBase(nn.Module):
+class FakeQuantizeImplBase(nn.Module, SpecFields):
     """Base of the fake-quantizers, which observe their input and round it to representable values.
 
     Two switches control observation and rounding. ``@FakeQuantizeImplBase.register("key")`` makes a class available to
@@ -107,6 +114,25 @@ class FakeQuantizeImplBase(nn.Module):
     def observe_more(self, data: Tensor) -> None:
         """Pass `data`, a further value of the last batch, to the calculator."""
         self.calculator.observe_more(data)
+
+    @property
+    def quantization_target(self) -> CompressionTargetTensor:
+        """The role of the values."""
+        return CompressionTargetTensor.WEIGHT if self.is_state else CompressionTargetTensor.ACTIVATION
+
+    @property
+    def granularity(self) -> Granularity:
+        """The granularity of the spec, with the axis that the blocks run along."""
+        return self.calculator.granularity
+
+    @property
+    def qparams_calculator(self) -> QParamsCalculatorBase:
+        """The calculator, under the name that clients of coreai-opt read."""
+        return self.calculator
+
+    def is_disabled(self) -> bool:
+        """Return True if values pass through unobserved and unrounded."""
+        return not (self.observer_enabled or self.fake_quant_enabled)
 
     @abstractmethod
     def quantize(self, data: Tensor, qparams: QParams) -> Tensor:

@@ -36,6 +36,10 @@ class FakeQuantized(FakeCompressed):
         reads = (parameter, *quantizer.parameters(), *quantizer.buffers())  # scales may be learned
         return self._value.get(reads, lambda: outside_inference(lambda: quantizer(parameter)), switches)
 
+    def parametrization(self, module: nn.Module) -> nn.Module:
+        """See the base class."""
+        return self.quantizer(module)
+
     def quantizer(self, module: nn.Module) -> FakeQuantizeImplBase:
         """Return the fake-quantizer."""
         found = module._modules[HELD]._modules[self.name]  # type: ignore[union-attr]
