@@ -34,9 +34,6 @@ from graphpress.passes.framework.match import (
     type_complaint,
 )
 from graphpress.passes.framework.matcher import match_pattern, operand_orders
-from graphpress.passes.framework.skeleton import Skeleton
-
-_DEPTH_OF_INDEX = 2  # what the index of the rules knows of a pattern
 
 
 @define(eq=False)
@@ -69,8 +66,6 @@ class CompiledPattern:
             found = match_pattern(self.pattern, node)
             return found if isinstance(found, Match) else None
         for root in self._roots:
-            if root.skeleton is not None and not root.skeleton.fits(node, misfits):
-                continue
             orders = root.plans.get(node.op)
             for order in root.orders(node) if orders is None or len(orders) > 1 else orders:
                 attempt = Attempt(misfits)
@@ -110,7 +105,6 @@ class _Body:
         tests: predicates on the node.
         is_root: whether it is the root of the pattern, of which everything may be read elsewhere.
         is_repeated: whether the pattern has it several times, for the same node.
-        skeleton: the ops that the index of the rules does not look at.
         plans: the orders of the parameters of each op met, which `orders` fills.
     """
 
@@ -119,17 +113,11 @@ class _Body:
     tests: tuple[p.Test, ...]
     is_root: bool = False
     is_repeated: bool = field(init=False)
-    skeleton: Skeleton | None = field(init=False)
     plans: dict[OpDef, tuple[_Order, ...]] = field(factory=dict)
 
     @is_repeated.default
     def _is_repeated(self) -> bool:
         return self.compiler.uses[id(self.op)] > 1
-
-    @skeleton.default
-    def _skeleton(self) -> Skeleton | None:
-        skeleton = Skeleton(self.op)
-        return skeleton if self.is_root and skeleton.depth() > _DEPTH_OF_INDEX else None
 
     def orders(self, node: Node) -> tuple[_Order, ...]:
         """The parameters in each order to try; none if the op of `node` does not fit."""
