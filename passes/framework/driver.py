@@ -110,7 +110,9 @@ class _Driver:
         root, rewriter = match.root, self.rewriter
         edits = rewriter.edits.total
         nearby = _values_read(match.nodes)
-        read_before = [list(result._uses) for result in root.results]
+        read_before: list[UseKey] = []
+        for result in root.results:
+            read_before += result._uses
         place = (rule.name, root.name, root.location)
         self.touched.clear()
         rewriter.begin(rule.name, root)
@@ -181,9 +183,7 @@ class _Driver:
         """Queue those of `nodes` that may be the root of a rule."""
         for node in nodes:
             if node not in self.queued and self.index[node.op]:
-                self.queued.add(node)
-                self.queue.append(node)
-                self.seen[node] = None
+                self.append(node)
 
     def enqueue_around(self, root: Node, nearby: Iterable[Value]) -> None:
         """Queue the possible roots near a rewrite of `root`.
@@ -192,7 +192,10 @@ class _Driver:
         those operands of the matched nodes that have few readers left.
         """
         graph, queued, reach = self.graph, self.queued, self.index.reach
-        wave = {node: None for node in self.touched if node.graph is graph}
+        wave: dict[Node, None] = {}
+        for node in self.touched:
+            if node.graph is graph:
+                wave[node] = None
         for value in nearby:
             if len(value._uses) <= _FEW_READERS:
                 for user, _, _ in value._uses:
@@ -201,22 +204,26 @@ class _Driver:
         if root.graph is graph:
             wave[root] = None
         last = self.index.depth - 1
-        for distance in range(last + 1):
+        for distance in range(last):
             following: dict[Node, None] = {}
             for node in wave:
-                if node in queued:
-                    if distance:  # what is near it was queued with it
-                        continue
-                elif reach[node.op] > distance:
-                    queued.add(node)
-                    self.queue.append(node)
-                    self.seen[node] = None
-                if distance < last:
-                    for result in node.results:
-                        for user, _, _ in result._uses:
-                            if isinstance(user, Node):
-                                following[user] = None
+                if node not in queued and reach[node.op] > distance:
+                    self.append(node)
+                for result in node.results:
+                    for user, _, _ in result._uses:
+                        # What is near a queued node was queued with it.
+                        if user not in queued and isinstance(user, Node):
+                            following[user] = None
             wave = following
+        for node in wave:
+            if node not in queued and reach[node.op] > last:
+                self.append(node)
+
+    def append(self, node: Node) -> None:
+        """Queue `node`, which is not queued."""
+        self.queued.add(node)
+        self.queue.append(node)
+        self.seen[node] = None
 
     def complaint(self) -> str:
         names = Counter(name for name, _, _ in self.recent)
@@ -239,7 +246,7 @@ def _values_read(nodes: Iterable[Node]) -> dict[Value, None]:
     return values
 
 
-def _new_readers(root: Node, before: list[list[UseKey]]) -> set[Node | Output]:
+def _new_readers(root: Node, before: Iterable[UseKey]) -> set[Node | Output]:
     """The readers of the results of `root` that were none `before`: they wrap the root."""
-    known = {user for uses in before for user, _, _ in uses}
+    known = {user for user, _, _ in before}
     return {user for result in root.results for user, _, _ in result._uses} - known
