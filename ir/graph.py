@@ -492,32 +492,41 @@ class Graph:
 
         Mutation targets are not changed.
         """
-        keys: list[UseKey] = list(old._uses) if where is None else [use for use in old.uses if where(use)]
-        return len(self._move_uses(keys, old, new))
+        return len(self._move_uses(old, new, where))
 
-    def _move_uses(self, keys: Iterable[UseKey], old: Value, new: Value) -> list[UseKey]:
-        """Redirect those of the uses `keys` of `old` that are no mutation targets to `new`, and return them."""
-        moved: list[UseKey] = []
-        lists: dict[tuple[Node, str], list[Any]] = {}  # each list operand is rebuilt once, however often it reads `old`
+    def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> list[UseKey]:
+        """Redirect the uses of `old` that `where` accepts, but for mutation targets, to `new`, and return them."""
         before, after = old._uses, new._uses
-        for key in keys:
-            user, operand, index = key
+        moved: list[UseKey] = list(before) if where is None else [use for use in old.uses if where(use)]
+        lists: dict[tuple[Node, str], list[Any]] = {}  # each list operand is rebuilt once, however often it reads `old`
+        items: list[Any] = []
+        owner: Node | Output | None = None
+        has_targets, in_operand = False, ""
+        for user, operand, index in moved:
             if isinstance(user, Output):
                 if operand == "target":
-                    continue
-                user.value = new
+                    has_targets = True
+                else:
+                    user.value = new
             elif index is None:
                 user.operands[operand] = new  # type: ignore[index]
             else:
-                place = user, operand
-                if place not in lists:
-                    lists[place] = list(user.operands[operand])
-                lists[place][index] = new
-            del before[key]
-            after[key] = None
-            moved.append(key)
-        for (node, name), items in lists.items():
-            node.operands[name] = tuple(items)  # type: ignore[index]
+                if user is not owner or operand != in_operand:
+                    owner, in_operand = user, operand
+                    items = lists.get((user, operand)) or lists.setdefault((user, operand), [*user.operands[operand]])
+                items[index] = new
+        for (node, name), operands in lists.items():
+            node.operands[name] = tuple(operands)  # type: ignore[index]
+        if has_targets:
+            moved = [key for key in moved if key[1] != "target" or isinstance(key[0], Node)]
+        if old is not new:
+            if len(moved) == len(before):
+                after |= before  # as a whole: no hash is computed again
+                before.clear()
+            else:
+                for key in moved:
+                    del before[key]
+                    after[key] = None
         return moved
 
     def erase(self, node: Node) -> None:

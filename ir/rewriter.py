@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from graphpress.ir.annotations import annotation_name
 from graphpress.ir.dtypes import DType
-from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, UseKey, Value
+from graphpress.ir.graph import Constant, Graph, GraphError, Node, Use, Value
 from graphpress.ir.inference import infer_types
 from graphpress.ir.location import UNKNOWN, Location
 from graphpress.ir.ops import OpDef, lookup_op
@@ -348,8 +348,7 @@ class Rewriter:
     def _move_uses(self, old: Value, new: Value, where: Callable[[Use], bool] | None = None) -> None:
         if old is new:
             return
-        keys: list[UseKey] = list(old._uses) if where is None else [use for use in old.uses if where(use)]
-        moved = self.graph._move_uses(keys, old, new)
+        moved = self.graph._move_uses(old, new, where)
         self.edits.changed += len(moved)
         touched, listener = self.touched, self.listener
         for user in [moved[0][0]] if len(moved) == 1 else dict.fromkeys([user for user, _, _ in moved]):

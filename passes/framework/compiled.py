@@ -34,9 +34,6 @@ from graphpress.passes.framework.match import (
     type_complaint,
 )
 from graphpress.passes.framework.matcher import match_pattern, operand_orders
-from graphpress.passes.framework.skeleton import Skeleton
-
-_DEPTH_OF_INDEX = 2  # what the index of the rules knows of a pattern
 
 
 @define(eq=False)
@@ -69,8 +66,6 @@ class CompiledPattern:
             found = match_pattern(self.pattern, node)
             return found if isinstance(found, Match) else None
         for root in self._roots:
-            if root.skeleton is not None and not root.skeleton.fits(node, misfits):
-                continue
             orders = root.plans.get(node.op)
             for order in root.orders(node) if orders is None or len(orders) > 1 else orders:
                 attempt = Attempt(misfits)
@@ -110,7 +105,8 @@ class _Body:
         tests: predicates on the node.
         is_root: whether it is the root of the pattern, of which everything may be read elsewhere.
         is_repeated: whether the pattern has it several times, for the same node.
-        skeleton: the ops that the index of the rules does not look at.
+        is_owned: whether only matched nodes may read it.
+        name: the capture of the node.
         plans: the orders of the parameters of each op met, which `orders` fills.
     """
 
@@ -119,17 +115,21 @@ class _Body:
     tests: tuple[p.Test, ...]
     is_root: bool = False
     is_repeated: bool = field(init=False)
-    skeleton: Skeleton | None = field(init=False)
+    is_owned: bool = field(init=False)
+    name: str | None = field(init=False)
     plans: dict[OpDef, tuple[_Order, ...]] = field(factory=dict)
 
     @is_repeated.default
     def _is_repeated(self) -> bool:
         return self.compiler.uses[id(self.op)] > 1
 
-    @skeleton.default
-    def _skeleton(self) -> Skeleton | None:
-        skeleton = Skeleton(self.op)
-        return skeleton if self.is_root and skeleton.depth() > _DEPTH_OF_INDEX else None
+    @is_owned.default
+    def _is_owned(self) -> bool:
+        return self.op.single_use and not self.is_root
+
+    @name.default
+    def _name(self) -> str | None:
+        return self.op.name
 
     def orders(self, node: Node) -> tuple[_Order, ...]:
         """The parameters in each order to try; none if the op of `node` does not fit."""
@@ -140,9 +140,9 @@ class _Body:
 
     def fits(self, node: Node, order: _Order, path: Path, attempt: Attempt) -> bool:
         """Match the parameters of `node` in `order`, then capture and test the node."""
-        op, operands = self.op, node.operands
+        operands = node.operands
         if self.is_repeated:
-            attempt.bound[id(op)] = node
+            attempt.bound[id(self.op)] = node
         if order.names is not None and not operands.keys() <= order.names:
             return False
         for name, step in order.steps:
@@ -150,9 +150,9 @@ class _Body:
             if not step(subject, (path, name), attempt):
                 return False
         attempt.nodes[node] = None
-        if op.single_use and not self.is_root:
+        if self.is_owned:
             attempt.owned += (node,)
-        if op.name is not None and not attempt.capture(op.name, node, path):
+        if self.name is not None and not attempt.capture(self.name, node, path):
             return False
         return not self.tests or _passes(self.tests, node)
 
@@ -232,20 +232,25 @@ class _Compiler:
     def _op_step(self, op: p.Op, index: int) -> _Step:
         body, is_final = _Body(op, self, op.tests), self.is_final(op)
         is_memoized = self.is_closed(op) and op.depth() > 1
+        plans, is_repeated = body.plans, body.is_repeated
 
         def step(subject: Any, path: Path, attempt: Attempt) -> bool:
-            node = subject.producer if isinstance(subject, Value) else None
+            if not isinstance(subject, Value):
+                return False
+            node = subject.producer
             if not isinstance(node, Node) or subject.index != index:
                 return False
-            if body.is_repeated and id(op) in attempt.bound:
+            if is_repeated and id(op) in attempt.bound:
                 return attempt.bound[id(op)] is node
-            orders = body.plans.get(node.op)
+            orders = plans.get(node.op)
             if orders is None or len(orders) > 1:
                 orders = body.orders(node)
             if not orders:
                 return False
             if is_memoized and (op, node) in attempt.misfits:
                 return False
+            if len(orders) == 1 and not is_memoized:
+                return body.fits(node, orders[0], path, attempt)
             met = attempt.met
             if len(orders) == 1:
                 if body.fits(node, orders[0], path, attempt):
@@ -337,9 +342,7 @@ def _any_step(pattern: p.Any) -> _Step:
     is_free = not pattern.dtype and pattern.rank is None and pattern.shape is None
     constant = pattern if isinstance(pattern, p.Constant) else None
     if is_free and constant is None and not tests:
-        if name is None:
-            return lambda subject, path, attempt: isinstance(subject, Value)
-        return lambda subject, path, attempt: isinstance(subject, Value) and attempt.capture(name, subject, path)
+        return _value_step(name)
 
     def step(subject: Any, path: Path, attempt: Attempt) -> bool:
         if not isinstance(subject, Value):
@@ -352,6 +355,23 @@ def _any_step(pattern: p.Any) -> _Step:
         if not is_free and type_complaint(pattern, subject.type) is not None:
             return False
         return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
+
+    return step
+
+
+def _value_step(name: str | None) -> _Step:
+    """The step of `Any` without conditions, the most frequent one: `Attempt.capture` is written out."""
+    if name is None:
+        return lambda subject, path, attempt: isinstance(subject, Value)
+
+    def step(subject: Any, path: Path, attempt: Attempt) -> bool:
+        if not isinstance(subject, Value):
+            return False
+        captures = attempt.captures
+        if name in captures:
+            return captures[name] is subject
+        captures[name], attempt.paths[name] = subject, path
+        return True
 
     return step
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from graphpress.ir.graph import Constant, Graph, Node, Output, UseKey, Value
 from graphpress.ir.location import Location
-from graphpress.ir.ops import OpDef, Trait
 from graphpress.ir.rewriter import Rewriter
 from graphpress.passes.framework.attempt import Misfits
 from graphpress.passes.framework.errors import BudgetExceeded, PatternError
-from graphpress.passes.framework.match import Match, Miss, fits_literal, parameter
+from graphpress.passes.framework.match import Match, Miss
 from graphpress.passes.framework.passes import PassContext
-from graphpress.passes.framework.patterns import Literal, Op, Pattern, Result, Test
+from graphpress.passes.framework.rule_index import RuleIndex
 from graphpress.passes.framework.rules import Replacement, Rule
 
 _REWRITES_PER_NODE = 20
@@ -59,118 +57,6 @@ def apply_rules(
         rewriter.rewrites.end()
 
 
-class RuleIndex(dict[OpDef, "tuple[Candidate, ...]"]):
-    """An index of rules by the op of their root, in their order; each op is tested once.
-
-    Attributes:
-        depth: depth of the deepest pattern, in nodes.
-        reach: for each op, the depth of the deepest of its patterns; 0 if there is none.
-    """
-
-    def __init__(self, rules: Sequence[Rule]):
-        super().__init__()
-        self.depth = max((rule.depth for rule in rules), default=1)
-        self.reach = _Reach(self)
-        self._rules = tuple(rules)
-        self._by_producers: dict[tuple[OpDef, ...], tuple[Candidate, ...]] = {}
-
-    def __missing__(self, op: OpDef) -> tuple[Candidate, ...]:
-        found = self[op] = tuple(Candidate.of(rule, op) for rule in self._rules if rule.may_start_at(op))
-        return found
-
-    def candidates(self, node: Node) -> list[Rule]:
-        """The rules that may match with their root at `node`, after cheap tests of the node."""
-        return [candidate.rule for candidate in self.at(node) if candidate.may_match(node)]
-
-    def at(self, node: Node) -> tuple[Candidate, ...]:
-        """The candidates that the op of `node` and the ops of its operands leave, found once for each combination."""
-        candidates = self[node.op]
-        if not candidates:
-            return candidates
-        made_by: list[OpDef] = []
-        for operand in node.operands.values():
-            if isinstance(operand, Value):
-                producer = operand.producer
-                if isinstance(producer, Node):
-                    made_by.append(producer.op)
-            elif isinstance(operand, tuple):
-                makers = [value.producer for value in operand if isinstance(value, Value)]
-                made_by += dict.fromkeys([maker.op for maker in makers if isinstance(maker, Node)])
-        key = node.op, *made_by
-        found = self._by_producers.get(key)
-        if found is None:
-            found = self._by_producers[key] = tuple(each for each in candidates if each.may_read(made_by))
-        return found
-
-
-class _Reach(dict[OpDef, int]):
-    def __init__(self, index: RuleIndex):
-        super().__init__()
-        self._index = index
-
-    def __missing__(self, op: OpDef) -> int:
-        found = self[op] = max((candidate.rule.depth for candidate in self._index[op]), default=0)
-        return found
-
-
-@frozen(eq=False)
-class Candidate:
-    """A rule with necessary conditions for a match at a node of one op.
-
-    Attributes:
-        rule: the rule.
-        tests: predicates that the node must satisfy.
-        literals: Python values that the node must have, each under one of the names.
-        operands: ops, each of which must produce one of its operands.
-        is_conditional: whether there are tests or literals.
-    """
-
-    rule: Rule
-    tests: tuple[Test, ...] = ()
-    literals: tuple[tuple[tuple[str, ...], Any], ...] = ()
-    operands: tuple[Op, ...] = ()
-    is_conditional: bool = field(init=False)
-
-    @is_conditional.default
-    def _is_conditional(self) -> bool:
-        return bool(self.tests or self.literals)
-
-    @classmethod
-    def of(cls, rule: Rule, op: OpDef) -> Candidate:
-        """Derive the conditions if `rule` has only one root that fits `op`."""
-        roots = [root for root in rule.roots if root.accepts(op)]
-        if len(roots) > 1 or op.variadic:
-            return cls(rule)
-        (root,) = roots
-        names = list(op.by_name)
-        wanted: dict[str, Pattern] = dict(zip(names, root.positional, strict=False)) | root.named
-        swapped = tuple(names[:2]) if op.has(Trait.COMMUTATIVE) else ()
-        literals = [
-            (swapped if name in swapped else (name,), pattern.value)
-            for name, pattern in wanted.items()
-            if isinstance(pattern, Literal)
-        ]
-        operands = [p.op if isinstance(p, Result) else p for p in root.parts if isinstance(p, Op | Result)]
-        return cls(rule, tuple(test for test in root.tests if test.is_total), tuple(literals), tuple(operands))
-
-    def may_read(self, ops: Collection[OpDef]) -> bool:
-        """False only if the rule cannot match a node whose operands nodes of `ops` compute."""
-        return all(any(map(wanted.accepts, ops)) for wanted in self.operands)
-
-    def may_match(self, node: Node) -> bool:
-        """False only if the rule cannot match, given that `may_read` holds."""
-        for test in self.tests:
-            if not test.predicate(node):
-                return False
-        for names, value in self.literals:
-            for name in names:
-                if fits_literal(value, parameter(node, name)):
-                    break
-            else:
-                return False
-        return True
-
-
 @define(eq=False)
 class _Driver:
     index: RuleIndex
@@ -192,6 +78,7 @@ class _Driver:
         The worklist alone misses roots whose checks read distant nodes. `seen` includes nodes added later, which were
         queued when added.
         """
+        self.index.follow(self.graph)
         before, sweep = -1, list(self.graph.nodes_of(self.index.__getitem__))
         while before != self.count:
             before = self.count
@@ -223,7 +110,9 @@ class _Driver:
         root, rewriter = match.root, self.rewriter
         edits = rewriter.edits.total
         nearby = _values_read(match.nodes)
-        read_before = [list(result._uses) for result in root.results]
+        read_before: list[UseKey] = []
+        for result in root.results:
+            read_before += result._uses
         place = (rule.name, root.name, root.location)
         self.touched.clear()
         rewriter.begin(rule.name, root)
@@ -242,6 +131,7 @@ class _Driver:
         if not has_edited:
             return False
         self.misfits.clear()
+        self.index.refresh(self.touched)
         self.erase_unread_constants(nearby)
         self.count += 1
         self.context.count(rule.name)
@@ -293,9 +183,7 @@ class _Driver:
         """Queue those of `nodes` that may be the root of a rule."""
         for node in nodes:
             if node not in self.queued and self.index[node.op]:
-                self.queued.add(node)
-                self.queue.append(node)
-                self.seen[node] = None
+                self.append(node)
 
     def enqueue_around(self, root: Node, nearby: Iterable[Value]) -> None:
         """Queue the possible roots near a rewrite of `root`.
@@ -304,7 +192,10 @@ class _Driver:
         those operands of the matched nodes that have few readers left.
         """
         graph, queued, reach = self.graph, self.queued, self.index.reach
-        wave = {node: None for node in self.touched if node.graph is graph}
+        wave: dict[Node, None] = {}
+        for node in self.touched:
+            if node.graph is graph:
+                wave[node] = None
         for value in nearby:
             if len(value._uses) <= _FEW_READERS:
                 for user, _, _ in value._uses:
@@ -313,22 +204,26 @@ class _Driver:
         if root.graph is graph:
             wave[root] = None
         last = self.index.depth - 1
-        for distance in range(last + 1):
+        for distance in range(last):
             following: dict[Node, None] = {}
             for node in wave:
-                if node in queued:
-                    if distance:  # what is near it was queued with it
-                        continue
-                elif reach[node.op] > distance:
-                    queued.add(node)
-                    self.queue.append(node)
-                    self.seen[node] = None
-                if distance < last:
-                    for result in node.results:
-                        for user, _, _ in result._uses:
-                            if isinstance(user, Node):
-                                following[user] = None
+                if node not in queued and reach[node.op] > distance:
+                    self.append(node)
+                for result in node.results:
+                    for user, _, _ in result._uses:
+                        # What is near a queued node was queued with it.
+                        if user not in queued and isinstance(user, Node):
+                            following[user] = None
             wave = following
+        for node in wave:
+            if node not in queued and reach[node.op] > last:
+                self.append(node)
+
+    def append(self, node: Node) -> None:
+        """Queue `node`, which is not queued."""
+        self.queued.add(node)
+        self.queue.append(node)
+        self.seen[node] = None
 
     def complaint(self) -> str:
         names = Counter(name for name, _, _ in self.recent)
@@ -351,7 +246,7 @@ def _values_read(nodes: Iterable[Node]) -> dict[Value, None]:
     return values
 
 
-def _new_readers(root: Node, before: list[list[UseKey]]) -> set[Node | Output]:
+def _new_readers(root: Node, before: Iterable[UseKey]) -> set[Node | Output]:
     """The readers of the results of `root` that were none `before`: they wrap the root."""
-    known = {user for uses in before for user, _, _ in uses}
+    known = {user for user, _, _ in before}
     return {user for result in root.results for user, _, _ in result._uses} - known

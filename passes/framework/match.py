@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import define, field, frozen, setters
+from attrs import define, field, frozen
 
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Constant, Node, Output, Value
@@ -60,7 +60,7 @@ class Miss:
         return f"{'.'.join(self.path)}: expected {self.expected}, found {self.found}{where}"
 
 
-@define(eq=False, on_setattr=setters.frozen)  # made for every match: `frozen` would take twice the time
+@define(eq=False)  # made for every match: `frozen` would take three times as long
 class Match:
     """A successful match of a pattern.
 

@@ -25,6 +25,10 @@ class CountedUses(dict):
         CountedUses.made += 1
         super().__setitem__(use, nothing)
 
+    def __ior__(self, uses):
+        CountedUses.made += len(uses)
+        return super().__ior__(uses)
+
 
 @pytest.fixture
 def uses_made(monkeypatch):
@@ -68,6 +72,42 @@ def test_replacing_a_value_that_one_node_reads_many_times_rebuilds_its_list_once
     assert [use.index for use in y.uses] == list(range(WIDTH))
     assert uses_made() <= WIDTH
     verify(graph)
+
+
+def test_a_mutation_target_stays_when_all_reads_move():
+    graph = Graph()
+    x, y = graph.add_input("x", TYPE).value, graph.add_input("y", TYPE).value
+    relus = [graph.insert(lookup_op("aten.relu"), {"self": x}, {}, [TYPE]) for _ in range(2)]
+    graph.add_output(relus[1].result, "input_mutation", target=x)
+    graph.add_output(x)
+    assert graph.replace_uses(x, y) == 3
+    assert [use.operand for use in x.uses] == ["target"]
+    assert [use.user for use in y.uses] == [*relus, graph.outputs[1]]
+    assert [relu.operands["self"] for relu in relus] == [y, y]
+    assert graph.outputs[1].value is y
+
+
+def test_replacing_a_value_by_itself_keeps_its_uses():
+    graph = Graph()
+    x = graph.add_input("x", TYPE).value
+    cat = graph.insert(lookup_op("aten.cat"), {"tensors": [x] * 4}, {}, [TensorType(DType.FLOAT32, (4, 4))])
+    graph.add_output(cat.result)
+    assert graph.replace_uses(x, x) == 4
+    assert [(use.user, use.index) for use in x.uses] == [(cat, index) for index in range(4)]
+    verify(graph)
+
+
+def test_lists_that_read_a_value_in_turns_are_all_rebuilt():
+    graph = Graph()
+    x, y, a, b = (graph.add_input(name, TYPE).value for name in "xyab")
+    types = [TensorType(DType.FLOAT32, (2, 4))]
+    cats = [graph.insert(lookup_op("aten.cat"), {"tensors": [a, b]}, {}, types) for _ in range(2)]
+    for value in (a, b):
+        graph.replace_uses(value, x)
+    assert [(use.user, use.index) for use in x.uses] == [(cat, index) for index in range(2) for cat in cats]
+    graph.replace_uses(x, y)
+    assert [cat.operands["tensors"] for cat in cats] == [(y, y), (y, y)]
+    assert (x.use_count, y.use_count) == (0, 4)
 
 
 def test_where_chooses_among_the_reads_of_one_list():

@@ -22,8 +22,8 @@ from graphpress.passes.framework import (
     run_pass,
     unregister_pass,
 )
-from graphpress.passes.framework.driver import RuleIndex
 from graphpress.passes.framework.patterns import Any, Op
+from graphpress.passes.framework.rule_index import RuleIndex
 from graphpress.passes.framework.testing import GraphBuilder, op_names
 from tests.passes.framework.sample_passes import Idle, relu_chain
 
