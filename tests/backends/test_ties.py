@@ -1,7 +1,7 @@
 """Ties that fall to the other side in a file are explained, whatever they grow to; wrong lowerings are not.
 
-The weights are multiples of a half and the scales powers of two, so that every second sum is exactly on a tie. A file is
-simulated by the program itself with sums that are off by one unit in the last place, and one deliberate mistake.
+The weights are multiples of a half and the scales powers of two, so that every second sum is exactly on a tie. A file
+is simulated by the program itself with sums that are off by one unit in the last place, and one deliberate mistake.
 """
 
 from __future__ import annotations
