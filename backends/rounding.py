@@ -1,19 +1,31 @@
-"""The deviation of a model's outputs that rounding explains, measured by random perturbation.
+"""The deviation of an operator that rounding explains, and the decision that it serves.
 
-Two correct implementations of a model add in different orders and round at different places. What that does to an
-output depends on the dtype, on the number of roundings, and on how the model amplifies them; a quantizer turns a
-difference of one rounding into a whole step. The deviation is therefore measured, as in Monte Carlo arithmetic (Parker,
-1997): the model is evaluated `DRAWS` times with every rounding of every operator replaced by a random one.
+**Decision.** A file agrees with a model if it computes what the model's operators compute, each with rounding errors
+of its own: for every operator ``f`` with the value ``y`` and operands ``x`` in the file, ``|y - f(x)|`` must be of the
+size of the roundings of ``f``. Errors of the operators before it are in ``x``, on both sides alike. So a value that
+fell to the other side of a tie, in a quantizer, a comparison or a selection, counts once, where it fell, however the
+rest of the model amplifies it. A quantizer itself has no errors (its formula is specified: divide, round half to
+even), so that on the operand that it has in the file, its codes must be equal: a wrong scale, a zero point off by one,
+and another rounding of ties are differences. Outputs are values of operators, so that they need no further condition.
 
-One rounding in a dtype with unit round-off ``u`` (2**-24 in float32, 2**-11 in float16, 2**-8 in bfloat16) has a
-relative error with a standard deviation of at most ``u / sqrt(3)``. In a sum of K terms of either sign, partial sums
-grow as ``sqrt(j / K)``, so that the K roundings have together the variance ``u**2 / 3 * K / 2``, relative to the result
-or to the root mean square of all results, whichever is larger. With one further rounding, an operator gives::
+**Operands that the file does not tell** are computed in torch from the last values that it does tell, and have an
+error. A discontinuous operator that reads one may have either result for elements beside a tie. How far errors reach
+is measured while the results of all earlier discontinuous operators are held, and so without ties; then draws move
+operands by that reach, first up, then down, then at random (see `evaluation`). A tie is therefore found though its
+probability is small. Without any value of the file, this is a decision on the whole model, which is as lenient as the
+model amplifies its ties.
+
+**Size of rounding errors.** As in Monte Carlo arithmetic (Parker, 1997), operators are evaluated `DRAWS` times with
+every rounding replaced by a random one. One rounding in a dtype with unit round-off ``u`` (2**-24 in float32, 2**-11
+in float16, 2**-8 in bfloat16) has a relative error with a standard deviation of at most ``u / sqrt(3)``. In a sum of K
+terms of either sign, partial sums grow as ``sqrt(j / K)``, so that the K roundings have together the variance ``u**2 /
+3 * K / 2``, relative to the result or to the root mean square of all results, whichever is larger. With one further
+rounding, an operator gives::
 
     y + sqrt((1 + K / 2) / 3) * u * max(|y|, rms(y)) * GAIN * normal        (K = 0, and |y| alone, without a sum)
 
 Convolutions in 16 bits accumulate in 32 bits on both sides, so K is 0. Moves, comparisons, selections and rounding to
-integers are exact. `GAIN` is 2: each side has such errors, and library functions are off by up to two units. An output
+integers are exact. `GAIN` is 2: each side has such errors, and library functions are off by up to two units. A value
 may deviate by `MARGIN` times the largest deviation of a draw, both at its worst element and in the root mean square.
 """
 

@@ -150,3 +150,4 @@ def test_every_quantizer_of_a_finalized_model_is_compared_and_named_if_wrong(tmp
     first = backend.blame(path, wrong, given).first
     assert first is not None
     assert first.operator == "coreai.quantize.default"
+    assert not backend.check(path, wrong, given).ok
