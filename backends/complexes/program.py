@@ -239,7 +239,7 @@ def _metadata(traced: fx.Node, node: fx.Node) -> dict[str, Any]:
     kept: dict[str, Any] = {
         key: node.meta[key] for key in ("stack_trace", "nn_module_stack", "source_fn_stack") if key in node.meta
     }
-    return {**kept, "val": traced.meta["val"]}
+    return {**kept, "val": traced.meta.get("val")}
 
 
 @frozen
