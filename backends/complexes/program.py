@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from attrs import frozen
 from torch import Tensor, fx
+from torch._export.verifier import load_verifier
 from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputSpec, TensorArgument
@@ -41,13 +42,19 @@ def with_real_tensors(program: ExportedProgram) -> ExportedProgram:
     """
     if not any(_is_complex_node(node) for node in program.graph.nodes):
         return program
-    if any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for node in program.graph.nodes
-    ):
+    return _Rewriting(_without_writes(program)).result()
+
+
+def _without_writes(program: ExportedProgram) -> ExportedProgram:
+    """Return the program with values in place of writes to tensors, since a write to one part is none to the other."""
+    targets = (node.target for node in program.graph.nodes)
+    if not any(isinstance(each, torch._ops.OpOverload) and each._schema.is_mutable for each in targets):
+        return program
+    try:
         with quiet():
-            program = program.run_decompositions({})  # writes to parts of tensors become values
-    return _Rewriting(program).result()
+            return program.run_decompositions({})
+    except Exception as error:
+        raise ConversionError(f"torch cannot trace the program without writes to tensors: {head(error)}") from error
 
 
 def _is_complex_node(node: fx.Node) -> bool:
@@ -92,7 +99,13 @@ class _Rewriting:
         module.meta.update(self._program.graph_module.meta)
         self._graph.eliminate_dead_code()
         module.recompile()
-        return self._program._update(module, self._signature, state_dict=self._state_dict, constants=self._constants)
+        return self._program._update(
+            module,
+            self._signature,
+            state_dict=self._state_dict,
+            constants=self._constants,
+            verifiers=[load_verifier("TRAINING")],  # torch's decompositions may write to tensors of their own
+        )
 
     def _is_complex(self, node: fx.Node) -> bool:
         values = fx.node.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
@@ -226,7 +239,7 @@ def _metadata(traced: fx.Node, node: fx.Node) -> dict[str, Any]:
     kept: dict[str, Any] = {
         key: node.meta[key] for key in ("stack_trace", "nn_module_stack", "source_fn_stack") if key in node.meta
     }
-    return {**kept, "val": traced.meta["val"]}
+    return {**kept, "val": traced.meta.get("val")}
 
 
 @frozen
