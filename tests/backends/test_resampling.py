@@ -31,19 +31,14 @@ def test_means_of_what_counts(kernel, stride, padding):
 
 
 def test_windows_that_all_count_alike_are_one_pool():
-    for size, settings in [
-        ((8, 8), (2, 2, 0, True, False)),
-        ((9, 9), (3, 2, 1, False, True)),
-        ((8, 8), (2, 2, 0, True)),
-    ]:
-        image = torch.randn(1, 2, *size)
+    for size, settings in [(8, (2, 2, 0, True, False)), (9, (3, 2, 1, True, True)), (8, (2, 2, 0, True))]:
+        image = torch.randn(1, 2, size, size)
         kernel, stride, padding, *rest = settings
         given = [kernel], [stride], [padding], *rest
         with Counted() as counted:
             found = counted_mean_pool(2)(image, *given)
-        if found is not NotImplemented:
-            torch.testing.assert_close(found, aten.avg_pool2d.default(image, *given))
-            assert counted.names == ["avg_pool2d"]
+        torch.testing.assert_close(found, aten.avg_pool2d.default(image, *given))
+        assert counted.names == ["avg_pool2d"]
 
 
 class Counted(TorchDispatchMode):
