@@ -1,7 +1,7 @@
 """Folding of constant arithmetic in an exported program.
 
 Core AI's converter folds constants of float32 and float16, except by some ops, and none of bfloat16: ``1 + weight`` of
-a norm would be computed at every inference.
+a norm would be computed at every inference, and so would what a model computes from ``torch.ones`` or ``torch.arange``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SMALL_BYTES = 1 << 16
 
 
 def fold_constants(program: ExportedProgram) -> None:
-    """Replace nodes that compute from constants alone by constants, in place.
+    """Replace nodes that compute from constants alone, or from nothing, by constants, in place.
 
     Compressed weights are not expanded, nor are constants that would take more bytes than those they replace, beyond
     64 KiB. Nodes that only rearrange elements remain, since a weight would be stored in another layout than the
@@ -30,7 +30,7 @@ def fold_constants(program: ExportedProgram) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function" or not _is_foldable(node):
             continue
-        if not all(each in tensors or each in computed for each in node.all_input_nodes) or not node.all_input_nodes:
+        if not all(each in tensors or each in computed for each in node.all_input_nodes) or _creates_much(node):
             continue
         known = tensors | computed
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
@@ -71,20 +71,51 @@ def _is_foldable(node: fx.Node) -> bool:
     )
 
 
+_CREATING = frozenset(["full", "ones", "zeros", "arange", "linspace", "eye", "scalar_tensor"])
+
+
+def _creates_much(node: fx.Node) -> bool:
+    """Return True for a node without operands, unless it creates a small tensor that depends on its numbers alone."""
+    return not node.all_input_nodes and (_name(node) not in _CREATING or node.meta["val"].nbytes > _SMALL_BYTES)
+
+
+def _name(node: fx.Node) -> str:
+    name: str = node.target._schema.name.partition("::")[2]  # type: ignore[union-attr]
+    return name
+
+
 _REARRANGING = frozenset(["view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "slice"])
 
 
 def _is_worthwhile(node: fx.Node, computed: dict[fx.Node, Tensor]) -> bool:
-    """Return True if a computed node does arithmetic, or reshapes bfloat16."""
+    """Return True if a computed node does arithmetic that ends in floats, or reshapes bfloat16.
+
+    Tensors that are only created, and indices and masks, are left to the converter.
+    """
+    if not node.meta["val"].is_floating_point() and _is_created(node):
+        return False
     pending = [node]
     while pending:
         each = pending.pop()
-        name = each.target._schema.name.partition("::")[2]  # type: ignore[union-attr]
+        name = _name(each)
         is_reshape = name in ("view", "reshape", "unsqueeze") and each.meta["val"].dtype is torch.bfloat16
+        if name in _CREATING:
+            continue
         if name not in _REARRANGING or is_reshape:
             return True
         pending.extend(read for read in each.all_input_nodes if read in computed)
     return False
+
+
+def _is_created(node: fx.Node) -> bool:
+    """Return True for a node that depends on no constant of the model."""
+    pending = [node]
+    while pending:
+        each = pending.pop()
+        if each.op == "placeholder":
+            return False
+        pending.extend(each.all_input_nodes)
+    return True
 
 
 def _replace(program: ExportedProgram, node: fx.Node, tensor: Tensor) -> None:

@@ -216,6 +216,8 @@ def counted_mean_pool(axes: int) -> Callable[..., Any]:
         if ceil_mode and not _are_known(sizes):
             return NotImplemented
         over = [_overhang(*each) if ceil_mode else 0 for each in zip(sizes, kernel, steps, pads, strict=True)]
+        if not any(over) and (count_include_pad or not any(pads)):
+            return pool(x, kernel, steps, pads)
         around = [pad for pad in reversed(pads) for _ in range(2)]
         behind = [pad for extra in reversed(over) for pad in (0, extra)]
         ones = x.new_ones([1] * (x.dim() - axes) + list(sizes))

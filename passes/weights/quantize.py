@@ -207,8 +207,10 @@ def require_finite(tensor: Tensor, name: str) -> None:
     """Check that every element of a weight can have a code.
 
     Raises:
-        QuantizationError: naming the weight, if it has NaN or infinite elements.
+        QuantizationError: naming the weight, if it has NaN or infinite elements, or none.
     """
+    if not tensor.numel():
+        raise QuantizationError(f"{name} of shape {tuple(tensor.shape)} has no elements to quantize; skip it by name")
     finite = torch.isfinite(tensor.detach())
     if not bool(finite.all()):
         count = tensor.numel() - int(finite.sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from graphpress.backends import coreai
@@ -26,6 +27,22 @@ class ShiftedScale(nn.Module):
         return (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-6) * (1.0 + self.weight.float())).type_as(x)
 
 
+class Positions(nn.Module):
+    """A scale computed from positions, which no constant of the model enters."""
+
+    def forward(self, x):
+        return x * torch.cos(torch.arange(x.shape[-1]) * 0.5 + 1).to(x.dtype)
+
+
+class EvenPool(nn.Module):
+    """A mean pool whose windows end at the edge, and one that divides by the counts of its windows."""
+
+    def forward(self, x):
+        return F.avg_pool2d(x[..., :4, :4], 2, 2, ceil_mode=True, count_include_pad=False), F.avg_pool2d(
+            x, 2, 2, ceil_mode=True, count_include_pad=False
+        )
+
+
 def tracked_instance_norm():
     norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
     norm.running_mean.uniform_(-1, 1)
@@ -42,6 +59,7 @@ CASES = {
         {"broadcasting_mul": 2, "broadcasting_pow": 1, "reduce_mean": 1, "broadcasting_add": 1, "rsqrt": 1},
         2,
     ),
+    "positions": (Positions, ROWS, {"broadcasting_mul": 1}, 0),
     "instance norm": (tracked_instance_norm, IMAGE, {"broadcasting_mul": 1, "broadcasting_add": 1}, 0),
     "convolution": (lambda: nn.Conv2d(4, 6, 3), IMAGE, {"conv2d": 1, "broadcasting_add": 1}, 0),
     "transposed convolution": (
@@ -79,6 +97,26 @@ def test_no_constant_is_computed_at_run_time(name, dtype, tmp_path):
     assert dict(info.operations) == expected
     report = coreai.check(tmp_path / "m.aimodel", model, (x,))
     assert report.ok, report
+
+
+def test_the_counts_of_pooled_windows_are_constants_and_not_there_when_equal(tmp_path):
+    x = torch.randn(IMAGE)
+    info = coreai.convert(EvenPool(), tmp_path / "m.aimodel", (x,))
+    plain = coreai.convert(nn.AvgPool2d(2), tmp_path / "plain.aimodel", (x,))
+    assert info.operations["sum_pool_2d"] == 2 * plain.operations["sum_pool_2d"]
+    assert info.operations["broadcasting_divide"] == 2 * plain.operations["broadcasting_divide"] + 1
+    assert coreai.check(tmp_path / "m.aimodel", EvenPool(), (x,)).ok
+
+
+def test_a_mask_of_positions_is_left_to_the_converter(tmp_path):
+    class Causal(nn.Module):
+        def forward(self, x):
+            hidden = torch.arange(x.shape[-1]) > torch.arange(x.shape[-2])[:, None]
+            return x.masked_fill(hidden, -1.0)
+
+    x = torch.randn(ROWS)
+    coreai.convert(Causal(), tmp_path / "m.aimodel", (x,))
+    assert coreai.check(tmp_path / "m.aimodel", Causal(), (x,)).ok
 
 
 def test_a_weight_is_not_stored_in_another_layout_nor_in_more_bytes(tmp_path):

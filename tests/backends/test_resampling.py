@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends.decompositions import antialiased_bilinear, counted_mean_pool, nearest
 
@@ -27,6 +28,29 @@ def test_means_of_what_counts(kernel, stride, padding):
             assert counted or not padding
         else:
             torch.testing.assert_close(found, aten.avg_pool2d.default(IMAGE, *settings), rtol=1e-6, atol=1e-6)
+
+
+def test_windows_that_all_count_alike_are_one_pool():
+    for size, settings in [(8, (2, 2, 0, True, False)), (9, (3, 2, 1, True, True)), (8, (2, 2, 0, True))]:
+        image = torch.randn(1, 2, size, size)
+        kernel, stride, padding, *rest = settings
+        given = [kernel], [stride], [padding], *rest
+        with Counted() as counted:
+            found = counted_mean_pool(2)(image, *given)
+        torch.testing.assert_close(found, aten.avg_pool2d.default(image, *given))
+        assert counted.names == ["avg_pool2d"]
+
+
+class Counted(TorchDispatchMode):
+    """Names the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name().partition("::")[2].partition(".")[0])
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_divisor_of_its_own_is_left():

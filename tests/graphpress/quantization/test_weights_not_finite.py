@@ -61,3 +61,11 @@ def test_a_weight_that_is_not_quantized_may_be_anything(mode):
     model = model_with(torch.inf)
     prepared = Quantizer(model, config).prepare((INPUT,))
     assert torch.equal(dict(prepared.named_parameters())["0.weight"], model[0].weight)
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_a_weight_without_elements_is_named(mode):
+    model = nn.Sequential(nn.Linear(0, 4))
+    quantizer = Quantizer(model, QuantizerConfig(execution_mode=mode))
+    with pytest.raises(QuantizationError, match=r"0\.weight of shape \(4, 0\) has no elements to quantize"):
+        quantizer.prepare((torch.ones(2, 0),))

@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
         """Return the noise in `x` at each row's step."""
         frequencies = torch.exp(torch.arange(16) * (-math.log(1e4) / 16))
         angles = step[:, None] * frequencies
-        time = self.embed(torch.cat([angles.sin(), angles.cos()], -1))
+        time = self.embed(torch.cat([angles.sin(), angles.cos()], -1).to(x.dtype))  # the model may be of float16
         fine = self.enter(x, time)
         coarse = self.middle(F.avg_pool2d(fine, 2), time)
         return self.out(self.leave(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], 1), time))
