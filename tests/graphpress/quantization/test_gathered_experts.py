@@ -83,3 +83,13 @@ def test_a_blanket_weight_entry_still_leaves_it_whole(mode: str) -> None:
         quantizer.prepare(INPUTS)
     targets = [each for found in quantizer._get_fake_quantize_modules().values() for each in found if each.is_state]
     assert not targets
+
+
+def test_preparing_weights_alone_runs_the_model_once() -> None:
+    calls: list[int] = []
+    model = Mixture()
+    model.register_forward_hook(lambda *_: calls.append(1))
+    weights = {"op_state_spec": {"weight": SPEC}, "op_input_spec": None, "op_output_spec": None}
+    config = {"execution_mode": "eager", "global_config": weights}
+    Quantizer(model, QuantizerConfig.from_dict({"quantization_config": config})).prepare(INPUTS)
+    assert len(calls) == 1
