@@ -48,9 +48,11 @@ test-slow: $(READY)
 test-matrix: $(READY)
 	$(PYTEST) -m matrix --dist load
 
-# The test files of coreai-opt's source distribution as clients, under the alias: downloads them to build/.
+# The test files of coreai-opt's source distribution as clients, under the alias: downloads them to build/. Then the
+# programs of a checkout of coreai-models, COREAI_MODELS=<checkout>, in the environments of the zoo. See docs/clients.md.
 test-clients: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m graphpress.tools.maintenance.clients
+	OMP_NUM_THREADS=1 $(BIN)/python -m graphpress.tools.clients
 
 # Mutated files of every format: a fixed set of cases in a minute, or new ones with MINUTES=n. See docs/testing.md.
 fuzz: $(READY)

@@ -88,7 +88,11 @@ def with_axis_of_block(granularity: G, block: Shape) -> G:
     if isinstance(granularity, PerChannelGranularity) and granularity.axis is None and 1 in block:
         return attrs.evolve(granularity, axis=block.index(1))
     if isinstance(granularity, PerBlockGranularity) and granularity.axis is None and block:
-        return granularity if isinstance(granularity.block_size, tuple) else attrs.evolve(granularity, axis=int(block[0] == 1))
+        return (
+            granularity
+            if isinstance(granularity.block_size, tuple)
+            else attrs.evolve(granularity, axis=int(block[0] == 1))
+        )
     return granularity
 
 

@@ -6,8 +6,9 @@ rules, each of which is written once:
 - an entry may match a weight by its own names or, for techniques that find weights by the operands of ops, by the name
   of the operand; own names come first, and ``"weight"`` is only one of these names;
 - if one weight is read at several places or has several names, the most specific entry decides;
-- ``"weight"`` and ``"*"`` are blanket keys, which match weights only: two axes or more, and not of norms. Any other key
-  matches whatever it names;
+- ``"weight"`` and ``"*"`` are blanket keys, which match weights only: two axes or more, and not of norms; in the
+  `module_state_spec` of the very module, ``"weight"`` is the parameter of that name. Any other key matches whatever it
+  names;
 - a matched weight that cannot be compressed, and a weight under another name where the config compresses ``"weight"``,
   are recorded as a `SkippedWeight`.
 """
@@ -22,7 +23,7 @@ from attrs import frozen
 
 from graphpress.ir.location import UNKNOWN, Location
 from graphpress.passes.config.entries import ALL, OpSite
-from graphpress.passes.config.resolution import ConfigResolver, Decision
+from graphpress.passes.config.resolution import ConfigResolver, Decision, ModuleLevel, OpLevel
 from graphpress.passes.config.skipped import SkippedWeight, SkipReason
 
 WEIGHT = "weight"
@@ -134,8 +135,22 @@ class WeightResolver:
         if entry.key not in (WEIGHT, ALL):
             return site.rank > 0
         if self.taken is Taken.FACTORS:
-            return site.is_factor
+            return site.is_factor or self._is_named_in_its_module(site, entry)
         return site.rank >= 2 and not site.op.op_type.endswith("norm")
+
+    def _is_named_in_its_module(self, site: WeightSite, entry: Decision) -> bool:
+        """True if the `module_state_spec` of an entry for the very module names the parameter.
+
+        What the ops of the module do with it then does not matter: experts are often gathered before they are
+        multiplied with.
+        """
+        return (
+            entry.op_level is OpLevel.MODULE
+            and entry.level > ModuleLevel.GLOBAL
+            and self.resolver.governing(site.op.module_stack).is_own
+            and entry.key in site.names
+            and site.rank >= 2
+        )
 
     def _unnamed(self, name: str, site: WeightSite, entry: Decision) -> SkippedWeight | None:
         """The record of a weight that no entry matches while the config compresses ``weight``."""

@@ -115,6 +115,10 @@ class Execution(ABC):
         """Return a context for calibration; on exit, the mode computes results beyond ranges from the data."""
         return nullcontext()
 
+    def run_example(self, prepared: nn.Module, arguments: Arguments) -> None:
+        """Run the prepared model once, so that every quantizer sees its value."""
+        arguments.call(prepared)
+
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """Return the form of `prepared` that `backend` converts; `prepared` is not changed."""

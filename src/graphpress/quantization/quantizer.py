@@ -141,19 +141,20 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._report_skipped(execution.skipped_weights, WholeWeightsWarning)
         count_from_zero(prepared)
         if state_dict is None:
-            self._run_example(prepared, arguments, observer=True)
+            self._run_example(execution, prepared, arguments, observer=True)
         else:
             if self._config.execution_mode is ExecutionMode.EAGER:  # which places quantizers in the first run
-                self._run_example(prepared, arguments, observer=False)
+                self._run_example(execution, prepared, arguments, observer=False)
             load_prepared(prepared, state_dict)
             refuse_waiting(prepared)
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    def _run_example(self, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
+    @staticmethod
+    def _run_example(execution: Execution, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
         """Run the example once, which is observed if `observer`; all other state is restored."""
         with switched(prepared, observer=observer, fake_quant=False), states_restored_in(prepared), torch.no_grad():
-            arguments.call(prepared)
+            execution.run_example(prepared, arguments)
 
     # modes
 

@@ -21,7 +21,7 @@ from graphpress.modules.coreai_form import store
 from graphpress.modules.dense_form import store_dense
 from graphpress.modules.metadata_form import store_described
 from graphpress.modules.restoring import with_masked_floats
-from graphpress.modules.surgery import copied
+from graphpress.modules.surgery import copied, placed
 from graphpress.passes.config import (
     ConfigResolver,
     InvalidExecutionModeError,
@@ -80,6 +80,14 @@ class EagerExecution(Execution):
         for weight in states.weights:
             install_quantized(weight)
         return prepared
+
+    def run_example(self, prepared: nn.Module, arguments: Arguments) -> None:
+        """See the base class; without quantized activations, reading the weights suffices."""
+        if quantizes_activations(self.config):
+            super().run_example(prepared, arguments)
+            return
+        for each in placed(prepared, FakeQuantized):
+            each.form.value(each.module)
 
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:
         """See the base class."""

@@ -25,6 +25,7 @@ from graphpress.passes.config import (
     cannot_be_cut,
     indivisible,
 )
+from graphpress.passes.config.axes import has_default_axis
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.passes.weights.quantize import require_finite
 
@@ -85,7 +86,10 @@ def plan_weights(
 
 
 def _block(place: StateSite, granularity: Granularity) -> tuple[int, ...]:
-    """Return the block dims along the axes of the parameter, which the op may read in another order."""
+    """Return the block dims along the axes of the parameter, which the op may read in another order.
+
+    A granularity names the axes as a known op reads them; for other ops, those of the parameter.
+    """
     shape, reader, reading = tuple(place.parameter.shape), place.reader, place.reading
     operand = "weight" if reading is None else reading.operand
     family = place.family
@@ -95,7 +99,8 @@ def _block(place: StateSite, granularity: Granularity) -> tuple[int, ...]:
     elif family == "einsum" and reader is not None and reading is not None:
         axes = einsum_axes(reader.equation, int(reading.name.rpartition("_")[2]))
     order = None if reading is None else _order(place.parameter, reading)
-    if order is None or order == tuple(range(len(shape))):
+    names_parameter_axes = axes is None and not has_default_axis(family)
+    if order is None or order == tuple(range(len(shape))) or names_parameter_axes:
         return weight_block_of(family, shape, granularity, place.qualified_name, axes)
     assert reading is not None
     block = weight_block_of(family, reading.shape, granularity, place.qualified_name, axes)

@@ -1,0 +1,91 @@
+"""Conversion of what torchao's PT2E flow makes of a model that graphpress annotated, against torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+pytest.importorskip("torchao", reason="torchao is an optional dependency")
+pytest.importorskip("coreai_torch", reason="the converter is an optional dependency")
+
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from graphpress.backends import coreai, coreml
+from graphpress.backends.torchao import GraphpressQuantizer
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens of which `padding` marks those to ignore."""
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.mixed, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        query, key, value = self.mixed(self.norm(tokens)).chunk(3, -1)
+        scores = query @ key.transpose(-1, -2) / 4.0
+        scores = scores.masked_fill(padding[:, None, :], float("-inf"))
+        return tokens + self.out(scores.softmax(-1) @ value)
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(self.norm(self.conv(image)).relu().mean((2, 3)))
+
+
+def _attention() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    padding = torch.zeros(2, 6, dtype=torch.bool)
+    padding[0, 4:] = True
+    return Attention(), (torch.randn(2, 6, 16), padding)
+
+
+def _convolutional() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Convolutional(), (torch.randn(2, 3, 8, 8),)
+
+
+@pytest.fixture(scope="module", params=[_attention, _convolutional], ids=["attention", "convolutional"])
+def program(request: pytest.FixtureRequest) -> tuple[ExportedProgram, tuple[Tensor, ...], Tensor]:
+    """A program that `convert_pt2e` made, its inputs, and its output in torch."""
+    torch.manual_seed(0)
+    model, inputs = request.param()
+    prepared = prepare_pt2e(torch.export.export(model.eval(), inputs).module(), GraphpressQuantizer())
+    prepared(*inputs)
+    converted = convert_pt2e(prepared)
+    with torch.no_grad():
+        expected = converted(*inputs)
+        assert 0 < (expected - model(*inputs)).abs().max() < 0.2  # it is quantized, and finite beside the mask
+    return torch.export.export(converted, inputs), inputs, expected
+
+
+def test_core_ai_computes_what_torch_does(
+    program: tuple[ExportedProgram, tuple[Tensor, ...], Tensor], tmp_path: Path
+) -> None:
+    exported, inputs, expected = program
+    path = tmp_path / "model.aimodel"
+    coreai.convert(exported, path)
+    with coreai.load(path) as loaded:
+        output = loaded(*inputs)
+    assert isinstance(output, Tensor)
+    assert _decibels(expected, output) > 35
+
+
+def test_core_ml_takes_it(program: tuple[ExportedProgram, tuple[Tensor, ...], Tensor], tmp_path: Path) -> None:
+    exported, _, _ = program
+    pytest.importorskip("coremltools", reason="coremltools is an optional dependency")
+    info = coreml.convert(exported, tmp_path / "model.mlpackage")
+    assert (tmp_path / "model.mlpackage").is_dir()
+    assert info is not None
+
+
+def _decibels(expected: Tensor, output: Tensor) -> float:
+    noise = (expected - output).double().square().sum()
+    return float(10 * torch.log10(expected.double().square().sum() / noise.clamp_min(1e-30)))
