@@ -46,7 +46,6 @@ _ACTIVATIONS = QuantizerConfig(
 _INT8_TABLES = KMeansPalettizerConfig(
     global_config=ModuleKMeansPalettizerConfig(op_state_spec={"weight": PalettizationSpec(n_bits=4, lut_qspec=_INT8)})
 )
-TOLERANCE = 1e-4
 _CALLS = 12
 _STATE_TOLERANCE = 0.02
 IMPORTS = ("coreai_torch", "coremltools")
@@ -195,7 +194,7 @@ def to_coreai(kind: str, subject: Subject, run: StageRun) -> None:
         run.figures["ops"] = sum(info.operations.values())
         run.figures["bytes"] = info.weight_bytes
         if not info.function().states:
-            _judge(coreai.check(path, finalized, example, TOLERANCE), run)
+            _judge(coreai.check(path, finalized, example), run)
 
 
 def to_coreml(kind: str, subject: Subject, run: StageRun) -> None:
@@ -208,7 +207,7 @@ def to_coreml(kind: str, subject: Subject, run: StageRun) -> None:
             info = coreml.convert(copy.deepcopy(finalized), path, example)
         run.figures["ops"] = sum(info.operations.values())
         if not subject.model.states:
-            _judge(coreml.check(path, finalized, example, TOLERANCE), run)
+            _judge(coreml.check(path, finalized, example), run)
 
 
 def _judge(report: Any, run: StageRun) -> None:
@@ -249,7 +248,7 @@ def dynamic(subject: Subject, run: StageRun) -> None:
         path = folder / "model.aimodel"
         coreai.convert(finalized, path, model.example(), model.dynamic)
         for inputs in (model.example(), model.longer()):
-            _judge(coreai.check(path, finalized, inputs, TOLERANCE), run)
+            _judge(coreai.check(path, finalized, inputs), run)
 
 
 def states(subject: Subject, run: StageRun) -> None:
