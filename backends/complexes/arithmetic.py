@@ -328,12 +328,16 @@ bilinear(aten.mm.default)
 bilinear(aten.bmm.default)
 _matmul = bilinear(aten.matmul.default, matmul)
 bilinear(aten.mv.default)
-bilinear(aten.dot.default)
+
+
+@rules(aten.dot.default)
+def _dot(a: Any, b: Any) -> Any:
+    return (a * b).sum()
 
 
 @rules(aten.vdot.default)
 def _vdot(a: Any, b: Any) -> Any:
-    return aten.dot.default(torch.conj(a), b)
+    return _dot(torch.conj(a), b)
 
 
 @rules(aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
