@@ -14,7 +14,8 @@ pytest.importorskip("coreai_torch", reason="the converter is an optional depende
 
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from graphpress.backends import coreai, coreml
+from graphpress.backends import coreai
+from graphpress.backends.errors import ConversionError
 from graphpress.backends.torchao import GraphpressQuantizer
 
 
@@ -66,6 +67,7 @@ def program(request: pytest.FixtureRequest) -> tuple[ExportedProgram, tuple[Tens
     return torch.export.export(converted, inputs), inputs, expected
 
 
+@pytest.mark.xfail(raises=ConversionError, strict=True, reason="no lowering of quantized_decomposed ops")
 def test_core_ai_computes_what_torch_does(
     program: tuple[ExportedProgram, tuple[Tensor, ...], Tensor], tmp_path: Path
 ) -> None:
@@ -76,14 +78,6 @@ def test_core_ai_computes_what_torch_does(
         output = loaded(*inputs)
     assert isinstance(output, Tensor)
     assert _decibels(expected, output) > 35
-
-
-def test_core_ml_takes_it(program: tuple[ExportedProgram, tuple[Tensor, ...], Tensor], tmp_path: Path) -> None:
-    exported, _, _ = program
-    pytest.importorskip("coremltools", reason="coremltools is an optional dependency")
-    info = coreml.convert(exported, tmp_path / "model.mlpackage")
-    assert (tmp_path / "model.mlpackage").is_dir()
-    assert info is not None
 
 
 def _decibels(expected: Tensor, output: Tensor) -> float:
