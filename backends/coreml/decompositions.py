@@ -204,7 +204,12 @@ def _triangle(keeps: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _where(choice: torch.Tensor, x: torch.Tensor, other: torch.Tensor) -> Any:
-    """Choose between bools by logical ops, since coremltools makes floats of the constants among them."""
+    """Choose between bools by logical ops, and give 0-d operands an axis.
+
+    coremltools makes floats of constants among bools, and cannot broadcast 0-d operands.
+    """
+    if choice.dim() == x.dim() == other.dim() == 0:
+        return torch.where(*(each.reshape(1) for each in (choice, x, other))).squeeze(0)
     if x.dtype is not torch.bool or other.dtype is not torch.bool:
         return NotImplemented
     return torch.logical_or(torch.logical_and(choice, x), torch.logical_and(torch.logical_not(choice), other))

@@ -173,8 +173,9 @@ class Palettization(nn.Module):
         self.cluster_dim = spec.cluster_dim
         self.enable_per_channel_scale = spec.enable_per_channel_scale
         self.sparsity_detection_threshold = spec.sparsity_detection_threshold
-        axis = weight_axis(spec.granularity, form.op_type)
-        self.granularity = spec.granularity if axis is None else attrs.evolve(spec.granularity, axis=axis)
+        granularity: Any = spec.granularity
+        axis = weight_axis(granularity, form.op_type)
+        self.granularity = granularity if axis is None else attrs.evolve(granularity, axis=axis)
         self._value = partial(form.value, module)
 
     def forward(self, parameter: Tensor) -> Tensor:

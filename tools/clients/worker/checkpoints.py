@@ -70,7 +70,7 @@ def _model(name: str) -> Any:
 def _write_tokenizer(folder: Path) -> None:
     tokenizers: Any = importlib.import_module("tokenizers")
     transformers: Any = importlib.import_module("transformers")
-    words = {f"w{number}": number for number in range(_SIZES["vocab_size"])}  # type: ignore[call-overload]
+    words = {f"w{number}": number for number in range(_SIZES["vocab_size"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     names = {"unk_token": "w0", "pad_token": "w1", "bos_token": "w2", "eos_token": "w3"}
