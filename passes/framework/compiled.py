@@ -12,9 +12,9 @@ A part that failed at a node is not tried there again, which makes nested commut
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from attrs import define, field, frozen
 
@@ -22,16 +22,14 @@ from graphpress.ir.graph import Node, Value
 from graphpress.ir.ops import OpDef
 from graphpress.passes.framework import patterns as p
 from graphpress.passes.framework.attempt import Attempt, Misfits
+from graphpress.passes.framework.leaf_steps import Step, any_step, attribute_step, passes
 from graphpress.passes.framework.match import (
     ABSENT,
     Match,
     Path,
-    constant_complaint,
     fits_literal,
     is_commutative,
-    is_python_value,
     parameter,
-    type_complaint,
 )
 from graphpress.passes.framework.matcher import match_pattern, operand_orders
 
@@ -83,15 +81,11 @@ class CompiledPattern:
         return None
 
 
-_Step: TypeAlias = Callable[[Any, Path, Attempt], bool]
-"""Matches a part of a pattern with its subject, which is at this path."""
-
-
 @frozen(eq=False)
 class _Order:
     """The steps of the parameters, by name; `names` is None if others may be there, or there are no others."""
 
-    steps: tuple[tuple[str, _Step], ...]
+    steps: tuple[tuple[str, Step], ...]
     names: frozenset[str] | None
 
 
@@ -154,7 +148,7 @@ class _Body:
             attempt.owned += (node,)
         if self.name is not None and not attempt.capture(self.name, node, path):
             return False
-        return not self.tests or _passes(self.tests, node)
+        return not self.tests or passes(self.tests, node)
 
     def _orders_of(self, op: OpDef) -> tuple[_Order, ...]:
         orders = operand_orders(self.op, op) if self.op.accepts(op) else None
@@ -179,7 +173,7 @@ class _Compiler:
     pattern: p.Pattern
     uses: Counter[str | int]
     is_limiting: bool
-    _steps: dict[int, _Step] = field(factory=dict)
+    _steps: dict[int, Step] = field(factory=dict)
 
     @classmethod
     def of(cls, pattern: p.Pattern) -> _Compiler:
@@ -200,23 +194,23 @@ class _Compiler:
         """True if the first way to match `part` may be kept."""
         return not self.is_limiting and self.is_closed(part)
 
-    def step(self, pattern: p.Pattern) -> _Step:
+    def step(self, pattern: p.Pattern) -> Step:
         """Return the function that matches `pattern`."""
         step = self._steps.get(id(pattern))
         if step is None:
             step = self._steps[id(pattern)] = self._compile(pattern)
         return step
 
-    def _compile(self, pattern: p.Pattern) -> _Step:
+    def _compile(self, pattern: p.Pattern) -> Step:
         match pattern:
             case p.Any():
-                return _any_step(pattern)
+                return any_step(pattern)
             case p.Op():
                 return self._op_step(pattern, 0)
             case p.Result():
                 return self._tested(self._op_step(pattern.op, pattern.index), pattern.tests)
             case p.Attr():
-                return _attribute_step(pattern)
+                return attribute_step(pattern)
             case p.Literal(value=value):
                 return self._tested(lambda subject, path, attempt: fits_literal(value, subject), pattern.tests)
             case p.Optional():
@@ -229,7 +223,7 @@ class _Compiler:
                 return self._tested(self._each_step(pattern), pattern.tests)
         raise TypeError(f"{pattern!r} is no pattern")
 
-    def _op_step(self, op: p.Op, index: int) -> _Step:
+    def _op_step(self, op: p.Op, index: int) -> Step:
         body, is_final = _Body(op, self, op.tests), self.is_final(op)
         is_memoized = self.is_closed(op) and op.depth() > 1
         plans, is_repeated = body.plans, body.is_repeated
@@ -269,7 +263,7 @@ class _Compiler:
 
         return step
 
-    def _optional_step(self, pattern: p.Optional) -> _Step:
+    def _optional_step(self, pattern: p.Optional) -> Step:
         inner, names = self._tested(self.step(pattern.pattern), pattern.tests), tuple(pattern.names())
 
         def step(subject: Any, path: Path, attempt: Attempt) -> bool:
@@ -281,7 +275,7 @@ class _Compiler:
 
         return step
 
-    def _choice_step(self, pattern: p.OneOf) -> _Step:
+    def _choice_step(self, pattern: p.OneOf) -> Step:
         is_final = self.is_final(pattern)
         steps = [self._tested(self.step(one), pattern.tests) for one in pattern.alternatives]
 
@@ -297,7 +291,7 @@ class _Compiler:
 
         return step
 
-    def _items_step(self, pattern: p.Items) -> _Step:
+    def _items_step(self, pattern: p.Items) -> Step:
         steps = [(str(index), self.step(item)) for index, item in enumerate(pattern.items)]
         is_open = pattern.is_open
 
@@ -310,7 +304,7 @@ class _Compiler:
 
         return step
 
-    def _each_step(self, pattern: p.Each) -> _Step:
+    def _each_step(self, pattern: p.Each) -> Step:
         item = self.step(pattern.pattern)
         names, ops = tuple(set(pattern.pattern.names())), [id(op) for op in pattern.pattern.inner_ops()]
 
@@ -331,68 +325,14 @@ class _Compiler:
         return step
 
     @staticmethod
-    def _tested(step: _Step, tests: tuple[p.Test, ...]) -> _Step:
+    def _tested(step: Step, tests: tuple[p.Test, ...]) -> Step:
         if not tests:
             return step
-        return lambda subject, path, attempt: step(subject, path, attempt) and _passes(tests, subject)
-
-
-def _any_step(pattern: p.Any) -> _Step:
-    name, tests = pattern.name, pattern.tests
-    is_free = not pattern.dtype and pattern.rank is None and pattern.shape is None
-    constant = pattern if isinstance(pattern, p.Constant) else None
-    if is_free and constant is None and not tests:
-        return _value_step(name)
-
-    def step(subject: Any, path: Path, attempt: Attempt) -> bool:
-        if not isinstance(subject, Value):
-            return False
-        if constant is not None:
-            if constant_complaint(constant, subject) is not None:
-                return False
-            if constant.unshared:
-                attempt.owned += (subject,)
-        if not is_free and type_complaint(pattern, subject.type) is not None:
-            return False
-        return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
-
-    return step
-
-
-def _value_step(name: str | None) -> _Step:
-    """The step of `Any` without conditions, the most frequent one: `Attempt.capture` is written out."""
-    if name is None:
-        return lambda subject, path, attempt: isinstance(subject, Value)
-
-    def step(subject: Any, path: Path, attempt: Attempt) -> bool:
-        if not isinstance(subject, Value):
-            return False
-        captures = attempt.captures
-        if name in captures:
-            return captures[name] is subject
-        captures[name], attempt.paths[name] = subject, path
-        return True
-
-    return step
-
-
-def _attribute_step(pattern: p.Attr) -> _Step:
-    name, tests = pattern.name, pattern.tests
-
-    def step(subject: Any, path: Path, attempt: Attempt) -> bool:
-        if not is_python_value(subject):
-            return False
-        return (name is None or attempt.capture(name, subject, path)) and _passes(tests, subject)
-
-    return step
+        return lambda subject, path, attempt: step(subject, path, attempt) and passes(tests, subject)
 
 
 def _fits_all(root: _Body, node: Node, order: _Order, attempt: Attempt) -> bool:
     return root.fits(node, order, (None, node.op.short_name), attempt) and attempt.owns_all()
-
-
-def _passes(tests: tuple[p.Test, ...], subject: Any) -> bool:
-    return not tests or all(test.predicate(subject) for test in tests)
 
 
 def _roots(pattern: p.Pattern, tests: tuple[p.Test, ...] = ()) -> Iterator[tuple[p.Op, tuple[p.Test, ...]]]:
