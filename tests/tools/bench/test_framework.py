@@ -4,7 +4,7 @@ import pytest
 
 from graphpress.ir.graph import Graph
 from graphpress.tools.bench.framework import ours
-from graphpress.tools.bench.framework.suite import Measurement, as_data, measure, others, print_ratios
+from graphpress.tools.bench.framework.suite import Measurement, as_data, measure, measure_growth, others, print_ratios
 from graphpress.tools.bench.framework.suite import ours as our_side
 from graphpress.tools.bench.framework.workloads import TITLES, program_of
 from graphpress.tools.bench.sides import BenchmarkError
@@ -38,6 +38,14 @@ def test_seconds_and_versions_of_a_side_are_recorded():
     assert [len(each.seconds["ours"]) for each in found] == [2, 2]
     assert "torch" in versions["ours"]
     assert as_data(found, versions)["measurements"][0]["workload"] == "build"
+
+
+def test_growth_is_measured_at_both_sizes_in_turns():
+    seen = []
+    [(small, large)] = measure_growth(["build"], nodes=60, large=600, repeats=2, progress=seen.append)
+    assert (small.nodes, large.nodes) == (60, 600)
+    assert len(small.seconds["ours"]) == len(large.seconds["ours"]) == 2
+    assert [each.rsplit(": ")[1] for each in seen] == ["60 nodes", "600 nodes"] * 2
 
 
 def test_a_side_that_exceeds_the_limit_is_left_out_of_one_workload_only():

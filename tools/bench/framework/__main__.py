@@ -18,6 +18,7 @@ from graphpress.tools.bench.framework.suite import (
     PYTHON,
     as_data,
     measure,
+    measure_growth,
     others,
     ours,
     print_growth,
@@ -63,9 +64,9 @@ def main(
             print_ratios(console, found, versions)
             results = as_data(found, versions)
             if growth:
-                large, _ = measure([ours()], chosen, LARGE, repeats, say, 10 * limit)
-                print_growth(console, found, large)
-                results["growth"] = as_data(large, versions)["measurements"]
+                pairs = measure_growth(chosen, nodes, LARGE, repeats, say, 10 * limit)
+                print_growth(console, pairs)
+                results["growth"] = as_data([each for pair in pairs for each in pair], versions)["measurements"]
     except GraphpressError as error:
         raise click.ClickException(str(error)) from error
     if json_file is not None:

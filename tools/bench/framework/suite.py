@@ -102,6 +102,29 @@ def measure(
     return found, versions
 
 
+def measure_growth(
+    workloads: Sequence[str] = tuple(TITLES),
+    nodes: int = NODES,
+    large: int = LARGE,
+    repeats: int = 3,
+    progress: Callable[[str], None] = lambda message: None,
+    limit: float = 10 * LIMIT,
+) -> list[tuple[Measurement, Measurement]]:
+    """Run each workload on our side at two sizes in turns, so that the load of the machine is in both alike."""
+    pairs = []
+    with Worker(ours()) as worker:
+        for workload in workloads:
+            smaller = SMALLER.get(workload, 1)
+            pair = Measurement(workload, nodes // smaller), Measurement(workload, large // smaller)
+            pairs.append(pair)
+            for _ in range(repeats):
+                for each in pair:
+                    progress(f"{TITLES[workload]}: {each.nodes:,} nodes")
+                    reply = worker.run({"workload": workload, "nodes": each.nodes, "limit": limit})
+                    each.seconds.setdefault("ours", []).append(reply["seconds"])
+    return pairs
+
+
 def print_ratios(console: Console, found: Sequence[Measurement], versions: dict[str, dict[str, str]]) -> None:
     """Print our seconds, and ours over each other side's: below 1 we are faster."""
     names = [name for name in versions if name != "ours"]
@@ -116,10 +139,10 @@ def print_ratios(console: Console, found: Sequence[Measurement], versions: dict[
         console.print(f"{name}: " + ", ".join(f"{package} {version}" for package, version in packages.items()))
 
 
-def print_growth(console: Console, small: Sequence[Measurement], large: Sequence[Measurement]) -> None:
+def print_growth(console: Console, pairs: Sequence[tuple[Measurement, Measurement]]) -> None:
     """Print our seconds at ten times the nodes over those at the size compared."""
     table = Table("", "seconds", "times the smaller graph", title=f"Ours at {LARGE:,} nodes")
-    for one, other in zip(small, large, strict=True):
+    for one, other in pairs:
         a, b = one.median("ours"), other.median("ours")
         table.add_row(TITLES[one.workload], "-" if b is None else f"{b:.3f}", _ratio(b, a))
     console.print(table)
