@@ -47,6 +47,30 @@ def fold_constants(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+_SAMPLED = frozenset(
+    [
+        "bartlett_window",
+        "blackman_window",
+        "fft_fftfreq",
+        "fft_rfftfreq",
+        "hamming_window",
+        "hann_window",
+        "kaiser_window",
+    ]
+)
+
+
+def fold_samples(program: ExportedProgram) -> None:
+    """Replace windows and frequencies, which no converter computes in all forms, by constants, in place."""
+    nodes = [node for node in program.graph.nodes if _is_aten(node) and _name(node) in _SAMPLED]
+    for node in nodes:
+        if not node.all_input_nodes:
+            _replace(program, node, node.target(*node.args, **node.kwargs))
+    if nodes:
+        program.graph.eliminate_dead_code()
+        program.graph_module.recompile()
+
+
 def _constants(program: ExportedProgram) -> Iterator[tuple[fx.Node, Tensor]]:
     """Yield placeholders of parameters, unmutated buffers and literals, with their tensors."""
     signature = program.graph_signature
@@ -60,11 +84,14 @@ def _constants(program: ExportedProgram) -> Iterator[tuple[fx.Node, Tensor]]:
                 yield node, tensor.detach()
 
 
+def _is_aten(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+
+
 def _is_foldable(node: fx.Node) -> bool:
-    target = node.target
+    target: Any = node.target
     return (
-        isinstance(target, torch._ops.OpOverload)
-        and target.namespace == "aten"
+        _is_aten(node)
         and not target._schema.is_mutable
         and torch.Tag.nondeterministic_seeded not in target.tags
         and isinstance(node.meta.get("val"), Tensor)
@@ -119,7 +146,7 @@ def _is_created(node: fx.Node) -> bool:
 
 
 def _replace(program: ExportedProgram, node: fx.Node, tensor: Tensor) -> None:
-    """Replace a node by a new buffer, whose placeholder comes first."""
+    """Replace a node by a new buffer, whose placeholder comes first, or an output by a copy of it."""
     graph, name = program.graph, f"folded_{node.name}"
     with graph.inserting_before(next(iter(graph.nodes))):
         placeholder = graph.placeholder(name)
@@ -127,7 +154,10 @@ def _replace(program: ExportedProgram, node: fx.Node, tensor: Tensor) -> None:
     spec: Any = InputSpec(InputKind.BUFFER, TensorArgument(placeholder.name), name, persistent=True)
     program.graph_signature.input_specs.insert(0, spec)
     program.state_dict[name] = tensor.contiguous().clone()
-    node.replace_all_uses_with(placeholder)
+    if any(user.op == "output" for user in node.users):
+        node.target, node.args, node.kwargs = torch.ops.aten.clone.default, (placeholder,), {}
+    else:
+        node.replace_all_uses_with(placeholder)
 
 
 def _drop_unused(program: ExportedProgram, before: set[fx.Node]) -> None:

@@ -13,6 +13,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from graphpress.backends.comparison import tensors_in
+from graphpress.backends.constant_folding import fold_samples
 from graphpress.backends.errors import ConversionError, ModelInputError
 from graphpress.backends.experts import experts_table
 from graphpress.backends.promotion import with_promotions
@@ -181,6 +182,7 @@ def decompose(
             known = {**_torch_decompositions(takes), **experts_table(), **table}
             program = program.run_decompositions(with_promotions(known))
             _erase_aliases(program)
+            fold_samples(program)
     except Exception as error:
         raise ConversionError(f"torch cannot decompose the program: {head(error)}") from error
     if refused := _refused_operators(program, takes):

@@ -16,9 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
-from graphpress.backends.complexes.pairs import Pair, UnsupportedComplexOp, matmul, rules
+from graphpress.backends.complexes.pairs import MAKERS, Pair, UnsupportedComplexOp, matmul, rules
 
 aten = torch.ops.aten
+
+_TRANSFORMS = "fft fft2 fftn hfft hfft2 hfftn ifft ifft2 ifftn ihfft ihfft2 ihfftn irfft irfft2 irfftn rfft rfft2 rfftn"
+
+MAKERS.update(getattr(aten, f"fft_{each}").default for each in _TRANSFORMS.split())  # some between real tensors
 
 LONGEST_MATRIX = 512
 """The longest transform that is one product, unless the length has no factors."""

@@ -40,7 +40,7 @@ def with_real_tensors(program: ExportedProgram) -> ExportedProgram:
     Raises:
         ConversionError: for complex inputs, outputs and states, and for operators that have no such form.
     """
-    if not any(_is_complex_node(node) for node in program.graph.nodes):
+    if not any(map(_has_complex_values, program.graph.nodes)):
         return program
     return _Rewriting(_without_writes(program)).result()
 
@@ -59,6 +59,12 @@ def _without_writes(program: ExportedProgram) -> ExportedProgram:
 
 def _is_complex_node(node: fx.Node) -> bool:
     return any(isinstance(each, Tensor) and each.is_complex() for each in pytree.tree_leaves(node.meta.get("val")))
+
+
+def _has_complex_values(node: fx.Node) -> bool:
+    """Return True for a node that reads or makes complex values, be it inside the operator."""
+    values = fx.node.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
+    return _is_complex_node(node) or touches_complex(node.target, *values)
 
 
 @frozen
@@ -90,7 +96,7 @@ class _Rewriting:
                 self._made[node] = self._placeholder(node, next(specs))
             elif node.op == "output":
                 self._output(node)
-            elif self._is_complex(node):
+            elif _has_complex_values(node):
                 self._made[node] = self._rewritten(node)
             else:
                 self._made[node] = self._graph.node_copy(node, self._made.__getitem__)
@@ -106,10 +112,6 @@ class _Rewriting:
             constants=self._constants,
             verifiers=[load_verifier("TRAINING")],  # torch's decompositions may write to tensors of their own
         )
-
-    def _is_complex(self, node: fx.Node) -> bool:
-        values = fx.node.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
-        return _is_complex_node(node) or touches_complex(node.target, *values)
 
     def _placeholder(self, node: fx.Node, spec: InputSpec) -> Any:
         if not _is_complex_node(node):

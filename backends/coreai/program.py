@@ -142,6 +142,14 @@ def _as_strided(x: torch.Tensor, size: Sequence[int], stride: Sequence[int], sto
     return x if same and not moved else NotImplemented
 
 
+def _squeeze(x: torch.Tensor, dim: Sequence[int]) -> Any:
+    """Leave out the axes that have more than one element, which torch keeps and the converter refuses."""
+    axes = [axis for axis in dim if x.dim() and x.shape[axis] == 1]
+    if len(axes) == len(dim):
+        return NotImplemented
+    return torch.ops.aten.squeeze.dims(x, axes) if axes else x.clone()
+
+
 def _sort(x: torch.Tensor, dim: int = -1, descending: bool = False) -> Any:
     """Decompose a sort into top-k of all elements; ties are in any order."""
     return torch.topk(x, x.shape[dim], dim, descending)
@@ -187,6 +195,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.scatter_add.default: covered_scatter(torch.ops.aten.scatter.reduce, reduce="add"),
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
     torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),
+    torch.ops.aten.squeeze.dims: _squeeze,
     torch.ops.aten.sort.default: _sort,
     torch.ops.aten.sort.stable: _stable_sort,
     torch.ops.aten.argmin.default: lambda x, *where: torch.ops.aten.argmax.default(-x, *where),

@@ -40,9 +40,8 @@ FUNCTIONS = {
         f"istft {step} {length} {signal} {normalized}": back(
             16, step, length, torch.hann_window, signal, normalized=normalized
         )
-        for (step, length), (signal, normalized) in itertools.product(
-            ((None, None), (5, 12)), ((None, False), (290, True), (310, False))
-        )
+        for step, length, longest in ((None, None, 310), (5, 12, 305))  # the longest that torch's check accepts or pads
+        for signal, normalized in ((None, False), (290, True), (longest, False))
     },
     "stft of both sides": forth(16, 4, None, torch.hann_window, onesided=False),
     "stft of one signal": lambda x: forth(16, 4, None, torch.hann_window)(x[0]),

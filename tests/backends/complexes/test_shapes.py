@@ -92,6 +92,7 @@ FUNCTIONS = {
     "flatten": lambda a, b, r: a.flatten().unflatten(0, (8, 6)),
     "movedim": lambda a, b, r: a.movedim(0, -1),
     "squeeze all": lambda a, b, r: a[:1].squeeze(),
+    "squeeze nothing": lambda a, b, r: a.squeeze(),
     "view_as_real slice": lambda a, b, r: torch.view_as_real(a)[..., 1],
     "swap": lambda a, b, r: torch.view_as_complex(torch.view_as_real(a).flip(-1)),
     "trace": lambda a, b, r: a[0].trace(),
