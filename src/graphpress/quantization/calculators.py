@@ -143,6 +143,9 @@ class QParamsCalculatorBase(nn.Module, SpecFields):
         """
         self.observe(data)
 
+    def observed_example(self) -> None:
+        """Be told that what was observed so far is the example given to `prepare`."""
+
     @abstractmethod
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """Return scale, zero point and minimum value for quantizing `data`, or None before any observation."""
@@ -422,7 +425,8 @@ class MovingAverageQParamsCalculator(RunningRangeMixin):
     A range is of at least `min_values` values: batches with fewer are joined until they have as many, so that the
     result does not depend on how the data is cut into batches. The range of a few values is narrower than the one with
     the least squared error, which in 8 bits ends at 3.9 standard deviations of a normal distribution and at 9.9 times
-    the scale of a Laplace distribution (arXiv 1810.05723): one value of 11,000 and one of 20,000 are outside.
+    the scale of a Laplace distribution (arXiv 1810.05723): one value of 11,000 and one of 20,000 are outside. The
+    range of the example given to `prepare`, which may be anything, counts until the first batch is observed.
 
     With averaging constant c the n-th range has weight ``c / (1 - (1 - c)^n)``, which falls from 1 to c (the bias
     correction of Adam, arXiv 1412.6980, section 3).
@@ -464,6 +468,10 @@ class MovingAverageQParamsCalculator(RunningRangeMixin):
         super()._begin_batch()
         self.before_joined, self.before_open_values = self.joined, self.open_values
         self.before_open_min, self.before_open_max = self.open_min, self.open_max
+
+    def observed_example(self) -> None:
+        """See the class: the next batch begins the average."""
+        self.joined, self.open_values = torch.zeros_like(self.joined), torch.zeros_like(self.open_values)
 
     def first_running_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""

@@ -35,6 +35,7 @@ from graphpress.passes.config import (
 )
 from graphpress.programs import Model
 from graphpress.quantization.batch_norm import keep_frozen, norms_of, set_frozen
+from graphpress.quantization.calculators import QParamsCalculatorBase
 from graphpress.quantization.capture import preserve_attributes, states_restored_in
 from graphpress.quantization.eager import EagerExecution
 from graphpress.quantization.eager.quantized_module import refuse_waiting
@@ -155,6 +156,9 @@ class Quantizer(Compressor[QuantizerConfig]):
         """Run the example once, which is observed if `observer`; all other state is restored."""
         with switched(prepared, observer=observer, fake_quant=False), states_restored_in(prepared), torch.no_grad():
             execution.run_example(prepared, arguments)
+        for module in prepared.modules() if observer else ():
+            if isinstance(module, QParamsCalculatorBase):
+                module.observed_example()
 
     # modes
 
