@@ -17,8 +17,10 @@ def test_the_pages_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     pytest.importorskip("coreai_torch")
     monkeypatch.chdir(tmp_path)
     page("docs/backends.md").run()
-    assets = {"model.aimodel", "float.aimodel", "int4.aimodel", "graph.aimodel", "small.aimodel", "half.aimodel"}
-    packages = {f"{name}.mlpackage" for name in ("model", "described", "float", "tables", "graph", "int8")}
+    assets = {f"{name}.aimodel" for name in ("model", "float", "int4", "graph", "small", "half", "spectrogram")}
+    packages = {
+        f"{name}.mlpackage" for name in ("model", "described", "float", "tables", "graph", "int8", "spectrogram")
+    }
     assert {path.name for path in tmp_path.iterdir()} == assets | packages  # none is left of what could not be stored
 
 
