@@ -209,7 +209,7 @@ def _where(choice: torch.Tensor, x: torch.Tensor, other: torch.Tensor) -> Any:
     coremltools makes floats of constants among bools, and cannot broadcast 0-d operands.
     """
     if choice.dim() == x.dim() == other.dim() == 0:
-        return torch.where(*(each.reshape(1) for each in (choice, x, other))).squeeze(0)
+        return torch.where(choice.reshape(1), x.reshape(1), other.reshape(1)).squeeze(0)
     if x.dtype is not torch.bool or other.dtype is not torch.bool:
         return NotImplemented
     return torch.logical_or(torch.logical_and(choice, x), torch.logical_and(torch.logical_not(choice), other))
