@@ -14,6 +14,10 @@ pytest.importorskip("coreai_torch", reason="the converter is an optional depende
 pytest.importorskip("coremltools", reason="the converter is an optional dependency")
 
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+    X86InductorQuantizer,
+    get_default_x86_inductor_quantization_config,
+)
 
 from graphpress.backends import coreai, coreml
 from graphpress.backends.torchao import GraphpressQuantizer
@@ -92,6 +96,23 @@ def test_core_ml_computes_what_torch_does(
     report = coreml.check(path, exported, inputs)
     assert report.ok, str(report)
     assert report.max_error < 0.05
+
+
+def test_a_module_that_another_quantizer_annotated_is_taken_with_its_weights_not_folded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = _convolutional()
+    quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())  # uint8 activations
+    prepared = prepare_pt2e(torch.export.export(model.eval(), inputs).module(), quantizer)
+    prepared(*inputs)
+    converted = convert_pt2e(prepared, fold_quantize=False)
+    info = coreai.convert(converted, tmp_path / "model.aimodel", inputs)
+    assert [each.dtype for each in info.constants if each.shape == (8, 3, 3, 3)] == [DType.INT8]
+    coreml.convert(converted, tmp_path / "model.mlpackage", inputs)
+    for report in (
+        coreai.check(tmp_path / "model.aimodel", converted, inputs),
+        coreml.check(tmp_path / "model.mlpackage", converted, inputs),
+    ):
+        assert report.ok, str(report)
 
 
 def test_weights_whose_range_is_that_of_4_bits_are_stored_in_4_bits(tmp_path: Path) -> None:
