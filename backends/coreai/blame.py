@@ -20,6 +20,7 @@ from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
 from graphpress.backends.coreai.program import decompose, prepared
+from graphpress.backends.coreai.pt2e import with_stored_codes
 from graphpress.backends.coreai.runtime import load, run_flat
 from graphpress.backends.errors import AssetError
 
@@ -49,7 +50,7 @@ def blame(
     ops.register()
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = prepared(with_real_tensors(exported))
+    exported = prepared(with_stored_codes(with_real_tensors(exported)))
     decomposed = decompose(exported)
     names = blaming.origins(exported, decomposed)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from graphpress.backends.comparison import CheckReport, compare_outputs, tensors
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.blame import blame
+from graphpress.backends.coreai.pt2e import with_stored_codes
 from graphpress.backends.coreai.runtime import load, run_flat
 
 
@@ -74,6 +75,6 @@ def _in_runtime_arithmetic(
 ) -> list[torch.Tensor]:
     """Return the outputs of the converted graph, computed in the runtime's arithmetic."""
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
-    graph = exported.module()
+    graph = with_stored_codes(exported).module()
     with torch.no_grad(), RuntimeArithmetic():
         return tensors_in(graph(*args, **kwargs))

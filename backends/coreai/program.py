@@ -15,6 +15,7 @@ from graphpress.backends.complexes import with_real_tensors
 from graphpress.backends.constant_folding import fold_constants
 from graphpress.backends.coreai.lowering import LowerToCoreai
 from graphpress.backends.coreai.ops import require
+from graphpress.backends.coreai.pt2e import with_stored_codes
 from graphpress.backends.decompositions import (
     ELEMENTARY,
     REARRANGING,
@@ -37,7 +38,7 @@ from graphpress.passes.framework import Pipeline, Runner
 
 
 def exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:
-    """Return the exported program of a model, in real tensors; a graph is lowered first, in a copy.
+    """Return the exported program of a model, in real tensors and Core AI's ops; a graph is lowered first, in a copy.
 
     Args:
         model: a module, which is exported in eval mode, a program, or a graph.
@@ -46,9 +47,9 @@ def exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedPr
     Raises:
         ConversionError: if torch cannot export the model, a graph has opaque ops, or `model` is of another type.
         FactError: for a graph with fake-quantizers.
-        LoweringError: for a graph with compressed values that no backend can store.
+        LoweringError: for compressed values that no backend can store.
     """
-    return with_real_tensors(_exported(model, example_inputs, dynamic_shapes))
+    return with_stored_codes(with_real_tensors(_exported(model, example_inputs, dynamic_shapes)))
 
 
 def _exported(model: Any, example_inputs: Any, dynamic_shapes: Any) -> ExportedProgram:

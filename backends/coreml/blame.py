@@ -17,6 +17,7 @@ from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.comparison import BlameReport
 from graphpress.backends.complexes import with_real_tensors
+from graphpress.backends.coreai.pt2e import with_stored_codes
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.evaluation import evaluate
 from graphpress.backends.norms import with_folded_norms
@@ -47,7 +48,7 @@ def blame(
     """
     args, kwargs = exporting.arguments(inputs)
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = with_folded_norms(with_real_tensors(exported))
+    exported = with_folded_norms(with_stored_codes(with_real_tensors(exported)))
     decomposed = decompose(exported)
     operators = {node.name: node for node in decomposed.graph.nodes if node.op == "call_function"}
     names = {

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from graphpress.backends import exporting
 from graphpress.backends.comparison import CheckReport, ExactConvolutions, compare_outputs, tensors_in
+from graphpress.backends.coreai.pt2e import with_stored_codes
 from graphpress.backends.coreml.blame import blame
 from graphpress.backends.coreml.evaluation import evaluate
 
@@ -71,4 +72,4 @@ def _summed_exactly(
     """Return the outputs of the converted graph, with exactly summed convolutions."""
     exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
     with ExactConvolutions(), torch.no_grad():
-        return tensors_in(exported.module()(*args, **kwargs))
+        return tensors_in(with_stored_codes(exported).module()(*args, **kwargs))

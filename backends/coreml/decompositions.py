@@ -229,6 +229,12 @@ def _index_copy(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Te
     return changed.movedim(0, axis)
 
 
+def _clamp(x: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None) -> torch.Tensor:
+    """Clamp by a maximum and a minimum, since coremltools takes numbers as bounds only."""
+    x = x if low is None else aten.maximum.default(x, low)
+    return x if high is None else aten.minimum.default(x, high)
+
+
 def _product(x: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
     """Multiply halves until one element is left: as many steps as the logarithm of the size."""
     x = x if dtype is None else x.to(dtype)
@@ -309,6 +315,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     aten.prod.default: lambda x, *, dtype=None: _product(x.reshape(-1), 0, dtype=dtype),
     aten.prod.dim_int: _product,
     aten.addmm.default: _addmm,
+    aten.clamp.Tensor: _clamp,
     aten.fmod.Scalar: _fmod,
     aten.fmod.Tensor: _fmod,
     aten.gelu.default: _gelu,

@@ -98,7 +98,6 @@ _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 NARROW: Mapping[Any, Callable[..., Any]] = {
     **{op: _with_narrow_numbers(op) for op in PROMOTIONS if op.overloadpacket.__name__ in _ARITHMETIC | _COMPARISONS},
     aten.clamp.default: _clamp,
-    aten.clamp.Tensor: _clamp,
     aten.clamp_min.default: _clamp,
     aten.clamp_max.default: lambda x, high: _clamp(x, None, high),
     aten.hardtanh.default: lambda x, low=-1, high=1: _clamp(x, low, high),
