@@ -126,6 +126,20 @@ def infer_types_at_hints(
     return answer
 
 
+def infer_element_types(
+    op: OpDef, operands: Mapping[str, Any], attributes: Mapping[str, Any], symbols: Mapping[str, Symbol]
+) -> tuple[Type, ...] | None:
+    """Infer by the rule of the op if it has one, else with every symbol at its example value, whatever the op.
+
+    Returns None if the types depend on data.
+
+    Raises:
+        TypeInferenceError: if the op does not accept such operands.
+    """
+    infer = infer_types_at_hints if op.infer is None else infer_types
+    return infer(op, operands, attributes, symbols)
+
+
 @cache
 def _runs_on_meta_tensors(op: OpDef) -> bool:
     return op.target is not None and op.traits.isdisjoint((Trait.OPAQUE, Trait.SYMBOLIC, Trait.EFFECT))

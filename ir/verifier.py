@@ -11,7 +11,7 @@ from typing import Any
 from graphpress.ir.calling import CALL_SPEC, RESULT_SPEC
 from graphpress.ir.errors import suggestion
 from graphpress.ir.graph import Constant, Graph, Input, Node, Output, Value, bodies
-from graphpress.ir.inference import TypeInferenceError, exact, infer_types, infer_types_at_hints, result_count
+from graphpress.ir.inference import TypeInferenceError, exact, infer_element_types, result_count
 from graphpress.ir.types import DimError, TensorType, Type
 from graphpress.ir.verification import (
     VerificationError,
@@ -259,9 +259,8 @@ class _Verifier:
         count = result_count(node.op, {**node.operands, **node.attributes})
         if count is not None and len(node.results) != count:
             raise fault(node, f"has {len(node.results)} results; {node.op.name} gives {count} for such operands")
-        infer = infer_types_at_hints if node.op.infer is None else infer_types
         try:
-            inferred = infer(node.op, node.operands, node.attributes, self._graph.symbols)
+            inferred = infer_element_types(node.op, node.operands, node.attributes, self._graph.symbols)
         except TypeInferenceError as error:
             operands = ", ".join(f"{name}: {value.type}" for name, _, value in node.operand_values())
             raise fault(node, f"{node.op.name} does not accept ({operands}): {error}") from error

@@ -6,7 +6,7 @@ from attrs import define, field, frozen
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.graph import Constant, Graph, Node, Output, Value
-from graphpress.ir.inference import TypeInferenceError, infer_types_at_hints
+from graphpress.ir.inference import TypeInferenceError, infer_element_types
 from graphpress.ir.ops import Trait
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import ScalarType, TensorType, Type
@@ -155,12 +155,11 @@ class FloatCaster:
 
     def _types(self, node: Node, attributes: dict[str, object]) -> tuple[Type, ...] | None:
         op = node.op
-        if op.infer is not None:
-            operands = {name: _types_in(operand) for name, operand in node.operands.items()}
-            return tuple(op.infer(operands, attributes))
         try:
-            return infer_types_at_hints(op, node.operands, attributes, self.graph.symbols)
+            return infer_element_types(op, node.operands, attributes, self.graph.symbols)
         except TypeInferenceError:
+            if op.infer is not None:
+                raise
             return None
 
     def _drop_identity(self, node: Node) -> None:
@@ -217,12 +216,6 @@ class FloatCaster:
 def _is_complex(value: Value) -> bool:
     """Return True for complex tensors, whose parts are not cast: torch has no kernels for most of them in 16 bits."""
     return isinstance(value.type, TensorType) and value.type.dtype in (DType.COMPLEX64, DType.COMPLEX128)
-
-
-def _types_in(operand: object) -> object:
-    if isinstance(operand, Value):
-        return operand.type
-    return tuple(map(_types_in, operand)) if isinstance(operand, tuple) else operand
 
 
 _BINARY = frozenset(("add", "sub", "mul"))

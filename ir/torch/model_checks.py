@@ -34,11 +34,7 @@ def check_model(model: nn.Module | ExportedProgram) -> None:
     for name, tensor in _tensors(model):
         problem = _without_data(tensor)
         if problem:
-            raise ModelError(f"{name} of {_name(model)} {problem}")
-
-
-def _name(model: nn.Module | ExportedProgram) -> str:
-    return type(model).__qualname__
+            raise ModelError(f"{name} of {type(model).__qualname__} {problem}")
 
 
 def _tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.graph import Graph, Node, Value
-from graphpress.ir.inference import TypeInferenceError, infer_types_at_hints
+from graphpress.ir.graph import Graph, Node
+from graphpress.ir.inference import TypeInferenceError, infer_element_types
 from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType, Type
 
@@ -47,19 +47,10 @@ def _types(graph: Graph, node: Node, cast: Mapping[DType, DType]) -> tuple[Type,
     if node.op.has(Trait.OPAQUE):
         raise CastError(_message(node, cast, "has graphs of its own, with types of their own"))
     try:
-        if node.op.infer is not None:
-            types = {name: _types_in(operand) for name, operand in node.operands.items()}
-            return tuple(node.op.infer(types, node.attributes))
-        found = infer_types_at_hints(node.op, node.operands, node.attributes, graph.symbols)
+        found = infer_element_types(node.op, node.operands, node.attributes, graph.symbols)
     except TypeInferenceError as error:
         raise CastError(_message(node, cast, f"fails: {error}")) from error
     return tuple(result.type for result in node.results) if found is None else found
-
-
-def _types_in(operand: object) -> object:
-    if isinstance(operand, Value):
-        return operand.type
-    return tuple(map(_types_in, operand)) if isinstance(operand, tuple) else operand
 
 
 def _message(node: Node, cast: Mapping[DType, DType], problem: str) -> str:
