@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def main() -> None:
         os.environ |= {"HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
         ours = Side("ours", "graphpress", str(arguments.ours_python), str(ROOT / "src"), _WORKER)
         peer = Side("peer", "coreai_opt", str(arguments.peer_python), tools, _WORKER)
-        with _working(ours) as worker:
+        with Worker(ours) as worker:
             worker.run({"do": "checkpoints", "cache": cache})
         found = [Run(name, *_on(runs[name], (ours, peer))) for name in runs]
     for run in found:
@@ -79,14 +78,8 @@ def _selected(every: dict[str, dict[str, Any]], only: list[str] | None) -> dict[
 def _on(task: dict[str, Any], sides: tuple[Side, Side]) -> Iterator[dict[str, Any]]:
     """Yield the reply of each side, from a process of its own."""
     for side in sides:
-        with _working(side) as worker:
+        with Worker(side) as worker:
             yield worker.run(dict(task))
-
-
-@contextmanager
-def _working(side: Side) -> Iterator[Worker]:
-    with Worker(side) as worker:
-        yield worker
 
 
 if __name__ == "__main__":

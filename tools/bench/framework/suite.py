@@ -85,21 +85,26 @@ def measure(
             found.append(measurement)
             for _ in range(repeats):
                 for side in sides:
-                    name = side.name
-                    if name in measurement.missing:
-                        continue
-                    progress(f"{TITLES[workload]}: {name}")
-                    try:
-                        reply = workers[name].run({"workload": workload, "nodes": measurement.nodes, "limit": limit})
-                    except OutOfTime as error:
-                        measurement.missing[name], measurement.limits[name] = str(error), limit
-                        workers[name] = stack.enter_context(Worker(side))
-                        continue
-                    if reply.get("seconds") is None:
-                        measurement.missing[name] = reply.get("error", "no counterpart")
-                    else:
-                        measurement.seconds.setdefault(name, []).append(reply["seconds"])
+                    progress(f"{TITLES[workload]}: {side.name}")
+                    _time(side, measurement, limit, workers, stack)
     return found, versions
+
+
+def _time(side: Side, measurement: Measurement, limit: float, workers: dict[str, Worker], stack: ExitStack) -> None:
+    """Add one run of a side to a measurement, unless it has none; a worker that exceeds the limit is made again."""
+    name = side.name
+    if name in measurement.missing:
+        return
+    try:
+        reply = workers[name].run({"workload": measurement.workload, "nodes": measurement.nodes, "limit": limit})
+    except OutOfTime as error:
+        measurement.missing[name], measurement.limits[name] = str(error), limit
+        workers[name] = stack.enter_context(Worker(side))
+        return
+    if reply.get("seconds") is None:
+        measurement.missing[name] = reply.get("error", "no counterpart")
+    else:
+        measurement.seconds.setdefault(name, []).append(reply["seconds"])
 
 
 def measure_growth(
@@ -111,8 +116,9 @@ def measure_growth(
     limit: float = 10 * LIMIT,
 ) -> list[tuple[Measurement, Measurement]]:
     """Run each workload on our side at two sizes in turns, so that the load of the machine is in both alike."""
-    pairs = []
-    with Worker(ours()) as worker:
+    pairs, side = [], ours()
+    with ExitStack() as stack:
+        workers = {side.name: stack.enter_context(Worker(side))}
         for workload in workloads:
             smaller = SMALLER.get(workload, 1)
             pair = Measurement(workload, nodes // smaller), Measurement(workload, large // smaller)
@@ -120,8 +126,7 @@ def measure_growth(
             for _ in range(repeats):
                 for each in pair:
                     progress(f"{TITLES[workload]}: {each.nodes:,} nodes")
-                    reply = worker.run({"workload": workload, "nodes": each.nodes, "limit": limit})
-                    each.seconds.setdefault("ours", []).append(reply["seconds"])
+                    _time(side, each, limit, workers, stack)
     return pairs
 
 
