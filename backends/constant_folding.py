@@ -6,6 +6,7 @@ a norm would be computed at every inference, and so would what a model computes 
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,20 +28,24 @@ def fold_constants(program: ExportedProgram) -> None:
     """
     tensors = dict(_constants(program))
     computed: dict[fx.Node, Tensor] = {}
+    known = ChainMap(computed, tensors)
+    created = set[fx.Node]()  # those among the computed that depend on no constant of the model
     for node in program.graph.nodes:
         if node.op != "call_function" or not _is_foldable(node):
             continue
-        if not all(each in tensors or each in computed for each in node.all_input_nodes) or _creates_much(node):
+        if not all(each in known for each in node.all_input_nodes) or _creates_much(node):
             continue
-        known = tensors | computed
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
         with torch.no_grad():
             result = node.target(*args, **kwargs)
         read = sum(known[each].nbytes for each in node.all_input_nodes)
         if isinstance(result, Tensor) and result.nbytes <= max(read, _SMALL_BYTES):
             computed[node] = result
+            if created.issuperset(node.all_input_nodes):
+                created.add(node)
     for node, tensor in computed.items():
-        if any(user not in computed for user in node.users) and _is_worthwhile(node, computed):
+        is_index = node in created and not tensor.is_floating_point()  # or a mask: the converter makes it
+        if any(user not in computed for user in node.users) and not is_index and _is_worthwhile(node, computed):
             _replace(program, node, tensor)
     program.graph.eliminate_dead_code()
     _drop_unused(program, set(tensors))
@@ -115,12 +120,7 @@ _REARRANGING = frozenset(["view", "reshape", "permute", "transpose", "t", "unsqu
 
 
 def _is_worthwhile(node: fx.Node, computed: dict[fx.Node, Tensor]) -> bool:
-    """Return True if a computed node does arithmetic that ends in floats, or reshapes bfloat16.
-
-    Tensors that are only created, and indices and masks, are left to the converter.
-    """
-    if not node.meta["val"].is_floating_point() and _is_created(node):
-        return False
+    """Return True if a computed node does arithmetic, or reshapes bfloat16; the converter creates tensors itself."""
     pending = [node]
     while pending:
         each = pending.pop()
@@ -132,17 +132,6 @@ def _is_worthwhile(node: fx.Node, computed: dict[fx.Node, Tensor]) -> bool:
             return True
         pending.extend(read for read in each.all_input_nodes if read in computed)
     return False
-
-
-def _is_created(node: fx.Node) -> bool:
-    """Return True for a node that depends on no constant of the model."""
-    pending = [node]
-    while pending:
-        each = pending.pop()
-        if each.op == "placeholder":
-            return False
-        pending.extend(each.all_input_nodes)
-    return True
 
 
 def _replace(program: ExportedProgram, node: fx.Node, tensor: Tensor) -> None:

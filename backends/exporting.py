@@ -17,10 +17,13 @@ from graphpress.backends.constant_folding import fold_samples
 from graphpress.backends.errors import ConversionError, ModelInputError
 from graphpress.backends.experts import experts_table
 from graphpress.backends.promotion import with_promotions
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.torch import to_exported_program
 from graphpress.ir.torch.arguments import Arguments
 from graphpress.ir.torch.cached_results import fake_results_dropped
-from graphpress.ir.torch.capture import masks_unread
+from graphpress.ir.torch.capture import from_exported_program, masks_unread
 from graphpress.ir.torch.model_checks import ModelError, check_model
+from graphpress.passes.framework import Pipeline, Runner
 
 
 def export(
@@ -109,6 +112,26 @@ def outputs_of(
         raise ModelInputError(
             f"{type(model).__name__} does not run on these inputs: {type(error).__name__}: {head(error)}"
         ) from error
+
+
+def program_of(model: torch.nn.Module | ExportedProgram, inputs: Any) -> ExportedProgram:
+    """Return the program of a model; a module is exported (see `export`)."""
+    return model if isinstance(model, ExportedProgram) else export(model, inputs)
+
+
+def rewritten(program: ExportedProgram, pipeline: Pipeline, how: str) -> ExportedProgram:
+    """Run passes over a program.
+
+    Raises:
+        GraphpressError: of the passes.
+        ConversionError: if torch cannot trace the result; the message says that of the program `how`.
+    """
+    try:
+        return to_exported_program(Runner().run(from_exported_program(program), pipeline).graph)
+    except GraphpressError:
+        raise
+    except Exception as error:
+        raise ConversionError(f"torch cannot trace the program {how}: {head(error)}") from error
 
 
 def place(node: fx.Node) -> str:

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from torch.export import ExportedProgram
 
-from graphpress.backends.errors import ConversionError
-from graphpress.backends.exporting import head
-from graphpress.ir.errors import GraphpressError
-from graphpress.ir.torch import to_exported_program
-from graphpress.ir.torch.capture import from_exported_program
+from graphpress.backends import exporting
 from graphpress.passes.analysis.facts import CANONICAL, QUANTIZERS_CONVERTED
-from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.framework import Pipeline
 
 _FOLDING = "raise-from-coreai,fold-batch-norm,fold-constants"
 
@@ -46,9 +42,4 @@ def _rewritten(program: ExportedProgram, passes: str) -> ExportedProgram:
     if not any("batch_norm" in str(node.target) for node in program.graph.nodes):
         return program
     pipeline = Pipeline.parse(passes, assume=[CANONICAL, QUANTIZERS_CONVERTED])
-    try:
-        return to_exported_program(Runner().run(from_exported_program(program), pipeline).graph)
-    except GraphpressError:
-        raise
-    except Exception as error:
-        raise ConversionError(f"torch cannot trace the program without its batch norms: {head(error)}") from error
+    return exporting.rewritten(program, pipeline, "without its batch norms")

@@ -15,12 +15,10 @@ from torch.export import ExportedProgram
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.comparison import BlameReport
-from graphpress.backends.complexes import with_real_tensors
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.asset import open_asset
-from graphpress.backends.coreai.program import decompose, prepared
-from graphpress.backends.coreai.pt2e import with_stored_codes
+from graphpress.backends.coreai.program import decompose, exported, prepared
 from graphpress.backends.coreai.runtime import load, run_flat
 from graphpress.backends.errors import AssetError
 
@@ -49,10 +47,9 @@ def blame(
     """
     ops.register()
     args, kwargs = exporting.arguments(inputs)
-    exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = prepared(with_stored_codes(with_real_tensors(exported)))
-    decomposed = decompose(exported)
-    names = blaming.origins(exported, decomposed)
+    program = prepared(exported(model, inputs, None))
+    decomposed = decompose(program)
+    names = blaming.origins(program, decomposed)
     with tempfile.TemporaryDirectory() as folder:
         probed = Path(folder) / "probed.aimodel"
         sources = _save_probed(path, probed, names, decomposed)
@@ -60,7 +57,7 @@ def blame(
             outputs = run_flat(loaded, args, kwargs)
     count = len(outputs) - len(sources)
     stored = dict(zip(sources, outputs[count:], strict=True))
-    return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs[:count], RuntimeArithmetic)
+    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs[:count], RuntimeArithmetic)
 
 
 def _save_probed(

@@ -61,6 +61,7 @@ def check(
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     outputs = [compare_outputs(*each) for each in zip(names, stored, expected, strict=True)]
     if any(not output.within(tolerance) and math.isfinite(output.max_error) for output in outputs):
+        model = exporting.program_of(model, inputs)
         again = _in_runtime_arithmetic(model, args, kwargs)
         outputs = [
             attrs.evolve(output, max_error_in_runtime_arithmetic=compare_outputs(output.name, value, ours).max_error)
@@ -71,10 +72,9 @@ def check(
 
 
 def _in_runtime_arithmetic(
-    model: torch.nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
+    program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[torch.Tensor]:
     """Return the outputs of the converted graph, computed in the runtime's arithmetic."""
-    exported = model if isinstance(model, ExportedProgram) else exporting.export(model, kwargs if kwargs else args)
-    graph = with_stored_codes(exported).module()
+    graph = with_stored_codes(program).module()
     with torch.no_grad(), RuntimeArithmetic():
         return tensors_in(graph(*args, **kwargs))

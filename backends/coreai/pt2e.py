@@ -9,21 +9,18 @@ from attrs import frozen
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from graphpress.backends import exporting
 from graphpress.backends.coreai.lowering import LowerToCoreai
-from graphpress.backends.errors import ConversionError, LoweringError
-from graphpress.backends.exporting import head
+from graphpress.backends.errors import LoweringError
 from graphpress.ir.dtypes import DType
-from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.rewriter import Rewriter
-from graphpress.ir.torch import to_exported_program
-from graphpress.ir.torch.capture import from_exported_program
 from graphpress.ir.types import TensorType
 from graphpress.passes.analysis.constants import is_constant, root_constant
 from graphpress.passes.analysis.facts import CANONICAL, QUANTIZERS_CONVERTED
 from graphpress.passes.dce import Dce
-from graphpress.passes.framework import Pipeline, Runner
+from graphpress.passes.framework import Pipeline
 from graphpress.passes.framework.effects import LOSSY
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
@@ -50,12 +47,7 @@ def with_stored_codes(program: ExportedProgram) -> ExportedProgram:
     if not any(getattr(node.target, "namespace", "") == _DIALECT for node in program.graph.nodes):
         return program
     pipeline = Pipeline(RaiseFromPt2e(), Dce(), LowerToCoreai(), assume=[CANONICAL, QUANTIZERS_CONVERTED])
-    try:
-        return to_exported_program(Runner().run(from_exported_program(program), pipeline).graph)
-    except GraphpressError:
-        raise
-    except Exception as error:
-        raise ConversionError(f"torch cannot trace the program in Core AI's ops: {head(error)}") from error
+    return exporting.rewritten(program, pipeline, "in Core AI's ops")
 
 
 @register_pass

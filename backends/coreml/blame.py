@@ -16,8 +16,7 @@ from torch.utils import _pytree as pytree
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.comparison import BlameReport
-from graphpress.backends.complexes import with_real_tensors
-from graphpress.backends.coreai.pt2e import with_stored_codes
+from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.evaluation import evaluate
 from graphpress.backends.norms import with_folded_norms
@@ -47,13 +46,12 @@ def blame(
         ConversionError: if torch cannot export the model.
     """
     args, kwargs = exporting.arguments(inputs)
-    exported = model if isinstance(model, ExportedProgram) else exporting.export(model, inputs)
-    exported = with_folded_norms(with_stored_codes(with_real_tensors(exported)))
-    decomposed = decompose(exported)
+    program = with_folded_norms(exported(model, inputs, None))
+    decomposed = decompose(program)
     operators = {node.name: node for node in decomposed.graph.nodes if node.op == "call_function"}
     names = {
         name if _is_tensor(operators[name]) else f"{name}_{at}": origin
-        for (name, at), origin in blaming.origins(exported, decomposed).items()
+        for (name, at), origin in blaming.origins(program, decomposed).items()
     }
     stored: dict[str, torch.Tensor] = {}
 
@@ -62,15 +60,14 @@ def blame(
             name = _converted_name(node, value.name)
             if name not in names or not isinstance(result, torch.Tensor):
                 continue
-            if (
-                result.dtype is torch.uint8 and operators[name].meta["val"].dtype is torch.int8
-            ):  # with a zero point that is 128 higher
+            is_shifted = result.dtype is torch.uint8 and operators[name].meta["val"].dtype is torch.int8
+            if is_shifted:  # with a zero point that is 128 higher
                 result = (result.to(torch.int16) - 128).to(torch.int8)
             stored[names[name]] = result.detach().clone()
 
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     _, outputs = evaluate(path, leaves, note)
-    return blaming.compare(Path(path), exported, (args, kwargs), stored, outputs)
+    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs)
 
 
 def _is_tensor(node: fx.Node) -> bool:
