@@ -67,7 +67,7 @@ def compare(
     arguments: Arguments,
     stored: Tensors,
     outputs: Sequence[torch.Tensor],
-    kernels: type[TorchDispatchMode] | None = None,
+    quantizers: type[TorchDispatchMode] | None = None,
 ) -> BlameReport:
     """Compare the values of a file with those of the program it was made from.
 
@@ -77,17 +77,17 @@ def compare(
         arguments: positional and named inputs.
         stored: the values of the file, by the name of the node of `exported`.
         outputs: the outputs of the file.
-        kernels: the mode that computes operators for which torch has no kernel, such as those on 4-bit codes.
+        quantizers: the mode in which quantizers compute as specified; None for torch's own quantizers.
     """
     module = exported.module()
     returned = _returned(exported)
     if len(returned) == len(outputs):
         stored = {**stored, **{name: value for name, value in zip(returned, outputs, strict=True) if name}}
-    found = _operators(module, arguments, stored, kernels)
-    reused = _reused(module, arguments, stored, found, kernels) if not all(each.ok for each in found) else set()
+    found = _operators(module, arguments, stored, quantizers)
+    reused = _reused(module, arguments, stored, found, quantizers) if not all(each.ok for each in found) else set()
     if reused:
         stored = {name: value for name, value in stored.items() if name not in reused}
-        found = _operators(module, arguments, stored, kernels)
+        found = _operators(module, arguments, stored, quantizers)
     return BlameReport(path, tuple(found), tuple(returned))
 
 
@@ -100,10 +100,10 @@ def _returned(exported: ExportedProgram) -> list[str]:
 
 
 def _operators(
-    module: fx.GraphModule, arguments: Arguments, stored: Tensors, kernels: type[TorchDispatchMode] | None
+    module: fx.GraphModule, arguments: Arguments, stored: Tensors, quantizers: type[TorchDispatchMode] | None
 ) -> list[OperatorCheck]:
     """Compare each operator that has a value in the file, evaluated on the file's values."""
-    plain, local = Evaluation(module, {}, kernels), Evaluation(module, stored, kernels)
+    plain, local = Evaluation(module, {}, quantizers), Evaluation(module, stored, quantizers)
     plain.evaluate(arguments)
     local.evaluate(arguments)
     compared: list[tuple[fx.Node, OutputCheck]] = []
@@ -113,7 +113,7 @@ def _operators(
             compared.append((node, _of_selected(node, stored[node.name], local) or check))
     differing = [node for node, check in compared if check.max_error > FLOAT_TOLERANCE]
     spread: dict[str, list[OutputCheck]] = {node.name: [] for node in differing}
-    for draw in draws(module, arguments, stored, local, kernels) if differing else ():
+    for draw in draws(module, arguments, stored, local, quantizers) if differing else ():
         for node in differing:
             value = draw[node.name]
             deviation = _of_selected(node, value, local) or compare_outputs("", value, local.computed[node.name])
@@ -153,7 +153,7 @@ def _reused(
     arguments: Arguments,
     stored: Tensors,
     found: list[OperatorCheck],
-    kernels: type[TorchDispatchMode] | None,
+    quantizers: type[TorchDispatchMode] | None,
 ) -> set[str]:
     """Return the names under which the file has another value than the operator's, such as its transpose.
 
@@ -162,7 +162,7 @@ def _reused(
     torch's value, and do not on the file's. If the two are equal up to the order of their dims, the latter is enough.
     """
     checks = {each.name: each for each in found}
-    torchs = _Differences(module, stored, checks, kernels)
+    torchs = _Differences(module, stored, checks, quantizers)
     torchs.evaluate(arguments)
     reused = set[str]()
     for node in reversed(module.graph.nodes):
@@ -224,9 +224,9 @@ class _Differences(Evaluation):
         module: fx.GraphModule,
         given: Tensors,
         checks: Mapping[str, OperatorCheck],
-        kernels: type[TorchDispatchMode] | None,
+        quantizers: type[TorchDispatchMode] | None,
     ) -> None:
-        super().__init__(module, given, kernels)
+        super().__init__(module, given, quantizers)
         self._checks = checks
         self.differing: dict[str, bool] = {}
 

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.comparison import BlameReport
+from graphpress.backends.coreai.arithmetic import QuantizerArithmetic
 from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.evaluation import evaluate
@@ -67,7 +68,7 @@ def blame(
 
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     _, outputs = evaluate(path, leaves, note)
-    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs)
+    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs, QuantizerArithmetic)
 
 
 def _is_tensor(node: fx.Node) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import fx, nn
 
 from graphpress.backends import blame
 from graphpress.backends.coreai import register
+from graphpress.backends.coreai.arithmetic import QuantizerArithmetic
 from graphpress.backends.evaluation import Evaluation, draws
 
 register()
@@ -138,3 +140,26 @@ def test_equal_elements_may_be_selected_in_any_order(places, is_right):
     values = {"getitem_1": found, "getitem": torch.tensor([[2.0, 2.0]])}
     report = blame.compare(Path("file"), program, ((scores,), {}), values, [values["getitem"], found * 2])
     assert report.explains([0, 1]) is is_right
+
+
+class HalfQuantizer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(0.0123, dtype=torch.float16))
+
+    def forward(self, x):
+        codes = coreai.quantize(x, self.scale, torch.int8, None, None, 0)
+        return coreai.dequantize(codes, self.scale, None, None, 0, torch.int8, None)
+
+
+def test_quantizers_of_16_bit_floats_are_compared_with_quotients_in_32_bits():
+    x = (torch.arange(-2000, 2000) / 1300).half()
+    codes = np.clip(np.round(x.numpy().astype(np.float32) / np.float32(np.float16(0.0123))), -128, 127)
+    program = torch.export.export(HalfQuantizer(), (x,))
+    by_torch = coreai.quantize(x, HalfQuantizer().scale, torch.int8, None, None, 0)
+    assert (by_torch.numpy() != codes).any()  # its quotients are rounded to 16 bits first
+    for values, agrees in ((codes, True), (by_torch.numpy(), False)):
+        held = torch.from_numpy(values).to(torch.int8)
+        output = held.half() * HalfQuantizer().scale
+        report = blame.compare(Path("file"), program, ((x,), {}), {"quantize": held}, [output], QuantizerArithmetic)
+        assert report.explains([0]) is agrees
