@@ -18,11 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends import exporting
 from graphpress.backends.rounding import DRAWS, MARGIN, PerturbedRounding
+from graphpress.ir.aten_traits import Trait, families_with
 
 Tensors = Mapping[str, torch.Tensor]
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
-_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
+_COMPARISONS = families_with(Trait.COMPARISON)
 _CASTS = {"to", "_to_copy"}
 _ROUNDING = {"quantize", "round", "floor", "ceil", "trunc", "sign", "floor_divide", "remainder", "fmod"}
 _SELECTING = {"topk", "sort", "argsort", "argmax", "argmin", "bucketize", "searchsorted"}

@@ -7,12 +7,14 @@ torch computes in, and every tensor is created in its own dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch._prims_common import ELEMENTWISE_TYPE_PROMOTION_KIND as KIND
 from torch._prims_common import elementwise_dtypes
+
+from graphpress.ir.aten_traits import Trait, families_with
 
 aten = torch.ops.aten
 
@@ -114,26 +116,25 @@ def _new_full(x: torch.Tensor, size: Sequence[Any], value: Any, *, dtype: torch.
 
 
 _ARITHMETIC = "add sub mul maximum minimum fmod remainder floor_divide pow rsub"
-_COMPARISONS = "eq ne lt le gt ge"
 _FLOAT_RESULTS = "sin cos tan asin acos atan sinh cosh exp expm1 log log1p log2 log10 sqrt rsqrt sigmoid tanh erf"
 _OF_BOOLS = {"add": aten.logical_or, "mul": aten.logical_and, "maximum": aten.logical_or, "minimum": aten.logical_and}
 
 
-def _overloads(names: str) -> list[tuple[str, Any]]:
+def _overloads(names: Iterable[str]) -> list[tuple[str, Any]]:
     """The operators of torch with these names, with the names; those that write to an argument are left out."""
-    found = [(name, getattr(aten, name)) for name in names.split()]
+    found = [(name, getattr(aten, name)) for name in names]
     return [(name, getattr(packet, each)) for name, packet in found for each in packet.overloads() if "out" not in each]
 
 
 PROMOTIONS: Mapping[Any, Callable[..., Any]] = {
     **{
         op: _promoted(op, KIND.DEFAULT, bools=_OF_BOOLS.get(name))
-        for name, op in _overloads(_ARITHMETIC)
+        for name, op in _overloads(_ARITHMETIC.split())
         if op._schema.arguments and str(op._schema.arguments[0].type) in ("Tensor", "number", "Scalar")
     },
-    **{op: _promoted(op, KIND.ALWAYS_BOOL) for _, op in _overloads(_COMPARISONS)},
-    **{op: _promoted(op, KIND.INT_TO_FLOAT, slice(0, 1)) for _, op in _overloads(_FLOAT_RESULTS)},
-    **{op: _promoted(op, KIND.INT_TO_FLOAT) for _, op in _overloads("div true_divide atan2")},
+    **{op: _promoted(op, KIND.ALWAYS_BOOL) for _, op in _overloads(families_with(Trait.COMPARISON))},
+    **{op: _promoted(op, KIND.INT_TO_FLOAT, slice(0, 1)) for _, op in _overloads(_FLOAT_RESULTS.split())},
+    **{op: _promoted(op, KIND.INT_TO_FLOAT) for _, op in _overloads(["div", "true_divide", "atan2"])},
     aten.where.self: _promoted(aten.where.self, KIND.DEFAULT, slice(1, 3)),
     aten.clamp.default: _promoted(aten.clamp.default, KIND.DEFAULT),
     aten.sum.default: _reduced(aten.sum.default),

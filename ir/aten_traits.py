@@ -19,6 +19,7 @@ class Trait(Enum):
     VIEW = "the result is the operand's elements, rearranged or picked"
     VALUE_PRESERVING = "every result element is one of the operands' elements, or zero where padded"
     RANGE_PRESERVING = "every result element lies within the range of the operands' elements"
+    COMPARISON = "tells for each pair of elements whether a relation holds"
     ACTIVATION = "a nonlinearity that backends fuse into the op before it"
     IN_PLACE = "writes to an operand"
     EFFECT = "must run even when nothing reads its results"
@@ -40,6 +41,7 @@ _FAMILIES: dict[Trait, str] = {
         bitwise_and bitwise_or bitwise_xor bitwise_not eq ne lt le gt ge to _to_copy clone dropout alpha_dropout
         feature_dropout masked_fill isnan isinf isfinite
     """,
+    Trait.COMPARISON: "eq ne lt le gt ge",
     Trait.VIEW: """
         view reshape flatten unflatten permute transpose t mT swapaxes swapdims movedim moveaxis squeeze unsqueeze
         expand expand_as view_as slice select narrow split split_with_sizes chunk unbind tensor_split numpy_T

@@ -342,12 +342,3 @@ def with_evaluate(op: OpDef, evaluate: Callable[..., Any]) -> OpDef:
     """
     _OPS[op.name] = evolve(op, evaluate=evaluate)
     return _OPS[op.name]
-
-
-def with_traits(op: OpDef, traits: Iterable[Trait]) -> OpDef:
-    """Replace the entry of `op` by one with additional `traits`.
-
-    For third-party ops, whose traits the torch schema does not tell.
-    """
-    _OPS[op.name] = evolve(op, traits=op.traits | frozenset(traits))
-    return _OPS[op.name]

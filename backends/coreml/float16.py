@@ -13,6 +13,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from graphpress.backends.promotion import PROMOTIONS
+from graphpress.ir.aten_traits import Trait, families_with
 
 aten = torch.ops.aten
 
@@ -93,10 +94,13 @@ def in_float32(op: Any, otherwise: Callable[..., Any] | None = None) -> Callable
 
 
 _ARITHMETIC = {"add", "sub", "mul", "rsub", "pow", "maximum", "minimum", "remainder"}
-_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 
 NARROW: Mapping[Any, Callable[..., Any]] = {
-    **{op: _with_narrow_numbers(op) for op in PROMOTIONS if op.overloadpacket.__name__ in _ARITHMETIC | _COMPARISONS},
+    **{
+        op: _with_narrow_numbers(op)
+        for op in PROMOTIONS
+        if op.overloadpacket.__name__ in _ARITHMETIC | families_with(Trait.COMPARISON)
+    },
     aten.clamp.default: _clamp,
     aten.clamp_min.default: _clamp,
     aten.clamp_max.default: lambda x, high: _clamp(x, None, high),

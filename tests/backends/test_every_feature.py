@@ -34,7 +34,6 @@ pytest.importorskip("coreai_torch")
 LAYERS = ("conv2d", "conv_transpose2d", "convolution", "linear")
 JOINT = [None, *ACTIVATIONS]
 EVERY = [(weight, activation) for weight in WEIGHTS for activation in JOINT]
-NEWEST = max(Target)
 finalized = cache(compressed)
 
 
