@@ -39,17 +39,21 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     table = {**NARROW, **_made_of_others(), **_SPELLED_OUT}
     table |= {op: in_float32(op, table.get(op)) for op in WIDE}
     program = exporting.decompose(program, table, lambda op: lowerings.get_func(op.name()) is not None, "coremltools")
-    _rename_like_texts(program)
+    _rename_ambiguous(program)
     return program
 
 
-def _rename_like_texts(program: ExportedProgram) -> None:
-    """Rename values with the name of a text argument, which coremltools takes for the value: rounding modes."""
+def _rename_ambiguous(program: ExportedProgram) -> None:
+    """Rename values with the name of a text argument or of a state, since coremltools knows all three by name alone.
+
+    It would take a rounding mode for the value, or the value for the state: a mean that updates a buffer ``mean``.
+    """
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
-    texts = {each for node in nodes for each in (*node.args, *node.kwargs.values()) if isinstance(each, str)}
+    taken = {each for node in nodes for each in (*node.args, *node.kwargs.values()) if isinstance(each, str)}
+    taken |= set(program.graph_signature.buffers_to_mutate.values())
     renamed = {}
     for node in nodes:
-        if node.name in texts:
+        if node.name in taken:
             before = node.name
             node._rename(f"{before}_value")
             renamed[before] = node.name

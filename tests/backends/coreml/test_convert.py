@@ -143,6 +143,23 @@ def test_a_value_may_have_the_name_of_a_rounding_mode(tmp_path):
         assert torch.equal(output, expected)
 
 
+def test_a_value_may_have_the_name_of_a_state(tmp_path):
+    class RunningMean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(2))
+
+        def forward(self, x):
+            mean = x.mean(0)
+            self.mean.copy_(self.mean + mean)
+            return x - mean * 2
+
+    x = torch.randn(3, 2)
+    coreml.convert(RunningMean(), tmp_path / "m.mlpackage", (x,))
+    _, (found,) = coreml.evaluate(tmp_path / "m.mlpackage", (x,))
+    torch.testing.assert_close(found, x - x.mean(0) * 2)
+
+
 def test_values_that_alternate_along_an_axis_are_read_back(tmp_path):
     def alternating(x):
         return torch.stack((x.sin(), x.cos()), 2).flatten(1, 2), torch.stack((x.sin(), x.cos()), -1).flatten(-2)
