@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
 
@@ -229,6 +230,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         program, table, lambda op: str(op).removeprefix("aten.") in lowerings, "the Core AI converter"
     )
     _lower_casts(program)
+    _sort_symbolic_sizes(program)
+    _add_axis_to_flat_products(program)
     fold_constants(program)
     _copy_repeated_outputs(program)
     return program
@@ -247,6 +250,57 @@ def _copy_repeated_outputs(program: ExportedProgram) -> None:
         specs[place] = dataclasses.replace(specs[place], arg=TensorArgument(values[place].name))
     output.args = (tuple(values),)
     program.graph_module.recompile()
+
+
+def _add_axis_to_flat_products(program: ExportedProgram) -> None:
+    """Give products of flattened rows an axis of one, unless their results are reshaped at once.
+
+    The converter moves such a reshape behind the product, also where an elementwise op reads the flat product beside
+    another operand; it then ends the process, since the shapes differ.
+    """
+    aten = torch.ops.aten
+    for node in program.graph.find_nodes(op="call_function", target=aten.mm.default):
+        rows, matrix = node.args
+        is_flattened = rows.target is aten.view.default and rows.args[0].meta["val"].dim() > 2
+        if not is_flattened or all(user.target is aten.view.default for user in node.users):
+            continue
+        with program.graph.inserting_before(node):
+            operands = [_called(aten.unsqueeze.default, each, 0) for each in (rows, matrix)]
+            product = _called(aten.squeeze.dims, _called(aten.bmm.default, *operands), [0])
+        product.meta = {**node.meta, "val": product.meta["val"]}
+        node.replace_all_uses_with(product)
+        program.graph.erase_node(node)
+    program.graph_module.recompile()
+
+
+def _called(target: Any, *args: Any) -> fx.Node:
+    """Insert a call at the place of insertion, with the type and place of its first operand's."""
+    (first, *_) = (each for each in args if isinstance(each, fx.Node))
+    node = first.graph.call_function(target, args)
+    values = [each.meta["val"] if isinstance(each, fx.Node) else each for each in args]
+    node.meta = {**first.meta, "val": target(*values)}
+    return node
+
+
+def _sort_symbolic_sizes(program: ExportedProgram) -> None:
+    """Give top-k of all of a symbolic number of elements the largest number, since the converter takes constants."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.topk.default):
+        count = node.args[1]
+        if isinstance(count, fx.Node):
+            values, dim = node.args[0].meta["val"], node.args[2] if len(node.args) > 2 else -1
+            if count.meta["val"] == values.shape[dim]:
+                node.update_arg(1, torch.iinfo(torch.int32).max)
+                _erase_unread(program.graph, count)
+
+
+def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
+    """Remove a size that nothing reads, and what only it read."""
+    if node.users or node.op != "call_function":
+        return
+    sources = node.all_input_nodes
+    graph.erase_node(node)
+    for source in sources:
+        _erase_unread(graph, source)
 
 
 def _lower_casts(program: ExportedProgram) -> None:

@@ -85,6 +85,14 @@ def test_a_mixture_of_experts_converts_and_computes_what_torch_computes(name, to
     assert report.ok, report
 
 
+def test_a_mixture_of_experts_converts_with_a_dynamic_number_of_tokens(tmp_path):
+    model, x = mixture(), torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
+    coreai.convert(model, tmp_path / "m.aimodel", x, dynamic_shapes=({0: torch.export.Dim("tokens", min=2, max=64)},))
+    for tokens in (6, 9):
+        report = coreai.check(tmp_path / "m.aimodel", model, torch.randn(tokens, 16))
+        assert report.ok, report
+
+
 @pytest.mark.parametrize("tokens", [2, 6], ids=["decode", "prefill"])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_quantized_mixture_of_experts_converts_with_its_codes(name, tokens, tmp_path):

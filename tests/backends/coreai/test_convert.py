@@ -356,3 +356,22 @@ def test_ops_that_the_converter_lacks_are_spelled_out(model, tmp_path):
     convert(model, tmp_path / "m.aimodel", (IMAGE,))
     report = check(tmp_path / "m.aimodel", model, (IMAGE,))
     assert report.max_error <= 1e-5  # `ok` would also take what is spelled out, run by torch
+
+
+G, U = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: F.silu(x.reshape(-1, 8) @ G) * (x.reshape(-1, 8) @ U),
+        lambda x: x.reshape(-1, 8) @ G + torch.arange(30.0).reshape(6, 5),
+        lambda x: (x.reshape(-1, 8) @ G).reshape(2, 3, 5) * (x @ U),
+    ],
+    ids=["gated", "beside a constant", "reshaped back"],
+)
+def test_products_of_flattened_rows_may_meet_other_operands(model, tmp_path):
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1))
+    convert(Lambda(model), tmp_path / "m.aimodel", (x,))
+    report = check(tmp_path / "m.aimodel", Lambda(model), (x,))
+    assert report.max_error <= 1e-5, report
