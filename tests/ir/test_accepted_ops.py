@@ -79,6 +79,23 @@ def test_a_treespec_imports_no_module():
     assert done.stdout.strip() == "[]", done.stderr[-500:]
 
 
+def test_a_value_that_is_called_as_a_lazy_module_of_torch_imports_nothing():
+    code = (
+        "import sys, torch\n"
+        "from graphpress.ir.text.parser import ParseError, parse_graph\n"
+        "text = 'graph @g { %y: f32[2] = aten.ones() {size=[2], layout=torch.NAME} return %y }'\n"
+        "parse_graph(text.replace('NAME', 'strided'))\n"
+        "before = set(sys.modules)\n"
+        "for name in ('_inductor', '_dynamo', '_export', 'onnx'):\n"
+        "    try: parse_graph(text.replace('NAME', name))\n"
+        "    except ParseError: pass\n"
+        "    else: raise AssertionError(name)\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout[-500:] + done.stderr[-500:]
+
+
 def test_a_treespec_that_names_no_class_is_refused():
     with pytest.raises(TreeSpecError):
         load_spec('[1, {"type": "python:torch:_inductor", "context": "null", "children_spec": []}]')
