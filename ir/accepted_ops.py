@@ -55,11 +55,11 @@ _NAMES = {
         _is_any_true _linalg_check_errors _linalg_det _linalg_eigh _linalg_eigvals _linalg_slogdet _linalg_solve_ex
         _linalg_svd _local_scalar_dense _log_softmax _logcumsumexp _masked_softmax _native_batch_norm_legit
         _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _neg_view _neg_view_copy
-        _pack_padded_sequence _pad_circular _pad_enum _pdist_forward _prelu_kernel _reshape_copy _reshape_from_tensor
+        _pack_padded_sequence _pad_circular _pad_enum _pdist_forward _prelu_kernel _reshape_copy
         _safe_softmax _scaled_dot_product_attention_math _scaled_dot_product_cudnn_attention
         _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
         _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable _scaled_mm
-        _shape_as_tensor _softmax _stack _standard_gamma _to_copy _trilinear _unique _unique2 _unsafe_index
+        _shape_as_tensor _softmax _standard_gamma _to_copy _trilinear _unique _unique2 _unsafe_index
         _unsafe_index_put _unsafe_masked_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa
         _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_int4pack_mm
         _weight_int4pack_mm_for_cpu _weight_int8pack_mm _weight_norm _weight_norm_interface abs absolute acos acosh

@@ -1,7 +1,7 @@
-"""Checks of operands whose sizes torch's CPU kernels trust.
+"""Checks of operands whose sizes torch's CPU kernels trust, and of numbers that are the work of an op.
 
-A kernel that reads or writes past its operands ends the process, or worse. Graphs that torch made never have such
-operands; graphs from files can.
+A kernel that reads or writes past its operands ends the process, or worse, and a number in a short text may be the steps
+of a loop that runs for hours. Graphs that torch made never have such operands; graphs from files can.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def operand_check(name: str) -> Check | None:
     """Return the check of the op `name`, or None if torch checks its operands itself.
 
     The check takes tensors (of any device, meta included) and attributes by parameter name, and returns why the op
-    would leave the memory of its operands, or None if it would not.
+    would leave the memory of its operands or would not end, or None if it would not.
     """
     dialect, _, rest = name.partition(".")
     return _CHECKS.get(rest.partition(".")[0]) if dialect == "aten" else None
@@ -82,7 +82,20 @@ def _weight_norm(bound: Mapping[str, Any]) -> str | None:
     return None
 
 
+_MOST_STEPS = 100
+
+
+def _steps(name: str) -> Check:
+    def check(bound: Mapping[str, Any]) -> str | None:
+        steps = bound.get(name, 0)
+        return f"{name} is {steps}; accepted: {_MOST_STEPS}" if isinstance(steps, int) and steps > _MOST_STEPS else None
+
+    return check
+
+
 _CHECKS: dict[str, Check] = {
+    "diff": _steps("n"),
+    "combinations": _steps("r"),
     "native_batch_norm": _batch_norm,
     "cudnn_batch_norm": _batch_norm,
     "miopen_batch_norm": _batch_norm,

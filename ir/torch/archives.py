@@ -47,7 +47,9 @@ _MOST_TERMS = 200  # of one expression when it is expanded
 _POWERS = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
 _OPERATORS = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
 _FACTORIES = frozenset({"list", "dict", "set", "tuple", "int", "float", "str", "bool"})
-_TARGET = re.compile(r"torch\.ops\.([a-z_0-9]+)\.([A-Za-z_0-9.]+)|(?:_operator|math|torch(?=\.sym_))\.([a-z][a-z_]*)")
+_TARGET = re.compile(
+    r"torch\.ops\.([a-z_0-9]+)\.(\w+)(?:\.([A-Za-z]\w*))?|(?:_operator|math|torch(?=\.sym_))\.([a-z][a-z_]*)"
+)
 
 
 class ArchiveError(GraphpressError):
@@ -338,15 +340,16 @@ def _check_exponent(node: ast.AST) -> None:
 
 def _check_target(where: str, text: str) -> None:
     found = _TARGET.fullmatch(text)
-    if found is None or "__" in text:
+    if found is None:
         if re.fullmatch(r"[A-Za-z_0-9.]*", text) and not text.startswith(("torch", "_operator", "math", "#")):
             return  # also the qualified name of a parameter; torch resolves no such name
         raise _refused(where, f"calls {text[:80]!r}")
-    if found[3] is not None and found[3] not in SYMBOLIC_FUNCTIONS:
+    dialect, packet, overload, function = found.groups()
+    if function is not None and function not in SYMBOLIC_FUNCTIONS:
         raise _refused(where, f"calls {text[:80]!r}")
-    if found[1] is not None:
-        dialect = "hop" if found[1] == "higher_order" else found[1]
-        reason = refusal(f"{dialect}.{found[2]}")
+    if dialect is not None:
+        name = f"{'hop' if dialect == 'higher_order' else dialect}.{packet}"
+        reason = refusal(name if overload is None else f"{name}.{overload}")
         if reason is not None:
             raise ArchiveError(f"{where}: {reason}")
 

@@ -5,6 +5,7 @@ import torch
 
 from graphpress.ir.interpreter import InterpreterError, run
 from graphpress.ir.operand_checks import operand_check
+from graphpress.ir.ops import OpError, lookup_op
 from graphpress.ir.text.parser import parse_graph
 from graphpress.ir.verifier import VerificationError, verify
 
@@ -58,6 +59,25 @@ def test_a_batch_norm_of_a_model_runs_as_in_torch():
 def test_operands_that_a_kernel_would_read_past_are_refused(name, bound, fault):
     check = operand_check(f"aten.{name}")
     assert fault in check({k: torch.zeros(v) if isinstance(v, tuple) else v for k, v in bound.items()})
+
+
+@pytest.mark.parametrize(("op", "attribute"), [("diff", "n"), ("combinations", "r")])
+def test_an_op_that_loops_as_often_as_a_number_says_is_bounded(op, attribute):
+    def graph(size, number):
+        node = f"%y: f32[{size}] = aten.{op}(self=%x) {{{attribute}={number}}}"
+        return parse_graph(f"graph @main {{ input %x: f32[200] {node} return %y }}")
+
+    with pytest.raises(VerificationError, match=f"{attribute} is 1000000000; accepted: 100"):
+        verify(graph(1, 10**9))
+    if op == "diff":
+        verify(graph(190, 10))
+        x = torch.rand(200)
+        assert torch.equal(run(graph(190, 10), [x])[0], x.diff(n=10))
+
+
+def test_an_op_that_ends_the_process_without_operands_is_not_accepted():
+    with pytest.raises(OpError, match="_stack is not run from files"):
+        lookup_op("aten._stack")
 
 
 def test_operands_of_models_are_accepted():
