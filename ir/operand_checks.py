@@ -1,7 +1,7 @@
 """Checks of operands whose sizes torch's CPU kernels trust, and of numbers that are the work of an op.
 
-A kernel that reads or writes past its operands ends the process, or worse, and a number in a short text may be the steps
-of a loop that runs for hours. Graphs that torch made never have such operands; graphs from files can.
+A kernel that reads or writes past its operands ends the process, or worse, and a number in a short text may be the
+steps of a loop that runs for hours. Graphs that torch made never have such operands; graphs from files can.
 """
 
 from __future__ import annotations
