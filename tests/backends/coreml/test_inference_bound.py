@@ -24,11 +24,11 @@ def _output(operation: Any, name: str, kind: int, shape: tuple[int, ...]) -> Any
     return made.type
 
 
-def _operation(block: Any, type: str, name: str, kind: int, shape: tuple[int, ...], **operands: str) -> Any:
+def _operation(block: Any, type: str, name: str, kind: int, dims: tuple[int, ...], **operands: str) -> Any:
     from coremltools.proto import MIL_pb2
 
     made = MIL_pb2.Operation(type=type)
-    _output(made, name, kind, shape)
+    _output(made, name, kind, dims)
     made.attributes["name"].type.tensorType.dataType = MIL_pb2.STRING
     made.attributes["name"].immediateValue.tensor.strings.values.append(name)
     for key, value in operands.items():
