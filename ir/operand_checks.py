@@ -21,7 +21,10 @@ def operand_check(name: str) -> Check | None:
     would leave the memory of its operands or would not end, or None if it would not.
     """
     dialect, _, rest = name.partition(".")
-    return _CHECKS.get(rest.partition(".")[0]) if dialect == "aten" else None
+    short = rest.partition(".")[0]
+    if dialect == "prims":
+        return _CHECKS.get(f"_{short}") if short.startswith("fft_") else None
+    return _CHECKS.get(short) if dialect == "aten" else None
 
 
 def _batch_norm(bound: Mapping[str, Any]) -> str | None:
@@ -82,6 +85,23 @@ def _weight_norm(bound: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _any_weight_norm(bound: Mapping[str, Any]) -> str | None:
+    direction = bound.get("v")
+    if isinstance(direction, torch.Tensor) and not direction.numel():
+        return "v has no elements"
+    is_fused = isinstance(direction, torch.Tensor) and bound.get("dim", 0) in (0, direction.ndim - 1)
+    return _weight_norm(bound) if is_fused else None
+
+
+def _fourier(bound: Mapping[str, Any]) -> str | None:
+    data, axes = bound.get("self"), bound.get("dim")
+    rank = data.ndim if isinstance(data, torch.Tensor) else 0
+    given = axes if isinstance(axes, list | tuple) else ()
+    if not all(isinstance(axis, int) and 0 <= axis < rank for axis in given) or len({*given}) != len(given):
+        return f"its axes are {list(given)} of {rank}; expected different ones"
+    return None
+
+
 _MOST_STEPS = 100
 
 
@@ -110,4 +130,8 @@ _CHECKS: dict[str, Check] = {
     "_upsample_bilinear2d_aa": _antialiased,
     "_upsample_bicubic2d_aa": _antialiased,
     "_weight_norm_interface": _weight_norm,
+    "_weight_norm": _any_weight_norm,
+    "_fft_c2c": _fourier,
+    "_fft_c2r": _fourier,
+    "_fft_r2c": _fourier,
 }

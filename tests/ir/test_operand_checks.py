@@ -52,6 +52,10 @@ def test_a_batch_norm_of_a_model_runs_as_in_torch():
             "batches",
         ),
         ("_weight_norm_interface", {"v": (40, 4), "g": (1,), "dim": 1}, "elements"),
+        ("_weight_norm", {"v": (0, 4), "g": (0, 4)}, "no elements"),
+        ("_weight_norm", {"v": (4, 4), "g": (1,)}, "elements"),
+        ("_fft_r2c", {"self": (1, 8), "dim": [1, 8]}, "axes"),
+        ("_fft_c2c", {"self": (1, 8), "dim": [1, 1]}, "axes"),
         ("_upsample_bilinear2d_aa", {"self": (1, 1, 2, 2), "output_size": [4, 4], "scales_h": 1e-12}, "scaled"),
         ("_upsample_bicubic2d_aa.vec", {"input": (1, 1, 2, 2), "scale_factors": [1e-12, 1e-12]}, "scaled"),
     ],
@@ -88,4 +92,6 @@ def test_operands_of_models_are_accepted():
     attention = {"query": heads, "key": heads[:, :2], "value": heads[:, :2], "enable_gqa": True}
     assert operand_check("aten.scaled_dot_product_attention")(attention) is None
     assert operand_check("aten._weight_norm_interface")({"v": torch.rand(4, 3), "g": torch.rand(4, 1)}) is None
-    assert operand_check("aten.add.Tensor") is None
+    assert operand_check("aten._fft_r2c")({"self": image, "dim": [3, 2]}) is None
+    assert operand_check("prims.fft_r2c")({"self": image, "dim": [3]}) is None
+    assert operand_check("aten.add.Tensor") is operand_check("prims.add") is None
