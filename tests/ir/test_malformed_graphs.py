@@ -21,6 +21,7 @@ RELU = "%y: f32[2, 3] = aten.relu(self=%x)"
         ("input %x: f32[-2, 3]", "%y: f32[-2, 3] = aten.relu(self=%x)"),
         (f"input %x: f32[{2**70}]", f"%y: f32[{2**70}] = aten.relu(self=%x)"),
         (f"input %x: f32[{2**40}, {2**40}]", f"%y: f32[{2**40}, {2**40}] = aten.relu(self=%x)"),
+        (X, f"input %z: f32[{2**40}, {2**40}]", RELU),
         ("symbol s0: [0, 4] hint 0", "input %x: f32[8//s0]", "%y: f32[8//s0] = aten.relu(self=%x)"),
         ("symbol s0: [0, 4] hint 0", "input %x: f32[s0 - 4]", "%y: f32[s0 - 4] = aten.relu(self=%x)"),
         (X, 'const @w: f32[2] strange sha256("00")', "%y: f32[2] = aten.relu(self=@w)"),
