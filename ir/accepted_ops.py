@@ -10,6 +10,10 @@ Namespaces that torch does not own belong to libraries that the process has impo
 
 from __future__ import annotations
 
+from functools import cache
+
+import torch
+
 
 def refusal(name: str) -> str | None:
     """Return why a file may not name the op `name`, or None if it may."""
@@ -18,11 +22,28 @@ def refusal(name: str) -> str | None:
     if "__" in dialect or dialect in _OF_TORCH:
         return f"ops of torch's {dialect!r} are not run from files; accepted: aten, prims, and registered custom ops"
     accepted = _ACCEPTED.get(dialect)
-    if accepted is None or short in accepted or (dialect == "aten" and _functional(short) in accepted):
+    if accepted is None:
         return None
+    if short in accepted or (dialect == "aten" and _functional(short) in accepted):
+        return None if short in _OF_NUMBERS or _has_tensors(name) else f"{name} computes on numbers, not on tensors"
     return (
         f"{name} is not run from files; accepted: ops of {dialect} that compute on dense tensors, and that neither "
         "reach files, processes or foreign memory, nor run code outside the graph"
+    )
+
+
+@cache
+def _has_tensors(name: str) -> bool:
+    """Return False for an overload without tensors: TorchScript's, which torch computes at once, on any numbers."""
+    dialect, _, rest = name.partition(".")
+    short, _, overload = rest.partition(".")
+    if dialect == "hop":
+        return True
+    schemas = torch._C._jit_get_schemas_for_operator(f"{dialect}::{short}")
+    return all(
+        any("Tensor" in str(each.type) for each in (*schema.arguments, *schema.returns))
+        for schema in schemas
+        if schema.overload_name == ("" if overload == "default" else overload)
     )
 
 
@@ -47,7 +68,7 @@ _NAMES = {
         _assert_tensor_metadata _batch_norm_no_update _batch_norm_with_update _batch_norm_with_update_functional
         _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int _cast_Long _cast_Short _cdist_forward
         _conj _conj_copy _conj_physical _convert_weight_to_int4pack _convert_weight_to_int4pack_for_cpu _convolution
-        _convolution_mode _dyn_quant_matmul_4bit _dyn_quant_pack_4bit_weight _embedding_bag
+        _convolution_mode _embedding_bag
         _embedding_bag_forward_only _euclidean_dist _fake_quantize_learnable_per_channel_affine
         _fake_quantize_learnable_per_tensor_affine _fake_quantize_per_tensor_affine_cachemask_tensor_qparams _fft_c2c
         _fft_c2r _fft_r2c _functional_assert_async _functional_assert_scalar _functional_sym_constrain_range
@@ -55,11 +76,11 @@ _NAMES = {
         _is_any_true _linalg_check_errors _linalg_det _linalg_eigh _linalg_eigvals _linalg_slogdet _linalg_solve_ex
         _linalg_svd _local_scalar_dense _log_softmax _logcumsumexp _masked_softmax _native_batch_norm_legit
         _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _neg_view _neg_view_copy
-        _pack_padded_sequence _pad_circular _pad_enum _pdist_forward _prelu_kernel _reshape_copy _reshape_from_tensor
+        _pack_padded_sequence _pad_circular _pad_enum _pdist_forward _prelu_kernel _reshape_copy
         _safe_softmax _scaled_dot_product_attention_math _scaled_dot_product_cudnn_attention
         _scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention
         _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_fused_attention_overrideable _scaled_mm
-        _shape_as_tensor _softmax _stack _standard_gamma _to_copy _trilinear _unique _unique2 _unsafe_index
+        _shape_as_tensor _softmax _standard_gamma _to_copy _trilinear _unique _unique2 _unsafe_index
         _unsafe_index_put _unsafe_masked_index _unsafe_view _upsample_bicubic2d_aa _upsample_bilinear2d_aa
         _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_int4pack_mm
         _weight_int4pack_mm_for_cpu _weight_int8pack_mm _weight_norm _weight_norm_interface abs absolute acos acosh
@@ -161,5 +182,15 @@ _NAMES = {
     """,
 }
 
+_OF_NUMBERS = frozenset(
+    {
+        "_assert_scalar",
+        "_functional_assert_scalar",
+        "_functional_sym_constrain_range",
+        "_functional_sym_constrain_range_for_size",
+        "sym_constrain_range",
+        "sym_constrain_range_for_size",
+    }
+)
 _OF_TORCH = frozenset(_NAMESPACES.split())
 _ACCEPTED = {dialect: frozenset(names.split()) for dialect, names in _NAMES.items()}

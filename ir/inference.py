@@ -7,7 +7,7 @@ repeat their layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import NoneType
 from typing import Any
@@ -79,8 +79,7 @@ def _infer_elementwise(
     if shape is None:
         return None
     made = TensorType(at_hints[0].dtype, shape)
-    hints = {name: symbol.hint for name, symbol in symbols.items()}
-    return (made,) if made.at(hints) == at_hints[0] else None
+    return (made,) if made.at(_Hints(symbols)) == at_hints[0] else None
 
 
 def _broadcast(shapes: list[tuple[Dim, ...]]) -> tuple[Dim, ...] | None:
@@ -107,7 +106,7 @@ def infer_types_at_hints(
     """
     if not _runs_on_meta_tensors(op):
         return None
-    hints = {name: symbol.hint for name, symbol in symbols.items()} if symbols else {}
+    hints = _Hints(symbols)
     key: list[Any] = [op.name]  # then names and values in turn: pairs would be one more object for each
     try:
         for name, operand in operands.items():
@@ -157,6 +156,24 @@ def exact(value: Any) -> Any:
 
 class _Unknown(Exception):
     """An operand without an example type."""
+
+
+class _Hints(Mapping[str, int]):
+    """The example values of symbols. A dictionary would take the time of all symbols for each node."""
+
+    __slots__ = ("_symbols",)
+
+    def __init__(self, symbols: Mapping[str, Symbol]):
+        self._symbols = symbols
+
+    def __getitem__(self, name: str) -> int:
+        return self._symbols[name].hint
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._symbols)
+
+    def __len__(self) -> int:
+        return len(self._symbols)
 
 
 def _ask_torch(op: OpDef, bound: Mapping[str, Any]) -> tuple[Type, ...] | None:

@@ -1,7 +1,7 @@
-"""Checks of operands whose sizes torch's CPU kernels trust.
+"""Checks of operands whose sizes torch's CPU kernels trust, and of numbers that are the work of an op.
 
-A kernel that reads or writes past its operands ends the process, or worse. Graphs that torch made never have such
-operands; graphs from files can.
+A kernel that reads or writes past its operands ends the process, or worse, and a number in a short text may be the
+steps of a loop that runs for hours. Graphs that torch made never have such operands; graphs from files can.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ def operand_check(name: str) -> Check | None:
     """Return the check of the op `name`, or None if torch checks its operands itself.
 
     The check takes tensors (of any device, meta included) and attributes by parameter name, and returns why the op
-    would leave the memory of its operands, or None if it would not.
+    would leave the memory of its operands or would not end, or None if it would not.
     """
     dialect, _, rest = name.partition(".")
-    return _CHECKS.get(rest.partition(".")[0]) if dialect == "aten" else None
+    short = rest.partition(".")[0]
+    if dialect == "prims":
+        return _CHECKS.get(f"_{short}") if short.startswith("fft_") else None
+    return _CHECKS.get(short) if dialect == "aten" else None
 
 
 def _batch_norm(bound: Mapping[str, Any]) -> str | None:
@@ -82,7 +85,37 @@ def _weight_norm(bound: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _any_weight_norm(bound: Mapping[str, Any]) -> str | None:
+    direction = bound.get("v")
+    if isinstance(direction, torch.Tensor) and not direction.numel():
+        return "v has no elements"
+    is_fused = isinstance(direction, torch.Tensor) and bound.get("dim", 0) in (0, direction.ndim - 1)
+    return _weight_norm(bound) if is_fused else None
+
+
+def _fourier(bound: Mapping[str, Any]) -> str | None:
+    data, axes = bound.get("self"), bound.get("dim")
+    rank = data.ndim if isinstance(data, torch.Tensor) else 0
+    given = axes if isinstance(axes, list | tuple) else ()
+    if not all(isinstance(axis, int) and 0 <= axis < rank for axis in given) or len({*given}) != len(given):
+        return f"its axes are {list(given)} of {rank}; expected different ones"
+    return None
+
+
+_MOST_STEPS = 100
+
+
+def _steps(name: str) -> Check:
+    def check(bound: Mapping[str, Any]) -> str | None:
+        steps = bound.get(name, 0)
+        return f"{name} is {steps}; accepted: {_MOST_STEPS}" if isinstance(steps, int) and steps > _MOST_STEPS else None
+
+    return check
+
+
 _CHECKS: dict[str, Check] = {
+    "diff": _steps("n"),
+    "combinations": _steps("r"),
     "native_batch_norm": _batch_norm,
     "cudnn_batch_norm": _batch_norm,
     "miopen_batch_norm": _batch_norm,
@@ -97,4 +130,8 @@ _CHECKS: dict[str, Check] = {
     "_upsample_bilinear2d_aa": _antialiased,
     "_upsample_bicubic2d_aa": _antialiased,
     "_weight_norm_interface": _weight_norm,
+    "_weight_norm": _any_weight_norm,
+    "_fft_c2c": _fourier,
+    "_fft_c2r": _fourier,
+    "_fft_r2c": _fourier,
 }

@@ -30,6 +30,8 @@ _OUTPUT_KINDS = ("user", "buffer_mutation", "input_mutation")
 # from one pass to the next. The keys contain no values, so they keep no graph alive.
 _VERIFIED_STATES: set[tuple[Any, ...]] = set()
 _MOST_STATES = 100_000
+_CONTEXTS: dict[tuple[Any, ...], object] = {}
+"""What the states of a graph's nodes have in common, by one object: it is not hashed again for each node."""
 _MOST_SHOWN = 3  # nodes that a message names around the one at fault
 _PLAIN = frozenset({int, str, NoneType})
 
@@ -57,7 +59,7 @@ class _Verifier:
         self._outer, self._node = outer, node  # whose attribute the graph is
         self.nested: list[_Verifier] = []
         self._hints = {name: symbol.hint for name, symbol in graph.symbols.items()}
-        self._context = with_types, tuple(self._hints.items())
+        self._context = _CONTEXTS.setdefault((with_types, *self._hints.items()), object())
         self._known: set[int] = set()  # ids of the values that may be read at this point
         self._values: list[Value] = []  # the same values, kept alive
         self._reads = 0
@@ -140,7 +142,11 @@ class _Verifier:
         type = value.type
         if isinstance(type, TensorType) and not has_size(type):
             raise fault(node, f"{value.name}: {type} has no size; accepted: dims from 0, fewer than 2**63 elements")
-        for symbol in () if isinstance(type, TensorType) and type.is_static else symbols_of(type):
+        try:
+            symbols = () if isinstance(type, TensorType) and type.is_static else tuple(symbols_of(type))
+        except DimError as error:
+            raise fault(node, f"{value.name}: {error}") from error
+        for symbol in symbols:
             if symbol not in self._hints:
                 near = suggestion(symbol, self._hints)
                 raise fault(node, f"{value.name}: {type} has an undeclared symbol {symbol!r}{near}")
@@ -179,6 +185,7 @@ class _Verifier:
             self._check_schema_and_types(node)
             if len(_VERIFIED_STATES) >= _MOST_STATES:
                 _VERIFIED_STATES.clear()
+                _CONTEXTS.clear()
             _VERIFIED_STATES.add(found)
         node._verified_state = found
 

@@ -27,7 +27,8 @@ def save_asset(converted: Any, asset: Path, created: datetime | None) -> None:
     """Save the converted program `converted` as an asset at `asset`, with `created` as its date, or none.
 
     The converter's writer ends the process when the disk is full. It writes to memory, where the system has files in
-    memory; what it wrote is renamed there, and then written by ours.
+    memory; what it wrote is renamed there, and then written by ours. Elsewhere (macOS) it writes to the place of the
+    program, for which callers check the space; another file system, such as that of temporary files, may be smaller.
 
     Raises:
         FileError: if a file cannot be written.
@@ -60,7 +61,9 @@ def _written(write: Callable[[Path], None], path: Path) -> bytes:
     """Return what `write` writes: to a file in memory, or to `path` where the system has none."""
     if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").is_dir():
         write(path)
-        return path.read_bytes()
+        written = path.read_bytes()
+        path.unlink()  # the space that was checked is needed once
+        return written
     with open(os.memfd_create(PROGRAM), "rb") as file:
         write(Path(f"/proc/self/fd/{file.fileno()}"))
         return file.read()

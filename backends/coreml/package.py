@@ -17,6 +17,7 @@ import attrs
 import numpy as np
 
 from graphpress.backends.coreml.dependency import quiet, require
+from graphpress.backends.coreml.inference_bound import bounded_inference
 from graphpress.backends.errors import AssetError
 from graphpress.backends.importing.reader import program_errors_named
 from graphpress.backends.saving import path_of
@@ -205,7 +206,7 @@ def load_program(path: str | PathLike[str]) -> Any:
 
     def loaded() -> Any:
         spec = _spec(directory)
-        with program_errors_named(directory), quiet():
+        with program_errors_named(directory), quiet(), bounded_inference(_stored_bytes(directory)):
             return loader.load(spec, spec.specificationVersion, str(_data_folder(directory) / "weights"))
 
     return read_whole(directory, loaded)
@@ -270,9 +271,13 @@ def _described(spec: Any, directory: Path) -> PackageInfo:
         tuple(each.name for each in spec.description.output),
         tuple(_stored(block, uses)),
         MappingProxyType(dict(operations.most_common())),
-        sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()),
+        _stored_bytes(directory),
         weights.stat().st_size if weights.exists() else 0,
     )
+
+
+def _stored_bytes(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
 
 
 def _data_folder(directory: Path) -> Path:

@@ -56,6 +56,9 @@ class TextFormError(GraphpressError, TypeError):
 MOST_NESTED_VALUES = 64
 """Levels of lists, dictionaries and objects that the text form holds."""
 
+MOST_OTHER_KEYS = 1000
+"""Keys of a dictionary that are no strings. Equal hashes are easily found for numbers; each such key is compared."""
+
 
 def format_value(
     value: Any, extra: Extra = lambda value: None, classes: Mapping[str, type] = _NO_CLASSES, depth: int = 0
@@ -86,6 +89,7 @@ def format_value(
         return f"[{', '.join([format_value(item, extra, classes, inner) for item in value])}]"
     if isinstance(value, dict):
         inner = _deeper(depth)
+        _check_keys(value)
         pairs = [
             f"{format_value(k, extra, classes, inner)}: {format_value(v, extra, classes, inner)}"
             for k, v in value.items()
@@ -99,6 +103,11 @@ def _deeper(depth: int) -> int:
     if depth == MOST_NESTED_VALUES:
         raise TextFormError(f"a value is nested too deeply to be stored; accepted: {MOST_NESTED_VALUES} levels")
     return depth + 1
+
+
+def _check_keys(value: Mapping[Any, Any]) -> None:
+    if len(value) > MOST_OTHER_KEYS and sum(type(key) is not str for key in value) > MOST_OTHER_KEYS:
+        raise TextFormError(f"a dictionary has more than {MOST_OTHER_KEYS} keys that are no strings")
 
 
 def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type], depth: int) -> str:
@@ -226,7 +235,7 @@ class ValueReader:
                 return tuple(self._items("]", lambda: self.read(classes)))
             case "punct" if token.text == "{":
                 scanner.take()
-                return dict(self._items("}", lambda: self._pair(classes)))
+                return self._dictionary(token, classes)
         found = self._read_extra(token)
         if found is not None:
             return found[0]
@@ -276,6 +285,13 @@ class ValueReader:
                 raise self._scanner.error(str(error), token.start) from None
         return float(text)
 
+    def _dictionary(self, token: Token, classes: Mapping[str, type]) -> dict[Any, Any]:
+        pairs = self._items("}", lambda: self._pair(classes))
+        if len(pairs) > MOST_OTHER_KEYS and sum(type(key) is not str for key, _ in pairs) > MOST_OTHER_KEYS:
+            wanted = f"accepted: {MOST_OTHER_KEYS} keys that are no strings"
+            raise self._scanner.error(f"a dictionary has too many keys; {wanted}", token.start)
+        return dict(pairs)
+
     def _pair(self, classes: Mapping[str, type]) -> tuple[Any, Any]:
         start = self._scanner.skip_blanks()
         key = self.read(classes)
@@ -317,8 +333,8 @@ class ValueReader:
         if word in _DTYPES:
             return _DTYPES[word]
         head, _, tail = word.rpartition(".")
-        if head == "torch" and isinstance(getattr(torch, tail, None), _TORCH_NAMES):
-            return getattr(torch, tail)
+        if head == "torch" and isinstance(vars(torch).get(tail), _TORCH_NAMES):  # an attribute of torch may import
+            return vars(torch)[tail]
         enum = classes.get(head)
         if enum is not None and issubclass(enum, Enum):
             if tail not in enum.__members__:

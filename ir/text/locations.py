@@ -16,6 +16,8 @@ from collections.abc import Container
 from graphpress.ir.location import Location, ModuleScope, Origin
 from graphpress.ir.text.tokens import Scanner, quote
 
+MOST_DIGITS_OF_ORIGINS = 18
+"""Digits of the numbers of origins and scopes. Longer numbers may have equal hashes, and tables of them take long."""
 _MOST_ENTRIES = 1_000_000  # of the stacks together, beside one for each character of the text
 
 
@@ -103,7 +105,7 @@ def _text(scanner: Scanner) -> str:
 
 def _new_number(scanner: Scanner, what: str, known: Container[int]) -> int:
     start = scanner.skip_blanks()
-    number = scanner.integer(f"the number of the {what}")
+    number = scanner.integer(f"the number of the {what}", MOST_DIGITS_OF_ORIGINS)
     if number in known:
         raise scanner.error(f"{what} {number} is defined twice", start)
     return number
@@ -111,7 +113,7 @@ def _new_number(scanner: Scanner, what: str, known: Container[int]) -> int:
 
 def _known(scanner: Scanner, what: str, known: dict[int, tuple[ModuleScope, ...]]) -> tuple[ModuleScope, ...]:
     start = scanner.skip_blanks()
-    number = scanner.integer(f"the number of a {what}")
+    number = scanner.integer(f"the number of a {what}", MOST_DIGITS_OF_ORIGINS)
     if number not in known:
         raise scanner.error(f"{what} {number} is not defined before this line", start)
     return known[number]

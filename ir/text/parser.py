@@ -14,7 +14,7 @@ from graphpress.ir.location import Location, Origin
 from graphpress.ir.ops import OpDef, OpError, lookup_op
 from graphpress.ir.tensors import tensor_digest
 from graphpress.ir.text.attributes import ValueReader
-from graphpress.ir.text.locations import read_location_table
+from graphpress.ir.text.locations import MOST_DIGITS_OF_ORIGINS, read_location_table
 from graphpress.ir.text.node_lines import Located, NodeLines
 from graphpress.ir.text.printer import MOST_NESTED, default_names
 from graphpress.ir.text.tokens import STRING, ParseError, Scanner, Token, name_text
@@ -364,7 +364,7 @@ class _GraphReader:
 
     def _number(self) -> tuple[int, int]:
         start = self._scanner.skip_blanks()
-        return self._scanner.integer("the number of an origin"), start
+        return self._scanner.integer("the number of an origin", MOST_DIGITS_OF_ORIGINS), start
 
 
 def _canonical(sigil: str, name: str, index: int | None) -> str:

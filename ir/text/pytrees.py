@@ -70,13 +70,18 @@ def spec_children(spec: pytree.TreeSpec) -> list[pytree.TreeSpec]:
     return list(spec.children()) if hasattr(spec, "children") else list(spec.children_specs)
 
 
+def spec_context(spec: pytree.TreeSpec) -> Any:
+    """Return the context of a spec, such as the keys of a dictionary; the accessor was renamed in torch."""
+    return spec._context if hasattr(spec, "_context") else spec.context
+
+
 # Writing.
 
 
 def _written(spec: pytree.TreeSpec) -> dict[str, Any]:
     if spec.is_leaf():
         return dict(_LEAF)
-    context: Any = getattr(spec, "_context", None) if hasattr(spec, "_context") else spec.context
+    context = spec_context(spec)
     children = [_written(child) for child in spec_children(spec)]
     definition = pytree.SUPPORTED_SERIALIZED_TYPES.get(spec.type)
     name = getattr(definition, "serialized_type_name", None)

@@ -181,16 +181,16 @@ class Scanner:
             index = self._integer(tail[1:], "the number of a result", token.start)
         return token.text[0], body, index
 
-    def integer(self, wanted: str) -> int:
+    def integer(self, wanted: str, most_digits: int = MOST_DIGITS) -> int:
         """Consume the next token as an integer."""
         token = self.expect_kind("number", wanted)
-        return self._integer(token.text, wanted, token.start)
+        return self._integer(token.text, wanted, token.start, most_digits)
 
-    def _integer(self, text: str, wanted: str, start: int) -> int:
-        if len(text) <= MOST_DIGITS:
+    def _integer(self, text: str, wanted: str, start: int, most_digits: int = MOST_DIGITS) -> int:
+        if len(text) <= most_digits:
             with suppress(ValueError):
                 return int(text)
-        raise self.error(f"expected {wanted}, found {text[:MOST_DIGITS]!r}", start)
+        raise self.error(f"expected {wanted}, found {text[:most_digits]!r}", start)
 
     def _unquote(self, text: str, start: int) -> str:
         try:

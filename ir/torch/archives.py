@@ -10,6 +10,7 @@ import ast
 import io
 import json
 import lzma
+import math
 import os
 import re
 import zipfile
@@ -18,11 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch.utils._pytree as pytree
+
 from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.symbolic_ops import SYMBOLIC_FUNCTIONS
 
 _SIZE_RATIO = 100
 _LONGEST_NAME = 1000
+_QUOTES, _CODE = frozenset("\"'\\"), frozenset("()=:;")
 _SYMBOL = re.compile(r"(?:s|u|zf|zuf|f|z|b|i|n)[0-9]+(?:_[0-9]+)?")
 _FLOAT = re.compile(r"-?[0-9]{0,20}\.?[0-9]{0,40}(?:e[-+]?[0-9]{1,3})?|-?inf|nan")
 _FUNCTION_NAMES = """
@@ -36,10 +41,15 @@ _FUNCTION_NAMES = """
 """
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _CONSTANTS = frozenset({"int_oo", "oo", "true", "false", "True", "False"})
+_COMPARING = frozenset({"Max", "Min", "And", "Or", "Mod", "PythonMod", "ModularIndexing", "Where", "Piecewise"})
+_MOST_COMPARED = 20  # arguments of these in one expression
+_MOST_TERMS = 200  # of one expression when it is expanded
 _POWERS = frozenset({"Pow", "PowByNatural", "FloatPow", "LShift"})
 _OPERATORS = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
 _FACTORIES = frozenset({"list", "dict", "set", "tuple", "int", "float", "str", "bool"})
-_TARGET = re.compile(r"torch\.ops\.([a-z_0-9]+)\.([A-Za-z_0-9.]+)|(?:_operator|math)\.[a-z][a-z_]*|torch\.sym_[a-z]+")
+_TARGET = re.compile(
+    r"torch\.ops\.([a-z_0-9]+)\.(\w+)(?:\.([A-Za-z]\w*))?|(?:_operator|math|torch(?=\.sym_))\.([a-z][a-z_]*)"
+)
 
 
 class ArchiveError(GraphpressError):
@@ -113,7 +123,34 @@ def _check_content(path: Path, name: str, content: bytes) -> None:
         raise _refused(where, "holds a pickled object")
     if name.endswith(".json"):
         for key, value in _members(json.loads(content)):
+            _check_text(where, key, value)
             _check_member(where, key, value)
+
+
+_IDENTIFIERS = frozenset({"name", "as_name", "forward_arg_names"})
+_FREE_TEXT = frozenset(
+    {"stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom", "as_string", "as_strings"}
+)
+_OF_OTHER_RULES = frozenset({"expr_str", "in_spec", "out_spec", "guards_code"})
+
+
+def _check_text(where: str, key: str, value: Any) -> None:
+    """Check the texts in one member: torch writes names of values and parameters into source code that it compiles."""
+    _check_unquoted(where, key)
+    if key in _FREE_TEXT or key in _OF_OTHER_RULES:
+        return
+    for text in value if isinstance(value, list) else [value]:
+        if key in ("inputs", "value") and isinstance(text, dict):  # an input that is a text, which a guard compares
+            text = text.get("as_string")
+        if isinstance(text, str):
+            _check_unquoted(where, text)
+            if key in _IDENTIFIERS and text and not text.isidentifier():
+                raise _refused(where, f"has the name {text[:80]!r}")
+
+
+def _check_unquoted(where: str, text: str) -> None:
+    if not text.isprintable() or not _QUOTES.isdisjoint(text):
+        raise _refused(where, f"has the text {text[:80]!r}")
 
 
 def _members(data: Any) -> Iterator[tuple[str, Any]]:
@@ -142,15 +179,64 @@ def _check_member(where: str, key: str, value: Any) -> None:
         _check_spec(where, value)
     elif key == "guards_code" and value:
         for each in value if isinstance(value, list) else [value]:
-            if "__" in str(each) or "import" in str(each):
-                raise _refused(where, f"has the guard {str(each)[:80]!r}")
+            _check_expression(where, each, _Sources())
 
 
-def _check_expression(where: str, given: Any) -> None:
+class _Sources(ast.NodeTransformer):
+    """Replaces the sizes of inputs in a guard, such as ``L['x'].size()[0]``, by a symbol."""
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        return ast.Name("s0") if _is_source(node) else super().generic_visit(node)
+
+
+def _is_source(node: ast.AST) -> bool:
+    """Return True for a part of an input, its sizes, its strides and its offset."""
+    while True:
+        match node:
+            case ast.Name(id="L"):
+                return True
+            case ast.Call(ast.Attribute(node, "size" | "stride" | "storage_offset"), [], []):
+                pass
+            case ast.Subscript(value=node, slice=ast.Constant(value=int())):
+                pass
+            case ast.Subscript(value=node, slice=ast.Constant(value=str(key))) if _is_key(key):
+                pass
+            case ast.Attribute(value=node, attr=name) if not name.startswith("_"):
+                pass
+            case _:
+                return False
+
+
+def _is_key(text: str) -> bool:
+    """Return True for a key of a dictionary that means nothing else where torch writes it into source code."""
+    return text.isprintable() and _QUOTES.isdisjoint(text) and _CODE.isdisjoint(text)
+
+
+def check_keys(path: Path, inputs: Any) -> None:
+    """Check the keys of the dictionaries in the example inputs of a loaded program; torch writes them into its guards.
+
+    Args:
+        path: of the archive.
+        inputs: positional and keyword inputs, or None.
+
+    Raises:
+        ArchiveError: if one could be read as code.
+    """
+    for keys, _ in pytree.tree_flatten_with_path(inputs)[0]:
+        for key in keys:
+            text = getattr(key, "key", "")
+            if not isinstance(text, str | int | bool | None) or (isinstance(text, str) and not _is_key(text)):
+                raise _refused(str(path), f"has the key {str(text)[:80]!r} in its example inputs")
+
+
+def _check_expression(where: str, given: Any, sources: ast.NodeTransformer | None = None) -> None:
     try:
         if not isinstance(given, str) or len(given) > 2**14:
             raise ValueError
-        _check_sizes(ast.parse(given.strip(), mode="eval").body, powers=0)
+        parsed = ast.parse(given.strip(), mode="eval").body
+        parsed = parsed if sources is None else sources.visit(parsed)
+        _check_sizes(parsed, powers=0)
+        _check_cost(parsed)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ArchiveError(
             f"{where} has the expression {str(given)[:80]!r}; accepted: sizes such as 2*s0 or FloorDiv(s0, 2)"
@@ -203,6 +289,46 @@ def _check_sizes(node: ast.AST, powers: int) -> None:
         raise ValueError
 
 
+def _check_cost(node: ast.AST) -> None:
+    """Check that sympy handles an expression in little time: it expands products, and compares arguments in pairs.
+
+    Raises:
+        ValueError: if it may not.
+    """
+    compared = 0
+    for each in ast.walk(node):
+        match each:
+            case ast.Call(func=ast.Name(id=name), args=parts) if name in _COMPARING:
+                compared += len(parts)
+            case ast.BoolOp(values=parts):
+                compared += len(parts)
+            case ast.Mod():
+                compared += 1
+    if compared > _MOST_COMPARED or _terms(node) > _MOST_TERMS:
+        raise ValueError
+
+
+def _terms(node: ast.AST) -> int:
+    """Return the largest number of terms that an expression, or a part of it, has when it is expanded."""
+    match node:
+        case ast.BinOp(left=left, op=operation, right=right):
+            name, parts = type(operation).__name__, [left, right]
+        case ast.Call(func=ast.Name(id=name), args=parts):
+            pass
+        case _:
+            name, parts = "", list(ast.iter_child_nodes(node))  # type: ignore[arg-type]
+    terms = [min(_terms(each), _MOST_TERMS + 1) for each in parts]
+    if name in ("Add", "Sub"):
+        return sum(terms)
+    if name in ("Mul", "Mult"):
+        return math.prod(terms)
+    if name in _POWERS:
+        numbers = [each.value for each in ast.walk(parts[1]) if isinstance(each, ast.Constant)]
+        exponent = max((math.ceil(abs(each)) for each in numbers if isinstance(each, int | float)), default=1)
+        return math.comb(terms[0] + exponent - 1, exponent)
+    return max(terms, default=1)
+
+
 def _check_exponent(node: ast.AST) -> None:
     parts = list(ast.walk(node))
     numbers = [each.value for each in parts if isinstance(each, ast.Constant)]
@@ -214,13 +340,16 @@ def _check_exponent(node: ast.AST) -> None:
 
 def _check_target(where: str, text: str) -> None:
     found = _TARGET.fullmatch(text)
-    if found is None or "__" in text:
+    if found is None:
         if re.fullmatch(r"[A-Za-z_0-9.]*", text) and not text.startswith(("torch", "_operator", "math", "#")):
             return  # also the qualified name of a parameter; torch resolves no such name
         raise _refused(where, f"calls {text[:80]!r}")
-    if found[1] is not None:
-        dialect = "hop" if found[1] == "higher_order" else found[1]
-        reason = refusal(f"{dialect}.{found[2]}")
+    dialect, packet, overload, function = found.groups()
+    if function is not None and function not in SYMBOLIC_FUNCTIONS:
+        raise _refused(where, f"calls {text[:80]!r}")
+    if dialect is not None:
+        name = f"{'hop' if dialect == 'higher_order' else dialect}.{packet}"
+        reason = refusal(name if overload is None else f"{name}.{overload}")
         if reason is not None:
             raise ArchiveError(f"{where}: {reason}")
 
@@ -231,15 +360,17 @@ def _check_spec(where: str, text: str) -> None:
         found = waiting.pop()
         if isinstance(found, list):
             waiting.extend(found)
-        elif isinstance(found, str) and ("__enum__" in found or "default_factory" in found):
+        elif isinstance(found, str) and '"' in found:  # JSON in JSON
             waiting.append(json.loads(found))
+        elif isinstance(found, str) and not _is_key(found):
+            raise _refused(where, f"names {found[:80]!r} in how its arguments nest")
         elif isinstance(found, dict):
             factory = (found.get("default_factory_module"), found.get("default_factory_name"))
             if "__enum__" in found or (factory != (None, None) and factory[0] != "builtins"):
                 raise _refused(where, "names a module in how its arguments nest")
             if factory[0] == "builtins" and factory[1] not in _FACTORIES:
                 raise _refused(where, f"names the function {str(factory[1])[:80]!r} in how its arguments nest")
-            waiting.extend(found.values())
+            waiting.extend((*found.keys(), *found.values()))
 
 
 def _refused(where: str, what: str) -> ArchiveError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import keyword
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import fx, nn
 
 from graphpress.ir.dtypes import DType, DTypeError
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.graph import GraphError
 from graphpress.ir.ops import op_of_target, process_op
-from graphpress.ir.text.pytrees import dump_spec, load_spec
+from graphpress.ir.text.pytrees import dump_spec, load_spec, spec_children, spec_context
 from graphpress.ir.types import SymDim, TensorType
 
 CAPTURED_TYPE = "captured_type"
@@ -251,6 +253,25 @@ def _restore(state: dict[str, Any], encoded: _EncodedGraph) -> EmittedModule:
 
 
 def pytree_codegen(argument_names: tuple[str, ...], in_spec: Any, out_spec: Any) -> fx.graph.CodeGen:
-    """Return the code generator for nested arguments and results; specs as from `dump_spec`."""
-    info = fx.graph._PyTreeInfo(list(argument_names), load_spec(in_spec), load_spec(out_spec))
-    return fx.graph._PyTreeCodeGen(info)
+    """Return the code generator for nested arguments and results; specs as from `dump_spec`.
+
+    Raises:
+        GraphError: if a name is no identifier.
+    """
+    loaded = load_spec(in_spec)
+    children = spec_children(loaded)
+    check_identifiers(argument_names)
+    if len(children) == 2 and children[1].type is dict:
+        check_identifiers(spec_context(children[1]))
+    return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(list(argument_names), loaded, load_spec(out_spec)))
+
+
+def check_identifiers(names: Iterable[Any]) -> None:
+    """Raise if a name of an argument is no identifier: torch writes these names into source code that it compiles.
+
+    Raises:
+        GraphError: if one is not.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise GraphError(f"an argument is called {name!r}; accepted: a Python identifier")

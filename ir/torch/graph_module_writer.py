@@ -20,7 +20,13 @@ from graphpress.ir.graph import Constant, Graph, GraphError, Node, Value
 from graphpress.ir.ops import Trait, lookup_op
 from graphpress.ir.tensors import lazy_copy
 from graphpress.ir.text.pytrees import load_spec
-from graphpress.ir.torch.emitted_module import CAPTURED_TYPE, EmittedModule, pytree_codegen, set_captured_class
+from graphpress.ir.torch.emitted_module import (
+    CAPTURED_TYPE,
+    EmittedModule,
+    check_identifiers,
+    pytree_codegen,
+    set_captured_class,
+)
 from graphpress.ir.torch.locations import captured_scopes, location_meta
 from graphpress.ir.types import TensorType
 
@@ -120,6 +126,7 @@ class _Emitter:
             paths: list[tuple[Any, ...]] = [()] if len(node.results) == 1 else result_paths(node)
         elif op.target is not None:
             args, kwargs = call_arguments(node, self._read, self._nested)
+            check_identifiers(kwargs)
             args = [self._object(a) for a in args]
             made = self._fx.create_node("call_function", op.target, tuple(args), kwargs, name=node.name)
             paths = result_paths(node)

@@ -152,7 +152,7 @@ def _scale_dtype(value: Any) -> torch.dtype | None:
     if value is None:
         return None
     try:
-        dtype = DType.of(_OTHER_NAMES.get(value, value))
+        dtype = DType.of(_OTHER_NAMES.get(value, value) if isinstance(value, str) else value)
     except DTypeError as error:
         raise SpecError(f"{error}; accepted: {_SCALE_DTYPES}") from None
     if dtype not in (DType.FLOAT8_E8M0FNU, DType.FLOAT16):

@@ -62,6 +62,21 @@ def test_saving_again_writes_the_same_bytes_and_the_runtime_reads_them(tmp_path,
     assert backend.check(tmp_path / f"a{suffix}", network(), INPUT).ok
 
 
+def test_an_asset_has_the_same_bytes_where_the_system_has_no_files_in_memory(tmp_path, monkeypatch):
+    coreai.convert(network(), tmp_path / "a.aimodel", INPUT)
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    coreai.convert(network(), tmp_path / "b.aimodel", INPUT)
+    assert contents(tmp_path / "a.aimodel") == contents(tmp_path / "b.aimodel")
+    assert sorted(os.listdir(tmp_path)) == ["a.aimodel", "b.aimodel"]
+
+
+def test_a_full_disk_is_an_error_where_the_system_has_no_files_in_memory(small, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with pytest.raises(AssetError, match=r"cannot (save|write) .*No space left on device"):
+        coreai.convert(nn.Linear(64, 4096).eval(), small / "m.aimodel", INPUT)
+    assert os.listdir(small) == []
+
+
 def test_an_asset_has_the_date_that_is_asked_for_and_names_resources_by_their_order(tmp_path):
     coreai.convert(network(), tmp_path / "m.aimodel", INPUT, created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
     files = contents(tmp_path / "m.aimodel")

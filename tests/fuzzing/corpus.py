@@ -7,5 +7,9 @@ CORPUS: dict[str, tuple[str, dict[str, str]]] = {
         "yaml",
         {"c.yaml": "pruning_config: {global_config: {op_state_spec: {weight: {pruning_scheme: {type: []}}}}}"},
     ),
+    "the dtype of scales is a dictionary": (
+        "yaml",
+        {"c.yaml": "quantization_config: {global_config: {op_state_spec: {weight: {scale_dtype: {a: 1}}}}}"},
+    ),
 }
 """The format and the files, by what is wrong with them."""

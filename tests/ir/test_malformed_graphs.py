@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from graphpress.ir import VerificationError, verify
+from graphpress.ir.dtypes import DType
+from graphpress.ir.graph import Graph
 from graphpress.ir.inference import TypeInferenceError, infer_types, result_count
 from graphpress.ir.ops import lookup_op
 from graphpress.ir.text.parser import parse_graph
-from graphpress.ir.types import TensorType
+from graphpress.ir.types import Symbol, SymDim, TensorType
 
 X = "input %x: f32[2, 3]"
 RELU = "%y: f32[2, 3] = aten.relu(self=%x)"
@@ -19,9 +21,11 @@ RELU = "%y: f32[2, 3] = aten.relu(self=%x)"
         ("input %x: f32[-2, 3]", "%y: f32[-2, 3] = aten.relu(self=%x)"),
         (f"input %x: f32[{2**70}]", f"%y: f32[{2**70}] = aten.relu(self=%x)"),
         (f"input %x: f32[{2**40}, {2**40}]", f"%y: f32[{2**40}, {2**40}] = aten.relu(self=%x)"),
+        (X, f"input %z: f32[{2**40}, {2**40}]", RELU),
         ("symbol s0: [0, 4] hint 0", "input %x: f32[8//s0]", "%y: f32[8//s0] = aten.relu(self=%x)"),
         ("symbol s0: [0, 4] hint 0", "input %x: f32[s0 - 4]", "%y: f32[s0 - 4] = aten.relu(self=%x)"),
         (X, 'const @w: f32[2] strange sha256("00")', "%y: f32[2] = aten.relu(self=@w)"),
+        ('input %x: f32["\\ud800"]', "%y: f32[2] = aten.relu(self=%x)"),
         (X, RELU, 'signature(argument_names=3, in_spec="", out_spec="")'),
         (X, RELU, 'signature(argument_names=["x"], in_spec=[1], out_spec=[2])'),
         (X, '%y: f32[2, 3] = aten.relu(self="text")'),
@@ -84,6 +88,25 @@ def test_an_axis_with_a_trillion_parts_is_refused_before_it_is_split(op, attribu
     graph = parse_graph(f"graph @main {{\n{text.replace(' {}', '')}\nreturn %y#0\n}}")
     with pytest.raises(VerificationError, match=r"has 2 results; .* gives 1000000000000"):
         verify(graph)
+
+
+def test_a_node_looks_up_the_symbols_of_its_operands_alone():
+    class Counted(dict):
+        def items(self):
+            raise AssertionError("all symbols are visited for one node")
+
+    x = Graph().add_input("x", TensorType(DType.FLOAT32, (SymDim("s1"), 3))).value
+    symbols = Counted({f"s{number}": Symbol(2, 64, 3) for number in range(10)})
+    for op in ("aten.relu", "aten.sum"):
+        infer_types(lookup_op(op), {"self": x}, {}, symbols)
+    assert infer_types(lookup_op("aten.relu"), {"self": x}, {}, symbols) == (x.type,)
+
+
+def test_the_states_of_nodes_do_not_repeat_the_symbols_of_their_graph():
+    text = "\n".join(f"symbol s{number}: [2, 64] hint 3" for number in range(50))
+    graph = parse_graph(f"graph @main {{\n{text}\ninput %x: f32[s1]\n%y: f32[s1] = aten.relu(self=%x)\nreturn %y\n}}")
+    verify(graph)
+    assert len(str(graph.node("y")._verified_state)) < 200
 
 
 def test_the_verifier_accepts_the_results_of_a_split():

@@ -5,6 +5,7 @@ import torch
 
 from graphpress.ir.interpreter import InterpreterError, run
 from graphpress.ir.operand_checks import operand_check
+from graphpress.ir.ops import OpError, lookup_op
 from graphpress.ir.text.parser import parse_graph
 from graphpress.ir.verifier import VerificationError, verify
 
@@ -51,6 +52,10 @@ def test_a_batch_norm_of_a_model_runs_as_in_torch():
             "batches",
         ),
         ("_weight_norm_interface", {"v": (40, 4), "g": (1,), "dim": 1}, "elements"),
+        ("_weight_norm", {"v": (0, 4), "g": (0, 4)}, "no elements"),
+        ("_weight_norm", {"v": (4, 4), "g": (1,)}, "elements"),
+        ("_fft_r2c", {"self": (1, 8), "dim": [1, 8]}, "axes"),
+        ("_fft_c2c", {"self": (1, 8), "dim": [1, 1]}, "axes"),
         ("_upsample_bilinear2d_aa", {"self": (1, 1, 2, 2), "output_size": [4, 4], "scales_h": 1e-12}, "scaled"),
         ("_upsample_bicubic2d_aa.vec", {"input": (1, 1, 2, 2), "scale_factors": [1e-12, 1e-12]}, "scaled"),
     ],
@@ -58,6 +63,25 @@ def test_a_batch_norm_of_a_model_runs_as_in_torch():
 def test_operands_that_a_kernel_would_read_past_are_refused(name, bound, fault):
     check = operand_check(f"aten.{name}")
     assert fault in check({k: torch.zeros(v) if isinstance(v, tuple) else v for k, v in bound.items()})
+
+
+@pytest.mark.parametrize(("op", "attribute"), [("diff", "n"), ("combinations", "r")])
+def test_an_op_that_loops_as_often_as_a_number_says_is_bounded(op, attribute):
+    def graph(size, number):
+        node = f"%y: f32[{size}] = aten.{op}(self=%x) {{{attribute}={number}}}"
+        return parse_graph(f"graph @main {{ input %x: f32[200] {node} return %y }}")
+
+    with pytest.raises(VerificationError, match=f"{attribute} is 1000000000; accepted: 100"):
+        verify(graph(1, 10**9))
+    if op == "diff":
+        verify(graph(190, 10))
+        x = torch.rand(200)
+        assert torch.equal(run(graph(190, 10), [x])[0], x.diff(n=10))
+
+
+def test_an_op_that_ends_the_process_without_operands_is_not_accepted():
+    with pytest.raises(OpError, match="_stack is not run from files"):
+        lookup_op("aten._stack")
 
 
 def test_operands_of_models_are_accepted():
@@ -68,4 +92,6 @@ def test_operands_of_models_are_accepted():
     attention = {"query": heads, "key": heads[:, :2], "value": heads[:, :2], "enable_gqa": True}
     assert operand_check("aten.scaled_dot_product_attention")(attention) is None
     assert operand_check("aten._weight_norm_interface")({"v": torch.rand(4, 3), "g": torch.rand(4, 1)}) is None
-    assert operand_check("aten.add.Tensor") is None
+    assert operand_check("aten._fft_r2c")({"self": image, "dim": [3, 2]}) is None
+    assert operand_check("prims.fft_r2c")({"self": image, "dim": [3]}) is None
+    assert operand_check("aten.add.Tensor") is operand_check("prims.add") is None

@@ -21,7 +21,7 @@ from graphpress.ir.graph import Graph
 from graphpress.ir.interpreter import InterpreterError
 from graphpress.ir.text.storage import SUFFIX, load_graph
 from graphpress.ir.torch import to_graph_module
-from graphpress.ir.torch.archives import check_archive
+from graphpress.ir.torch.archives import check_archive, check_keys
 from graphpress.ir.torch.capture import from_exported_program, from_module
 from graphpress.ir.torch.program_writer import dynamic_shapes_of
 from graphpress.ir.verifier import verify
@@ -221,16 +221,23 @@ class _GraphSubject(Subject):
 def _load_program(path: Path) -> torch.export.ExportedProgram:
     if not path.is_file():
         raise ModelArgumentError(f"no file {str(path)!r}{_hint(path.name, path.parent)}")
-    source = path if is_trusted() else check_archive(path)
+    if is_trusted():
+        return _loaded(path, path)
+    program = _loaded(path, check_archive(path))
+    check_keys(path, program.example_inputs)
+    return program
+
+
+def _loaded(path: Path, source: Path | io.BytesIO) -> torch.export.ExportedProgram:
     try:
         try:
-            return _loaded(source)
+            return _read(source)
         except Exception:
             # The operators of finalized models are registered by a package that is slow to import.
             from graphpress.backends import coreai
 
             coreai.register()
-            return _loaded(source)
+            return _read(source)
     except GraphpressError:
         raise
     except Exception as error:
@@ -238,7 +245,7 @@ def _load_program(path: Path) -> torch.export.ExportedProgram:
         raise ModelArgumentError(f"{path} is not a loadable exported program: {reason}") from error
 
 
-def _loaded(source: Path | io.BytesIO) -> torch.export.ExportedProgram:
+def _read(source: Path | io.BytesIO) -> torch.export.ExportedProgram:
     with _without_logs():
         if isinstance(source, Path):
             return torch.export.load(source)

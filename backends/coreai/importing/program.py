@@ -11,11 +11,11 @@ from typing import Any
 from graphpress.backends.coreai.asset import open_program, read
 from graphpress.backends.coreai.importing import compressed, elementwise, layers, shapes
 from graphpress.backends.coreai.importing.reader import (
+    MOST_INVOKED,
     AssetReader,
     Read,
     blobs,
     short_name,
-    stored_constant,
     tensor_type,
     translates,
 )
@@ -73,7 +73,7 @@ def from_program(
 ) -> Graph:
     """Import a function of an `AIProgram`, from the converter or an asset; see `from_asset`."""
     graphs, data = functions(program), blobs(program._module._mlir_module.operation)
-    reader = AssetReader(Graph(name), blobs=data)
+    reader = AssetReader(Graph(name), blobs=data, most_operations=_most_operations(graphs))
     _read(_public(function, graphs, name), graphs, reader, shapes or {})
     verify(reader.graph)
     return reader.graph
@@ -82,10 +82,14 @@ def from_program(
 def sketch(program: Any, function: str) -> tuple[Graph, dict[Value, Any]]:
     """Return a graph of a function for analysis (see `Reader.is_sketch`), and the program value of each constant."""
     graphs, data = functions(program), blobs(program._module._mlir_module.operation)
-    reader = AssetReader(Graph(function), is_sketch=True, blobs=data)
+    reader = AssetReader(Graph(function), is_sketch=True, blobs=data, most_operations=_most_operations(graphs))
     with program_errors_named("memory"):
         _read(graphs[function], graphs, reader, {})
     return reader.graph, {value: origin for value, origin in reader.origins() if value.use_count}
+
+
+def _most_operations(graphs: Mapping[str, Any]) -> int:
+    return MOST_INVOKED * sum(1 for graph in graphs.values() for _ in graph.regions[0].blocks[0].operations)
 
 
 def functions(program: Any) -> dict[str, Any]:
@@ -134,10 +138,11 @@ def _read(function: Any, graphs: Mapping[str, Any], reader: AssetReader, shapes:
 def _operations(block: Any, graphs: Mapping[str, Any], reader: AssetReader) -> list[Value]:
     """Translate the ops of a block, and return its results."""
     for op in block.operations:
+        reader.count_operation()
         name = short_name(op)
         if name == "constant":
             if op.results[0] not in reader.known:  # the constants of a body that is invoked twice exist already
-                reader.known[op.results[0]] = stored_constant(op.attributes["value"], reader.blobs)
+                reader.known[op.results[0]] = reader.stored_constant(op.attributes["value"])
         elif name == "output":
             return [reader.value(operand) for operand in op.operands if operand in reader.known]
         elif name == "invoke":

@@ -130,14 +130,45 @@ def short_name(op: Any) -> str:
     return str(op.name).removeprefix("coreai.").removeprefix("decomposable.").removeprefix("broadcasting_")
 
 
+MOST_REPEATED = 2**26
+"""Elements of all constants of a program that are one repeated value each, which takes a few bytes there."""
+MOST_INVOKED = 1000
+"""Ops that bodies stand for when they are put in place of their invocations, for each op of the program."""
+
+
 @define(eq=False)
 class AssetReader(Reader):
     """Reads operands of ops and adds nodes; constants are added when a node reads them."""
 
     blobs: dict[str, bytes] = field(factory=dict, kw_only=True)
+    most_operations: int = field(kw_only=True)
     known: dict[Any, Read] = field(factory=dict, init=False)
     states: dict[Any, Value] = field(factory=dict, init=False)
     _entered: dict[StoredConstant, Value] = field(factory=dict, init=False)
+    _translated: int = field(default=0, init=False)
+    _repeated: int = field(default=0, init=False)
+
+    def count_operation(self) -> None:
+        """Count an op that is translated: bodies invoke others, and could stand for any number of ops.
+
+        Raises:
+            AssetError: if there are more than `most_operations`.
+        """
+        self._translated += 1
+        if self._translated > self.most_operations:
+            raise AssetError(f"the bodies that the program invokes stand for more than {self.most_operations} ops")
+
+    def stored_constant(self, attribute: Any) -> StoredConstant:
+        """Return the constant for an attribute.
+
+        Raises:
+            AssetError: if its form is not supported, or single repeated values stand for too many elements.
+        """
+        if getattr(attribute, "is_splat", False):
+            self._repeated += math.prod(attribute.type.shape)
+            if self._repeated > MOST_REPEATED:
+                raise AssetError(f"repeated values of the program stand for more than {MOST_REPEATED} elements")
+        return stored_constant(attribute, self.blobs)
 
     def value(self, operand: Any) -> Value:
         """Return the IR value of an operand."""

@@ -11,6 +11,7 @@ from torch import nn
 from graphpress import ExportBackend
 from graphpress.backends import coreai
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
+from graphpress.backends.coreai.importing import program, reader
 from graphpress.backends.errors import AssetError
 from graphpress.ir import parse_graph, run
 from graphpress.ir.graph import Graph
@@ -121,4 +122,21 @@ def test_a_missing_function_and_damage_are_errors_of_ours(tmp_path):
     (path / "main.mlirb").write_bytes(b"nothing")
     (path / "main.hash").write_bytes(hashlib.sha256(b"nothing").digest())
     with pytest.raises(AssetError, match="not MLIR bytecode"):
+        coreai.from_asset(path)
+
+
+class Padded(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(x, (4,)) + torch.full((2, 4), 1.5, dtype=x.dtype)
+
+
+def test_what_a_short_program_stands_for_is_bounded(tmp_path, monkeypatch):
+    path = tmp_path / "m.aimodel"
+    coreai.convert(Padded().eval(), path, (torch.ones(2, 4),))
+    assert coreai.from_asset(path).nodes
+    monkeypatch.setattr(reader, "MOST_REPEATED", 7)
+    with pytest.raises(AssetError, match="repeated values of the program stand for more than 7 elements"):
+        coreai.from_asset(path)
+    monkeypatch.setattr(program, "MOST_INVOKED", 0)
+    with pytest.raises(AssetError, match="stand for more than 0 ops"):
         coreai.from_asset(path)

@@ -6,7 +6,9 @@ import tracemalloc
 
 import pytest
 
+from graphpress.ir.text.attributes import TextFormError
 from graphpress.ir.text.parser import ParseError, parse_graph
+from graphpress.ir.text.printer import exact_text
 from graphpress.ir.types import DimError, SymDim
 
 
@@ -44,6 +46,40 @@ def test_a_malformed_statement_is_a_short_error_of_ours(statement):
     with pytest.raises(ParseError) as caught:
         parse_graph(f"graph @main {{ {statement} }}")
     assert len(str(caught.value)) < 1000
+
+
+TOO_MANY = {
+    "numbers as keys": ("{{{}}}", "{}: 0, ", "accepted: 1000 keys that are no strings"),
+    "lists as keys": ("{{{}}}", "[{}]: 0, ", "accepted: 1000 keys that are no strings"),
+}
+
+
+@pytest.mark.parametrize("what", TOO_MANY)
+def test_keys_whose_hashes_may_be_equal_are_few(what):
+    around, item, message = TOO_MANY[what]
+
+    def text(count: int) -> str:
+        keys = around.format("".join(item.format(number * (2**61 - 1)) for number in range(count)))
+        return f"graph @main {{ input %x: f32[2] %y: f32[2] = hop.cond(arg0=%x) {{arg1={keys}}} return %y }}"
+
+    assert len(parse_graph(text(1000)).node("y").attributes["arg1"]) == 1000
+    with pytest.raises(ParseError, match=message):
+        parse_graph(text(1001))
+
+
+def test_a_dictionary_that_is_printed_can_be_read():
+    graph = parse_graph("graph @main { input %x: f32[2] %y: f32[2] = hop.cond(arg0=%x) return %y }")
+    graph.node("y").attributes["arg1"] = dict.fromkeys(range(1001), 0)
+    with pytest.raises(TextFormError, match="more than 1000 keys that are no strings"):
+        exact_text(graph)
+    graph.node("y").attributes["arg1"] = {str(number): 0 for number in range(1001)}
+    assert parse_graph(exact_text(graph)) == graph
+
+
+@pytest.mark.parametrize("line", ["origin {}", 'scope {} "" ""', 'scope 0 "" "" origin 1 scope {}'])
+def test_the_numbers_of_places_have_different_hashes(line):
+    with pytest.raises(ParseError, match=r"expected the number of (a|the) (scope|origin)"):
+        parse_graph(f'graph @main {{ }} locations {{ {line.format(2**61 - 1)} at "a":1 }}')
 
 
 def peak_of(text: str) -> int:

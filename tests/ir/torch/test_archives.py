@@ -94,7 +94,10 @@ def test_compiled_code_and_names_outside_are_refused(saved, tmp_path, name):
         check_archive(_edited(saved, tmp_path / "evil.pt2", str, {name: b"x"}))
 
 
-@pytest.mark.parametrize("target", ["torch.hub.load", "torch.ops.aten.from_file.default", "torch.load", "#x:y"])
+@pytest.mark.parametrize(
+    "target",
+    ["torch.hub.load", "torch.ops.aten.from_file.default", "torch.load", "#x:y", "torch.ops.aten.add.__class__"],
+)
 def test_a_call_outside_the_list_is_refused(saved, tmp_path, target):
     path = _edited(saved, tmp_path / "evil.pt2", lambda t: t.replace("torch.ops.aten.linear.default", target))
     with pytest.raises(ArchiveError):
@@ -139,13 +142,23 @@ def _grown(x):
     return torch.nn.functional.interpolate(x, scale_factor=1.5)
 
 
+def _masked(x):
+    return x * ((x > 0) & (x < 1))
+
+
 def _counted(x):
     return collections.defaultdict(list, {"x": x})
 
 
 @pytest.mark.parametrize(
     ("function", "shape", "is_dynamic"),
-    [(_conditional, (5,), True), (_positive, (9,), False), (_grown, (2, 3, 8), True), (_counted, (3,), False)],
+    [
+        (_conditional, (5,), True),
+        (_positive, (9,), False),
+        (_grown, (2, 3, 8), True),
+        (_masked, (3,), False),
+        (_counted, (3,), False),
+    ],
 )
 def test_archives_of_real_models_are_accepted(tmp_path, function, shape, is_dynamic):
     class Model(torch.nn.Module):

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import attrs
 import pytest
 
-from graphpress.passes.config import documents
+from graphpress import GraphpressError
+from graphpress.passes.config import (
+    documents,
+    granularity,
+    palettization_config,
+    palettization_spec,
+    pruning_config,
+    pruning_spec,
+    quantization_config,
+    quantization_spec,
+)
+from graphpress.passes.config.base import CompressionConfig
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.framework import Pipeline, Repeat
 from graphpress.passes.framework.errors import PipelineSyntaxError
@@ -84,3 +99,35 @@ def test_aliases_and_merge_keys_of_a_common_size_are_read():
 def test_documents_larger_than_the_bound_of_aliases_are_read():
     data = documents.read("a: [" + ", ".join(["1"] * 10_500) + "]\n")
     assert len(data["a"]) == 10_500
+
+
+ODD: list[Any] = [
+    [], {}, [[]], {"type": []}, {"type": {}}, {"a": []}, {1: 2}, {(): 1}, "", "x", "x{", "default{a=[}", 1.5, math.nan,
+    math.inf, 10**400, -1, True, [1, 2, 3], [None], ["x"], {"*": []}, {"*": 1}, {"(": None}, b"x", object(),
+    {"type": "per_channel", "axis": []}, {"type": "per_channel", "axis": 10**30},
+]  # fmt: skip
+MODULES = (
+    granularity,
+    palettization_config,
+    palettization_spec,
+    pruning_config,
+    pruning_spec,
+    quantization_config,
+    quantization_spec,
+)
+
+
+def test_every_argument_of_every_spec_and_config_accepts_a_value_or_refuses_it_with_an_error_of_ours():
+    classes = {cls for module in MODULES for cls in vars(module).values() if isinstance(cls, type) and attrs.has(cls)}
+    raw, refused = set(), 0
+    for cls in classes - {CompressionConfig}:
+        for field in attrs.fields(cls):
+            for value in ODD if field.init else ():
+                try:
+                    cls(**{field.alias: value})
+                except GraphpressError:
+                    refused += 1
+                except Exception as error:
+                    raw.add(f"{cls.__name__}({field.alias}={value!r}): {error!r}")
+    assert raw == set()
+    assert refused > 1000
