@@ -66,7 +66,7 @@ def export_error(
     where = f" at {frame.filename}:{frame.lineno}: `{frame.line}`" if frame is not None else ""
     if not where and dynamic_shapes is not None:
         where = f" with dynamic_shapes={dynamic_shapes!r}"
-    said = _said(error)
+    said = reason_of(error)
     advice = _advice(said)
     return ExportError(f"cannot export {name}{where}: {said}{f'; {advice}' if advice else ''}")
 
@@ -74,7 +74,7 @@ def export_error(
 def functionalization_error(error: Exception) -> ExportError:
     """Describe a failure of torch to replace the in-place ops of a program."""
     return ExportError(
-        f"torch cannot replace the in-place ops of the exported program: {_said(error)}; register tensors that the "
+        f"torch cannot replace the in-place ops of the exported program: {reason_of(error)}; register tensors that the "
         "model writes to as buffers, or write out-of-place ops"
     )
 
@@ -122,7 +122,7 @@ def _misfit(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     return None
 
 
-def _said(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return torch's message in one line, without its advice about logs and pages."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("For more", "The error above", "from user code"))]

@@ -123,7 +123,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         Raises:
             LifeCycleError: if this quantizer has already prepared its model.
             ExportError: if the model cannot be captured with these inputs.
-            QuantizationError, UnmatchedConfigError: if the config does not fit the model.
+            QuantizationError, UnmatchedConfigError: if the config does not fit the model, or the inputs do not.
             StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_may_prepare()
@@ -151,11 +151,10 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    @staticmethod
-    def _run_example(execution: Execution, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
+    def _run_example(self, execution: Execution, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
         """Run the example once, which is observed if `observer`; all other state is restored."""
         with switched(prepared, observer=observer, fake_quant=False), states_restored_in(prepared), torch.no_grad():
-            execution.run_example(prepared, arguments)
+            execution.run_example(prepared, arguments, type(self._model).__name__)
         for module in prepared.modules() if observer else ():
             if isinstance(module, QParamsCalculatorBase):
                 module.observed_example()

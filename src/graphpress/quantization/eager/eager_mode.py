@@ -81,10 +81,10 @@ class EagerExecution(Execution):
             install_quantized(weight)
         return prepared
 
-    def run_example(self, prepared: nn.Module, arguments: Arguments) -> None:
+    def run_example(self, prepared: nn.Module, arguments: Arguments, name: str) -> None:
         """See the base class; without quantized activations, reading the weights suffices."""
         if quantizes_activations(self.config):
-            super().run_example(prepared, arguments)
+            super().run_example(prepared, arguments, name)
             return
         for each in placed(prepared, FakeQuantized):
             each.form.value(each.module)
@@ -139,14 +139,8 @@ def _record(model: nn.Module, arguments: Arguments) -> Recording:
     """Record one run of the model, which remains observed so that ops keep their names."""
     recorder = Recorder(model)
     observe(model, recorder, behaviour_for)
-    try:
-        with undisturbed(model):
-            arguments.call(model)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise QuantizationError(
-            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {reason}"
-        ) from error
+    with undisturbed(model):
+        arguments.run(model, type(model).__name__, QuantizationError)
     observe(model, CallObserver(), behaviour_for)
     return recorder.recording()
 
