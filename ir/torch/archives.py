@@ -20,6 +20,7 @@ from typing import Any
 
 from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import path_of
 
 _SIZE_RATIO = 100
 _LONGEST_NAME = 1000
@@ -55,7 +56,7 @@ def check_archive(path: str | os.PathLike[str]) -> io.BytesIO:
     Raises:
         ArchiveError: at the first part that could, with its place.
     """
-    path = Path(path)
+    path = path_of(path)
     copy = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:

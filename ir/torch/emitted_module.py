@@ -79,9 +79,7 @@ def _differences(
             yield f"{name} was {_shown(type)}, is {_described(value)}"
 
 
-def _nested_otherwise(
-    info: Any, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Iterator[str]:
+def _nested_otherwise(info: Any, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
     """Describe the arguments that are other containers than the captured ones."""
     positional, named = info.in_spec.children()
     captured = dict(zip(names, (*positional.children(), *named.children()), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -182,7 +182,7 @@ class KVCacheQuantConfig(PlainForm):
 def _attribute_names(value: Any) -> list[str] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+    if isinstance(value, str) or not isinstance(value, Iterable) or not all(isinstance(name, str) for name in value):
         raise SpecError(f"{value!r} is not a list of attribute names, nor None")
     return list(value)
 

@@ -158,7 +158,8 @@ def preserve_attributes(names: Iterable[str] | None, source: Model, target: nn.M
     """Copy attributes of `source` to `target`; methods are bound to `target`.
 
     Raises:
-        SpecError: for a name that `source` does not have, or that every module has.
+        SpecError: for a name that `source` does not have, or that every module has, and for a value that cannot be
+            copied.
     """
     for place, name in enumerate(names or ()):
         path = f"preserved_attributes[{place}]"
@@ -173,7 +174,11 @@ def preserve_attributes(names: Iterable[str] | None, source: Model, target: nn.M
         if hasattr(type(target), name):
             raise SpecError(f"{name!r} is an attribute of every module; accepted: names of the model's own", path)
         is_method = isinstance(value, types.MethodType) and value.__self__ is source
-        setattr(target, name, types.MethodType(value.__func__, target) if is_method else copy.deepcopy(value))
+        try:
+            kept = types.MethodType(value.__func__, target) if is_method else copy.deepcopy(value)
+        except Exception as error:
+            raise SpecError(f"{name!r} cannot be copied ({type(error).__name__}: {error})", path) from error
+        setattr(target, name, kept)
 
 
 def states_restored_in(prepared: nn.Module) -> AbstractContextManager[None]:

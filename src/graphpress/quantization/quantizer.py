@@ -17,10 +17,10 @@ from graphpress.compressor import (
     UnusedScheduleWarning,
     count_from_zero,
     count_step,
+    forget_preparation,
     load_prepared,
     mode_restored,
     steps_of,
-    stop_counting,
 )
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.torch.arguments import Arguments
@@ -312,15 +312,16 @@ class Quantizer(Compressor[QuantizerConfig]):
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this quantizer did not prepare.
+            ModelError: if its tensors have no data, as on the meta device.
             LoweringError: for quantization that the backend cannot store.
         """
-        prepared = self._prepared_or(model)
+        prepared = self._finalizable(model)
         backend = ExportBackend.of(backend)
         assert self._execution is not None
         warn_about_calibration(quantizers_of(prepared))
         finalized = self._execution.finalize(prepared, backend, mmap_dir)
         preserve_attributes(self._config.preserved_attributes, self._model, finalized)
-        stop_counting(finalized)
+        forget_preparation(finalized)
         return finalized
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 from typing import Any
 
 import attrs
@@ -12,6 +11,7 @@ from torch.export import ExportedProgram
 from graphpress.backends.coreai import register
 from graphpress.backends.errors import CoreMLExportError
 from graphpress.compressor import copies
+from graphpress.copying import copy_of, uncompiled
 from graphpress.eager import CallObserver, OpCall, detached, module_scopes
 from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
@@ -65,7 +65,7 @@ class EagerExecution(Execution):
                 "accepted: 'graph'"
             )
         in_place = copy is None and not copies(copy)
-        prepared = with_masked_floats(model if in_place else _copied(model, share=copy is False)).eval()
+        prepared = with_masked_floats(uncompiled(model) if in_place else _copied(model, share=copy is False)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, arguments)
         states = plan_weights(prepared, recording, resolver, leave_indivisible=leave_indivisible)
@@ -123,11 +123,7 @@ class EagerExecution(Execution):
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:
     """Copy the model; with `share`, the copy has the same parameters."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()} if share else {}
-    try:
-        copied = copying.deepcopy(model, memo)
-    except Exception as error:
-        raise QuantizationError(f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})") from error
+    copied = copy_of(model, QuantizationError, shared=model.parameters() if share else ())
     if any(isinstance(module, HeldQuantizers) for module in copied.modules()):
         raise QuantizationError(
             "the model was prepared or finalized by a Quantizer in eager mode; pass the model before preparation"
