@@ -106,9 +106,21 @@ def _captured_otherwise(model: nn.Module, arguments: Arguments, reason: NotProve
     except (ExportError, NotProven, RuntimeError):
         pass
     try:
-        return _export(model, doubled, _dynamic_batch(model, arguments), strict=strict)
+        graph = _export(model, doubled, _dynamic_batch(model, arguments), strict=strict)
     except (ExportError, RuntimeError):
         return None
+    return graph if _takes(graph, arguments) else None
+
+
+def _takes(graph: Graph, arguments: Arguments) -> bool:
+    """Return True if the arguments have the shapes of the inputs; torch may make an automatic dim static."""
+    for given, argument in zip(graph.inputs, arguments.leaves, strict=False):
+        if given.value is None or not isinstance(argument, torch.Tensor):
+            continue
+        shape = given.value.tensor_type.shape
+        if any(isinstance(dim, int) and dim != size for dim, size in zip(shape, argument.shape, strict=True)):
+            return False
+    return True
 
 
 def _spells_out_batch(node: Node) -> bool:
