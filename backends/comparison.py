@@ -12,6 +12,8 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from graphpress.backends.errors import ModelInputError
+
 FLOAT_TOLERANCE = 1e-5
 """The difference, in units of an output's range, that is accepted without asking what rounding explains."""
 
@@ -76,6 +78,17 @@ class OutputCheck:
         if self.max_error <= limit or (again is not None and again <= limit):
             return True
         return tolerance is None and self.allowed is not None and self.allowed.covers(self)
+
+
+def check_tolerance(tolerance: object) -> None:
+    """Check a tolerance that a user gave.
+
+    Raises:
+        ModelInputError: unless it is None, or a number from 0.
+    """
+    is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (is_number and tolerance >= 0):  # type: ignore[operator]
+        raise ModelInputError(f"tolerance is {tolerance!r}; accepted: None, or a number from 0")
 
 
 @attrs.frozen

@@ -17,6 +17,7 @@ from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends import exporting
+from graphpress.backends.errors import ModelInputError
 from graphpress.backends.rounding import DRAWS, MARGIN, PerturbedRounding
 from graphpress.ir.aten_traits import Trait, families_with
 
@@ -52,11 +53,22 @@ class Evaluation(fx.Interpreter):
         self.read: dict[str, torch.Tensor] = {}
 
     def evaluate(self, arguments: Arguments, rounding: PerturbedRounding | None = None) -> None:
-        """Run the program on the user's inputs, with random rounding errors if given; its buffers stay as they are."""
+        """Run the program on the user's inputs, with random rounding errors if given; its buffers stay as they are.
+
+        Raises:
+            ModelInputError: if it fails on these inputs.
+        """
         graph: Any = self.module.graph
         args, kwargs = arguments
-        with torch.no_grad(), exporting.unchanged(self.module), rounding or nullcontext():
-            self.run(*graph._codegen.process_inputs(*args, **kwargs), enable_io_processing=False)
+        try:
+            names = graph._codegen.pytree_info.orig_args[len(args) :]
+            inputs = graph._codegen.process_inputs(*args, *(kwargs[name] for name in names))
+            with torch.no_grad(), exporting.unchanged(self.module), rounding or nullcontext():
+                self.run(*inputs, enable_io_processing=False)
+        except Exception as error:
+            raise ModelInputError(
+                f"the program does not run on these inputs: {type(error).__name__}: {exporting.head(error)}"
+            ) from error
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Run one operator; a quantizer in the mode given for them, since torch has no kernel for codes of 4 bits and

@@ -20,8 +20,7 @@ from graphpress.backends.promotion import with_promotions
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.torch import to_exported_program
 from graphpress.ir.torch.arguments import Arguments
-from graphpress.ir.torch.cached_results import fake_results_dropped
-from graphpress.ir.torch.capture import from_exported_program, masks_unread
+from graphpress.ir.torch.capture import ExportError, export_module, from_exported_program
 from graphpress.ir.torch.model_checks import ModelError, check_model
 from graphpress.passes.framework import Pipeline, Runner
 
@@ -47,15 +46,13 @@ def export(
             f"converting a {type(model).__name__} needs example_inputs: a tensor, a tuple of the positional "
             "arguments, or a dict of them by name (an ExportedProgram needs none)"
         )
-    args, kwargs = arguments(example_inputs)
+    args, kwargs = arguments(example_inputs, model)
     check_model(model)
     try:
-        with in_eval_mode(model), fake_results_dropped(model), masks_unread(), torch.no_grad(), quiet():
-            return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes)
-    except Exception as error:
-        raise ConversionError(
-            f"torch.export cannot trace {type(model).__name__}: {type(error).__name__}: {head(error)}"
-        ) from error
+        with torch.no_grad(), quiet():
+            return export_module(model, args, kwargs, dynamic_shapes)
+    except ExportError as error:
+        raise ConversionError(str(error)) from error.__cause__
 
 
 class InitialStateWarning(UserWarning):
@@ -80,13 +77,24 @@ def states_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
     return {name: tensors[name] for name in program.graph_signature.buffers_to_mutate.values()}
 
 
-def arguments(inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split example inputs into positional and named arguments.
+def arguments(
+    inputs: torch.Tensor | Sequence[Any] | Mapping[str, Any], model: torch.nn.Module | ExportedProgram
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split inputs of `model` into positional and named arguments, in the order of its signature.
+
+    The inputs of a saved file are in this order, whatever the order of a dict.
 
     Raises:
-        ExportError: for another type.
+        ExportError: for inputs of another type.
     """
     found = Arguments.of(inputs)
+    if isinstance(model, torch.nn.Module):
+        found = found.bound_to(model.forward)
+    elif isinstance(model, ExportedProgram):
+        _, named = model.call_spec.in_spec.children()
+        order = {name: at for at, name in enumerate(named.context or ())}
+        names = sorted(found.named, key=lambda name: order.get(name, len(order)))
+        found = Arguments(found.positional, {name: found.named[name] for name in names})
     return found.positional, dict(found.named)
 
 
@@ -212,6 +220,8 @@ def decompose(
         places = "; ".join(f"{op} {' and '.join(place(node) for node in nodes[:3])}" for op, nodes in refused.items())
         raise ConversionError(f"{converter} has no lowering for {places}")
     _drop_plain_outputs(program)
+    if not program.graph_signature.output_specs:
+        raise ConversionError("the model returns no tensor; accepted: a model with at least one output")
     return program
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from graphpress.backends.errors import AssetError
-from graphpress.ir.files import FileError, replacing_folder
+from graphpress.ir import files
+from graphpress.ir.files import FileError, PathError, replacing_folder
 
 MARKS = {".aimodel": "metadata.json", ".mlpackage": "Manifest.json"}
 """The directories that are replaced, by suffix, and the file that each kind has."""
@@ -22,9 +23,9 @@ def path_of(path: Any) -> Path:
         AssetError: for something that is no path, such as the example inputs in its place.
     """
     try:
-        return Path(path)
-    except TypeError:
-        raise AssetError(f"the path of an asset is a str or a pathlib.Path, not a {type(path).__name__}") from None
+        return files.path_of(path, "the path of an asset")
+    except PathError as error:
+        raise AssetError(str(error)) from None
 
 
 @contextmanager
@@ -38,7 +39,10 @@ def replacing(target: Path, suffix: str = ".aimodel") -> Iterator[Path]:
     Raises:
         AssetError: when the asset cannot be written at `target`.
     """
-    check_target(target, suffix)
+    try:
+        check_target(target, suffix)
+    except OSError as error:  # such as a name that is too long
+        raise AssetError(f"cannot write an asset at {target}: {FileError.of(target, error).reason}") from error
     try:
         with replacing_folder(target) as built:
             yield built

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from graphpress.ir.errors import GraphpressError
@@ -31,6 +32,10 @@ _PARTIAL, _OLD = ".partial", ".old"  # of a temporary folder, and of what a targ
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # sys/stdio.h of macOS
+
+
+class PathError(GraphpressError, TypeError, ValueError):
+    """Something else in place of a path."""
 
 
 class FileError(GraphpressError, OSError):
@@ -52,6 +57,21 @@ class FileError(GraphpressError, OSError):
     def of(cls, path: str | os.PathLike[str], error: OSError) -> FileError:
         """Make the error of a write to `path` that failed with `error`."""
         return cls(path, error.reason if isinstance(error, FileError) else error.strerror or error)
+
+
+def path_of(path: Any, what: str = "a path") -> Path:
+    """Return what a user gave as a path; `what` names it in errors.
+
+    Raises:
+        PathError: if it is none.
+    """
+    try:
+        found = Path(path)
+    except TypeError:
+        raise PathError(f"{what} is a str or a pathlib.Path, not a {type(path).__name__}") from None
+    if "\0" in str(found):
+        raise PathError(f"{what} has no null character, got {str(found)!r}")
+    return found
 
 
 def write_file(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
@@ -83,7 +103,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
     Raises:
         FileError: when `path` cannot be written.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path_of(path)))
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -16,8 +16,10 @@ their scale, or in a lookup table that belongs to one output channel.
 
 from __future__ import annotations
 
+import torch
 from attrs import frozen
 
+from graphpress.ir.errors import GraphpressError
 from graphpress.ir.graph import Graph, Node, Value
 from graphpress.ir.rewriter import Rewriter
 from graphpress.ir.types import TensorType
@@ -35,6 +37,10 @@ from graphpress.passes.weights.scaling import (
     shifted_bias,
     weight_of_scaled_input,
 )
+
+
+class NormError(GraphpressError, ValueError):
+    """A batch norm whose statistics give NaN or infinite values."""
 
 
 @register_pass
@@ -58,13 +64,18 @@ class FoldBatchNorm(Pass):
     split_shared: bool = True
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
-        """Fold into preceding layers in order, then into following ones in reverse, so that adjacent norms all fold."""
+        """Fold into preceding layers in order, then into following ones in reverse, so that adjacent norms all fold.
+
+        Raises:
+            NormError: for statistics that would make NaN or infinite weights and biases.
+        """
         before: dict[Node, FoldError] = {}
         for norm in graph.nodes:
             if norm.op.name == "aten.batch_norm":
                 context.node = norm
                 try:
                     _require_running_statistics(norm)
+                    _check_statistics(norm)
                     self._fold_into_previous(norm, rewriter)
                     context.count("folded")
                 except FoldError as reason:
@@ -166,6 +177,24 @@ def _require_running_statistics(norm: Node) -> None:
         value = norm.operand(name)
         if value is not None and (value.constant is None or value.constant.is_mutated):
             raise FoldError(f"its {name} is computed by the model, not a constant")
+
+
+def _check_statistics(norm: Node) -> None:
+    """Check that factor and shift of a norm with running statistics are finite, where these have data."""
+    tensors = {}
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = norm.operand(name)
+        if value is not None and value.constant is not None and value.constant.has_data:
+            tensors[name] = value.constant.tensor.detach()
+    if any(each.is_meta for each in tensors.values()):
+        return
+    bad = {name: int((~torch.isfinite(each)).sum()) for name, each in tensors.items()}
+    problems = [f"{count} channels of its {name} are NaN or infinite" for name, count in bad.items() if count]
+    variance, eps = tensors.get("running_var"), float(norm.attribute("eps"))
+    if variance is not None and (negative := int((variance + eps < 0).sum())):
+        problems.append(f"{negative} channels of its running_var are negative")
+    if problems:
+        raise NormError(f"batch norm {norm.name} ({norm.location}): {' and '.join(problems)}; all must be finite")
 
 
 def _layer_before(norm: Node) -> Layer:

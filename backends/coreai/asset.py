@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -193,7 +194,7 @@ def open_asset(path: str | PathLike[str]) -> Any:
     except FolderError as error:
         raise AssetError(str(error)) from error
     except OSError as error:
-        missing = "does not exist" if not directory.exists() else f"is not a complete asset ({error})"
+        missing = "does not exist" if not os.path.lexists(directory) else f"is not a complete asset ({error})"
         raise AssetError(f"{directory} {missing}") from error
     if hashlib.sha256(program).digest() != digest:
         raise AssetError(f"{directory} is damaged: {PROGRAM} ({len(program)} bytes) does not match {DIGEST}")

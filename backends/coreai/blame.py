@@ -46,7 +46,7 @@ def blame(
         ConversionError: if torch cannot export the model.
     """
     ops.register()
-    args, kwargs = exporting.arguments(inputs)
+    args, kwargs = exporting.arguments(inputs, model)
     program = prepared(exported(model, inputs, None))
     decomposed = decompose(program)
     names = blaming.origins(program, decomposed)

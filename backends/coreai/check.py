@@ -13,7 +13,7 @@ import torch
 from torch.export import ExportedProgram
 
 from graphpress.backends import exporting
-from graphpress.backends.comparison import CheckReport, compare_outputs, tensors_in
+from graphpress.backends.comparison import CheckReport, check_tolerance, compare_outputs, tensors_in
 from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.arithmetic import RuntimeArithmetic
 from graphpress.backends.coreai.blame import blame
@@ -48,7 +48,8 @@ def check(
         AssetError, ModelInputError, ExecutionError: if the asset cannot be loaded or run.
     """
     ops.register()
-    args, kwargs = exporting.arguments(inputs)
+    check_tolerance(tolerance)
+    args, kwargs = exporting.arguments(inputs, model)
     with load(path) as loaded:
         stored = run_flat(loaded, args, kwargs)
         names = [output.name for output in loaded.signature.outputs]

@@ -24,6 +24,7 @@ from graphpress.backends.coreai.reproducible import save_asset
 from graphpress.backends.errors import AssetError, ConversionError
 from graphpress.ir.files import FileError, check_space
 from graphpress.ir.graph import Graph
+from graphpress.ir.torch.model_checks import check_finalized
 
 
 class CoreaiBackend:
@@ -70,11 +71,13 @@ def convert(
     Raises:
         MissingDependencyError: if the converter is not installed.
         AssetError: if `path` cannot be written; raised before the conversion.
+        ModelError: for a prepared model that is not finalized, TorchScript, and a model without data.
         ConversionError: if torch cannot export the model or the converter rejects it.
         FactError, LoweringError: for a graph with fake-quantizers, or compressed values that Core AI cannot store.
     """
     ops.register()
     target = saving.path_of(path)
+    check_finalized(model_or_exported_program)
     clock = _Clock()
     with saving.replacing(target) as built:
         with clock.timing("export"):

@@ -46,7 +46,7 @@ def blame(
         InterpreterError: if it has an op that the IR cannot translate.
         ConversionError: if torch cannot export the model.
     """
-    args, kwargs = exporting.arguments(inputs)
+    args, kwargs = exporting.arguments(inputs, model)
     program = with_folded_norms(exported(model, inputs, None))
     decomposed = decompose(program)
     operators = {node.name: node for node in decomposed.graph.nodes if node.op == "call_function"}

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphpress.backends import exporting
-from graphpress.backends.comparison import CheckReport, ExactConvolutions, compare_outputs, tensors_in
+from graphpress.backends.comparison import CheckReport, ExactConvolutions, check_tolerance, compare_outputs, tensors_in
 from graphpress.backends.coreai.pt2e import with_stored_codes
 from graphpress.backends.coreml.blame import blame
 from graphpress.backends.coreml.evaluation import evaluate
@@ -48,7 +48,8 @@ def check(
         ModelInputError: if the model does not run on the inputs.
         InterpreterError: if it has an op that the IR cannot translate.
     """
-    args, kwargs = exporting.arguments(inputs)
+    check_tolerance(tolerance)
+    args, kwargs = exporting.arguments(inputs, model)
     expected = exporting.outputs_of(model, args, kwargs)
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     graph, stored = evaluate(path, leaves)

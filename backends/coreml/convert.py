@@ -28,6 +28,7 @@ from graphpress.backends.norms import with_folded_norms
 from graphpress.ir.files import FileError
 from graphpress.ir.graph import Graph
 from graphpress.ir.torch.capture import from_exported_program
+from graphpress.ir.torch.model_checks import check_finalized
 
 
 class CoremlBackend:
@@ -77,9 +78,11 @@ def convert(
         LoweringError: if the target cannot store the compressed values; raised before the conversion.
         FactError: for a graph with fake-quantizers.
         AssetError: if `path` cannot be written.
+        ModelError: for a prepared model that is not finalized, TorchScript, and a model without data.
         ConversionError: if torch cannot export the model or coremltools rejects it.
     """
     wanted, package = Target.of(target), saving.path_of(path)
+    check_finalized(model_or_program)
     require()
     with suppress(MissingDependencyError):  # without the ops' package, no program uses them
         coreai_ops.register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -219,7 +220,7 @@ def _spec(directory: Path) -> Any:
         AssetError: if there is no package, it is damaged, or it has no ML program.
     """
     coremltools = require()
-    if not directory.is_dir() or not (directory / MANIFEST).is_file():
+    if not os.path.isfile(directory / MANIFEST):
         raise AssetError(f"{directory} is not a Core ML package: it has no {MANIFEST}")
     try:
         check_contents(directory)

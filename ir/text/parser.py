@@ -40,6 +40,8 @@ def parse_graph(text: str, constants: Mapping[str, torch.Tensor] | None = None) 
     Raises:
         ParseError: if the text is not a graph, or a tensor does not match the text.
     """
+    if not isinstance(text, str):
+        raise ParseError(f"a graph is parsed from a str, not a {type(text).__name__}", "", 0)
     reader = _Reader(text, constants or {})
     try:
         return reader.module()

@@ -25,7 +25,7 @@ from attrs import frozen
 from safetensors import SafetensorError, safe_open
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.files import FileError, locked_folder, write_file
+from graphpress.ir.files import FileError, locked_folder, path_of, write_file
 from graphpress.ir.graph import Constant, Graph, all_constants
 from graphpress.ir.plain import parse_json
 from graphpress.ir.tensors import fresh_tensor_digest, from_archive, write_archive
@@ -119,7 +119,7 @@ def _load(text_path: Path, data_path: Path, new_path: Path) -> Graph:
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path, Path]:
-    text_path = Path(path)
+    text_path = path_of(path, "the path of a saved graph")
     if text_path.suffix != SUFFIX:
         raise StorageError(f"a saved graph is called *{SUFFIX}, not {str(path)!r}")
     data_path = text_path.with_suffix(".safetensors")

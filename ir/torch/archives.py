@@ -23,6 +23,7 @@ import torch.utils._pytree as pytree
 
 from graphpress.ir.accepted_ops import refusal
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import path_of
 from graphpress.ir.symbolic_ops import SYMBOLIC_FUNCTIONS
 
 _SIZE_RATIO = 100
@@ -65,7 +66,7 @@ def check_archive(path: str | os.PathLike[str]) -> io.BytesIO:
     Raises:
         ArchiveError: at the first part that could, with its place.
     """
-    path = Path(path)
+    path = path_of(path)
     copy = io.BytesIO()
     try:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as checked:

@@ -10,7 +10,8 @@ import torch
 import torch.utils._pytree as pytree
 from attrs import field, frozen
 
-from graphpress.ir.torch.export_errors import ExportError
+from graphpress.ir.errors import GraphpressError
+from graphpress.ir.torch.export_errors import ExportError, reason_of
 
 
 @frozen(eq=False)
@@ -25,7 +26,7 @@ class Arguments:
         """Return example inputs as arguments: a tensor, the positional arguments, or a dict of them by name.
 
         Raises:
-            ExportError: for any other type.
+            ExportError: for any other type, and for a dict with keys that are not names.
         """
         if isinstance(inputs, Arguments):
             return inputs
@@ -34,6 +35,11 @@ class Arguments:
         if isinstance(inputs, list | tuple):
             return cls(tuple(inputs))
         if isinstance(inputs, Mapping):
+            for name in inputs:
+                if not isinstance(name, str):
+                    raise ExportError(
+                        f"example_inputs is a dict with the key {name!r}; accepted: the names of the model's arguments"
+                    )
             return cls((), dict(inputs))
         raise ExportError(
             f"example_inputs is a {type(inputs).__name__}; accepted: a tensor, a tuple of the model's positional "
@@ -59,6 +65,21 @@ class Arguments:
     def call(self, function: Callable[..., Any]) -> Any:
         """Call `function`, such as a model, with the arguments."""
         return function(*self.positional, **self.named)
+
+    def run(self, model: Callable[..., Any], name: str, error_class: type[GraphpressError]) -> Any:
+        """Call a model, which errors call `name`, on these example arguments.
+
+        Raises:
+            GraphpressError: of the class `error_class`, with the reason, if the model fails.
+        """
+        try:
+            return self.call(model)
+        except GraphpressError:
+            raise
+        except Exception as error:
+            raise error_class(
+                f"{name} does not run on the example inputs: {type(error).__name__}: {reason_of(error)}"
+            ) from error
 
     def with_leaves(self, leaves: list[Any]) -> Arguments:
         """Return the arguments with other leaves."""

@@ -64,6 +64,14 @@ def _differences(
     if given != len(names):
         yield f"it takes {len(names)} ({', '.join(names)}), got {given}"
         return
+    unknown = [name for name in kwargs if name not in names[len(args) :]]
+    if unknown:
+        yield f"it takes {', '.join(names)}, got {', '.join(map(repr, unknown))} by name"
+        return
+    nested = list(_nested_otherwise(info, names, args, kwargs)) if info is not None else []
+    if nested:
+        yield from nested
+        return
     values = pytree.tree_leaves((tuple(args), dict(kwargs)))
     if len(values) != len(captured):
         yield f"its arguments hold {len(captured)} values, got {len(values)}"
@@ -71,6 +79,23 @@ def _differences(
     for (name, type), value in zip(captured, values, strict=True):
         if type is not None and not _fits(type, value):
             yield f"{name} was {_shown(type)}, is {_described(value)}"
+
+
+def _nested_otherwise(info: Any, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[str]:
+    """Describe the arguments that are other containers than the captured ones."""
+    positional, named = info.in_spec.children()
+    captured = dict(zip(names, (*positional.children(), *named.children()), strict=True))
+    for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+        given = pytree.tree_structure(value)
+        if given != captured[name]:
+            yield f"{name} was {_container(captured[name], 'one value')}, is {_container(given, _described(value))}"
+
+
+def _container(spec: Any, leaf: str) -> str:
+    if spec.is_leaf():
+        return leaf
+    keys = f" with {', '.join(map(repr, spec.context))}" if spec.type is dict else ""
+    return f"a {spec.type.__name__} of {spec.num_children}{keys}"
 
 
 def _fits(type: TensorType, value: Any) -> bool:

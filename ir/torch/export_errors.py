@@ -23,13 +23,13 @@ _TORCH_ADVICE = re.compile(
 )
 _MOST = 500
 _CONTAINERS = "tensors, numbers, strings, None, and tuples, lists and dicts of them"
-_EAGER = "or quantize with execution_mode 'eager', which captures no graph"
+_DATA_DEPENDENT = re.compile(r"data-dependent|Dynamic control flow|Data-dependent|symbolically trace variables")
 
 _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
     (
-        re.compile(r"data-dependent|Dynamic control flow|Data-dependent|symbolically trace variables"),
+        _DATA_DEPENDENT,
         "the model's Python code depends on the values of tensors; compute both cases and select with torch.where or "
-        f"torch.cond, keep numbers as tensors, {_EAGER}",
+        "torch.cond, and keep numbers as tensors",
     ),
     (
         re.compile(
@@ -42,6 +42,14 @@ _ADVICE: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"Unsupported input type|cannot be (?:traced|flattened)|pytree-flattenable"),
         f"accepted inputs: {_CONTAINERS}, and classes registered with torch.utils._pytree",
     ),
+    (
+        re.compile(r"[Ii]nference tensor"),
+        "the model or its inputs were made under torch.inference_mode(); make or load them outside of it",
+    ),
+    (
+        re.compile(r"PackedParams|torch\.classes\.quantized|'?quantized::"),
+        "torch has quantized the model already; pass the float model",
+    ),
 )
 _CACHE_ADVICE = (
     "import transformers.integrations.executorch and call its register_dynamic_cache_export_support(), which registers "
@@ -51,7 +59,13 @@ _CACHE_ADVICE = (
 
 
 class ExportError(GraphpressError):
-    """A module that torch.export cannot capture, or example inputs that do not fit it."""
+    """A module that torch.export cannot capture, or example inputs that do not fit it.
+
+    Attributes:
+        is_data_dependent: True if the Python code of the module depends on the values of tensors.
+    """
+
+    is_data_dependent = False
 
 
 def export_error(
@@ -66,15 +80,17 @@ def export_error(
     where = f" at {frame.filename}:{frame.lineno}: `{frame.line}`" if frame is not None else ""
     if not where and dynamic_shapes is not None:
         where = f" with dynamic_shapes={dynamic_shapes!r}"
-    said = _said(error)
+    said = reason_of(error)
     advice = _advice(said)
-    return ExportError(f"cannot export {name}{where}: {said}{f'; {advice}' if advice else ''}")
+    described = ExportError(f"cannot export {name}{where}: {said}{f'; {advice}' if advice else ''}")
+    described.is_data_dependent = _DATA_DEPENDENT.search(said) is not None
+    return described
 
 
 def functionalization_error(error: Exception) -> ExportError:
     """Describe a failure of torch to replace the in-place ops of a program."""
     return ExportError(
-        f"torch cannot replace the in-place ops of the exported program: {_said(error)}; register tensors that the "
+        f"torch cannot replace the in-place ops of the exported program: {reason_of(error)}; register tensors that the "
         "model writes to as buffers, or write out-of-place ops"
     )
 
@@ -122,7 +138,7 @@ def _misfit(module: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     return None
 
 
-def _said(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return torch's message in one line, without its advice about logs and pages."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("For more", "The error above", "from user code"))]

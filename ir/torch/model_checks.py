@@ -12,6 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from graphpress.ir.errors import GraphpressError
 
+# A string, so that copying and pickling preserve it.
+PREPARED = "_graphpress_preparation"
+"""Attribute of a prepared model, which names its preparation; finalized models have none."""
+
 
 class ModelError(GraphpressError, TypeError):
     """A model of a kind that cannot be captured, or one whose tensors have no data."""
@@ -35,6 +39,19 @@ def check_model(model: nn.Module | ExportedProgram) -> None:
         problem = _without_data(tensor)
         if problem:
             raise ModelError(f"{name} of {type(model).__qualname__} {problem}")
+
+
+def check_finalized(model: object) -> None:
+    """Check that `model` is not a prepared module, whose compression is simulated in floats.
+
+    Raises:
+        ModelError: if it is.
+    """
+    if isinstance(model, nn.Module) and PREPARED in vars(model):
+        raise ModelError(
+            "the model is prepared: it simulates its compression in floats; accepted: the result of "
+            "finalize(backend=ExportBackend.CoreAI) of the compressor that prepared it"
+        )
 
 
 def _tensors(model: nn.Module | ExportedProgram) -> Iterator[tuple[str, Tensor]]:

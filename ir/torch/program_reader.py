@@ -15,7 +15,7 @@ from graphpress.ir.graph import Constant, Graph, Signature, Value
 from graphpress.ir.tensors import tensor_identity
 from graphpress.ir.text.pytrees import dump_spec, spec_children
 from graphpress.ir.torch.body_reader import BodyReader, add_output
-from graphpress.ir.torch.export_errors import functionalization_error
+from graphpress.ir.torch.export_errors import ExportError, functionalization_error
 from graphpress.ir.torch.functionalization import Entangled, explicit_copies, plan_writes
 from graphpress.ir.torch.lifted_states import with_states_as_buffers
 from graphpress.ir.torch.types import symbols_of, type_of
@@ -71,8 +71,13 @@ def from_exported_program(program: ExportedProgram) -> Graph:
     views are functionalized by torch first, which traces them again.
 
     Raises:
-        ExportError: if torch cannot functionalize the writes.
+        ExportError: if torch cannot functionalize the writes, and for something else than a program.
     """
+    if not isinstance(program, ExportedProgram):
+        raise ExportError(
+            f"expected an ExportedProgram, got a {type(program).__name__}; from_module(module, example_inputs) "
+            "captures a module"
+        )
     program = with_states_as_buffers(program)
     try:
         return _read_program(program, allow_writes=False)

@@ -48,11 +48,13 @@ class ComponentRegistry:
         reserved: keys of the components that come with the package, with their options; they are valid before their
             module is loaded.
         arguments: names of keyword arguments that callers of `make` pass, which are no options.
+        base: the class that components derive from; None until its module is loaded.
     """
 
     role: str
     reserved: Mapping[str, Options] = attrs.field(factory=dict)
     arguments: tuple[str, ...] = ()
+    base: type | None = None
     _classes: dict[str, type] = attrs.field(factory=dict, init=False)
 
     def register(self, key: str) -> Callable[[C], C]:
@@ -117,10 +119,17 @@ class ComponentRegistry:
         """Make a component: call its class with these arguments and the options of its key.
 
         Raises:
-            SpecError: when the key names no loaded class.
+            SpecError: when the key names no loaded class, the class does not derive from `base`, or does not take
+                these arguments.
         """
         given = {} if isinstance(component, type) else _split(component)[1]
-        return self.resolve(component)(*arguments, **keywords, **given)
+        cls = self.resolve(component)
+        if self.base is not None and not issubclass(cls, self.base):
+            raise SpecError(f"{cls.__qualname__} is no {self.role}; accepted: a subclass of {self.base.__qualname__}")
+        try:
+            return cls(*arguments, **keywords, **given)
+        except TypeError as error:
+            raise SpecError(f"{self.role} {cls.__qualname__} cannot be made: {error}") from error
 
     def resolve(self, component: str | type) -> type:
         """The class of a component.

@@ -105,6 +105,8 @@ def _text(source: Source) -> tuple[str, str]:
     if isinstance(source, str) and _is_text(source):
         return source, "the text"
     path = _name_of(source)
+    if not isinstance(source, str | Path) and not hasattr(source, "read"):
+        raise SpecError(f"a {type(source).__name__} is no YAML document; accepted: text, a path, or an open stream")
     try:
         content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
         return content if isinstance(content, str) else content.decode("utf-8"), path

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from graphpress.ir.errors import suggestion
 from graphpress.ir.plain import PlainError, Word, field_types, from_plain
-from graphpress.passes.framework.errors import PipelineSyntaxError, UnknownPassError
+from graphpress.passes.framework.errors import PipelineError, PipelineSyntaxError, UnknownPassError
 from graphpress.passes.framework.registry import lookup_pass
 from graphpress.passes.framework.steps import Repeat, StepLike
 
@@ -41,7 +41,10 @@ def parse_steps(text: str) -> tuple[StepLike, ...]:
 
     Raises:
         PipelineSyntaxError: at the offending character.
+        PipelineError: if `text` is no text.
     """
+    if not isinstance(text, str):
+        raise PipelineError(f"the text form of a pipeline is a str, not a {type(text).__name__}")
     parser = _Parser(text)
     try:
         steps = parser.steps()

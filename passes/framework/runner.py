@@ -11,6 +11,7 @@ from attrs import define, evolve, field
 from graphpress.ir.collector import holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.rewriter import RewriteLimitReached, Rewriter
+from graphpress.passes.framework.errors import PipelineError
 from graphpress.passes.framework.failure import failure_of
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.pipeline import Pipeline
@@ -41,7 +42,11 @@ class Runner:
             PassFailed: if an exception leaves a pass; it names step, node, module path and source line.
             FactError: if the result of a step lacks a fact that its pass gives.
             GraphpressError: from a pass, about its user's request, with the step as a note.
+            PipelineError: for something else than a graph or a pipeline.
         """
+        if not isinstance(graph, Graph) or not isinstance(pipeline, Pipeline):
+            given = f"{type(pipeline).__name__} over a {type(graph).__name__}"
+            raise PipelineError(f"a Runner runs a Pipeline over a Graph, not a {given}")
         hooks = list(self.hooks)
         if self.verify and not any(isinstance(hook, Verify) for hook in hooks):
             hooks.append(Verify())

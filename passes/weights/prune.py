@@ -47,6 +47,9 @@ class PruningAlgorithm(ABC):
         """
 
 
+PRUNING_ALGORITHMS.base = PruningAlgorithm
+
+
 @frozen(eq=False)
 class PrunedWeight(StoredWeight):
     """The kept elements of a weight and their mask; all elements where these take less space.

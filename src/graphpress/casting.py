@@ -73,6 +73,11 @@ def _cast(program: ExportedProgram, cast: Cast16Bit, ignored: Ignored, data: Sam
             f"casting takes an ExportedProgram, not a {type(program).__name__}; "
             "torch.export.export(model.eval(), example_inputs) creates one"
         )
+    if data is not None and not isinstance(data, Iterable):
+        raise CompileError(
+            f"calibration_data is a {type(data).__name__}; accepted: an iterable of the inputs of calls, each a "
+            "tensor, a tuple, a list or a dict by name"
+        )
     beyond = None if data is None else tuple(sorted(_beyond_float16(program, data)))
     examples = program.example_inputs
     result = compile_program(program, Pipeline(evolve(cast, kept=_names(program, ignored), beyond=beyond)))

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from graphpress.copying import copy_of, uncompiled, unwrapped
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.errors import GraphpressError
 from graphpress.ir.torch.arguments import Arguments
-from graphpress.ir.torch.model_checks import check_model
+from graphpress.ir.torch.model_checks import PREPARED, check_model
 from graphpress.passes.config import CompressionConfig, SkippedWeight, warn_of_skipped
 from graphpress.programs import Model, arguments_of, module_of
 
@@ -43,15 +44,13 @@ def count_step(prepared: nn.Module) -> int:
     return steps_of(prepared)
 
 
-def stop_counting(finalized: nn.Module) -> None:
-    """Remove the counter of training steps."""
+def forget_preparation(finalized: nn.Module) -> None:
+    """Remove what marks a prepared model, such as the counter of training steps, from a copy that is finalized."""
     finalized._buffers.pop(_STEPS, None)
+    vars(finalized).pop(PREPARED, None)
 
 
 C = TypeVar("C", bound=CompressionConfig)
-
-# Stored as a string on the prepared module, so that copying and pickling preserve it.
-_MARK = "_graphpress_preparation"
 
 
 class LifeCycleError(GraphpressError, RuntimeError):
@@ -105,7 +104,7 @@ class Compressor(ABC, Generic[C]):
             raise ArgumentTypeError(
                 f"{type(self).__name__} takes a {self.config_class.__name__} or None, not a {type(config).__name__}"
             )
-        self._model = model
+        self._model: Model = unwrapped(model) if isinstance(model, nn.Module) else model
         self._config = cast(C, self.config_class()) if config is None else copy.deepcopy(config)
         self._prepared: nn.Module | None = None
         self._mark = uuid.uuid4().hex
@@ -114,7 +113,7 @@ class Compressor(ABC, Generic[C]):
 
     @property
     def model(self) -> Model:
-        """The original model."""
+        """The original model, without the wrapper of `torch.compile`."""
         return self._model
 
     @property
@@ -162,7 +161,7 @@ class Compressor(ABC, Generic[C]):
         """
         if isinstance(self._model, ExportedProgram):
             return module_of(self._model, copy=copies(copy))
-        return copy_of(self._model, error, instead) if copies(copy) else self._model
+        return copy_of(self._model, error, instead) if copies(copy) else uncompiled(self._model)
 
     @abstractmethod
     def finalize(
@@ -190,22 +189,30 @@ class Compressor(ABC, Generic[C]):
 
     def _finish_preparing(self, prepared: nn.Module) -> nn.Module:
         """Store `prepared` as the result of `prepare`; a failed `prepare` can be retried."""
-        setattr(prepared, _MARK, self._mark)
+        setattr(prepared, PREPARED, self._mark)
         self._prepared = prepared
         return prepared
 
     def _prepared_or(self, model: nn.Module | None) -> nn.Module:
         """Return `model` if it is the prepared model or a copy of it, and the prepared model for None."""
         prepared = self.prepared_model
+        if isinstance(model, nn.Module):
+            model = unwrapped(model)
         if model is None or model is prepared:
             return prepared
-        if getattr(model, _MARK, None) == self._mark:
+        if getattr(model, PREPARED, None) == self._mark:
             return model
         what = "the model before preparation" if model is self._model else f"a {type(model).__name__}"
         raise LifeCycleError(
             f"{what} was not prepared by this {type(self).__name__}; pass the result of prepare(...), a copy of it, "
             "or nothing"
         )
+
+    def _finalizable(self, model: nn.Module | None) -> nn.Module:
+        """Return `_prepared_or(model)`, after checking that it has data."""
+        prepared = self._prepared_or(model)
+        check_model(prepared)
+        return prepared
 
     @contextmanager
     def _entered(self, mode: str, model: nn.Module | None = None) -> Iterator[nn.Module]:
@@ -243,19 +250,6 @@ def load_prepared(prepared: nn.Module, state_dict: Mapping[str, Tensor]) -> None
             f"State dict does not match the prepared model; it must be of a model that a compressor with the same "
             f"config has prepared. {'; '.join(problems)}"
         )
-
-
-def copy_of(model: nn.Module, error: type[GraphpressError], instead: str = "") -> nn.Module:
-    """Return a deep copy of `model`.
-
-    Raises:
-        GraphpressError: of the class `error`, if it cannot be copied; the message ends with `instead`.
-    """
-    try:
-        return copy.deepcopy(model)
-    except Exception as reason:
-        hint = f"; {instead}" if instead else ""
-        raise error(f"{type(model).__name__} cannot be copied ({type(reason).__name__}: {reason}){hint}") from reason
 
 
 @contextmanager

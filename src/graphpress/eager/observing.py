@@ -232,11 +232,5 @@ def run_model(model: nn.Module, inputs: Any, error_class: type[GraphpressError])
         arguments = Arguments.of(inputs)
     except ExportError:  # one argument that is no tensor
         arguments = Arguments((inputs,))
-    try:
-        with undisturbed(model):
-            arguments.call(model)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise error_class(
-            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {reason}"
-        ) from error
+    with undisturbed(model):
+        arguments.run(model, type(model).__name__, error_class)

@@ -16,6 +16,7 @@ from graphpress.inspection.tree import FoundOps, summary_of
 from graphpress.inspection.types import ModelSummary, ModuleInfo, OpInfo
 from graphpress.ir.graph import Node
 from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.export_errors import ExportError
 from graphpress.passes.analysis.fusion import FusionGroup, fusion_patterns
 from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.annotate_fusion import AnnotateFusion
@@ -122,6 +123,7 @@ class ModelInspector:
 
     def get_matched_ops_for_op_type(self, op_type: str) -> tuple[OpInfo, ...]:
         """Return the ops that an entry `op_type` of an ``op_type_config`` matches."""
+        _check_name(op_type, "an op type")
         wanted = canonical_op_type(op_type)
         return tuple(op for op in self._summary.ops if canonical_op_type(op.op_type or "") == wanted)
 
@@ -130,6 +132,7 @@ class ModelInspector:
 
         The entry is a name, or a regular expression that must match a whole name.
         """
+        _check_name(pattern, "an op name")
         matched = NamePattern(pattern)
         return tuple(op for op in self._summary.ops if matched.matches(op.op_name))
 
@@ -139,6 +142,7 @@ class ModelInspector:
         These are the ops in modules of that path, or of paths that the regular expression matches, and in their
         submodules.
         """
+        _check_name(module_name, "a module name")
         pattern = NamePattern(module_name)
         return tuple(
             op for op in self._summary.ops if any(pattern.matches(scope.module_name) for scope in op.module_stack)
@@ -149,9 +153,16 @@ class ModelInspector:
 
         These are the ops in modules of that class and in their submodules.
         """
+        if not isinstance(module_type, type):
+            _check_name(module_type, "a module type")
         pattern = TypePattern(module_type if isinstance(module_type, str) else qualified_name(module_type))
         stacks = ((op, op.module_stack) for op in self._summary.ops)
         return tuple(op for op, stack in stacks if any(pattern.matches(scope.type_names) for scope in stack))
+
+
+def _check_name(name: object, what: str) -> None:
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"{what} is a str, not a {type(name).__name__}")
 
 
 def _captured(model: Model, example_inputs: Any, dynamic_shapes: Any, is_for_quantizer: bool) -> FoundOps:
@@ -178,6 +189,6 @@ def _run(model: nn.Module, arguments: Arguments, kind: type[Compressor[Any]] | N
     def run() -> None:
         with mode_restored(model), torch.no_grad():
             model.eval()
-            arguments.call(model)
+            arguments.run(model, type(model).__name__, ExportError)
 
     return eager_ops(model, run, wanted)

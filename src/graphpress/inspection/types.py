@@ -192,6 +192,8 @@ class ModuleInfo:
         Raises:
             NoSuchModuleError: if there is none; the message suggests similar paths.
         """
+        if not isinstance(module_name, str):
+            raise NoSuchModuleError(f"the path of a module is a str, not a {type(module_name).__name__}")
         by_path = dict(self.named_modules())
         start = f"{self.module_name}." if self.module_name else ""
         found = self if not module_name else by_path.get(f"{start}{module_name}") or by_path.get(module_name)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 from urllib.parse import quote
 
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphpress.ir.errors import GraphpressError
-from graphpress.ir.files import FileError, make_folder
+from graphpress.ir.files import FileError, make_folder, path_of
 from graphpress.ir.graph import Graph
 from graphpress.ir.tensors import mapped_tensor
 
@@ -25,11 +24,12 @@ class Mapped:
     An existing file is replaced, not overwritten, so models that map it are not affected.
 
     Raises:
+        PathError: if `folder` is no path.
         MappingError: if the folder cannot be created.
     """
 
     def __init__(self, folder: str | PathLike[str] | None):
-        self._folder = None if folder is None else Path(folder)
+        self._folder = None if folder is None else path_of(folder, "mmap_dir")
         self._known = WeakTensorKeyDictionary()
         if self._folder is not None:
             try:

@@ -10,7 +10,6 @@ Each compressor of modules defines a `FakeCompressed` form. The life cycle is th
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
@@ -18,7 +17,8 @@ from typing import Generic, TypeVar
 from attrs import define, frozen
 from torch import Tensor, nn
 
-from graphpress.compressor import stop_counting
+from graphpress.compressor import forget_preparation
+from graphpress.copying import copy_of
 from graphpress.ir.errors import GraphpressError
 from graphpress.modules.forms import ParameterForm, drop_form, forms_of, set_form
 from graphpress.modules.masks import mask_beside
@@ -138,9 +138,9 @@ def copied(prepared: nn.Module, kind: type[F]) -> tuple[nn.Module, list[Placed[F
     for each in placed(prepared, kind):
         each.form.settle(each.module)
         floats[id(each.parameter)] = each.parameter
-    model = copy.deepcopy(prepared, dict(floats))
+    model = copy_of(prepared, GraphpressError, shared=floats.values())
     set_initial_states(model)
-    stop_counting(model)
+    forget_preparation(model)
     for parameter in model.parameters():
         if id(parameter) not in floats:
             parameter.grad = None

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -19,10 +18,12 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
+from graphpress.compressor import ArgumentTypeError
 from graphpress.eager import CallObserver, Operator, observed_by
 from graphpress.ir.errors import GraphpressError, suggestion
-from graphpress.ir.files import write_file
+from graphpress.ir.files import path_of, write_file
 from graphpress.ir.tensors import write_archive
+from graphpress.ir.torch.export_errors import reason_of
 from graphpress.layer_inputs import LayerMatrix
 from graphpress.modules.surgery import Placed, once, placed
 from graphpress.palettization.forms import FakePalettized
@@ -54,13 +55,15 @@ class Sensitivities:
         It is float32 with a mean of 1, in a shape that expands to `shape`.
 
         Raises:
-            PalettizationError: if there is none of that name and shape.
+            PalettizationError: if there is none of that name and shape, or elements are negative or not finite.
         """
         found = self.by_name.get(name)
         if found is None:
             raise PalettizationError(f"no sensitivities for {name!r}{suggestion(name, self.by_name)}")
         if found.ndim != len(shape) or any(n not in (1, extent) for n, extent in zip(found.shape, shape, strict=True)):
             raise PalettizationError(f"sensitivities of {name!r} have shape {tuple(found.shape)}, the weight {shape}")
+        if found.is_complex() or not bool((found >= 0).all() & torch.isfinite(found).all()):
+            raise PalettizationError(f"sensitivities of {name!r} must be real, finite and not negative")
         mean = float(found.double().mean())
         return (found.double() / mean).float() if mean > 0 and found.numel() > 1 else None
 
@@ -68,9 +71,9 @@ class Sensitivities:
         """Write a file atomically: as coreai-opt does for torch's suffixes, ``.pt`` and ``.pth``, else safetensors.
 
         Raises:
-            FileError: if it cannot be written.
+            PathError, FileError: if `path` is none, or cannot be written.
         """
-        if Path(path).suffix not in _TORCH_SUFFIXES:
+        if path_of(path, "the path of sensitivities").suffix not in _TORCH_SUFFIXES:
             write_archive(path, self.by_name)
             return
         content = io.BytesIO()
@@ -82,11 +85,15 @@ class Sensitivities:
         """Read what `save` or coreai-opt wrote, by its content. Nothing that a file of torch names is run.
 
         Raises:
+            PathError: if `path` is no path.
             PalettizationError: if there is no such file, or its content is not sensitivities.
         """
+        file = path_of(path, "the path of sensitivities")
+        if file.is_dir():
+            raise PalettizationError(f"cannot read sensitivities from {str(path)!r}: it is a folder")
         try:
-            if not zipfile.is_zipfile(path):
-                return cls(safetensors.torch.load_file(Path(path)))
+            if not zipfile.is_zipfile(file):
+                return cls(safetensors.torch.load_file(file))
             found = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
             reason = str(error).partition("\n")[0]
@@ -105,10 +112,17 @@ class SensitivityCalibration:
 
     Attributes:
         steps: number of steps.
+        ignored: number of further steps, ignored because their gradients were not finite.
     """
 
     def __init__(self, model: nn.Module, loss_fn: Callable[[Any, Any], Tensor]):
+        if not callable(loss_fn):
+            raise ArgumentTypeError(
+                f"loss_fn is a {type(loss_fn).__name__}; accepted: a function of an output and a target that returns a "
+                "scalar tensor"
+            )
         self.steps = 0
+        self.ignored = 0
         self._loss_fn = loss_fn
         self._places = placed(model, FakePalettized)
         self._named = [(each.name, each.parameter) for each in once(self._places)]
@@ -121,7 +135,7 @@ class SensitivityCalibration:
 
         Raises:
             CalibrationError: if the output does not depend on any palettized weight, or was computed without
-                gradients.
+                gradients, and if torch cannot differentiate the loss.
         """
         loss = self._loss_fn(output, target)
         if not isinstance(loss, Tensor) or not loss.requires_grad:
@@ -129,9 +143,20 @@ class SensitivityCalibration:
                 "the loss has no gradient: run the prepared model inside calibration_mode and outside torch.no_grad()"
             )
         parameters = [parameter for _, parameter in self._named]
-        gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+        if loss.is_complex():
+            raise CalibrationError(f"the loss is {loss.dtype}; accepted: a real scalar")
+        try:
+            gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+        except RuntimeError as error:
+            raise CalibrationError(
+                f"torch cannot differentiate the loss: {reason_of(error)}; accepted: the output of a run of the "
+                "prepared model for each step, on which backward() was not called"
+            ) from error
         if all(gradient is None for gradient in gradients):
             raise CalibrationError("the loss depends on no palettized weight: compute it from the prepared model")
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients if gradient is not None):
+            self.ignored += 1
+            return loss.detach()
         for (name, _), gradient in zip(self._named, gradients, strict=True):
             if gradient is not None:
                 self._sums[name] += gradient.detach().float().square()
@@ -139,7 +164,8 @@ class SensitivityCalibration:
         return loss.detach()
 
     def sensitivities(self) -> Sensitivities:
-        """Return the mean over the steps."""
+        """Return the mean over the steps; ignored ones cause a warning."""
+        _warn_of_ignored(self.ignored, "steps of the calibration", stacklevel=5)
         count = max(self.steps, 1)
         return Sensitivities({name: (total / count).cpu() for name, total in self._sums.items()})
 
@@ -276,12 +302,7 @@ class ActivationCalibration(CallObserver):
                 PalettizationWarning,
                 stacklevel=4,
             )
-        if self.ignored:
-            warnings.warn(
-                f"{self.ignored} inputs of layers were ignored because of NaN or infinite values",
-                PalettizationWarning,
-                stacklevel=4,
-            )
+        _warn_of_ignored(self.ignored, "inputs of layers", stacklevel=5)
         return Sensitivities(
             {
                 weight.name: torch.ones([1] * weight.parameter.ndim) if known is None else known
@@ -318,6 +339,15 @@ class ActivationCalibration(CallObserver):
             if tensor.dtype == weight.parameter.dtype and 0 <= place < weight.parameter.numel():
                 return weight
         return None
+
+
+def _warn_of_ignored(count: int, what: str, stacklevel: int) -> None:
+    if count:
+        warnings.warn(
+            f"{count} {what} were ignored because of NaN or infinite values",
+            PalettizationWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _weights_of(places: Iterable[Placed[FakePalettized]]) -> Iterator[_Weight]:

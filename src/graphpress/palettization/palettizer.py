@@ -112,6 +112,11 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
         self._check_may_prepare()
         if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
             raise ArgumentTypeError(f"num_workers is {num_workers!r}; it must be an integer of at least 1")
+        if executor is not None and not callable(getattr(executor, "submit", None)):
+            raise ArgumentTypeError(
+                f"executor is a {type(executor).__name__}; accepted: None, or an object with the method submit of a "
+                "concurrent.futures.Executor"
+            )
         if isinstance(self.model, nn.Module) and placed(self.model, FakePalettized):
             raise LifeCycleError(
                 "the model was prepared by a KMeansPalettizer; pass its finalized model, or the original"
@@ -168,9 +173,10 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this palettizer did not prepare.
+            ModelError: if its tensors have no data, as on the meta device.
             LoweringError: for weights that the backend cannot store; for Core ML, a `CoreMLExportError`.
         """
-        prepared = self._prepared_or(model)
+        prepared = self._finalizable(model)
         if self._sensitivities is None and self.calibrates_on_data:
             warnings.warn(
                 "activation_aware had no data: all elements of weights are equally important; run data through the "
@@ -229,6 +235,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
 
         Raises:
             LifeCycleError: before `prepare`, if nested, and without a loss if no spec is `activation_aware`.
+            ArgumentTypeError: if `loss_fn` is no function.
         """
         with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
@@ -246,6 +253,7 @@ class KMeansPalettizer(Compressor[KMeansPalettizerConfig]):
                 yield calibration
         if not calibration.steps:
             wanted = "step(output, target)" if loss_fn is not None else "run of the prepared model"
+            wanted += " with finite values" if calibration.ignored else ""
             warnings.warn(
                 f"calibration_mode saw no {wanted}: the lookup tables are unchanged", PalettizationWarning, stacklevel=3
             )

@@ -115,8 +115,9 @@ class MagnitudePruner(Compressor[MagnitudePrunerConfig]):
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this pruner did not prepare.
+            ModelError: if its tensors have no data, as on the meta device.
         """
-        prepared = self._prepared_or(model)
+        prepared = self._finalizable(model)
         backend = ExportBackend.of(backend)
         if backend is ExportBackend.CoreAI:
             return stored_for_coreai(prepared, FakePruned, mmap_dir)

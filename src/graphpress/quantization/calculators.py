@@ -46,6 +46,9 @@ class RangeCalculatorBase(ABC):
         """
 
 
+RANGE_CALCULATORS.base = RangeCalculatorBase
+
+
 @RangeCalculatorBase.register("minmax")
 class MinMaxRangeCalculator(RangeCalculatorBase):
     """The range from the least to the greatest element."""
@@ -182,6 +185,9 @@ class QParamsCalculatorBase(nn.Module, SpecFields):
     def extra_repr(self) -> str:
         """Return dtype and scheme of the spec."""
         return f"{self.spec.dtype}, {self.spec.qscheme.value}"
+
+
+QPARAM_CALCULATORS.base = QParamsCalculatorBase
 
 
 class StatelessQParamsCalculatorBase(QParamsCalculatorBase):

@@ -106,9 +106,21 @@ def _captured_otherwise(model: nn.Module, arguments: Arguments, reason: NotProve
     except (ExportError, NotProven, RuntimeError):
         pass
     try:
-        return _export(model, doubled, _dynamic_batch(model, arguments), strict=strict)
+        graph = _export(model, doubled, _dynamic_batch(model, arguments), strict=strict)
     except (ExportError, RuntimeError):
         return None
+    return graph if _takes(graph, arguments) else None
+
+
+def _takes(graph: Graph, arguments: Arguments) -> bool:
+    """Return True if the arguments have the shapes of the inputs; torch may make an automatic dim static."""
+    for given, argument in zip(graph.inputs, arguments.leaves, strict=False):
+        if given.value is None or not isinstance(argument, torch.Tensor):
+            continue
+        shape = given.value.tensor_type.shape
+        if any(isinstance(dim, int) and dim != size for dim, size in zip(shape, argument.shape, strict=True)):
+            return False
+    return True
 
 
 def _spells_out_batch(node: Node) -> bool:
@@ -158,7 +170,8 @@ def preserve_attributes(names: Iterable[str] | None, source: Model, target: nn.M
     """Copy attributes of `source` to `target`; methods are bound to `target`.
 
     Raises:
-        SpecError: for a name that `source` does not have, or that every module has.
+        SpecError: for a name that `source` does not have, or that every module has, and for a value that cannot be
+            copied.
     """
     for place, name in enumerate(names or ()):
         path = f"preserved_attributes[{place}]"
@@ -173,7 +186,11 @@ def preserve_attributes(names: Iterable[str] | None, source: Model, target: nn.M
         if hasattr(type(target), name):
             raise SpecError(f"{name!r} is an attribute of every module; accepted: names of the model's own", path)
         is_method = isinstance(value, types.MethodType) and value.__self__ is source
-        setattr(target, name, types.MethodType(value.__func__, target) if is_method else copy.deepcopy(value))
+        try:
+            kept = types.MethodType(value.__func__, target) if is_method else copy.deepcopy(value)
+        except Exception as error:
+            raise SpecError(f"{name!r} cannot be copied ({type(error).__name__}: {error})", path) from error
+        setattr(target, name, kept)
 
 
 def states_restored_in(prepared: nn.Module) -> AbstractContextManager[None]:

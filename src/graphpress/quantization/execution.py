@@ -115,9 +115,13 @@ class Execution(ABC):
         """Return a context for calibration; on exit, the mode computes results beyond ranges from the data."""
         return nullcontext()
 
-    def run_example(self, prepared: nn.Module, arguments: Arguments) -> None:
-        """Run the prepared model once, so that every quantizer sees its value."""
-        arguments.call(prepared)
+    def run_example(self, prepared: nn.Module, arguments: Arguments, name: str) -> None:
+        """Run the prepared model, which errors call `name`, once, so that every quantizer sees its value.
+
+        Raises:
+            QuantizationError: if the run fails.
+        """
+        arguments.run(prepared, name, QuantizationError)
 
     @abstractmethod
     def finalize(self, prepared: nn.Module, backend: ExportBackend, mmap_dir: str | None) -> nn.Module:

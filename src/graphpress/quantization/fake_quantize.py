@@ -167,6 +167,9 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
         return f"{self.name!r}, observer={self.observer_enabled}, fake_quant={self.fake_quant_enabled}"
 
 
+FAKE_QUANTIZERS.base = FakeQuantizeImplBase
+
+
 def fake_quantizer(
     name: str,
     spec: QuantizationSpec,

@@ -15,6 +15,7 @@ from graphpress.ir.collector import collector_held, holding_collector
 from graphpress.ir.graph import Graph
 from graphpress.ir.ops import Trait
 from graphpress.ir.torch.arguments import Arguments
+from graphpress.ir.torch.export_errors import ExportError
 from graphpress.ir.torch.locations import captured_scopes
 from graphpress.passes.analysis.facts import QUANTIZERS_INSERTED
 from graphpress.passes.analysis.quantization_points import QuantizerNote
@@ -62,7 +63,13 @@ class GraphExecution(Execution):
     ) -> nn.Module:
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):
-            graph = capture(model, arguments, dynamic_shapes, strict=strict)
+            try:
+                graph = capture(model, arguments, dynamic_shapes, strict=strict)
+            except ExportError as error:
+                if not error.is_data_dependent:
+                    raise
+                otherwise = "or quantize with execution_mode 'eager', which captures no graph"
+                raise ExportError(f"{error}, {otherwise}") from error.__cause__
         keep_states(graph)
         with collector_held():
             pipeline = pipelines.prepare(

@@ -17,10 +17,10 @@ from graphpress.compressor import (
     UnusedScheduleWarning,
     count_from_zero,
     count_step,
+    forget_preparation,
     load_prepared,
     mode_restored,
     steps_of,
-    stop_counting,
 )
 from graphpress.export_backend import ExportBackend
 from graphpress.ir.torch.arguments import Arguments
@@ -123,7 +123,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         Raises:
             LifeCycleError: if this quantizer has already prepared its model.
             ExportError: if the model cannot be captured with these inputs.
-            QuantizationError, UnmatchedConfigError: if the config does not fit the model.
+            QuantizationError, UnmatchedConfigError: if the config does not fit the model, or the inputs do not.
             StateDictError: if `state_dict` has other entries than the prepared model.
         """
         self._check_may_prepare()
@@ -151,11 +151,10 @@ class Quantizer(Compressor[QuantizerConfig]):
         self._execution = execution
         return self._finish_preparing(prepared)
 
-    @staticmethod
-    def _run_example(execution: Execution, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
+    def _run_example(self, execution: Execution, prepared: nn.Module, arguments: Arguments, *, observer: bool) -> None:
         """Run the example once, which is observed if `observer`; all other state is restored."""
         with switched(prepared, observer=observer, fake_quant=False), states_restored_in(prepared), torch.no_grad():
-            execution.run_example(prepared, arguments)
+            execution.run_example(prepared, arguments, type(self._model).__name__)
         for module in prepared.modules() if observer else ():
             if isinstance(module, QParamsCalculatorBase):
                 module.observed_example()
@@ -313,15 +312,16 @@ class Quantizer(Compressor[QuantizerConfig]):
 
         Raises:
             LifeCycleError: before `prepare`, or for a model that this quantizer did not prepare.
+            ModelError: if its tensors have no data, as on the meta device.
             LoweringError: for quantization that the backend cannot store.
         """
-        prepared = self._prepared_or(model)
+        prepared = self._finalizable(model)
         backend = ExportBackend.of(backend)
         assert self._execution is not None
         warn_about_calibration(quantizers_of(prepared))
         finalized = self._execution.finalize(prepared, backend, mmap_dir)
         preserve_attributes(self._config.preserved_attributes, self._model, finalized)
-        stop_counting(finalized)
+        forget_preparation(finalized)
         return finalized
 
 

@@ -32,6 +32,8 @@ def parts_for(
     """
     if module is None:
         return find(prepared)
+    if not isinstance(module, nn.Module):
+        raise NoSuchPartError(f"got a {type(module).__name__}; accepted: a submodule of the prepared model, or nothing")
     found = {id(part): part for part in find(module)}
     paths = [path for path, inner in prepared.named_modules(remove_duplicate=False) if inner is module]
     for part in find(prepared):

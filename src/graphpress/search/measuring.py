@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import pickle
 import threading
 import warnings
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from attrs import frozen
 from torch import nn
 
 from graphpress.ir.errors import GraphpressError
+from graphpress.ir.files import path_of
 from graphpress.ir.tensors import tensor_digest
 from graphpress.passes.config import CompressionConfig
 from graphpress.search.layers import Applied, Compression, entries, find_layers
@@ -80,7 +81,7 @@ def measure_sensitivities(
         },
         tuple(name for name, _ in model.named_modules(remove_duplicate=False)),
     )
-    if path is not None and Path(path).exists():
+    if path is not None and os.path.exists(path_of(path)):
         sensitivities = sensitivities.resumed_from(Sensitivities.load(path), path)
     sensitivities = _measured(sensitivities, _Subject(model, compression, metric), path, executor, progress)
     _report(sensitivities)

@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs import field, frozen
 
 from graphpress.ir.errors import suggestion
-from graphpress.ir.files import FileError, write_file
+from graphpress.ir.files import FileError, path_of, write_file
 from graphpress.ir.plain import finite, from_plain, parse_json, to_plain
 from graphpress.passes.config import (
     CompressionConfig,
@@ -207,7 +206,7 @@ class Sensitivities:
             SearchError: if there is no such file, or it has another format or was modified.
         """
         try:
-            data = parse_json(Path(path).read_bytes())
+            data = parse_json(path_of(path).read_bytes())
         except OSError as error:
             raise SearchError(f"cannot read sensitivities from {str(path)!r}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
-from graphpress.ir.files import write_file
+from graphpress.ir.files import path_of, write_file
 from graphpress.search.metrics import SearchError
 from graphpress.search.recipes import Recipe, exact_recipe
 from graphpress.search.sensitivities import Sensitivities
@@ -84,7 +83,7 @@ def plot_trade_off(
         SearchError: if matplotlib is not installed, the suffix is not supported, or there are no points.
         FileError: if the file cannot be written.
     """
-    target = Path(path)
+    target = path_of(path)
     kind = target.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise SearchError(f"{str(path)!r} must end in .png or .svg")

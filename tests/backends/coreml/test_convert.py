@@ -206,7 +206,7 @@ def test_a_package_must_be_called_one(tmp_path):
 def test_a_model_that_cannot_be_traced_leaves_the_old_package_whole(tmp_path):
     path = tmp_path / "m.mlpackage"
     coreml.convert(network(), path, (IMAGE,))
-    with pytest.raises(ConversionError, match=r"torch\.export cannot trace"):
+    with pytest.raises(ConversionError, match=r"cannot export \S+"):
         coreml.convert(network(), path, (torch.randn(3),))
     assert coreml.check(path, network(), (IMAGE,)).ok
 

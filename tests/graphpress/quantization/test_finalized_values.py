@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +11,15 @@ from torch import fx, nn
 
 from graphpress.ir import Interpreter, from_module
 from graphpress.passes.analysis.layers import layer_of
+from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.expressions import ConstantExpression
-from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.ties import Following, Recorded, compare_finalized
 from graphpress.tools.edsr import load_trained
 from graphpress.tools.edsr.images import calibration_images
 from graphpress.tools.models import mobilenet_v2, small_resnet
 
 torch.set_num_threads(1)
-NAME = re.compile(r"(.+)_(quantize|dequantize)(?:_\d+)?")
 
 
 def noise() -> list[torch.Tensor]:
@@ -105,6 +104,14 @@ def test_a_last_op_that_is_a_step_off_everywhere_is_noticed(models):
     assert following.ties > expected[last].numel() / 2
 
 
+def fake_quantized(prepared: fx.GraphModule, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Every fake-quantized activation of a prepared model, by the name of its node."""
+    recorded = Recorded(prepared)
+    with torch.no_grad():
+        recorded.run(x)
+    return recorded.activations
+
+
 def computed_weights(prepared: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """The weights that a prepared model convolves with, in order."""
     found: list[torch.Tensor] = []
@@ -131,52 +138,55 @@ def stored_weights(finalized: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [values[id(node.operands["weight"])] for node in graph.nodes if layer_of(node) is not None]
 
 
-def fake_quantized(prepared: fx.GraphModule, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Every fake-quantized activation of a prepared model, by the name of its node."""
-    found: dict[str, torch.Tensor] = {}
-
-    class Recording(fx.Interpreter):
-        def run_node(self, node):
-            result = super().run_node(node)
-            if node.op == "call_module" and isinstance(self.fetch_attr(node.target), FakeQuantizeImplBase):
-                found[node.name] = result
-            return result
-
-    with torch.no_grad():
-        Recording(prepared).run(x)
-    return found
+@pytest.fixture
+def deep() -> tuple[fx.GraphModule, fx.GraphModule, torch.Tensor]:
+    """A calibrated MobileNetV2 with random weights, the finalized model, and an input."""
+    first, second, x = (batch.repeat(1, 1, 2, 2)[:1] for batch in noise())
+    quantizer = Quantizer(mobilenet_v2())
+    prepared = quantizer.prepare((first,))
+    with quantizer.calibration_mode():
+        prepared(second)
+    return prepared, quantizer.finalize(), x
 
 
-class Following(fx.Interpreter):
-    """Runs a finalized model, each layer on the activations of the prepared one.
+def one_step(prepared: fx.GraphModule, name: str, x: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """A hook that moves one element of an activation to the next code."""
+    step = fake_quantized(prepared, x)[name].unique().diff().min()
 
-    A tie that falls to the other side is then seen where it happens, and not again in all that is computed from it.
+    def hook(module, inputs, output):
+        moved = output.clone()
+        moved.view(-1)[output.argmin()] += step
+        return moved
 
-    Attributes:
-        steps: by activation, the largest difference between the codes found and those expected.
-        ties: how many codes differ, over all activations.
-        errors: by activation, the largest difference between what the expected codes stand for and the activation.
-    """
+    return hook
 
-    def __init__(self, finalized: fx.GraphModule, expected: dict[str, torch.Tensor]):
-        super().__init__(finalized)
-        self.steps: dict[str, int] = {}
-        self.ties = 0
-        self.errors: dict[str, float] = {}
-        self._expected = expected
 
-    def run_node(self, node):
-        name, kind = NAME.fullmatch(node.name).groups() if NAME.fullmatch(node.name) else ("", "")
-        if name not in self._expected:
-            return super().run_node(node)
-        found = super().run_node(node)
-        if kind == "dequantize":
-            self.errors[name] = float((found - self._expected[name]).abs().max())
-            return found
-        _, *parameters = self.fetch_args_kwargs_from_env(node)[0]
-        quantize = self.fetch_attr(node.target) if node.op == "call_module" else node.target
-        wanted = quantize(self._expected[name], *parameters)
-        differences = (found.int() - wanted.int()).abs()
-        self.steps[name] = int(differences.max())
-        self.ties += int(differences.count_nonzero())
-        return wanted
+def test_one_code_on_the_other_side_of_a_tie_is_all_that_separates_two_outputs(deep):
+    prepared, finalized, x = deep
+    before = compare_finalized(prepared, finalized, x)
+    assert before.is_equal_without_ties
+    name = next(iter(fake_quantized(prepared, x)))
+    prepared.get_submodule(f"quantizers.{name}").register_forward_hook(one_step(prepared, name, x))
+    report = compare_finalized(prepared, finalized, x)
+    assert report.decibels < 40, "one step of one code in 577,384 changes the whole output"
+    assert 1 <= report.ties < 10
+    assert report.first == name
+    assert report.largest_step == 1
+    assert report.is_equal_without_ties
+    assert str(report).endswith("dB; with these codes put back: equal")
+
+
+def test_a_weight_that_finalizing_would_change_is_no_tie(deep):
+    prepared, finalized, x = deep
+    stored = next(each for name, each in finalized.named_buffers() if name.endswith("weight_scale"))
+    stored.mul_(1.01)
+    report = compare_finalized(prepared, finalized, x)
+    assert not report.is_equal_without_ties or report.ties > 100
+
+
+def test_models_that_cannot_be_compared_are_refused(deep):
+    prepared, finalized, x = deep
+    with pytest.raises(QuantizationError, match="the finalized model has no quantizer"):
+        compare_finalized(prepared, prepared, x)
+    with pytest.raises(QuantizationError, match="accepted: the prepared model of graph mode"):
+        compare_finalized(nn.Linear(2, 2), finalized, x)

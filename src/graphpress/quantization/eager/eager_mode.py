@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 from typing import Any
 
 import attrs
@@ -12,6 +11,7 @@ from torch.export import ExportedProgram
 from graphpress.backends.coreai import register
 from graphpress.backends.errors import CoreMLExportError
 from graphpress.compressor import copies
+from graphpress.copying import copy_of, uncompiled
 from graphpress.eager import CallObserver, OpCall, detached, module_scopes
 from graphpress.eager.observing import observe, undisturbed
 from graphpress.eager.recording import Recorder, Recording
@@ -65,7 +65,7 @@ class EagerExecution(Execution):
                 "accepted: 'graph'"
             )
         in_place = copy is None and not copies(copy)
-        prepared = with_masked_floats(model if in_place else _copied(model, share=copy is False)).eval()
+        prepared = with_masked_floats(uncompiled(model) if in_place else _copied(model, share=copy is False)).eval()
         resolver = ConfigResolver(self.config)
         recording = _record(prepared, arguments)
         states = plan_weights(prepared, recording, resolver, leave_indivisible=leave_indivisible)
@@ -81,10 +81,10 @@ class EagerExecution(Execution):
             install_quantized(weight)
         return prepared
 
-    def run_example(self, prepared: nn.Module, arguments: Arguments) -> None:
+    def run_example(self, prepared: nn.Module, arguments: Arguments, name: str) -> None:
         """See the base class; without quantized activations, reading the weights suffices."""
         if quantizes_activations(self.config):
-            super().run_example(prepared, arguments)
+            super().run_example(prepared, arguments, name)
             return
         for each in placed(prepared, FakeQuantized):
             each.form.value(each.module)
@@ -123,11 +123,7 @@ class EagerExecution(Execution):
 
 def _copied(model: nn.Module, *, share: bool) -> nn.Module:
     """Copy the model; with `share`, the copy has the same parameters."""
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()} if share else {}
-    try:
-        copied = copying.deepcopy(model, memo)
-    except Exception as error:
-        raise QuantizationError(f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error})") from error
+    copied = copy_of(model, QuantizationError, shared=model.parameters() if share else ())
     if any(isinstance(module, HeldQuantizers) for module in copied.modules()):
         raise QuantizationError(
             "the model was prepared or finalized by a Quantizer in eager mode; pass the model before preparation"
@@ -139,14 +135,8 @@ def _record(model: nn.Module, arguments: Arguments) -> Recording:
     """Record one run of the model, which remains observed so that ops keep their names."""
     recorder = Recorder(model)
     observe(model, recorder, behaviour_for)
-    try:
-        with undisturbed(model):
-            arguments.call(model)
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise QuantizationError(
-            f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {reason}"
-        ) from error
+    with undisturbed(model):
+        arguments.run(model, type(model).__name__, QuantizationError)
     observe(model, CallObserver(), behaviour_for)
     return recorder.recording()
 
