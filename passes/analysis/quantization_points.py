@@ -63,7 +63,8 @@ class Point:
     """A point of a node: an operand (`operand`, and `index` inside a list) or a result (`index`).
 
     A passive point belongs to an op that only moves values: it follows its neighbours, and is removed if none of them
-    is quantized.
+    is quantized. A float point belongs to an op that is computed in floats: it takes part in decisions, but no quantizer
+    is inserted there. A result is quantized where ops that compute on codes read it, and an operand is read as it is.
     """
 
     side: Side
@@ -71,6 +72,7 @@ class Point:
     operand: str = ""
     index: int | None = None
     is_passive: bool = False
+    is_float: bool = False
 
     def value(self, node: Node) -> Value:
         """Return the value of `node` at this point."""
