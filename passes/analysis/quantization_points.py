@@ -63,8 +63,8 @@ class Point:
     """A point of a node: an operand (`operand`, and `index` inside a list) or a result (`index`).
 
     A passive point belongs to an op that only moves values: it follows its neighbours, and is removed if none of them
-    is quantized. A float point belongs to an op that is computed in floats: it takes part in decisions, but no quantizer
-    is inserted there. A result is quantized where ops that compute on codes read it, and an operand is read as it is.
+    is quantized. A float point belongs to an op that is computed in floats: it takes part in decisions, but no
+    quantizer is inserted there. A result is quantized where ops that compute on codes read it.
     """
 
     side: Side
@@ -116,7 +116,9 @@ def activation_block(granularity: Granularity, shape: Sequence[Any], name: str) 
     return tuple(-1 if size == dim else size for size, dim in zip(box, dims, strict=True))
 
 
-_NON_NEGATIVE = frozenset({"relu", "relu6", "hardsigmoid", "softmax"})
+_BOUNDED_BELOW = frozenset(
+    ["relu", "relu6", "hardsigmoid", "softmax", "softplus", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu"]
+)
 # The lowest result, and the numerator of the scale: 1/256 for an 8-bit sigmoid, 2/256 for tanh.
 _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 2.0)}
 
@@ -124,10 +126,11 @@ _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (
 def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
     """Adapt `spec` to what is known of the results of `node`.
 
-    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric, as it does
-    where both ends are known; they are observed, since data may stay far below the bounds of the op. The range of a
-    sigmoid is fixed, and that of a tanh behind a layer: any other often caps values softly, far from its bounds. Float
-    specs, and specs with an explicit range or scheme, are returned unchanged.
+    A symmetric scheme would waste half of the codes on an output without negative values, and nearly half on one that
+    ends little below zero, such as that of a GELU, so it becomes asymmetric, as it does where both ends are known. Ends
+    are observed, since data may stay far from the bounds of the op. The range of a sigmoid is fixed, and that of a tanh
+    behind a layer: any other often caps values softly, far from its bounds. Float specs, and specs with an explicit
+    range or scheme, are returned unchanged.
     """
     if spec.element_type.is_floating or spec.float_range != (None, None):
         return spec
@@ -147,14 +150,14 @@ def _has_fixed_range(node: Node) -> bool:
 
 
 def _has_known_bounds(node: Node) -> bool:
-    """Return True if no result is negative, or both ends are known."""
+    """Return True if the results end at zero or little below it, or both ends are known."""
     match node.op.family:
         case "hardtanh":
             low, high = node.attribute("min_val"), node.attribute("max_val")
         case "clamp" | "clamp_min":
             low, high = node.attributes.get("min"), node.attributes.get("max")
         case family:
-            return family in _NON_NEGATIVE
+            return family in _BOUNDED_BELOW
     return _is_bound(low) and (low >= 0 or (_is_bound(high) and high >= 0))
 
 
