@@ -224,8 +224,8 @@ class _Assignment:
                 suffix = name if index is None else f"{name}_{index}"
                 quantizer = _activation(f"{node.name}_{suffix}", decision, value)
                 follows = passive or _follows(node, COMPUTED_IN_FLOATS, decision)
-                is_float = _follows(node, OPERANDS_IN_FLOATS, decision)
-                yield Point(Side.INPUT, quantizer, name, index, is_passive=follows, is_float=is_float)
+                in_floats = _follows(node, OPERANDS_IN_FLOATS, decision)
+                yield Point(Side.INPUT, quantizer, name, index, is_passive=follows, in_floats=in_floats)
 
     def _outputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
         for index, result in enumerate(node.results):
@@ -243,8 +243,8 @@ class _Assignment:
                 adjusted = with_known_range(quantizer.spec, node)
                 if adjusted != quantizer.spec:
                     quantizer = evolve(quantizer, spec=adjusted, wanted=quantizer.spec)
-            is_float = _follows(node, RESULTS_IN_FLOATS, decision) and self._quantizes_operands(node, site)
-            yield Point(Side.OUTPUT, quantizer, index=index, is_float=is_float)
+            in_floats = _follows(node, RESULTS_IN_FLOATS, decision) and self._quantizes_operands(node, site)
+            yield Point(Side.OUTPUT, quantizer, index=index, in_floats=in_floats)
 
     def _quantizes_operands(self, node: Node, site: OpSite) -> bool:
         """True if the config quantizes operands here; if it quantizes results alone, no reader has points."""

@@ -131,7 +131,7 @@ def _is_per_tensor(spec: QuantizationSpec) -> bool:
 
 def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
     active = [(node, point) for node, point in members if not point.is_passive]
-    if all(point.is_float for _, point in active):
+    if all(point.in_floats for _, point in active):
         return None
     makers = [point for _, point in active if point.side is Side.OUTPUT]
     points = [*makers, *(point for _, point in active if point.side is Side.INPUT)]

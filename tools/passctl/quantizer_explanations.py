@@ -249,7 +249,7 @@ class _Explainer:
         title, where = _title(node, side, operand, index), str(node.location)
         for other, point in self.places:
             if other is node and _is_at(point, side, operand, index):
-                if side is Side.INPUT and point.is_float and self.is_quantized_for_some(value):
+                if side is Side.INPUT and point.in_floats and self.is_quantized_for_some(value):
                     return UseExplanation(title, where, reason=f"not quantized: {_FOR_SOME}")
                 asked = self.asked.get(_key(node, point), point.quantizer)
                 source = "its neighbours, since it only moves values" if point.is_passive else asked.source
@@ -261,7 +261,7 @@ class _Explainer:
     def is_quantized_for_some(self, value: Value) -> bool:
         """True if the op that makes `value` computes in floats, so that readers of codes quantize it."""
         makes = [point for node, point in self.places if point.side is Side.OUTPUT and point.value(node) is value]
-        return any(point.is_float for point in makes)
+        return any(point.in_floats for point in makes)
 
     def reason_of_output(self, value: Value) -> str:
         return _FOR_SOME if self.is_quantized_for_some(value) else "an output is quantized where it is made"
@@ -288,7 +288,7 @@ class _Explainer:
                 "an entry for the op or its type"
             )
         points = [point for point in _points(self.assigned.node(node.name)) if _is_at(point, side, operand, index)]
-        if side is Side.OUTPUT and any(point.is_float for point in points):
+        if side is Side.OUTPUT and any(point.in_floats for point in points):
             return f"{node.op.name} makes floats, and no op that computes on codes reads them"
         if points:
             return f"{node.op.name} is computed in floats, and what makes and what reads its operands is not quantized"
