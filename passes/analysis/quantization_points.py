@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from graphpress.ir.annotations import annotation
 from graphpress.ir.graph import Node, Value
 from graphpress.passes.analysis.fusion import LAYERS
+from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.config import (
     Granularity,
     PerTensorGranularity,
@@ -119,6 +120,7 @@ def activation_block(granularity: Granularity, shape: Sequence[Any], name: str) 
 _BOUNDED_BELOW = frozenset(
     ["relu", "relu6", "hardsigmoid", "softmax", "softplus", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu"]
 )
+_GATES = frozenset({"sigmoid", "hardsigmoid", "softmax"})
 # The lowest result, and the numerator of the scale: 1/256 for an 8-bit sigmoid, 2/256 for tanh.
 _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 2.0)}
 
@@ -156,9 +158,31 @@ def _has_known_bounds(node: Node) -> bool:
             low, high = node.attribute("min_val"), node.attribute("max_val")
         case "clamp" | "clamp_min":
             low, high = node.attributes.get("min"), node.attributes.get("max")
+        case "mul":
+            return _is_gated(node)
         case family:
             return family in _BOUNDED_BELOW
     return _is_bound(low) and (low >= 0 or (_is_bound(high) and high >= 0))
+
+
+def _is_gated(node: Node) -> bool:
+    """Return True for a gate between 0 and 1 times results that end near zero, as in a squeeze-and-excitation block."""
+    makers = [_maker(value) for _, _, value in node.operand_values()]
+    if len(makers) != 2 or None in makers:
+        return False
+    return any(
+        gate.op.family in _GATES and (gated.op.family in _GATES or _has_known_bounds(gated))
+        for gate, gated in (makers, makers[::-1])
+    )
+
+
+def _maker(value: Value) -> Node | None:
+    """The node that computes `value`, apart from ops with one operand that only move values."""
+    node = value.node
+    while node is not None and only_moves_values(node):
+        values = [each for _, _, each in node.operand_values() if each.is_floating]
+        node = values[0].node if len(values) == 1 else None
+    return node
 
 
 def _is_bound(given: object) -> TypeGuard[float]:

@@ -147,6 +147,26 @@ def test_the_range_an_activation_is_known_to_have_shapes_its_spec(op, scheme, fl
 
 
 @pytest.mark.parametrize(
+    ("activation", "gate", "scheme"),
+    [
+        ("aten.silu", "aten.sigmoid", "asymmetric"),
+        ("aten.relu", "aten.hardsigmoid", "asymmetric"),
+        ("aten.tanh", "aten.sigmoid", "symmetric"),
+        ("aten.silu", "aten.silu", "symmetric"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_gated_activation_ends_where_the_activation_does(activation, gate, scheme, is_first):
+    b = GraphBuilder()
+    value = b.op(activation, convolution(b, image(b), "conv"))
+    squeezed = b.op("aten.mean.dim", value, [2, 3], keepdim=True)
+    gating = b.op(gate, convolution(b, squeezed, "excite"))
+    operands = (value, gating) if is_first else (gating, value)
+    graph = assigned(b.outputs(b.op("aten.mul.Tensor", *operands, name="gated")))
+    assert points(graph)["gated", "output"].spec.qscheme is QuantizationScheme(scheme)
+
+
+@pytest.mark.parametrize(
     ("bounds", "scheme", "float_range"),
     [
         ({"min": 0.0, "max": 6.0}, "asymmetric", (None, None)),
