@@ -167,8 +167,8 @@ def _has_known_bounds(node: Node) -> bool:
 
 def _is_gated(node: Node) -> bool:
     """Return True for a gate between 0 and 1 times results that end near zero, as in a squeeze-and-excitation block."""
-    makers = [_maker(value) for _, _, value in node.operand_values()]
-    if len(makers) != 2 or None in makers:
+    makers = [maker for _, _, value in node.operand_values() if (maker := _maker(value)) is not None]
+    if len(makers) != 2:
         return False
     return any(
         gate.op.family in _GATES and (gated.op.family in _GATES or _has_known_bounds(gated))
