@@ -14,7 +14,14 @@ from graphpress.passes.analysis.caches import cache_update, sources
 from graphpress.passes.analysis.constants import constant_values, is_idle_dropout, root_constant
 from graphpress.passes.analysis.exact_values import exact_values
 from graphpress.passes.analysis.facts import FUSION_ANNOTATED, QUANTIZERS_ASSIGNED
-from graphpress.passes.analysis.fusion import CLAMPS, COMPUTED_IN_FLOATS, FusionGroup, Role
+from graphpress.passes.analysis.fusion import (
+    CLAMPS,
+    COMPUTED_IN_FLOATS,
+    OPERANDS_IN_FLOATS,
+    RESULTS_IN_FLOATS,
+    FusionGroup,
+    Role,
+)
 from graphpress.passes.analysis.quantization_points import (
     Point,
     QuantizationPoints,
@@ -217,7 +224,8 @@ class _Assignment:
                 suffix = name if index is None else f"{name}_{index}"
                 quantizer = _activation(f"{node.name}_{suffix}", decision, value)
                 follows = passive or _follows(node, COMPUTED_IN_FLOATS, decision)
-                yield Point(Side.INPUT, quantizer, name, index, is_passive=follows)
+                in_floats = _follows(node, OPERANDS_IN_FLOATS, decision)
+                yield Point(Side.INPUT, quantizer, name, index, is_passive=follows, in_floats=in_floats)
 
     def _outputs(self, node: Node, site: OpSite, *, passive: bool = False) -> Iterator[Point]:
         for index, result in enumerate(node.results):
@@ -235,7 +243,12 @@ class _Assignment:
                 adjusted = with_known_range(quantizer.spec, node)
                 if adjusted != quantizer.spec:
                     quantizer = evolve(quantizer, spec=adjusted, wanted=quantizer.spec)
-            yield Point(Side.OUTPUT, quantizer, index=index)
+            in_floats = _follows(node, RESULTS_IN_FLOATS, decision) and self._quantizes_operands(node, site)
+            yield Point(Side.OUTPUT, quantizer, index=index, in_floats=in_floats)
+
+    def _quantizes_operands(self, node: Node, site: OpSite) -> bool:
+        """True if the config quantizes operands here; if it quantizes results alone, no reader has points."""
+        return self._resolver.explain_input(site, 0, next(iter(node.operands))).spec is not None
 
     def _weight_points(self, node: Node, site: OpSite) -> Iterator[Point]:
         for weight in self._weights_of(node, site):

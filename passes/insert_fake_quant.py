@@ -18,6 +18,8 @@ from graphpress.passes.framework.registry import register_pass
 class InsertFakeQuant(Pass):
     """Insert a ``quant.fake_quantize`` at every quantization point, and remove the annotations.
 
+    Points in floats have none.
+
     A fake-quantizer without parameters returns its input; after calibration it loses at most half a step for values
     within its range.
     """
@@ -35,6 +37,8 @@ class InsertFakeQuant(Pass):
                 continue
             context.node = node
             for point in note.points:
+                if point.in_floats:
+                    continue
                 if point.side is Side.INPUT:
                     self._before(node, point, rewriter)
                 else:

@@ -35,7 +35,7 @@ class ShareQuantizers(Pass):
       that sorts first;
     - a known range remains only if all producers of the component have it; otherwise the range is observed;
     - the training schedule is that of the reader, if there is one;
-    - a component in which no op computes has no quantizer.
+    - a component in which no op computes, or only in floats, has no quantizer.
 
     A weight that several nodes read, such as a tied one, has one quantizer for all nodes with equal specs for it.
 
@@ -131,7 +131,7 @@ def _is_per_tensor(spec: QuantizationSpec) -> bool:
 
 def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
     active = [(node, point) for node, point in members if not point.is_passive]
-    if not active:
+    if all(point.in_floats for _, point in active):
         return None
     makers = [point for _, point in active if point.side is Side.OUTPUT]
     points = [*makers, *(point for _, point in active if point.side is Side.INPUT)]

@@ -74,6 +74,10 @@ _NORM = _families("layer_norm group_norm instance_norm rms_norm batch_norm")
 CLAMPS = _families("clamp clamp_min clamp_max")
 COMPUTED_IN_FLOATS = CLAMPS | (_NORM - {"batch_norm"}) | {"softmax", "div"}
 """Ops that no backend computes on codes: their operands have no grid of their own."""
+OPERANDS_IN_FLOATS = COMPUTED_IN_FLOATS - CLAMPS
+"""Ops that read floats where their operands are no codes yet."""
+RESULTS_IN_FLOATS = OPERANDS_IN_FLOATS | {"embedding", "embedding_bag"}
+"""Ops whose results are floats: codes of them only serve readers that compute on codes."""
 _ACTIVATION = families_with(Trait.ACTIVATION)
 _ALONE = (
     _ACTIVATION

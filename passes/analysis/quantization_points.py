@@ -12,6 +12,7 @@ from attrs import evolve, frozen
 from graphpress.ir.annotations import annotation
 from graphpress.ir.graph import Node, Value
 from graphpress.passes.analysis.fusion import LAYERS
+from graphpress.passes.analysis.value_preserving import only_moves_values
 from graphpress.passes.config import (
     Granularity,
     PerTensorGranularity,
@@ -63,7 +64,8 @@ class Point:
     """A point of a node: an operand (`operand`, and `index` inside a list) or a result (`index`).
 
     A passive point belongs to an op that only moves values: it follows its neighbours, and is removed if none of them
-    is quantized.
+    is quantized. A point in floats belongs to an op that is computed in floats: it takes part in decisions, but no
+    quantizer is inserted there. A result is quantized where ops that compute on codes read it.
     """
 
     side: Side
@@ -71,6 +73,7 @@ class Point:
     operand: str = ""
     index: int | None = None
     is_passive: bool = False
+    in_floats: bool = False
 
     def value(self, node: Node) -> Value:
         """Return the value of `node` at this point."""
@@ -114,7 +117,10 @@ def activation_block(granularity: Granularity, shape: Sequence[Any], name: str) 
     return tuple(-1 if size == dim else size for size, dim in zip(box, dims, strict=True))
 
 
-_NON_NEGATIVE = frozenset({"relu", "relu6", "hardsigmoid", "softmax"})
+_BOUNDED_BELOW = frozenset(
+    ["relu", "relu6", "hardsigmoid", "softmax", "softplus", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu"]
+)
+_GATES = frozenset({"sigmoid", "hardsigmoid", "softmax"})
 # The lowest result, and the numerator of the scale: 1/256 for an 8-bit sigmoid, 2/256 for tanh.
 _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 2.0)}
 
@@ -122,10 +128,11 @@ _OPEN_RANGES: dict[str, tuple[float, float]] = {"sigmoid": (0.0, 1.0), "tanh": (
 def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
     """Adapt `spec` to what is known of the results of `node`.
 
-    A symmetric scheme would waste half of the codes on a non-negative output, so it becomes asymmetric, as it does
-    where both ends are known; they are observed, since data may stay far below the bounds of the op. The range of a
-    sigmoid is fixed, and that of a tanh behind a layer: any other often caps values softly, far from its bounds. Float
-    specs, and specs with an explicit range or scheme, are returned unchanged.
+    A symmetric scheme would waste half of the codes on an output without negative values, and nearly half on one that
+    ends little below zero, such as that of a GELU, so it becomes asymmetric, as it does where both ends are known. Ends
+    are observed, since data may stay far from the bounds of the op. The range of a sigmoid is fixed, and that of a tanh
+    behind a layer: any other often caps values softly, far from its bounds. Float specs, and specs with an explicit
+    range or scheme, are returned unchanged.
     """
     if spec.element_type.is_floating or spec.float_range != (None, None):
         return spec
@@ -145,15 +152,37 @@ def _has_fixed_range(node: Node) -> bool:
 
 
 def _has_known_bounds(node: Node) -> bool:
-    """Return True if no result is negative, or both ends are known."""
+    """Return True if the results end at zero or little below it, or both ends are known."""
     match node.op.family:
         case "hardtanh":
             low, high = node.attribute("min_val"), node.attribute("max_val")
         case "clamp" | "clamp_min":
             low, high = node.attributes.get("min"), node.attributes.get("max")
+        case "mul":
+            return _is_gated(node)
         case family:
-            return family in _NON_NEGATIVE
+            return family in _BOUNDED_BELOW
     return _is_bound(low) and (low >= 0 or (_is_bound(high) and high >= 0))
+
+
+def _is_gated(node: Node) -> bool:
+    """Return True for a gate between 0 and 1 times results that end near zero, as in a squeeze-and-excitation block."""
+    makers = [maker for _, _, value in node.operand_values() if (maker := _maker(value)) is not None]
+    if len(makers) != 2:
+        return False
+    return any(
+        gate.op.family in _GATES and (gated.op.family in _GATES or _has_known_bounds(gated))
+        for gate, gated in (makers, makers[::-1])
+    )
+
+
+def _maker(value: Value) -> Node | None:
+    """The node that computes `value`, apart from ops with one operand that only move values."""
+    node = value.node
+    while node is not None and only_moves_values(node):
+        values = [each for _, _, each in node.operand_values() if each.is_floating]
+        node = values[0].node if len(values) == 1 else None
+    return node
 
 
 def _is_bound(given: object) -> TypeGuard[float]:

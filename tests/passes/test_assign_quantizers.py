@@ -128,6 +128,11 @@ def test_a_weight_that_is_compressed_already_is_left_alone():
         ("aten.relu", "asymmetric", (None, None)),
         ("aten.relu6", "asymmetric", (None, None)),
         ("aten.hardsigmoid", "asymmetric", (None, None)),
+        ("aten.softplus", "asymmetric", (None, None)),
+        ("aten.gelu", "asymmetric", (None, None)),
+        ("aten.silu", "asymmetric", (None, None)),
+        ("aten.hardswish", "asymmetric", (None, None)),
+        ("aten.elu", "asymmetric", (None, None)),
         ("aten.sigmoid", "asymmetric", (0.0, 255 / 256)),
         ("aten.tanh", "asymmetric", (-1.0, 2 * 255 / 256 - 1)),
         ("aten.leaky_relu", "symmetric", (None, None)),
@@ -139,6 +144,26 @@ def test_the_range_an_activation_is_known_to_have_shapes_its_spec(op, scheme, fl
     spec = found["act", "output"].spec
     assert (spec.qscheme, spec.float_range) == (QuantizationScheme(scheme), float_range)
     assert found["act", "output"].asked.qscheme is QuantizationScheme.SYMMETRIC
+
+
+@pytest.mark.parametrize(
+    ("activation", "gate", "scheme"),
+    [
+        ("aten.silu", "aten.sigmoid", "asymmetric"),
+        ("aten.relu", "aten.hardsigmoid", "asymmetric"),
+        ("aten.tanh", "aten.sigmoid", "symmetric"),
+        ("aten.silu", "aten.silu", "symmetric"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_gated_activation_ends_where_the_activation_does(activation, gate, scheme, is_first):
+    b = GraphBuilder()
+    value = b.op(activation, convolution(b, image(b), "conv"))
+    squeezed = b.op("aten.mean.dim", value, [2, 3], keepdim=True)
+    gating = b.op(gate, convolution(b, squeezed, "excite"))
+    operands = (value, gating) if is_first else (gating, value)
+    graph = assigned(b.outputs(b.op("aten.mul.Tensor", *operands, name="gated")))
+    assert points(graph)["gated", "output"].spec.qscheme is QuantizationScheme(scheme)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,18 @@ import torch
 
 from graphpress.ir.dtypes import DType
 from graphpress.passes.analysis.quantization_points import QuantizationPoints, QuantizerNote
-from graphpress.passes.config import QuantizationSpec
+from graphpress.passes.config import (
+    ModuleQuantizerConfig,
+    OpQuantizerConfig,
+    QuantizationScheme,
+    QuantizationSpec,
+    QuantizerConfig,
+)
 from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.framework.testing import GraphBuilder, f32
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
-from tests.passes.quantization_graphs import convolution, image, inserted, points, run, shared
+from tests.passes.quantization_graphs import convolution, image, inserted, points, random, run, shared
 from tests.properties.quantized_graphs import config_of
 
 
@@ -57,6 +63,60 @@ def test_every_reader_of_a_result_reads_the_quantized_one():
     (use,) = graph.node("conv").result.uses
     assert use.user.name == "conv_output"
     assert len(graph.node("conv_output").result.uses) == 3
+
+
+def norm_of_a_convolution(b):
+    made = convolution(b, image(b), "conv")
+    return b.aten.layer_norm(made, [8], name="norm")
+
+
+def test_what_a_norm_returns_from_the_model_is_not_quantized():
+    b = GraphBuilder()
+    graph = inserted(b.outputs(norm_of_a_convolution(b)))
+    assert [node.name for node in quantizers(graph)] == ["conv_input", "conv_weight", "conv_output"]
+    assert graph.outputs[0].value.node.name == "norm"
+
+
+def test_a_convolution_reads_codes_of_a_norm_that_the_model_returns_in_floats():
+    b = GraphBuilder()
+    norm = norm_of_a_convolution(b)
+    graph = deduplicated(b.outputs(norm, convolution(b, norm, "last"), convolution(b, norm, "other")))
+    assert graph.outputs[0].value.node.name == "norm"
+    read = [use.user.name for use in graph.node("norm").result.uses if use.user in graph.nodes]
+    assert read == ["norm_output"]
+    readers = [use.user.name for use in graph.node("norm_output").result.uses]
+    assert readers == ["last", "other"]
+
+
+def test_a_product_reads_the_known_range_of_a_softmax_that_the_model_returns_in_floats():
+    b = GraphBuilder()
+    x = convolution(b, image(b), "conv")
+    shares = b.op("aten.softmax.int", b.aten.sin(x), dim=-1, name="softmax")
+    graph = deduplicated(b.outputs(shares, b.aten.matmul(shares, x, name="product")))
+    read = graph.node("product").operands["self"].node
+    assert read.annotation(QuantizerNote).quantizer.spec.qscheme is QuantizationScheme.ASYMMETRIC
+    assert graph.outputs[0].value.node.name == "softmax"
+
+
+def test_a_norm_is_quantized_where_only_results_are_or_where_an_entry_names_it():
+    results = {"op_input_spec": None, "op_output_spec": {"*": QuantizationSpec()}}
+    named = {"op_type_config": {"layer_norm": OpQuantizerConfig(op_output_spec={"*": QuantizationSpec()})}}
+    for options in (results, named):
+        b = GraphBuilder()
+        config = QuantizerConfig(global_config=ModuleQuantizerConfig(**options))
+        graph = inserted(b.outputs(norm_of_a_convolution(b)), config)
+        assert graph.outputs[0].value.node.name == "norm_output"
+
+
+def test_the_rows_of_an_embedding_are_quantized_for_a_sum_and_not_for_a_norm():
+    b = GraphBuilder()
+    rows = b.aten.argmax(image(b), 1)
+    table = b.constant("table", random(9, 4))
+    looked_up = b.aten.embedding(table, rows, name="embedding")
+    normed = b.aten.layer_norm(looked_up, [4], name="norm")
+    graph = inserted(b.outputs(normed, b.op("aten.add.Tensor", looked_up, looked_up, name="sum")))
+    assert graph.node("norm").operands["input"].node.name == "embedding"
+    assert {value.node.op.name for value in graph.node("sum").operands.values() if value} == {"quant.fake_quantize"}
 
 
 def test_items_of_a_list_get_quantizers_of_their_own():

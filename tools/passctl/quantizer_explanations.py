@@ -241,7 +241,7 @@ class _Explainer:
             )
         for use in value.uses:
             if isinstance(use.user, Output):
-                yield UseExplanation("output", "the graph returns it", reason="an output is quantized where it is made")
+                yield UseExplanation("output", "the graph returns it", reason=self.reason_of_output(value))
             else:
                 yield self.use(use.user, Side.INPUT, use.operand, use.index, value)
 
@@ -249,12 +249,22 @@ class _Explainer:
         title, where = _title(node, side, operand, index), str(node.location)
         for other, point in self.places:
             if other is node and _is_at(point, side, operand, index):
+                if side is Side.INPUT and point.in_floats and self.is_quantized_for_some(value):
+                    return UseExplanation(title, where, reason=f"not quantized: {_FOR_SOME}")
                 asked = self.asked.get(_key(node, point), point.quantizer)
                 source = "its neighbours, since it only moves values" if point.is_passive else asked.source
                 return UseExplanation(title, where, point.quantizer.name, source)
         return UseExplanation(title, where, reason=f"not quantized: {self.reason(node, side, operand, index, value)}")
 
     # Why it is not quantized.
+
+    def is_quantized_for_some(self, value: Value) -> bool:
+        """True if the op that makes `value` computes in floats, so that readers of codes quantize it."""
+        makes = [point for node, point in self.places if point.side is Side.OUTPUT and point.value(node) is value]
+        return any(point.in_floats for point in makes)
+
+    def reason_of_output(self, value: Value) -> str:
+        return _FOR_SOME if self.is_quantized_for_some(value) else "an output is quantized where it is made"
 
     def reason(self, node: Node, side: Side, operand: str, index: int | None, value: Value) -> str:
         type = value.type
@@ -277,7 +287,10 @@ class _Explainer:
                 "angles, divisors, choices, scores of a softmax and numbers made from integers are quantized only by "
                 "an entry for the op or its type"
             )
-        if any(_is_at(point, side, operand, index) for point in _points(self.assigned.node(node.name))):
+        points = [point for point in _points(self.assigned.node(node.name)) if _is_at(point, side, operand, index)]
+        if side is Side.OUTPUT and any(point.in_floats for point in points):
+            return f"{node.op.name} makes floats, and no op that computes on codes reads them"
+        if points:
             return f"{node.op.name} is computed in floats, and what makes and what reads its operands is not quantized"
         return _by_config(decision)
 
@@ -350,6 +363,9 @@ class _Explainer:
         if final.wanted is not None:
             return f"scheme and range are the known ones of the result of {', '.join(known)}"
         return f"the known range of the result of {', '.join(known)} is not used: other values share this quantizer"
+
+
+_FOR_SOME = "the value is quantized only for readers that compute on codes"
 
 
 def _places(graph: Graph) -> Iterator[Place]:

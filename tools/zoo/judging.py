@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -71,6 +72,43 @@ def works(records: Records, side: str) -> bool | None:
     found = [records[stage] for stage in SIDES[side] if stage in records]
     found = [each for each in found if not (each["status"] == "skipped" and str(each["error"]).startswith("no "))]
     return all(each["status"] == "ok" for each in found) if found else None
+
+
+@attrs.frozen
+class Gap:
+    """By how many decibels an architecture of ours is below the peer's.
+
+    Attributes:
+        decibels: the difference of the pooled decibels; positive if ours are fewer.
+        error: its standard error over the sets, or None for results without sets. The sets of both sides have equal
+            weights and batches, so the error is that of the differences: the jackknife's, of the differences without
+            each set in turn (Efron and Stein, 1981).
+    """
+
+    decibels: float
+    error: float | None
+
+    def exceeds(self, bound: float) -> bool:
+        """Return True if the difference is more than `bound` by at least its standard error."""
+        return self.decibels - (self.error or 0.0) > bound
+
+
+def gap(records: Records) -> Gap | None:
+    """Return the gap to the peer, or None if a side has no decibels."""
+    ours, peer = (records.get(stage, {}).get("figures", {}) for stage in ("w8a8", "peer"))
+    if ours.get("decibels") is None or peer.get("decibels") is None:
+        return None
+    pairs = list(zip(peer.get("without each set", ()), ours.get("without each set", ()), strict=False))
+    if len(pairs) < 2 or any(None in pair for pair in pairs) or _sets(ours) != _sets(peer):
+        return Gap(peer["decibels"] - ours["decibels"], None)
+    differences = [theirs - mine for theirs, mine in pairs]
+    mean = sum(differences) / len(pairs)
+    variance = (len(pairs) - 1) / len(pairs) * sum((each - mean) ** 2 for each in differences)
+    return Gap(peer["decibels"] - ours["decibels"], math.sqrt(variance))
+
+
+def _sets(figures: Mapping[str, Any]) -> int:
+    return len(figures.get("without each set", ()))
 
 
 def grouped(found: Iterable[Failure]) -> list[tuple[str, list[Failure]]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from graphpress.tools.zoo.entry import ZooModel
-from graphpress.tools.zoo.judging import SIDES, Records, Whose, failures, grouped, works
+from graphpress.tools.zoo.judging import SIDES, Gap, Records, Whose, failures, gap, grouped, works
 
 _OUTLIER = 0.2
 _SLOW = 4.0
@@ -37,8 +37,8 @@ _INTRODUCTION = (
     "  real runtime, Core ML programs in the IR's interpreter, and both are compared with the finalized module.",
     "- *dB*: signal to noise of the default W8A8 model's outputs against the float model's, pooled over sets, each",
     "  with weights, six calibration batches and four batches of outputs of its own; the peer, coreai-opt 0.4.0, has",
-    "  the same. Class tokens, position biases and layer scales, which start at zero, have the size that training",
-    "  gives them.",
+    "  the same. The difference has a standard error over the sets, which it must exceed to count. Class tokens,",
+    "  position biases and layer scales, which start at zero, have the size that training gives them.",
     "- *ops*: operations of the Core AI program. *s*: CPU seconds of `prepare`, in a process that has prepared before.",
     "- *stops at*: the first failure, and whose it is: ours, the converter's alone, or torch.export's. Where the",
     "  converter has not run alone on the float model, it is either's.",
@@ -83,9 +83,12 @@ def _beside_peer(results: Mapping[str, Records]) -> Iterator[str]:
         return
     decibels, operations, seconds = (pairs[figure] for figure in ("decibels", "ops", "prepare"))
     mine, theirs = (sum(side) / len(decibels) for side in zip(*decibels.values(), strict=True))
-    below = [name for name, (ours, peer) in decibels.items() if ours < peer - _OUTLIER]
+    gaps = {name: found for name in decibels if (found := gap(results[name])) and found.decibels > _OUTLIER}
+    below = [_gap(*each) for each in gaps.items() if each[1].exceeds(_OUTLIER)]
+    chance = [_gap(*each) for each in gaps.items() if not each[1].exceeds(_OUTLIER)]
     yield f"Decibels of the {len(decibels)} that both sides quantize: {mine:.1f} on the mean, the peer {theirs:.1f};"
-    yield f"more than {_OUTLIER} below the peer: {', '.join(below) or 'none'}."
+    yield f"more than {_OUTLIER} below the peer: {', '.join(below) or 'none'};"
+    yield f"more than {_OUTLIER} below, but not by its standard error: {', '.join(chance) or 'none'}."
     if operations:
         mine, theirs = (sum(side) for side in zip(*operations.values(), strict=True))
         more = [name for name, (ours, peer) in operations.items() if ours > peer]
@@ -93,6 +96,11 @@ def _beside_peer(results: Mapping[str, Records]) -> Iterator[str]:
         yield f"more than the peer: {', '.join(more) or 'none'}."
     mine, theirs = (sum(side) for side in zip(*seconds.values(), strict=True))
     yield f"CPU seconds of `prepare`, {len(seconds)} architectures: {mine:.0f}, the peer {theirs:.0f}."
+
+
+def _gap(name: str, found: Gap) -> str:
+    error = "" if found.error is None else f" ± {found.error:.1f}"
+    return f"{name} ({found.decibels:.1f}{error})"
 
 
 def _stages(results: Mapping[str, Records]) -> list[str]:
@@ -154,8 +162,9 @@ def failure_report(results: Mapping[str, Records]) -> str:
 
 def _outliers(results: Mapping[str, Records]) -> Iterable[str]:
     for name, records in results.items():
-        ours, peer = (records.get(stage, {}).get("figures", {}).get("decibels") for stage in ("w8a8", "peer"))
-        if ours is not None and ((peer is not None and ours < peer - _OUTLIER) or ours < 5):
+        ours, peer = (_value(records, stage, "decibels") for stage in ("w8a8", "peer"))
+        found = gap(records)
+        if ours is not None and ((found is not None and found.exceeds(_OUTLIER)) or ours < 5):
             yield f"- {name}: {ours} / {peer}"
 
 

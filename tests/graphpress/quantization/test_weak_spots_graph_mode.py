@@ -140,9 +140,6 @@ def test_spelled_out_activations_fuse_too(function):
 
 ALSO_QUANTIZED = {
     "softmax": lambda t: t.softmax(1),
-    "layer_norm": lambda t: F.layer_norm(t, t.shape[-1:]),
-    "group_norm": lambda t: F.group_norm(t, 2),
-    "div": lambda t: t / (t.abs() + 1),
     "bmm": lambda t: torch.bmm(t.flatten(2), t.flatten(2).transpose(1, 2)),
     "einsum": lambda t: torch.einsum("bchw,bdhw->bcd", t, t),
     "scaled_dot_product_attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.flip(2)),
@@ -155,6 +152,23 @@ ALSO_QUANTIZED = {
 def test_these_ops_have_a_quantizer_at_their_result(name):
     _, prepared = calibrated(Call(ALSO_QUANTIZED[name]), image())
     assert any(found.startswith(name) and found.endswith("_output") for found in quantizers(prepared))
+
+
+COMPUTED_IN_FLOATS = {
+    "softmax": lambda t: t.flip(1).softmax(1),
+    "layer_norm": lambda t: F.layer_norm(t, t.shape[-1:]),
+    "group_norm": lambda t: F.group_norm(t, 2),
+    "div": lambda t: t / (t.abs() + 1),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED_IN_FLOATS)
+def test_a_result_in_floats_is_quantized_for_a_sum_and_not_for_the_output_of_the_model(name):
+    function = COMPUTED_IN_FLOATS[name]
+    _, returned = calibrated(Call(function), image())
+    _, added = calibrated(Call(lambda t: function(t) + t), image())
+    assert f"{name}_output" not in quantizers(returned)
+    assert f"{name}_output" in quantizers(added)
 
 
 MOVES_VALUES = {

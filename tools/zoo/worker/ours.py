@@ -34,8 +34,9 @@ from graphpress.tools.zoo.worker.stage import (
     Fault,
     Skipped,
     StageRun,
+    decibels_of,
+    decibels_of_sets,
     float_outputs,
-    pooled_decibels,
     weight_decibels,
 )
 
@@ -139,8 +140,8 @@ def w8a8(subject: Subject, run: StageRun) -> None:
         _, made = prepared(subject.module, model.example())
     run.figures["quantizers"] = sum("fakequant" in type(each).__name__.lower() for each in made.modules())
     with run.timing("calibrate"):
-        run.figures["decibels"], quantizer, made = pooled_decibels(model, prepared, subject.calibration_sets)
-    run.figures["calibration sets"] = subject.calibration_sets
+        sets, quantizer, made = decibels_of_sets(model, prepared, subject.calibration_sets)
+    run.figures |= decibels_of(sets)
     with run.timing("finalize"):
         finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
     subject.prepared, subject.finalized["w8a8"] = made, finalized

@@ -13,7 +13,7 @@ from coreai_opt.quantization import Quantizer, QuantizerConfig
 from torch import nn
 
 from graphpress.tools.zoo.entry import Inputs, ZooModel
-from graphpress.tools.zoo.worker.stage import Skipped, StageRun, pooled_decibels
+from graphpress.tools.zoo.worker.stage import Skipped, StageRun, decibels_of, decibels_of_sets
 
 IMPORTS = ("coreai_torch",)
 
@@ -43,8 +43,8 @@ def peer(subject: Subject, run: StageRun) -> None:
     with run.timing("prepare"):
         prepared(subject.module, model.example())
     with run.timing("calibrate"):
-        run.figures["decibels"], quantizer, _ = pooled_decibels(model, prepared, subject.calibration_sets)
-    run.figures["calibration sets"] = subject.calibration_sets
+        sets, quantizer, _ = decibels_of_sets(model, prepared, subject.calibration_sets)
+    run.figures |= decibels_of(sets)
     with run.timing("finalize"):
         subject.finalized = quantizer.finalize(backend=ExportBackend.CoreAI)
 

@@ -79,6 +79,12 @@ class Decibels:
             self.signal[index] = self.signal.get(index, 0.0) + float(meant.square().sum())
             self.noise[index] = self.noise.get(index, 0.0) + float((meant - got).square().sum())
 
+    def merge(self, other: Decibels) -> None:
+        """Add the evaluations of `other`."""
+        for index, signal in other.signal.items():
+            self.signal[index] = self.signal.get(index, 0.0) + signal
+            self.noise[index] = self.noise.get(index, 0.0) + other.noise[index]
+
     @property
     def value(self) -> float | None:
         """The decibels; None for an exact or an empty output."""
@@ -87,10 +93,27 @@ class Decibels:
         return round(-10 * math.log10(mean), 2) if mean else None
 
 
-def pooled_decibels(
+def pooled(sets: Sequence[Decibels]) -> float | None:
+    """Return the decibels of several sets together."""
+    total = Decibels()
+    for each in sets:
+        total.merge(each)
+    return total.value
+
+
+def decibels_of(sets: Sequence[Decibels]) -> dict[str, Any]:
+    """Return the figures of sets: pooled decibels, how many sets, and the decibels without each of them in turn."""
+    return {
+        "decibels": pooled(sets),
+        "calibration sets": len(sets),
+        "without each set": [pooled([*sets[:place], *sets[place + 1 :]]) for place in range(len(sets))],
+    }
+
+
+def decibels_of_sets(
     model: ZooModel, prepare: Callable[[nn.Module, Inputs], tuple[Any, nn.Module]], sets: int
-) -> tuple[float | None, Any, nn.Module]:
-    """Pool the decibels of the outputs over sets of weights, each prepared and calibrated on batches of its own.
+) -> tuple[list[Decibels], Any, nn.Module]:
+    """Return the decibels of the outputs for sets of weights, each prepared and calibrated on batches of its own.
 
     With one draw of the weights, chance decides between two compilers: a class token rounds well or badly everywhere.
 
@@ -100,20 +123,22 @@ def pooled_decibels(
         sets: how many sets of weights and batches.
 
     Returns:
-        the decibels, and the quantizer and the calibrated model of the first set, whose weights are those of `build()`.
+        the decibels of each set, and the quantizer and the calibrated model of the first, whose weights are those of
+        `build()`.
     """
-    decibels = Decibels()
+    found: list[Decibels] = []
     evaluations = [model.example(900 + number) for number in range(EVALUATIONS)]
     first: list[tuple[Any, nn.Module]] = []
     for number in range(sets):
         floating = model.build(number)
         quantizer, prepared = prepare(model.build(number), model.example())
         calibrate(model, quantizer, prepared, number)
+        found.append(decibels := Decibels())
         for inputs in evaluations:
             sides = (copy.deepcopy(each) if model.states else each for each in (floating, prepared))
             decibels.add(*(float_outputs(each, inputs) for each in sides))
         first = first or [(quantizer, prepared)]
-    return decibels.value, *first[0]
+    return found, *first[0]
 
 
 def calibrate(model: ZooModel, quantizer: Any, prepared: nn.Module, number: int) -> None:
