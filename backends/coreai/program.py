@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -179,27 +178,6 @@ def _full(size: Sequence[Any], value: Any, *, dtype: torch.dtype | None = None, 
     return aten._to_copy.default(aten.full.default(size, value, dtype=torch.float32), dtype=dtype)
 
 
-def _with_constant_of_bfloat16(name: str) -> Callable[..., Any]:
-    """Make a number that bfloat16 holds exactly a constant of bfloat16; the converter casts to float32 and back."""
-
-    def decomposition(a: Any, b: Any, **settings: Any) -> Any:
-        tensor, number = (a, b) if isinstance(a, torch.Tensor) else (b, a)
-        if settings or tensor.dtype is not torch.bfloat16 or not _is_bfloat16(number):
-            return NotImplemented
-        constant = torch.ops.aten.full.default([], float(number), dtype=torch.bfloat16, device=tensor.device)
-        return getattr(torch.ops.aten, name).Tensor(*(constant if each is number else each for each in (a, b)))
-
-    return decomposition
-
-
-def _is_bfloat16(value: Any) -> bool:
-    """Return True for a number with 8 significant bits in the range of normal values."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    mantissa, exponent = math.frexp(value)
-    return (256 * mantissa).is_integer() and -125 <= exponent <= 128
-
-
 def _empty(size: Sequence[Any], *, dtype: torch.dtype | None = None, **_: Any) -> Any:
     """Fill memory that is written later, as in circular padding, with zeros, by the same detour."""
     return _full(size, 0.0, dtype=dtype)
@@ -217,7 +195,6 @@ def _of_all(reduce: Any) -> Callable[..., Any]:
 _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     **ELEMENTARY,
     **REARRANGING,
-    **{getattr(torch.ops.aten, op).Tensor: _with_constant_of_bfloat16(op) for op in ("add", "sub", "mul", "div")},
     torch.ops.aten.var.correction: variance,
     torch.ops.aten.var_mean.correction: variance_and_mean,
     torch.ops.aten._native_batch_norm_legit_no_training.default: _norm,

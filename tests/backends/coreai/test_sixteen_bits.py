@@ -171,19 +171,3 @@ def test_scales_beside_tables_need_no_cast(dtype, spec, tmp_path):
     assert "cast" not in info.operations
     assert torch.equal(finalized(x), prepared(x))
     assert coreai.check(tmp_path / "m.aimodel", finalized, (x,)).ok
-
-
-class Numbers(nn.Module):
-    """Arithmetic with numbers that bfloat16 holds, and with one that it does not hold."""
-
-    def forward(self, x):
-        return x * 0.25, x + 1.5, x / 8, x - 3, 2 - x, x * 0.3
-
-
-def test_numbers_that_bfloat16_holds_need_no_casts(tmp_path):
-    x = every_finite(torch.bfloat16).reshape(-1, 256)
-    info = coreai.convert(Numbers(), tmp_path / "m.aimodel", (x,))
-    with load(tmp_path / "m.aimodel") as model:
-        found = model(x)
-    assert all(torch.equal(*each) for each in zip(found, Numbers()(x), strict=True))
-    assert info.operations["cast"] == 2, "to float32 and back, for 0.3"
