@@ -218,7 +218,11 @@ class CheckReport:
         told = f"  on the file's own values, rounding explains {{}} of {len(layers.operators)} operators"
         if layers.first is not None:
             return f"{told.format('not all')}; the first that differs:\n{layers.first}"
-        return f"{told.format('each')}: " + ("values at rounding ties" if self.ok else "but an output is none of these")
+        return f"{told.format('each')}: " + (
+            "sums in another order or dtype, or values at rounding ties"
+            if self.ok
+            else "but an output is none of these"
+        )
 
     def _described(self, output: OutputCheck) -> list[str]:
         mark = " " if output.within(self.tolerance) else "!"

@@ -5,7 +5,8 @@ rounding ties, values then quantize to codes that are one step apart. To disting
 evaluated again in the runtime's arithmetic, as observed for coreai-core 1.0.0b3 on Linux:
 
 - 1-D and 2-D convolutions accumulate exactly and round once; the bias is added afterwards;
-- matrix products multiply, round, add and round, in the order of the inner dimension, in their own dtype;
+- matrix products multiply, round, add and round, in the order of the inner dimension, in their own dtype; those of
+  bfloat16 do so in float32 if the batch dims of both operands are the same, as in a batched product of torch;
 - means and sums add in row-major order;
 - exponentials, softmax and square roots are rounded from an exact result, and sigmoid, silu, hardswish, elu, attention
   and the norms are composed of the steps above; average pools sum exactly, then divide;
@@ -69,6 +70,12 @@ def _matrix_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     for k in range(inner):
         total += a[..., k : k + 1] * b[..., k : k + 1, :]
     return total
+
+
+def _batched_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    if a.dtype is torch.bfloat16:
+        return _matrix_product(a.float(), b.float()).to(a.dtype)
+    return _matrix_product(a, b)
 
 
 def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1) -> torch.Tensor:
@@ -199,7 +206,7 @@ def _c_library_function(name: str, otherwise: Any) -> Callable[[torch.Tensor], t
 _RULES: dict[Any, Callable[..., Any]] = {
     aten.convolution.default: exact_convolution,
     aten.mm.default: _matrix_product,
-    aten.bmm.default: _matrix_product,
+    aten.bmm.default: _batched_product,
     aten.addmm.default: _addmm,
     aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
     aten.mean.dim: _mean,

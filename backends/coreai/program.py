@@ -144,6 +144,16 @@ def _as_strided(x: torch.Tensor, size: Sequence[int], stride: Sequence[int], sto
     return x if same and not moved else NotImplemented
 
 
+def _select_scatter(x: torch.Tensor, source: torch.Tensor, dim: int, index: int) -> torch.Tensor:
+    """Write one position, as a loop over time steps does, by an update of a slice of one.
+
+    Torch selects every element of the result by a mask instead, after it has expanded what is written to all positions.
+    """
+    axis = dim % x.dim()
+    start = index if index >= 0 else index + x.shape[axis]
+    return torch.ops.aten.slice_scatter.default(x, source.unsqueeze(axis), axis, start, start + 1)
+
+
 def _squeeze(x: torch.Tensor, dim: Sequence[int]) -> Any:
     """Leave out the axes that have more than one element, which torch keeps and the converter refuses."""
     axes = [axis for axis in dim if x.dim() and x.shape[axis] == 1]
@@ -197,6 +207,7 @@ _SPELLED_OUT: Mapping[Any, Callable[..., Any]] = {
     torch.ops.aten.scatter_add.default: covered_scatter(torch.ops.aten.scatter.reduce, reduce="add"),
     torch.ops.aten.amax.default: _of_all(torch.ops.aten.amax.default),
     torch.ops.aten.amin.default: _of_all(torch.ops.aten.amin.default),
+    torch.ops.aten.select_scatter.default: _select_scatter,
     torch.ops.aten.squeeze.dims: _squeeze,
     torch.ops.aten.sort.default: _sort,
     torch.ops.aten.sort.stable: _stable_sort,

@@ -91,6 +91,7 @@ def rearranged(x):
     views = x.diagonal(0, 2, 3), x.diagonal(-2, 1, 3), x.unfold(2, 3, 2), x.diff(dim=1)
     ordered = x.sort(1)[0], x.sort(-1, descending=True)[0]
     replaced = x.slice_scatter(torch.ones(2, 2, 8, 8), 1, 0, 2), x.select_scatter(torch.ones(2, 8, 8), 1, 0)
+    replaced += x.select_scatter(x[:, :, 0], -2, -1), (x > 0).select_scatter(x[:, 1] > 1, 1, 2)
     return *around, *views, *ordered, *replaced, F.one_hot((x[:, 0, 0] > 0).long(), 3).float()
 
 
@@ -156,3 +157,31 @@ def test_the_second_opinion_knows_a_wrong_spelling(tmp_path, monkeypatch):
     model = Lambda(lambda x: torch.hypot(x, POSITIVE))
     coreai.convert(model, tmp_path / "m.aimodel", (IMAGE,))
     assert not coreai.check(tmp_path / "m.aimodel", model, (IMAGE,)).ok
+
+
+def steps(x):
+    """A recurrence whose outputs are written one after the other."""
+    outputs, state = torch.zeros_like(x), x[:, 0]
+    for step in range(x.shape[1]):
+        state = 0.5 * state + x[:, step]
+        outputs[:, step] = state
+    return outputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int32])
+def test_writing_one_step_updates_one_slice(dtype, tmp_path):
+    x = (3 * IMAGE).to(dtype)
+    model = Lambda(lambda x: steps(x).to(dtype))
+    info = coreai.convert(model, tmp_path / "m.aimodel", (x,))
+    assert info.operations["slice_update"] == x.shape[1]
+    assert not {"broadcasting_where", "broadcast_in_dims"} & set(info.operations)
+    assert coreai.check(tmp_path / "m.aimodel", model, (x,)).ok
+
+
+def test_the_last_position_of_a_dynamic_dim_is_written(tmp_path):
+    model = Lambda(lambda x: x.select_scatter(x[:, 0], 1, -1))
+    x = torch.arange(24.0).reshape(2, 4, 3)
+    shapes = ({1: torch.export.Dim("length", min=2, max=9)},)
+    coreai.convert(model, tmp_path / "m.aimodel", (x,), dynamic_shapes=(shapes,))
+    for inputs in (x, torch.arange(42.0).reshape(2, 7, 3)):
+        assert coreai.check(tmp_path / "m.aimodel", model, (inputs,)).max_error == 0

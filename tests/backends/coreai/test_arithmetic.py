@@ -72,3 +72,27 @@ def test_the_runtime_is_matched_bit_for_bit(results, name):
 def test_torch_alone_does_not_match_bit_for_bit(results):
     differing = [name for name, (stored, _, plain) in results.items() if not torch.equal(stored, plain)]
     assert {"conv2d", "linear", "matmul", "mean"} <= set(differing)
+
+
+class Products(nn.Module):
+    """A layer on a sequence, whose weight has no batch dim, and a product of two batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 16, bias=False)
+
+    def forward(self, x):
+        return self.layer(x), torch.bmm(x, x.transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_of_16_bits_are_matched_bit_for_bit(dtype, tmp_path):
+    torch.manual_seed(0)
+    model, x = Products().to(dtype).eval(), torch.randn(2, 8, 64).to(dtype)
+    convert(model, tmp_path / "m.aimodel", x)
+    with load(tmp_path / "m.aimodel") as loaded, torch.no_grad():
+        stored, plain = loaded(x), model(x)
+        with RuntimeArithmetic():
+            ours = model(x)
+    assert all(torch.equal(*each) for each in zip(stored, ours, strict=True))
+    assert not torch.equal(stored[0], plain[0]), "torch adds in float32"

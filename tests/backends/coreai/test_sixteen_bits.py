@@ -97,6 +97,20 @@ def test_a_range_too_small_for_float16_has_float32_scales_and_the_same_values(tm
     assert info.operations["cast"] > 0
 
 
+def test_a_palettized_bfloat16_layer_on_a_sequence_differs_by_explained_rounding_only(tmp_path):
+    torch.manual_seed(0)
+    x, layer = torch.randn(2, 5, 512).bfloat16(), nn.Linear(512, 32).bfloat16().eval()
+    palettizer = KMeansPalettizer(layer, KMeansPalettizerConfig())
+    palettizer.prepare((x,))
+    finalized = palettizer.finalize()
+    coreai.convert(finalized, tmp_path / "m.aimodel", (x,))
+    report = coreai.check(tmp_path / "m.aimodel", finalized, (x,))
+    assert report.ok, report
+    assert 1e-3 < report.max_error < 0.05, "the runtime adds 512 products in bfloat16"
+    finalized.weight_lut[0, 0, 7] *= 1.2
+    assert not coreai.check(tmp_path / "m.aimodel", finalized, (x,)).ok
+
+
 def test_core_ml_quantizes_in_float16_with_a_scale_of_float16(tmp_path):
     x = every_finite(torch.float16)
     x = x[x.abs() < 6].reshape(1, -1)

@@ -30,6 +30,7 @@ from graphpress.passes.framework import EXACT
 from graphpress.passes.framework.numerics import compare, execute
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.tools.zoo.entry import Inputs, ZooModel
+from graphpress.tools.zoo.worker.operations import executed_operations
 from graphpress.tools.zoo.worker.stage import (
     Fault,
     Skipped,
@@ -192,7 +193,7 @@ def to_coreai(kind: str, subject: Subject, run: StageRun) -> None:
         path = folder / "model.aimodel"
         with run.timing("convert"):
             info = coreai.convert(copy.deepcopy(finalized), path, example)
-        run.figures["ops"] = sum(info.operations.values())
+        run.figures["ops"] = executed_operations(path)
         run.figures["bytes"] = info.weight_bytes
         if not info.function().states:
             _judge(coreai.check(path, finalized, example), run)
@@ -299,7 +300,7 @@ def coreai_alone(subject: Subject, run: StageRun) -> None:
 
     with _folder() as folder:
         converted.save_asset(folder / "model.aimodel")
-        run.figures["ops"] = sum(coreai.read(folder / "model.aimodel").operations.values())
+        run.figures["ops"] = executed_operations(folder / "model.aimodel")
         if not subject.model.states:
             report = coreai.check(folder / "model.aimodel", subject.module, subject.model.example(), 1e-3)
             run.figures["max_error"] = float(f"{report.max_error:.3g}")

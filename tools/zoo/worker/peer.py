@@ -13,6 +13,7 @@ from coreai_opt.quantization import Quantizer, QuantizerConfig
 from torch import nn
 
 from graphpress.tools.zoo.entry import Inputs, ZooModel
+from graphpress.tools.zoo.worker.operations import executed_operations
 from graphpress.tools.zoo.worker.stage import Skipped, StageRun, decibels_of, decibels_of_sets
 
 IMPORTS = ("coreai_torch",)
@@ -62,17 +63,7 @@ def peer_coreai(subject: Subject, run: StageRun) -> None:
     with tempfile.TemporaryDirectory(prefix="zoo-") as directory:
         path = Path(directory) / "model.aimodel"
         converted.save_asset(path)
-        run.figures["ops"] = _operations(path)
-
-
-def _operations(path: Path) -> int:
-    """Count the operations of the saved program, without constants, as `AssetInfo.operations` does."""
-    from coreai.authoring import AIModelAsset
-
-    program = str(AIModelAsset.load(path).program)
-    lines = [line.strip() for line in program.splitlines()]
-    named = [line.split("=", 1)[1].strip() for line in lines if line.startswith("%") and "=" in line]
-    return sum(not name.startswith(("coreai.constant", '"coreai.constant')) for name in named)
+        run.figures["ops"] = executed_operations(path)
 
 
 Stage = Callable[[Subject, StageRun], None]
