@@ -47,9 +47,10 @@ def main() -> None:
         peer = Side("peer", "coreai_opt", str(arguments.peer_python), tools, _WORKER)
         with Worker(ours) as worker:
             worker.run({"do": "checkpoints", "cache": cache})
-        found = [Run(name, *_on(runs[name], (ours, peer))) for name in runs]
-    for run in found:
-        print(run)
+        found = []
+        for name, task in runs.items():
+            found.append(Run(name, *_on(task, (ours, peer))))
+            print(found[-1], flush=True)
     if not arguments.only:
         begin, end = _MARKS
         page = PAGE.read_text(encoding="utf-8")
