@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -134,14 +135,23 @@ def copied(prepared: nn.Module, kind: type[F]) -> tuple[nn.Module, list[Placed[F
 
     States have their initial values.
     """
-    floats = {}
+    floats: dict[int, object] = {}
     for each in placed(prepared, kind):
         each.form.settle(each.module)
         floats[id(each.parameter)] = each.parameter
-    model = copy.deepcopy(prepared, dict(floats))
+    model = copy.deepcopy(prepared, {**_empty_dicts(prepared), **floats})
     set_initial_states(model)
     stop_counting(model)
     for parameter in model.parameters():
         if id(parameter) not in floats:
             parameter.grad = None
     return model.eval(), placed(model, kind)
+
+
+def _empty_dicts(model: nn.Module) -> dict[int, object]:
+    """Return a copy of each empty ordered dict of a module, by its id, as `copy.deepcopy` takes it.
+
+    A module has about ten, mostly for hooks, which take `deepcopy` longer than all the rest of it.
+    """
+    held = (value for module in model.modules() for value in vars(module).values())
+    return {id(value): OrderedDict() for value in held if type(value) is OrderedDict and not value}
