@@ -36,8 +36,14 @@ def export(checkout: str, model: str, variant: str, preset: str) -> dict[str, An
 
 
 def segment(checkout: str, model: str) -> dict[str, Any]:
-    """Export a checkpoint of SAM 3 by the exporter of its segmentation for iOS."""
+    """Export a checkpoint of SAM 3 by the exporter of its segmentation for iOS.
+
+    It reads `rope_theta` of the config, which releases of transformers after those it asks for keep among others.
+    """
     _import_from(checkout)
+    vision: Any = importlib.import_module("transformers").Sam3ViTConfig
+    if not hasattr(vision, "rope_theta"):
+        vision.rope_theta = property(lambda config: (config.rope_parameters or {}).get("rope_theta", 10_000.0))
     pipeline: Any = importlib.import_module("coreai_models.segmentation.pipeline")
 
     def run(folder: str) -> None:
