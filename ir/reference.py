@@ -49,8 +49,8 @@ def quantize(
     steps through the representable values. float4 codes are stored one per element, as uint8.
     """
     codes = [
-        _codes(slab, *parameters, dtype, quant_min, quant_max)
-        for slab, parameters in slabs(data, scale, zero_point, minval, offset)
+        _codes(slab, s, z, m, o, dtype, quant_min, quant_max)
+        for slab, (s, z, m, o) in slabs(data, scale, zero_point, minval, offset)
     ]
     return codes[0] if len(codes) == 1 else torch.cat(codes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 ELEMENTS = 1 << 17
 """Elements of a slab, of which a computation holds several copies in float32."""
 
-Slab = tuple[Tensor, "list[Tensor | None]"]
+Slab = tuple[Tensor, list[Any]]
+"""Some rows of the data, and the parameters for them: each a tensor, or None as it was passed."""
 
 
 def slabs(data: Tensor, *parameters: Tensor | None, block_rows: int = 1) -> Iterator[Slab]:

@@ -80,7 +80,7 @@ def _sam3() -> Any:
     transformers: Any = importlib.import_module("transformers")
     one = {"num_layers": 1, "intermediate_size": 64}
     backbone = {"hidden_size": 1024, "intermediate_size": 256, "num_hidden_layers": 2, "global_attn_indexes": [1]}
-    text = {"vocab_size": 49408, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    text: dict[str, Any] = {"vocab_size": 49408, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 2, "max_position_embeddings": 32, "projection_dim": 64, "hidden_act": "gelu"}
     return transformers.Sam3Config(
         vision_config={"backbone_config": {"model_type": "sam3_vit_model", **backbone}},

@@ -97,5 +97,8 @@ def _import_from(checkout: str) -> None:
         for arguments in vars(self).pop("_later", ()):
             set_shapes(self, *arguments)
 
-    program.set_static_shape_config = lambda self, *arguments: vars(self).setdefault("_later", []).append(arguments)
+    def set_shapes_later(self: Any, *arguments: Any) -> None:
+        vars(self).setdefault("_later", []).append(arguments)
+
+    program.set_static_shape_config = set_shapes_later
     program.optimize = optimize
