@@ -48,10 +48,14 @@ test-slow: $(READY)
 test-matrix: $(READY)
 	$(PYTEST) -m matrix --dist load
 
-# The test files of coreai-opt's source distribution as clients, under the alias: downloads them to build/. Then the
-# programs of a checkout of coreai-models, COREAI_MODELS=<checkout>, in the environments of the zoo. See docs/clients.md.
+# The test files of coreai-opt's source distribution as clients, under the alias: downloads them to build/. Then
+# ExecuTorch, where tools/clients/environment.sh made its environment, and the programs of a checkout of coreai-models,
+# COREAI_MODELS=<checkout>, in the environments of the zoo. See docs/clients.md.
+EXECUTORCH := .venv-executorch/bin/python
+
 test-clients: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m graphpress.tools.maintenance.clients
+	if test -x $(EXECUTORCH); then OMP_NUM_THREADS=1 $(EXECUTORCH) -m pytest -p no:cacheprovider --noconftest tests/graphpress/test_executorch.py; fi
 	OMP_NUM_THREADS=1 $(BIN)/python -m graphpress.tools.clients
 
 # Mutated files of every format: a fixed set of cases in a minute, or new ones with MINUTES=n. See docs/testing.md.
@@ -91,4 +95,4 @@ zoo-quick: $(ZOO_READY)
 	$(ZOO) -m graphpress.tools.zoo quick
 
 clean:
-	rm -rf $(VENV) .venv-zoo .venv-zoo-peer demo-output build *.egg-info
+	rm -rf $(VENV) .venv-zoo .venv-zoo-peer .venv-executorch demo-output build *.egg-info

@@ -121,6 +121,29 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], None]
         raise FileError.of(path, error) from error
 
 
+def write_scratch(path: str | os.PathLike[str], data: memoryview) -> None:
+    """Write bytes to a new file that replaces `path`, for the running process only: the disk is not waited for.
+
+    Who maps the file that was at `path` keeps its data. After a crash of the system the file may be incomplete.
+
+    Raises:
+        FileError: when `path` cannot be written; nothing is left then, and the file at `path` stays.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}{_PARTIAL}")
+    try:
+        check_space(target, data.nbytes)
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise FileError.of(path, error) from error
+        raise
+
+
 def check_space(path: Path, size: int) -> None:
     """Raise if the file system of `path` has fewer than `size` free bytes, or files may not be that large.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphpress.ir.dtypes import DType
 from graphpress.ir.scales import SCALE_BITS, float16_scale_bits, positive, power_of_two_scale, round_scale_up, scale_in
+from graphpress.ir.slabs import slabs
 
 # The non-negative values of float4 e2m1 (OCP Microscaling Formats v1.0, section 5.3.3), in code order.
 FLOAT4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -47,15 +48,33 @@ def quantize(
     With `minval` the lowest code represents `minval`. `offset` (of the shape of `data`) moves each code by that many
     steps through the representable values. float4 codes are stored one per element, as uint8.
     """
-    if dtype.is_floating:
-        values = data.float() / repeat_blocks(scale.float(), data.shape)
-        codes = _float_codes(values.clamp_(dtype.minimum, dtype.maximum), dtype)
-        if offset is None:
-            return codes
-        moved = codes_of_places(code_places(codes, dtype) + offset, dtype)
-        return torch.where(offset == 0, codes.view(torch.uint8), moved.view(torch.uint8)).view(codes.dtype)
-    codes = _integer_codes(data, scale, zero_point, minval, offset, dtype, quant_min, quant_max)
-    return codes.to(dtype.torch_dtype)
+    codes = [
+        _codes(slab, s, z, m, o, dtype, quant_min, quant_max)
+        for slab, (s, z, m, o) in slabs(data, scale, zero_point, minval, offset)
+    ]
+    return codes[0] if len(codes) == 1 else torch.cat(codes)
+
+
+def _codes(
+    data: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    minval: Tensor | None,
+    offset: Tensor | None,
+    dtype: DType,
+    quant_min: int | None,
+    quant_max: int | None,
+) -> Tensor:
+    """Quantize one slab."""
+    if not dtype.is_floating:
+        codes = _integer_codes(data, scale, zero_point, minval, offset, dtype, quant_min, quant_max)
+        return codes.to(dtype.torch_dtype)
+    values = data.float() / repeat_blocks(scale.float(), data.shape)
+    codes = _float_codes(values.clamp_(dtype.minimum, dtype.maximum), dtype)
+    if offset is None:
+        return codes
+    moved = codes_of_places(code_places(codes, dtype) + offset, dtype)
+    return torch.where(offset == 0, codes.view(torch.uint8), moved.view(torch.uint8)).view(codes.dtype)
 
 
 def code_places(codes: Tensor, dtype: DType) -> Tensor:
@@ -220,18 +239,30 @@ def block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor
 
     `block_size` has one dim per axis (-1 for the whole axis), or is empty for one 0-d range over the whole tensor.
     """
-    values = data.detach().float()
+    values = data.detach()
     if not block_size:
-        low, high = torch.aminmax(values) if values.numel() else (values.new_zeros(()), values.new_zeros(()))
-        return low, high
+        if not values.numel():
+            return values.new_zeros((), dtype=torch.float32), values.new_zeros((), dtype=torch.float32)
+        low, high = torch.aminmax(values)
+        return low.float(), high.float()
+    block_rows = block_size[0] if block_size[0] > 0 else values.shape[0]
+    ranges = [_block_range(slab, block_size) for slab, _ in slabs(values, block_rows=max(block_rows, 1))]
+    if len(ranges) == 1:
+        return ranges[0]
+    lows, highs = zip(*ranges, strict=True)
+    return torch.cat(lows), torch.cat(highs)
+
+
+def _block_range(data: Tensor, block_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the range of each block of one slab."""
     split: list[int] = []
     counts: list[int] = []
-    for dim, size in zip(values.shape, block_size, strict=True):
+    for dim, size in zip(data.shape, block_size, strict=True):
         size = dim if size == -1 else size
         counts.append(dim // size if size else 1)
         split += [counts[-1], size]
     inner = tuple(range(1, len(split), 2))
-    blocks = values.reshape(split)
+    blocks = data.float().reshape(split)  # torch reduces blocks of 16 bits far slower
     return torch.amin(blocks, inner).reshape(counts), torch.amax(blocks, inner).reshape(counts)
 
 

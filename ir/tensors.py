@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from graphpress.ir.dtypes import DType
-from graphpress.ir.files import FileError, write_atomically, write_file
+from graphpress.ir.files import FileError, write_atomically, write_scratch
 
 _KNOWN = WeakTensorKeyDictionary()
 
@@ -127,13 +127,13 @@ def from_archive(tensor: torch.Tensor, dtype: DType) -> torch.Tensor:
 
 
 def mapped_tensor(tensor: torch.Tensor, path: str | os.PathLike[str]) -> torch.Tensor:
-    """A tensor with the data of `tensor`, mapped from the file `path` that it is written to, bytes in row-major order.
+    """Write the data of `tensor`, bytes in row-major order, to the scratch file `path`; return a tensor mapped from it.
 
     Raises:
         FileError: when the file cannot be written.
     """
     data = tensor_bytes(tensor)
-    write_file(path, data)
+    write_scratch(path, data)
     mapped = torch.from_file(os.fspath(path), shared=False, size=data.nbytes, dtype=torch.uint8)
     return mapped.view(tensor.dtype).reshape(tensor.shape)
 

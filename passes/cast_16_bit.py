@@ -103,6 +103,9 @@ class FloatCaster:
         for output in self.graph.outputs:
             self._cast_output(output)
         self.context.count("casts", self._casts.finish())
+        for constant in list(self.graph.constants.values()):
+            if not constant.value.use_count:  # only an assertion of its element type read it
+                self.rewriter.erase_constant(constant)
 
     def _cast_constant(self, constant: Constant) -> None:
         if not is_float32(constant.value):

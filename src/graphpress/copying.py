@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,6 +34,8 @@ def copy_of(
     memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     computed = [each for each in _attributes(model) if isinstance(each, Tensor) and not each.is_leaf]
     memo |= {id(each): each.detach().clone() for each in computed}
+    # About ten of each module, mostly for hooks, which take `deepcopy` longer than all the rest of it.
+    memo |= {id(each): OrderedDict() for each in _attributes(model) if type(each) is OrderedDict and not each}
     try:
         return uncompiled(copy.deepcopy(model, memo))
     except Exception as reason:

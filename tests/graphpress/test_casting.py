@@ -245,3 +245,25 @@ def test_a_compressed_model_is_cast_and_the_runtime_computes_what_torch_does(com
         ran = loaded(image.half())
     assert ran.dtype is torch.float16
     assert torch.allclose(ran.float(), eager.float(), atol=0.02 * reach)
+
+
+def test_a_buffer_that_only_an_assertion_reads_is_no_obstacle():
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("unused", torch.ones(2))
+
+        def forward(self, x):
+            return x + 1, self.unused.to(dtype=x.dtype)
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+        def forward(self, x):
+            return self.inner(x)[0]
+
+    x = torch.ones(2)
+    cast = cast_to_16_bit_precision(torch.export.export(Outer(), (x,)).run_decompositions())
+    assert torch.equal(cast.module()(x.half()), torch.full((2,), 2.0).half())

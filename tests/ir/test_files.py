@@ -12,7 +12,15 @@ import torch
 
 from graphpress import GraphpressError
 from graphpress.ir import files
-from graphpress.ir.files import FileError, check_writable, make_folder, replacing_folder, write_atomically, write_file
+from graphpress.ir.files import (
+    FileError,
+    check_writable,
+    make_folder,
+    replacing_folder,
+    write_atomically,
+    write_file,
+    write_scratch,
+)
 from graphpress.ir.tensors import write_archive
 
 
@@ -75,6 +83,33 @@ def test_a_closed_folder_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     with pytest.raises(FileError, match=r"cannot write .*file: the folder .* is not writable"):
         check_writable(tmp_path / "file")
+
+
+def test_a_scratch_file_is_a_new_file_and_the_disk_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    path, old = tmp_path / "file", tmp_path / "old"
+    path.write_bytes(b"old")
+    os.link(path, old)
+    write_scratch(path, memoryview(b"new"))
+    assert path.read_bytes() == b"new"
+    assert old.read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == [path, old]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+def test_a_scratch_file_that_cannot_be_put_in_place_leaves_the_old_one_and_nothing_else(tmp_path, monkeypatch, failure):
+    def fail(*_: object) -> None:
+        raise failure
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(FileError if isinstance(failure, OSError) else KeyboardInterrupt):
+        write_scratch(path, memoryview(b"new"))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileError, match="Not a directory"):
+        write_scratch(path / "below", memoryview(b""))
 
 
 def test_archives_are_as_open_to_others_as_any_new_file(tmp_path):

@@ -1,8 +1,10 @@
-"""The table of what clients did on both sides."""
+"""The table of what clients did on both sides, and the file that keeps it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -40,11 +42,30 @@ class Run:
         return " | ".join(self.cells())
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Return the table in Markdown."""
+def kept(path: Path) -> dict[str, Run]:
+    """Return the runs that the file at `path` keeps, by name."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: Run(name, *replies) for name, replies in found.items()}
+
+
+def with_run(runs: dict[str, Run], run: Run) -> str:
+    """Return the content of a file that keeps `runs`, and `run` in place of an older one of its name."""
+    return json.dumps({each.name: (each.ours, each.peer) for each in {**runs, run.name: run}.values()}, indent=1)
+
+
+def table(runs: dict[str, Run], names: Sequence[str]) -> str:
+    """Return the table in Markdown, with a row for each name."""
     head = ["run", "outcome", "bytes, ours", "theirs", "CPU s, ours", "theirs", "dB, ours", "theirs"]
-    rows = [head, ["---"] * len(head), *(run.cells() for run in runs)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [runs[name].cells() if name in runs else [name, "not run", *[""] * (len(head) - 2)] for name in names]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def versions(runs: Iterable[Run]) -> str:
+    """Return what the last run of each client ran with, as one line."""
+    found: dict[str, str] = {}
+    for run in runs:
+        found |= run.ours.get("versions", {}) | run.peer.get("versions", {})
+    return ", ".join(f"{name} {version}" for name, version in sorted(found.items()))
 
 
 def _errors(reply: dict[str, Any]) -> list[str]:

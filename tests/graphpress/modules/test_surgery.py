@@ -136,3 +136,17 @@ def test_pruned_parameters_come_back_as_floats_with_masks(backend):
     assert torch.equal(model[0].weight, prepared[0].weight)
     assert torch.equal(model[0].weight_mask, prepared[0].weight_mask)
     assert not forms_of(model[0])
+
+
+def test_hooks_and_buffers_added_to_a_copy_are_no_part_of_the_prepared_model():
+    prepared = KMeansPalettizer(nn.Sequential(nn.Linear(16, 32))).prepare((X,))
+    copy_of_it, _ = copied(prepared, FakePalettized)
+    expected, calls = prepared(X), []
+    for module in copy_of_it.modules():
+        module.register_forward_pre_hook(lambda *_: calls.append(1))
+        module.register_buffer("added", torch.zeros(()))
+    assert torch.equal(prepared(X), expected)
+    assert not calls
+    assert not any(name.endswith("added") for name in prepared.state_dict())
+    copy_of_it(X)
+    assert calls

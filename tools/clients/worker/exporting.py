@@ -1,61 +1,27 @@
-"""Runs the exporters of a checkout of coreai-models, and measures what they do with the compressor."""
+"""Runs the exporters of a checkout of coreai-models."""
 
 from __future__ import annotations
 
-import copy
 import importlib
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from graphpress.tools.clients.worker.checkpoints import OWNER
-
-
-@attrs.define
-class Watched:
-    """What the client's last compressor did.
-
-    Attributes:
-        floating: a copy of the model before it.
-        inputs: the example inputs.
-        decibels: signal to noise of the first output of the finalized model, before the client goes on with it.
-        seconds: CPU seconds of `prepare` and `finalize`, of all compressors.
-    """
-
-    floating: nn.Module | None = None
-    inputs: tuple[Any, ...] = ()
-    decibels: float | None = None
-    seconds: dict[str, float] = attrs.field(factory=lambda: {"prepare": 0.0, "finalize": 0.0})
-
-    def compare(self, finalized: nn.Module) -> None:
-        """Set `decibels`."""
-        assert self.floating is not None
-        meant, got = (self._output(model) for model in (self.floating, finalized))
-        noise = (meant - got).square().sum()
-        self.decibels = round(float(10 * torch.log10(meant.square().sum() / noise)), 2) if noise else None
-
-    def _output(self, model: nn.Module) -> Tensor:
-        inputs = pytree.tree_map_only(Tensor, torch.clone, self.inputs)
-        with torch.no_grad():
-            first: Tensor = pytree.tree_leaves(model(*inputs))[0]
-        return first.double()
+from graphpress.tools.clients.worker.watching import watching
 
 
 def export(checkout: str, model: str, variant: str, preset: str) -> dict[str, Any]:
     """Export a checkpoint of `checkpoints` by the exporter of language models."""
     _import_from(checkout)
     pipeline: Any = importlib.import_module("coreai_models.export.pipeline")
-    torch.manual_seed(0)  # the exporter draws its example inputs
-    with tempfile.TemporaryDirectory(prefix="clients-") as folder, _watching() as watched:
+
+    def run(folder: str) -> None:
         config = pipeline.ExportConfig(
             hf_model_id=f"{OWNER}/{model}",
             variant=variant,
@@ -64,64 +30,75 @@ def export(checkout: str, model: str, variant: str, preset: str) -> dict[str, An
             output_name="model",
             max_context_length=256,
         )
-        return _figures(watched, lambda: pipeline.export_model(config), Path(folder))
+        pipeline.export_model(config)
+
+    return _figures(run)
 
 
-def _figures(watched: Watched, call: Any, folder: Path) -> dict[str, Any]:
+def segment(checkout: str, model: str) -> dict[str, Any]:
+    """Export a checkpoint of SAM 3 by the exporter of its segmentation for iOS.
+
+    It reads `rope_theta` of the config, which releases of transformers after those it asks for keep among others.
+    """
+    _import_from(checkout)
+    vision: Any = importlib.import_module("transformers").Sam3ViTConfig
+    if not hasattr(vision, "rope_theta"):
+        vision.rope_theta = property(lambda config: (config.rope_parameters or {}).get("rope_theta", 10_000.0))
+    pipeline: Any = importlib.import_module("coreai_models.segmentation.pipeline")
+
+    def run(folder: str) -> None:
+        config = pipeline.SegmentationExportConfig(
+            hf_model_id=f"{OWNER}/{model}", output_dir=folder, output_name="model"
+        )
+        pipeline.export_segmentation(config)
+
+    return _figures(run)
+
+
+def _figures(run: Callable[[str], None]) -> dict[str, Any]:
+    """Call `run` with a folder; return the bytes of the assets there and what the compressors did."""
     error = None
-    try:
-        call()
-    except Exception as raised:
-        error = f"{type(raised).__name__}: {' '.join(str(raised).split())[:160]}"
-    files = [each for each in folder.rglob("*.aimodel/*") if each.is_file()]
-    return {
-        "error": error,
-        "bytes": sum(each.stat().st_size for each in files),
-        "decibels": watched.decibels,
-        **watched.seconds,
-    }
+    _compile_kernels()
+    torch.manual_seed(0)  # exporters draw their example inputs
+    with tempfile.TemporaryDirectory(prefix="clients-") as folder, watching() as watched:
+        try:
+            run(folder)
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {' '.join(str(raised).split())[:160]}"
+        files = [each for each in Path(folder).rglob("*.aimodel/*") if each.is_file()]
+        return {"error": error, "bytes": sum(each.stat().st_size for each in files), **watched.figures()}
+
+
+def _compile_kernels() -> None:
+    """Palettize a small layer: both sides compile their kernels at the first palettization on a machine."""
+    package: Any = importlib.import_module("coreai_opt.palettization")
+    spec = package.PalettizationSpec(n_bits=4)
+    config = package.ModuleKMeansPalettizerConfig(op_state_spec={"weight": spec})
+    palettizer = package.KMeansPalettizer(nn.Linear(16, 16), package.KMeansPalettizerConfig(global_config=config))
+    palettizer.prepare((torch.zeros(1, 16),))
 
 
 def _import_from(checkout: str) -> None:
-    """Import `coreai_models` from a checkout; `AIProgram.optimize`, which the released core lacks, does nothing."""
+    """Import `coreai_models` from a checkout, and give `AIProgram` what the exporters call and the released core lacks.
+
+    The released core has no `optimize`. Its `set_static_shape_config` replaces an entrypoint by one for each shape, so
+    that the exporter for iOS does not find the entrypoint that it sets constraints of next: shapes are set when the
+    exporter calls `optimize`.
+    """
     source = str(Path(checkout) / "python" / "src")
     if source not in sys.path:
         sys.path.insert(0, source)
     program: Any = importlib.import_module("coreai.authoring").AIProgram
-    if not hasattr(program, "optimize"):
-        program.optimize = lambda self: None
+    if hasattr(program, "optimize"):
+        return
+    set_shapes = program.set_static_shape_config
 
+    def optimize(self: Any) -> None:
+        for arguments in vars(self).pop("_later", ()):
+            set_shapes(self, *arguments)
 
-@contextmanager
-def _watching() -> Iterator[Watched]:
-    """Record what compressors do inside; their classes are as before afterwards."""
-    watched = Watched()
-    kinds: list[Any] = [
-        importlib.import_module("coreai_opt.quantization").Quantizer,
-        importlib.import_module("coreai_opt.palettization").KMeansPalettizer,
-    ]
-    before = [(kind, name, getattr(kind, name)) for kind in kinds for name in ("__init__", "prepare", "finalize")]
-    for kind, name, original in before:
-        setattr(kind, name, _recording(watched, name, original))
-    try:
-        yield watched
-    finally:
-        for kind, name, original in before:
-            setattr(kind, name, original)
+    def set_shapes_later(self: Any, *arguments: Any) -> None:
+        vars(self).setdefault("_later", []).append(arguments)
 
-
-def _recording(watched: Watched, name: str, original: Any) -> Any:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if name == "__init__":
-            watched.floating = copy.deepcopy(args[0])
-            return original(self, *args, **kwargs)
-        if name == "prepare":
-            watched.inputs = pytree.tree_map_only(Tensor, torch.clone, kwargs.get("example_inputs") or args[0])
-        start = time.process_time()
-        result = original(self, *args, **kwargs)
-        watched.seconds[name] += time.process_time() - start
-        if name == "finalize":
-            watched.compare(result)
-        return result
-
-    return call
+    program.set_static_shape_config = set_shapes_later
+    program.optimize = optimize
