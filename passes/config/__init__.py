@@ -67,6 +67,7 @@ from graphpress.passes.config.quantization_config import (
     KVCacheQuantConfig,
     ModuleQuantizerConfig,
     OpQuantizerConfig,
+    Placement,
     QATSchedule,
     QuantizerConfig,
 )
@@ -153,6 +154,7 @@ __all__ = [
     "PerChannelGranularity",
     "PerGroupedChannelGranularity",
     "PerTensorGranularity",
+    "Placement",
     "PolynomialDecaySchedule",
     "PresetError",
     "PruningScheme",

@@ -62,6 +62,18 @@ def _execution_mode(value: Any) -> ExecutionMode:
         raise InvalidExecutionModeError(error.problem) from None
 
 
+class Placement(StrEnum):
+    """Which activations the specs of module configs for all ops apply to.
+
+    Entries that name an op, its type or a module's boundary apply in any placement, and so do specs of weights.
+    """
+
+    EVERYWHERE = "everywhere"
+    """Inputs and outputs of all ops that have quantizers by default."""
+    MATMUL_INPUTS = "matmul-inputs"
+    """Operands of matrix products, convolutions and attention only: no results, sums, norms or activation functions."""
+
+
 def _every_activation() -> Table:
     return {ALL: default_activation_quantization_spec()}
 
@@ -202,6 +214,7 @@ class QuantizerConfig(CompressionConfig):
             or its plain form such as ``"gptq"``. The last two work on the data of `calibration_mode()`.
         equalize_layers: move scale between the channels of consecutive layers before they are quantized.
         bias_correction: a `BiasCorrection` or its name.
+        placement: a `Placement` or its name.
     """
 
     module_config_class: ClassVar[type[ModuleQuantizerConfig]] = ModuleQuantizerConfig
@@ -223,6 +236,7 @@ class QuantizerConfig(CompressionConfig):
     bias_correction: BiasCorrection = attrs.field(
         default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))
     )
+    placement: Placement = attrs.field(default=Placement.EVERYWHERE, converter=checked(member(Placement)))
 
     @property
     def learns_from_calibration(self) -> bool:
@@ -243,7 +257,7 @@ class QuantizerConfig(CompressionConfig):
 class QuantizerPresets(Presets[Made]):
     """Presets of quantization; the first three are weight-only.
 
-    An `execution_mode` is for a whole model; the presets of a module's config refuse it.
+    An `execution_mode` or a `placement` is for a whole model; the presets of a module's config refuse them.
     """
 
     def w8(self, *, axis: int | None = None, execution_mode: ExecutionMode | str | None = None) -> Made:
@@ -273,13 +287,13 @@ class QuantizerPresets(Presets[Made]):
         """Weights float4 in blocks of 32 with power-of-two scales (OCP Microscaling formats, v1.0)."""
         return self._weights(_weight("float4_e2m1fn", granularity=PerBlockGranularity(block_size=32)))
 
-    def w8a8(self) -> Made:
+    def w8a8(self, *, placement: Placement | str | None = None) -> Made:
         """Weights int8 per output channel, activations int8 per tensor: the default config."""
-        return self._finish(ModuleQuantizerConfig())
+        return self._placed(ModuleQuantizerConfig(), placement)
 
-    def w4a8(self) -> Made:
+    def w4a8(self, *, placement: Placement | str | None = None) -> Made:
         """Weights int4 per output channel, activations int8 per tensor."""
-        return self._finish(ModuleQuantizerConfig(op_state_spec={"weight": _weight("int4")}))
+        return self._placed(ModuleQuantizerConfig(op_state_spec={"weight": _weight("int4")}), placement)
 
     def fp8(self) -> Made:
         """Weights float8 e4m3fn per output channel, activations the same per tensor."""
@@ -304,19 +318,28 @@ class QuantizerPresets(Presets[Made]):
         made = self._finish(
             ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec={"weight": weight})
         )
-        if execution_mode is None:
-            return made
-        if not isinstance(made, QuantizerConfig):
-            raise SpecError(
-                f"{execution_mode!r} is for a whole model; QuantizerConfig.presets take it", "execution_mode"
-            )
-        return made.set_execution_mode(execution_mode)
+        if execution_mode is not None:
+            _whole(made, "execution_mode", execution_mode).set_execution_mode(execution_mode)
+        return made
+
+    def _placed(self, module: ModuleQuantizerConfig, placement: Placement | str | None) -> Made:
+        made = self._finish(module)
+        if placement is not None:
+            _whole(made, "placement", placement).placement = placement  # type: ignore[assignment]  # the field converts
+        return made
 
     def _both(self, weight: QuantizationSpec, activation: QuantizationSpec) -> Made:
         every: Mapping[str, QuantizationSpec] = {ALL: activation}
         return self._finish(
             ModuleQuantizerConfig(op_input_spec=every, op_output_spec=every, op_state_spec={"weight": weight})
         )
+
+
+def _whole(made: object, name: str, value: object) -> QuantizerConfig:
+    """Return `made` if it is the config of a whole model, which alone has the option `name`."""
+    if not isinstance(made, QuantizerConfig):
+        raise SpecError(f"{value!r} is for a whole model; QuantizerConfig.presets take it", name)
+    return made
 
 
 def _weight(dtype: str, **changes: Any) -> QuantizationSpec:

@@ -6,6 +6,7 @@ from graphpress.passes.config import (
     KVCacheQuantConfig,
     ModuleQuantizerConfig,
     OpQuantizerConfig,
+    Placement,
     QATSchedule,
     QuantizerConfig,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "KVCacheQuantConfig",
     "ModuleQuantizerConfig",
     "OpQuantizerConfig",
+    "Placement",
     "QATSchedule",
     "QuantizerConfig",
 ]
