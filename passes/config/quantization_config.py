@@ -32,6 +32,7 @@ from graphpress.passes.config.quantization_spec import (
     default_activation_quantization_spec,
     default_weight_quantization_spec,
 )
+from graphpress.passes.config.selection import Selection
 
 
 class ExecutionMode(StrEnum):
@@ -215,6 +216,8 @@ class QuantizerConfig(CompressionConfig):
         equalize_layers: move scale between the channels of consecutive layers before they are quantized.
         bias_correction: a `BiasCorrection` or its name.
         placement: a `Placement` or its name.
+        selection: a `Selection`: what lowers the error of the model's output is kept, the
+            rest of what the other options ask for is not. None keeps everything.
     """
 
     module_config_class: ClassVar[type[ModuleQuantizerConfig]] = ModuleQuantizerConfig
@@ -237,12 +240,13 @@ class QuantizerConfig(CompressionConfig):
         default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))
     )
     placement: Placement = attrs.field(default=Placement.EVERYWHERE, converter=checked(member(Placement)))
+    selection: Selection | None = attrs.field(default=None, converter=checked(instance(Selection, optional=True)))
 
     @property
     def learns_from_calibration(self) -> bool:
-        """True if `calibration_mode()` also chooses codes or corrects biases."""
+        """True if `calibration_mode()` also chooses codes, corrects biases or selects among them."""
         chooses = not isinstance(self.weight_rounding, NearestRounding)
-        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL
+        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL or self.selection is not None
 
     def set_execution_mode(self, mode: ExecutionMode | str) -> Self:
         """Choose how the model is captured.
@@ -299,11 +303,12 @@ class QuantizerPresets(Presets[Made]):
         """Weights float8 e4m3fn per output channel, activations the same per tensor."""
         return self._both(_weight("float8_e4m3fn"), _activation("float8_e4m3fn"))
 
-    def best(self) -> Made:
+    def best(self, *, seconds: float | None = None) -> Made:
         """8 bits with the least error: int8 scales of least squared error, asymmetric activations from histograms.
 
-        For a whole model, codes are chosen by GPTQ and biases corrected on leaving `calibration_mode()`; a module's
-        config has neither.
+        For a whole model, only operands of products are quantized, and on leaving `calibration_mode()` other ranges,
+        codes by GPTQ, bias corrections and the removal of few quantizers are tried, each of which is kept only if the
+        error of the outputs falls; see `Selection`, also for `seconds`. A module's config has none of these.
         """
         made = self._both(
             _weight("int8", qparam_calculator_cls="mse"),
@@ -312,6 +317,10 @@ class QuantizerPresets(Presets[Made]):
         if isinstance(made, QuantizerConfig):
             made.weight_rounding = GPTQRounding()
             made.bias_correction = BiasCorrection.EMPIRICAL
+            made.placement = Placement.MATMUL_INPUTS
+            made.selection = Selection(seconds=seconds)
+        elif seconds is not None:
+            _whole(made, "seconds", seconds)
         return made
 
     def _weights(self, weight: QuantizationSpec, execution_mode: ExecutionMode | str | None = None) -> Made:

@@ -9,6 +9,7 @@ from graphpress.passes.config import (
     Placement,
     QATSchedule,
     QuantizerConfig,
+    Selection,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Placement",
     "QATSchedule",
     "QuantizerConfig",
+    "Selection",
 ]

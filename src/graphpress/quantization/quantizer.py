@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -163,7 +163,9 @@ class Quantizer(Compressor[QuantizerConfig]):
     # modes
 
     @contextmanager
-    def calibration_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+    def calibration_mode(
+        self, model: nn.Module | None = None, *, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[nn.Module]:
         """Observe the data on which the prepared model, or `model`, a copy of it, is run.
 
         Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
@@ -171,15 +173,16 @@ class Quantizer(Compressor[QuantizerConfig]):
         modules are restored, also after an exception, and so are states, buffers that the model writes, such as
         key-value caches: they persist from one batch to the next, and not from calibration to inference.
 
-        If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
-        exit, codes are chosen and biases corrected with them, layer by layer.
+        If the config has a `weight_rounding`, a `bias_correction` or a `selection` that requires data, up to 1 GB of
+        inputs are kept. On exit, codes are chosen and biases corrected with them, layer by layer; `progress` is then
+        called with the number of steps done and their total.
         """
         with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
             after = None if "training_mode" in self._open else (False, True)
             assert self._execution is not None
             with (
-                self._execution.calibrating(prepared),
+                self._execution.calibrating(prepared, progress),
                 switched(prepared, observer=True, fake_quant=False, after=after),
                 states_restored_in(prepared),
                 torch.no_grad(),
@@ -336,6 +339,7 @@ def _check_mode(config: QuantizerConfig) -> None:
         "weight_rounding": config.weight_rounding.type_name != "nearest",
         "equalize_layers": config.equalize_layers,
         "bias_correction": config.bias_correction is not BiasCorrection.NONE,
+        "selection": config.selection is not None,
     }
     names = [name for name, is_asked in asked.items() if is_asked]
     if names and config.execution_mode is not ExecutionMode.GRAPH:
