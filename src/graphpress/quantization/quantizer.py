@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from graphpress.compressor import (
@@ -47,6 +47,7 @@ from graphpress.quantization.execution import (
 )
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.graph_mode import GraphExecution
+from graphpress.quantization.refinement.costs import QuantizerCost, quantizer_costs
 from graphpress.quantization.switches import (
     advance_switches,
     parts_for,
@@ -57,7 +58,7 @@ from graphpress.quantization.switches import (
     switches_of,
 )
 
-__all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
+__all__ = ["NonFiniteCalibrationWarning", "Quantizer", "QuantizerCost", "UncalibratedWarning"]
 
 _EXECUTIONS: dict[ExecutionMode, type[Execution]] = {
     ExecutionMode.GRAPH: GraphExecution,
@@ -295,6 +296,37 @@ class Quantizer(Compressor[QuantizerConfig]):
         prepared = self.prepared_model
         for norm in parts_for(prepared, module, norms_of, "batch norms"):
             set_frozen(norm, frozen, training=prepared.training)
+
+    def costs(
+        self,
+        batches: Iterable[Any],
+        model: nn.Module | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[QuantizerCost]:
+        """Measure what each activation quantizer alone costs in the outputs, the most expensive first.
+
+        The float model runs once on each batch; each quantizer takes one more run from its value on, in which all
+        others, those of weights too, are off.
+
+        Args:
+            batches: arguments of the model, each as the `example_inputs` of `prepare`.
+            model: the prepared model or a copy of it, after calibration; None is the prepared model.
+            progress: called with the number of quantizers done and their total.
+
+        Raises:
+            InvalidExecutionModeError: in eager mode, which has no graph to resume in.
+        """
+        prepared = self._prepared_or(model)
+        if not isinstance(prepared, fx.GraphModule):
+            raise InvalidExecutionModeError(
+                f"costs cannot be measured in execution_mode {self._config.execution_mode.value!r}; accepted: 'graph'"
+            )
+        with mode_restored(prepared), torch.no_grad():
+            prepared.eval()
+            calls = [Arguments.of(batch) for batch in batches]
+            inputs = [(call.positional, dict(call.named)) for call in calls]
+            return quantizer_costs(prepared, inputs, progress=progress)
 
     # finalizing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,17 @@ def refinable_layers(module: fx.GraphModule) -> list[RefinableLayer]:
     found = [layer for node in module.graph.nodes if (layer := _layer(module, node)) is not None]
     uses = _uses_of_quantizers(module)
     return [evolve(layer, shares_quantizer=uses[id(layer.quantizer)] > 1) for layer in found]
+
+
+def activation_quantizers(module: fx.GraphModule) -> Iterator[tuple[fx.Node, FakeQuantizeImplBase]]:
+    """Yield each activation quantizer that has parameters, with the first node that calls it, in execution order."""
+    seen: set[int] = set()
+    for node in module.graph.nodes:
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(called, FakeQuantizeImplBase) and not called.is_state and id(called) not in seen:
+            seen.add(id(called))
+            if called.qparams() is not None:
+                yield node, called
 
 
 def _uses_of_quantizers(module: fx.GraphModule) -> Counter[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -67,6 +67,10 @@ class OutputError:
     def advance_to(self, node: fx.Node) -> None:
         """Resume from `node` from now on; nodes must be requested in execution order."""
         self._run.advance_to(node)
+
+    def values_before(self, node: fx.Node) -> Iterator[Tensor]:
+        """Yield the first operand of `node` for each batch; call `advance_to` first."""
+        yield from self._run.operand(node, node.args[0])  # type: ignore[arg-type]
 
     def restart(self) -> None:
         """Resume from the inputs again."""

@@ -20,7 +20,12 @@ from graphpress.passes.config import (
 )
 from graphpress.quantization.fake_quantize import FakeQuantize
 from graphpress.quantization.histograms import HistogramCalculatorBase, MseQParamsCalculator
-from graphpress.quantization.refinement.layers import RefinableLayer, correction_buffers, refinable_layers
+from graphpress.quantization.refinement.layers import (
+    RefinableLayer,
+    activation_quantizers,
+    correction_buffers,
+    refinable_layers,
+)
 from graphpress.quantization.refinement.outputs import OutputError, decibels
 from graphpress.quantization.refinement.refine import (
     Choice,
@@ -275,13 +280,9 @@ class _Selecting:
 
 def _sites(module: fx.GraphModule) -> Iterator[_Site]:
     """Yield the activation quantizers whose ranges come from data, in execution order."""
-    seen: set[int] = set()
-    for node in module.graph.nodes:
-        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(called, FakeQuantize) and not called.is_state and id(called) not in seen:
-            seen.add(id(called))
-            if called.qparams() is not None and called.spec.float_range == (None, None):
-                yield _Site(node, called)
+    for node, quantizer in activation_quantizers(module):
+        if isinstance(quantizer, FakeQuantize) and quantizer.spec.float_range == (None, None):
+            yield _Site(node, quantizer)
 
 
 def _ranges(quantizer: FakeQuantize) -> list[Tensor]:
