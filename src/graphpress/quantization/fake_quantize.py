@@ -106,7 +106,8 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
 
     def _run(self, data: Tensor, same_batch: bool) -> Tensor:
         if self.observer_enabled:
-            self.chosen_range = None
+            if self.chosen_range is not None:
+                self.chosen_range = None
             with torch.no_grad():
                 (self.observe_more if same_batch else self.observe)(data.detach())
         if not self.fake_quant_enabled:

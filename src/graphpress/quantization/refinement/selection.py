@@ -64,8 +64,7 @@ def select(
     assert config.selection is not None
     forget(module)
     _search_once(module)
-    held = max(1, int(len(batches) * config.selection.held_out)) if len(batches) > 1 else 0
-    fitted, held_out = batches[: len(batches) - held], batches[len(batches) - held :] or batches
+    fitted, held_out = _divided(batches, config.selection.held_out)
     corrections = correction_buffers(module)
     error = OutputError(
         module,
@@ -81,6 +80,14 @@ def select(
         selecting.remove_the_worst()
         selecting.choose_codes(fitted)
     return report
+
+
+def _divided(batches: Sequence[Inputs], share: float) -> tuple[Sequence[Inputs], Sequence[Inputs]]:
+    """Return the batches that codes are chosen from, and those held out: at least one, but not all of several."""
+    if len(batches) == 1:
+        return batches, batches
+    first = len(batches) - min(max(1, int(share * len(batches))), len(batches) - 1)
+    return batches[:first], batches[first:]
 
 
 def _search_once(module: fx.GraphModule) -> None:

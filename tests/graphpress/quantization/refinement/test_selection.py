@@ -178,6 +178,11 @@ def test_one_batch_serves_for_both():
     assert held_out_error(model, prepared) > others(small) + 1
 
 
+@pytest.mark.parametrize(("share", "fitted"), [(0.0, 9), (0.2, 8), (0.5, 5), (1.0, 1)])
+def test_the_last_batches_are_held_out_but_never_all(share, fitted):
+    assert selection._divided(range(10), share) == (range(fitted), range(fitted, 10))
+
+
 def test_without_time_nothing_is_tried_for_single_quantizers_and_layers():
     quantizer, prepared = calibrated(small(), best(seconds=0))
     assert {step.name for step in steps(quantizer)} <= {""}
