@@ -40,10 +40,9 @@ from graphpress.quantization.refinement.refine import (
 from graphpress.quantization.refinement.running import Inputs, StepwiseRun
 
 _PERCENTILES = (99.99, 99.9)
-# Gains below this ratio of errors, 0.001 dB, are noise of the measurement.
-_FALLS = 1 - 2.3e-4
-# The ranges of a quantizer are searched if its removal would lower the error by at least this share.
-_MATTERS = 0.01
+# The error must fall to this share by a choice for all, and for one quantizer or layer: of many choices, which few
+# held-out batches decide, some lower the error by chance.
+_FALLS_BY_ALL, _FALLS_BY_ONE = 0.98, 0.95
 
 
 def select(
@@ -176,7 +175,7 @@ class _Selecting:
         without = self.error.resumed(site.node)
         quantizer.removed = None
         self._costs[id(quantizer)] = self._now - without
-        if without > self._now * (1 - _MATTERS):
+        if without > self._now * _FALLS_BY_ONE:  # no range gains more than none
             return
         best = quantizer.chosen_range
         for chosen in (None, *_ranges(quantizer)):
@@ -269,8 +268,8 @@ class _Selecting:
     # bookkeeping
 
     def _keeps(self, choice: Choice, name: str, error: float) -> bool:
-        """Record `error` and return True if it is below the present one."""
-        if not error < self._now * _FALLS:
+        """Record `error` and return True if it is below the present one by more than chance."""
+        if not error < self._now * (_FALLS_BY_ONE if name else _FALLS_BY_ALL):
             return False
         self.report.steps.append(Step(choice, name, decibels(self._now), decibels(error)))
         self._now = error
