@@ -75,7 +75,7 @@ def explain(
     with it alone.
     """
     if [rule is not None, value is not None, accuracy].count(True) != 1:
-        raise click.UsageError("pass either a RULE, a --value or --accuracy")
+        raise click.UsageError("pass either a RULE or a --value, or --accuracy")
     if data_path is not None and not accuracy:
         raise click.UsageError("--data needs --accuracy")
     if accuracy:

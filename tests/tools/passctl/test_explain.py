@@ -268,8 +268,8 @@ def test_the_cost_of_each_quantizer_is_listed_with_the_worst_first(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["small_resnet"], "a RULE, a --value or --accuracy"),
-        (["small_resnet", "--accuracy", "--value", "relu"], "a RULE, a --value or --accuracy"),
+        (["small_resnet"], "a RULE or a --value, or --accuracy"),
+        (["small_resnet", "--accuracy", "--value", "relu"], "a RULE or a --value, or --accuracy"),
         (["small_resnet", "--value", "relu", "--data", "x.npz"], "--data needs --accuracy"),
         (["small_resnet", "--accuracy", "--pipeline", "prepare"], "no pipeline"),
     ],
