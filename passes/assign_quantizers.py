@@ -22,6 +22,7 @@ from graphpress.passes.analysis.fusion import (
     FusionGroup,
     Role,
 )
+from graphpress.passes.analysis.placement import places_input, places_output, with_range_of, without_carried_codes
 from graphpress.passes.analysis.quantization_points import (
     Point,
     QuantizationPoints,
@@ -42,6 +43,7 @@ from graphpress.passes.config import (
     ModuleLevel,
     ModuleScope,
     OpSite,
+    Placement,
     QATSchedule,
     QuantizationSpec,
     QuantizerConfig,
@@ -75,7 +77,9 @@ class AssignQuantizers(Pass):
     of a weight has its own point, so layers may quantize a tied weight differently; a weight that is computed from
     constants is quantized where it is read. Angles, divisors, scores and numbers made from integers
     (`analysis.exact_values`) have points only where an entry of the config names the op or its type; 0-d tensors, which
-    no backend quantizes, have none. Only annotations are added, so the numbers cannot change.
+    no backend quantizes, have none. In the placement ``matmul-inputs`` a spec for all ops applies to the operands of
+    matrix products only, and value-preserving ops have points only if nothing but these reads their results. Only
+    annotations are added, so the numbers cannot change.
 
     Attributes:
         config: the quantization config.
@@ -99,6 +103,7 @@ class AssignQuantizers(Pass):
             context.node = node
             assignment.visit(node)
         context.node = None
+        assignment.restrict_carrying(graph)
         assignment.report_unmatched()
         assignment.raise_errors()
 
@@ -156,6 +161,12 @@ class _Assignment:
             points = points if schedule is None else [_scheduled(point, schedule) for point in points]
             self._rewriter.annotate(node, QuantizationPoints(tuple(points)))
             self._context.count("points", len(points))
+
+    def restrict_carrying(self, graph: Graph) -> None:
+        """Remove the points of value-preserving ops whose results others than products read."""
+        if self._resolver.placement is Placement.MATMUL_INPUTS:
+            for node in list(without_carried_codes(graph)):
+                self._rewriter.remove_annotation(node, QuantizationPoints)
 
     def report_unmatched(self) -> None:
         """Raise or warn about entries of the config that match nothing in the model."""
@@ -220,9 +231,13 @@ class _Assignment:
             if id(value) in self._constant or not _may_have_codes(value) or _is_inside(value, group):
                 continue
             decision = self._resolver.explain_input(site, position, name)
+            if not (passive or places_input(self._resolver.placement, node.op.family, name, decision)):
+                continue
             if decision.spec is not None and (decision.names_op or not self._exact.at_input(node, value)):
                 suffix = name if index is None else f"{name}_{index}"
                 quantizer = _activation(f"{node.name}_{suffix}", decision, value)
+                if self._resolver.placement is Placement.MATMUL_INPUTS and not decision.is_specific:
+                    quantizer = _adapted(quantizer, with_range_of(quantizer.spec, value))
                 follows = passive or _follows(node, COMPUTED_IN_FLOATS, decision)
                 in_floats = _follows(node, OPERANDS_IN_FLOATS, decision)
                 yield Point(Side.INPUT, quantizer, name, index, is_passive=follows, in_floats=in_floats)
@@ -234,15 +249,15 @@ class _Assignment:
             decision = self._resolver.explain_output(site, index)
             if decision.spec is None or (self._exact.at_output(result) and not decision.names_op):
                 continue
+            if not (passive or places_output(self._resolver.placement, decision)):
+                continue
             name = f"{node.name}_output" if len(node.results) == 1 else f"{node.name}_output_{index}"
             quantizer = _activation(name, decision, result)
             if passive or _follows(node, CLAMPS, decision):
                 yield Point(Side.OUTPUT, quantizer, index=index, is_passive=True)
                 continue
             if not decision.is_specific:
-                adjusted = with_known_range(quantizer.spec, node)
-                if adjusted != quantizer.spec:
-                    quantizer = evolve(quantizer, spec=adjusted, wanted=quantizer.spec)
+                quantizer = _adapted(quantizer, with_known_range(quantizer.spec, node))
             in_floats = _follows(node, RESULTS_IN_FLOATS, decision) and self._quantizes_operands(node, site)
             yield Point(Side.OUTPUT, quantizer, index=index, in_floats=in_floats)
 
@@ -322,6 +337,10 @@ def _activation(name: str, decision: Decision, value: Value) -> Quantizer:
     block = activation_block(spec.granularity, value.tensor_type.shape, name)
     rank = 10 * int(decision.level) + int(decision.op_level or 0)
     return Quantizer(name, spec, block_size=block, source=decision.source, rank=rank)
+
+
+def _adapted(quantizer: Quantizer, spec: QuantizationSpec) -> Quantizer:
+    return quantizer if spec == quantizer.spec else evolve(quantizer, spec=spec, wanted=quantizer.spec)
 
 
 def _scheduled(point: Point, schedule: QATSchedule) -> Point:

@@ -33,7 +33,8 @@ class ShareQuantizers(Pass):
 
     - the most specific entry of the config wins; among equals, that of the producer; among these, that of the name
       that sorts first;
-    - a known range remains only if all producers of the component have it; otherwise the range is observed;
+    - a known range remains only if all producers of the component have it, or all readers where producers have no
+      points; otherwise the range is observed;
     - the training schedule is that of the reader, if there is one;
     - a component in which no op computes, or only in floats, has no quantizer.
 
@@ -141,7 +142,10 @@ def _decide(members: list[tuple[Node, Point]]) -> Quantizer | None:
     made = {id(point.value(node)) for node, point in active if point.side is Side.OUTPUT}
     fed = any(_enters(node, point, made) for node, point in members)
     spec = winner.asked
-    agreed = None if fed else _agreed_range(makers, winner)
+    if makers:
+        agreed = None if fed else _agreed_range(makers, winner)
+    else:  # each reader knows the range of what it reads
+        agreed = _agreed_range(points, winner)
     if agreed is not None and agreed != spec:
         return evolve(winner, name=name, spec=agreed, wanted=spec)
     return evolve(winner, name=name, spec=spec, wanted=None)

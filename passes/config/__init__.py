@@ -67,6 +67,7 @@ from graphpress.passes.config.quantization_config import (
     KVCacheQuantConfig,
     ModuleQuantizerConfig,
     OpQuantizerConfig,
+    Placement,
     QATSchedule,
     QuantizerConfig,
 )
@@ -83,6 +84,7 @@ from graphpress.passes.config.quantization_spec import (
     default_weight_quantization_spec,
 )
 from graphpress.passes.config.resolution import ConfigResolver, Decision, Governing, ModuleLevel, OpLevel
+from graphpress.passes.config.selection import Selection
 from graphpress.passes.config.skipped import (
     Indivisible,
     SkippedWeight,
@@ -153,6 +155,7 @@ __all__ = [
     "PerChannelGranularity",
     "PerGroupedChannelGranularity",
     "PerTensorGranularity",
+    "Placement",
     "PolynomialDecaySchedule",
     "PresetError",
     "PruningScheme",
@@ -162,6 +165,7 @@ __all__ = [
     "QuantizationScheme",
     "QuantizationSpec",
     "QuantizerConfig",
+    "Selection",
     "SkipReason",
     "SkippedWeight",
     "SparsitySchedule",

@@ -32,6 +32,7 @@ from graphpress.passes.config.quantization_spec import (
     default_activation_quantization_spec,
     default_weight_quantization_spec,
 )
+from graphpress.passes.config.selection import Selection
 
 
 class ExecutionMode(StrEnum):
@@ -60,6 +61,18 @@ def _execution_mode(value: Any) -> ExecutionMode:
         return member(ExecutionMode)(value)
     except SpecError as error:
         raise InvalidExecutionModeError(error.problem) from None
+
+
+class Placement(StrEnum):
+    """Which activations the specs of module configs for all ops apply to.
+
+    Entries that name an op, its type or a module's boundary apply in any placement, and so do specs of weights.
+    """
+
+    EVERYWHERE = "everywhere"
+    """Inputs and outputs of all ops that have quantizers by default."""
+    MATMUL_INPUTS = "matmul-inputs"
+    """Operands of matrix products, convolutions and attention only: no results, sums, norms or activation functions."""
 
 
 def _every_activation() -> Table:
@@ -205,6 +218,9 @@ class QuantizerConfig(CompressionConfig):
             or its plain form such as ``"gptq"``. The last two work on the data of `calibration_mode()`.
         equalize_layers: move scale between the channels of consecutive layers before they are quantized.
         bias_correction: a `BiasCorrection` or its name.
+        placement: a `Placement` or its name.
+        selection: a `Selection`: what lowers the error of the model's output is kept, the
+            rest of what the other options ask for is not. None keeps everything.
     """
 
     module_config_class: ClassVar[type[ModuleQuantizerConfig]] = ModuleQuantizerConfig
@@ -226,12 +242,14 @@ class QuantizerConfig(CompressionConfig):
     bias_correction: BiasCorrection = attrs.field(
         default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))
     )
+    placement: Placement = attrs.field(default=Placement.EVERYWHERE, converter=checked(member(Placement)))
+    selection: Selection | None = attrs.field(default=None, converter=checked(instance(Selection, optional=True)))
 
     @property
     def learns_from_calibration(self) -> bool:
-        """True if `calibration_mode()` also chooses codes or corrects biases."""
+        """True if `calibration_mode()` also chooses codes, corrects biases or selects among them."""
         chooses = not isinstance(self.weight_rounding, NearestRounding)
-        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL
+        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL or self.selection is not None
 
     def set_execution_mode(self, mode: ExecutionMode | str) -> Self:
         """Choose how the model is captured.
@@ -246,7 +264,7 @@ class QuantizerConfig(CompressionConfig):
 class QuantizerPresets(Presets[Made]):
     """Presets of quantization; the first three are weight-only.
 
-    An `execution_mode` is for a whole model; the presets of a module's config refuse it.
+    An `execution_mode` or a `placement` is for a whole model; the presets of a module's config refuse them.
     """
 
     def w8(self, *, axis: int | None = None, execution_mode: ExecutionMode | str | None = None) -> Made:
@@ -276,23 +294,24 @@ class QuantizerPresets(Presets[Made]):
         """Weights float4 in blocks of 32 with power-of-two scales (OCP Microscaling formats, v1.0)."""
         return self._weights(_weight("float4_e2m1fn", granularity=PerBlockGranularity(block_size=32)))
 
-    def w8a8(self) -> Made:
+    def w8a8(self, *, placement: Placement | str | None = None) -> Made:
         """Weights int8 per output channel, activations int8 per tensor: the default config."""
-        return self._finish(ModuleQuantizerConfig())
+        return self._placed(ModuleQuantizerConfig(), placement)
 
-    def w4a8(self) -> Made:
+    def w4a8(self, *, placement: Placement | str | None = None) -> Made:
         """Weights int4 per output channel, activations int8 per tensor."""
-        return self._finish(ModuleQuantizerConfig(op_state_spec={"weight": _weight("int4")}))
+        return self._placed(ModuleQuantizerConfig(op_state_spec={"weight": _weight("int4")}), placement)
 
     def fp8(self) -> Made:
         """Weights float8 e4m3fn per output channel, activations the same per tensor."""
         return self._both(_weight("float8_e4m3fn"), _activation("float8_e4m3fn"))
 
-    def best(self) -> Made:
+    def best(self, *, seconds: float | None = None) -> Made:
         """8 bits with the least error: int8 scales of least squared error, asymmetric activations from histograms.
 
-        For a whole model, codes are chosen by GPTQ and biases corrected on leaving `calibration_mode()`; a module's
-        config has neither.
+        For a whole model, only operands of products are quantized, and on leaving `calibration_mode()` other ranges,
+        codes by GPTQ, bias corrections and the removal of few quantizers are tried, each of which is kept only if the
+        error of the outputs falls; see `Selection`, also for `seconds`. A module's config has none of these.
         """
         made = self._both(
             _weight("int8", qparam_calculator_cls="mse"),
@@ -301,25 +320,38 @@ class QuantizerPresets(Presets[Made]):
         if isinstance(made, QuantizerConfig):
             made.weight_rounding = GPTQRounding()
             made.bias_correction = BiasCorrection.EMPIRICAL
+            made.placement = Placement.MATMUL_INPUTS
+            made.selection = Selection(seconds=seconds)
+        elif seconds is not None:
+            _whole(made, "seconds", seconds)
         return made
 
     def _weights(self, weight: QuantizationSpec, execution_mode: ExecutionMode | str | None = None) -> Made:
         made = self._finish(
             ModuleQuantizerConfig(op_input_spec=None, op_output_spec=None, op_state_spec={"weight": weight})
         )
-        if execution_mode is None:
-            return made
-        if not isinstance(made, QuantizerConfig):
-            raise SpecError(
-                f"{execution_mode!r} is for a whole model; QuantizerConfig.presets take it", "execution_mode"
-            )
-        return made.set_execution_mode(execution_mode)
+        if execution_mode is not None:
+            _whole(made, "execution_mode", execution_mode).set_execution_mode(execution_mode)
+        return made
+
+    def _placed(self, module: ModuleQuantizerConfig, placement: Placement | str | None) -> Made:
+        made = self._finish(module)
+        if placement is not None:
+            _whole(made, "placement", placement).placement = placement  # type: ignore[assignment]  # the field converts
+        return made
 
     def _both(self, weight: QuantizationSpec, activation: QuantizationSpec) -> Made:
         every: Mapping[str, QuantizationSpec] = {ALL: activation}
         return self._finish(
             ModuleQuantizerConfig(op_input_spec=every, op_output_spec=every, op_state_spec={"weight": weight})
         )
+
+
+def _whole(made: object, name: str, value: object) -> QuantizerConfig:
+    """Return `made` if it is the config of a whole model, which alone has the option `name`."""
+    if not isinstance(made, QuantizerConfig):
+        raise SpecError(f"{value!r} is for a whole model; QuantizerConfig.presets take it", name)
+    return made
 
 
 def _weight(dtype: str, **changes: Any) -> QuantizationSpec:

@@ -17,7 +17,7 @@ from graphpress.passes.config.entries import (
     TypePattern,
     canonical_op_type,
 )
-from graphpress.passes.config.quantization_config import ModuleQuantizerConfig, QATSchedule
+from graphpress.passes.config.quantization_config import ModuleQuantizerConfig, Placement, QATSchedule
 
 
 class ModuleLevel(IntEnum):
@@ -236,6 +236,7 @@ class ConfigResolver:
         self.has_boundaries = any(
             item is not None and (item.module_inputs is not None or item.module_outputs is not None) for item in every
         )
+        self.placement: Placement = getattr(config, "placement", Placement.EVERYWHERE)
         self._governing: dict[ModuleStack, Governing] = {}
         self._op_rules: dict[tuple[ModuleStack, str, str], OpRules] = {}
 

@@ -159,6 +159,13 @@ METHODS: list[Method] = [
     for setting in ("W8A8", "W4A8")
     for option, changes in CALCULATORS.items()
 ]
+METHODS.append(
+    Method(
+        "W8A8",
+        "operands of products only",
+        quantized(lambda: QuantizerConfig.presets.w8a8(placement="matmul-inputs"), {}),
+    )
+)
 
 
 @click.command()

@@ -23,6 +23,7 @@ _ASSIGNING = "prepare"
     "passctl explain small_resnet fold-batch-norm --node batch_norm_3",
     "passctl explain model.pt2 my-rule -p 'canonicalize,my-pass'",
     "passctl explain small_resnet --value relu_2 --config weights.yaml",
+    "passctl explain small_resnet --accuracy --data batches.npz",
 )
 @model_argument()
 @click.argument("rule", required=False, shell_complete=arguments.passes)
@@ -32,6 +33,14 @@ _ASSIGNING = "prepare"
     metavar="NAME",
     help="Explain whether and by which quantizer this value is quantized: a node, an input, or a parameter by its "
     "qualified name. The default pipeline is 'prepare'.",
+)
+@click.option("--accuracy", is_flag=True, help="Measure what each activation quantizer alone costs in the outputs.")
+@click.option(
+    "--data",
+    "data_path",
+    type=click.Path(path_type=Path),
+    help="With --accuracy: a file of arrays named as the model's inputs, or a folder of such files, to calibrate and "
+    "measure with.  [default: the example inputs]",
 )
 @click.option("--before", metavar="STEP", help="Use the graph right before this step of the pipeline.")
 @click.option("--after", metavar="STEP", help="Use the graph right after this step of the pipeline.")
@@ -45,6 +54,8 @@ def explain(
     rule: str | None,
     node: str | None,
     value: str | None,
+    accuracy: bool,
+    data_path: Path | None,
     before: str | None,
     after: str | None,
     most: int,
@@ -59,10 +70,19 @@ def explain(
 
     Lists its near misses, nearest first. RULE is a rule, pass/rule, or a pass: then all of its rules, or, for a pass
     without rules, its rewrites and remarks. The graph is the captured one; with a pipeline, the graph before the first
-    step with that rule.
+    step with that rule. With --accuracy, MODEL is quantized by the config, by default in 8 bits, and every quantizer
+    is listed with the range of its codes, the percentage of values in it, and the signal-to-noise ratio of the outputs
+    with it alone.
     """
-    if (rule is None) == (value is None):
-        raise click.UsageError("pass either a RULE or a --value")
+    if [rule is not None, value is not None, accuracy].count(True) != 1:
+        raise click.UsageError("pass either a RULE or a --value, or --accuracy")
+    if data_path is not None and not accuracy:
+        raise click.UsageError("--data needs --accuracy")
+    if accuracy:
+        if node or before or after or pipeline or assumed:
+            raise click.UsageError("--accuracy takes --config and --data, but no pipeline and no point of one")
+        _explain_accuracy(model, config_file, data_path, inputs_file, input_shapes, as_json)
+        return
     if value is not None and (node or before or after):
         raise click.UsageError("--node, --before and --after need a RULE")
     if (before or after) and pipeline is None:
@@ -82,6 +102,30 @@ def explain(
     else:
         assert rule is not None
         _explain_rule(graph, steps, rule, node, (before, after), most, as_json)
+
+
+def _explain_accuracy(
+    model: str,
+    config_file: Path | None,
+    data_path: Path | None,
+    inputs_file: Path | None,
+    input_shapes: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    from graphpress.ir.plain import to_plain
+    from graphpress.tools.passctl.accuracy_explanations import measured_costs
+    from graphpress.tools.passctl.models import resolve
+
+    costs = measured_costs(resolve(model, inputs_file, input_shapes), config_file, data_path)
+    if as_json:
+        console.print_json([to_plain(cost) for cost in costs])
+        return
+    rows = [
+        (cost.name, f"{cost.low:.4g}", f"{cost.high:.4g}", f"{cost.percentile:.3f}", f"{cost.decibels:.1f}")
+        for cost in costs
+    ]
+    columns = ("quantizer", "low", "high", "% inside", "dB alone")
+    console.stdout_console().print(console.table(f"quantizers of {model}, the most expensive first", columns, rows))
 
 
 def _explain_value(graph: Graph, pipeline: Pipeline, name: str, as_json: bool) -> None:

@@ -6,8 +6,10 @@ from graphpress.passes.config import (
     KVCacheQuantConfig,
     ModuleQuantizerConfig,
     OpQuantizerConfig,
+    Placement,
     QATSchedule,
     QuantizerConfig,
+    Selection,
 )
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "KVCacheQuantConfig",
     "ModuleQuantizerConfig",
     "OpQuantizerConfig",
+    "Placement",
     "QATSchedule",
     "QuantizerConfig",
+    "Selection",
 ]

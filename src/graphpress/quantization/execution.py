@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -111,8 +111,13 @@ class Execution(ABC):
         The options are those of `Quantizer.prepare`.
         """
 
-    def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:
-        """Return a context for calibration; on exit, the mode computes results beyond ranges from the data."""
+    def calibrating(
+        self, prepared: nn.Module, progress: Callable[[int, int], None] | None
+    ) -> AbstractContextManager[None]:
+        """Return a context for calibration; on exit, the mode computes results beyond ranges from the data.
+
+        `progress` is called with the number of steps done and their total.
+        """
         return nullcontext()
 
     def run_example(self, prepared: nn.Module, arguments: Arguments, name: str) -> None:

@@ -33,6 +33,9 @@ def uncompiled(function: Callable[..., Any], *arguments: Any) -> Any:
 
 C = TypeVar("C", bound=type)
 
+_CHOICES = ("code_offset", "chosen_range", "removed")
+"""Buffers that calibration sets."""
+
 
 class FakeQuantizeImplBase(nn.Module, SpecFields):
     """Base of the fake-quantizers, which observe their input and round it to representable values.
@@ -49,11 +52,16 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
         module_paths: paths of the modules in the user's model that it belongs to.
         code_offset: for a weight with optimized rounding, the steps from the nearest code to the chosen one, int8 in
             the weight's shape; else None.
+        chosen_range: the lower and upper ends of its blocks, float32 ``[2, *blocks]``, in place of the calculator's
+            range until the next observation; None for that.
+        removed: a tensor if the quantizer was removed: values pass through, also in the finalized model; else None.
     """
 
     schedule: QATSchedule | None = None
     module_paths: tuple[str, ...] = ()
     code_offset: Tensor | None
+    chosen_range: Tensor | None
+    removed: Tensor | None
 
     def __init__(self, name: str, spec: QuantizationSpec, block_size: Sequence[int] = (), *, is_state: bool = False):
         super().__init__()
@@ -63,7 +71,8 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
         self.observer_enabled = False
         self.fake_quant_enabled = True
         self.calculator: QParamsCalculatorBase = calculator_for(spec, block_size, is_state=is_state)
-        self.register_buffer("code_offset", None)
+        for name in _CHOICES:
+            self.register_buffer(name, None)
 
     @staticmethod
     def register(key: str) -> Callable[[C], C]:
@@ -71,7 +80,11 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
         return FAKE_QUANTIZERS.register(key)
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
-        """Return scale, zero point and minimum value for `data`, or None before any observation."""
+        """Return scale, zero point and minimum value for `data`; None before any observation, or if removed."""
+        if self.removed is not None:
+            return None
+        if self.chosen_range is not None:
+            return self.calculator.from_range(*self.chosen_range)
         return self.calculator.qparams(data)
 
     def forward(self, data: Tensor, same_batch: bool = False) -> Tensor:
@@ -93,6 +106,8 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
 
     def _run(self, data: Tensor, same_batch: bool) -> Tensor:
         if self.observer_enabled:
+            if self.chosen_range is not None:
+                self.chosen_range = None
             with torch.no_grad():
                 (self.observe_more if same_batch else self.observe)(data.detach())
         if not self.fake_quant_enabled:
@@ -154,9 +169,18 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
         """Pass data through from now on."""
         self.enable_fake_quant(False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantizeImplBase:
+        """Move the chosen range with the model, but keep it in float32 when it is cast."""
+        chosen = self.chosen_range
+        super()._apply(fn, recurse)
+        if chosen is not None and self.chosen_range is not None:
+            self.chosen_range = chosen.to(self.chosen_range.device)
+        return self
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = state_dict.get(f"{prefix}code_offset")  # present only with optimized rounding
-        self.code_offset = None if saved is None else torch.zeros_like(saved, device=self._device())
+        for name in _CHOICES:  # present only if something was chosen
+            saved = state_dict.get(prefix + name)
+            setattr(self, name, None if saved is None else torch.zeros_like(saved, device=self._device()))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _device(self) -> torch.device | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -85,14 +86,16 @@ class GraphExecution(Execution):
                 correct_biases_without_data(prepared)
         return prepared
 
-    def calibrating(self, prepared: nn.Module) -> AbstractContextManager[None]:
+    def calibrating(
+        self, prepared: nn.Module, progress: Callable[[int, int], None] | None
+    ) -> AbstractContextManager[None]:
         """See the base class."""
         if not self.config.learns_from_calibration and self.config.bias_correction is BiasCorrection.NONE:
             return nullcontext()
         assert isinstance(prepared, fx.GraphModule)
         if not self.config.learns_from_calibration:
             return uncorrected_inside(prepared)
-        return refined_after(prepared, self.config, self._keep_refinement)
+        return refined_after(prepared, self.config, self._keep_refinement, progress)
 
     def _keep_refinement(self, refinement: Refinement) -> None:
         self.refinement = refinement

@@ -90,6 +90,23 @@ class HistogramCalculatorBase(StatefulQParamsCalculatorBase):
         order = np.argsort(lower, kind="stable")
         return lower[order], upper[order], self.counts[first:last].cpu().numpy()[order].astype(np.float64)
 
+    def percentile_range(self, percentile: float) -> tuple[Tensor, Tensor]:
+        """Return the ends of the range of each block that `PercentileQParamsCalculator` describes, float32."""
+        ends = [self._percentile_ends(percentile, block) for block in range(self.running_min.numel())]
+        low, high = (torch.tensor(end).float().reshape(self.running_min.shape) for end in zip(*ends, strict=True))
+        return torch.maximum(low, self.running_min), torch.minimum(high, self.running_max)
+
+    def _percentile_ends(self, percentile: float, block: int) -> tuple[float, float]:
+        lower, upper, counts = self.histogram(block)
+        if self.spec.qscheme is QuantizationScheme.ASYMMETRIC:
+            above = _quantile(lower, upper, counts, percentile / 100)
+            below = _quantile(lower, upper, counts, 1 - percentile / 100)
+            return below, above
+        near, far = np.minimum(abs(lower), abs(upper)), np.maximum(abs(lower), abs(upper))
+        order = np.argsort(near, kind="stable")
+        magnitude = _quantile(near[order], far[order], counts[order], percentile / 100)
+        return -magnitude, magnitude
+
 
 @QParamsCalculatorBase.register("histogram")
 class HistogramQParamsCalculator(HistogramCalculatorBase):
@@ -193,19 +210,7 @@ class PercentileQParamsCalculator(HistogramCalculatorBase):
     def _from_running_range(self) -> QParams | None:
         if super()._from_running_range() is None or None not in self.spec.float_range:
             return super()._from_running_range()
-        ends = [self._ends(*self.histogram(block)) for block in range(self.running_min.numel())]
-        low, high = (torch.tensor(end).float().reshape(self.running_min.shape) for end in zip(*ends, strict=True))
-        return self.from_range(torch.maximum(low, self.running_min), torch.minimum(high, self.running_max))
-
-    def _ends(self, lower: np.ndarray, upper: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-        if self.spec.qscheme is QuantizationScheme.ASYMMETRIC:
-            above = _quantile(lower, upper, counts, self.percentile / 100)
-            below = _quantile(lower, upper, counts, 1 - self.percentile / 100)
-            return below, above
-        near, far = np.minimum(abs(lower), abs(upper)), np.maximum(abs(lower), abs(upper))
-        order = np.argsort(near, kind="stable")
-        magnitude = _quantile(near[order], far[order], counts[order], self.percentile / 100)
-        return -magnitude, magnitude
+        return self.from_range(*self.percentile_range(self.percentile))
 
 
 def _quantile(lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, fraction: float) -> float:
@@ -260,12 +265,13 @@ class MseQParamsCalculator(StatelessQParamsCalculatorBase):
 
     def qparams(self, data: Tensor | None = None) -> QParams | None:
         """Return the parameters of least error for `data`."""
-        return None if data is None else self._known.get((data,), lambda: self._search(data))
+        return None if data is None else self._known.get((data,), lambda: self.from_range(*self.search(data)))
 
-    def _search(self, data: Tensor) -> QParams:
+    def search(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ends of the range of least error of each block of `data`, float32."""
         low, high = self.range_calculator(data, self.block_size)
         if None not in self.spec.float_range or not data.numel():
-            return self.from_range(low, high)
+            return low, high
         blocks = in_blocks(data.detach().float(), self.block_size)
         shape = low.shape
 
@@ -281,7 +287,7 @@ class MseQParamsCalculator(StatelessQParamsCalculatorBase):
             candidates=self.candidates,
             widest=widest_ratio(self.spec),
         )
-        return self.from_range(*(end.reshape(shape) for end in found))
+        return found[0].reshape(shape), found[1].reshape(shape)
 
     def _error(self, blocks: Tensor, low: Tensor, high: Tensor) -> np.ndarray:
         """Return the squared error of each row of `blocks` for its own range."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from graphpress.compressor import (
@@ -47,6 +47,7 @@ from graphpress.quantization.execution import (
 )
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.graph_mode import GraphExecution
+from graphpress.quantization.refinement.costs import QuantizerCost, quantizer_costs
 from graphpress.quantization.switches import (
     advance_switches,
     parts_for,
@@ -57,7 +58,7 @@ from graphpress.quantization.switches import (
     switches_of,
 )
 
-__all__ = ["NonFiniteCalibrationWarning", "Quantizer", "UncalibratedWarning"]
+__all__ = ["NonFiniteCalibrationWarning", "Quantizer", "QuantizerCost", "UncalibratedWarning"]
 
 _EXECUTIONS: dict[ExecutionMode, type[Execution]] = {
     ExecutionMode.GRAPH: GraphExecution,
@@ -162,7 +163,9 @@ class Quantizer(Compressor[QuantizerConfig]):
     # modes
 
     @contextmanager
-    def calibration_mode(self, model: nn.Module | None = None) -> Iterator[nn.Module]:
+    def calibration_mode(
+        self, model: nn.Module | None = None, *, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[nn.Module]:
         """Observe the data on which the prepared model, or `model`, a copy of it, is run.
 
         Inside, fake-quantization and gradients are off, so outputs are those of the float model. On exit, quantizers
@@ -170,15 +173,16 @@ class Quantizer(Compressor[QuantizerConfig]):
         modules are restored, also after an exception, and so are states, buffers that the model writes, such as
         key-value caches: they persist from one batch to the next, and not from calibration to inference.
 
-        If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
-        exit, codes are chosen and biases corrected with them, layer by layer.
+        If the config has a `weight_rounding`, a `bias_correction` or a `selection` that requires data, up to 1 GB of
+        inputs are kept. On exit, codes are chosen and biases corrected with them, layer by layer; `progress` is then
+        called with the number of steps done and their total.
         """
         with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
             after = None if "training_mode" in self._open else (False, True)
             assert self._execution is not None
             with (
-                self._execution.calibrating(prepared),
+                self._execution.calibrating(prepared, progress),
                 switched(prepared, observer=True, fake_quant=False, after=after),
                 states_restored_in(prepared),
                 torch.no_grad(),
@@ -292,6 +296,37 @@ class Quantizer(Compressor[QuantizerConfig]):
         for norm in parts_for(prepared, module, norms_of, "batch norms"):
             set_frozen(norm, frozen, training=prepared.training)
 
+    def costs(
+        self,
+        batches: Iterable[Any],
+        model: nn.Module | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[QuantizerCost]:
+        """Measure what each activation quantizer alone costs in the outputs, the most expensive first.
+
+        The float model runs once on each batch; each quantizer takes one more run from its value on, in which all
+        others, those of weights too, are off.
+
+        Args:
+            batches: arguments of the model, each as the `example_inputs` of `prepare`.
+            model: the prepared model or a copy of it, after calibration; None is the prepared model.
+            progress: called with the number of quantizers done and their total.
+
+        Raises:
+            InvalidExecutionModeError: in eager mode, which has no graph to resume in.
+        """
+        prepared = self._prepared_or(model)
+        if not isinstance(prepared, fx.GraphModule):
+            raise InvalidExecutionModeError(
+                f"costs cannot be measured in execution_mode {self._config.execution_mode.value!r}; accepted: 'graph'"
+            )
+        with mode_restored(prepared), torch.no_grad():
+            prepared.eval()
+            calls = [Arguments.of(batch) for batch in batches]
+            inputs = [(call.positional, dict(call.named)) for call in calls]
+            return quantizer_costs(prepared, inputs, progress=progress)
+
     # finalizing
 
     def finalize(
@@ -336,6 +371,7 @@ def _check_mode(config: QuantizerConfig) -> None:
         "weight_rounding": config.weight_rounding.type_name != "nearest",
         "equalize_layers": config.equalize_layers,
         "bias_correction": config.bias_correction is not BiasCorrection.NONE,
+        "selection": config.selection is not None,
     }
     names = [name for name, is_asked in asked.items() if is_asked]
     if names and config.execution_mode is not ExecutionMode.GRAPH:

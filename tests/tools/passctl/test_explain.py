@@ -243,3 +243,38 @@ def test_what_cannot_be_explained_is_told(arguments, message):
     result = passctl(*arguments, code=2)
     assert message in result.stderr
     assert result.stdout == ""
+
+
+# accuracy
+
+
+def test_the_cost_of_each_quantizer_is_listed_with_the_worst_first(tmp_path):
+    (tmp_path / "config.yaml").write_text("quantization_config: {placement: matmul-inputs}")
+    data = torch.randn(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.save({"x": data}, tmp_path / "data.pt")
+    arguments = ["explain", "small_resnet", "--accuracy", "--config", f"{tmp_path / 'config.yaml'}"]
+    arguments += ["--data", f"{tmp_path / 'data.pt'}", "--json"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    costs = json.loads(result.stdout)
+    assert [cost["decibels"] for cost in costs] == sorted(cost["decibels"] for cost in costs)
+    assert all(cost["name"].endswith("input") and cost["low"] < cost["high"] for cost in costs)
+    assert all(90 < cost["percentile"] <= 100 for cost in costs)
+    text = CliRunner().invoke(cli, arguments[:3]).stdout
+    assert "dB alone" in text
+    assert "relu_output" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["small_resnet"], "a RULE or a --value, or --accuracy"),
+        (["small_resnet", "--accuracy", "--value", "relu"], "a RULE or a --value, or --accuracy"),
+        (["small_resnet", "--value", "relu", "--data", "x.npz"], "--data needs --accuracy"),
+        (["small_resnet", "--accuracy", "--pipeline", "prepare"], "no pipeline"),
+    ],
+)
+def test_options_of_the_accuracy_that_exclude_each_other_are_refused(arguments, message):
+    result = CliRunner().invoke(cli, ["explain", *arguments])
+    assert result.exit_code == 2
+    assert message in result.output

@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 
 from graphpress.eager import ModuleCall, ModuleCalls, OpCall, TensorUse
 from graphpress.eager.operators import Place
+from graphpress.passes.analysis.placement import places_input, places_output
 from graphpress.passes.analysis.quantization_points import activation_block
 from graphpress.passes.analysis.weights import can_be_weight
 from graphpress.passes.config import ConfigResolver, Decision, OpLevel, OpSite, QuantizationSpec, QuantizerConfig
@@ -92,7 +93,7 @@ class Placed:
 
 
 @frozen
-class Placement:
+class CallQuantizers:
     """The quantizers of one call, at its inputs and at its outputs."""
 
     inputs: tuple[Placed, ...] = ()
@@ -101,16 +102,16 @@ class Placement:
     def __bool__(self) -> bool:
         return bool(self.inputs or self.outputs)
 
-    def without_input(self, key: str) -> Placement:
+    def without_input(self, key: str) -> CallQuantizers:
         """Return the placement without the quantizer of an input."""
         return evolve(self, inputs=tuple(placed for placed in self.inputs if placed.key != key))
 
-    def without_output(self, index: int) -> Placement:
+    def without_output(self, index: int) -> CallQuantizers:
         """Return the placement without the quantizer of a result."""
         return evolve(self, outputs=tuple(placed for placed in self.outputs if placed.place != index))
 
 
-NOTHING = Placement()
+NOTHING = CallQuantizers()
 
 
 def site_of(call: OpCall) -> OpSite:
@@ -130,7 +131,7 @@ def site_of(call: OpCall) -> OpSite:
     )
 
 
-def place_op(call: OpCall, resolver: ConfigResolver) -> Placement:
+def place_op(call: OpCall, resolver: ConfigResolver) -> CallQuantizers:
     """Resolve the quantizers of an op.
 
     Tensors that are computed from parameters and buffers alone are not activations; buffers that the model writes to
@@ -143,18 +144,22 @@ def place_op(call: OpCall, resolver: ConfigResolver) -> Placement:
     inputs = tuple(
         _placed(f"{call.name}_{use.name}", use, decision, call.calls)
         for position, use in enumerate(call.operands)
-        if is_activation(use) and is_meant(call.op_type, decision := resolver.explain_input(site, position, use.name))
+        if is_activation(use)
+        and is_meant(call.op_type, decision := resolver.explain_input(site, position, use.name))
+        and places_input(resolver.placement, call.op_type, use.operand, decision)
     )
     several = len(call.results) > 1
     outputs = tuple(
         _placed(f"{call.name}_output_{index}" if several else f"{call.name}_output", use, decision, call.calls)
         for index, use in enumerate(call.results)
-        if is_activation(use) and is_meant(call.op_type, decision := resolver.explain_output(site, index))
+        if is_activation(use)
+        and is_meant(call.op_type, decision := resolver.explain_output(site, index))
+        and places_output(resolver.placement, decision)
     )
-    return Placement(inputs, outputs) if inputs or outputs else NOTHING
+    return CallQuantizers(inputs, outputs) if inputs or outputs else NOTHING
 
 
-def place_boundary(call: ModuleCall, resolver: ConfigResolver) -> Placement:
+def place_boundary(call: ModuleCall, resolver: ConfigResolver) -> CallQuantizers:
     """Resolve the quantizers of the inputs and outputs of a module."""
     stack = call.calls.stack
     inputs = tuple(
@@ -167,7 +172,7 @@ def place_boundary(call: ModuleCall, resolver: ConfigResolver) -> Placement:
         for index, use in enumerate(call.outputs)
         if is_activation(use) and (decision := resolver.explain_module_output(stack, index)).spec is not None
     )
-    return Placement(inputs, outputs) if inputs or outputs else NOTHING
+    return CallQuantizers(inputs, outputs) if inputs or outputs else NOTHING
 
 
 def overridden(

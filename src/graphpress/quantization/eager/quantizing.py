@@ -17,8 +17,8 @@ from graphpress.modules.forms import is_state
 from graphpress.passes.config import ConfigResolver, QuantizerConfig
 from graphpress.quantization.eager.placing import (
     COVERED_OPS,
+    CallQuantizers,
     Placed,
-    Placement,
     has_boundaries,
     named_op_types,
     place_boundary,
@@ -76,7 +76,7 @@ class QuantizingObserver(CallObserver):
             return operator.function(*args, **kwargs)
         entered, name = name_of_call(operator.op_type)
         memory, key = entered.link.memory, (name, signature(args))
-        placement: Placement | None = memory.get(key)
+        placement: CallQuantizers | None = memory.get(key)
         if placement is None:
             if not self.may_place:
                 return operator.function(*args, **kwargs)
@@ -109,7 +109,7 @@ class QuantizingObserver(CallObserver):
     def _call_bounded(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         link = link_of(module)
         assert link is not None
-        placement: Placement | None = link.memory.get(BOUNDARY)
+        placement: CallQuantizers | None = link.memory.get(BOUNDARY)
         call = None
         if placement is None:
             if not self.may_place:
@@ -127,7 +127,7 @@ class QuantizingObserver(CallObserver):
                 placement = link.memory[BOUNDARY] = self._add(module, place_boundary(call, self.resolver))
             return _at_boundary(placement.outputs, held_by(module), result)
 
-    def place(self, module: nn.Module, key: Any, placement: Placement) -> None:
+    def place(self, module: nn.Module, key: Any, placement: CallQuantizers) -> None:
         """Store `placement` for the call `key` of `module`, and create its quantizers."""
         link = link_of(module)
         assert link is not None
@@ -175,7 +175,7 @@ class QuantizingObserver(CallObserver):
 
         return pytree.tree_map(current, values)
 
-    def _add(self, module: nn.Module, placement: Placement) -> Placement:
+    def _add(self, module: nn.Module, placement: CallQuantizers) -> CallQuantizers:
         """Create the quantizers of `placement` that `module` does not hold yet."""
         for placed in (*placement.inputs, *placement.outputs):
             held = held_by(module) or holder_in(module, _nearest_holder())

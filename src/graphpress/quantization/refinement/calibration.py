@@ -17,12 +17,14 @@ from graphpress.quantization.execution import UncalibratedWarning
 from graphpress.quantization.refinement.layers import correction_buffers
 from graphpress.quantization.refinement.refine import (
     MEMORY,
+    Progress,
     Refinement,
     correct_biases_without_data,
     kept,
     refine,
 )
 from graphpress.quantization.refinement.running import Inputs
+from graphpress.quantization.refinement.selection import select
 from graphpress.quantization.switches import quantizers_of
 
 
@@ -67,12 +69,16 @@ class CalibrationMemoryWarning(UserWarning):
 
 @contextmanager
 def refined_after(
-    module: fx.GraphModule, config: QuantizerConfig, done: Callable[[Refinement], None], memory: int = MEMORY
+    module: fx.GraphModule,
+    config: QuantizerConfig,
+    done: Callable[[Refinement], None],
+    progress: Progress | None = None,
+    memory: int = MEMORY,
 ) -> Iterator[None]:
     """Record the inputs of `module` inside the context; on exit, choose codes and correct biases from them.
 
     Inside, earlier results are disabled, so that the model is the float model. They are restored if no data was run,
-    and after an exception. `done` is called with the new results.
+    and after an exception. `done` is called with the new results, and `progress` as by `select`.
     """
     with kept(module) as restore:
         with recorded(module, memory) as inputs:
@@ -88,7 +94,10 @@ def refined_after(
             restore()
             return
         with torch.no_grad():
-            done(refine(module, inputs.batches, config, memory))
+            if config.selection is None:
+                done(refine(module, inputs.batches, config, memory, progress))
+            else:
+                done(select(module, inputs.batches, config, memory, progress))
 
 
 @contextmanager

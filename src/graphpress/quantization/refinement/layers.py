@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from graphpress.quantization.batch_norm import BatchNormLayer
 from graphpress.quantization.expressions import ConstantExpression
 from graphpress.quantization.fake_quantize import FakeQuantize, FakeQuantizeImplBase
 from graphpress.quantization.refinement.running import is_constant_node
+from graphpress.quantization.switches import quantizers_of
 
 LAYERS = frozenset({"linear"} | {f"conv{d}d" for d in (1, 2, 3)} | {f"conv_transpose{d}d" for d in (1, 2, 3)})
 
@@ -59,8 +60,30 @@ class RefinableLayer:
 def refinable_layers(module: fx.GraphModule) -> list[RefinableLayer]:
     """Return the layers in execution order."""
     found = [layer for node in module.graph.nodes if (layer := _layer(module, node)) is not None]
-    uses = Counter(id(layer.quantizer) for layer in found)
+    uses = _uses_of_quantizers(module)
     return [evolve(layer, shares_quantizer=uses[id(layer.quantizer)] > 1) for layer in found]
+
+
+def activation_quantizers(module: fx.GraphModule) -> Iterator[tuple[fx.Node, FakeQuantizeImplBase]]:
+    """Yield each activation quantizer that has parameters, with the first node that calls it, in execution order."""
+    seen: set[int] = set()
+    for node in module.graph.nodes:
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(called, FakeQuantizeImplBase) and not called.is_state and id(called) not in seen:
+            seen.add(id(called))
+            if called.qparams() is not None:
+                yield node, called
+
+
+def _uses_of_quantizers(module: fx.GraphModule) -> Counter[int]:
+    """Count the nodes that read the result of each quantizer, such as an embedding and the layer it is tied to."""
+    uses: Counter[int] = Counter()
+    for node in module.graph.nodes:
+        called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if called is not None:
+            readers = len(node.users) if isinstance(called, ConstantExpression) else 1
+            uses.update({id(quantizer): readers for quantizer in quantizers_of(called)})
+    return uses
 
 
 def correction_buffers(module: fx.GraphModule) -> list[Tensor]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from enum import StrEnum
 from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
 from torch import Tensor, fx
 
 from graphpress.layer_inputs import InputMoments, fitted_weight, output_error
 from graphpress.passes.config import AdaptiveRounding, BiasCorrection, GPTQRounding, QuantizerConfig, WeightRounding
 from graphpress.quantization.batch_norm import BatchNormLayer
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.refinement.column_blocks import ColumnBlocks
 from graphpress.quantization.refinement.layers import RefinableLayer, attribute, correction_buffers, refinable_layers
 from graphpress.quantization.refinement.rounding import Grid, adaptive_places, gptq_places, offset_to
 from graphpress.quantization.refinement.running import Inputs, StepwiseRun
@@ -88,6 +90,37 @@ MEMORY = 1 << 30
 ROWS_PER_COLUMN, LEAST_ROWS = 8, 16384
 
 
+Progress = Callable[[int, int], None]
+
+
+class Choice(StrEnum):
+    """A kind of choice by the output error."""
+
+    WHOLE_RANGES = "whole ranges"
+    PERCENTILES = "percentiles"
+    RANGE = "range"
+    WEIGHT_RANGES = "weight ranges"
+    REMOVED = "removed"
+    CODES = "codes"
+    BIAS = "bias"
+
+
+@frozen
+class Step:
+    """A choice that lowered the output error.
+
+    Attributes:
+        choice: what was chosen.
+        name: the quantizer or the layer's node; empty for all of them.
+        before, after: decibels of the outputs on the held-out batches.
+    """
+
+    choice: Choice
+    name: str
+    before: float
+    after: float
+
+
 @define
 class Refinement:
     """Results of weight rounding and bias correction, by the name of the layer's node.
@@ -96,39 +129,55 @@ class Refinement:
         errors: the squared error that rounding adds to the layer's output, to nearest and as chosen, both relative to
             the energy of the output. With asymmetric rounding it is relative to the best unrounded weight.
         left: the reasons why layers are rounded to nearest.
+        steps: the choices that a `Selection` kept, in order.
     """
 
     errors: dict[str, tuple[float, float]] = field(factory=dict)
     left: dict[str, str] = field(factory=dict)
+    steps: list[Step] = field(factory=list)
 
 
 def refine(
-    module: fx.GraphModule, batches: Sequence[Inputs], config: QuantizerConfig, memory: int = MEMORY
+    module: fx.GraphModule,
+    batches: Sequence[Inputs],
+    config: QuantizerConfig,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
 ) -> Refinement:
     """Optimize weight rounding and correct biases by `config`, from inputs of a prepared model in eval mode.
 
     Earlier results are discarded first. Quantizers must have ranges.
+    `progress` is called with the number of layers done and their total.
     """
     report = Refinement()
     layers = refinable_layers(module)
     corrections = [layer.correction for layer in layers if layer.correction is not None]
     forget(module)
-    exact = StepwiseRun(module, batches, memory, lambda: _exact(module, corrections))
-    rounded = StepwiseRun(module, batches, memory, lambda: _rounded(module))
-    for layer in layers:
+    exact = StepwiseRun(module, batches, memory, lambda: exact_mode(module, corrections))
+    rounded = StepwiseRun(module, batches, memory, lambda: rounded_mode(module))
+    for done, layer in enumerate(layers, 1):
         if _needs_float_model(config):
             exact.advance_to(layer.node)
         rounded.advance_to(layer.node)
-        if isinstance(config.weight_rounding, GPTQRounding | AdaptiveRounding):
-            if layer.takes_codes:
-                _choose_codes(layer, exact, rounded, config.weight_rounding, report)
-            else:
-                report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is user-defined"
-        if config.bias_correction is BiasCorrection.EMPIRICAL and layer.correction is not None:
-            _correct_bias(layer, layer.correction, exact, rounded)
-        if config.bias_correction is BiasCorrection.ANALYTIC:
-            _correct_by_norm(module, layer)
+        refine_layer(layer, exact, rounded, config, report)
+        if progress is not None:
+            progress(done, len(layers))
     return report
+
+
+def refine_layer(
+    layer: RefinableLayer, exact: StepwiseRun, rounded: StepwiseRun, config: QuantizerConfig, report: Refinement
+) -> None:
+    """Optimize the weight rounding of one layer and correct its bias, from runs that advanced to its node."""
+    if isinstance(config.weight_rounding, GPTQRounding | AdaptiveRounding):
+        if layer.takes_codes:
+            _choose_codes(layer, exact, rounded, config.weight_rounding, report)
+        else:
+            report.left[layer.node.name] = "another layer uses its quantizer, or the quantizer is user-defined"
+    if config.bias_correction is BiasCorrection.EMPIRICAL and layer.correction is not None:
+        _correct_bias(layer, layer.correction, exact, rounded)
+    if config.bias_correction is BiasCorrection.ANALYTIC:
+        _correct_by_norm(rounded.module, layer)
 
 
 def _needs_float_model(config: QuantizerConfig) -> bool:
@@ -152,9 +201,9 @@ def _correct_by_norm(module: fx.GraphModule, layer: RefinableLayer) -> None:
 
 
 def forget(module: fx.GraphModule) -> None:
-    """Reset weights to nearest rounding and biases to uncorrected values."""
+    """Reset weights to nearest rounding, biases to uncorrected values, and ranges to those of the calculators."""
     for quantizer in quantizers_of(module):
-        quantizer.code_offset = None
+        quantizer.code_offset = quantizer.chosen_range = quantizer.removed = None
     for buffer in correction_buffers(module):
         buffer.zero_()
 
@@ -162,12 +211,12 @@ def forget(module: fx.GraphModule) -> None:
 @contextmanager
 def kept(module: fx.GraphModule) -> Iterator[Callable[[], None]]:
     """Discard earlier results inside the context; the yielded function restores them, as does an exception."""
-    offsets = [(quantizer, quantizer.code_offset) for quantizer in quantizers_of(module)]
+    chosen = [(q, q.code_offset, q.chosen_range, q.removed) for q in quantizers_of(module)]
     corrections = [(buffer, buffer.clone()) for buffer in correction_buffers(module)]
 
     def restore() -> None:
-        for quantizer, offset in offsets:
-            quantizer.code_offset = offset
+        for quantizer, *choices in chosen:
+            quantizer.code_offset, quantizer.chosen_range, quantizer.removed = choices
         for buffer, correction in corrections:
             buffer.copy_(correction)
 
@@ -188,20 +237,28 @@ def _choose_codes(
         report.left[layer.node.name] = "its quantizer has no range"
         return
     moments = InputMoments()
-    most = max(LEAST_ROWS, ROWS_PER_COLUMN * layer.matrix.columns) // len(rounded.batches) + 1
+    blocks = ColumnBlocks.of(layer.matrix.columns)
+    most = max(LEAST_ROWS, ROWS_PER_COLUMN * blocks.size) // len(rounded.batches) + 1
+
+    def rows(data: Tensor) -> Tensor:
+        return blocks.split_inputs(layer.matrix.rows(data, most))
+
+    def arrange(parameter: Tensor) -> Tensor:
+        return blocks.split(layer.matrix.to_matrices(parameter))
+
     if _is_asymmetric(how):
         both = zip(rounded.operand(layer.node, layer.input), exact.operand(layer.node, layer.input), strict=True)
         for seen, own in both:
-            moments.add(layer.matrix.rows(seen, most), layer.matrix.rows(own, most))
+            moments.add(rows(seen), rows(own))
     else:
         for seen in rounded.operand(layer.node, layer.input):
-            moments.add(layer.matrix.rows(seen, most))
+            moments.add(rows(seen))
     if not moments.rows or not bool(torch.isfinite(moments.quantized).all() and torch.isfinite(moments.cross).all()):
         report.left[layer.node.name] = "its inputs are empty or not finite"
         return
     cpu = tuple(None if p is None else p.cpu() for p in qparams)
-    grid = Grid.of(layer.quantizer.spec, cpu, tuple(weight.shape), layer.matrix.to_matrices)  # type: ignore[arg-type]
-    matrices = layer.matrix.to_matrices(weight.cpu()).float()
+    grid = Grid.of(layer.quantizer.spec, cpu, tuple(weight.shape), arrange)  # type: ignore[arg-type]
+    matrices = arrange(weight.cpu()).float()
     nearest = grid.places(matrices)
     wanted = matrices.double()
     if _is_asymmetric(how):
@@ -210,7 +267,7 @@ def _choose_codes(
     # Output rows have independent errors, so each takes the better codes.
     errors = [output_error(matrices, grid.values(places), moments) for places in (nearest, chosen)]
     places = torch.where((errors[1] < errors[0])[..., None], chosen, nearest)
-    offset = layer.matrix.from_matrices(offset_to(grid, matrices, places)).contiguous()
+    offset = layer.matrix.from_matrices(blocks.join(offset_to(grid, matrices, places))).contiguous()
     layer.quantizer.code_offset = offset.to(weight.device)
     report.errors[layer.node.name] = (
         _added_error(wanted, grid.values(nearest), moments),
@@ -243,12 +300,13 @@ def _correct_bias(layer: RefinableLayer, correction: Tensor, exact: StepwiseRun,
         correction += (difference / count).to(correction)
 
 
-def _rounded(module: fx.GraphModule) -> AbstractContextManager[Any]:
+def rounded_mode(module: fx.GraphModule) -> AbstractContextManager[Any]:
+    """Run the quantized model inside the context."""
     return switched(module, observer=False, fake_quant=True)
 
 
 @contextmanager
-def _exact(module: fx.GraphModule, buffers: Sequence[Tensor]) -> Iterator[None]:
+def exact_mode(module: fx.GraphModule, buffers: Sequence[Tensor]) -> Iterator[None]:
     """Run the float model inside the context, without rounding and corrections."""
     saved = [buffer.clone() for buffer in buffers]
     for buffer in buffers:

@@ -84,6 +84,27 @@ class StepwiseRun:
                 result = self._evaluate(node, environment)
             yield result
 
+    def outputs_from(self, node: fx.Node) -> Iterator[Any]:
+        """Yield the outputs of the module for each batch, run from `node` on; call `advance_to` first.
+
+        Values that the run keeps are not changed, so that outputs can be computed again after a change of `node` or
+        of later nodes.
+        """
+        last = self._nodes[-1]
+        for state, environment in zip(self._states, self._environments(node), strict=True):
+            rest = dict(environment)
+            with self.mode(), torch.no_grad():
+                self._run(state.inputs, rest, self._places[node], self._places[last])
+                outputs = self._map(last.args[0], rest)
+            yield outputs
+
+    def _map(self, argument: Any, environment: Environment) -> Any:
+        """Replace the nodes in an argument of a node by their values."""
+        return fx.map_arg(argument, lambda node: self._read(node, environment))
+
+    def _read(self, node: fx.Node, environment: Environment) -> Any:
+        return self._evaluate(node, {}) if node in self._constant else environment[node]
+
     def _environments(self, node: fx.Node) -> Iterator[Environment]:
         for state in self._states:
             environment = state.environment
@@ -111,10 +132,7 @@ class StepwiseRun:
         return list(inputs[0])
 
     def _evaluate(self, node: fx.Node, environment: Environment) -> Any:
-        def read(operand: fx.Node) -> Any:
-            return self._evaluate(operand, {}) if operand in self._constant else environment[operand]
-
-        args, kwargs = fx.map_arg(node.args, read), fx.map_arg(node.kwargs, read)
+        args, kwargs = self._map(node.args, environment), self._map(node.kwargs, environment)
         if node.op == "call_function":
             assert callable(node.target)
             return node.target(*args, **kwargs)

@@ -205,7 +205,7 @@ def test_it_warns_when_there_was_no_data():
 def test_bounded_memory_changes_nothing_but_time(monkeypatch):
     _, expected = calibrated(config(weight_rounding="gptq"))
     refine = calibration.refine
-    monkeypatch.setattr(calibration, "refine", lambda *args: refine(*args[:-1], memory=0))
+    monkeypatch.setattr(calibration, "refine", lambda *args: refine(*args[:3], memory=0))
     _, prepared = calibrated(config(weight_rounding="gptq"))
     for name, value in offsets(expected).items():
         assert torch.equal(offsets(prepared)[name], value)
