@@ -31,6 +31,8 @@ def _no_fake_quantize(graph: Graph) -> Iterator[Violation]:
 CANONICAL = Fact("canonical", "each operation has one form", _no_alias_spellings)
 BATCH_NORM_FOLDED = Fact("batch-norm-folded", "no batch norm is left that folding can remove")
 LAYERS_EQUALIZED = Fact("layers-equalized", "consecutive layers share the ranges of the channels between them")
+NORM_WEIGHTS_FOLDED = Fact("norm-weights-folded", "no norm has a weight that the linear layers after it can hold")
+LAYERS_SMOOTHED = Fact("layers-smoothed", "factors move scale from activations to the weights that read them")
 FUSION_ANNOTATED = Fact("fusion-annotated", "nodes that a backend runs as one know their group")
 QUANTIZERS_ASSIGNED = Fact("quantizers-assigned", "nodes say which of their values are quantized, and how")
 QUANTIZERS_SHARED = Fact("quantizers-shared", "values that are the same data have the same quantizer")

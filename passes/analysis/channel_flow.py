@@ -1,0 +1,209 @@
+"""Tracking of the channels of a value through ops that are linear in it, up to the layers that sum over them.
+
+The elements of the source are numbered by their channel, and the numbers go through the ops: moving ops run on them,
+and for a product or an attention each result element has the channel of the operand elements that it is a combination
+of. Thus no rule says what a reshape, a transpose or the repetition of key-value heads does to channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
+
+from graphpress.ir.graph import Graph, Node, Use, Value
+from graphpress.ir.interpreter import evaluate_node
+from graphpress.ir.ops import Trait
+from graphpress.ir.types import DimError, ScalarType, TensorType, evaluate_dim
+from graphpress.passes.analysis.constants import is_idle_dropout
+from graphpress.passes.analysis.layers import layer_of
+
+# Ops beside the views (`Trait.VIEW`) of which every result element is an element of the operand.
+_COPIES = frozenset({"clone", "repeat", "repeat_interleave", "tile"})
+# Most elements that channels are tracked through, for the time this takes.
+_MOST_ELEMENTS = 1 << 28
+
+
+@frozen(eq=False)
+class ChannelReader:
+    """A linear layer that sums over tracked channels.
+
+    Attributes:
+        node: the layer.
+        channels: int64, the channel of the source that each of its input features is.
+        is_moved_only: True if only moving ops are between the source and the layer, so that a constant added to a
+            channel arrives as it is.
+    """
+
+    node: Node
+    channels: Tensor
+    is_moved_only: bool
+
+    @property
+    def keeps_order(self) -> bool:
+        """True if input feature i is channel i."""
+        return torch.equal(self.channels, torch.arange(len(self.channels)))
+
+
+@frozen(eq=False)
+class ChannelFlow:
+    """Where the channels of a value go.
+
+    Attributes:
+        readers: the linear layers that read them, in the order of the graph.
+        pinned: bool, one entry per channel: True if something else reads the channel, so that it must stay as it is.
+        reasons: what pins channels, in words.
+    """
+
+    readers: tuple[ChannelReader, ...]
+    pinned: Tensor
+    reasons: tuple[str, ...]
+
+
+def channel_flow(graph: Graph, source: Value) -> ChannelFlow:
+    """Track the channels, the last axis, of `source`, which must have a static number of them."""
+    count = source.tensor_type.shape[-1]
+    assert isinstance(count, int)
+    tracker = _Tracker(graph, {name: symbol.hint for name, symbol in graph.symbols.items()}, count)
+    tracker.run(source)
+    order = {node: place for place, node in enumerate(graph.nodes)} if len(tracker.readers) > 1 else {}
+    readers = sorted(tracker.readers, key=lambda reader: order.get(reader.node, 0))
+    return ChannelFlow(tuple(readers), tracker.pinned, tuple(dict.fromkeys(tracker.reasons)))
+
+
+@frozen(eq=False)
+class _Tracked:
+    value: Value
+    channels: Tensor  # in the shape of the value at the hints of its symbols
+    is_moved_only: bool
+
+
+class _Refused(Exception):
+    """The reason why channels cannot be tracked through a use."""
+
+
+@define(eq=False)
+class _Tracker:
+    graph: Graph
+    hints: dict[str, int]
+    count: int
+    readers: list[ChannelReader] = field(factory=list)
+    reasons: list[str] = field(factory=list)
+    pinned: Tensor = field(init=False)
+    _visited: dict[Node, _Tracked] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.pinned = torch.zeros(self.count, dtype=torch.bool)
+
+    def run(self, source: Value) -> None:
+        try:
+            pending = [_Tracked(source, torch.arange(self.count).expand(self._shape(source)), True)]
+        except _Refused as reason:
+            self._pin(torch.arange(self.count), str(reason))
+            return
+        while pending:
+            tracked = pending.pop()
+            for use in tracked.value.uses:
+                try:
+                    pending += self._follow(use, tracked)
+                except _Refused as reason:
+                    self._pin(tracked.channels, str(reason))
+
+    def _pin(self, channels: Tensor, reason: str) -> None:
+        self.pinned[channels.unique()] = True
+        self.reasons.append(reason)
+
+    def _shape(self, value: Value) -> tuple[int, ...]:
+        type = value.type
+        if not isinstance(type, TensorType):
+            raise _Refused(f"{value.name} is not a tensor")
+        try:
+            shape = tuple(evaluate_dim(dim, self.hints) for dim in type.shape)
+        except DimError:
+            raise _Refused(f"the shape of {value.name} is known at run time only") from None
+        total = 1
+        for dim in shape:
+            total *= dim
+        if not 0 < total <= _MOST_ELEMENTS:
+            raise _Refused(f"{value.name} has {total} elements")
+        return shape
+
+    def _follow(self, use: Use, tracked: _Tracked) -> list[_Tracked]:
+        node = use.user
+        if not isinstance(node, Node):
+            raise _Refused(f"{tracked.value.name} is an output of the graph")
+        earlier = self._visited.setdefault(node, tracked)
+        if earlier is not tracked or sum(read is tracked.value for _, _, read in node.operand_values()) > 1:
+            self._pin(earlier.channels, f"{node.name} reads the channels twice")
+            raise _Refused(f"{node.name} reads the channels twice")
+        layer = layer_of(node)
+        if layer is not None and layer.spatial == 0 and use.operand == "input":
+            channels = _along_last_axis(tracked.channels, node)
+            self.readers.append(ChannelReader(node, channels, tracked.is_moved_only))
+            return []
+        if node.op.dialect != "aten":
+            raise _Refused(f"{node.name} ({node.op.name}) reads it")
+        if is_idle_dropout(node):
+            return [_Tracked(node.result, tracked.channels, tracked.is_moved_only)]
+        if node.op.has(Trait.VIEW) or node.op.family in _COPIES:
+            return self._moved(node, use, tracked)
+        return [_Tracked(node.result, self._combined(node, use, tracked.channels), False)]
+
+    def _moved(self, node: Node, use: Use, tracked: _Tracked) -> list[_Tracked]:
+        if use.operand not in ("self", "input", "tensor"):
+            raise _Refused(f"{node.name} reads its shape from it")
+
+        def read(value: Value) -> object:
+            if value is tracked.value:
+                return tracked.channels
+            if isinstance(value.type, ScalarType) and value.type.value is not None:
+                return evaluate_dim(value.type.value, self.hints)
+            raise _Refused(f"{node.name} has an operand that is known at run time only")
+
+        results = node.results
+        try:
+            values = evaluate_node(node, read)
+        except (RuntimeError, DimError) as error:
+            raise _Refused(f"{node.name} cannot be followed: {error}") from None
+        if len(values) != len(results):
+            raise _Refused(f"{node.name} has a number of results that is known at run time only")
+        return [
+            _Tracked(result, channels, tracked.is_moved_only) for result, channels in zip(results, values, strict=True)
+        ]
+
+    def _combined(self, node: Node, use: Use, channels: Tensor) -> Tensor:
+        """Return the channels of the result of an op that is linear in the operand."""
+        family, operand = node.op.family, use.operand
+        if len(node.results) != 1:
+            raise _Refused(f"{node.name} has several results")
+        shape = self._shape(node.result)
+        match family, operand:
+            case ("mul", "self" | "other") | ("div", "self") | ("neg", "self"):
+                if node.attributes.get("rounding_mode") is not None:
+                    raise _Refused(f"{node.name} rounds")
+                return channels.expand(shape)
+            case (("to" | "_to_copy" | "type_as" | "contiguous"), "self") if node.result.is_floating:
+                return channels.expand(shape)
+            case (("matmul" | "bmm"), ("other" | "mat2")) if channels.ndim > 1:
+                return _mixed_rows(channels, node).expand(shape)
+            case "scaled_dot_product_attention", "value":
+                mixed = _mixed_rows(channels, node)
+                if node.attributes.get("enable_gqa") and mixed.ndim > 2:
+                    mixed = mixed.repeat_interleave(shape[-3] // mixed.shape[-3], -3)
+                return mixed.expand(shape)
+        raise _Refused(f"{node.name} ({node.op.name}) reads it, and is not linear in single channels")
+
+
+def _along_last_axis(channels: Tensor, node: Node) -> Tensor:
+    row = channels.reshape(-1, channels.shape[-1])[0] if channels.ndim > 1 else channels
+    if not torch.equal(channels, row.expand_as(channels)):
+        raise _Refused(f"an input feature of {node.name} is not one channel at all positions")
+    return row.clone()
+
+
+def _mixed_rows(channels: Tensor, node: Node) -> Tensor:
+    """Return the channels of sums over the axis before the last one."""
+    row = channels[..., :1, :]
+    if not torch.equal(channels, row.expand_as(channels)):
+        raise _Refused(f"{node.name} sums over elements of different channels")
+    return row
