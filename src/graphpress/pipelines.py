@@ -26,6 +26,7 @@ from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.remove_dropout import RemoveDropout
 from graphpress.passes.share_quantizers import ShareQuantizers
+from graphpress.passes.smooth_layers import SmoothLayers
 from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 from graphpress.passes.store_caches import StoreCaches
 from graphpress.passes.store_dense import StoreDense
@@ -55,6 +56,7 @@ def prepare(
         Canonicalize(keep_dropout=True),
         FoldBatchNorm(),
         *((EqualizeLayers(),) if config.equalize_layers else ()),
+        *((SmoothLayers(config.smooth_layers),) if config.smooth_layers is not None else ()),
         AnnotateFusion(),
         AssignQuantizers(config, leave_indivisible=leave_indivisible, silent_modules=silent_modules or {}),
         ShareQuantizers(),

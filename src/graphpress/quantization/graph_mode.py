@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from graphpress.passes.config import BiasCorrection, QuantizerConfig, SkippedWei
 from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
+from graphpress.passes.smooth_layers import Smoothing
 from graphpress.programs import Model
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution, refuse_dynamic
@@ -31,6 +33,7 @@ from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, e
 from graphpress.quantization.parameters import AttachParameters, keep_states, read_back
 from graphpress.quantization.refinement.calibration import refined_after, uncorrected_inside, warn_when_unrefined
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
+from graphpress.quantization.smoothing import SmoothedLayers
 from graphpress.quantization.switches import quantizers_of
 
 
@@ -85,7 +88,20 @@ class GraphExecution(Execution):
         assert isinstance(prepared, fx.GraphModule)
         if not self.config.learns_from_calibration:
             return uncorrected_inside(prepared)
-        return refined_after(prepared, self.config, self._keep_refinement)
+        return self._learning(prepared)
+
+    @contextmanager
+    def _learning(self, prepared: fx.GraphModule) -> Iterator[None]:
+        """Record data inside the context; on exit, smooth layers, then choose codes and correct biases."""
+        with (
+            self._smoothed(prepared).unsmoothed() as smooth,
+            refined_after(prepared, self.config, smooth, self._keep_refinement),
+        ):
+            yield
+
+    def _smoothed(self, prepared: fx.GraphModule) -> SmoothedLayers:
+        assert self.result is not None
+        return SmoothedLayers(prepared, self.result.remarks(Smoothing), self.config.smooth_layers or 0.0)
 
     def _keep_refinement(self, refinement: Refinement) -> None:
         self.refinement = refinement
@@ -96,6 +112,7 @@ class GraphExecution(Execution):
         assert self.graph is not None
         assert isinstance(prepared, fx.GraphModule)
         warn_when_unrefined(prepared, self.config)
+        self._smoothed(prepared).warn_without_data()
         forget_results(prepared)  # frees the memory of cached weights
         graph = self.graph.clone()
         read_back(graph, prepared)

@@ -171,8 +171,9 @@ class Quantizer(Compressor[QuantizerConfig]):
         modules are restored, also after an exception, and so are states, buffers that the model writes, such as
         key-value caches: they persist from one batch to the next, and not from calibration to inference.
 
-        If the config has a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of inputs are kept. On
-        exit, codes are chosen and biases corrected with them, layer by layer.
+        If the config has `smooth_layers`, or a `weight_rounding` or `bias_correction` that requires data, up to 1 GB of
+        inputs are kept. On exit, the factors of smoothed layers are computed from them, and the ranges of activations
+        are observed afresh; then codes are chosen and biases corrected, layer by layer.
         """
         with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
@@ -335,6 +336,7 @@ def _check_mode(config: QuantizerConfig) -> None:
     asked = {
         "weight_rounding": config.weight_rounding.type_name != "nearest",
         "equalize_layers": config.equalize_layers,
+        "smooth_layers": config.smooth_layers is not None,
         "bias_correction": config.bias_correction is not BiasCorrection.NONE,
     }
     names = [name for name, is_asked in asked.items() if is_asked]
