@@ -12,16 +12,9 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from graphpress.ir.graph import Graph, Node, Use, Value
-from graphpress.ir.interpreter import evaluate_node
-from graphpress.ir.ops import Trait
-from graphpress.ir.types import DimError, ScalarType, TensorType, evaluate_dim
+from graphpress.passes.analysis.channel_numbers import Untracked, hints_of, moved, numbered, only_moves, shape_at
 from graphpress.passes.analysis.constants import is_idle_dropout
 from graphpress.passes.analysis.layers import layer_of
-
-# Ops beside the views (`Trait.VIEW`) of which every result element is an element of the operand.
-_COPIES = frozenset({"clone", "repeat", "repeat_interleave", "tile"})
-# Most elements that channels are tracked through, for the time this takes.
-_MOST_ELEMENTS = 1 << 28
 
 
 @frozen(eq=False)
@@ -50,7 +43,7 @@ class ChannelFlow:
     """Where the channels of a value go.
 
     Attributes:
-        readers: the linear layers that read them, in the order of the graph.
+        readers: the linear layers that read them.
         pinned: bool, one entry per channel: True if something else reads the channel, so that it must stay as it is.
         reasons: what pins channels, in words.
     """
@@ -64,11 +57,9 @@ def channel_flow(graph: Graph, source: Value) -> ChannelFlow:
     """Track the channels, the last axis, of `source`, which must have a static number of them."""
     count = source.tensor_type.shape[-1]
     assert isinstance(count, int)
-    tracker = _Tracker(graph, {name: symbol.hint for name, symbol in graph.symbols.items()}, count)
+    tracker = _Tracker(hints_of(graph), count)
     tracker.run(source)
-    order = {node: place for place, node in enumerate(graph.nodes)} if len(tracker.readers) > 1 else {}
-    readers = sorted(tracker.readers, key=lambda reader: order.get(reader.node, 0))
-    return ChannelFlow(tuple(readers), tracker.pinned, tuple(dict.fromkeys(tracker.reasons)))
+    return ChannelFlow(tuple(tracker.readers), tracker.pinned, tuple(dict.fromkeys(tracker.reasons)))
 
 
 @frozen(eq=False)
@@ -78,13 +69,8 @@ class _Tracked:
     is_moved_only: bool
 
 
-class _Refused(Exception):
-    """The reason why channels cannot be tracked through a use."""
-
-
 @define(eq=False)
 class _Tracker:
-    graph: Graph
     hints: dict[str, int]
     count: int
     readers: list[ChannelReader] = field(factory=list)
@@ -97,8 +83,8 @@ class _Tracker:
 
     def run(self, source: Value) -> None:
         try:
-            pending = [_Tracked(source, torch.arange(self.count).expand(self._shape(source)), True)]
-        except _Refused as reason:
+            pending = [_Tracked(source, numbered(source, -1, self.hints), True)]
+        except Untracked as reason:
             self._pin(torch.arange(self.count), str(reason))
             return
         while pending:
@@ -106,81 +92,48 @@ class _Tracker:
             for use in tracked.value.uses:
                 try:
                     pending += self._follow(use, tracked)
-                except _Refused as reason:
+                except Untracked as reason:
                     self._pin(tracked.channels, str(reason))
 
     def _pin(self, channels: Tensor, reason: str) -> None:
         self.pinned[channels.unique()] = True
         self.reasons.append(reason)
 
-    def _shape(self, value: Value) -> tuple[int, ...]:
-        type = value.type
-        if not isinstance(type, TensorType):
-            raise _Refused(f"{value.name} is not a tensor")
-        try:
-            shape = tuple(evaluate_dim(dim, self.hints) for dim in type.shape)
-        except DimError:
-            raise _Refused(f"the shape of {value.name} is known at run time only") from None
-        total = 1
-        for dim in shape:
-            total *= dim
-        if not 0 < total <= _MOST_ELEMENTS:
-            raise _Refused(f"{value.name} has {total} elements")
-        return shape
-
     def _follow(self, use: Use, tracked: _Tracked) -> list[_Tracked]:
         node = use.user
         if not isinstance(node, Node):
-            raise _Refused(f"{tracked.value.name} is an output of the graph")
+            raise Untracked(f"{tracked.value.name} is an output of the graph")
         earlier = self._visited.setdefault(node, tracked)
         if earlier is not tracked or sum(read is tracked.value for _, _, read in node.operand_values()) > 1:
             self._pin(earlier.channels, f"{node.name} reads the channels twice")
-            raise _Refused(f"{node.name} reads the channels twice")
+            raise Untracked(f"{node.name} reads the channels twice")
         layer = layer_of(node)
         if layer is not None and layer.spatial == 0 and use.operand == "input":
             channels = _along_last_axis(tracked.channels, node)
             self.readers.append(ChannelReader(node, channels, tracked.is_moved_only))
             return []
         if node.op.dialect != "aten":
-            raise _Refused(f"{node.name} ({node.op.name}) reads it")
+            raise Untracked(f"{node.name} ({node.op.name}) reads it")
         if is_idle_dropout(node):
             return [_Tracked(node.result, tracked.channels, tracked.is_moved_only)]
-        if node.op.has(Trait.VIEW) or node.op.family in _COPIES:
+        if only_moves(node):
             return self._moved(node, use, tracked)
         return [_Tracked(node.result, self._combined(node, use, tracked.channels), False)]
 
     def _moved(self, node: Node, use: Use, tracked: _Tracked) -> list[_Tracked]:
-        if use.operand not in ("self", "input", "tensor"):
-            raise _Refused(f"{node.name} reads its shape from it")
-
-        def read(value: Value) -> object:
-            if value is tracked.value:
-                return tracked.channels
-            if isinstance(value.type, ScalarType) and value.type.value is not None:
-                return evaluate_dim(value.type.value, self.hints)
-            raise _Refused(f"{node.name} has an operand that is known at run time only")
-
-        results = node.results
-        try:
-            values = evaluate_node(node, read)
-        except (RuntimeError, DimError) as error:
-            raise _Refused(f"{node.name} cannot be followed: {error}") from None
-        if len(values) != len(results):
-            raise _Refused(f"{node.name} has a number of results that is known at run time only")
-        return [
-            _Tracked(result, channels, tracked.is_moved_only) for result, channels in zip(results, values, strict=True)
-        ]
+        results = moved(node, use.operand, tracked.channels, self.hints)
+        return [_Tracked(*pair, tracked.is_moved_only) for pair in zip(node.results, results, strict=True)]
 
     def _combined(self, node: Node, use: Use, channels: Tensor) -> Tensor:
         """Return the channels of the result of an op that is linear in the operand."""
         family, operand = node.op.family, use.operand
         if len(node.results) != 1:
-            raise _Refused(f"{node.name} has several results")
-        shape = self._shape(node.result)
+            raise Untracked(f"{node.name} has several results")
+        shape = shape_at(node.result, self.hints)
         match family, operand:
             case ("mul", "self" | "other") | ("div", "self") | ("neg", "self"):
                 if node.attributes.get("rounding_mode") is not None:
-                    raise _Refused(f"{node.name} rounds")
+                    raise Untracked(f"{node.name} rounds")
                 return channels.expand(shape)
             case (("to" | "_to_copy" | "type_as" | "contiguous"), "self") if node.result.is_floating:
                 return channels.expand(shape)
@@ -191,13 +144,13 @@ class _Tracker:
                 if node.attributes.get("enable_gqa") and mixed.ndim > 2:
                     mixed = mixed.repeat_interleave(shape[-3] // mixed.shape[-3], -3)
                 return mixed.expand(shape)
-        raise _Refused(f"{node.name} ({node.op.name}) reads it, and is not linear in single channels")
+        raise Untracked(f"{node.name} ({node.op.name}) reads it, and is not linear in single channels")
 
 
 def _along_last_axis(channels: Tensor, node: Node) -> Tensor:
     row = channels.reshape(-1, channels.shape[-1])[0] if channels.ndim > 1 else channels
     if not torch.equal(channels, row.expand_as(channels)):
-        raise _Refused(f"an input feature of {node.name} is not one channel at all positions")
+        raise Untracked(f"an input feature of {node.name} is not one channel at all positions")
     return row.clone()
 
 
@@ -205,5 +158,5 @@ def _mixed_rows(channels: Tensor, node: Node) -> Tensor:
     """Return the channels of sums over the axis before the last one."""
     row = channels[..., :1, :]
     if not torch.equal(channels, row.expand_as(channels)):
-        raise _Refused(f"{node.name} sums over elements of different channels")
+        raise Untracked(f"{node.name} sums over elements of different channels")
     return row

@@ -33,6 +33,7 @@ BATCH_NORM_FOLDED = Fact("batch-norm-folded", "no batch norm is left that foldin
 LAYERS_EQUALIZED = Fact("layers-equalized", "consecutive layers share the ranges of the channels between them")
 NORM_WEIGHTS_FOLDED = Fact("norm-weights-folded", "no norm has a weight that the linear layers after it can hold")
 LAYERS_SMOOTHED = Fact("layers-smoothed", "factors move scale from activations to the weights that read them")
+RESIDUAL_ROTATED = Fact("residual-rotated", "residual streams are rotated where the model allows it")
 FUSION_ANNOTATED = Fact("fusion-annotated", "nodes that a backend runs as one know their group")
 QUANTIZERS_ASSIGNED = Fact("quantizers-assigned", "nodes say which of their values are quantized, and how")
 QUANTIZERS_SHARED = Fact("quantizers-shared", "values that are the same data have the same quantizer")

@@ -219,6 +219,10 @@ class QuantizerConfig(CompressionConfig):
         weight_rounding: how the codes of weights are chosen: `NearestRounding`, `GPTQRounding` or `AdaptiveRounding`,
             or its plain form such as ``"gptq"``. The last two work on the data of `calibration_mode()`.
         equalize_layers: move scale between the channels of consecutive layers before they are quantized.
+        rotate_residual: fold an orthogonal matrix into the weights around residual streams, which spreads channels with
+            large values over all channels (QuaRot, arXiv 2404.00456); for transformers with norms before their
+            branches. Weights of norms go into the layers after them, so a head that shares the embedding's parameter
+            gets its own. A model without such a stream causes an `UnrotatedWarning` with the reasons.
         smooth_layers: move scale from the channels of activations with large values to the weights that read them, on
             the data of `calibration_mode()` (SmoothQuant, arXiv 2211.10438). The number, from 0 to 1, is the exponent
             of the activation's range in the factors; True is 0.5, False or None is off.
@@ -241,6 +245,7 @@ class QuantizerConfig(CompressionConfig):
         converter=checked(tagged(NearestRounding, GPTQRounding, AdaptiveRounding, what="weight rounding")),
     )
     equalize_layers: bool = attrs.field(default=False, converter=checked(boolean))
+    rotate_residual: bool = attrs.field(default=False, converter=checked(boolean))
     smooth_layers: float | None = attrs.field(default=None, converter=checked(_strength))
     bias_correction: BiasCorrection = attrs.field(
         default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))

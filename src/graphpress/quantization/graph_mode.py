@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,7 @@ from graphpress.passes.config import BiasCorrection, QuantizerConfig, SkippedWei
 from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
+from graphpress.passes.rotate_residual import RotatedStream, UnrotatedStream
 from graphpress.passes.smooth_layers import Smoothing
 from graphpress.programs import Model
 from graphpress.quantization.capture import capture
@@ -35,6 +37,10 @@ from graphpress.quantization.refinement.calibration import refined_after, uncorr
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
 from graphpress.quantization.smoothing import SmoothedLayers
 from graphpress.quantization.switches import quantizers_of
+
+
+class UnrotatedWarning(UserWarning):
+    """The config rotates residual streams, and the model has none that can be rotated."""
 
 
 class GraphExecution(Execution):
@@ -73,6 +79,7 @@ class GraphExecution(Execution):
             )
             self.result = Runner().run(graph, pipeline, in_place=True)
             self.graph = self.result.graph
+            self._warn_when_unrotated()
             self.skipped_weights = tuple(self.result.remarks(SkippedWeight))
             prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy is not False)
         prepared.eval()
@@ -98,6 +105,14 @@ class GraphExecution(Execution):
             refined_after(prepared, self.config, smooth, self._keep_refinement),
         ):
             yield
+
+    def _warn_when_unrotated(self) -> None:
+        assert self.result is not None
+        if not self.config.rotate_residual or self.result.remarks(RotatedStream):
+            return
+        reasons = [each.reason for each in self.result.remarks(UnrotatedStream)]
+        found = "; ".join(dict.fromkeys(reasons)) or "it has no norm over its last axis"
+        warnings.warn(f"rotate_residual rotates nothing in this model: {found}", UnrotatedWarning, stacklevel=4)
 
     def _smoothed(self, prepared: fx.GraphModule) -> SmoothedLayers:
         assert self.result is not None

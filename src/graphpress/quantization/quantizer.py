@@ -336,6 +336,7 @@ def _check_mode(config: QuantizerConfig) -> None:
     asked = {
         "weight_rounding": config.weight_rounding.type_name != "nearest",
         "equalize_layers": config.equalize_layers,
+        "rotate_residual": config.rotate_residual,
         "smooth_layers": config.smooth_layers is not None,
         "bias_correction": config.bias_correction is not BiasCorrection.NONE,
     }

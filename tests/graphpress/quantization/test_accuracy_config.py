@@ -13,6 +13,7 @@ def test_they_are_off_by_default():
     assert config.bias_correction is BiasCorrection.NONE
     assert not config.equalize_layers
     assert config.smooth_layers is None
+    assert not config.rotate_residual
     assert not config.learns_from_calibration
 
 
@@ -53,6 +54,7 @@ quantization_config:
         ({"weight_rounding": {"type": "adaptive", "iterations": 0}}, "weight_rounding", ">= 1"),
         ({"equalize_layers": "yes"}, "equalize_layers", "True or False"),
         ({"smooth_layers": 1.5}, "smooth_layers", "from 0 to 1, nor True, False or None"),
+        ({"rotate_residual": 1}, "rotate_residual", "True or False"),
         ({"smooth_layers": "yes"}, "smooth_layers", "from 0 to 1"),
         ({"bias_correction": "empiric"}, "bias_correction", "'empirical'"),
     ],
