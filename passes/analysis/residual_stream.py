@@ -69,7 +69,9 @@ def residual_streams(graph: Graph) -> Iterator[ResidualStream | Refusal]:
         seed = _normalized(node)
         if seed is None or seed in seen:
             continue
-        walk = _Walk(hints_of(graph), int(seed.tensor_type.shape[-1]))
+        channels = seed.tensor_type.shape[-1]
+        assert isinstance(channels, int)
+        walk = _Walk(hints_of(graph), channels)
         try:
             walk.run(seed)
             yield walk.stream(graph)
