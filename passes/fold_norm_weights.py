@@ -22,11 +22,11 @@ from graphpress.passes.analysis.channel_affine import ChannelAffine, channel_aff
 from graphpress.passes.analysis.channel_flow import ChannelReader, channel_flow
 from graphpress.passes.analysis.constants import is_constant
 from graphpress.passes.analysis.facts import BATCH_NORM_FOLDED, NORM_WEIGHTS_FOLDED
-from graphpress.passes.analysis.layers import Layer
+from graphpress.passes.analysis.weights import is_compressed, is_sparse
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights.scaling import FoldError, require_dense, shifted_bias, weight_of_scaled_input
+from graphpress.passes.weights.scaling import FoldError
 
 
 @register_pass
@@ -75,28 +75,39 @@ class FoldNormWeights(Pass):
             raise FoldError("nothing reads it")
         for reader in flow.readers:
             node = reader.node
-            require_linear(node, affine.node)
-            others = [user for user in node.operands["weight"].users if user is not node]
+            require_linear(node, reader.operand, affine.node)
+            others = [user for user in reader.weight.users if user is not node]
             if others and not self.split_shared:
                 raise FoldError(f"{others[0].name} uses the weight of {node.name} too")
-            bias = node.operand("bias")
-            if affine.shift is not None and bias is not None and not is_constant(bias):
-                raise FoldError(f"the bias of {node.name} is computed by the model, not a constant")
+            if affine.shift is not None:
+                _require_bias(reader)
             if affine.shift is not None and not reader.is_moved_only:
                 raise FoldError(f"its bias is multiplied on the way to {node.name}")
         return flow.readers
 
 
-def require_linear(node: Node, before: Node) -> None:
-    """Check that the weight of a linear layer can absorb factors of its input channels.
+def _require_bias(reader: ChannelReader) -> None:
+    node = reader.node
+    if reader.bias is None:
+        raise FoldError(f"{node.name} has no bias that could hold that of the norm")
+    bias = node.operand(reader.bias)
+    if bias is not None and not (is_constant(bias) and bias.tensor_type.rank == 1):
+        raise FoldError(f"the bias of {node.name} is not a constant with a number for each feature")
+    if node.op.family == "addmm" and (node.attribute("alpha") != 1 or node.attribute("beta") != 1):
+        raise FoldError(f"{node.name} scales its product or its bias")
+
+
+def require_linear(node: Node, operand: str, before: Node) -> None:
+    """Check that the weight of a linear layer can absorb factors of its channels.
 
     Raises:
         FoldError: if it is compressed or computed, has a batch norm folded in, or is of another dtype than `before`.
     """
-    weight = node.operands["weight"]
+    weight: Value = node.operands[operand]
     if not is_constant(weight):
         raise FoldError(f"the weight of {node.name} is computed by the model, not a constant")
-    require_dense(Layer(node, 0))
+    if is_compressed(weight) or is_sparse(weight):
+        raise FoldError(f"the weight of {node.name} is stored in compressed form")
     if has_batch_norm(weight):
         raise FoldError(f"a batch norm is folded into {node.name}")
     ours, theirs = before.result.tensor_type.dtype, weight.tensor_type.dtype
@@ -124,16 +135,32 @@ def vector_at(value: Value, reader: ChannelReader, rewriter: Rewriter) -> Value:
     return rewriter.insert_before(node, "aten.index_select", {"self": value, "index": places}, {"dim": 0}).result
 
 
+def scale_inputs(reader: ChannelReader, factor: Value, rewriter: Rewriter) -> None:
+    """Multiply the weights that read input feature i by ``factor[i]``."""
+    operands, attributes = {"input": reader.weight, "factor": factor}, {"axis": reader.axis}
+    name = f"{reader.node.name}_weight"
+    made = rewriter.insert_before(reader.node, "fold.scale_axis", operands, attributes, name=name)
+    rewriter.set_operand(reader.node, reader.operand, made.result)
+
+
+def _shift(reader: ChannelReader, shift: Value, rewriter: Rewriter) -> None:
+    """Add to the bias what a constant `shift` of the input features adds to the result."""
+    node, weight = reader.node, reader.weight
+    assert reader.bias is not None
+    if reader.axis == 0:
+        weight = rewriter.insert_before(node, "aten.t", {"self": weight}).result
+    operands = {"weight": weight, "shift": shift, "bias": node.operand(reader.bias)}
+    made = rewriter.insert_before(node, "fold.input_shift_bias", operands, name=f"{node.name}_bias")
+    rewriter.set_operand(node, reader.bias, made.result)
+
+
 def _fold(affine: ChannelAffine, readers: Sequence[ChannelReader], rewriter: Rewriter) -> None:
     for reader in readers:
-        node, layer = reader.node, Layer(reader.node, 0)
         if affine.shift is not None:
-            bias = shifted_bias(layer, vector_at(affine.shift, reader, rewriter), rewriter)
-            rewriter.set_operand(node, "bias", bias)
+            _shift(reader, vector_at(affine.shift, reader, rewriter), rewriter)
         if affine.scale is not None:
-            factor = vector_at(affine.scale, reader, rewriter)
-            rewriter.set_operand(node, "weight", weight_of_scaled_input(layer, factor, rewriter))
-        node.location |= affine.node.location
+            scale_inputs(reader, vector_at(affine.scale, reader, rewriter), rewriter)
+        reader.node.location |= affine.node.location
     if affine.input is not None:
         rewriter.replace(affine.node, affine.input)
         return

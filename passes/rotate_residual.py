@@ -94,7 +94,8 @@ def _rotate(stream: ResidualStream, rotation: torch.Tensor, rewriter: Rewriter) 
             _fold(edge, matrix, rewriter)
     for norm in stream.layer_norms:
         attributes = {"normalized_shape": norm.attribute("normalized_shape"), "eps": norm.attribute("eps")}
-        made = rewriter.insert_before(norm, "aten.rms_norm", {"input": norm.operands["input"]}, attributes)
+        operands, types = {"input": norm.operands["input"]}, [norm.result.type]
+        made = rewriter.insert_before(norm, "aten.rms_norm", operands, attributes, types=types)
         rewriter.replace(norm, made.result)
 
 

@@ -25,12 +25,12 @@ from graphpress.passes.analysis.channel_affine import channel_affine
 from graphpress.passes.analysis.channel_flow import ChannelReader, channel_flow
 from graphpress.passes.analysis.constants import constant_tensor, is_constant
 from graphpress.passes.analysis.facts import BATCH_NORM_FOLDED, LAYERS_SMOOTHED
-from graphpress.passes.analysis.layers import Layer, layer_of
-from graphpress.passes.fold_norm_weights import require_linear, vector_at
+from graphpress.passes.analysis.layers import layer_of
+from graphpress.passes.fold_norm_weights import require_linear, scale_inputs, vector_at
 from graphpress.passes.framework.effects import CLOSE
 from graphpress.passes.framework.passes import Pass, PassContext
 from graphpress.passes.framework.registry import register_pass
-from graphpress.passes.weights.scaling import FoldError, weight_of_scaled_input
+from graphpress.passes.weights.scaling import FoldError
 
 # Larger factors would cost digits of the activations.
 LARGEST_FACTOR = 2.0**12
@@ -38,9 +38,18 @@ LARGEST_FACTOR = 2.0**12
 
 @frozen(eq=False)
 class SmoothedReader:
-    """A linear layer whose input is smoothed: its node's name, and the channel of each of its input features."""
+    """A linear layer, or a product with a matrix, whose input is smoothed.
+
+    Attributes:
+        node: the name of its node.
+        operand: the name of its weight.
+        axis: the axis of the weight that it sums over.
+        channels: int64, the channel of each of its input features.
+    """
 
     node: str
+    operand: str
+    axis: int
     channels: Tensor
 
 
@@ -131,7 +140,7 @@ class SmoothLayers(Pass):
             return torch.ones(len(free), dtype=torch.float64)
         weight = torch.zeros(len(free), dtype=torch.float64)
         for reader in readers:
-            magnitude = constant_tensor(reader.node.operands["weight"]).double().abs().amax(0)
+            magnitude = constant_tensor(reader.weight).double().abs().amax(1 - reader.axis)
             weight.scatter_reduce_(0, reader.channels, magnitude, "amax")
         return torch.where(free, smoothing_factor(torch.tensor(found), weight, self.strength), 1.0)
 
@@ -147,8 +156,8 @@ def _is_source(node: Node) -> bool:
 
 def _readers(graph: Graph, node: Node, taken: set[Node]) -> tuple[Sequence[ChannelReader], Tensor]:
     if layer_of(node) is not None:
-        require_linear(node, node)
-        _require_own(node)
+        require_linear(node, "weight", node)
+        _require_own(node, node.operands["weight"])
         bias = node.operand("bias")
         if bias is not None and not is_constant(bias):
             raise FoldError(f"the bias of {node.name} is computed by the model, not a constant")
@@ -158,8 +167,8 @@ def _readers(graph: Graph, node: Node, taken: set[Node]) -> tuple[Sequence[Chann
     for reader in flow.readers:
         if not bool(free[reader.channels].any()):
             continue
-        require_linear(reader.node, node)
-        _require_own(reader.node)
+        require_linear(reader.node, reader.operand, node)
+        _require_own(reader.node, reader.weight)
         if reader.node in taken or reader.node is node:
             raise FoldError(f"{reader.node.name} takes factors from another value")
         read[reader.channels] = True
@@ -169,8 +178,8 @@ def _readers(graph: Graph, node: Node, taken: set[Node]) -> tuple[Sequence[Chann
     return [reader for reader in flow.readers if bool(free[reader.channels].any())], free
 
 
-def _require_own(node: Node) -> None:
-    others = [user for user in node.operands["weight"].users if user is not node]
+def _require_own(node: Node, weight: Value) -> None:
+    others = [user for user in weight.users if user is not node]
     if others:
         raise FoldError(f"{others[0].name} uses the weight of {node.name} too")
 
@@ -181,10 +190,8 @@ def _write(node: Node, readers: Sequence[ChannelReader], free: Tensor, factor: T
     assert value.constant is not None
     _unscale(node, value, rewriter)
     for reader in readers:
-        layer = Layer(reader.node, 0)
-        scaled = weight_of_scaled_input(layer, vector_at(value, reader, rewriter), rewriter)
-        rewriter.set_operand(reader.node, "weight", scaled)
-    made = tuple(SmoothedReader(reader.node.name, reader.channels) for reader in readers)
+        scale_inputs(reader, vector_at(value, reader, rewriter), rewriter)
+    made = tuple(SmoothedReader(reader.node.name, reader.operand, reader.axis, reader.channels) for reader in readers)
     return Smoothing(node.name, value.constant.name, free, made)
 
 

@@ -13,24 +13,63 @@ from torch import Tensor
 
 from graphpress.ir.graph import Graph, Node, Use, Value
 from graphpress.passes.analysis.channel_numbers import Untracked, hints_of, moved, numbered, only_moves, shape_at
-from graphpress.passes.analysis.constants import is_idle_dropout
-from graphpress.passes.analysis.layers import layer_of
+from graphpress.passes.analysis.constants import is_constant, is_idle_dropout
+
+# By family: the operand that is summed over its last axis, the weight, and the axis of the weight that is summed over.
+_MATRICES = {
+    "linear": ("input", "weight", 1),
+    "matmul": ("self", "other", 0),
+    "mm": ("self", "mat2", 0),
+    "addmm": ("mat1", "mat2", 0),
+}
+_BIASES = {"linear": "bias", "matmul": None, "mm": None, "addmm": "self"}
+
+
+def matrix_of(node: Node, operand: str) -> tuple[str, int] | None:
+    """Return name and summed axis of the weight that `node` multiplies `operand` with, or None.
+
+    The weight of a linear layer may be computed; that of another product is constant.
+    """
+    if node.op.dialect != "aten" or node.op.family not in _MATRICES:
+        return None
+    data, name, axis = _MATRICES[node.op.family]
+    weight = node.operand(name)
+    if operand != data or weight is None or weight.tensor_type.rank != 2:
+        return None
+    if node.op.family != "linear" and not is_constant(weight):
+        return None
+    return name, axis
 
 
 @frozen(eq=False)
 class ChannelReader:
-    """A linear layer that sums over tracked channels.
+    """A linear layer, or a product with a matrix, that sums over tracked channels.
 
     Attributes:
-        node: the layer.
+        node: the layer or product.
+        operand: the name of its weight.
+        axis: the axis of the weight that it sums over.
         channels: int64, the channel of the source that each of its input features is.
         is_moved_only: True if only moving ops are between the source and the layer, so that a constant added to a
             channel arrives as it is.
     """
 
     node: Node
+    operand: str
+    axis: int
     channels: Tensor
     is_moved_only: bool
+
+    @property
+    def weight(self) -> Value:
+        """Its weight."""
+        found: Value = self.node.operands[self.operand]
+        return found
+
+    @property
+    def bias(self) -> str | None:
+        """The name of the operand that is its bias; None for a product that has none."""
+        return _BIASES[self.node.op.family]
 
     @property
     def keeps_order(self) -> bool:
@@ -107,10 +146,10 @@ class _Tracker:
         if earlier is not tracked or sum(read is tracked.value for _, _, read in node.operand_values()) > 1:
             self._pin(earlier.channels, f"{node.name} reads the channels twice")
             raise Untracked(f"{node.name} reads the channels twice")
-        layer = layer_of(node)
-        if layer is not None and layer.spatial == 0 and use.operand == "input":
+        weight = matrix_of(node, use.operand)
+        if weight is not None:
             channels = _along_last_axis(tracked.channels, node)
-            self.readers.append(ChannelReader(node, channels, tracked.is_moved_only))
+            self.readers.append(ChannelReader(node, *weight, channels, tracked.is_moved_only))
             return []
         if node.op.dialect != "aten":
             raise Untracked(f"{node.name} ({node.op.name}) reads it")
@@ -118,7 +157,8 @@ class _Tracker:
             return [_Tracked(node.result, tracked.channels, tracked.is_moved_only)]
         if only_moves(node):
             return self._moved(node, use, tracked)
-        return [_Tracked(node.result, self._combined(node, use, tracked.channels), False)]
+        channels = self._combined(node, use, tracked.channels)
+        return [_Tracked(node.result, channels, False)]
 
     def _moved(self, node: Node, use: Use, tracked: _Tracked) -> list[_Tracked]:
         results = moved(node, use.operand, tracked.channels, self.hints)

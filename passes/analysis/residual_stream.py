@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from graphpress.ir.graph import Graph, Node, Output, Use, Value
 from graphpress.ir.ops import Trait
 from graphpress.ir.types import TensorType
+from graphpress.passes.analysis.channel_flow import matrix_of
 from graphpress.passes.analysis.channel_numbers import Untracked, axis_of, hints_of, moved, numbered, only_moves
 from graphpress.passes.analysis.constants import is_constant, is_idle_dropout
 from graphpress.passes.analysis.layers import layer_of
@@ -270,11 +271,15 @@ class _Walk:
     def _source(self, node: Node, axis: int) -> None:
         """Add the weights of a layer or an embedding that makes values of the stream."""
         layer = layer_of(node)
-        if layer is not None and not layer.is_transposed:
+        if layer is not None and not layer.is_transposed and layer.groups == 1:
             rank = node.result.tensor_type.rank
             if layer.out_features_axis(rank) - rank != axis:
                 raise Untracked(f"{node.name} makes its channels on another axis")
             parts = {"weight": -node.operands["weight"].tensor_type.rank, "bias": -1}
+        elif node.op.family in ("mm", "matmul", "addmm"):
+            if axis != -1 or (node.op.family == "addmm" and {node.attribute("alpha"), node.attribute("beta")} != {1}):
+                raise Untracked(f"{node.name} makes its channels on another axis, or scaled")
+            parts = {"mat2": -1, "self": -1} if node.op.family == "addmm" else {"mat2": -1, "other": -1}
         elif node.op.family == "embedding":
             if axis != -1:
                 raise Untracked(f"{node.name} makes its channels on another axis")
@@ -287,8 +292,14 @@ class _Walk:
                 self.sources[self._weight(node, name, value, part_axis)] = None
 
     def _sink(self, node: Node, value: Value, use: Use, axis: int) -> None:
-        layer = layer_of(node)
         rank = value.tensor_type.rank
+        matrix = matrix_of(node, use.operand)
+        if matrix is not None and axis == -1:
+            name, summed = matrix
+            self.sinks[self._weight(node, name, node.operands[name], summed - 2)] = None
+            self._reads.append(value)
+            return
+        layer = layer_of(node)
         if layer is None or use.operand != "input" or layer.is_transposed or layer.groups != 1:
             raise Untracked(f"{node.name} ({node.op.name}) reads it")
         if layer.in_features_axis(rank) - rank != axis:

@@ -70,6 +70,23 @@ def test_what_one_run_leaves_another_run_leaves_too(graph):
     assert_idempotent(FoldNormWeights(), graph)
 
 
+def test_weights_are_folded_into_products_with_matrices():
+    blocks = Blocks(has_matrices=True)
+    normed = blocks.norm(blocks.build.input("x", f32[2, 3, CHANNELS]), "layer")
+    graph = blocks.build.outputs(blocks.linear(normed, 5, True))
+    _, record = folded(graph)
+    assert record.statistics == {"folded": 1}
+    assert_effect(FoldNormWeights(), graph, random_inputs(graph))
+
+
+def test_the_bias_of_a_norm_stays_before_a_product_without_bias():
+    blocks = Blocks(has_matrices=True)
+    normed = blocks.norm(blocks.build.input("x", f32[2, 3, CHANNELS]), "layer")
+    assert "matmul has no bias that could hold that of the norm" in reasons(
+        blocks.build.outputs(blocks.linear(normed, 5))
+    )
+
+
 def reasons(graph, **options) -> str:
     _, record = folded(graph, **options)
     assert "folded" not in record.statistics

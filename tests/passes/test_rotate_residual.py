@@ -79,6 +79,15 @@ def test_it_holds_on_graphs_that_were_not_made_for_it(graph):
     assert_effect(RotateResidual(), graph, random_inputs(graph), changes=False)
 
 
+def test_products_with_matrices_write_to_a_stream_and_read_from_it():
+    graph = model("layer", Blocks(has_matrices=True))
+    folded = norms_folded(graph)
+    assert_effect(RotateResidual(), folded, random_inputs(folded))
+    _, (found,), refused = rotated(graph)
+    assert refused == []
+    assert (found.sources, found.sinks) == (6, 6)
+
+
 def test_an_outlier_channel_of_the_stream_is_spread():
     blocks = Blocks()
     graph = model("rms", blocks)
@@ -140,6 +149,7 @@ def test_tokens_that_are_joined_to_a_stream_of_patches_are_rotated_too():
 
 
 REFUSED = {
+    "grouped convolution": "conv1d (aten.conv1d) makes it",
     "input": "x is an input of the graph",
     "output": "linear is an output of the graph",
     "activation": "relu (aten.relu) reads it",
@@ -161,6 +171,9 @@ def test_a_stream_that_anything_else_touches_is_refused_with_a_reason(case):
     match case:
         case "output":
             extra = [x]
+        case "grouped convolution":
+            turned = aten.conv1d(aten.transpose.int(x, 1, 2), blocks.constant(CHANNELS, 1, 1), groups=CHANNELS)
+            x = aten.transpose.int(turned, 1, 2)
         case "activation":
             extra = [aten.relu(x)]
         case "gate":

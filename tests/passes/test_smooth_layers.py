@@ -145,6 +145,15 @@ def test_a_weight_that_others_use_is_left_with_a_reason():
     assert "embedding uses the weight of linear too" in "\n".join(map(str, record.reports))
 
 
+def test_an_op_with_several_results_pins_the_channels_with_a_reason():
+    blocks = Blocks()
+    value = blocks.norm(blocks.build.input("x", f32[BATCH, TOKENS, CHANNELS]), "rms")
+    topk = blocks.build.node("aten.topk", value, 2)
+    _, found, record = smoothed(blocks.build.outputs(blocks.linear(value, 5), *topk.results))
+    assert not found
+    assert "topk has several results" in "\n".join(map(str, record.reports))
+
+
 def test_a_channel_without_values_or_weights_has_the_factor_one():
     factor = smoothing_factor(torch.tensor([0.0, 4.0, 4.0]), torch.tensor([1.0, 0.0, 1.0]), 0.5)
     assert factor.tolist() == [1.0, 1.0, 2.0]

@@ -18,7 +18,8 @@ NORMS = ("layer", "rms", "bare layer", "bare rms", "written out", "written out w
 class Blocks:
     """Builds blocks over one residual stream, with seeded weights."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, has_matrices: bool = False):
+        self.has_matrices = has_matrices
         self.build = GraphBuilder()
         self.generator = torch.Generator().manual_seed(seed)
         self.count = 0
@@ -35,8 +36,18 @@ class Blocks:
 
     def linear(self, x: Value, outputs: int, bias: bool = False) -> Value:
         inputs = int(x.tensor_type.shape[-1])
+        if self.has_matrices:
+            return self.product(x, inputs, outputs, bias)
         extra = [self.constant(outputs, scale=0.3)] if bias else []
         return self.build.aten.linear(x, self.constant(outputs, inputs, scale=inputs**-0.5), *extra)
+
+    def product(self, x: Value, inputs: int, outputs: int, bias: bool) -> Value:
+        """A layer as a product with a matrix that is not transposed, as GPT-2 has them."""
+        aten, matrix = self.build.aten, self.constant(inputs, outputs, scale=inputs**-0.5)
+        if not bias:
+            return aten.matmul(x, matrix)
+        rows = aten.reshape(x, [BATCH * TOKENS, inputs])
+        return aten.reshape(aten.addmm(self.constant(outputs, scale=0.3), rows, matrix), [BATCH, TOKENS, outputs])
 
     def norm(self, x: Value, kind: str) -> Value:
         aten = self.build.aten
@@ -89,8 +100,10 @@ class Blocks:
 
 @st.composite
 def transformer_graphs(draw: st.DrawFn, norms: tuple[str, ...] = NORMS, spoils: bool = True) -> Graph:
-    """Up to three blocks; where `spoils`, some norms are read by other ops too, or come after the sum."""
-    blocks = Blocks(draw(st.integers(0, 99)))
+    """Up to three blocks; where `spoils`, some norms are read by other ops too, or come after the sum, and layers may
+    be products with matrices, which have no place for a bias.
+    """
+    blocks = Blocks(draw(st.integers(0, 99)), spoils and draw(st.booleans()))
     stream = blocks.build.input("x", f32[BATCH, TOKENS, CHANNELS])
     if not spoils or draw(st.booleans()):
         stream = blocks.linear(stream, CHANNELS, draw(st.booleans()))

@@ -17,7 +17,7 @@ from attrs import define
 from torch import Tensor, fx
 
 from graphpress.ir.ops import op_of_target
-from graphpress.passes.smooth_layers import Smoothing, smoothing_factor
+from graphpress.passes.smooth_layers import SmoothedReader, Smoothing, smoothing_factor
 from graphpress.quantization.capture import states_restored_in
 from graphpress.quantization.execution import UncalibratedWarning
 from graphpress.quantization.refinement.running import Inputs, flat_inputs
@@ -84,7 +84,7 @@ class SmoothedLayers:
             buffer.copy_(factor)
 
     def _computed(self, batches: Sequence[Inputs]) -> list[Tensor]:
-        ranges = _InputRanges(self.module, {reader.node for place in self.places for reader in place.readers})
+        ranges = _InputRanges(self.module, {reader.node: reader for place in self.places for reader in place.readers})
         with (
             switched(self.module, observer=False, fake_quant=False),
             states_restored_in(self.module),
@@ -127,20 +127,22 @@ class _Magnitudes:
 class _InputRanges(fx.Interpreter):
     """Runs a module and collects the magnitudes at linear layers, by the names of their nodes."""
 
-    def __init__(self, module: fx.GraphModule, readers: set[str]):
+    def __init__(self, module: fx.GraphModule, readers: Mapping[str, SmoothedReader]):
         super().__init__(module)
         self.readers = readers
         self.found: dict[str, _Magnitudes] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and look at its operands first if it is one of the layers."""
-        if n.name in self.readers:
+        reader = self.readers.get(n.name)
+        if reader is not None:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             bound = op_of_target(n.target).bind(args, kwargs)  # type: ignore[arg-type]
-            seen = bound["input"].detach().abs().flatten(0, -2).amax(0)
+            data = next(name for name in ("input", "mat1", "self") if name in bound)
+            seen = bound[data].detach().abs().flatten(0, -2).amax(0)
             earlier = self.found.get(n.name)
             if earlier is None:
-                self.found[n.name] = _Magnitudes(seen, bound["weight"].detach().abs().amax(0))
+                self.found[n.name] = _Magnitudes(seen, bound[reader.operand].detach().abs().amax(1 - reader.axis))
             else:
                 earlier.input = torch.maximum(earlier.input, seen)
         return super().run_node(n)
