@@ -6,9 +6,10 @@ text is the documentation of installed packages; windows for calibration and mea
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def inputs_of_products(weight_dtype: str = "int8") -> QuantizerConfig:
     )
 
 
-SETTINGS = {
+SETTINGS: dict[str, Callable[[], QuantizerConfig]] = {
     "W8A8 everywhere": QuantizerConfig,
     "W8A8, inputs of products": inputs_of_products,
     "W4A8, inputs of products": lambda: inputs_of_products("int4"),
@@ -103,11 +104,10 @@ def texts(root: Path) -> list[str]:
 
 
 def _load(path: Path) -> tuple[nn.Module, Tensor]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    transformers = importlib.import_module("transformers")
     folder, file = str(path.parent), path.name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     ids = [token for text in texts(Path(torch.__file__).parents[1]) for token in tokenizer(text).input_ids]
     windows = torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).reshape(-1, TOKENS)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
