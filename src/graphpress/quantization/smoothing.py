@@ -7,6 +7,7 @@ again for the ranges of the activations that they change.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from graphpress.ir.ops import op_of_target
 from graphpress.passes.smooth_layers import SmoothedReader, Smoothing, smoothing_factor
 from graphpress.quantization.capture import states_restored_in
 from graphpress.quantization.execution import UncalibratedWarning
+from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.refinement.running import Inputs, flat_inputs
 from graphpress.quantization.switches import quantizers_of, switched
 
@@ -42,18 +44,17 @@ class SmoothedLayers:
     def unsmoothed(self) -> Iterator[Callable[[Sequence[Inputs]], None]]:
         """Set all factors to 1 inside the context; the function it yields computes them from batches.
 
-        If the function is not called, or raises, the former factors are restored.
+        If the function is not called, or raises, the former factors and ranges of activations are restored.
         """
         former = [factor.clone() for factor in self._factors()]
+        ranges = [(each, copy.deepcopy(each.calculator)) for each in self._activations()]
         is_done = False
 
         def smooth(batches: Sequence[Inputs]) -> None:
             nonlocal is_done
-            is_done = not self.places
-            if is_done:
-                return
-            self._set(self._computed(batches))
-            self._observe_again(batches)
+            if self.places:
+                self._set(self._computed(batches))
+                self._observe_again(batches)
             is_done = True
 
         self._set([torch.ones_like(factor) for factor in former])
@@ -62,6 +63,8 @@ class SmoothedLayers:
         finally:
             if not is_done:
                 self._set(former)
+                for quantizer, calculator in ranges:
+                    quantizer.calculator = calculator
 
     def warn_without_data(self) -> None:
         """Warn, three frames up, that all factors are still 1."""
@@ -73,6 +76,10 @@ class SmoothedLayers:
                 UncalibratedWarning,
                 stacklevel=4,
             )
+
+    def _activations(self) -> list[FakeQuantizeImplBase]:
+        """Return the quantizers whose ranges change with the factors."""
+        return [each for each in quantizers_of(self.module) if not each.is_state] if self.places else []
 
     def _factors(self) -> list[Tensor]:
         buffers = dict(self.module.named_buffers())
@@ -104,9 +111,8 @@ class SmoothedLayers:
         return torch.where(place.free, smoothing_factor(activation, weight, self.strength), 1.0)
 
     def _observe_again(self, batches: Sequence[Inputs]) -> None:
-        for quantizer in quantizers_of(self.module):
-            if not quantizer.is_state:
-                quantizer.forget_observations()
+        for quantizer in self._activations():
+            quantizer.forget_observations()
         with (
             switched(self.module, observer=True, fake_quant=False),
             states_restored_in(self.module),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -17,13 +16,17 @@ from graphpress.quantization.switches import quantizers_of, switched
 from tests.graphpress.quantization.outliers import batches, encoder, snr
 
 
+def observe(quantizer: Quantizer, prepared: nn.Module, data) -> None:
+    with quantizer.calibration_mode():
+        for batch in data:
+            prepared(batch)
+
+
 def calibrated(model: nn.Module, data=None, **options):
     data = batches(model) if data is None else data
     quantizer = Quantizer(model, QuantizerConfig(**options))
     prepared = quantizer.prepare((data[0],))
-    with quantizer.calibration_mode(), warnings.catch_warnings():
-        for batch in data:
-            prepared(batch)
+    observe(quantizer, prepared, data)
     return quantizer, prepared
 
 
@@ -87,9 +90,7 @@ def test_a_second_calibration_starts_from_the_model_as_it_was():
     model = encoder()
     first, second = batches(model), batches(model, seed=5)
     quantizer, prepared = calibrated(model, first, smooth_layers=True)
-    with quantizer.calibration_mode():
-        for batch in second:
-            prepared(batch)
+    observe(quantizer, prepared, second)
     _, expected = calibrated(model, second, smooth_layers=True)
     for name, factor in factors(expected).items():
         assert torch.equal(factors(prepared)[name], factor)
@@ -101,11 +102,15 @@ def test_a_second_calibration_starts_from_the_model_as_it_was():
 def test_a_calibration_without_data_or_with_an_error_changes_nothing():
     model = encoder()
     quantizer, prepared = calibrated(model, smooth_layers=True)
-    before = copy.deepcopy(factors(prepared))
+    before, x = copy.deepcopy(factors(prepared)), batches(model, seed=9)[0]
+    with torch.no_grad():
+        expected = prepared(x)
     with quantizer.calibration_mode():
         pass
-    with pytest.raises(IndexError), quantizer.calibration_mode():
-        prepared(batches(model, seed=5)[0] + 40)  # beyond the embedding
+    with pytest.raises(IndexError):
+        observe(quantizer, prepared, [*batches(model, seed=5), x + 40])  # beyond the embedding
+    with torch.no_grad():
+        assert torch.equal(prepared(x), expected)
     for name, factor in factors(prepared).items():
         assert torch.equal(factor, before[name])
 
@@ -142,16 +147,7 @@ def test_batches_beyond_the_memory_are_named(monkeypatch):
     model = encoder()
     monkeypatch.setattr(calibration.refined_after.__wrapped__, "__defaults__", (1,))
     with pytest.warns(calibration.CalibrationMemoryWarning, match="2 calibration batches .* smooth layers"):
-        calibrated_with_warnings(model)
-
-
-def calibrated_with_warnings(model):
-    quantizer = Quantizer(model, QuantizerConfig(smooth_layers=True))
-    data = batches(model, 3)
-    prepared = quantizer.prepare((data[0],))
-    with quantizer.calibration_mode():
-        for batch in data:
-            prepared(batch)
+        calibrated(model, batches(model, 3), smooth_layers=True)
 
 
 def test_eager_mode_refuses_it():
