@@ -1,4 +1,4 @@
-"""The `quant` dialect (compressed values) and the `fold` dialect (folded batch norms).
+"""The `quant` dialect (compressed values) and the `fold` dialect (constants folded into weights).
 
 The semantics are the formulas of `graphpress.ir.reference`. All ops are pure, unknown to torch, and replaced by
 lowering.
@@ -224,6 +224,16 @@ SCALE_AXIS = register_op(
             input, factor, axis, groups, is_scale
         ),
         infer=_scaled,
+    )
+)
+
+
+ROTATE_AXIS = register_op(
+    OpDef(
+        "fold.rotate_axis",
+        _parameters("input rotation", axis=REQUIRED),
+        evaluate=lambda input, rotation, *, axis: reference.rotate_axis(input, rotation, axis),
+        infer=lambda types, attributes: [types["input"]],
     )
 )
 

@@ -354,6 +354,13 @@ def scale_axis(data: Tensor, factor: Tensor, axis: int, groups: int = 1, is_scal
     return (data * factor.reshape(shape)).to(data.dtype)
 
 
+def rotate_axis(data: Tensor, rotation: Tensor, axis: int) -> Tensor:
+    """Multiply `axis` of `data` by a square matrix: ``sum over i of data[..., i, ...] * rotation[i, j]``."""
+    dtype = _wider(data, rotation)
+    moved = data.to(dtype).movedim(axis, -1) @ rotation.to(dtype)
+    return moved.movedim(-1, axis).to(data.dtype).contiguous()
+
+
 def input_shift_bias(weight: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:
     """Return the bias equivalent to a constant `shift` of each input channel.
 

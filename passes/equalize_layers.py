@@ -14,16 +14,14 @@ With r1_c the largest magnitude of the weights that produce channel c, and r2_c 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
 from graphpress.ir.graph import Graph, Node, Value
-from graphpress.ir.interpreter import evaluate_node
 from graphpress.ir.rewriter import Rewriter
-from graphpress.passes.analysis.constants import is_constant
+from graphpress.passes.analysis.constants import constant_tensor, is_constant
 from graphpress.passes.analysis.facts import BATCH_NORM_FOLDED, LAYERS_EQUALIZED
 from graphpress.passes.analysis.layers import Layer, layer_of
 from graphpress.passes.analysis.weights import is_compressed, is_sparse
@@ -151,23 +149,13 @@ def _ranges(layer: Layer) -> Tensor:
     """The largest magnitude between each output and each input of its group: [outputs, inputs of a group], float64."""
     weight = layer.node.operand("weight")
     assert weight is not None
-    magnitude = _evaluate(weight, {}).double().abs()
+    magnitude = constant_tensor(weight).double().abs()
     if magnitude.ndim > 2:
         magnitude = magnitude.flatten(2).amax(2)
     if layer.is_transposed:  # [inputs, outputs of a group] becomes [outputs, inputs of a group]
         groups = layer.groups
         magnitude = magnitude.reshape(groups, -1, magnitude.shape[1]).transpose(1, 2).flatten(0, 1)
     return magnitude
-
-
-def _evaluate(value: Value, known: dict[int, Any]) -> Tensor:
-    if value.constant is not None:
-        return value.constant.tensor.detach()
-    if id(value) not in known:
-        assert value.node is not None
-        results = evaluate_node(value.node, lambda read: _evaluate(read, known))
-        known.update((id(made), result) for made, result in zip(value.node.results, results, strict=True))
-    return known[id(value)]
 
 
 def _equalize(pair: _Pair, ranges: Mapping[Node, Tensor], factors: dict[_Pair, Tensor]) -> float:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
+
+from torch import Tensor
+
 from graphpress.ir.graph import Constant, Graph, Node, Value
+from graphpress.ir.interpreter import evaluate_node
 
 
 def constant_values(graph: Graph) -> set[int]:
@@ -36,6 +42,19 @@ def is_constant(value: Value) -> bool:
 def is_foldable(node: Node) -> bool:
     """Return True if `node` is repeatable, has no effect, and reads at least one operand."""
     return node.op.is_repeatable and next(node.operand_values(), None) is not None
+
+
+def constant_tensor(value: Value, known: MutableMapping[int, Any] | None = None) -> Tensor:
+    """Compute `value`, which must be constant; `known` keeps results between calls, by the ``id`` of their values."""
+    known = {} if known is None else known
+    if value.constant is not None:
+        return value.constant.tensor.detach()
+    if id(value) not in known:
+        assert value.node is not None
+        results = evaluate_node(value.node, lambda read: constant_tensor(read, known))
+        known.update((id(made), result) for made, result in zip(value.node.results, results, strict=True))
+    found: Tensor = known[id(value)]
+    return found
 
 
 def root_constant(value: Value) -> Constant | None:

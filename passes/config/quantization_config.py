@@ -9,7 +9,16 @@ from typing import Any, ClassVar, Self
 
 import attrs
 
-from graphpress.passes.config.arguments import boolean, checked, instance, integer, member, strict_arguments, tagged
+from graphpress.passes.config.arguments import (
+    boolean,
+    checked,
+    instance,
+    integer,
+    member,
+    number,
+    strict_arguments,
+    tagged,
+)
 from graphpress.passes.config.base import (
     CompressionConfig,
     Made,
@@ -192,6 +201,15 @@ class KVCacheQuantConfig(PlainForm):
             )
 
 
+def _strength(value: Any) -> float | None:
+    if value is None or isinstance(value, bool):
+        return 0.5 if value else None
+    try:
+        return number(0, 1)(value)
+    except SpecError:
+        raise SpecError(f"{value!r} is not a number from 0 to 1, nor True, False or None") from None
+
+
 def _attribute_names(value: Any) -> list[str] | None:
     if value is None:
         return None
@@ -217,6 +235,13 @@ class QuantizerConfig(CompressionConfig):
         weight_rounding: how the codes of weights are chosen: `NearestRounding`, `GPTQRounding` or `AdaptiveRounding`,
             or its plain form such as ``"gptq"``. The last two work on the data of `calibration_mode()`.
         equalize_layers: move scale between the channels of consecutive layers before they are quantized.
+        rotate_residual: fold an orthogonal matrix into the weights around residual streams, which spreads channels with
+            large values over all channels (QuaRot, arXiv 2404.00456); for transformers with norms before their
+            branches. Weights of norms go into the layers after them, so a head that shares the embedding's parameter
+            gets its own. A model without such a stream causes an `UnrotatedWarning` with the reasons.
+        smooth_layers: move scale from the channels of activations with large values to the weights that read them, on
+            the data of `calibration_mode()` (SmoothQuant, arXiv 2211.10438). The number, from 0 to 1, is the exponent
+            of the activation's range in the factors; True is 0.5, False or None is off.
         bias_correction: a `BiasCorrection` or its name.
         placement: a `Placement` or its name.
         selection: a `Selection`: what lowers the error of the model's output is kept, the
@@ -239,6 +264,8 @@ class QuantizerConfig(CompressionConfig):
         converter=checked(tagged(NearestRounding, GPTQRounding, AdaptiveRounding, what="weight rounding")),
     )
     equalize_layers: bool = attrs.field(default=False, converter=checked(boolean))
+    rotate_residual: bool = attrs.field(default=False, converter=checked(boolean))
+    smooth_layers: float | None = attrs.field(default=None, converter=checked(_strength))
     bias_correction: BiasCorrection = attrs.field(
         default=BiasCorrection.NONE, converter=checked(member(BiasCorrection))
     )
@@ -247,9 +274,14 @@ class QuantizerConfig(CompressionConfig):
 
     @property
     def learns_from_calibration(self) -> bool:
-        """True if `calibration_mode()` also chooses codes, corrects biases or selects among them."""
+        """True if `calibration_mode()` also chooses codes, corrects biases, selects among them or smooths layers."""
+        return self.refines_weights or self.selection is not None or self.smooth_layers is not None
+
+    @property
+    def refines_weights(self) -> bool:
+        """True if `calibration_mode()` also chooses codes or corrects biases."""
         chooses = not isinstance(self.weight_rounding, NearestRounding)
-        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL or self.selection is not None
+        return chooses or self.bias_correction is BiasCorrection.EMPIRICAL
 
     def set_execution_mode(self, mode: ExecutionMode | str) -> Self:
         """Choose how the model is captured.

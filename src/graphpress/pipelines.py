@@ -22,10 +22,13 @@ from graphpress.passes.dedup_fake_quant import DedupFakeQuant
 from graphpress.passes.equalize_layers import EqualizeLayers
 from graphpress.passes.fold_batch_norm import FoldBatchNorm
 from graphpress.passes.fold_constants import FoldConstants
+from graphpress.passes.fold_norm_weights import FoldNormWeights
 from graphpress.passes.framework import Pass, Pipeline
 from graphpress.passes.insert_fake_quant import InsertFakeQuant
 from graphpress.passes.remove_dropout import RemoveDropout
+from graphpress.passes.rotate_residual import RotateResidual
 from graphpress.passes.share_quantizers import ShareQuantizers
+from graphpress.passes.smooth_layers import SmoothLayers
 from graphpress.passes.spell_out_batch_norm import SpellOutBatchNorm
 from graphpress.passes.store_caches import StoreCaches
 from graphpress.passes.store_dense import StoreDense
@@ -55,6 +58,8 @@ def prepare(
         Canonicalize(keep_dropout=True),
         FoldBatchNorm(),
         *((EqualizeLayers(),) if config.equalize_layers else ()),
+        *((FoldNormWeights(), RotateResidual()) if config.rotate_residual else ()),
+        *((SmoothLayers(config.smooth_layers),) if config.smooth_layers is not None else ()),
         AnnotateFusion(),
         AssignQuantizers(config, leave_indivisible=leave_indivisible, silent_modules=silent_modules or {}),
         ShareQuantizers(),

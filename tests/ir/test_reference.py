@@ -316,3 +316,20 @@ def test_a_constant_shift_of_the_inputs_is_a_bias():
     expected = [sum(weight[o, i, k].item() * shift[i].item() for i in range(3) for k in range(2)) for o in range(2)]
     assert reference.input_shift_bias(weight, shift, None).tolist() == expected
     assert reference.input_shift_bias(weight, shift, bias).tolist() == [expected[0] + 0.5, expected[1] + 0.25]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_axis_is_rotated_by_a_matrix(axis):
+    data, matrix = torch.randn(3, 3, 3), torch.randn(3, 3)
+    expected = torch.stack(
+        [sum(data.select(axis, i) * matrix[i, j] for i in range(3)) for j in range(3)],
+        dim=axis,
+    )
+    torch.testing.assert_close(reference.rotate_axis(data, matrix, axis), expected)
+
+
+def test_weights_of_16_bits_are_rotated_in_the_precision_of_the_matrix():
+    data, matrix = torch.randn(4, 64).half(), torch.linalg.qr(torch.randn(64, 64)).Q
+    found = reference.rotate_axis(data, matrix, 1)
+    assert found.dtype is torch.float16
+    assert torch.equal(found, (data.float() @ matrix).half())

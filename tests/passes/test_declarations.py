@@ -20,9 +20,12 @@ DECLARED = {
     "equalize-layers": (CLOSE(1e-4, 1e-5), False, {"batch-norm-folded"}, {"layers-equalized"}),
     "fold-batch-norm": (CLOSE(3e-4, 1e-5), True, {"canonical"}, {"batch-norm-folded"}),
     "fold-constants": (EXACT, True, set(), {"constants-folded"}),
+    "fold-norm-weights": (CLOSE(1e-4, 1e-5), True, {"batch-norm-folded"}, {"norm-weights-folded"}),
     "palettize-weights": (TABLES, True, set(), set()),
     "remove-dropout": (EXACT, False, set(), set()),
+    "rotate-residual": (CLOSE(3e-4, 1e-5), False, {"norm-weights-folded"}, {"residual-rotated"}),
     "share-quantizers": (EXACT, True, {"quantizers-assigned"}, {"quantizers-shared"}),
+    "smooth-layers": (CLOSE(1e-4, 1e-5), False, {"batch-norm-folded"}, {"layers-smoothed"}),
 }
 
 

@@ -134,7 +134,7 @@ def copied(prepared: nn.Module, kind: type[F]) -> tuple[nn.Module, list[Placed[F
 
     States have their initial values.
     """
-    floats: dict[int, object] = {}
+    floats: dict[int, Tensor] = {}
     for each in placed(prepared, kind):
         each.form.settle(each.module)
         floats[id(each.parameter)] = each.parameter

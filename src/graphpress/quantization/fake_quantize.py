@@ -130,6 +130,12 @@ class FakeQuantizeImplBase(nn.Module, SpecFields):
         """Pass `data`, a further value of the last batch, to the calculator."""
         self.calculator.observe_more(data)
 
+    def forget_observations(self) -> None:
+        """Start afresh: the next observation is the first."""
+        former = self.calculator
+        self.calculator = calculator_for(self.spec, former.block_size, is_state=self.is_state).to(self._device())
+        self.calculator.data_dtype = former.data_dtype
+
     @property
     def quantization_target(self) -> CompressionTargetTensor:
         """The role of the values."""

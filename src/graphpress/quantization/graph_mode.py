@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from graphpress.passes.config import BiasCorrection, QuantizerConfig, SkippedWei
 from graphpress.passes.config.entries import qualified_name
 from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.framework import Pipeline, Runner, RunResult
+from graphpress.passes.rotate_residual import RotatedStream, UnrotatedStream
+from graphpress.passes.smooth_layers import Smoothing
 from graphpress.programs import Model
 from graphpress.quantization.capture import capture
 from graphpress.quantization.execution import Execution, refuse_dynamic
@@ -33,7 +36,12 @@ from graphpress.quantization.outlining import emit_finalized, emit_for_coreml, e
 from graphpress.quantization.parameters import AttachParameters, keep_states, read_back
 from graphpress.quantization.refinement.calibration import refined_after, uncorrected_inside, warn_when_unrefined
 from graphpress.quantization.refinement.refine import Refinement, correct_biases_without_data
+from graphpress.quantization.smoothing import SmoothedLayers
 from graphpress.quantization.switches import quantizers_of
+
+
+class UnrotatedWarning(UserWarning):
+    """The config rotates residual streams, and the model has none that can be rotated."""
 
 
 class GraphExecution(Execution):
@@ -78,6 +86,7 @@ class GraphExecution(Execution):
             )
             self.result = Runner().run(graph, pipeline, in_place=True)
             self.graph = self.result.graph
+            self._warn_when_unrotated()
             self.skipped_weights = tuple(self.result.remarks(SkippedWeight))
             prepared = emit_prepared(self.graph, _fake_quantizers(self.graph), copy_constants=copy is not False)
         prepared.eval()
@@ -95,7 +104,28 @@ class GraphExecution(Execution):
         assert isinstance(prepared, fx.GraphModule)
         if not self.config.learns_from_calibration:
             return uncorrected_inside(prepared)
-        return refined_after(prepared, self.config, self._keep_refinement, progress)
+        return self._learning(prepared, progress)
+
+    @contextmanager
+    def _learning(self, prepared: fx.GraphModule, progress: Callable[[int, int], None] | None) -> Iterator[None]:
+        """Record data inside the context; on exit, smooth layers, then choose codes and correct biases."""
+        with (
+            self._smoothed(prepared).unsmoothed() as smooth,
+            refined_after(prepared, self.config, smooth, self._keep_refinement, progress),
+        ):
+            yield
+
+    def _warn_when_unrotated(self) -> None:
+        assert self.result is not None
+        if not self.config.rotate_residual or self.result.remarks(RotatedStream):
+            return
+        reasons = [each.reason for each in self.result.remarks(UnrotatedStream)]
+        found = "; ".join(dict.fromkeys(reasons)) or "it has no norm over its last axis"
+        warnings.warn(f"rotate_residual rotates nothing in this model: {found}", UnrotatedWarning, stacklevel=4)
+
+    def _smoothed(self, prepared: fx.GraphModule) -> SmoothedLayers:
+        assert self.result is not None
+        return SmoothedLayers(prepared, self.result.remarks(Smoothing), self.config.smooth_layers or 0.0)
 
     def _keep_refinement(self, refinement: Refinement) -> None:
         self.refinement = refinement
@@ -106,6 +136,7 @@ class GraphExecution(Execution):
         assert self.graph is not None
         assert isinstance(prepared, fx.GraphModule)
         warn_when_unrefined(prepared, self.config)
+        self._smoothed(prepared).warn_without_data()
         forget_results(prepared)  # frees the memory of cached weights
         graph = self.graph.clone()
         read_back(graph, prepared)

@@ -173,9 +173,10 @@ class Quantizer(Compressor[QuantizerConfig]):
         modules are restored, also after an exception, and so are states, buffers that the model writes, such as
         key-value caches: they persist from one batch to the next, and not from calibration to inference.
 
-        If the config has a `weight_rounding`, a `bias_correction` or a `selection` that requires data, up to 1 GB of
-        inputs are kept. On exit, codes are chosen and biases corrected with them, layer by layer; `progress` is then
-        called with the number of steps done and their total.
+        If the config has `smooth_layers`, or a `weight_rounding`, a `bias_correction` or a `selection` that requires
+        data, up to 1 GB of inputs are kept. On exit, the factors of smoothed layers are computed from them, and the
+        ranges of activations are observed afresh; then codes are chosen and biases corrected, layer by layer;
+        `progress` is then called with the number of steps done and their total.
         """
         with self._entered("calibration_mode", model) as prepared, mode_restored(prepared):
             prepared.eval()
@@ -370,6 +371,8 @@ def _check_mode(config: QuantizerConfig) -> None:
     asked = {
         "weight_rounding": config.weight_rounding.type_name != "nearest",
         "equalize_layers": config.equalize_layers,
+        "rotate_residual": config.rotate_residual,
+        "smooth_layers": config.smooth_layers is not None,
         "bias_correction": config.bias_correction is not BiasCorrection.NONE,
         "selection": config.selection is not None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from attrs import define, field
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphpress.passes.config import QuantizerConfig
+from graphpress.passes.config import BiasCorrection, QuantizerConfig
 from graphpress.quantization.execution import UncalibratedWarning
 from graphpress.quantization.refinement.layers import correction_buffers
 from graphpress.quantization.refinement.refine import (
@@ -64,13 +64,14 @@ def recorded(module: nn.Module, memory: int) -> Iterator[RecordedInputs]:
 
 
 class CalibrationMemoryWarning(UserWarning):
-    """Calibration batches were observed but not kept for weight rounding and bias correction."""
+    """Calibration batches were observed but not kept for weight rounding, bias correction and smoothing."""
 
 
 @contextmanager
 def refined_after(
     module: fx.GraphModule,
     config: QuantizerConfig,
+    first: Callable[[Sequence[Inputs]], None],
     done: Callable[[Refinement], None],
     progress: Progress | None = None,
     memory: int = MEMORY,
@@ -78,14 +79,16 @@ def refined_after(
     """Record the inputs of `module` inside the context; on exit, choose codes and correct biases from them.
 
     Inside, earlier results are disabled, so that the model is the float model. They are restored if no data was run,
-    and after an exception. `done` is called with the new results, and `progress` as by `select`.
+    and after an exception. `first` is called with the inputs before that, `done` with the new results, and `progress`
+    as by `select`.
     """
     with kept(module) as restore:
         with recorded(module, memory) as inputs:
             yield
         if inputs.left_out:
             warnings.warn(
-                f"{inputs.left_out} calibration batches were observed but not used to choose codes or correct biases: "
+                f"{inputs.left_out} calibration batches were observed but not used to choose codes, correct biases or "
+                "smooth layers: "
                 f"the {len(inputs.batches)} before them take {memory >> 20} MB",
                 CalibrationMemoryWarning,
                 stacklevel=4,
@@ -93,11 +96,12 @@ def refined_after(
         if not inputs.batches:
             restore()
             return
+        first(inputs.batches)
         with torch.no_grad():
-            if config.selection is None:
-                done(refine(module, inputs.batches, config, memory, progress))
-            else:
+            if config.selection is not None:
                 done(select(module, inputs.batches, config, memory, progress))
+            elif config.refines_weights or config.bias_correction is not BiasCorrection.NONE:
+                done(refine(module, inputs.batches, config, memory, progress))
 
 
 @contextmanager
@@ -111,7 +115,7 @@ def uncorrected_inside(module: fx.GraphModule) -> Iterator[None]:
 
 def warn_when_unrefined(module: fx.GraphModule, config: QuantizerConfig) -> None:
     """Warn, three frames up, that the weight rounding or bias correction of the config had no data."""
-    if not config.learns_from_calibration:
+    if not config.refines_weights:
         return
     offsets = any(quantizer.code_offset is not None for quantizer in quantizers_of(module))
     if not offsets and not any(bool(buffer.any()) for buffer in correction_buffers(module)):

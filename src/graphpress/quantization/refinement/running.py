@@ -117,7 +117,7 @@ class StepwiseRun:
     def _run(self, inputs: Inputs, environment: Environment, start: int, end: int) -> None:
         if start == 0 and end > 0:
             placeholders = [node for node in self._nodes if node.op == "placeholder"]
-            environment.update(zip(placeholders, self._flat(inputs), strict=True))
+            environment.update(zip(placeholders, flat_inputs(self.module, inputs), strict=True))
         for node in self._nodes[start:end]:
             if node.op != "placeholder" and node not in self._constant:
                 environment[node] = self._evaluate(node, environment)
@@ -125,11 +125,6 @@ class StepwiseRun:
                 environment.pop(node, None)
             for finished in self._last_use.get(node, ()):
                 del environment[finished]
-
-    def _flat(self, inputs: Inputs) -> list[Any]:
-        if isinstance(self.module.graph._codegen, fx.graph._PyTreeCodeGen):
-            return pytree.tree_leaves(inputs)
-        return list(inputs[0])
 
     def _evaluate(self, node: fx.Node, environment: Environment) -> Any:
         args, kwargs = self._map(node.args, environment), self._map(node.kwargs, environment)
@@ -151,6 +146,13 @@ class StepwiseRun:
                 total += _bytes(state.environment)
                 if total > self.memory:
                     state.environment = None
+
+
+def flat_inputs(module: fx.GraphModule, inputs: Inputs) -> list[Any]:
+    """Return the values of the placeholders of `module` for the arguments of a call."""
+    if isinstance(module.graph._codegen, fx.graph._PyTreeCodeGen):
+        return pytree.tree_leaves(inputs)
+    return list(inputs[0])
 
 
 def is_constant_node(module: fx.GraphModule, node: fx.Node) -> bool:
