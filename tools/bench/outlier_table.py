@@ -6,6 +6,7 @@ text is the documentation of installed packages; windows for calibration and mea
 
 from __future__ import annotations
 
+import glob
 import importlib
 import math
 import time
@@ -97,10 +98,14 @@ def quantized(model: nn.Module, config: QuantizerConfig, batches: Sequence[Tenso
 
 
 def texts(root: Path) -> list[str]:
-    """Return documentation of the packages in a folder, at most 6,000 characters of each file."""
-    files = sorted(path for name in ("*.md", "METADATA") for path in root.rglob(name))
-    found = [path.read_text(errors="ignore") for path in files]
-    return [text[:6000] for text in found if len(text) > 3000]
+    """Return documentation of the packages in a folder, at most 6,000 characters of each file, without headers."""
+    found = []
+    for pattern in ("**/*.md", "**/*METADATA"):
+        for file in sorted(glob.glob(str(root / pattern), recursive=True)):
+            text = Path(file).read_text(errors="ignore")
+            if len(text) > 3000:
+                found.append((text.partition("\n\n")[2] or text if file.endswith("METADATA") else text)[:6000])
+    return found
 
 
 def _load(path: Path) -> tuple[nn.Module, Tensor]:
