@@ -11,11 +11,14 @@ from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.plain import PlainForm
 
 
+_LONGEST = 1e9
+
+
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise SpecError(f"{value!r} is not a number of seconds; accepted: a number >= 0 or None")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST:
+        raise SpecError(f"{value!r} is not a number of seconds; accepted: a number from 0 to {_LONGEST:g} or None")
     return float(value)
 
 
