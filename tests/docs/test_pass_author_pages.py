@@ -32,6 +32,7 @@ def forget(*names: str) -> None:
         unregister_pass(lookup_pass(name))
 
 
+@pytest.mark.slow
 def test_a_newcomer_gets_from_nothing_to_a_registered_pass_with_a_property_test() -> None:
     namespace: dict[str, Any] = {}
     rules, listed, explained, _, dumped, tested = page("docs/writing-a-pass.md").follow(namespace)

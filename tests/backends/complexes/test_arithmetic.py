@@ -123,6 +123,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_saved_files_compute_with_complex_numbers_as_torch_does(backend, tmp_path):
     assert differing(backend, tmp_path, FUNCTIONS, INPUTS, complex_inputs=2) == {}

@@ -53,12 +53,14 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:stft with return_complex=False", "ignore:The length of signal")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_saved_files_transform_frames_as_torch_does(backend, tmp_path):
     assert differing(backend, tmp_path, FUNCTIONS, (WAVE,)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "step"), [(600, 150), (1024, 300)])
 def test_long_frames_are_transformed_as_torch_does(size, step):
     wave = torch.randn(2, 3000, generator=torch.Generator().manual_seed(1))

@@ -165,6 +165,7 @@ def quantized(name):
     return model, prepared, quantizer.finalize(), example
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_quantized_spectral_models_mean_the_same_in_saved_files(name, tmp_path):
     model, prepared, finalized, example = quantized(name)

@@ -105,6 +105,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_saved_files_move_and_make_complex_numbers_as_torch_does(backend, tmp_path):
     assert differing(backend, tmp_path, FUNCTIONS, INPUTS, complex_inputs=2) == {}

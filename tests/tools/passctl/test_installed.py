@@ -103,6 +103,7 @@ def test_misuse_is_code_2_and_leaves_stdout_empty(passctl):
 # the rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "suffix"), [("coreai", "aimodel"), ("coreml", "mlpackage")])
 def test_compress_prunes_and_palettizes(passctl, folder, backend, suffix):
     pytest.importorskip("coreai_torch")
