@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from graphpress.quantization import ModuleQuantizerConfig, QuantizationSpec, Quantizer, QuantizerConfig
 from graphpress.quantization.config import OpQuantizerConfig
+from graphpress.tools.zoo.torchvision_schemas import declare
 
 TOKENS, BATCH = 128, 4
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -109,6 +110,7 @@ def texts(root: Path) -> list[str]:
 
 
 def _load(path: Path) -> tuple[nn.Module, Tensor]:
+    declare()
     transformers = importlib.import_module("transformers")
     folder, file = str(path.parent), path.name
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file)
