@@ -10,7 +10,6 @@ from graphpress.passes.config.arguments import checked, number, strict_arguments
 from graphpress.passes.config.errors import SpecError
 from graphpress.passes.config.plain import PlainForm
 
-
 _LONGEST = 1e9
 
 
