@@ -82,13 +82,21 @@ def compare(
     module = exported.module()
     returned = _returned(exported)
     if len(returned) == len(outputs):
-        stored = {**stored, **{name: value for name, value in zip(returned, outputs, strict=True) if name}}
+        given = {name: value for name, value in zip(returned, outputs, strict=True) if name}
+        stored = {**stored, **{name: _as_truth(value, exported, name) for name, value in given.items()}}
     found = _operators(module, arguments, stored, quantizers)
     reused = _reused(module, arguments, stored, found, quantizers) if not all(each.ok for each in found) else set()
     if reused:
         stored = {name: value for name, value in stored.items() if name not in reused}
         found = _operators(module, arguments, stored, quantizers)
     return BlameReport(path, tuple(found), tuple(returned))
+
+
+def _as_truth(value: torch.Tensor, exported: ExportedProgram, name: str) -> torch.Tensor:
+    """Return an output as truth values where the program has them: packages return zeros and ones."""
+    (node,) = (each for each in exported.graph.nodes if each.name == name)
+    is_truth = node.meta["val"].dtype is torch.bool and bool(((value == 0) | (value == 1)).all())
+    return value.to(torch.bool) if is_truth else value
 
 
 def _returned(exported: ExportedProgram) -> list[str]:

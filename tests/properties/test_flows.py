@@ -55,11 +55,12 @@ FIXED = [
     Case(Plan("tokens", SENTENCE, "tied", "twice"), "joint int8", "coreai", trains=True),
     Case(Plan("tokens", SENTENCE, "masked", "with_dtypes"), "w4 blocks", "coreml"),
     Case(Plan("signals", Layer("conv_norm"), "optional"), "w8a8", "coreml", is_cast=True),
+    Case(Plan("images", Layer("batch_norm"), "one", "with_dtypes", "bfloat16"), "w8a8", "coreml"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", FIXED, ids=lambda case: f"{case.flow} to {case.backend}")
+@pytest.mark.parametrize("case", FIXED, ids=lambda case: f"{case.flow} to {case.backend} in {case.plan.dtype}")
 def test_some_files_compute_what_their_modules_do(case):
     assert_kept(case)
 
