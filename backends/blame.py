@@ -18,11 +18,10 @@ import torch
 from attrs import evolve
 from torch import fx
 from torch.export import ExportedProgram
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphpress.backends import exporting
 from graphpress.backends.comparison import FLOAT_TOLERANCE, BlameReport, OperatorCheck, OutputCheck, compare_outputs
-from graphpress.backends.evaluation import Arguments, Evaluation, Tensors, draws
+from graphpress.backends.evaluation import Arguments, Evaluation, Quantize, Tensors, draws
 from graphpress.backends.rounding import allowance_of
 
 
@@ -67,7 +66,7 @@ def compare(
     arguments: Arguments,
     stored: Tensors,
     outputs: Sequence[torch.Tensor],
-    quantizers: type[TorchDispatchMode] | None = None,
+    quantize: Quantize | None = None,
 ) -> BlameReport:
     """Compare the values of a file with those of the program it was made from.
 
@@ -77,24 +76,24 @@ def compare(
         arguments: positional and named inputs.
         stored: the values of the file, by the name of the node of `exported`.
         outputs: the outputs of the file.
-        quantizers: the mode in which quantizers compute as specified; None for torch's own quantizers.
+        quantize: computes quantizers as specified; None for torch's own kernel.
     """
     module = exported.module()
     returned = _returned(exported)
     if len(returned) == len(outputs):
-        given = {name: value for name, value in zip(returned, outputs, strict=True) if name}
-        stored = {**stored, **{name: _as_truth(value, exported, name) for name, value in given.items()}}
-    found = _operators(module, arguments, stored, quantizers)
-    reused = _reused(module, arguments, stored, found, quantizers) if not all(each.ok for each in found) else set()
+        given = dict(zip(returned, outputs, strict=True))
+        nodes = (node for node in exported.graph.nodes if node.name in given)
+        stored = {**stored, **{node.name: _as_truth(given[node.name], node) for node in nodes}}
+    found = _operators(module, arguments, stored, quantize)
+    reused = _reused(module, arguments, stored, found, quantize) if not all(each.ok for each in found) else set()
     if reused:
         stored = {name: value for name, value in stored.items() if name not in reused}
-        found = _operators(module, arguments, stored, quantizers)
+        found = _operators(module, arguments, stored, quantize)
     return BlameReport(path, tuple(found), tuple(returned))
 
 
-def _as_truth(value: torch.Tensor, exported: ExportedProgram, name: str) -> torch.Tensor:
+def _as_truth(value: torch.Tensor, node: fx.Node) -> torch.Tensor:
     """Return an output as truth values where the program has them: packages return zeros and ones."""
-    (node,) = (each for each in exported.graph.nodes if each.name == name)
     is_truth = node.meta["val"].dtype is torch.bool and bool(((value == 0) | (value == 1)).all())
     return value.to(torch.bool) if is_truth else value
 
@@ -108,10 +107,10 @@ def _returned(exported: ExportedProgram) -> list[str]:
 
 
 def _operators(
-    module: fx.GraphModule, arguments: Arguments, stored: Tensors, quantizers: type[TorchDispatchMode] | None
+    module: fx.GraphModule, arguments: Arguments, stored: Tensors, quantize: Quantize | None
 ) -> list[OperatorCheck]:
     """Compare each operator that has a value in the file, evaluated on the file's values."""
-    plain, local = Evaluation(module, {}, quantizers), Evaluation(module, stored, quantizers)
+    plain, local = Evaluation(module, {}, quantize), Evaluation(module, stored, quantize)
     plain.evaluate(arguments)
     local.evaluate(arguments)
     compared: list[tuple[fx.Node, OutputCheck]] = []
@@ -121,7 +120,7 @@ def _operators(
             compared.append((node, _of_selected(node, stored[node.name], local) or check))
     differing = [node for node, check in compared if check.max_error > FLOAT_TOLERANCE]
     spread: dict[str, list[OutputCheck]] = {node.name: [] for node in differing}
-    for draw in draws(module, arguments, stored, local, quantizers) if differing else ():
+    for draw in draws(module, arguments, stored, local, quantize) if differing else ():
         for node in differing:
             value = draw[node.name]
             deviation = _of_selected(node, value, local) or compare_outputs("", value, local.computed[node.name])
@@ -161,7 +160,7 @@ def _reused(
     arguments: Arguments,
     stored: Tensors,
     found: list[OperatorCheck],
-    quantizers: type[TorchDispatchMode] | None,
+    quantize: Quantize | None,
 ) -> set[str]:
     """Return the names under which the file has another value than the operator's, such as its transpose.
 
@@ -170,7 +169,7 @@ def _reused(
     torch's value, and do not on the file's. If the two are equal up to the order of their dims, the latter is enough.
     """
     checks = {each.name: each for each in found}
-    torchs = _Differences(module, stored, checks, quantizers)
+    torchs = _Differences(module, stored, checks, quantize)
     torchs.evaluate(arguments)
     reused = set[str]()
     for node in reversed(module.graph.nodes):
@@ -232,9 +231,9 @@ class _Differences(Evaluation):
         module: fx.GraphModule,
         given: Tensors,
         checks: Mapping[str, OperatorCheck],
-        quantizers: type[TorchDispatchMode] | None,
+        quantize: Quantize | None,
     ) -> None:
-        super().__init__(module, given, quantizers)
+        super().__init__(module, given, quantize)
         self._checks = checks
         self.differing: dict[str, bool] = {}
 

@@ -8,13 +8,13 @@ a tie is put back before the next operator reads it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphpress.backends import exporting
 from graphpress.backends.errors import ModelInputError
@@ -23,6 +23,8 @@ from graphpress.ir.aten_traits import Trait, families_with
 
 Tensors = Mapping[str, torch.Tensor]
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+Quantize = Callable[..., torch.Tensor]
+"""Computes quantizers as specified, from their operands."""
 
 _COMPARISONS = families_with(Trait.COMPARISON)
 _CASTS = {"to", "_to_copy"}
@@ -44,11 +46,11 @@ class Evaluation(fx.Interpreter):
         self,
         module: fx.GraphModule,
         given: Tensors,
-        quantizers: type[TorchDispatchMode] | None = None,
+        quantize: Quantize | None = None,
         ties: Ties | None = None,
     ) -> None:
         super().__init__(module)
-        self.given, self._quantizers, self._ties = given, quantizers, ties
+        self.given, self._quantize, self._ties = given, quantize, ties
         self.computed: dict[str, torch.Tensor] = {}
         self.read: dict[str, torch.Tensor] = {}
 
@@ -71,11 +73,15 @@ class Evaluation(fx.Interpreter):
             ) from error
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Run one operator; a quantizer in the mode given for them, since torch has no kernel for codes of 4 bits and
-        rounds the quotients of 16-bit floats to 16 bits."""
+        """Run one operator; a quantizer by the function given for them.
+
+        Torch has no kernel for codes of 4 bits, and rounds the quotients of 16-bit floats to 16 bits.
+        """
         is_quantizer = isinstance(target, torch._ops.OpOverload) and target.name() == "coreai::quantize"
-        with self._quantizers() if is_quantizer and self._quantizers is not None else nullcontext():
+        if self._quantize is None or not is_quantizer:
             return super().call_function(target, args, kwargs)
+        with _disable_current_modes():  # its formula is specified, and has no rounding errors to draw
+            return self._quantize(*args, **kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, note its result, and return what the file has instead."""
@@ -141,7 +147,7 @@ def draws(
     arguments: Arguments,
     stored: Tensors,
     local: Evaluation,
-    quantizers: type[TorchDispatchMode] | None,
+    quantize: Quantize | None,
 ) -> Iterator[Tensors]:
     """Yield the results of the operators under random rounding errors, with ties to either side, `DRAWS` times.
 
@@ -150,11 +156,11 @@ def draws(
         arguments: its inputs.
         stored: the values of the file.
         local: the evaluation on these without errors.
-        quantizers: as of `Evaluation`.
+        quantize: as of `Evaluation`.
     """
-    reach = _reach(module, arguments, stored, local, quantizers)
+    reach = _reach(module, arguments, stored, local, quantize)
     for draw in range(DRAWS):
-        again = Evaluation(module, stored, quantizers, Ties(reach, draw))
+        again = Evaluation(module, stored, quantize, Ties(reach, draw))
         again.evaluate(arguments, PerturbedRounding(draw))
         yield again.computed
 
@@ -164,7 +170,7 @@ def _reach(
     arguments: Arguments,
     stored: Tensors,
     local: Evaluation,
-    quantizers: type[TorchDispatchMode] | None,
+    quantize: Quantize | None,
 ) -> dict[str, float]:
     """Return how far rounding moves what each discontinuous operator reads, while no earlier tie falls otherwise.
 
@@ -174,7 +180,7 @@ def _reach(
     settled = {name: local.computed[name] for name in results if name in local.computed}
     reach = dict.fromkeys(local.read, 0.0)
     for draw in range(DRAWS if settled else 0):
-        again = Evaluation(module, {**stored, **settled}, quantizers)
+        again = Evaluation(module, {**stored, **settled}, quantize)
         again.evaluate(arguments, PerturbedRounding(draw))
         for name, before in local.read.items():
             deviation = (again.read[name].double() - before.double()).abs().nan_to_num(0.0, 0.0)

@@ -36,16 +36,6 @@ _LONGEST_LOOP = 1 << 16  # longer sums use float64, since the Python loop would 
 aten = torch.ops.aten
 
 
-class QuantizerArithmetic(TorchDispatchMode):
-    """Mode in which quantizers compute in float32, as specified, whatever the dtypes of their scales and codes."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name() != "coreai::quantize":
-            return func(*args, **(kwargs or {}))
-        with torch.utils._python_dispatch._disable_current_modes():
-            return ops.quantize(*args, **(kwargs or {}))
-
-
 class RuntimeArithmetic(TorchDispatchMode):
     """Mode in which float operators compute as the runtime does; at least three times slower."""
 

@@ -16,7 +16,6 @@ from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
 from graphpress.backends.comparison import BlameReport
 from graphpress.backends.coreai import ops
-from graphpress.backends.coreai.arithmetic import QuantizerArithmetic
 from graphpress.backends.coreai.asset import open_asset
 from graphpress.backends.coreai.program import decompose, exported, prepared
 from graphpress.backends.coreai.runtime import load, run_flat
@@ -57,7 +56,7 @@ def blame(
             outputs = run_flat(loaded, args, kwargs)
     count = len(outputs) - len(sources)
     stored = dict(zip(sources, outputs[count:], strict=True))
-    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs[:count], QuantizerArithmetic)
+    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs[:count], ops.quantize)
 
 
 def _save_probed(

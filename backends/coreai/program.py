@@ -301,17 +301,6 @@ def _sort_symbolic_sizes(program: ExportedProgram) -> None:
             values, dim = node.args[0].meta["val"], node.args[2] if len(node.args) > 2 else -1
             if count.meta["val"] == values.shape[dim]:
                 node.update_arg(1, torch.iinfo(torch.int32).max)
-                _erase_unread(program.graph, count)
-
-
-def _erase_unread(graph: fx.Graph, node: fx.Node) -> None:
-    """Remove a size that nothing reads, and what only it read."""
-    if node.users or node.op != "call_function":
-        return
-    sources = node.all_input_nodes
-    graph.erase_node(node)
-    for source in sources:
-        _erase_unread(graph, source)
 
 
 def _lower_casts(program: ExportedProgram) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from graphpress.backends import blame as blaming
 from graphpress.backends import exporting
-from graphpress.backends.comparison import BlameReport
-from graphpress.backends.coreai.arithmetic import QuantizerArithmetic
+from graphpress.backends.comparison import BlameReport, tensors_in
+from graphpress.backends.coreai import ops
 from graphpress.backends.coreai.program import exported
 from graphpress.backends.coreml.decompositions import decompose
 from graphpress.backends.coreml.evaluation import evaluate
@@ -66,9 +65,8 @@ def blame(
                 result = (result.to(torch.int16) - 128).to(torch.int8)
             stored[names[name]] = result.detach().clone()
 
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    _, outputs = evaluate(path, leaves, note)
-    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs, QuantizerArithmetic)
+    _, outputs = evaluate(path, tensors_in((args, kwargs)), note)
+    return blaming.compare(Path(path), program, (args, kwargs), stored, outputs, ops.quantize)
 
 
 def _is_tensor(node: fx.Node) -> bool:

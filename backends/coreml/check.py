@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from attrs import evolve
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
 from graphpress.backends import exporting
 from graphpress.backends.comparison import CheckReport, ExactConvolutions, check_tolerance, compare_outputs, tensors_in
@@ -51,8 +50,7 @@ def check(
     check_tolerance(tolerance)
     args, kwargs = exporting.arguments(inputs, model)
     expected = exporting.outputs_of(model, args, kwargs)
-    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    graph, stored = evaluate(path, leaves)
+    graph, stored = evaluate(path, tensors_in((args, kwargs)))
     if len(expected) != len(stored):
         return CheckReport(Path(path), tolerance, (), f"{len(stored)} outputs, but torch gives {len(expected)}")
     names = [output.value.name if output.value is not None else "" for output in graph.outputs[: len(stored)]]

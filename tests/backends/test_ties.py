@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from graphpress.backends import blame
 from graphpress.backends.coreai import register
-from graphpress.backends.coreai.arithmetic import QuantizerArithmetic
+from graphpress.backends.coreai.ops import quantize
 from graphpress.backends.evaluation import Evaluation, draws
 
 register()
@@ -161,5 +161,5 @@ def test_quantizers_of_16_bit_floats_are_compared_with_quotients_in_32_bits():
     for values, agrees in ((codes, True), (by_torch.numpy(), False)):
         held = torch.from_numpy(values).to(torch.int8)
         output = held.half() * HalfQuantizer().scale
-        report = blame.compare(Path("file"), program, ((x,), {}), {"quantize": held}, [output], QuantizerArithmetic)
+        report = blame.compare(Path("file"), program, ((x,), {}), {"quantize": held}, [output], quantize)
         assert report.explains([0]) is agrees
