@@ -8,15 +8,12 @@ set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 env_dir=${1:-"$root/.venv-peer"}
-python=${PYTHON:-python3}
 
 command -v c++ >/dev/null || { echo "peer_env: the peer's k-means needs a C++ compiler, and there is no c++ on PATH" >&2; exit 1; }
 
-"$python" -m venv "$env_dir"
-# torch alone and first: a CPU build that is already there satisfies the later requirements,
-# and the resolver never reaches for the accelerator packages.
-"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0"
-"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0" \
+. "$root/tools/cpu_environment.sh"
+
+install "torch==2.13.0" \
     "coreai-opt==0.4.0" "coreai-torch==0.4.3" attrs ninja safetensors "numpy<2.4"
 "$env_dir/bin/python" - <<'CHECK'
 import coreai_opt, torch

@@ -10,21 +10,13 @@ set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../.." && pwd)
 side=${1:-ours}
-python=${PYTHON:-python3}
 case "$side" in
     ours) env_dir=${2:-"$root/.venv-zoo"} ;;
     peer) env_dir=${2:-"$root/.venv-zoo-peer"} ;;
     *) echo "environment.sh: the side is 'ours' or 'peer', not '$side'" >&2; exit 2 ;;
 esac
-[ -x "$env_dir/bin/python" ] || "$python" -m venv "$env_dir"
-install() { "$env_dir/bin/python" -m pip install --quiet "$@"; }
+. "$root/tools/cpu_environment.sh"
 
-install "setuptools>=77" wheel
-# The zoo runs on the CPU. A build of torch for CUDA would bring gigabytes of libraries: it is refused before they come.
-install --no-deps "torch==2.13.0"
-if "$env_dir/bin/python" -m pip show torch | grep -q '^Requires:.*nvidia'; then
-    echo "environment.sh: pip finds a build of torch for CUDA; point pip at an index of CPU builds" >&2; exit 1
-fi
 if [ "$side" = ours ]; then
     install --no-build-isolation --editable "$root[coreai,coreml]"
 else

@@ -8,14 +8,11 @@ set -eu
 
 root=$(CDPATH= cd -- "$(dirname -- "$0")/../../.." && pwd)
 env_dir=${1:-"$root/.venv-frameworks"}
-python=${PYTHON:-python3}
 
-"$python" -m venv "$env_dir"
-# torch alone and first: a CPU build that is already there satisfies the later requirements,
-# and the resolver never reaches for the accelerator packages.
-"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0"
-"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0" attrs numpy \
+. "$root/tools/cpu_environment.sh"
+
+install "torch==2.13.0" attrs numpy \
     xdsl onnx onnx-ir onnxscript
 # TVM is one side of several: without a build for this platform the others are still measured.
-"$env_dir/bin/python" -m pip install --quiet "torch==2.13.0" apache-tvm ||
+install "torch==2.13.0" apache-tvm ||
     echo "environment: apache-tvm does not install here; its column stays empty" >&2
