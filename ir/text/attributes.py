@@ -22,7 +22,7 @@ imports anything.
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
@@ -89,7 +89,8 @@ def format_value(
         return f"[{', '.join([format_value(item, extra, classes, inner) for item in value])}]"
     if isinstance(value, dict):
         inner = _deeper(depth)
-        _check_keys(value)
+        if _has_too_many(value):
+            raise TextFormError(f"a dictionary has more than {MOST_OTHER_KEYS} keys that are no strings")
         pairs = [
             f"{format_value(k, extra, classes, inner)}: {format_value(v, extra, classes, inner)}"
             for k, v in value.items()
@@ -105,9 +106,8 @@ def _deeper(depth: int) -> int:
     return depth + 1
 
 
-def _check_keys(value: Mapping[Any, Any]) -> None:
-    if len(value) > MOST_OTHER_KEYS and sum(type(key) is not str for key in value) > MOST_OTHER_KEYS:
-        raise TextFormError(f"a dictionary has more than {MOST_OTHER_KEYS} keys that are no strings")
+def _has_too_many(keys: Collection[Any]) -> bool:
+    return len(keys) > MOST_OTHER_KEYS and sum(type(key) is not str for key in keys) > MOST_OTHER_KEYS
 
 
 def _format_rare(value: Any, extra: Extra, classes: Mapping[str, type], depth: int) -> str:
@@ -287,7 +287,7 @@ class ValueReader:
 
     def _dictionary(self, token: Token, classes: Mapping[str, type]) -> dict[Any, Any]:
         pairs = self._items("}", lambda: self._pair(classes))
-        if len(pairs) > MOST_OTHER_KEYS and sum(type(key) is not str for key, _ in pairs) > MOST_OTHER_KEYS:
+        if _has_too_many([key for key, _ in pairs]):
             wanted = f"accepted: {MOST_OTHER_KEYS} keys that are no strings"
             raise self._scanner.error(f"a dictionary has too many keys; {wanted}", token.start)
         return dict(pairs)

@@ -213,12 +213,10 @@ def _strength(value: Any) -> float | None:
 def _attribute_names(value: Any) -> list[str] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    names = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+    if names is None or not all(isinstance(name, str) for name in names):
         raise SpecError(f"{value!r} is not a list of attribute names, nor None")
-    value = list(value)
-    if not all(isinstance(name, str) for name in value):
-        raise SpecError(f"{value!r} is not a list of attribute names, nor None")
-    return value
+    return names
 
 
 @strict_arguments

@@ -13,8 +13,7 @@ from graphpress.passes.fold_constants import FoldConstants
 from graphpress.passes.fold_norm_weights import FoldNormWeights
 from graphpress.passes.framework import Pipeline, Runner
 from graphpress.passes.framework.testing import GraphBuilder, assert_effect, f32, i64, op_names
-from graphpress.passes.rotate_residual import RotatedStream, RotateResidual, UnrotatedStream
-from graphpress.passes.weights.rotations import random_hadamard
+from graphpress.passes.rotate_residual import RotatedStream, RotateResidual, UnrotatedStream, random_hadamard
 from tests.ir.strategies import graphs, random_inputs
 from tests.properties.layer_graphs import with_own_names
 from tests.properties.transformer_graphs import BATCH, CHANNELS, NORMS, TOKENS, Blocks, transformer_graphs

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from attrs import frozen
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from graphpress.backends.comparison import tensors_in
 from graphpress.ir.torch.arguments import Arguments
 from graphpress.passes.weights.errors import QuantizationError
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
+from graphpress.quantization.refinement.outputs import decibels
 
 _PART = re.compile(r"(.+)_(quantize|dequantize)(?:_\d+)?")
 
@@ -74,7 +75,7 @@ def compare_finalized(prepared: nn.Module, finalized: nn.Module, inputs: Any) ->
         expected = recorded.run_on(arguments)
         following = Following(finalized, recorded.activations)
         outputs = following.run_on(arguments)
-        found = _tensors(arguments.call(finalized))
+        found = tensors_in(arguments.call(finalized))
     missing = recorded.activations.keys() - following.steps.keys()
     if missing or not recorded.activations:
         raise QuantizationError(
@@ -91,15 +92,11 @@ def compare_finalized(prepared: nn.Module, finalized: nn.Module, inputs: Any) ->
     )
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
 def _decibels(found: list[Tensor], expected: list[Tensor]) -> float:
     pairs = [(a.double(), b.double()) for a, b in zip(found, expected, strict=True)]
     noise = math.fsum(float((a - b).square().sum()) for a, b in pairs)
     signal = math.fsum(float(b.square().sum()) for _, b in pairs)
-    return 10 * math.log10(signal / noise) if noise and signal else -math.inf if noise else math.inf
+    return decibels(noise / signal if signal else math.inf if noise else 0.0)
 
 
 class _OnArguments(fx.Interpreter):
@@ -107,7 +104,7 @@ class _OnArguments(fx.Interpreter):
 
     def run_on(self, arguments: Arguments) -> list[Tensor]:
         """Run the module on the arguments, and return the tensors of its outputs."""
-        return _tensors(self.run(*arguments.leaves, enable_io_processing=False))
+        return tensors_in(self.run(*arguments.leaves, enable_io_processing=False))
 
 
 class Recorded(_OnArguments):

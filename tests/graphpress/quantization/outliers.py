@@ -81,3 +81,13 @@ def snr(expected: torch.Tensor, found: torch.Tensor) -> float:
     """The signal-to-noise ratio in dB."""
     noise = (found - expected).double().square().sum()
     return float(10 * torch.log10(expected.double().square().sum() / noise))
+
+
+def three_layers() -> nn.Sequential:
+    """Three layers, of which the second reads a channel that is far wider than the others."""
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)).eval()
+    with torch.no_grad():
+        made[1].weight[3] *= 100
+        made[2].weight[:, 3] /= 100
+    return made

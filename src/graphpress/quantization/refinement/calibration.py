@@ -88,8 +88,7 @@ def refined_after(
         if inputs.left_out:
             warnings.warn(
                 f"{inputs.left_out} calibration batches were observed but not used to choose codes, correct biases or "
-                "smooth layers: "
-                f"the {len(inputs.batches)} before them take {memory >> 20} MB",
+                f"smooth layers: the {len(inputs.batches)} before them take {memory >> 20} MB",
                 CalibrationMemoryWarning,
                 stacklevel=4,
             )

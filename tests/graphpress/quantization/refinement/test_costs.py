@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from graphpress.quantization import InvalidExecutionModeError, Quantizer, QuantizerConfig
 from graphpress.quantization.refinement.running import StepwiseRun
 from graphpress.quantization.switches import quantizers_of
-
-
-def model():
-    """Three layers, of which the second reads a channel that is far wider than the others."""
-    torch.manual_seed(0)
-    made = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)).eval()
-    with torch.no_grad():
-        made[1].weight[3] *= 100
-        made[2].weight[:, 3] /= 100
-    return made
+from tests.graphpress.quantization.outliers import three_layers
 
 
 def batch(seed):
@@ -29,7 +19,7 @@ BATCHES = [batch(seed) for seed in range(3)]
 
 
 def calibrated(**options):
-    quantizer = Quantizer(model(), QuantizerConfig(**options))
+    quantizer = Quantizer(three_layers(), QuantizerConfig(**options))
     prepared = quantizer.prepare((batch(0),))
     with quantizer.calibration_mode():
         for each in BATCHES:
@@ -42,7 +32,7 @@ def switched_by_hand(prepared, name):
     for each in quantizers_of(prepared):
         each.enable_fake_quant(each.name == name)
     with torch.no_grad():
-        wanted, found = (torch.cat([run(each) for each in BATCHES]) for run in (model(), prepared))
+        wanted, found = (torch.cat([run(each) for each in BATCHES]) for run in (three_layers(), prepared))
     for each in quantizers_of(prepared):
         each.enable_fake_quant()
     return float(10 * torch.log10(wanted.square().sum() / (wanted - found).square().sum()))

@@ -18,6 +18,7 @@ from graphpress.quantization.refinement import selection
 from graphpress.quantization.refinement.outputs import OutputError
 from graphpress.quantization.refinement.refine import Choice
 from graphpress.quantization.switches import quantizers_of
+from tests.graphpress.quantization.outliers import three_layers
 from tests.graphpress.quantization.test_placement_matmul_inputs import batch, decibels, encoder
 
 HELD_OUT = 4
@@ -60,16 +61,6 @@ def conv_net():
     return nn.Sequential(nn.Unflatten(1, (8, 1)), *layers, nn.Flatten(), nn.Linear(8 * 32, 5)).eval()
 
 
-def small():
-    """Three layers, of which the second reads a channel that is far wider than the others."""
-    torch.manual_seed(0)
-    made = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8)).eval()
-    with torch.no_grad():
-        made[1].weight[3] *= 100
-        made[2].weight[:, 3] /= 100
-    return made
-
-
 # what is kept
 
 
@@ -94,7 +85,7 @@ def test_codes_that_raise_the_error_are_undone(monkeypatch):
             layer.correction.add_(1)
 
     monkeypatch.setattr(selection, "refine_layer", damage)
-    quantizer, prepared = calibrated(small(), best())
+    quantizer, prepared = calibrated(three_layers(), best())
     assert not {Choice.CODES, Choice.BIAS} & {step.choice for step in steps(quantizer)}
     assert all(each.code_offset is None for each in quantizers_of(prepared))
     assert not any(bool(buffer.any()) for buffer in selection.correction_buffers(prepared))
@@ -110,7 +101,7 @@ def test_codes_are_chosen_for_each_layer_if_they_raise_the_error_in_all(monkeypa
 
     monkeypatch.setattr(selection, "refine_layer", damage_the_last)
     monkeypatch.setattr(selection, "_FALLS_BY_ONE", 1.0)
-    quantizer, _ = calibrated(small(), best())
+    quantizer, _ = calibrated(three_layers(), best())
     kept = [step.name for step in steps(quantizer) if step.choice is Choice.CODES]
     assert kept
     assert not {"", "linear_2"} & set(kept)
@@ -124,9 +115,9 @@ def removed(prepared):
 
 
 def test_few_quantizers_are_removed_and_only_for_a_gain():
-    assert removed(calibrated(small(), best(most_removed=0.0))[1]) == []
-    assert removed(calibrated(small(), best(least_gain=50.0))[1]) == []
-    quantizer, prepared = calibrated(small(), best(most_removed=0.4))
+    assert removed(calibrated(three_layers(), best(most_removed=0.0))[1]) == []
+    assert removed(calibrated(three_layers(), best(least_gain=50.0))[1]) == []
+    quantizer, prepared = calibrated(three_layers(), best(most_removed=0.4))
     names = removed(prepared)
     assert 0 < len(names) <= 0.4 * 3
     gains = [step.after - step.before for step in steps(quantizer) if step.choice is Choice.REMOVED]
@@ -135,7 +126,7 @@ def test_few_quantizers_are_removed_and_only_for_a_gain():
 
 
 def test_the_finalized_model_has_no_removed_quantizer_and_runs_in_core_ai(tmp_path):
-    quantizer, prepared = calibrated(small(), best(most_removed=0.4))
+    quantizer, prepared = calibrated(three_layers(), best(most_removed=0.4))
     finalized = quantizer.finalize()
     with torch.no_grad():
         torch.testing.assert_close(finalized(batch(9)), prepared(batch(9)), rtol=0, atol=1e-5)
@@ -147,9 +138,9 @@ def test_the_finalized_model_has_no_removed_quantizer_and_runs_in_core_ai(tmp_pa
 
 
 def test_choices_go_through_a_state_dict_a_copy_and_a_cast():
-    _, prepared = calibrated(small(), best(most_removed=0.4))
+    _, prepared = calibrated(three_layers(), best(most_removed=0.4))
     assert any(each.chosen_range is not None for each in quantizers_of(prepared))
-    loaded = Quantizer(small(), best()).prepare((batch(),), state_dict=prepared.state_dict())
+    loaded = Quantizer(three_layers(), best()).prepare((batch(),), state_dict=prepared.state_dict())
     assert removed(loaded) == removed(prepared)
     with torch.no_grad():
         assert torch.equal(loaded(batch(9)), prepared(batch(9)))
@@ -159,7 +150,7 @@ def test_choices_go_through_a_state_dict_a_copy_and_a_cast():
 
 
 def test_a_second_calibration_starts_afresh():
-    quantizer, prepared = calibrated(small(), best(most_removed=0.4))
+    quantizer, prepared = calibrated(three_layers(), best(most_removed=0.4))
     names = removed(prepared)
     with quantizer.calibration_mode():
         prepared(batch(0))
@@ -174,9 +165,9 @@ def test_a_second_calibration_starts_afresh():
 
 
 def test_one_batch_serves_for_both():
-    model = small()
+    model = three_layers()
     prepared = calibrated(model, best(), [batch(HELD_OUT)])[1]
-    assert held_out_error(model, prepared) > others(small) + 1
+    assert held_out_error(model, prepared) > others(three_layers) + 1
 
 
 @pytest.mark.parametrize(("share", "fitted"), [(0.0, 9), (0.2, 8), (0.5, 5), (1.0, 1)])
@@ -185,14 +176,14 @@ def test_the_last_batches_are_held_out_but_never_all(share, fitted):
 
 
 def test_without_time_nothing_is_tried_for_single_quantizers_and_layers():
-    quantizer, prepared = calibrated(small(), best(seconds=0))
+    quantizer, prepared = calibrated(three_layers(), best(seconds=0))
     assert {step.name for step in steps(quantizer)} <= {""}
     assert removed(prepared) == []
 
 
 def test_progress_is_told_up_to_the_end():
     seen = []
-    calibrated(small(), best(), progress=lambda done, total: seen.append((done, total)))
+    calibrated(three_layers(), best(), progress=lambda done, total: seen.append((done, total)))
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][0] == seen[-1][1]
 
@@ -238,4 +229,4 @@ def test_it_survives_yaml_and_names_what_is_wrong():
 def test_eager_mode_refuses_it():
     config = QuantizerConfig(selection=Selection(), execution_mode="eager")
     with pytest.raises(InvalidExecutionModeError, match="selection"):
-        Quantizer(small(), config).prepare((batch(),))
+        Quantizer(three_layers(), config).prepare((batch(),))
