@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import TensorArgument
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from graphpress.backends import exporting
 from graphpress.backends.complexes import with_real_tensors
@@ -242,6 +244,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     )
     _lower_casts(program)
     _sort_symbolic_sizes(program)
+    _decide_symbolic_extremes(program)
     _add_axis_to_flat_products(program)
     fold_constants(program)
     _copy_repeated_outputs(program)
@@ -301,6 +304,27 @@ def _sort_symbolic_sizes(program: ExportedProgram) -> None:
             values, dim = node.args[0].meta["val"], node.args[2] if len(node.args) > 2 else -1
             if count.meta["val"] == values.shape[dim]:
                 node.update_arg(1, torch.iinfo(torch.int32).max)
+
+
+def _decide_symbolic_extremes(program: ExportedProgram) -> None:
+    """Replace maxima and minima of sizes by the operand that their ranges decide, since the converter has neither."""
+    for target, keeps in ((torch.sym_max, operator.ge), (torch.sym_min, operator.le)):
+        for node in program.graph.find_nodes(op="call_function", target=target):
+            sizes = [each.meta["val"] if isinstance(each, fx.Node) else each for each in node.args]
+            for kept, other in ((0, 1), (1, 0)):
+                if statically_known_true(keeps(sizes[kept], sizes[other])):
+                    _replace_by(node, node.args[kept])
+                    break
+    program.graph_module.recompile()
+
+
+def _replace_by(node: fx.Node, replacement: Any) -> None:
+    """Replace a node by another or by a number, and erase it."""
+    for user in list(node.users):
+        user.args, user.kwargs = fx.map_arg(
+            (user.args, user.kwargs), lambda read: replacement if read is node else read
+        )
+    node.graph.erase_node(node)
 
 
 def _lower_casts(program: ExportedProgram) -> None:

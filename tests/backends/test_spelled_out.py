@@ -178,6 +178,26 @@ def test_writing_one_step_updates_one_slice(dtype, tmp_path):
     assert coreai.check(tmp_path / "m.aimodel", model, (x,)).ok
 
 
+def test_a_maximum_of_sizes_that_their_ranges_decide_is_no_op(tmp_path):
+    table = torch.arange(64.0)
+    model = Lambda(lambda x: x + table[torch.sym_max(0, 64 - x.shape[1]) :][: x.shape[1], None])
+    x = torch.arange(24.0).reshape(2, 4, 3)
+    shapes = ({1: torch.export.Dim("length", min=4, max=60)},)
+    coreai.convert(model, tmp_path / "m.aimodel", (x,), dynamic_shapes=(shapes,))
+    for inputs in (x, torch.arange(42.0).reshape(2, 7, 3)):
+        assert coreai.check(tmp_path / "m.aimodel", model, (inputs,)).max_error == 0
+
+
+@pytest.mark.parametrize("extreme", [torch.sym_max, torch.sym_min])
+@pytest.mark.parametrize("bound", [3, 61])
+def test_an_extreme_of_sizes_is_replaced_by_the_operand_that_it_is(extreme, bound):
+    model = Lambda(lambda x: x.new_full((x.shape[1],), extreme(x.shape[1] + 0, bound) * 1.0))
+    shapes = ({1: torch.export.Dim("length", min=4, max=60)},)
+    program = coreai.program.decompose(torch.export.export(model, (torch.ones(2, 16),), dynamic_shapes=(shapes,)))
+    assert not program.graph.find_nodes(op="call_function", target=extreme)
+    assert float(program.module()(torch.ones(2, 16))[0]) == extreme(16, bound)
+
+
 def test_the_last_position_of_a_dynamic_dim_is_written(tmp_path):
     model = Lambda(lambda x: x.select_scatter(x[:, 0], 1, -1))
     x = torch.arange(24.0).reshape(2, 4, 3)
