@@ -129,10 +129,10 @@ def with_known_range(spec: QuantizationSpec, node: Node) -> QuantizationSpec:
     """Adapt `spec` to what is known of the results of `node`.
 
     A symmetric scheme would waste half of the codes on an output without negative values, and nearly half on one that
-    ends little below zero, such as that of a GELU, so it becomes asymmetric, as it does where both ends are known. Ends
-    are observed, since data may stay far from the bounds of the op. The range of a sigmoid is fixed, and that of a tanh
-    behind a layer: any other often caps values softly, far from its bounds. Float specs, and specs with an explicit
-    range or scheme, are returned unchanged.
+    ends little below zero, such as that of a GELU or of a batch norm behind a relu, so it becomes asymmetric, as it
+    does where both ends are known. Ends are observed, since data may stay far from the bounds of the op. The range of a
+    sigmoid is fixed, and that of a tanh behind a layer: any other often caps values softly, far from its bounds. Float
+    specs, and specs with an explicit range or scheme, are returned unchanged.
     """
     if spec.element_type.is_floating or spec.float_range != (None, None):
         return spec
@@ -160,6 +160,9 @@ def _has_known_bounds(node: Node) -> bool:
             low, high = node.attributes.get("min"), node.attributes.get("max")
         case "mul":
             return _is_gated(node)
+        case "batch_norm":
+            maker = _maker(node.operands["input"])
+            return maker is not None and _has_known_bounds(maker) and _has_positive_gain(node)
         case family:
             return family in _BOUNDED_BELOW
     return _is_bound(low) and (low >= 0 or (_is_bound(high) and high >= 0))
@@ -174,6 +177,17 @@ def _is_gated(node: Node) -> bool:
         gate.op.family in _GATES and (gated.op.family in _GATES or _has_known_bounds(gated))
         for gate, gated in (makers, makers[::-1])
     )
+
+
+def _has_positive_gain(norm: Node) -> bool:
+    """Return True for a norm in evaluation mode that turns no channel upside down."""
+    weight = norm.operand("weight")
+    if norm.attribute("training"):
+        return False
+    if weight is None:
+        return True
+    constant = weight.constant
+    return constant is not None and constant.has_data and bool((constant.tensor > 0).all())
 
 
 def _maker(value: Value) -> Node | None:

@@ -167,6 +167,27 @@ def test_a_gated_activation_ends_where_the_activation_does(activation, gate, sch
 
 
 @pytest.mark.parametrize(
+    ("activation", "gain", "training", "scheme"),
+    [
+        ("aten.relu", (0.5, 0.1, 2, 1), False, "asymmetric"),
+        ("aten.gelu", (0.5, 0.1, 2, 1), False, "asymmetric"),
+        ("aten.relu", None, False, "asymmetric"),
+        ("aten.relu", (0.5, -0.1, 2, 1), False, "symmetric"),
+        ("aten.relu", (0.5, 0.1, 2, 1), True, "symmetric"),
+        ("aten.tanh", (0.5, 0.1, 2, 1), False, "symmetric"),
+    ],
+)
+def test_a_batch_norm_of_values_that_end_at_zero_ends_little_below(activation, gain, training, scheme):
+    b = GraphBuilder()
+    weight = None if gain is None else b.constant("gain", torch.tensor(gain, dtype=torch.float32))
+    value = b.aten.max_pool2d(b.op(activation, convolution(b, image(b), "conv")), (2, 2))
+    mean, variance = b.constant("mean", random(4), "buffer"), b.constant("variance", torch.ones(4), "buffer")
+    norm = b.op("aten.batch_norm", value, weight, None, mean, variance, training, 0.1, 1e-5, False, name="norm")
+    found = points(assigned(b.outputs(convolution(b, norm, "next"))))
+    assert found["norm", "output"].spec.qscheme is QuantizationScheme(scheme)
+
+
+@pytest.mark.parametrize(
     ("bounds", "scheme", "float_range"),
     [
         ({"min": 0.0, "max": 6.0}, "asymmetric", (None, None)),
