@@ -49,7 +49,6 @@ from graphpress.passes.config import (
     QuantizerConfig,
     SkippedWeight,
     Taken,
-    WeightDecision,
     WeightResolver,
     cannot_be_cut,
     indivisible,
@@ -83,7 +82,8 @@ class AssignQuantizers(Pass):
 
     Attributes:
         config: the quantization config.
-        leave_indivisible: True skips weights that blocks do not divide, with a report; False makes them an error.
+        leave_indivisible: True skips weights that blocks do not divide, with a report; False makes them an error; None
+            makes them an error only if the config selects them in particular, or if no other weight is quantized.
         silent_modules: path and class of the modules of the model in which no op runs, such as dropouts; config
             entries that match them are not reported as unmatched.
     """
@@ -93,7 +93,7 @@ class AssignQuantizers(Pass):
     is_idempotent = True
 
     config: QuantizerConfig = field(factory=QuantizerConfig, converter=_config)
-    leave_indivisible: bool = False
+    leave_indivisible: bool | None = None
     silent_modules: Mapping[str, str] = field(factory=dict)
 
     def run(self, graph: Graph, rewriter: Rewriter, context: PassContext) -> None:
@@ -105,7 +105,7 @@ class AssignQuantizers(Pass):
         context.node = None
         assignment.restrict_carrying(graph)
         assignment.report_unmatched()
-        assignment.raise_errors()
+        assignment.skip_or_refuse_uncut()
 
 
 @frozen(eq=False)
@@ -118,6 +118,16 @@ class _WeightPoint:
     reading: WeightReading
 
 
+@frozen
+class _Uncut:
+    """A weight that the blocks of the config do not divide, and the node that reads it."""
+
+    node: Node
+    name: str
+    error: AxisError | BlockSizeError
+    is_specific: bool
+
+
 class _Assignment:
     def __init__(self, options: AssignQuantizers, graph: Graph, rewriter: Rewriter, context: PassContext):
         self._options = options
@@ -128,8 +138,8 @@ class _Assignment:
         self._exact = exact_values(graph, self._constant)
         self._boundaries = boundaries(graph, self._resolver, self._constant)
         self._anchors: dict[str, OpSite] = {}
-        self._refused: list[SkippedWeight] = []
-        self._indivisible = Indivisible.SKIP if options.leave_indivisible else Indivisible.REFUSE_UNLESS_UNKNOWN
+        self._uncut: list[_Uncut] = []
+        self._cuts_others = False
         self._weights = WeightResolver(self._resolver, Taken.FACTORS)
         self.sites: list[OpSite] = []
 
@@ -173,9 +183,18 @@ class _Assignment:
         silent = [ModuleScope(path, (type_name,)) for path, type_name in self._options.silent_modules.items()]
         report_unmatched(self._options.config, self.sites, silent, boundaries=self._boundaries.names)
 
-    def raise_errors(self) -> None:
-        if self._refused:
-            raise QuantizationError(cannot_be_cut(self._refused))
+    def skip_or_refuse_uncut(self) -> None:
+        """Report the weights that blocks do not divide, or raise an error that names all of them."""
+        rule = Indivisible.of_blocks(self._options.leave_indivisible, others=self._cuts_others)
+        refused: list[SkippedWeight] = []
+        for each in self._uncut:
+            record = indivisible(each.name, each.error, each.node.location)
+            if rule.refuses(each.error, is_specific=each.is_specific):
+                refused.append(record)
+            else:
+                self._context.report(each.node, record)
+        if refused:
+            raise QuantizationError(cannot_be_cut(refused))
 
     def _cache_points(
         self, node: Node, site: OpSite, spec: QuantizationSpec, source: str, key: int | str
@@ -276,8 +295,9 @@ class _Assignment:
             try:
                 block = weight_block(reading.node, reading.value, decision.spec.granularity)
             except (AxisError, BlockSizeError) as error:
-                self._cannot_cut(node, decision, error)
+                self._uncut.append(_Uncut(node, decision.name, error, decision.is_specific))
                 continue
+            self._cuts_others = True
             root = root_constant(reading.origin)
             if root is not None and root.has_data:
                 require_finite(root.tensor, decision.name)
@@ -285,13 +305,6 @@ class _Assignment:
                 weight.name, decision.spec, block_size=block, is_state=True, source=decision.entry.source
             )
             yield Point(Side.INPUT, quantizer, weight.operand, weight.index)
-
-    def _cannot_cut(self, node: Node, decision: WeightDecision, error: AxisError | BlockSizeError) -> None:
-        record = indivisible(decision.name, error, node.location)
-        if self._indivisible.refuses(error, is_specific=decision.is_specific):
-            self._refused.append(record)
-        else:
-            self._context.report(node, record)
 
     def _weights_of(self, node: Node, site: OpSite) -> Iterator[_WeightPoint]:
         for reading in weights_read(node, site, self._constant):

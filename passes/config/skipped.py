@@ -94,6 +94,13 @@ class Indivisible(Enum):
         """Convert the option `leave_indivisible` of compressors and passes."""
         return {True: cls.SKIP, False: cls.REFUSE, None: cls.REFUSE_SPECIFIC}[leave_indivisible]
 
+    @classmethod
+    def of_blocks(cls, leave_indivisible: bool | None, *, others: bool) -> Indivisible:
+        """The same for weights that are quantized in blocks; `others` is True if any weight of the model can be."""
+        if leave_indivisible is None and others:
+            return cls.REFUSE_SPECIFIC
+        return cls.SKIP if leave_indivisible else cls.REFUSE_UNLESS_UNKNOWN
+
     def refuses(self, error: AxisError | BlockSizeError, *, is_specific: bool) -> bool:
         """True if `error` about a weight must be raised."""
         if self is Indivisible.REFUSE_UNLESS_UNKNOWN:

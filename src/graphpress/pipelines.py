@@ -45,7 +45,7 @@ _AMBIGUOUS = frozenset({"coreml", "mil"})
 def prepare(
     config: QuantizerConfig | None = None,
     *,
-    leave_indivisible: bool = False,
+    leave_indivisible: bool | None = None,
     silent_modules: Mapping[str, str] | None = None,
 ) -> Pipeline:
     """Build the pipeline that inserts fake-quantizers into a captured graph, as the config requests.

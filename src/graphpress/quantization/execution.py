@@ -104,7 +104,7 @@ class Execution(ABC):
         no_grad: bool,
         strict: bool,
         copy: bool | None,
-        leave_indivisible: bool,
+        leave_indivisible: bool | None,
     ) -> nn.Module:
         """Return the prepared model in eval mode, with uncalibrated quantizers as submodules.
 

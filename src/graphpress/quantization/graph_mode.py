@@ -68,7 +68,7 @@ class GraphExecution(Execution):
         no_grad: bool,
         strict: bool,
         copy: bool | None,
-        leave_indivisible: bool,
+        leave_indivisible: bool | None,
     ) -> nn.Module:
         """See the base class."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not no_grad):

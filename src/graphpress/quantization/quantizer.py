@@ -100,7 +100,7 @@ class Quantizer(Compressor[QuantizerConfig]):
         strict: bool = False,
         state_dict: Mapping[str, Tensor] | None = None,
         copy: bool | None = None,
-        leave_indivisible: bool = False,
+        leave_indivisible: bool | None = None,
     ) -> nn.Module:
         """Insert fake-quantizers as the config requests, with initial ranges from the example.
 
@@ -116,7 +116,8 @@ class Quantizer(Compressor[QuantizerConfig]):
                 observed; None starts afresh.
             copy: False shares the parameters of the prepared model with the user's model, to save memory; None copies.
             leave_indivisible: how to treat weights that do not divide into blocks. True skips them with a
-                `WholeWeightsWarning`; False raises an error.
+                `WholeWeightsWarning`; False raises an error; None raises an error only if the config selects them in
+                particular, or if no other weight is quantized.
 
         Returns:
             the prepared model, in eval mode, with the model's call signature.

@@ -319,20 +319,33 @@ def test_a_block_that_does_not_divide_names_the_layers_and_sizes_that_would():
 
 
 @pytest.mark.parametrize("mode", ["graph", "eager"])
-def test_a_weight_that_blocks_do_not_divide_is_skipped_by_a_switch_with_a_warning(mode):
+def test_a_weight_that_blocks_do_not_divide_is_skipped_with_a_warning_unless_a_switch_makes_it_an_error(mode):
     model = nn.Sequential(nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     config = QuantizerConfig.presets.w4_per_block()
     config.execution_mode = ExecutionMode(mode)
     quantizer = Quantizer(model, config)
     x = image(shape=(2, 36))
     with pytest.raises(ValueError, match="leave_indivisible=True skips such weights"):
-        quantizer.prepare((x,))
+        quantizer.prepare((x,), leave_indivisible=False)
     with pytest.warns(WholeWeightsWarning, match="1 weight skipped:\n.*36"):
-        quantizer.prepare((x,), leave_indivisible=True)
+        quantizer.prepare((x,))
     finalized = quantizer.finalize()
     sizes = sorted(tensor.numel() for tensor in finalized.state_dict().values() if tensor.dtype is torch.float32)
     assert 36 * 32 in sizes
     assert 32 * 8 not in sizes
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager"])
+def test_a_weight_that_is_named_and_that_blocks_do_not_divide_is_an_error(mode):
+    model = nn.Sequential(nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    config = QuantizerConfig.presets.w4_per_block()
+    config.execution_mode = ExecutionMode(mode)
+    config.set_module_name("0", ModuleQuantizerConfig.presets.w4_per_block())
+    x = image(shape=(2, 36))
+    with pytest.raises(ValueError, match="1 weight cannot be divided"):
+        Quantizer(model, config).prepare((x,))
+    with pytest.warns(WholeWeightsWarning, match="1 weight skipped:\n.*36"):
+        Quantizer(model, config).prepare((x,), leave_indivisible=True)
 
 
 def test_a_config_is_plain_data_and_the_callers_is_left_alone():

@@ -56,7 +56,7 @@ class EagerExecution(Execution):
         no_grad: bool,
         strict: bool,
         copy: bool | None,
-        leave_indivisible: bool,
+        leave_indivisible: bool | None,
     ) -> nn.Module:
         """See the base class; `dynamic_shapes`, `no_grad` and `strict` concern capturing and have no effect."""
         if isinstance(model, ExportedProgram):

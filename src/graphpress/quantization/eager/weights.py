@@ -56,30 +56,33 @@ class StatePlan:
 
 
 def plan_weights(
-    model: nn.Module, recording: Recording, resolver: ConfigResolver, *, leave_indivisible: bool
+    model: nn.Module, recording: Recording, resolver: ConfigResolver, *, leave_indivisible: bool | None
 ) -> StatePlan:
     """Resolve the config for the parameters of `model`, using a recorded run.
 
-    Weights that do not divide into blocks are skipped if `leave_indivisible`, and an error otherwise.
+    Weights that do not divide into blocks are treated as `Quantizer.prepare` says.
 
     Raises:
         QuantizationError: naming the weights that cannot be divided as the config says, or one that is not finite.
     """
-    rule = Indivisible.SKIP if leave_indivisible else Indivisible.REFUSE_UNLESS_UNKNOWN
     plan = planning.plan_weights(model, resolver, Taken.FACTORS, recording)
     weights: list[PlannedWeight] = []
     skipped = [*plan.skipped]
-    refused: list[SkippedWeight] = []
+    uncut: list[tuple[planning.PlannedWeight, BlockSizeError | AxisError]] = []
     for each in plan.weights:
         try:
             block = _block(each.chosen, each.spec.granularity)
         except (BlockSizeError, AxisError) as error:
-            is_refused = rule.refuses(error, is_specific=each.is_specific)
-            (refused if is_refused else skipped).append(indivisible(each.name, error))
+            uncut.append((each, error))
             continue
         require_finite(each.chosen.parameter, each.name)
         schedule = resolver.training_schedule(each.chosen.site.module_stack)
         weights.append(PlannedWeight(each.places, each.spec, block, schedule))
+    rule = Indivisible.of_blocks(leave_indivisible, others=bool(weights))
+    refused: list[SkippedWeight] = []
+    for each, error in uncut:
+        is_refused = rule.refuses(error, is_specific=each.is_specific)
+        (refused if is_refused else skipped).append(indivisible(each.name, error))
     if refused:
         raise QuantizationError(cannot_be_cut(refused))
     return StatePlan(tuple(weights), plan.sites, tuple(skipped))
