@@ -141,24 +141,26 @@ def converted(program: ExportedProgram, target: Target) -> Any:
                 pass_pipeline=pipeline,
             )
 
-    pipeline = _pipeline(coremltools)
     try:
-        return attempt(pipeline)
+        return attempt(_pipeline(coremltools))
     except ConversionError:
         raise
     except Exception as error:
-        with suppress(Exception):
-            pipeline.remove_passes({_FAILING_PASS})
-            return attempt(pipeline)
+        for failing in _FAILING_PASSES:
+            pipeline = _pipeline(coremltools)
+            pipeline.remove_passes({failing})
+            with suppress(Exception):
+                return attempt(pipeline)
         raise ConversionError(
             f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
         ) from error
 
 
-_FAILING_PASS = "common::reduce_transposes"
-"""A pass of coremltools that only saves transposes, and fails for some programs with quantized activations.
+_FAILING_PASSES = ("common::reduce_transposes", "common::fuse_conv_bias")
+"""Passes of coremltools that only save ops, and fail for some compressed programs.
 
-It moves the transpose of one operand of a matrix product across quantize and dequantize, and not the other's.
+The first moves the transpose of one operand of a matrix product across quantize and dequantize, and not the other's.
+The second looks for the numbers of a compressed weight where a transpose is between a convolution and an addition.
 """
 
 

@@ -182,6 +182,23 @@ class AttentionOverPositions(nn.Module):
         return x + mixed.transpose(1, 2).reshape(x.shape)
 
 
+def test_a_compressed_convolution_with_an_addition_behind_a_transpose_converts(tmp_path):
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.positions = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.randn(1, 4, 4, 8))
+
+        def forward(self, x):
+            return self.patches(x).permute(0, 2, 3, 1) + self.positions
+
+    x = torch.randn(2, 3, 16, 16)
+    quantizer = Quantizer(Patches().eval(), QuantizerConfig.presets.w4())
+    quantizer.prepare((x,))
+    finalized = quantizer.finalize()
+    coreml.convert(finalized, tmp_path / "m.mlpackage", (x,))
+    assert coreml.check(tmp_path / "m.mlpackage", finalized, (x,)).ok
+
+
 def test_a_product_of_a_quantized_value_with_its_transpose_converts(tmp_path):
     x = torch.randn(2, 8, 4, 4)
     quantizer = Quantizer(AttentionOverPositions(), QuantizerConfig())
