@@ -239,7 +239,8 @@ class QuantizerConfig(CompressionConfig):
             gets its own. A model without such a stream causes an `UnrotatedWarning` with the reasons.
         smooth_layers: move scale from the channels of activations with large values to the weights that read them, on
             the data of `calibration_mode()` (SmoothQuant, arXiv 2211.10438). The number, from 0 to 1, is the exponent
-            of the activation's range in the factors; True is 0.5, False or None is off.
+            of the activation's range in the factors; True is 0.5, False or None is off. A `selection` also tries the
+            number midway to 1.
         bias_correction: a `BiasCorrection` or its name.
         placement: a `Placement` or its name.
         selection: a `Selection`: what lowers the error of the model's output is kept, the
@@ -339,9 +340,9 @@ class QuantizerPresets(Presets[Made]):
     def best(self, *, seconds: float | None = None) -> Made:
         """8 bits with the least error: int8 scales of least squared error, asymmetric activations from histograms.
 
-        For a whole model, only operands of products are quantized, and on leaving `calibration_mode()` other ranges,
-        codes by GPTQ, bias corrections and the removal of few quantizers are tried, each of which is kept only if the
-        error of the outputs falls; see `Selection`, also for `seconds`. A module's config has none of these.
+        For a whole model, only operands of products are quantized, and on leaving `calibration_mode()` smoothing, other
+        ranges, codes by GPTQ, bias corrections and the removal of few quantizers are tried, each of which is kept only
+        if the error of the outputs falls; see `Selection`, also for `seconds`. A module's config has none of these.
         """
         made = self._both(
             _weight("int8", qparam_calculator_cls="mse"),
@@ -351,6 +352,7 @@ class QuantizerPresets(Presets[Made]):
             made.weight_rounding = GPTQRounding()
             made.bias_correction = BiasCorrection.EMPIRICAL
             made.placement = Placement.MATMUL_INPUTS
+            made.smooth_layers = 0.5
             made.selection = Selection(seconds=seconds)
         elif seconds is not None:
             _whole(made, "seconds", seconds)

@@ -24,7 +24,7 @@ def _seconds(value: Any) -> float | None:
 @strict_arguments
 @attrs.define(kw_only=True)
 class Selection(PlainForm):
-    """Selection of ranges, codes and bias corrections by the output error on held-out calibration batches.
+    """Selection of smoothing, ranges, codes and bias corrections by the output error on held-out calibration batches.
 
     On leaving `calibration_mode()`, each is kept only if the error falls, and the activation quantizers that cost most
     are removed. The last batches are held out; codes are chosen from the others, or from the same one if there is only

@@ -109,9 +109,10 @@ class GraphExecution(Execution):
     @contextmanager
     def _learning(self, prepared: fx.GraphModule, progress: Callable[[int, int], None] | None) -> Iterator[None]:
         """Record data inside the context; on exit, smooth layers, then choose codes and correct biases."""
+        smoothed = self._smoothed(prepared)
         with (
-            self._smoothed(prepared).unsmoothed() as smooth,
-            refined_after(prepared, self.config, smooth, self._keep_refinement, progress),
+            smoothed.unsmoothed(),
+            refined_after(prepared, self.config, smoothed, self._keep_refinement, progress),
         ):
             yield
 
@@ -136,7 +137,8 @@ class GraphExecution(Execution):
         assert self.graph is not None
         assert isinstance(prepared, fx.GraphModule)
         warn_when_unrefined(prepared, self.config)
-        self._smoothed(prepared).warn_without_data()
+        if self.config.selection is None:  # which may leave layers as they are
+            self._smoothed(prepared).warn_without_data()
         forget_results(prepared)  # frees the memory of cached weights
         graph = self.graph.clone()
         read_back(graph, prepared)

@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from attrs import define
+from attrs import define, field, frozen
 from torch import Tensor, fx
 
 from graphpress.ir.ops import op_of_target
 from graphpress.passes.smooth_layers import SmoothedReader, Smoothing, smoothing_factor
+from graphpress.quantization.calculators import QParamsCalculatorBase
 from graphpress.quantization.capture import states_restored_in
 from graphpress.quantization.execution import UncalibratedWarning
 from graphpress.quantization.fake_quantize import FakeQuantizeImplBase
 from graphpress.quantization.refinement.running import Inputs, flat_inputs
 from graphpress.quantization.switches import quantizers_of, switched
+
+
+@frozen
+class SmoothingState:
+    """The factors of smoothed layers, and the calculators of the activations that they change."""
+
+    factors: Sequence[Tensor]
+    calculators: Sequence[tuple[FakeQuantizeImplBase, QParamsCalculatorBase]]
 
 
 @define(eq=False)
@@ -39,32 +48,54 @@ class SmoothedLayers:
     module: fx.GraphModule
     places: Sequence[Smoothing]
     strength: float
+    _is_decided: bool = field(default=False, init=False)
+    _found: tuple[Sequence[Inputs], dict[str, _Magnitudes]] | None = field(default=None, init=False)
 
     @contextmanager
-    def unsmoothed(self) -> Iterator[Callable[[Sequence[Inputs]], None]]:
-        """Set all factors to 1 inside the context; the function it yields computes them from batches.
+    def unsmoothed(self) -> Iterator[None]:
+        """Set all factors to 1 inside the context, in which `smooth` may compute others.
 
-        If the function is not called, or raises, the former factors and ranges of activations are restored.
+        The former factors and ranges of activations are restored without a call of `smooth` or `keep_unsmoothed`, and
+        after an exception.
         """
-        former = [factor.clone() for factor in self._factors()]
-        ranges = [(each, copy.deepcopy(each.calculator)) for each in self._activations()]
-        is_done = False
-
-        def smooth(batches: Sequence[Inputs]) -> None:
-            nonlocal is_done
-            if self.places:
-                self._set(self._computed(batches))
-                self._observe_again(batches)
-            is_done = True
-
-        self._set([torch.ones_like(factor) for factor in former])
+        former = self.state()
+        self._is_decided = False
+        self._set([torch.ones_like(factor) for factor in former.factors])
         try:
-            yield smooth
-        finally:
-            if not is_done:
-                self._set(former)
-                for quantizer, calculator in ranges:
-                    quantizer.calculator = calculator
+            yield
+        except BaseException:
+            self.restore(former)
+            raise
+        if not self._is_decided:
+            self.restore(former)
+
+    def smooth(self, batches: Sequence[Inputs], strength: float | None = None) -> None:
+        """Compute the factors from batches, of another strength if one is given, and observe activations again."""
+        self._is_decided = True
+        if not self.places:
+            return
+        if self._found is None or self._found[0] is not batches:
+            self._found = batches, self._magnitudes(batches)
+        strength = self.strength if strength is None else strength
+        self._set([self._factor(place, self._found[1], strength) for place in self.places])
+        self._observe_again(batches)
+
+    def keep_unsmoothed(self) -> None:
+        """Leave the factors at 1."""
+        self._is_decided = True
+
+    def state(self) -> SmoothingState:
+        """Return the factors, and the observations of the activations that they change."""
+        return SmoothingState(
+            [factor.clone() for factor in self._factors()],
+            [(each, copy.deepcopy(each.calculator)) for each in self._activations()],
+        )
+
+    def restore(self, state: SmoothingState) -> None:
+        """Return to a state."""
+        self._set(state.factors)
+        for quantizer, calculator in state.calculators:
+            quantizer.calculator = calculator
 
     def warn_without_data(self) -> None:
         """Warn, three frames up, that all factors are still 1."""
@@ -90,7 +121,8 @@ class SmoothedLayers:
         for buffer, factor in zip(self._factors(), factors, strict=True):
             buffer.copy_(factor)
 
-    def _computed(self, batches: Sequence[Inputs]) -> list[Tensor]:
+    def _magnitudes(self, batches: Sequence[Inputs]) -> dict[str, _Magnitudes]:
+        self._set([torch.ones_like(factor) for factor in self._factors()])
         ranges = _InputRanges(self.module, {reader.node: reader for place in self.places for reader in place.readers})
         with (
             switched(self.module, observer=False, fake_quant=False),
@@ -99,16 +131,16 @@ class SmoothedLayers:
         ):
             for inputs in batches:
                 ranges.run(*flat_inputs(self.module, inputs), enable_io_processing=False)
-        return [self._factor(place, ranges.found) for place in self.places]
+        return ranges.found
 
-    def _factor(self, place: Smoothing, found: Mapping[str, _Magnitudes]) -> Tensor:
+    def _factor(self, place: Smoothing, found: Mapping[str, _Magnitudes], strength: float) -> Tensor:
         activation = torch.zeros(len(place.free), dtype=torch.float64)
         weight = torch.zeros_like(activation)
         for reader in place.readers:
             magnitudes = found[reader.node]
             activation.scatter_reduce_(0, reader.channels, magnitudes.input.double().cpu(), "amax")
             weight.scatter_reduce_(0, reader.channels, magnitudes.weight.double().cpu(), "amax")
-        return torch.where(place.free, smoothing_factor(activation, weight, self.strength), 1.0)
+        return torch.where(place.free, smoothing_factor(activation, weight, strength), 1.0)
 
     def _observe_again(self, batches: Sequence[Inputs]) -> None:
         for quantizer in self._activations():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from graphpress.quantization.refinement.refine import (
 )
 from graphpress.quantization.refinement.running import Inputs
 from graphpress.quantization.refinement.selection import select
+from graphpress.quantization.smoothing import SmoothedLayers
 from graphpress.quantization.switches import quantizers_of
 
 
@@ -71,7 +72,7 @@ class CalibrationMemoryWarning(UserWarning):
 def refined_after(
     module: fx.GraphModule,
     config: QuantizerConfig,
-    first: Callable[[Sequence[Inputs]], None],
+    smoothed: SmoothedLayers,
     done: Callable[[Refinement], None],
     progress: Progress | None = None,
     memory: int = MEMORY,
@@ -79,8 +80,8 @@ def refined_after(
     """Record the inputs of `module` inside the context; on exit, choose codes and correct biases from them.
 
     Inside, earlier results are disabled, so that the model is the float model. They are restored if no data was run,
-    and after an exception. `first` is called with the inputs before that, `done` with the new results, and `progress`
-    as by `select`.
+    and after an exception. Layers are smoothed first. `done` is called with the new results, and `progress` as by
+    `select`.
     """
     with kept(module) as restore:
         with recorded(module, memory) as inputs:
@@ -95,11 +96,12 @@ def refined_after(
         if not inputs.batches:
             restore()
             return
-        first(inputs.batches)
         with torch.no_grad():
             if config.selection is not None:
-                done(select(module, inputs.batches, config, memory, progress))
-            elif config.refines_weights or config.bias_correction is not BiasCorrection.NONE:
+                done(select(module, inputs.batches, config, memory, progress, smoothed))
+                return
+            smoothed.smooth(inputs.batches)
+            if config.refines_weights or config.bias_correction is not BiasCorrection.NONE:
                 done(refine(module, inputs.batches, config, memory, progress))
 
 

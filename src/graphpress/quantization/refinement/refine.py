@@ -96,6 +96,7 @@ Progress = Callable[[int, int], None]
 class Choice(StrEnum):
     """A kind of choice by the output error."""
 
+    SMOOTHED = "smoothed"
     WHOLE_RANGES = "whole ranges"
     PERCENTILES = "percentiles"
     RANGE = "range"

@@ -1,4 +1,4 @@
-"""Selection of ranges, codes and bias corrections by the output error on held-out calibration batches."""
+"""Selection of smoothing, ranges, codes and bias corrections by the output error on held-out calibration batches."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from graphpress.quantization.refinement.refine import (
     rounded_mode,
 )
 from graphpress.quantization.refinement.running import Inputs, StepwiseRun
+from graphpress.quantization.smoothing import SmoothedLayers
 
 _PERCENTILES = (99.99, 99.9)
 # The error must fall to this share by a choice for all, and for one quantizer or layer: of many choices, which few
@@ -51,14 +52,16 @@ def select(
     config: QuantizerConfig,
     memory: int,
     progress: Progress | None = None,
+    smoothed: SmoothedLayers | None = None,
 ) -> Refinement:
-    """Choose ranges, codes and bias corrections of a prepared model in eval mode, each only if the error falls.
+    """Choose smoothing, ranges, codes and bias corrections, each only if the error falls, of a model in eval mode.
 
     Earlier results are discarded first. Quantizers must have ranges. Every step runs the model once or twice from the
     quantizer or layer on, so their number is linear in that of quantizers and layers.
 
     Args:
         progress: called with the number of visits of quantizers and layers so far, and their total.
+        smoothed: the layers that can be smoothed, with factors of 1.
     """
     assert config.selection is not None
     forget(module)
@@ -73,8 +76,12 @@ def select(
         lambda: rounded_mode(module),
     )
     report = Refinement()
+    if smoothed is not None:
+        smoothed.keep_unsmoothed()
     if error.is_defined:
         selecting = _Selecting(module, error, config, config.selection, report, memory // 2, progress)
+        if smoothed is not None and smoothed.places:
+            selecting.smooth(smoothed, batches)
         selecting.choose_ranges()
         selecting.remove_the_worst()
         selecting.choose_codes(fitted)
@@ -145,6 +152,21 @@ class _Selecting:
         self._sites = list(_sites(self.module))
         self._layers = refinable_layers(self.module)
         self._steps = len(self._sites)
+
+    # smoothing
+
+    def smooth(self, smoothed: SmoothedLayers, batches: Sequence[Inputs]) -> None:
+        """Smooth all layers, with the strength of the config or one midway between it and 1."""
+        for strength in (smoothed.strength, (smoothed.strength + 1) / 2):
+            if self._is_late():
+                return
+            before, searched = smoothed.state(), [layer.quantizer.chosen_range for layer in self._layers]
+            smoothed.smooth(batches, strength)
+            _search_once(self.module)
+            if not self._keeps(Choice.SMOOTHED, "", self.error.whole()):
+                smoothed.restore(before)
+                for layer, chosen in zip(self._layers, searched, strict=True):
+                    layer.quantizer.chosen_range = chosen
 
     # ranges
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import cache
 from itertools import pairwise
 
@@ -12,12 +13,13 @@ from torch import nn
 
 from graphpress.backends import coreai
 from graphpress.config import SpecError
-from graphpress.quantization import InvalidExecutionModeError, Quantizer, QuantizerConfig
+from graphpress.quantization import InvalidExecutionModeError, Quantizer, QuantizerConfig, smoothing
 from graphpress.quantization.config import Selection
 from graphpress.quantization.refinement import selection
 from graphpress.quantization.refinement.outputs import OutputError
 from graphpress.quantization.refinement.refine import Choice
 from graphpress.quantization.switches import quantizers_of
+from tests.graphpress.quantization import outliers
 from tests.graphpress.quantization.outliers import three_layers
 from tests.graphpress.quantization.test_placement_matmul_inputs import batch, decibels, encoder
 
@@ -38,10 +40,11 @@ def others(make, **options):
 
 
 def calibrated(model, config, batches=None, **options):
+    batches = batches or [batch(seed) for seed in range(HELD_OUT + 1)]
     quantizer = Quantizer(model, config)
-    prepared = quantizer.prepare((batch(),))
+    prepared = quantizer.prepare((batches[0],))
     with quantizer.calibration_mode(**options):
-        for each in batches or [batch(seed) for seed in range(HELD_OUT + 1)]:
+        for each in batches:
             prepared(each)
     return quantizer, prepared
 
@@ -59,6 +62,43 @@ def conv_net():
     torch.manual_seed(0)
     layers = [layer for _ in range(3) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
     return nn.Sequential(nn.Unflatten(1, (8, 1)), *layers, nn.Flatten(), nn.Linear(8 * 32, 5)).eval()
+
+
+# smoothing
+
+
+def test_smoothing_is_kept_where_channels_are_outliers():
+    model = outliers.encoder()
+    data = outliers.batches(model)
+    quantizer, prepared = calibrated(model, best(), data)
+    assert steps(quantizer)[0].choice is Choice.SMOOTHED
+    config = best()
+    config.smooth_layers = None
+    _, plain = calibrated(model, config, data)
+    with torch.no_grad():
+        expected, new = model(data[-1]), outliers.batches(model, seed=9)[0]
+        assert decibels(expected, prepared(data[-1])) > decibels(expected, plain(data[-1])) + 3
+        assert decibels(model(new), prepared(new)) > decibels(model(new), plain(new)) + 3
+
+
+def test_smoothing_that_raises_the_error_is_undone(monkeypatch):
+    def damage(self, place, found, strength):
+        return torch.where(place.free, torch.logspace(-3, 3, len(place.free), dtype=torch.float64), 1.0)
+
+    model = outliers.encoder()
+    data = outliers.batches(model)
+    config = best()
+    config.smooth_layers = None
+    _, expected = calibrated(model, config, data)
+    monkeypatch.setattr(smoothing.SmoothedLayers, "_factor", damage)
+    quantizer, prepared = calibrated(model, best(), data)
+    assert Choice.SMOOTHED not in {step.choice for step in steps(quantizer)}
+    assert all(bool((factor == 1).all()) for name, factor in prepared.named_buffers() if name.endswith("_smoothing"))
+    with torch.no_grad():
+        torch.testing.assert_close(prepared(data[0]), expected(data[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantizer.finalize()
 
 
 # what is kept
