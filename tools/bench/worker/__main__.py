@@ -22,6 +22,7 @@ from graphpress.tools.bench.worker.tasks import (
     train_model,
     upscale_with_edsr,
 )
+from graphpress.tools.bench.worker.trained import compressed_outputs
 
 TASKS: dict[str, Callable[[str, dict[str, Any], ExportClock], Outcome]] = {
     "import": import_package,
@@ -30,6 +31,7 @@ TASKS: dict[str, Callable[[str, dict[str, Any], ExportClock], Outcome]] = {
     "train": train_model,
     "palettize": palettize_model,
     "edsr": upscale_with_edsr,
+    "trained": compressed_outputs,
 }
 
 
