@@ -127,7 +127,7 @@ def compressed_outputs(package: str, task: dict[str, Any], exports: ExportClock)
     outcome = Outcome()
     with torch.no_grad():
         compressed = outcome.measure(task["row"], lambda: _compressed(package, task["row"], network, calibration))
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, data in inputs.items():
             if name.startswith("measured."):
                 outputs = compressed(data)
@@ -146,7 +146,7 @@ def _compressed(package: str, row: str, network: nn.Module, calibration: list[Te
         weight = palettization.PalettizationSpec(n_bits=int(row[1]))
         module = palettization.ModuleKMeansPalettizerConfig(op_state_spec={"weight": weight})
         palettizer = palettization.KMeansPalettizer(network, palettization.KMeansPalettizerConfig(global_config=module))
-        return palettizer.prepare(example)  # type: ignore[no-any-return]
+        return palettizer.prepare(example)
     quantization = importlib.import_module(f"{package}.quantization")
     made = quantization.QuantizerConfig
     quantizer = quantization.Quantizer(network, made() if row == "w8a8" else getattr(made.presets, row)())
@@ -154,4 +154,4 @@ def _compressed(package: str, row: str, network: nn.Module, calibration: list[Te
     with quantizer.calibration_mode():
         for data in calibration:
             prepared(data)
-    return prepared  # type: ignore[no-any-return]
+    return prepared

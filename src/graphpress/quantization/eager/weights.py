@@ -80,9 +80,9 @@ def plan_weights(
         weights.append(PlannedWeight(each.places, each.spec, block, schedule))
     rule = Indivisible.of_blocks(leave_indivisible, others=bool(weights))
     refused: list[SkippedWeight] = []
-    for each, error in uncut:
-        is_refused = rule.refuses(error, is_specific=each.is_specific)
-        (refused if is_refused else skipped).append(indivisible(each.name, error))
+    for one, reason in uncut:
+        is_refused = rule.refuses(reason, is_specific=one.is_specific)
+        (refused if is_refused else skipped).append(indivisible(one.name, reason))
     if refused:
         raise QuantizationError(cannot_be_cut(refused))
     return StatePlan(tuple(weights), plan.sites, tuple(skipped))
