@@ -47,11 +47,10 @@ from graphpress.passes.config import (
     QATSchedule,
     QuantizationSpec,
     QuantizerConfig,
-    SkippedWeight,
     Taken,
+    UncutWeight,
     WeightResolver,
     cannot_be_cut,
-    indivisible,
     report_unmatched,
 )
 from graphpress.passes.framework.passes import Pass, PassContext
@@ -118,16 +117,6 @@ class _WeightPoint:
     reading: WeightReading
 
 
-@frozen
-class _Uncut:
-    """A weight that the blocks of the config do not divide, and the node that reads it."""
-
-    node: Node
-    name: str
-    error: AxisError | BlockSizeError
-    is_specific: bool
-
-
 class _Assignment:
     def __init__(self, options: AssignQuantizers, graph: Graph, rewriter: Rewriter, context: PassContext):
         self._options = options
@@ -138,7 +127,7 @@ class _Assignment:
         self._exact = exact_values(graph, self._constant)
         self._boundaries = boundaries(graph, self._resolver, self._constant)
         self._anchors: dict[str, OpSite] = {}
-        self._uncut: list[_Uncut] = []
+        self._uncut: list[tuple[Node, UncutWeight]] = []
         self._cuts_others = False
         self._weights = WeightResolver(self._resolver, Taken.FACTORS)
         self.sites: list[OpSite] = []
@@ -186,15 +175,11 @@ class _Assignment:
     def skip_or_refuse_uncut(self) -> None:
         """Report the weights that blocks do not divide, or raise an error that names all of them."""
         rule = Indivisible.of_blocks(self._options.leave_indivisible, others=self._cuts_others)
-        refused: list[SkippedWeight] = []
-        for each in self._uncut:
-            record = indivisible(each.name, each.error, each.node.location)
-            if rule.refuses(each.error, is_specific=each.is_specific):
-                refused.append(record)
-            else:
-                self._context.report(each.node, record)
+        refused = rule.refused(weight for _, weight in self._uncut)
         if refused:
             raise QuantizationError(cannot_be_cut(refused))
+        for node, weight in self._uncut:
+            self._context.report(node, weight.record)
 
     def _cache_points(
         self, node: Node, site: OpSite, spec: QuantizationSpec, source: str, key: int | str
@@ -295,7 +280,7 @@ class _Assignment:
             try:
                 block = weight_block(reading.node, reading.value, decision.spec.granularity)
             except (AxisError, BlockSizeError) as error:
-                self._uncut.append(_Uncut(node, decision.name, error, decision.is_specific))
+                self._uncut.append((node, UncutWeight(decision.name, error, decision.is_specific, node.location)))
                 continue
             self._cuts_others = True
             root = root_constant(reading.origin)

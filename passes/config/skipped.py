@@ -79,6 +79,28 @@ def warn_of_skipped(
         warnings.warn(f"{count}:{_lines(news)}", category, stacklevel=stacklevel + 1)
 
 
+@frozen
+class UncutWeight:
+    """A weight that blocks, groups or vectors do not divide.
+
+    Attributes:
+        name: qualified name in the model.
+        error: why.
+        is_specific: True if the deciding entry of the config is specific to the op or module.
+        location: of the op that reads it, if known.
+    """
+
+    name: str
+    error: AxisError | BlockSizeError
+    is_specific: bool
+    location: Location = UNKNOWN
+
+    @property
+    def record(self) -> SkippedWeight:
+        """The record of the weight as a skipped one."""
+        return indivisible(self.name, self.error, self.location)
+
+
 class Indivisible(Enum):
     """The treatment of weights that blocks, groups or vectors do not divide: skip, or raise."""
 
@@ -106,6 +128,10 @@ class Indivisible(Enum):
         if self is Indivisible.REFUSE_UNLESS_UNKNOWN:
             return is_specific or isinstance(error, BlockSizeError)
         return self is Indivisible.REFUSE or (self is Indivisible.REFUSE_SPECIFIC and is_specific)
+
+    def refused(self, uncut: Iterable[UncutWeight]) -> list[SkippedWeight]:
+        """Return the records of those of `uncut` that must be an error; if there are none, all are skipped."""
+        return [each.record for each in uncut if self.refuses(each.error, is_specific=each.is_specific)]
 
 
 def indivisible(name: str, error: AxisError | BlockSizeError, location: Location = UNKNOWN) -> SkippedWeight:

@@ -23,9 +23,9 @@ from graphpress.passes.config import (
     PalettizationSpec,
     SkippedWeight,
     SkipReason,
+    UncutWeight,
     VectorKMeansConfig,
     cannot_be_cut,
-    indivisible,
 )
 from graphpress.passes.weights import (
     PalettizationError,
@@ -54,22 +54,19 @@ def sorted_out(planned: Sequence[PlannedWeight], found: Sequence[Found], leave_i
     Raises:
         PalettizationError: for weights that do not divide into groups or vectors, see `KMeansPalettizer.prepare`.
     """
-    palettized, skipped, indivisible_ones = [], [], []
+    palettized, skipped, uncut = [], [], list[UncutWeight]()
     for weight, result in zip(planned, found, strict=True):
         if isinstance(result, PalettizedWeight):
             palettized.append((weight, result))
         elif isinstance(result, TooSmallError):
             skipped.append(SkippedWeight(weight.name, SkipReason.TOO_SMALL, result.explanation))
         else:
-            indivisible_ones.append((weight, result))
+            uncut.append(UncutWeight(weight.name, result, weight.is_specific))
     rule = Indivisible.of(leave_indivisible if palettized else bool(leave_indivisible))  # None where nothing else is
-    refused: list[SkippedWeight] = []
-    for weight, error in indivisible_ones:
-        is_refused = rule.refuses(error, is_specific=weight.is_specific)
-        (refused if is_refused else skipped).append(indivisible(weight.name, error))
+    refused = rule.refused(uncut)
     if refused:
         raise PalettizationError(cannot_be_cut(refused))
-    return SortedOut(tuple(palettized), tuple(skipped))
+    return SortedOut(tuple(palettized), (*skipped, *(each.record for each in uncut)))
 
 
 class _Portable:

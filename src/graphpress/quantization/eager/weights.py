@@ -22,8 +22,8 @@ from graphpress.passes.config import (
     QuantizationSpec,
     SkippedWeight,
     Taken,
+    UncutWeight,
     cannot_be_cut,
-    indivisible,
 )
 from graphpress.passes.config.axes import has_default_axis
 from graphpress.passes.weights.errors import QuantizationError
@@ -67,25 +67,20 @@ def plan_weights(
     """
     plan = planning.plan_weights(model, resolver, Taken.FACTORS, recording)
     weights: list[PlannedWeight] = []
-    skipped = [*plan.skipped]
-    uncut: list[tuple[planning.PlannedWeight, BlockSizeError | AxisError]] = []
+    uncut: list[UncutWeight] = []
     for each in plan.weights:
         try:
             block = _block(each.chosen, each.spec.granularity)
         except (BlockSizeError, AxisError) as error:
-            uncut.append((each, error))
+            uncut.append(UncutWeight(each.name, error, each.is_specific))
             continue
         require_finite(each.chosen.parameter, each.name)
         schedule = resolver.training_schedule(each.chosen.site.module_stack)
         weights.append(PlannedWeight(each.places, each.spec, block, schedule))
-    rule = Indivisible.of_blocks(leave_indivisible, others=bool(weights))
-    refused: list[SkippedWeight] = []
-    for one, reason in uncut:
-        is_refused = rule.refuses(reason, is_specific=one.is_specific)
-        (refused if is_refused else skipped).append(indivisible(one.name, reason))
+    refused = Indivisible.of_blocks(leave_indivisible, others=bool(weights)).refused(uncut)
     if refused:
         raise QuantizationError(cannot_be_cut(refused))
-    return StatePlan(tuple(weights), plan.sites, tuple(skipped))
+    return StatePlan(tuple(weights), plan.sites, (*plan.skipped, *(each.record for each in uncut)))
 
 
 def _block(place: StateSite, granularity: Granularity) -> tuple[int, ...]:
