@@ -109,11 +109,7 @@ class GraphExecution(Execution):
     @contextmanager
     def _learning(self, prepared: fx.GraphModule, progress: Callable[[int, int], None] | None) -> Iterator[None]:
         """Record data inside the context; on exit, smooth layers, then choose codes and correct biases."""
-        smoothed = self._smoothed(prepared)
-        with (
-            smoothed.unsmoothed(),
-            refined_after(prepared, self.config, smoothed, self._keep_refinement, progress),
-        ):
+        with refined_after(prepared, self.config, self._smoothed(prepared), self._keep_refinement, progress):
             yield
 
     def _warn_when_unrotated(self) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, frozen
 from torch import Tensor, fx
 
 from graphpress.ir.ops import op_of_target
@@ -48,41 +48,25 @@ class SmoothedLayers:
     module: fx.GraphModule
     places: Sequence[Smoothing]
     strength: float
-    _is_decided: bool = field(default=False, init=False)
-    _found: tuple[Sequence[Inputs], dict[str, _Magnitudes]] | None = field(default=None, init=False)
 
     @contextmanager
-    def unsmoothed(self) -> Iterator[None]:
-        """Set all factors to 1 inside the context, in which `smooth` may compute others.
+    def unsmoothed(self) -> Iterator[Callable[[], None]]:
+        """Set all factors to 1 inside the context.
 
-        The former factors and ranges of activations are restored without a call of `smooth` or `keep_unsmoothed`, and
-        after an exception.
+        The yielded function restores the former factors and ranges of activations, as does an exception.
         """
         former = self.state()
-        self._is_decided = False
         self._set([torch.ones_like(factor) for factor in former.factors])
         try:
-            yield
+            yield lambda: self.restore(former)
         except BaseException:
             self.restore(former)
             raise
-        if not self._is_decided:
-            self.restore(former)
 
-    def smooth(self, batches: Sequence[Inputs], strength: float | None = None) -> None:
-        """Compute the factors from batches, of another strength if one is given, and observe activations again."""
-        self._is_decided = True
-        if not self.places:
-            return
-        if self._found is None or self._found[0] is not batches:
-            self._found = batches, self._magnitudes(batches)
-        strength = self.strength if strength is None else strength
-        self._set([self._factor(place, self._found[1], strength) for place in self.places])
+    def smooth(self, batches: Sequence[Inputs], magnitudes: Magnitudes, strength: float) -> None:
+        """Compute the factors from what `magnitudes` found in batches, and observe the activations again."""
+        self._set([self._factor(place, magnitudes, strength) for place in self.places])
         self._observe_again(batches)
-
-    def keep_unsmoothed(self) -> None:
-        """Leave the factors at 1."""
-        self._is_decided = True
 
     def state(self) -> SmoothingState:
         """Return the factors, and the observations of the activations that they change."""
@@ -121,8 +105,8 @@ class SmoothedLayers:
         for buffer, factor in zip(self._factors(), factors, strict=True):
             buffer.copy_(factor)
 
-    def _magnitudes(self, batches: Sequence[Inputs]) -> dict[str, _Magnitudes]:
-        self._set([torch.ones_like(factor) for factor in self._factors()])
+    def magnitudes(self, batches: Sequence[Inputs]) -> Magnitudes:
+        """Return the magnitudes at each layer; all factors must be 1."""
         ranges = _InputRanges(self.module, {reader.node: reader for place in self.places for reader in place.readers})
         with (
             switched(self.module, observer=False, fake_quant=False),
@@ -133,7 +117,7 @@ class SmoothedLayers:
                 ranges.run(*flat_inputs(self.module, inputs), enable_io_processing=False)
         return ranges.found
 
-    def _factor(self, place: Smoothing, found: Mapping[str, _Magnitudes], strength: float) -> Tensor:
+    def _factor(self, place: Smoothing, found: Magnitudes, strength: float) -> Tensor:
         activation = torch.zeros(len(place.free), dtype=torch.float64)
         weight = torch.zeros_like(activation)
         for reader in place.readers:
@@ -160,6 +144,10 @@ class _Magnitudes:
 
     input: Tensor
     weight: Tensor
+
+
+Magnitudes = Mapping[str, _Magnitudes]
+"""The magnitudes at the smoothed layers, by the names of their nodes."""
 
 
 class _InputRanges(fx.Interpreter):

@@ -83,7 +83,7 @@ def refined_after(
     and after an exception. Layers are smoothed first. `done` is called with the new results, and `progress` as by
     `select`.
     """
-    with kept(module) as restore:
+    with smoothed.unsmoothed() as restore_factors, kept(module) as restore:
         with recorded(module, memory) as inputs:
             yield
         if inputs.left_out:
@@ -95,12 +95,14 @@ def refined_after(
             )
         if not inputs.batches:
             restore()
+            restore_factors()
             return
         with torch.no_grad():
             if config.selection is not None:
-                done(select(module, inputs.batches, config, memory, progress, smoothed))
+                done(select(module, inputs.batches, config, smoothed, memory, progress))
                 return
-            smoothed.smooth(inputs.batches)
+            if smoothed.places:
+                smoothed.smooth(inputs.batches, smoothed.magnitudes(inputs.batches), smoothed.strength)
             if config.refines_weights or config.bias_correction is not BiasCorrection.NONE:
                 done(refine(module, inputs.batches, config, memory, progress))
 

@@ -50,9 +50,9 @@ def select(
     module: fx.GraphModule,
     batches: Sequence[Inputs],
     config: QuantizerConfig,
+    smoothed: SmoothedLayers,
     memory: int,
     progress: Progress | None = None,
-    smoothed: SmoothedLayers | None = None,
 ) -> Refinement:
     """Choose smoothing, ranges, codes and bias corrections, each only if the error falls, of a model in eval mode.
 
@@ -60,8 +60,8 @@ def select(
     quantizer or layer on, so their number is linear in that of quantizers and layers.
 
     Args:
-        progress: called with the number of visits of quantizers and layers so far, and their total.
         smoothed: the layers that can be smoothed, with factors of 1.
+        progress: called with the number of visits of quantizers and layers so far, and their total.
     """
     assert config.selection is not None
     forget(module)
@@ -76,11 +76,9 @@ def select(
         lambda: rounded_mode(module),
     )
     report = Refinement()
-    if smoothed is not None:
-        smoothed.keep_unsmoothed()
     if error.is_defined:
         selecting = _Selecting(module, error, config, config.selection, report, memory // 2, progress)
-        if smoothed is not None and smoothed.places:
+        if smoothed.places:
             selecting.smooth(smoothed, batches)
         selecting.choose_ranges()
         selecting.remove_the_worst()
@@ -157,11 +155,12 @@ class _Selecting:
 
     def smooth(self, smoothed: SmoothedLayers, batches: Sequence[Inputs]) -> None:
         """Smooth all layers, with the strength of the config or one midway between it and 1."""
+        magnitudes = smoothed.magnitudes(batches)
         for strength in (smoothed.strength, (smoothed.strength + 1) / 2):
             if self._is_late():
                 return
             before, searched = smoothed.state(), [layer.quantizer.chosen_range for layer in self._layers]
-            smoothed.smooth(batches, strength)
+            smoothed.smooth(batches, magnitudes, strength)
             _search_once(self.module)
             if not self._keeps(Choice.SMOOTHED, "", self.error.whole()):
                 smoothed.restore(before)

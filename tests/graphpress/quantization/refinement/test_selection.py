@@ -16,6 +16,7 @@ from graphpress.config import SpecError
 from graphpress.quantization import InvalidExecutionModeError, Quantizer, QuantizerConfig, smoothing
 from graphpress.quantization.config import Selection
 from graphpress.quantization.refinement import selection
+from graphpress.quantization.refinement.layers import refinable_layers
 from graphpress.quantization.refinement.outputs import OutputError
 from graphpress.quantization.refinement.refine import Choice
 from graphpress.quantization.switches import quantizers_of
@@ -79,6 +80,19 @@ def test_smoothing_is_kept_where_channels_are_outliers():
         expected, new = model(data[-1]), outliers.batches(model, seed=9)[0]
         assert decibels(expected, prepared(data[-1])) > decibels(expected, plain(data[-1])) + 3
         assert decibels(model(new), prepared(new)) > decibels(model(new), plain(new)) + 3
+
+
+def test_weights_have_ranges_of_least_error_after_smoothing():
+    model = outliers.encoder()
+    quantizer, prepared = calibrated(model, best(), outliers.batches(model))
+    kept = {step.choice for step in steps(quantizer)}
+    assert Choice.SMOOTHED in kept
+    assert Choice.WEIGHT_RANGES not in kept
+    layers = [layer for layer in refinable_layers(prepared) if layer.takes_codes]
+    assert layers
+    for layer in layers:
+        searched = torch.stack(layer.quantizer.calculator.search(layer.read_weight()))
+        assert torch.equal(layer.quantizer.chosen_range, searched)
 
 
 def test_smoothing_that_raises_the_error_is_undone(monkeypatch):
