@@ -148,8 +148,8 @@ def converted(program: ExportedProgram, target: Target) -> Any:
     except Exception as error:
         for failing in _FAILING_PASSES:
             pipeline = _pipeline(coremltools)
-            pipeline.remove_passes({failing})
             with suppress(Exception):
+                pipeline.remove_passes({failing})
                 return attempt(pipeline)
         raise ConversionError(
             f"coremltools cannot convert the program: {type(error).__name__}: {exporting.head(error)}"
